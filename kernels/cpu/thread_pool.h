@@ -1,0 +1,52 @@
+// The CPU backend's compute threads. One caller at a time hands the same task to every thread and takes part itself. A
+// thread that waits for the next task of a busy step spins for some microseconds, then sleeps: an idle process uses no CPU.
+
+#ifndef MAMBAD_KERNELS_CPU_THREAD_POOL_H_
+#define MAMBAD_KERNELS_CPU_THREAD_POOL_H_
+
+#include <cstdint>
+#include <memory>
+
+namespace mambad::kernels {
+
+class ThreadPool {
+ public:
+  // `threads`: the caller counts as one; 0: one a core that this process may use (cpu affinity and cgroup quota).
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+
+  int threads() const;
+
+  // Runs task(thread) once for each thread in [0, threads()), the caller being 0; returns when all are done, with their
+  // writes visible. Allocates nothing. Not reentrant.
+  template <typename Task>
+  void Run(const Task& task) {
+    RunErased([](const void* t, int thread) { (*static_cast<const Task*>(t))(thread); }, &task);
+  }
+
+  // Splits [0, count) into one contiguous part a thread, borders at multiples of `grain`: task(begin, end, thread).
+  template <typename Task>
+  void Split(int64_t count, int64_t grain, const Task& task) {
+    const int64_t units = (count + grain - 1) / grain;
+    if (units <= 1 || threads() == 1) {
+      if (count > 0) task(int64_t{0}, count, 0);
+      return;
+    }
+    Run([&](int thread) {
+      const int64_t begin = units * thread / threads() * grain;
+      int64_t end = units * (thread + 1) / threads() * grain;
+      if (end > count) end = count;
+      if (begin < end) task(begin, end, thread);
+    });
+  }
+
+ private:
+  void RunErased(void (*call)(const void*, int), const void* task);
+
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace mambad::kernels
+
+#endif  // MAMBAD_KERNELS_CPU_THREAD_POOL_H_
