@@ -1,0 +1,296 @@
+#include "engine/text/jinja_operators.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "engine/text/jinja_message.h"
+#include "engine/text/jinja_methods.h"
+#include "engine/text/jinja_unicode.h"
+
+namespace mambad::text::jinja {
+namespace {
+
+// The attribute proper, without entries; nullopt when there is none.
+std::optional<Value> FindAttribute(Runtime& runtime, const Value& object, const std::string& name) {
+  if (const Namespace* name_space = object.name_space()) {
+    for (const auto& [attribute, value] : name_space->attributes) {
+      if (!runtime.SpendSteps(1) || attribute == name) return value;
+    }
+    return std::nullopt;
+  }
+  if (object.loop() != nullptr) return FindLoopAttribute(runtime, *object.loop(), name);
+  switch (FindMethod(object, name)) {
+    case MethodSupport::kSupported:
+      return Value::Of(std::make_shared<const Method>(Method{object, name}));
+    case MethodSupport::kUnsupported:
+      return runtime.FailUnimplemented(
+          Message("attribute '", name, "' of a ", object.KindName()));
+    case MethodSupport::kNone:
+      break;
+  }
+  return std::nullopt;
+}
+
+// The entry under `index`; nullopt when there is none.
+std::optional<Value> FindItem(Runtime& runtime, const Value& object, const Value& index) {
+  if (const Dict* dict = object.dict()) {
+    if (!IsHashable(index)) return std::nullopt;
+    const Value* value = FindKey(runtime, *dict, index);
+    return value == nullptr ? std::nullopt : std::optional<Value>(*value);
+  }
+  if (!index.is_integral()) return std::nullopt;
+  const int64_t at = index.integral();
+  if (const List* list = object.list(); list != nullptr && list->is_indexable()) {
+    const int64_t size = list->items.size();
+    if (at >= size || at < -size) return std::nullopt;
+    return list->items[at < 0 ? at + size : at];
+  }
+  if (!object.is_string()) return std::nullopt;
+  const std::string& text = object.string();
+  if (!runtime.SpendBytes(text.size())) return std::nullopt;
+  const int64_t size = CountCharacters(text);
+  if (at >= size || at < -size) return std::nullopt;
+  int64_t skip = at < 0 ? at + size : at;
+  size_t offset = 0;
+  for (; skip > 0; --skip) offset += CharacterBytes(text, offset);
+  return Value::String(text.substr(offset, CharacterBytes(text, offset)));
+}
+
+}  // namespace
+
+Value GetAttribute(Runtime& runtime, const Value& object, const std::string& name) {
+  if (object.is_undefined()) return runtime.FailUndefined(object);
+  if (std::optional<Value> attribute = FindAttribute(runtime, object, name)) return *attribute;
+  if (object.dict() != nullptr) {
+    if (std::optional<Value> item = FindItem(runtime, object, Value::String(name))) return *item;
+  }
+  return Value::Undefined(name);
+}
+
+Value GetItem(Runtime& runtime, const Value& object, const Value& index) {
+  if (object.is_undefined()) return runtime.FailUndefined(object);
+  if (std::optional<Value> item = FindItem(runtime, object, index)) return *item;
+  if (!index.is_string()) return Value::Undefined("item");
+  if (std::optional<Value> attribute = FindAttribute(runtime, object, index.string())) {
+    return *attribute;
+  }
+  return Value::Undefined(index.string());
+}
+
+namespace {
+
+struct SliceBounds {
+  int64_t start = 0;
+  int64_t step = 1;
+  int64_t count = 0;
+};
+
+// Python's slice.indices(). The bounds are integers or none.
+SliceBounds ResolveSlice(int64_t size, const Value& start, const Value& stop, int64_t step) {
+  auto resolve = [&](const Value& bound, int64_t absent) {
+    if (bound.is_none()) return absent;
+    const int64_t lowest = step < 0 ? -1 : 0;
+    const int64_t highest = step < 0 ? size - 1 : size;
+    const int64_t at = bound.integral();
+    return std::clamp(at < 0 && at >= -size ? at + size : at < 0 ? lowest : at, lowest, highest);
+  };
+  SliceBounds bounds;
+  bounds.step = step;
+  bounds.start = resolve(start, step < 0 ? size - 1 : 0);
+  const int64_t end = resolve(stop, step < 0 ? -1 : size);
+  const int64_t distance = step < 0 ? bounds.start - end : end - bounds.start;
+  // -(step + 1) + 1 unsigned: the most negative step has no positive counterpart.
+  const uint64_t stride = step < 0 ? static_cast<uint64_t>(-(step + 1)) + 1 : step;
+  if (distance > 0) bounds.count = 1 + static_cast<int64_t>((distance - 1) / stride);
+  return bounds;
+}
+
+}  // namespace
+
+Value GetSlice(Runtime& runtime, const Value& object, const Value& start, const Value& stop,
+               const Value& step) {
+  if (object.is_undefined()) return runtime.FailUndefined(object);
+  for (const Value* bound : {&start, &stop, &step}) {
+    if (!bound->is_none() && !bound->is_integral()) return Value::Undefined("slice");
+  }
+  const int64_t stride = step.is_none() ? 1 : step.integral();
+  const List* list = object.list();
+  const bool is_sliceable =
+      object.is_string() || (list != nullptr && list->is_indexable());
+  if (!is_sliceable) return Value::Undefined("slice");
+  if (stride == 0) return runtime.Fail("slice with a step of zero");
+  if (list != nullptr) {
+    const SliceBounds bounds = ResolveSlice(list->items.size(), start, stop, stride);
+    if (!runtime.SpendSteps(bounds.count)) return Value();
+    Values items;
+    for (int64_t i = 0; i < bounds.count; ++i) {
+      items.push_back(list->items[bounds.start + i * bounds.step]);
+    }
+    return runtime.MakeList(std::move(items), list->kind);
+  }
+  if (!runtime.SpendBytes(object.string().size())) return Value();
+  const std::string& text = object.string();
+  std::vector<size_t> offsets;
+  for (size_t at = 0; at < text.size(); at += CharacterBytes(text, at)) offsets.push_back(at);
+  const SliceBounds bounds = ResolveSlice(offsets.size(), start, stop, stride);
+  std::string result;
+  for (int64_t i = 0; i < bounds.count; ++i) {
+    const size_t at = offsets[bounds.start + i * bounds.step];
+    result.append(text, at, CharacterBytes(text, at));
+  }
+  return runtime.MakeString(std::move(result));
+}
+
+namespace {
+
+Value FailOperands(Runtime& runtime, std::string_view operation, const Value& left,
+                   const Value& right) {
+  if (left.is_undefined()) return runtime.FailUndefined(left);
+  if (right.is_undefined()) return runtime.FailUndefined(right);
+  return runtime.Fail(Message("operator '", operation, "' between ", left.KindName(), " and ",
+                                   right.KindName()));
+}
+
+Value DivideIntegers(Runtime& runtime, std::string_view operation, int64_t left, int64_t right) {
+  if (right == 0) return runtime.Fail("division by zero");
+  if (operation == "/") {
+    return Value::Float(static_cast<double>(left) / static_cast<double>(right));
+  }
+  if (right == -1) {
+    if (operation == "%") return Value::Integer(0);
+    if (left == std::numeric_limits<int64_t>::min()) {
+      return runtime.FailUnimplemented("an integer beyond 64 bits");
+    }
+    return Value::Integer(-left);
+  }
+  // C++ truncates, Python rounds down: one less when the signs differ and something is left over.
+  const bool adjust = left % right != 0 && (left < 0) != (right < 0);
+  if (operation == "//") return Value::Integer(left / right - adjust);
+  return Value::Integer(left % right + (adjust ? right : 0));
+}
+
+Value ApplyToIntegers(Runtime& runtime, std::string_view operation, int64_t left, int64_t right) {
+  int64_t result = 0;
+  bool overflow = false;
+  if (operation == "+") {
+    overflow = __builtin_add_overflow(left, right, &result);
+  } else if (operation == "-") {
+    overflow = __builtin_sub_overflow(left, right, &result);
+  } else if (operation == "*") {
+    overflow = __builtin_mul_overflow(left, right, &result);
+  } else {
+    return DivideIntegers(runtime, operation, left, right);
+  }
+  if (overflow) return runtime.FailUnimplemented("an integer beyond 64 bits");
+  return Value::Integer(result);
+}
+
+// Python's float_divmod: the remainder has the divisor's sign.
+Value ApplyToFloats(Runtime& runtime, std::string_view operation, double left, double right) {
+  if (operation == "+") return Value::Float(left + right);
+  if (operation == "-") return Value::Float(left - right);
+  if (operation == "*") return Value::Float(left * right);
+  if (right == 0) return runtime.Fail("division by zero");
+  if (operation == "/") return Value::Float(left / right);
+  double remainder = std::fmod(left, right);
+  double quotient = (left - remainder) / right;
+  if (remainder != 0) {
+    if ((right < 0) != (remainder < 0)) {
+      remainder += right;
+      quotient -= 1;
+    }
+  } else {
+    remainder = std::copysign(0.0, right);
+  }
+  if (operation == "%") return Value::Float(remainder);
+  if (quotient == 0) return Value::Float(std::copysign(0.0, left / right));
+  const double floored = std::floor(quotient);
+  return Value::Float(quotient - floored > 0.5 ? floored + 1 : floored);
+}
+
+Value RepeatText(Runtime& runtime, const std::string& text, int64_t times) {
+  if (times <= 0 || text.empty()) return Value::String("");
+  if (static_cast<uint64_t>(times) > Runtime::kMaximumTextBytes / text.size()) {
+    return runtime.Fail(
+        Message("makes a text of more than ", Runtime::kMaximumTextBytes, " bytes"));
+  }
+  if (!runtime.SpendBytes(times * text.size())) return Value();
+  std::string result;
+  result.reserve(times * text.size());
+  for (int64_t i = 0; i < times; ++i) result += text;
+  return Value::String(std::move(result));
+}
+
+Value RepeatList(Runtime& runtime, const List& list, int64_t times) {
+  Values items;
+  if (times > 0 && !list.items.empty()) {
+    const uint64_t limit = Runtime::kMaximumSteps / list.items.size();
+    if (!runtime.SpendSteps(static_cast<uint64_t>(times) > limit ? Runtime::kMaximumSteps + 1
+                                                                 : times * list.items.size())) {
+      return Value();
+    }
+    for (int64_t i = 0; i < times; ++i) {
+      items.insert(items.end(), list.items.begin(), list.items.end());
+    }
+  }
+  return runtime.MakeList(std::move(items), list.kind);
+}
+
+bool IsConcatenable(const List* list) {
+  return list != nullptr &&
+         (list->kind == List::Kind::kList || list->kind == List::Kind::kTuple);
+}
+
+}  // namespace
+
+Value ApplyBinary(Runtime& runtime, std::string_view operation, const Value& left,
+                  const Value& right) {
+  if (left.is_integral() && right.is_integral()) {
+    return ApplyToIntegers(runtime, operation, left.integral(), right.integral());
+  }
+  if (left.is_number() && right.is_number()) {
+    return ApplyToFloats(runtime, operation, left.number(), right.number());
+  }
+  if (operation == "+" && left.is_string() && right.is_string()) {
+    if (left.string().size() + right.string().size() > Runtime::kMaximumTextBytes) {
+      return RepeatText(runtime, "+", Runtime::kMaximumTextBytes + 1);
+    }
+    return runtime.MakeString(left.string() + right.string());
+  }
+  if (operation == "+" && IsConcatenable(left.list()) && IsConcatenable(right.list()) &&
+      left.list()->kind == right.list()->kind) {
+    if (!runtime.SpendSteps(left.list()->items.size() + right.list()->items.size())) {
+      return Value();
+    }
+    Values items = left.list()->items;
+    items.insert(items.end(), right.list()->items.begin(), right.list()->items.end());
+    return runtime.MakeList(std::move(items), left.list()->kind);
+  }
+  if (operation == "*") {
+    const bool times_first = left.is_integral();
+    const Value& repeated = times_first ? right : left;
+    const Value& times = times_first ? left : right;
+    if (times.is_integral() && repeated.is_string()) {
+      return RepeatText(runtime, repeated.string(), times.integral());
+    }
+    if (times.is_integral() && IsConcatenable(repeated.list())) {
+      return RepeatList(runtime, *repeated.list(), times.integral());
+    }
+  }
+  if (operation == "%" && left.is_string()) {
+    return runtime.FailUnimplemented("formatting with '%'");
+  }
+  return FailOperands(runtime, operation, left, right);
+}
+
+Value Negate(Runtime& runtime, const Value& value) {
+  if (value.is_float()) return Value::Float(-value.number());
+  if (value.is_integral()) {
+    return ApplyToIntegers(runtime, "-", 0, value.integral());
+  }
+  if (value.is_undefined()) return runtime.FailUndefined(value);
+  return runtime.Fail(Message("operator '-' on a ", value.KindName()));
+}
+
+}  // namespace mambad::text::jinja

@@ -1,0 +1,19 @@
+#ifndef MAMBAD_ENGINE_TEXT_JINJA_PARSER_H_
+#define MAMBAD_ENGINE_TEXT_JINJA_PARSER_H_
+
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "engine/text/jinja_syntax.h"
+
+namespace mambad::text::jinja {
+
+inline constexpr size_t kMaximumSourceBytes = 256 * 1024;
+
+// The statements of a template. INVALID_ARGUMENT for text that is no template or is too large or too deep,
+// UNIMPLEMENTED for constructs of Jinja that this library does not know; both name the construct, line and column.
+absl::StatusOr<StatementList> ParseTemplate(std::string_view source);
+
+}  // namespace mambad::text::jinja
+
+#endif  // MAMBAD_ENGINE_TEXT_JINJA_PARSER_H_

@@ -1,0 +1,117 @@
+#include <array>
+#include <cmath>
+
+#include "engine/text/jinja_builtins.h"
+#include "engine/text/jinja_message.h"
+#include "engine/text/jinja_methods.h"
+#include "engine/text/jinja_operators.h"
+
+namespace mambad::text::jinja {
+namespace {
+
+using Test = bool (*)(Runtime&, const Value& subject, const Value* argument);
+
+bool IsSequence(const Value& value) {
+  if (value.is_string() || value.is_undefined() || value.dict() != nullptr) return true;
+  return value.list() != nullptr && value.list()->is_indexable();
+}
+
+bool IsIterable(const Value& value) {
+  return value.is_string() || value.is_undefined() || value.dict() != nullptr ||
+         value.list() != nullptr || value.loop() != nullptr;
+}
+
+// subject % divisor == expected
+bool HasRemainder(Runtime& runtime, const Value& subject, const Value& divisor, int64_t expected) {
+  const Value remainder = ApplyBinary(runtime, "%", subject, divisor);
+  return runtime.ok() && remainder.number() == expected;
+}
+
+struct Entry {
+  std::string_view name;
+  bool takes_argument;
+  Test test;
+};
+
+constexpr std::array kTests = {
+    Entry{"defined", false,
+          [](Runtime&, const Value& v, const Value*) { return !v.is_undefined(); }},
+    Entry{"undefined", false,
+          [](Runtime&, const Value& v, const Value*) { return v.is_undefined(); }},
+    Entry{"none", false, [](Runtime&, const Value& v, const Value*) { return v.is_none(); }},
+    Entry{"string", false, [](Runtime&, const Value& v, const Value*) { return v.is_string(); }},
+    Entry{"mapping", false,
+          [](Runtime&, const Value& v, const Value*) { return v.dict() != nullptr; }},
+    Entry{"sequence", false, [](Runtime&, const Value& v, const Value*) { return IsSequence(v); }},
+    Entry{"iterable", false, [](Runtime&, const Value& v, const Value*) { return IsIterable(v); }},
+    Entry{"callable", false,
+          [](Runtime&, const Value& v, const Value*) {
+            return v.macro() != nullptr || v.method() != nullptr || v.function() != nullptr ||
+                   v.loop() != nullptr || v.is_undefined();
+          }},
+    Entry{"number", false, [](Runtime&, const Value& v, const Value*) { return v.is_number(); }},
+    Entry{"integer", false, [](Runtime&, const Value& v, const Value*) { return v.is_integer(); }},
+    Entry{"float", false, [](Runtime&, const Value& v, const Value*) { return v.is_float(); }},
+    Entry{"boolean", false, [](Runtime&, const Value& v, const Value*) { return v.is_boolean(); }},
+    Entry{"true", false,
+          [](Runtime&, const Value& v, const Value*) { return v.is_boolean() && v.boolean(); }},
+    Entry{"false", false,
+          [](Runtime&, const Value& v, const Value*) { return v.is_boolean() && !v.boolean(); }},
+    Entry{"odd", false,
+          [](Runtime& r, const Value& v, const Value*) {
+            return HasRemainder(r, v, Value::Integer(2), 1);
+          }},
+    Entry{"even", false,
+          [](Runtime& r, const Value& v, const Value*) {
+            return HasRemainder(r, v, Value::Integer(2), 0);
+          }},
+    Entry{"divisibleby", true,
+          [](Runtime& r, const Value& v, const Value* a) { return HasRemainder(r, v, *a, 0); }},
+    Entry{"in", true, [](Runtime& r, const Value& v, const Value* a) { return Contains(r, *a, v); }},
+    Entry{"eq", true, [](Runtime& r, const Value& v, const Value* a) { return AreEqual(r, v, *a); }},
+    Entry{"ne", true,
+          [](Runtime& r, const Value& v, const Value* a) { return !AreEqual(r, v, *a); }},
+    Entry{"lt", true,
+          [](Runtime& r, const Value& v, const Value* a) { return IsLess(r, v, *a, false); }},
+    Entry{"le", true,
+          [](Runtime& r, const Value& v, const Value* a) { return IsLess(r, v, *a, true); }},
+    Entry{"gt", true,
+          [](Runtime& r, const Value& v, const Value* a) { return IsLess(r, *a, v, false); }},
+    Entry{"ge", true,
+          [](Runtime& r, const Value& v, const Value* a) { return IsLess(r, *a, v, true); }},
+};
+
+// Other names of the comparisons; the signs can only be passed to "selectattr" and its like.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kAliases = {{
+    {"==", "eq"}, {"equalto", "eq"}, {"!=", "ne"}, {"<", "lt"}, {"lessthan", "lt"},
+    {"<=", "le"}, {">", "gt"}, {"greaterthan", "gt"}, {">=", "ge"}, {"=", ""},
+}};
+
+const Entry* FindTest(std::string_view name) {
+  for (const auto& [alias, proper] : kAliases) {
+    if (name == alias) name = proper;
+  }
+  for (const Entry& entry : kTests) {
+    if (entry.name == name) return &entry;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+bool IsKnownTest(std::string_view name) { return FindTest(name) != nullptr; }
+
+bool ApplyTest(Runtime& runtime, const std::string& name, const Value& subject,
+               const Arguments& arguments) {
+  const Entry* entry = FindTest(name);
+  if (entry == nullptr) {
+    runtime.FailUnimplemented(Message("test '", name, "'"));
+    return false;
+  }
+  const bool fits = entry->takes_argument ? CheckArguments(runtime, name, arguments, {""}, 1)
+                                          : CheckArguments(runtime, name, arguments, {}, 0);
+  if (!fits) return false;
+  return entry->test(runtime, subject, FindArgument(arguments, 0, ""));
+}
+
+}  // namespace mambad::text::jinja
