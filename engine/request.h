@@ -70,12 +70,13 @@ struct TokenEvent {
   std::optional<RequestStats> stats;                     // with the final event
 };
 
-// Where a request's events go. Called on the engine thread: must not block. Returning false means that the reader has
-// fallen behind: the sequence pauses after this event (its slot stays) until Engine::Resume.
+// Where a request's events go. Called on the engine thread: must not block. The event is the engine's own and reused
+// after the call (a decode step allocates nothing): copy what is to be kept. Returning false means that the reader has
+// fallen behind: the request pauses after this event (its slots stay) until Engine::Resume.
 class EventSink {
  public:
   virtual ~EventSink() = default;
-  virtual bool OnEvent(TokenEvent event) = 0;
+  virtual bool OnEvent(const TokenEvent& event) = 0;
 };
 
 }  // namespace mambad

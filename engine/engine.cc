@@ -1,0 +1,214 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "engine/engine_core.h"
+#include "engine/self_check.h"
+
+namespace mambad {
+namespace {
+
+class ThreadedEngine : public Engine {
+ public:
+  explicit ThreadedEngine(std::unique_ptr<EngineCore> core)
+      : core_(std::move(core)), stats_(core_->stats()), thread_([this] { Run(); }) {}
+
+  ~ThreadedEngine() override {
+    {
+      absl::MutexLock lock(&mutex_);
+      stopping_ = true;
+    }
+    thread_.join();
+  }
+
+  absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override {
+    if (absl::Status status = core_->Validate(request); !status.ok()) return status;
+    const EngineOptions& options = core_->facts().options;
+    const int64_t tokens = static_cast<int64_t>(request.prompt.size());
+    absl::MutexLock lock(&mutex_);
+    if (draining_ || stopping_) return absl::UnavailableError("draining: no new requests are taken");
+    // Counted here as well as in the core, so that a burst is refused at once and not after it has been queued.
+    const int waiting = stats_.waiting + static_cast<int>(submitted_.size());
+    if (waiting >= options.max_waiting + FreeSlots()) {
+      return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", waiting, " requests wait"));
+    }
+    if (waiting > 0 && stats_.waiting_tokens + submitted_tokens_ + tokens > options.max_waiting_tokens) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the queue is full: ", stats_.waiting_tokens + submitted_tokens_, " prompt tokens wait"));
+    }
+    const RequestId id = ++last_id_;
+    submitted_tokens_ += tokens;
+    submitted_.push_back({id, std::move(request), std::move(sink), absl::Now()});
+    return id;
+  }
+
+  void Cancel(RequestId id) override {
+    absl::MutexLock lock(&mutex_);
+    cancelled_.push_back(id);
+  }
+
+  void Resume(RequestId id) override {
+    absl::MutexLock lock(&mutex_);
+    resumed_.push_back(id);
+  }
+
+  void Drain(absl::Time deadline) override {
+    absl::MutexLock lock(&mutex_);
+    draining_ = true;
+    if (mutex_.AwaitWithDeadline(absl::Condition(this, &ThreadedEngine::Empty), deadline)) return;
+    cancel_all_ = true;
+    mutex_.Await(absl::Condition(this, &ThreadedEngine::Empty));
+  }
+
+  EngineStats Stats() const override {
+    absl::MutexLock lock(&mutex_);
+    EngineStats stats = stats_;
+    stats.waiting += static_cast<int>(submitted_.size());
+    return stats;
+  }
+
+  // Waiting and running requests, at the rate at which requests have been finishing.
+  absl::Duration EstimatedWait() const override {
+    absl::MutexLock lock(&mutex_);
+    const int ahead = stats_.waiting + static_cast<int>(submitted_.size()) + (FreeSlots() == 0 ? 1 : 0);
+    const absl::Duration each = finish_interval_;
+    return std::min(absl::Minutes(10), std::max(absl::Milliseconds(10), ahead * each));
+  }
+
+  const ModelInfo& model() const override { return core_->facts().model; }
+  const ModelInfo* draft_model() const override {
+    const auto& draft = core_->facts().draft_model;
+    return draft.has_value() ? &*draft : nullptr;
+  }
+  const EngineOptions& options() const override { return core_->facts().options; }
+  const SamplingParams& default_sampling() const override { return core_->facts().default_sampling; }
+  const text::Tokenizer* tokenizer() const override { return core_->facts().tokenizer.get(); }
+  const text::ChatTemplate* chat_template() const override {
+    const auto& chat_template = core_->facts().chat_template;
+    return chat_template.has_value() ? &*chat_template : nullptr;
+  }
+  text::ChatTemplate::Variables chat_variables() const override { return core_->facts().chat_variables; }
+
+ private:
+  struct Submission {
+    RequestId id;
+    Request request;
+    std::shared_ptr<EventSink> sink;
+    absl::Time when;
+  };
+
+  int FreeSlots() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stats_.slots_total - stats_.slots_used; }
+  bool Empty() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return submitted_.empty() && core_idle_; }
+  bool HasNews() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || cancel_all_ || !submitted_.empty() || !cancelled_.empty() || !resumed_.empty();
+  }
+
+  // The engine thread: takes the news, steps, publishes; sleeps when nothing can run.
+  void Run() {
+    bool ran = false;
+    std::vector<Submission> submitted;
+    std::vector<RequestId> cancelled, resumed;
+    for (;;) {
+      bool stop = false, cancel_all = false;
+      {
+        absl::MutexLock lock(&mutex_);
+        Publish();
+        if (!ran) {
+          mutex_.AwaitWithDeadline(absl::Condition(this, &ThreadedEngine::HasNews), core_->NextDeadline());
+        }
+        submitted.swap(submitted_);
+        cancelled.swap(cancelled_);
+        resumed.swap(resumed_);
+        submitted_tokens_ = 0;
+        if (!submitted.empty()) core_idle_ = false;
+        stop = stopping_;
+        cancel_all = cancel_all_ || stop;
+      }
+      for (Submission& submission : submitted) {
+        RefuseOrAdmit(submission);
+      }
+      for (RequestId id : cancelled) core_->Cancel(id);
+      for (RequestId id : resumed) core_->Resume(id);
+      submitted.clear();
+      cancelled.clear();
+      resumed.clear();
+      if (cancel_all) core_->CancelAll();
+      ran = core_->Step(absl::Now());
+      if (stop && core_->idle()) {
+        absl::MutexLock lock(&mutex_);
+        Publish();
+        return;
+      }
+    }
+  }
+
+  void RefuseOrAdmit(Submission& submission) {
+    const int samples = submission.request.output.samples;
+    std::shared_ptr<EventSink> sink = submission.sink;
+    const absl::Status status =
+        core_->Admit(submission.id, std::move(submission.request), std::move(submission.sink), submission.when);
+    if (status.ok()) return;
+    for (int sample = 0; sample < samples; ++sample) {
+      TokenEvent event;
+      event.request = submission.id;
+      event.index = sample;
+      event.finish = FinishReason::kError;
+      event.error = status;
+      sink->OnEvent(event);
+    }
+  }
+
+  void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const int64_t finished = core_->finished_requests();
+    const absl::Time now = absl::Now();
+    if (finished > published_finished_) {
+      // Decayed mean of the time between two ends, kept from growing by idle time.
+      const absl::Duration each =
+          std::min(now - last_finish_, absl::Seconds(30)) / static_cast<double>(finished - published_finished_);
+      finish_interval_ = published_finished_ == 0 ? absl::Seconds(1) : finish_interval_ * 0.8 + each * 0.2;
+      published_finished_ = finished;
+      last_finish_ = now;
+    }
+    stats_ = core_->stats();
+    core_idle_ = core_->idle();
+  }
+
+  const std::unique_ptr<EngineCore> core_;   // the engine thread's, but for Validate and facts
+
+  mutable absl::Mutex mutex_;
+  std::vector<Submission> submitted_ ABSL_GUARDED_BY(mutex_);
+  std::vector<RequestId> cancelled_ ABSL_GUARDED_BY(mutex_), resumed_ ABSL_GUARDED_BY(mutex_);
+  int64_t submitted_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  RequestId last_id_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancel_all_ ABSL_GUARDED_BY(mutex_) = false;
+  bool core_idle_ ABSL_GUARDED_BY(mutex_) = true;
+  EngineStats stats_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration finish_interval_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1);
+  int64_t published_finished_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Time last_finish_ ABSL_GUARDED_BY(mutex_) = absl::Now();
+
+  std::thread thread_;   // last: starts when all else is there
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const EngineOptions& options, StepObserver* observer) {
+  absl::StatusOr<std::unique_ptr<EngineCore>> core = EngineCore::Open(options, observer);
+  if (!core.ok()) return core.status();
+  if ((*core)->facts().options.speculation && !SelfCheck(**core)) {
+    (*core)->CountSelfCheckFailure();
+    (*core)->set_speculation_enabled(false);
+  }
+  return std::make_unique<ThreadedEngine>(*std::move(core));
+}
+
+}  // namespace mambad

@@ -1,0 +1,297 @@
+// Opening: checkpoints -> resolved options -> models, state, tokenizer; and the checks of a request against what was opened.
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/engine_core.h"
+
+namespace mambad {
+namespace {
+
+using checkpoint::Checkpoint;
+using checkpoint::ModelConfig;
+
+constexpr int64_t kUnboundedContext = 32768;   // served by default where the model itself has no limit
+constexpr int64_t kMaxContext = int64_t{1} << 24;
+constexpr int kMaxSequences = 1024;
+
+const char* FamilyName(checkpoint::Family family) {
+  switch (family) {
+    case checkpoint::Family::kLlama: return "llama";
+    case checkpoint::Family::kMamba: return "mamba";
+    case checkpoint::Family::kMamba2: return "mamba2";
+    case checkpoint::Family::kHybrid: return "hybrid";
+  }
+  return "";
+}
+
+ModelInfo Describe(const std::string& path, const Checkpoint& checkpoint, const Model& model, const StatePool& state,
+                   int64_t context) {
+  const ModelConfig& config = checkpoint.config();
+  ModelInfo info;
+  info.family = FamilyName(config.family);
+  info.path = path;
+  info.weight_type = model.weights().type() == kernels::ElementType::kFloat32 ? "float32" : "bfloat16";
+  info.fingerprint = checkpoint.fingerprint();
+  info.parameters = model.weights().parameters();
+  info.weight_bytes = model.weights().bytes();
+  info.layers = config.layers;
+  info.attention_layers = static_cast<int>(
+      std::count(config.mixers.begin(), config.mixers.end(), checkpoint::MixerKind::kAttention));
+  info.width = config.width;
+  info.vocabulary = config.vocabulary;
+  info.context = context;
+  info.state_bytes_per_sequence = state.recurrent_bytes_per_slot();
+  info.eos_ids = config.eos_ids;
+  return info;
+}
+
+// What generation_config.json asks for; without do_sample, greedy.
+SamplingParams DefaultSampling(const ModelConfig& config) {
+  const ModelConfig::SamplingDefaults& defaults = config.sampling_defaults;
+  SamplingParams params;
+  if (!defaults.do_sample.value_or(false)) return params;
+  params.temperature = static_cast<float>(defaults.temperature.value_or(1.0));
+  params.top_p = static_cast<float>(defaults.top_p.value_or(1.0));
+  params.top_k = defaults.top_k.value_or(0);
+  params.min_p = static_cast<float>(defaults.min_p.value_or(0.0));
+  params.repetition_penalty = static_cast<float>(defaults.repetition_penalty.value_or(1.0));
+  return params;
+}
+
+absl::Status CheckOption(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, ": ", value, " given, allowed ", low, " to ", high));
+}
+
+absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(const Checkpoint& checkpoint) {
+  const checkpoint::TextFiles& files = checkpoint.text();
+  if (!files.directory.empty()) return text::OpenTokenizer(files.directory);
+  text::BpeVocabulary vocabulary;
+  vocabulary.model = files.tokenizer_model;
+  vocabulary.pre_tokenizer = files.pre_tokenizer;
+  vocabulary.pieces = files.pieces;
+  vocabulary.scores = files.scores;
+  vocabulary.piece_types = files.piece_types;
+  vocabulary.merges = files.merges;
+  vocabulary.bos_id = files.bos_id;
+  vocabulary.eos_id = files.eos_id;
+  vocabulary.unknown_id = files.unknown_id;
+  vocabulary.add_bos = files.add_bos;
+  vocabulary.add_eos = files.add_eos;
+  vocabulary.add_space_prefix = files.add_space_prefix;
+  return text::CreateTokenizerFromVocabulary(std::move(vocabulary));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(const EngineOptions& options, StepObserver* observer) {
+  auto core = std::unique_ptr<EngineCore>(new EngineCore());
+  core->facts_.options = options;
+  core->observer_ = observer;
+  if (absl::Status status = core->OpenModels(); !status.ok()) return status;
+  return core;
+}
+
+absl::Status EngineCore::OpenModels() {
+  EngineOptions& options = facts_.options;
+  if (options.device != "auto" && options.device != "cpu") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("device: \"", options.device, "\" given; this build has \"auto\" and \"cpu\""));
+  }
+  absl::StatusOr<std::unique_ptr<const Checkpoint>> target = Checkpoint::Open(options.model);
+  if (!target.ok()) return target.status();
+  std::unique_ptr<const Checkpoint> draft;
+  if (!options.draft_model.empty()) {
+    absl::StatusOr<std::unique_ptr<const Checkpoint>> opened = Checkpoint::Open(options.draft_model);
+    if (!opened.ok()) return opened.status();
+    draft = *std::move(opened);
+  }
+  if (absl::Status status = ResolveOptions(**target, draft.get()); !status.ok()) return status;
+
+  backend_ = kernels::CreateCpuBackend({options.threads, options.bfloat16_activations});
+  const int64_t context = options.max_context;
+  ModelLimits limits;
+  limits.max_rows = options.max_step_rows;
+  limits.max_logit_rows = std::min(options.max_step_rows, options.max_sequences * (options.max_draft_length + 1) + 32);
+  limits.max_sequences = options.max_sequences;
+  limits.max_context = context;
+  absl::StatusOr<std::unique_ptr<Model>> model = Model::Load(**target, options.weight_type, limits, *backend_);
+  if (!model.ok()) return model.status();
+  target_ = *std::move(model);
+  target_state_ = std::make_unique<StatePool>(
+      target_->weights().blocks(), StatePoolShape{options.max_sequences, context, options.kv_cache_tokens, false}, *backend_);
+  facts_.model = Describe(options.model, **target, *target_, *target_state_, context);
+
+  if (draft != nullptr) {
+    ModelLimits draft_limits = limits;
+    draft_limits.max_logit_rows = options.max_sequences;
+    model = Model::Load(*draft, options.weight_type, draft_limits, *backend_);
+    if (!model.ok()) return model.status();
+    draft_ = *std::move(model);
+    draft_state_ = std::make_unique<StatePool>(
+        draft_->weights().blocks(), StatePoolShape{options.max_sequences, context, options.kv_cache_tokens, true}, *backend_);
+    facts_.draft_model = Describe(options.draft_model, *draft, *draft_, *draft_state_, context);
+  }
+
+  const ModelConfig& config = (*target)->config();
+  sampler_ = std::make_unique<Sampler>(options.max_sequences, config.vocabulary, config.padded_vocabulary, *backend_);
+  decoder_ = std::make_unique<SpeculativeDecoder>(
+      SpeculativeDecoder::Shape{options.max_sequences, limits.max_rows, limits.max_logit_rows, options.max_draft_length},
+      *backend_, *target_, *target_state_, draft_.get(), draft_state_.get(), *sampler_);
+  scheduler_ = std::make_unique<Scheduler>(SchedulerLimits{limits.max_rows, limits.max_logit_rows});
+  for (int slot = options.max_sequences - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+  plan_.reserve(options.max_sequences);
+  running_.reserve(options.max_sequences);
+  wished_drafts_.reserve(options.max_sequences);
+  lookup_.reserve(kMaxDraftLength);
+  event_.tokens.reserve(kernels::kMaxWindowRows + 1);
+  stats_.accepted_per_position.reserve(kMaxDraftLength);
+  facts_.default_sampling = DefaultSampling(config);
+  set_speculation_enabled(options.speculation);
+  UpdateGauges(absl::InfinitePast());
+  return OpenText(**target);
+}
+
+// A model without a tokenizer serves token ids; one with a broken tokenizer is an error.
+absl::Status EngineCore::OpenText(const Checkpoint& checkpoint) {
+  absl::StatusOr<std::unique_ptr<const text::Tokenizer>> tokenizer = OpenTokenizerOf(checkpoint);
+  if (absl::IsNotFound(tokenizer.status())) return absl::OkStatus();
+  if (!tokenizer.ok()) return tokenizer.status();
+  facts_.tokenizer = *std::move(tokenizer);
+  if (facts_.tokenizer->vocabulary_size() > checkpoint.config().padded_vocabulary) {
+    return absl::InvalidArgumentError(absl::StrCat(facts_.options.model, ": the tokenizer has ",
+                                                   facts_.tokenizer->vocabulary_size(), " tokens, the model ",
+                                                   checkpoint.config().padded_vocabulary));
+  }
+  const auto token_text = [&](std::optional<text::TokenId> id) {
+    return id.has_value() ? facts_.tokenizer->IdToToken(*id) : std::string();
+  };
+  facts_.chat_variables.bos_token = token_text(facts_.tokenizer->bos_id());
+  facts_.chat_variables.eos_token = token_text(facts_.tokenizer->eos_id());
+  const checkpoint::TextFiles& files = checkpoint.text();
+  absl::StatusOr<std::string> source = absl::NotFoundError("");
+  if (!files.directory.empty()) {
+    source = text::ReadChatTemplateSource(files.directory);
+  } else if (!files.chat_template.empty()) {
+    source = files.chat_template;
+  }
+  if (absl::IsNotFound(source.status())) return absl::OkStatus();
+  if (!source.ok()) return source.status();
+  absl::StatusOr<text::ChatTemplate> chat_template = text::ChatTemplate::Parse(*source);
+  if (!chat_template.ok()) {
+    return absl::Status(chat_template.status().code(),
+                        absl::StrCat(facts_.options.model, ": chat template: ", chat_template.status().message()));
+  }
+  facts_.chat_template = *std::move(chat_template);
+  return absl::OkStatus();
+}
+
+absl::Status EngineCore::ResolveOptions(const Checkpoint& target, const Checkpoint* draft) {
+  EngineOptions& options = facts_.options;
+  const ModelConfig& config = target.config();
+  const absl::Status checks[] = {
+      CheckOption("max_sequences", options.max_sequences, 1, kMaxSequences),
+      CheckOption("max_context", options.max_context, 0, kMaxContext),
+      CheckOption("kv_cache_tokens", options.kv_cache_tokens, 0, int64_t{1} << 32),
+      CheckOption("max_step_rows", options.max_step_rows, 2 * options.max_sequences, 1 << 16),
+      CheckOption("max_waiting", options.max_waiting, 0, 1 << 20),
+      CheckOption("max_draft_length", options.max_draft_length, 1, kMaxDraftLength),
+      CheckOption("threads", options.threads, 0, 1024),
+  };
+  for (const absl::Status& status : checks) {
+    if (!status.ok()) return status;
+  }
+  if (draft != nullptr && (draft->config().vocabulary != config.vocabulary ||
+                           draft->config().padded_vocabulary != config.padded_vocabulary)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        options.draft_model, ": draft model has a vocabulary of ", draft->config().vocabulary, " (", draft->config().padded_vocabulary,
+        " rows), the target of ", config.vocabulary, " (", config.padded_vocabulary, " rows); they must be the same"));
+  }
+  int64_t model_context = config.context_length > 0 ? config.context_length : kUnboundedContext;
+  if (config.context_length > 0 && options.max_context > config.context_length) {
+    return absl::InvalidArgumentError(absl::StrCat("max_context: ", options.max_context, " given, but the model's limit is ",
+                                                   config.context_length));
+  }
+  if (options.max_context == 0) options.max_context = model_context;
+  if (options.kv_cache_tokens == 0) {
+    options.kv_cache_tokens =
+        std::max(options.max_context, std::min<int64_t>(options.max_context, 2048) * options.max_sequences);
+  }
+  if (config.HasMixer(checkpoint::MixerKind::kAttention)) {
+    options.max_context = std::min(options.max_context, options.kv_cache_tokens);
+  }
+  return absl::OkStatus();
+}
+
+// ---- requests ----------------------------------------------------------------------------------------------------------
+
+absl::Status EngineCore::Validate(const Request& request) const {
+  const EngineOptions& options = facts_.options;
+  const int vocabulary = facts_.model.vocabulary;
+  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
+  if (prompt == 0) return absl::InvalidArgumentError("prompt: empty; at least one token is needed");
+  const int64_t room = facts_.model.context - (request.score_from.has_value() ? 0 : 1);
+  if (prompt > room) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt: ", prompt, " tokens given, allowed 1 to ", room));
+  }
+  for (int64_t i = 0; i < prompt; ++i) {
+    if (request.prompt[i] < 0 || request.prompt[i] >= vocabulary) {
+      return absl::InvalidArgumentError(absl::StrCat("prompt[", i, "]: token id ", request.prompt[i],
+                                                     " given, allowed 0 to ", vocabulary - 1));
+    }
+  }
+  if (absl::Status status = ValidateSampling(request.sampling, vocabulary); !status.ok()) return status;
+
+  const StoppingParams& stopping = request.stopping;
+  const size_t own_stops = stopping.ignore_eos ? 0 : facts_.model.eos_ids.size();
+  const absl::Status checks[] = {
+      CheckOption("stopping.max_tokens", stopping.max_tokens, 0, kMaxContext),
+      CheckOption("stopping.min_tokens", stopping.min_tokens, 0,
+                  stopping.max_tokens > 0 ? stopping.max_tokens : facts_.model.context),
+      CheckOption("stopping.stop_token_ids: count", static_cast<int64_t>(stopping.stop_token_ids.size()), 0,
+                  kernels::kMaxStopIds - static_cast<int64_t>(own_stops)),
+      CheckOption("output.logprobs", request.output.logprobs, -1, std::min(kernels::kMaxAlternatives, vocabulary)),
+      CheckOption("output.prompt_logprobs", request.output.prompt_logprobs, -1,
+                  std::min(kernels::kMaxAlternatives, vocabulary)),
+      CheckOption("output.n", request.output.samples, 1, options.max_sequences),
+      CheckOption("speculation.draft_length", request.speculation.draft_length.value_or(0), 0, options.max_draft_length),
+  };
+  for (const absl::Status& status : checks) {
+    if (!status.ok()) return status;
+  }
+  for (TokenId id : stopping.stop_token_ids) {
+    if (id < 0 || id >= vocabulary) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("stopping.stop_token_ids: token id ", id, " given, allowed 0 to ", vocabulary - 1));
+    }
+  }
+  for (const std::string& stop : stopping.stop_strings) {
+    if (stop.empty()) return absl::InvalidArgumentError("stopping.stop_strings: empty string given");
+  }
+  if (!stopping.stop_strings.empty() && facts_.tokenizer == nullptr) {
+    return absl::InvalidArgumentError("stopping.stop_strings: given, but the model has no tokenizer");
+  }
+  if (request.speculation.mode == SpeculationMode::kDraftModel && draft_ == nullptr) {
+    return absl::InvalidArgumentError("speculation.mode: DRAFT_MODEL given, but no draft model is loaded");
+  }
+  if (request.score_from.has_value() && (*request.score_from < 1 || *request.score_from >= prompt)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("from: ", *request.score_from, " given, allowed 1 to ", prompt - 1));
+  }
+  // What one request takes must fit an empty engine, or it would wait for ever.
+  const int64_t longest = stopping.max_tokens > 0 ? std::min(facts_.model.context, prompt + stopping.max_tokens)
+                                                  : facts_.model.context;
+  for (const StatePool* pool : {target_state_.get(), draft_state_.get()}) {
+    if (pool != nullptr && pool->PagesFor(longest) * request.output.samples > pool->pages_total()) {
+      return absl::InvalidArgumentError(absl::StrCat("output.n: ", request.output.samples, " samples of up to ", longest,
+                                                     " tokens need more than the cache's ",
+                                                     pool->pages_total() * kernels::kPageTokens, " tokens"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace mambad

@@ -1,0 +1,62 @@
+// A checkpoint's parameters in a backend's memory and compute type, arranged as the layers that kernels/backend.h names.
+// Immutable after Load; shared by nothing else.
+
+#ifndef MAMBAD_ENGINE_MODEL_WEIGHTS_H_
+#define MAMBAD_ENGINE_MODEL_WEIGHTS_H_
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/options.h"
+#include "kernels/backend.h"
+
+namespace mambad {
+
+// One block: a mixer and, in Llama-like models, an MLP. Exactly the layer named by `mixer` is filled.
+struct Block {
+  checkpoint::MixerKind mixer = checkpoint::MixerKind::kAttention;
+  kernels::AttentionLayer attention;
+  kernels::MambaLayer mamba;
+  kernels::Mamba2Layer mamba2;
+  bool has_mlp = false;
+  kernels::MlpLayer mlp;
+};
+
+class Weights {
+ public:
+  // Reads every parameter. `type` kAuto follows the file: float32 files stay float32, all others become bf16.
+  // INVALID_ARGUMENT when a shape is one that the kernels cannot run, with the limit.
+  static absl::StatusOr<std::unique_ptr<const Weights>> Load(const checkpoint::Checkpoint& checkpoint, ComputeType type,
+                                                             kernels::Backend& backend);
+
+  const std::vector<Block>& blocks() const { return blocks_; }
+  const kernels::WeightMatrix& embedding() const { return *embedding_; }
+  const kernels::WeightMatrix& head() const { return *head_; }   // the embedding itself when tied
+  const kernels::NormWeights& final_norm() const { return final_norm_; }
+
+  kernels::ElementType type() const { return type_; }
+  int64_t parameters() const { return parameters_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  friend class WeightsLoader;
+  Weights() = default;
+
+  std::vector<Block> blocks_;
+  const kernels::WeightMatrix* embedding_ = nullptr;
+  const kernels::WeightMatrix* head_ = nullptr;
+  kernels::NormWeights final_norm_;
+  kernels::ElementType type_ = kernels::ElementType::kFloat32;
+  int64_t parameters_ = 0, bytes_ = 0;
+
+  std::deque<kernels::WeightMatrix> matrices_;   // addresses are stable
+  std::deque<kernels::Buffer> vectors_;
+};
+
+}  // namespace mambad
+
+#endif  // MAMBAD_ENGINE_MODEL_WEIGHTS_H_

@@ -1,0 +1,108 @@
+#include "engine/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+
+namespace mambad {
+namespace {
+
+constexpr int32_t kInPrompt = std::numeric_limits<int32_t>::min();   // the top bit
+
+absl::Status CheckRange(const char* field, double value, double low, bool low_allowed, double high) {
+  const bool ok = std::isfinite(value) && (low_allowed ? value >= low : value > low) && value <= high;
+  if (ok) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("sampling.", field, ": ", value, " given, allowed ",
+                                                 low_allowed ? "" : "above ", low, " to ", high));
+}
+
+absl::Status CheckToken(const char* field, int64_t id, int vocabulary) {
+  if (id >= 0 && id < vocabulary) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("sampling.", field, ": token id ", id, " given, allowed 0 to ", vocabulary - 1));
+}
+
+}  // namespace
+
+absl::Status ValidateSampling(const SamplingParams& params, int vocabulary) {
+  const absl::Status ranges[] = {
+      CheckRange("temperature", params.temperature, 0, true, 100),
+      CheckRange("top_p", params.top_p, 0, false, 1),
+      CheckRange("top_k", params.top_k, 0, true, vocabulary),
+      CheckRange("min_p", params.min_p, 0, true, 1),
+      CheckRange("repetition_penalty", params.repetition_penalty, 0, false, 100),
+      CheckRange("presence_penalty", params.presence_penalty, -100, true, 100),
+      CheckRange("frequency_penalty", params.frequency_penalty, -100, true, 100),
+  };
+  for (const absl::Status& status : ranges) {
+    if (!status.ok()) return status;
+  }
+  for (const auto& [id, bias] : params.logit_bias) {
+    if (absl::Status status = CheckToken("logit_bias", id, vocabulary); !status.ok()) return status;
+    if (absl::Status status = CheckRange("logit_bias", bias, -1e4, true, 1e4); !status.ok()) return status;
+  }
+  for (TokenId id : params.allowed_token_ids) {
+    if (absl::Status status = CheckToken("allowed_token_ids", id, vocabulary); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+Sampler::Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Backend& backend) : backend_(backend) {
+  const size_t cells = size_t{1} * slots * padded_vocabulary;
+  states_ = backend.Allocate(slots * sizeof(kernels::SamplingState));
+  counts_ = backend.Allocate(cells * sizeof(int32_t));
+  bias_ = backend.Allocate(cells * sizeof(float));
+  tables_.states = states_.as<kernels::SamplingState>();
+  tables_.counts = counts_.as<int32_t>();
+  tables_.bias = bias_.as<float>();
+  tables_.vocabulary = vocabulary;
+  tables_.padded_vocabulary = padded_vocabulary;
+  count_row_.resize(padded_vocabulary);
+  bias_row_.resize(padded_vocabulary);
+}
+
+void Sampler::Configure(int slot, const SamplingParams& params, int sample, absl::Span<const TokenId> prompt,
+                        absl::Span<const TokenId> stop_ids, int64_t stop_from) {
+  kernels::SamplingState state;
+  state.temperature = params.temperature;
+  state.top_p = params.top_p;
+  state.min_p = params.min_p;
+  state.top_k = params.top_k;
+  state.repetition_penalty = params.repetition_penalty;
+  state.presence_penalty = params.presence_penalty;
+  state.frequency_penalty = params.frequency_penalty;
+  state.seed = params.seed + static_cast<uint64_t>(sample);
+  state.stop_from = static_cast<int32_t>(stop_from);
+  state.stop_count = static_cast<int32_t>(std::min<size_t>(stop_ids.size(), kernels::kMaxStopIds));
+  std::copy_n(stop_ids.begin(), state.stop_count, state.stop_ids);
+  if (params.repetition_penalty != 1 || params.presence_penalty != 0 || params.frequency_penalty != 0) {
+    WriteCounts(slot, prompt);
+    state.counts_row = slot;
+  }
+  if (!params.logit_bias.empty() || !params.allowed_token_ids.empty()) {
+    WriteBias(slot, params);
+    state.bias_row = slot;
+  }
+  backend_.Write(tables_.states + slot, &state, sizeof(state));
+  backend_.Synchronize();   // `state` goes away
+}
+
+void Sampler::WriteCounts(int slot, absl::Span<const TokenId> prompt) {
+  std::fill(count_row_.begin(), count_row_.end(), 0);
+  for (TokenId id : prompt) count_row_[id] = kInPrompt;
+  backend_.Write(tables_.counts + int64_t{slot} * tables_.padded_vocabulary, count_row_.data(),
+                 count_row_.size() * sizeof(int32_t));
+}
+
+void Sampler::WriteBias(int slot, const SamplingParams& params) {
+  const float unlisted = params.allowed_token_ids.empty() ? 0.0f : -std::numeric_limits<float>::infinity();
+  std::fill(bias_row_.begin(), bias_row_.end(), unlisted);
+  for (TokenId id : params.allowed_token_ids) bias_row_[id] = 0.0f;
+  for (const auto& [id, bias] : params.logit_bias) bias_row_[id] += bias;
+  backend_.Write(tables_.bias + int64_t{slot} * tables_.padded_vocabulary, bias_row_.data(),
+                 bias_row_.size() * sizeof(float));
+}
+
+}  // namespace mambad
