@@ -305,6 +305,7 @@ std::optional<std::string> TakeCallee(Runtime& runtime, const Arguments& argumen
 
 Value Map(Runtime& runtime, const Value& subject, const Arguments& arguments) {
   Values results;
+  if (!IsTrue(subject)) return runtime.MakeList({}, List::Kind::kIterator);
   const Value* attribute =
       arguments.positional.empty() ? FindArgument(arguments, 0, "attribute") : nullptr;
   if (attribute != nullptr) {

@@ -230,6 +230,8 @@ class Interpreter {
     Values items = Elements(runtime_, Evaluate(*statement.expression));
     if (statement.condition != nullptr) items = KeepMatching(statement, std::move(items));
     const auto shared = std::make_shared<const Values>(std::move(items));
+    // As in the reference, the alternative is for a loop of which no round came to its end, be it by "break".
+    bool completed_round = false;
     for (size_t i = 0; i < shared->size(); ++i) {
       if (!runtime_.SpendSteps(1)) return;
       InnerScope scope(this);
@@ -238,9 +240,11 @@ class Interpreter {
       loop->items = shared;
       loop->index = i;
       scopes_.back()["loop"] = Value::Of(std::shared_ptr<const Loop>(std::move(loop)));
-      if (Execute(statement.body) == Flow::kBreak) break;
+      const Flow flow = Execute(statement.body);
+      completed_round |= flow == Flow::kNext;
+      if (flow == Flow::kBreak) break;
     }
-    if (!shared->empty() || !runtime_.ok()) return;
+    if (completed_round || !runtime_.ok()) return;
     InnerScope scope(this);
     Execute(statement.alternative);
   }

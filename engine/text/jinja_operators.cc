@@ -112,13 +112,16 @@ Value GetSlice(Runtime& runtime, const Value& object, const Value& start, const 
                const Value& step) {
   if (object.is_undefined()) return runtime.FailUndefined(object);
   for (const Value* bound : {&start, &stop, &step}) {
-    if (!bound->is_none() && !bound->is_integral()) return Value::Undefined("slice");
+    if (bound->is_undefined()) return runtime.FailUndefined(*bound);
+    if (!bound->is_none() && !bound->is_integral()) {
+      return runtime.Fail(Message("slice from or to a ", bound->KindName()));
+    }
   }
   const int64_t stride = step.is_none() ? 1 : step.integral();
   const List* list = object.list();
   const bool is_sliceable =
       object.is_string() || (list != nullptr && list->is_indexable());
-  if (!is_sliceable) return Value::Undefined("slice");
+  if (!is_sliceable) return runtime.Fail(Message("slice of a ", object.KindName()));
   if (stride == 0) return runtime.Fail("slice with a step of zero");
   if (list != nullptr) {
     const SliceBounds bounds = ResolveSlice(list->items.size(), start, stop, stride);

@@ -14,7 +14,7 @@ Value GetAttribute(Runtime& runtime, const Value& object, const std::string& nam
 // object[index]: an entry first, then, for a string, the attribute. Undefined when there is neither.
 Value GetItem(Runtime& runtime, const Value& object, const Value& index);
 
-// object[start:stop:step]; none where a bound is absent.
+// object[start:stop:step]; none where a bound is absent. An error, unlike an index, where there is nothing to slice.
 Value GetSlice(Runtime& runtime, const Value& object, const Value& start, const Value& stop,
                const Value& step);
 

@@ -266,8 +266,7 @@ class Parser {
     tuple.position = first.position;
     tuple.elements.push_back(std::move(first));
     while (SkipOperator(",")) {
-      if (Peek().kind != TokenKind::kName && !AtOperator("(")) break;
-      if (AtName("in")) break;
+      if (AtName("in") || AtOperator(")")) break;
       tuple.elements.push_back(ParseSingleTarget(with_attribute));
     }
     return tuple;
