@@ -335,7 +335,9 @@ class Lexer {
       open_brackets_.push_back(c == '(' ? ')' : c == '[' ? ']' : '}');
     } else if (c == ')' || c == ']' || c == '}') {
       if (open_brackets_.empty() || open_brackets_.back() != c) {
-        Fail(position_, Message("unexpected '", std::string(1, c), "'"));
+        const std::string expected =
+            open_brackets_.empty() ? "" : Message(", expected '", open_brackets_.substr(open_brackets_.size() - 1), "'");
+        Fail(position_, Message("unexpected '", std::string(1, c), "'", expected));
         return false;
       }
       open_brackets_.pop_back();
