@@ -43,8 +43,8 @@ ChatTemplate::ChatTemplate(std::shared_ptr<const jinja::ParsedTemplate> parsed)
 absl::StatusOr<ChatTemplate> ChatTemplate::Parse(std::string_view source) {
   absl::StatusOr<jinja::StatementList> statements = jinja::ParseTemplate(source);
   if (!statements.ok()) return statements.status();
-  return ChatTemplate(std::make_shared<const jinja::ParsedTemplate>(
-      jinja::ParsedTemplate{std::move(*statements)}));
+  return ChatTemplate(
+      std::make_shared<const jinja::ParsedTemplate>(jinja::ParsedTemplate{std::move(*statements)}));
 }
 
 absl::StatusOr<std::string> ChatTemplate::Render(absl::Span<const ChatMessage> messages,
@@ -74,7 +74,7 @@ absl::StatusOr<std::string> ChatTemplateSource(const nlohmann::json& tokenizer_c
   if (!found->is_array()) {
     return absl::InvalidArgumentError(
         jinja::Message("tokenizer_config.json: chat_template is a ", found->type_name(),
-                     ", expected a text or a list of named templates"));
+                       ", expected a text or a list of named templates"));
   }
   std::string names;
   for (const nlohmann::json& entry : *found) {

@@ -24,16 +24,19 @@ namespace jinja {
 struct ParsedTemplate;
 }
 
-// A model's chat template: turns a conversation into the prompt text that the model was trained on, as
-// apply_chat_template(tokenize=False) of Hugging Face transformers does, from the same Jinja source.
+// A model's chat template: turns a conversation into the prompt text that the model was trained on,
+// as apply_chat_template(tokenize=False) of Hugging Face transformers does, from the same Jinja
+// source.
 //
-// Immutable; copies share the parsed template; Render may be called from any number of threads at once.
-// Templates come from files and messages from callers, so both are held to bounds (jinja::kMaximumSourceBytes,
-// jinja::Runtime): no template and no conversation takes more than a second or two, or about 1 GiB, or overflows the stack.
+// Immutable; copies share the parsed template; Render may be called from any number of threads at
+// once. Templates come from files and messages from callers, so both are held to bounds
+// (jinja::kMaximumSourceBytes, jinja::Runtime): no template and no conversation takes more than a
+// second or two, or about 1 GiB, or overflows the stack.
 class ChatTemplate {
  public:
-  // `source` is the Jinja text. INVALID_ARGUMENT: it is no template, or larger than 256 KiB; UNIMPLEMENTED: it uses a
-  // construct of Jinja that is not known here. Both name the construct, line and column.
+  // `source` is the Jinja text. INVALID_ARGUMENT: it is no template, or larger than 256 KiB;
+  // UNIMPLEMENTED: it uses a construct of Jinja that is not known here. Both name the construct,
+  // line and column.
   static absl::StatusOr<ChatTemplate> Parse(std::string_view source);
 
   struct Variables {
@@ -41,15 +44,16 @@ class ChatTemplate {
     std::string eos_token;
     // Whether the prompt ends with the beginning of the assistant's answer.
     bool add_generation_prompt = true;
-    // Further variables that hold text, such as "date_string" or "pad_token"; a name given here wins over those above.
+    // Further variables that hold text, such as "date_string" or "pad_token"; a name given here
+    // wins over those above.
     std::vector<std::pair<std::string, std::string>> text_variables;
     // What the template's strftime_now(format) tells; without it that function is undefined.
     std::optional<std::tm> now;
   };
 
   // The prompt. `tools` and `documents` are none, as without them in transformers.
-  // INVALID_ARGUMENT: the template rejected the conversation (then the message is the template's own text), or failed;
-  // UNIMPLEMENTED: it came upon something that is not known here.
+  // INVALID_ARGUMENT: the template rejected the conversation (then the message is the template's
+  // own text), or failed; UNIMPLEMENTED: it came upon something that is not known here.
   absl::StatusOr<std::string> Render(absl::Span<const ChatMessage> messages,
                                      const Variables& variables) const;
 

@@ -122,7 +122,8 @@ std::optional<double> ParseFloat(std::string_view text) {
   text = Strip(text, std::nullopt, true, true);
   if (text.starts_with('+')) text.remove_prefix(1);
   const size_t digits = text.starts_with('-') ? 1 : 0;
-  if (text.size() <= digits || !(text[digits] == '.' || (text[digits] >= '0' && text[digits] <= '9'))) {
+  if (text.size() <= digits ||
+      !(text[digits] == '.' || (text[digits] >= '0' && text[digits] <= '9'))) {
     return std::nullopt;
   }
   double number = 0;
@@ -266,8 +267,8 @@ Value FollowPath(Runtime& runtime, Value item, const Value& path, const Value* f
     const auto number = std::from_chars(part.data(), part.data() + part.size(), index);
     const bool is_index = !part.empty() && part[0] != '-' && number.ec == std::errc() &&
                           number.ptr == part.data() + part.size();
-    item = GetItem(runtime, item,
-                   is_index ? Value::Integer(index) : Value::String(std::string(part)));
+    item =
+        GetItem(runtime, item, is_index ? Value::Integer(index) : Value::String(std::string(part)));
     if (fallback != nullptr && !fallback->is_none() && item.is_undefined()) item = *fallback;
   }
   return item;

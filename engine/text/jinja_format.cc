@@ -10,26 +10,29 @@
 namespace mambad::text::jinja {
 namespace {
 
-// Python's repr(float): the shortest digits that read back as the same number, in fixed notation for exponents
-// from -4 to 15.
+// Python's repr(float): the shortest digits that read back as the same number, in fixed notation
+// for exponents from -4 to 15.
 std::string FloatText(double number) {
   if (std::isnan(number)) return "nan";
   if (std::isinf(number)) return number < 0 ? "-inf" : "inf";
   char buffer[64];
-  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), number, std::chars_format::scientific);
+  const auto end =
+      std::to_chars(buffer, buffer + sizeof(buffer), number, std::chars_format::scientific);
   const std::string_view scientific(buffer, end.ptr - buffer);
   const size_t marker = scientific.find('e');
   int exponent = 0;
   const bool has_plus = scientific[marker + 1] == '+';
   std::from_chars(buffer + marker + (has_plus ? 2 : 1), end.ptr, exponent);
   if (exponent < -4 || exponent >= 16) return std::string(scientific);
-  const auto fixed = std::to_chars(buffer, buffer + sizeof(buffer), number, std::chars_format::fixed);
+  const auto fixed =
+      std::to_chars(buffer, buffer + sizeof(buffer), number, std::chars_format::fixed);
   std::string text(buffer, fixed.ptr - buffer);
   if (text.find('.') == std::string::npos) text += ".0";
   return text;
 }
 
-// Approximates str.isprintable() for repr(): controls, separators, formats and surrogates are not printable.
+// Approximates str.isprintable() for repr(): controls, separators, formats and surrogates are not
+// printable.
 bool IsPrintable(uint32_t code_point) {
   if (code_point < 0x20 || (code_point >= 0x7F && code_point < 0xA0)) return false;
   if (code_point == 0xAD || (IsSpace(code_point) && code_point != 0x20)) return false;
@@ -66,7 +69,8 @@ void AppendQuoted(std::string_view text, std::string* out) {
   out->push_back(quote);
 }
 
-// Writes one value; shared parts are written each time they occur, so the size is watched on the way.
+// Writes one value; shared parts are written each time they occur, so the size is watched on the
+// way.
 class Writer {
  public:
   explicit Writer(Runtime& runtime) : runtime_(runtime) {}
@@ -87,7 +91,9 @@ class Writer {
     if (value.is_boolean()) return Append(value.boolean() ? "true" : "false");
     if (value.is_none()) return Append("null");
     if (value.is_float() && !std::isfinite(value.number())) {
-      return Append(std::isnan(value.number()) ? "NaN" : value.number() < 0 ? "-Infinity" : "Infinity");
+      return Append(std::isnan(value.number()) ? "NaN"
+                    : value.number() < 0       ? "-Infinity"
+                                               : "Infinity");
     }
     if (value.is_number()) return AppendRepresentation(value);
     const List* list = value.list();
@@ -103,8 +109,7 @@ class Writer {
 
   bool Proceed() {
     if (out_.size() > Runtime::kMaximumTextBytes) {
-      runtime_.Fail(
-          Message("makes a text of more than ", Runtime::kMaximumTextBytes, " bytes"));
+      runtime_.Fail(Message("makes a text of more than ", Runtime::kMaximumTextBytes, " bytes"));
     }
     return runtime_.SpendSteps(1);
   }
@@ -212,8 +217,8 @@ class Writer {
       const size_t bytes = CharacterBytes(text, offset);
       static constexpr std::string_view kShort = "\"\\\n\r\t\f\b";
       static constexpr std::string_view kLetters = "\"\\nrtfb";
-      const size_t found = code_point < 0x80 ? kShort.find(static_cast<char>(code_point))
-                                             : std::string_view::npos;
+      const size_t found =
+          code_point < 0x80 ? kShort.find(static_cast<char>(code_point)) : std::string_view::npos;
       if (found != std::string_view::npos) {
         out_.push_back('\\');
         out_.push_back(kLetters[found]);

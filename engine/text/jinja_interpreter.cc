@@ -13,8 +13,8 @@
 namespace mambad::text::jinja {
 namespace {
 
-// Nested evaluations, through macros too. One takes a few hundred bytes of stack, so this stays far below the 8 MiB of
-// a thread even with a sanitizer's frames.
+// Nested evaluations, through macros too. One takes a few hundred bytes of stack, so this stays far
+// below the 8 MiB of a thread even with a sanitizer's frames.
 constexpr int kMaximumDepth = 600;
 constexpr int64_t kMaximumRange = 100'000;  // as the reference's sandbox
 constexpr size_t kMaximumAttributes = 1'000;
@@ -50,7 +50,8 @@ class Interpreter {
   class Depth {
    public:
     explicit Depth(Interpreter* interpreter) : interpreter_(interpreter) {
-      if (++interpreter_->depth_ > kMaximumDepth) interpreter_->runtime_.Fail("calls nested too deeply");
+      if (++interpreter_->depth_ > kMaximumDepth)
+        interpreter_->runtime_.Fail("calls nested too deeply");
     }
     ~Depth() { --interpreter_->depth_; }
 
@@ -106,7 +107,7 @@ class Interpreter {
     const Values elements = Elements(runtime_, value);
     if (elements.size() != target.elements.size()) {
       runtime_.Fail(Message("cannot assign ", elements.size(), " values to ",
-                                 target.elements.size(), " names"));
+                            target.elements.size(), " names"));
       return;
     }
     for (size_t i = 0; i < elements.size() && runtime_.ok(); ++i) {
@@ -230,7 +231,8 @@ class Interpreter {
     Values items = Elements(runtime_, Evaluate(*statement.expression));
     if (statement.condition != nullptr) items = KeepMatching(statement, std::move(items));
     const auto shared = std::make_shared<const Values>(std::move(items));
-    // As in the reference, the alternative is for a loop of which no round came to its end, be it by "break".
+    // As in the reference, the alternative is for a loop of which no round came to its end, be it
+    // by "break".
     bool completed_round = false;
     for (size_t i = 0; i < shared->size(); ++i) {
       if (!runtime_.SpendSteps(1)) return;
@@ -429,8 +431,7 @@ class Interpreter {
   }
 
   Value EvaluateFilter(const Expression& expression) {
-    const Value subject =
-        expression.children[0] == nullptr ? captured_ : Child(expression, 0);
+    const Value subject = expression.children[0] == nullptr ? captured_ : Child(expression, 0);
     const Arguments arguments = EvaluateArguments(expression);
     if (!runtime_.ok()) return Value();
     return ApplyFilter(runtime_, expression.text, subject, arguments);
@@ -457,7 +458,7 @@ class Interpreter {
   Value CallMacro(const Statement& macro, const Arguments& arguments) {
     if (arguments.positional.size() > macro.parameters.size()) {
       return runtime_.Fail(Message("macro '", macro.text, "' takes at most ",
-                                        macro.parameters.size(), " arguments"));
+                                   macro.parameters.size(), " arguments"));
     }
     InnerScope scope(this);
     const size_t outer_visible = std::exchange(first_visible_, scopes_.size() - 1);

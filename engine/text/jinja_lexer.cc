@@ -80,8 +80,8 @@ class Lexer {
     if (!status_.ok()) return;
     const std::string message =
         Message("chat template, ", ToString(PositionOf(offset)), ": ", what);
-    status_ = unimplemented ? absl::UnimplementedError(message)
-                            : absl::InvalidArgumentError(message);
+    status_ =
+        unimplemented ? absl::UnimplementedError(message) : absl::InvalidArgumentError(message);
   }
 
   Token& Add(TokenKind kind, size_t offset) {
@@ -141,9 +141,7 @@ class Lexer {
     if (!data.empty()) Add(TokenKind::kData, start).text = std::string(data);
   }
 
-  char SignAt(size_t offset) const {
-    return At(offset, "-") ? '-' : At(offset, "+") ? '+' : '\0';
-  }
+  char SignAt(size_t offset) const { return At(offset, "-") ? '-' : At(offset, "+") ? '+' : '\0'; }
 
   void LexData() {
     size_t tag = position_;
@@ -175,7 +173,8 @@ class Lexer {
     Advance(AfterBlock(end + 2, sign));
   }
 
-  // Where the text goes on after a block or comment end: "-" takes all whitespace, trim_blocks one newline.
+  // Where the text goes on after a block or comment end: "-" takes all whitespace, trim_blocks one
+  // newline.
   size_t AfterBlock(size_t end, char sign) const {
     if (sign == '-') return SkipSpace(end);
     return sign != '+' && At(end, "\n") ? end + 1 : end;
@@ -336,7 +335,9 @@ class Lexer {
     } else if (c == ')' || c == ']' || c == '}') {
       if (open_brackets_.empty() || open_brackets_.back() != c) {
         const std::string expected =
-            open_brackets_.empty() ? "" : Message(", expected '", open_brackets_.substr(open_brackets_.size() - 1), "'");
+            open_brackets_.empty()
+                ? ""
+                : Message(", expected '", open_brackets_.substr(open_brackets_.size() - 1), "'");
         Fail(position_, Message("unexpected '", std::string(1, c), "'", expected));
         return false;
       }
@@ -411,8 +412,8 @@ class Lexer {
     return at + 2 + digits;
   }
 
-  // The reference turns other characters into escapes before it reads escapes, so a backslash before one of them
-  // protects that escape: it comes out spelled as its number.
+  // The reference turns other characters into escapes before it reads escapes, so a backslash
+  // before one of them protects that escape: it comes out spelled as its number.
   size_t UnescapeNonAscii(size_t at, std::string* value) {
     const uint32_t code_point = CodePointAt(text_, at + 1);
     AppendEscape(code_point, value);

@@ -10,7 +10,8 @@
 
 namespace mambad::text::jinja {
 
-// Where something stands in the template, counted from 1 after line ends became "\n"; columns are bytes.
+// Where something stands in the template, counted from 1 after line ends became "\n"; columns are
+// bytes.
 struct Position {
   uint32_t line = 1;
   uint32_t column = 1;
@@ -41,10 +42,10 @@ struct Token {
   double number = 0;
 };
 
-// The tokens of a template, with the whitespace rules that chat templates are written for: trim_blocks and
-// lstrip_blocks on, one trailing newline of the source removed, "-" and "+" markers honoured.
-// Comments and raw markers are gone from the result; raw text is kData.
-// INVALID_ARGUMENT with line and column for text that is not a template; UNIMPLEMENTED for literals we cannot hold.
+// The tokens of a template, with the whitespace rules that chat templates are written for:
+// trim_blocks and lstrip_blocks on, one trailing newline of the source removed, "-" and "+" markers
+// honoured. Comments and raw markers are gone from the result; raw text is kData. INVALID_ARGUMENT
+// with line and column for text that is not a template; UNIMPLEMENTED for literals we cannot hold.
 absl::StatusOr<std::vector<Token>> Tokenize(std::string_view source);
 
 }  // namespace mambad::text::jinja

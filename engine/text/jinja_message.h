@@ -7,8 +7,8 @@
 
 namespace mambad::text::jinja {
 
-// The parts one after another; integers in decimal. (Where Abseil was built with a string_view of its own, its StrCat
-// takes no std::string_view.)
+// The parts one after another; integers in decimal. (Where Abseil was built with a string_view of
+// its own, its StrCat takes no std::string_view.)
 template <typename... Parts>
 std::string Message(const Parts&... parts) {
   std::string message;

@@ -190,13 +190,13 @@ MethodSupport FindMethod(const Value& receiver, std::string_view name) {
                        "lower", "title", "capitalize", "replace", "join", "count", "find"})) {
       return MethodSupport::kSupported;
     }
-    if (IsAmong(name, {"casefold",  "center",       "encode",      "expandtabs",   "format",
-                       "index",     "format_map",   "isalnum",     "isalpha",      "isascii",
-                       "isdecimal", "isdigit",      "islower",     "isidentifier", "isnumeric",
-                       "isspace",   "isprintable",  "istitle",     "isupper",      "ljust",
-                       "maketrans", "partition",    "rfind",       "removeprefix", "removesuffix",
-                       "rindex",    "rjust",        "rpartition",  "rsplit",       "splitlines",
-                       "swapcase",  "translate",    "zfill"})) {
+    if (IsAmong(name, {"casefold",  "center",      "encode",     "expandtabs",   "format",
+                       "index",     "format_map",  "isalnum",    "isalpha",      "isascii",
+                       "isdecimal", "isdigit",     "islower",    "isidentifier", "isnumeric",
+                       "isspace",   "isprintable", "istitle",    "isupper",      "ljust",
+                       "maketrans", "partition",   "rfind",      "removeprefix", "removesuffix",
+                       "rindex",    "rjust",       "rpartition", "rsplit",       "splitlines",
+                       "swapcase",  "translate",   "zfill"})) {
       return MethodSupport::kUnsupported;
     }
   } else if (receiver.dict() != nullptr) {
@@ -273,7 +273,7 @@ bool CheckArguments(Runtime& runtime, std::string_view callee, const Arguments& 
                     Names names, size_t required) {
   if (arguments.positional.size() > names.size()) {
     runtime.Fail(Message("'", callee, "' takes at most ", names.size(), " arguments, found ",
-                              arguments.positional.size()));
+                         arguments.positional.size()));
   }
   for (const auto& [name, unused] : arguments.named) {
     const auto found = std::find(names.begin(), names.end(), name);

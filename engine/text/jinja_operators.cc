@@ -24,8 +24,7 @@ std::optional<Value> FindAttribute(Runtime& runtime, const Value& object, const 
     case MethodSupport::kSupported:
       return Value::Of(std::make_shared<const Method>(Method{object, name}));
     case MethodSupport::kUnsupported:
-      return runtime.FailUnimplemented(
-          Message("attribute '", name, "' of a ", object.KindName()));
+      return runtime.FailUnimplemented(Message("attribute '", name, "' of a ", object.KindName()));
     case MethodSupport::kNone:
       break;
   }
@@ -119,8 +118,7 @@ Value GetSlice(Runtime& runtime, const Value& object, const Value& start, const 
   }
   const int64_t stride = step.is_none() ? 1 : step.integral();
   const List* list = object.list();
-  const bool is_sliceable =
-      object.is_string() || (list != nullptr && list->is_indexable());
+  const bool is_sliceable = object.is_string() || (list != nullptr && list->is_indexable());
   if (!is_sliceable) return runtime.Fail(Message("slice of a ", object.KindName()));
   if (stride == 0) return runtime.Fail("slice with a step of zero");
   if (list != nullptr) {
@@ -151,8 +149,8 @@ Value FailOperands(Runtime& runtime, std::string_view operation, const Value& le
                    const Value& right) {
   if (left.is_undefined()) return runtime.FailUndefined(left);
   if (right.is_undefined()) return runtime.FailUndefined(right);
-  return runtime.Fail(Message("operator '", operation, "' between ", left.KindName(), " and ",
-                                   right.KindName()));
+  return runtime.Fail(
+      Message("operator '", operation, "' between ", left.KindName(), " and ", right.KindName()));
 }
 
 Value DivideIntegers(Runtime& runtime, std::string_view operation, int64_t left, int64_t right) {
@@ -241,8 +239,7 @@ Value RepeatList(Runtime& runtime, const List& list, int64_t times) {
 }
 
 bool IsConcatenable(const List* list) {
-  return list != nullptr &&
-         (list->kind == List::Kind::kList || list->kind == List::Kind::kTuple);
+  return list != nullptr && (list->kind == List::Kind::kList || list->kind == List::Kind::kTuple);
 }
 
 }  // namespace

@@ -5,16 +5,20 @@
 
 #include "engine/text/jinja_value.h"
 
-// What the operators of an expression do, as Python and Jinja's sandbox do it. Errors go to the runtime.
+// What the operators of an expression do, as Python and Jinja's sandbox do it. Errors go to the
+// runtime.
 namespace mambad::text::jinja {
 
-// object.name: a method or attribute first, then an entry of that name. Undefined when there is neither.
+// object.name: a method or attribute first, then an entry of that name. Undefined when there is
+// neither.
 Value GetAttribute(Runtime& runtime, const Value& object, const std::string& name);
 
-// object[index]: an entry first, then, for a string, the attribute. Undefined when there is neither.
+// object[index]: an entry first, then, for a string, the attribute. Undefined when there is
+// neither.
 Value GetItem(Runtime& runtime, const Value& object, const Value& index);
 
-// object[start:stop:step]; none where a bound is absent. An error, unlike an index, where there is nothing to slice.
+// object[start:stop:step]; none where a bound is absent. An error, unlike an index, where there is
+// nothing to slice.
 Value GetSlice(Runtime& runtime, const Value& object, const Value& start, const Value& stop,
                const Value& step);
 

@@ -10,7 +10,8 @@
 namespace mambad::text::jinja {
 namespace {
 
-// The first error sticks in status_; after it Peek() answers kEnd, so every loop below comes to its end.
+// The first error sticks in status_; after it Peek() answers kEnd, so every loop below comes to its
+// end.
 class Parser {
  public:
   explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
@@ -66,16 +67,25 @@ class Parser {
 
   static std::string Describe(const Token& token) {
     switch (token.kind) {
-      case TokenKind::kData: return "text";
-      case TokenKind::kVariableBegin: return "'{{'";
-      case TokenKind::kVariableEnd: return "'}}'";
-      case TokenKind::kBlockBegin: return "'{%'";
-      case TokenKind::kBlockEnd: return "'%}'";
-      case TokenKind::kString: return "a string";
+      case TokenKind::kData:
+        return "text";
+      case TokenKind::kVariableBegin:
+        return "'{{'";
+      case TokenKind::kVariableEnd:
+        return "'}}'";
+      case TokenKind::kBlockBegin:
+        return "'{%'";
+      case TokenKind::kBlockEnd:
+        return "'%}'";
+      case TokenKind::kString:
+        return "a string";
       case TokenKind::kInteger:
-      case TokenKind::kFloat: return "a number";
-      case TokenKind::kEnd: return "the end of the template";
-      default: return Message("'", token.text, "'");
+      case TokenKind::kFloat:
+        return "a number";
+      case TokenKind::kEnd:
+        return "the end of the template";
+      default:
+        return Message("'", token.text, "'");
     }
   }
 
@@ -86,8 +96,8 @@ class Parser {
   }
   void FailUnimplemented(Position position, std::string_view construct) {
     if (!status_.ok()) return;
-    status_ = absl::UnimplementedError(Message("chat template, ", ToString(position), ": ",
-                                                    construct, " is not supported"));
+    status_ = absl::UnimplementedError(
+        Message("chat template, ", ToString(position), ": ", construct, " is not supported"));
   }
   void FailExpected(std::string_view expected) {
     Fail(Message("expected ", expected, ", found ", Describe(Peek())));
@@ -111,7 +121,8 @@ class Parser {
 
   // --- Statements ---
 
-  // Until a block that starts with one of `ends` (left with its name as next token), or to the end of the template.
+  // Until a block that starts with one of `ends` (left with its name as next token), or to the end
+  // of the template.
   StatementList ParseBody(Names ends) {
     Nesting nesting(this);
     StatementList statements;
@@ -194,7 +205,8 @@ class Parser {
     }
   }
 
-  // A macro sees the template's own variables, so it may not stand where a block has variables of its own.
+  // A macro sees the template's own variables, so it may not stand where a block has variables of
+  // its own.
   struct Scope {
     explicit Scope(Parser* parser) : parser(parser) { ++parser->scope_depth_; }
     ~Scope() { --parser->scope_depth_; }
@@ -410,8 +422,8 @@ class Parser {
     ExpressionPointer left = ParseConcatenation();
     while (AtOperator("+") || AtOperator("-")) {
       const Token token = Take();
-      left = NewBinary(ExpressionKind::kBinary, token.position, std::move(left),
-                       ParseConcatenation());
+      left =
+          NewBinary(ExpressionKind::kBinary, token.position, std::move(left), ParseConcatenation());
       left->text = token.text;
     }
     return left;
@@ -663,8 +675,8 @@ class Parser {
 absl::StatusOr<StatementList> ParseTemplate(std::string_view source) {
   if (source.size() > kMaximumSourceBytes) {
     return absl::InvalidArgumentError(Message("chat template: ", source.size(),
-                                                   " bytes, more than the ", kMaximumSourceBytes,
-                                                   " that are allowed"));
+                                              " bytes, more than the ", kMaximumSourceBytes,
+                                              " that are allowed"));
   }
   absl::StatusOr<std::vector<Token>> tokens = Tokenize(source);
   if (!tokens.ok()) return tokens.status();

@@ -10,8 +10,9 @@ namespace mambad::text::jinja {
 
 inline constexpr size_t kMaximumSourceBytes = 256 * 1024;
 
-// The statements of a template. INVALID_ARGUMENT for text that is no template or is too large or too deep,
-// UNIMPLEMENTED for constructs of Jinja that this library does not know; both name the construct, line and column.
+// The statements of a template. INVALID_ARGUMENT for text that is no template or is too large or
+// too deep, UNIMPLEMENTED for constructs of Jinja that this library does not know; both name the
+// construct, line and column.
 absl::StatusOr<StatementList> ParseTemplate(std::string_view source);
 
 }  // namespace mambad::text::jinja

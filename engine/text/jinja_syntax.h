@@ -10,30 +10,31 @@
 #include "engine/text/jinja_lexer.h"
 #include "engine/text/jinja_value.h"
 
-// The syntax tree of a template: made by the parser, never changed afterwards, walked by the interpreter.
-// Its depth is bounded by kMaximumSyntaxDepth, so walking and destroying it by recursion is safe.
+// The syntax tree of a template: made by the parser, never changed afterwards, walked by the
+// interpreter. Its depth is bounded by kMaximumSyntaxDepth, so walking and destroying it by
+// recursion is safe.
 namespace mambad::text::jinja {
 
 inline constexpr int kMaximumSyntaxDepth = 200;
 
 enum class ExpressionKind {
-  kConstant,     // constant
-  kName,         // text
-  kList,         // children
-  kTuple,        // children
-  kDict,         // children: key, value, key, value, ...
-  kAttribute,    // children[0] . text
-  kItem,         // children[0] [ children[1] ]
-  kSlice,        // children: start, stop, step (null when absent); only as children[1] of kItem
-  kCall,         // children[0] ( arguments )
-  kFilter,       // children[0] | text ( arguments ); children[0] null: the text of a {% set %} block
-  kTest,         // children[0] is text ( arguments )
-  kNegate,       // - children[0]
-  kPlus,         // + children[0]
-  kNot,          // not children[0]
-  kAnd,          // children[0] and children[1]
-  kOr,           // children[0] or children[1]
-  kBinary,       // children[0] text children[1]; text is one of + - * / // %
+  kConstant,   // constant
+  kName,       // text
+  kList,       // children
+  kTuple,      // children
+  kDict,       // children: key, value, key, value, ...
+  kAttribute,  // children[0] . text
+  kItem,       // children[0] [ children[1] ]
+  kSlice,      // children: start, stop, step (null when absent); only as children[1] of kItem
+  kCall,       // children[0] ( arguments )
+  kFilter,     // children[0] | text ( arguments ); children[0] null: the text of a {% set %} block
+  kTest,       // children[0] is text ( arguments )
+  kNegate,     // - children[0]
+  kPlus,       // + children[0]
+  kNot,        // not children[0]
+  kAnd,        // children[0] and children[1]
+  kOr,         // children[0] or children[1]
+  kBinary,     // children[0] text children[1]; text is one of + - * / // %
   kConcatenate,  // children joined by ~
   kCompare,      // children[0] operators[0] children[1] operators[1] ...; also "in" and "not in"
   kConditional,  // children: value, condition, alternative (null when absent)
@@ -53,22 +54,23 @@ struct Expression {
 
 using ExpressionPointer = std::unique_ptr<Expression>;
 
-// What {% set %} and {% for %} assign to: a name, an attribute of a namespace, or a tuple of targets.
+// What {% set %} and {% for %} assign to: a name, an attribute of a namespace, or a tuple of
+// targets.
 struct Target {
   Position position;
-  std::string name;            // empty for a tuple
-  std::string attribute;       // of the namespace `name`, empty when the target is the name itself
+  std::string name;       // empty for a tuple
+  std::string attribute;  // of the namespace `name`, empty when the target is the name itself
   std::vector<Target> elements;
 };
 
 enum class StatementKind {
-  kData,        // text
-  kOutput,      // expression
-  kSet,         // target = expression
-  kSetBlock,    // target = text of body, through the filters of expression (null when none)
-  kFor,         // target, expression (iterable), condition (null when absent), body, alternative
-  kIf,          // branches; the last has a null condition when there is an else
-  kMacro,       // text is the name; parameters; body
+  kData,      // text
+  kOutput,    // expression
+  kSet,       // target = expression
+  kSetBlock,  // target = text of body, through the filters of expression (null when none)
+  kFor,       // target, expression (iterable), condition (null when absent), body, alternative
+  kIf,        // branches; the last has a null condition when there is an else
+  kMacro,     // text is the name; parameters; body
   kBreak,
   kContinue,
   kGeneration,  // body in a scope of its own

@@ -67,8 +67,10 @@ constexpr std::array kTests = {
           }},
     Entry{"divisibleby", true,
           [](Runtime& r, const Value& v, const Value* a) { return HasRemainder(r, v, *a, 0); }},
-    Entry{"in", true, [](Runtime& r, const Value& v, const Value* a) { return Contains(r, *a, v); }},
-    Entry{"eq", true, [](Runtime& r, const Value& v, const Value* a) { return AreEqual(r, v, *a); }},
+    Entry{"in", true,
+          [](Runtime& r, const Value& v, const Value* a) { return Contains(r, *a, v); }},
+    Entry{"eq", true,
+          [](Runtime& r, const Value& v, const Value* a) { return AreEqual(r, v, *a); }},
     Entry{"ne", true,
           [](Runtime& r, const Value& v, const Value* a) { return !AreEqual(r, v, *a); }},
     Entry{"lt", true,
@@ -83,8 +85,16 @@ constexpr std::array kTests = {
 
 // Other names of the comparisons; the signs can only be passed to "selectattr" and its like.
 constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kAliases = {{
-    {"==", "eq"}, {"equalto", "eq"}, {"!=", "ne"}, {"<", "lt"}, {"lessthan", "lt"},
-    {"<=", "le"}, {">", "gt"}, {"greaterthan", "gt"}, {">=", "ge"}, {"=", ""},
+    {"==", "eq"},
+    {"equalto", "eq"},
+    {"!=", "ne"},
+    {"<", "lt"},
+    {"lessthan", "lt"},
+    {"<=", "le"},
+    {">", "gt"},
+    {"greaterthan", "gt"},
+    {">=", "ge"},
+    {"=", ""},
 }};
 
 const Entry* FindTest(std::string_view name) {

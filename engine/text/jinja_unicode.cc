@@ -9,7 +9,8 @@
 namespace mambad::text::jinja {
 namespace {
 
-// Length of the valid UTF-8 sequence at `offset`, or 0. Overlong forms and surrogates are invalid (Unicode, table 3-7).
+// Length of the valid UTF-8 sequence at `offset`, or 0. Overlong forms and surrogates are invalid
+// (Unicode, table 3-7).
 size_t ValidSequence(std::string_view text, size_t offset) {
   auto byte = [&](size_t index) -> unsigned {
     return offset + index < text.size() ? static_cast<unsigned char>(text[offset + index]) : 0u;
@@ -170,8 +171,7 @@ size_t Find(std::string_view text, std::string_view needle, size_t from) {
   if (from > text.size()) return std::string_view::npos;
   if (needle.empty()) return from;
   // memmem is the two-way algorithm: no needle makes it quadratic, unlike std::string_view::find.
-  const void* hit =
-      memmem(text.data() + from, text.size() - from, needle.data(), needle.size());
+  const void* hit = memmem(text.data() + from, text.size() - from, needle.data(), needle.size());
   if (hit == nullptr) return std::string_view::npos;
   return static_cast<size_t>(static_cast<const char*>(hit) - text.data());
 }
@@ -249,8 +249,9 @@ std::vector<std::string_view> Split(std::string_view text,
 }
 
 bool IsAscii(std::string_view text) {
-  return std::all_of(text.begin(), text.end(),
-                     [](char byte) { return absl::ascii_isascii(static_cast<unsigned char>(byte)); });
+  return std::all_of(text.begin(), text.end(), [](char byte) {
+    return absl::ascii_isascii(static_cast<unsigned char>(byte));
+  });
 }
 
 std::string AsciiUpper(std::string_view text) {

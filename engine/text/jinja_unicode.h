@@ -8,14 +8,16 @@
 #include <string_view>
 #include <vector>
 
-// Text as Python's str sees it, held as UTF-8. A byte that is no part of valid UTF-8 counts as one character of its own
-// and is passed on unchanged, so nothing here fails on odd input. All functions take linear time.
+// Text as Python's str sees it, held as UTF-8. A byte that is no part of valid UTF-8 counts as one
+// character of its own and is passed on unchanged, so nothing here fails on odd input. All
+// functions take linear time.
 namespace mambad::text::jinja {
 
 // Bytes of the character that starts at `offset` (1 to 4; offset < text.size()).
 size_t CharacterBytes(std::string_view text, size_t offset);
 
-// Code point of the character at `offset`; the byte's value + 0xDC00 for an invalid byte (as Python's surrogateescape).
+// Code point of the character at `offset`; the byte's value + 0xDC00 for an invalid byte (as
+// Python's surrogateescape).
 uint32_t CodePointAt(std::string_view text, size_t offset);
 
 void AppendUtf8(uint32_t code_point, std::string* out);
@@ -45,11 +47,13 @@ std::string_view Strip(std::string_view text, std::optional<std::string_view> ch
 // First occurrence at or after `from`, or npos; linear whatever the needle.
 size_t Find(std::string_view text, std::string_view needle, size_t from);
 
-// Number of non-overlapping occurrences; the empty needle occurs before each character and at the end.
+// Number of non-overlapping occurrences; the empty needle occurs before each character and at the
+// end.
 size_t CountOccurrences(std::string_view text, std::string_view needle);
 
 // str.replace; limit < 0 is no limit.
-std::string Replace(std::string_view text, std::string_view from, std::string_view to, int64_t limit);
+std::string Replace(std::string_view text, std::string_view from, std::string_view to,
+                    int64_t limit);
 
 // str.split: without separator at runs of whitespace. limit < 0 is no limit. separator not empty.
 std::vector<std::string_view> Split(std::string_view text,
@@ -57,7 +61,8 @@ std::vector<std::string_view> Split(std::string_view text,
 
 bool IsAscii(std::string_view text);
 
-// Case changes of ASCII letters. Other letters need Unicode's tables: callers check IsAscii() first.
+// Case changes of ASCII letters. Other letters need Unicode's tables: callers check IsAscii()
+// first.
 std::string AsciiUpper(std::string_view text);
 std::string AsciiLower(std::string_view text);
 std::string AsciiTitle(std::string_view text);

@@ -32,11 +32,16 @@ std::string_view Value::KindName() const {
   if (is_string()) return "str";
   if (const List* items = list()) {
     switch (items->kind) {
-      case List::Kind::kList: return "list";
-      case List::Kind::kTuple: return "tuple";
-      case List::Kind::kRange: return "range";
-      case List::Kind::kView: return "view";
-      case List::Kind::kIterator: return "iterator";
+      case List::Kind::kList:
+        return "list";
+      case List::Kind::kTuple:
+        return "tuple";
+      case List::Kind::kRange:
+        return "range";
+      case List::Kind::kView:
+        return "view";
+      case List::Kind::kIterator:
+        return "iterator";
     }
   }
   if (dict() != nullptr) return "dict";
@@ -49,16 +54,16 @@ std::string_view Value::KindName() const {
 
 Value Runtime::Fail(std::string_view what) {
   if (ok()) {
-    status_ = absl::InvalidArgumentError(
-        Message("chat template, ", ToString(position_), ": ", what));
+    status_ =
+        absl::InvalidArgumentError(Message("chat template, ", ToString(position_), ": ", what));
   }
   return Value();
 }
 
 Value Runtime::FailUnimplemented(std::string_view construct) {
   if (ok()) {
-    status_ = absl::UnimplementedError(Message("chat template, ", ToString(position_), ": ",
-                                                    construct, " is not supported"));
+    status_ = absl::UnimplementedError(
+        Message("chat template, ", ToString(position_), ": ", construct, " is not supported"));
   }
   return Value();
 }
@@ -102,7 +107,7 @@ int DepthAround(Runtime& runtime, const Value& value) {
     runtime.FailUnimplemented(Message("a ", value.KindName(), " inside another value"));
     return 0;
   }
-  const int inner = value.list() != nullptr ? value.list()->depth
+  const int inner = value.list() != nullptr   ? value.list()->depth
                     : value.dict() != nullptr ? value.dict()->depth
                                               : 0;
   if (inner >= kMaximumValueDepth) {

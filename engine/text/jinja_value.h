@@ -24,8 +24,9 @@ struct Statement;
 
 enum class Function { kRange, kNamespace, kDict, kRaiseException, kStrftimeNow };
 
-// A value of a template while it is rendered: cheap to copy, shares what it holds. Plain values (all but namespaces, macros,
-// methods, functions and loops) never change after they were made, so they form no cycles.
+// A value of a template while it is rendered: cheap to copy, shares what it holds. Plain values
+// (all but namespaces, macros, methods, functions and loops) never change after they were made, so
+// they form no cycles.
 class Value {
  public:
   // Undefined; `name` tells error messages what was missing.
@@ -110,9 +111,9 @@ using Values = std::vector<Value>;
 inline constexpr int kMaximumValueDepth = 50;
 
 struct List {
-  // kIterator is the result of a filter that the reference computes lazily: always true, without length or index, to
-  // be gone through once.
-  // kView is what a dict's methods give: a length, but no index.
+  // kIterator is the result of a filter that the reference computes lazily: always true, without
+  // length or index, to be gone through once. kView is what a dict's methods give: a length, but no
+  // index.
   enum class Kind { kList, kTuple, kRange, kView, kIterator };
   Kind kind = Kind::kList;
   Values items;
@@ -127,7 +128,8 @@ struct Dict {
 };
 
 struct Namespace {
-  std::vector<std::pair<std::string, Value>> attributes;  // plain values only: a namespace holds no namespace
+  std::vector<std::pair<std::string, Value>>
+      attributes;  // plain values only: a namespace holds no namespace
 };
 
 // The variable `loop` inside a loop.
@@ -147,12 +149,15 @@ struct Arguments {
 };
 
 // What one render may use, and its first error. Confined to the rendering thread.
-// After an error all operations go on with undefined values until the interpreter has returned; their result is dropped.
+// After an error all operations go on with undefined values until the interpreter has returned;
+// their result is dropped.
 class Runtime {
  public:
-  static constexpr uint64_t kMaximumSteps = 4'000'000;            // evaluations and elements visited
-  static constexpr uint64_t kMaximumBytes = 256ull * 1024 * 1024;  // of text read or written on the way
-  static constexpr size_t kMaximumTextBytes = 16 * 1024 * 1024;    // of any one string, the output included
+  static constexpr uint64_t kMaximumSteps = 4'000'000;  // evaluations and elements visited
+  static constexpr uint64_t kMaximumBytes =
+      256ull * 1024 * 1024;  // of text read or written on the way
+  static constexpr size_t kMaximumTextBytes =
+      16 * 1024 * 1024;  // of any one string, the output included
 
   bool ok() const { return status_.ok(); }
   const absl::Status& status() const { return status_; }

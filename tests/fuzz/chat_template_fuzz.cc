@@ -16,7 +16,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const absl::StatusOr<mambad::text::ChatTemplate> parsed =
       mambad::text::ChatTemplate::Parse(source);
   if (!parsed.ok()) {
-    const bool expected = absl::IsInvalidArgument(parsed.status()) || absl::IsUnimplemented(parsed.status());
+    const bool expected =
+        absl::IsInvalidArgument(parsed.status()) || absl::IsUnimplemented(parsed.status());
     if (!expected) std::abort();
     return 0;
   }

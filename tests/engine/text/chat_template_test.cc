@@ -1,4 +1,5 @@
-// Chat templates of released models against the prompts that Jinja2 makes of them (testdata/chat_templates.json).
+// Chat templates of released models against the prompts that Jinja2 makes of them
+// (testdata/chat_templates.json).
 #include "engine/text/chat_template.h"
 
 #include <cstdlib>
@@ -93,7 +94,8 @@ TEST(ChatTemplateTest, RendersThePromptsThatSmolLm2WasAskedWith) {
 
 TEST(ChatTemplateTest, TellsTheTimeOnlyWhenGiven) {
   const absl::StatusOr<ChatTemplate> parsed = ChatTemplate::Parse(
-      "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% else %}26 Jul 2024{% endif %}");
+      "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% else %}26 Jul 2024{% endif "
+      "%}");
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(*parsed->Render({}, {}), "26 Jul 2024");
   ChatTemplate::Variables variables;
@@ -138,10 +140,10 @@ TEST(ChatTemplateTest, TakesTheSourceFromTheTokenizersConfiguration) {
         << wrong;
   }
   EXPECT_EQ(ChatTemplateSource(json(1)).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(ChatTemplateSource(json{{"chat_template", json::array({list[0]})}})
-                              .status()
-                              .message()),
-              HasSubstr("tool_use"));
+  EXPECT_THAT(
+      std::string(
+          ChatTemplateSource(json{{"chat_template", json::array({list[0]})}}).status().message()),
+      HasSubstr("tool_use"));
 }
 
 }  // namespace

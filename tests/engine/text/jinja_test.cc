@@ -1,5 +1,5 @@
-// The template language: each expected text is what Jinja2 3.1.6 makes of the template, with the settings that transformers
-// uses for chat templates. Hostile templates end in errors, soon.
+// The template language: each expected text is what Jinja2 3.1.6 makes of the template, with the
+// settings that transformers uses for chat templates. Hostile templates end in errors, soon.
 #include <chrono>
 #include <string>
 #include <string_view>
@@ -37,146 +37,100 @@ struct Example {
 
 TEST(JinjaTest, RendersAsTheReference) {
   const Example examples[] = {
-    {
-        "  {% if true %}  \n  a\n  {%- endif %}\n{{- 'b' }}",
-        "  \n  ab"},
-    {
-        "{% if true +%}\na{%+ endif %}  {# c #}  \n  {# c -#}   b",
-        "\na    \nb"},
-    {
-        "{{ x }}|{{ none }}|{{ true }}|{{ 1.0 }}|{{ 1e22 }}|{{ 0.1 + 0.2 }}|{{ [1, 'a', none, {'k':"
-        " \"it's\"}] }}|{{ (1,) }}",
-        "|None|True|1.0|1e+22|0.30000000000000004|[1, 'a', None, {'k': \"it's\"}]|(1,)"},
-    {
-        "{% raw %}{{ x }}{% endraw %}|{%- raw -%}  {% a %}  {%- endraw -%}  c",
-        "{{ x }}|{% a %}c"},
-    {
-        "a\r\nb\rc\n\n",
-        "a\nb\nc\n"},
-    {
-        "{{ 7 // 2 }} {{ -7 // 2 }} {{ -7 % 3 }} {{ 7 % -3 }} {{ 7 / 2 }} {{ 7.5 // 2 }} {{ -7.5 % "
-        "2 }} {{ 2 * 'ab' }} {{ [1] + [2] }} {{ 1 ~ 'a' ~ none }}",
-        "3 -4 2 -2 3.5 3.0 0.5 abab [1, 2] 1aNone"},
-    {
-        "{{ 'abc'[1] }}{{ 'abc'[-1] }}{{ 'aé你🎉'[::-1] }}{{ 'abc'[5] }}{{ [1,2,3][1:] }}{{ (1,2,3)[:"
-        "-1] }}{{ 'abcdef'[4:1:-2] }}",
-        "bc🎉你éa[2, 3](1, 2)ec"},
-    {
-        "{{ 'é\\n\\x41\\u4f60\\q\\\\' }}{{ 'a' 'b' }}{{ \"\\\"'\" }}",
-        "é\nA你\\q\\ab\"'"},
-    {
-        "{{ 1 if false }}|{{ 1 if true }}|{{ 'a' if 0 else 'b' if 0 else 'c' }}",
-        "|1|c"},
-    {
-        "{{ 1 < 2 < 3 }} {{ 1 < 3 < 2 }} {{ not 1 == 2 }} {{ 'a' in 'abc' }} {{ 'x' not in ['y'] }}"
-        " {{ 1 and 'b' }} {{ 0 or '' or 'z' }} {{ 1 == 1.0 == true }}",
-        "True False True True True b z True"},
-    {
-        "{% for i in [1,2,3] %}{{ loop.index }}{{ loop.index0 }}{{ loop.first }}{{ loop.last }}{{ l"
-        "oop.length }}{{ loop.previtem }}{{ loop.nextitem }};{% else %}none{% endfor %}",
-        "10TrueFalse32;21FalseFalse313;32FalseTrue32;"},
-    {
-        "{% for i in [] %}x{% else %}none{% endfor %}{% for i in range(6) if i is odd %}{{ i }}{{ l"
-        "oop.length }}{% endfor %}",
-        "none133353"},
-    {
-        "{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}={{ v }};{% endfor %}{% for k, v in {'c':"
-        " 3}|items %}{{ k }}{{ v }}{% endfor %}",
-        "a=1;b=2;c3"},
-    {
-        "{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{"
-        "% endif %}{{ i }}{% endfor %}",
-        "013"},
-    {
-        "{% for i in [1] %}{% break %}{% else %}x{% endfor %}",
-        "x"},
-    {
-        "{% set x = 1 %}{% for i in [1,2] %}{% set x = x + i %}{{ x }}{% endfor %}{{ x }}",
-        "231"},
-    {
-        "{% set ns = namespace(n=0) %}{% for i in [1,2] %}{% set ns.n = ns.n + i %}{% endfor %}{{ n"
-        "s.n }}{{ ns.missing is defined }}",
-        "3False"},
-    {
-        "{% set a, b = 1, 'two' %}{{ a }}{{ b }}{% set (c, d) = 'xy' %}{{ c }}{{ d }}",
-        "1twoxy"},
-    {
-        "{% set t %} <{{ 1 + 1 }}> {% endset %}[{{ t }}]{% set u | trim | upper %} abc {% endset %}"
-        "[{{ u }}]",
-        "[ <2> ][ABC]"},
-    {
-        "{% macro f(a, b='B') %}{{ a }}-{{ b }};{% endmacro %}{{ f(1) }}{{ f(1, 2) }}{{ f(b=3, a=4)"
-        " }}{{ f() }}",
-        "1-B;1-2;4-3;-B;"},
-    {
-        "{% set g = 'G' %}{% macro f() %}{{ g }}{% endmacro %}{% for i in [1] %}{% set g = 'H' %}{{"
-        " f() }}{% endfor %}",
-        "G"},
-    {
-        "{% generation %}{% set x = 1 %}a{% endgeneration %}{{ x }}",
-        "a"},
-    {
-        "{{ {'a': [1, 2.5, true, none, \"é\\\"\\n\"], 'b': {}} | tojson }}{{ [] | tojson(indent=2) "
-        "}}",
-        "{\"a\": [1, 2.5, true, null, \"é\\\"\\n\"], \"b\": {}}[]"},
-    {
-        "{{ {'b': [1, {'c': []}], 'a': 2} | tojson(indent=2, sort_keys=true) }}{{ [1,2] | tojson(se"
-        "parators=(',', ':')) }}{{ '<&>é' | tojson(ensure_ascii=true) }}",
-        "{\n  \"a\": 2,\n  \"b\": [\n    1,\n    {\n      \"c\": []\n    }\n  ]\n}[1,2]\"<&>\\u00e9"
-        "\""},
-    {
-        "{{ messages | map(attribute='role') | join(',') }}{{ messages | selectattr('role', 'equalt"
-        "o', 'user') | list | length }}{{ messages | rejectattr('role', 'eq', 'user') | map(attribu"
-        "te='content') | list }}",
-        "user,assistant1['a1']"},
-    {
-        "{{ [3, none, 'x', 0] | select | list }}{{ [1, none] | reject('none') | list }}{{ ['a', 'b'"
-        "] | map('upper') | join }}",
-        "[3, 'x'][1]AB"},
-    {
-        "{{ ' a ' | trim }}|{{ 'xxaxx' | trim('x') }}|{{ 'aXb' | lower }}|{{ 'ab cd-ef' | title }}|"
-        "{{ \"it's ab\" .title() }}|{{ 'aB' | capitalize }}|{{ 'aaa' | replace('a', 'b', 2) }}|{{ '"
-        "12' | int + 1 }}|{{ '4.7' | int }}|{{ 'x' | int(9) }}|{{ 3 | string + '1' }}|{{ '1.5' | fl"
-        "oat }}",
-        "a|a|axb|Ab Cd-Ef|It'S Ab|Ab|bba|13|4|9|31|1.5"},
-    {
-        "{{ 'abc' | first }}{{ [1,2] | last }}{{ [] | first }}{{ 'abc' | reverse }}{{ 'abc' | list "
-        "}}{{ 'é你' | length }}{{ -3 | abs }}{{ missing | default('d') }}{{ '' | default('e', true) "
-        "}}{{ '' | d('f') }}",
-        "a2cba['a', 'b', 'c']23de"},
-    {
-        "{{ 'a,b,,c'.split(',') }}{{ ' a  b '.split() }}{{ 'a b c'.split(none, 1) }}{{ 'abc'.starts"
-        "with(('x', 'a')) }}{{ 'abc'.endswith('c') }}{{ '-'.join(['a', 'b']) }}{{ 'xax'.strip('x') "
-        "}}{{ ' a '.lstrip() }}|{{ 'aab'.count('a') }}{{ 'aab'.find('b') }}",
-        "['a', 'b', '', 'c']['a', 'b']['a', 'b c']TrueTruea-baa |22"},
-    {
-        "{{ {'a': 1}.get('a') }}{{ {'a': 1}.get('b', 2) }}{{ {'a': 1}.a }}{{ {'items': 1}['items'] "
-        "}}{{ {'a': 1}.keys() | list }}{{ {'a': 1}.values() | list }}{{ dict(x=1) }}",
-        "1211['a'][1]{'x': 1}"},
-    {
-        "{{ 1 is defined }}{{ y is undefined }}{{ none is none }}{{ 'a' is string }}{{ {} is mappin"
-        "g }}{{ [] is sequence }}{{ 1 is iterable }}{{ 1.5 is number }}{{ true is boolean }}{{ 2 is"
-        " even }}{{ 3 is divisibleby(3) }}{{ 1 is in [1] }}{{ 1 is eq 1 }}{{ 1 is not true }}{{ 2 i"
-        "s gt 1 }}",
-        "TrueTrueTrueTrueTrueTrueFalseTrueTrueTrueTrueTrueTrueTrueTrue"},
-    {
-        "{{ missing == other }}{{ missing | length }}{{ missing | list }}{{ 'a' in missing }}{{ mis"
-        "sing ~ 'x' }}{% for i in missing %}x{% endfor %}{{ none.x }}{{ [].x }}{{ 'a'['b'] }}",
-        "True0[]Falsex"},
-    {
-        "{{ range(3) | list }}{{ range(5, 0, -2) | list }}{{ range(4) | length }}{{ tools }}{{ docu"
-        "ments is none }}{{ add_generation_prompt }}",
-        "[0, 1, 2][5, 3, 1]4NoneTrueTrue"},
-    {
-        "{{ messages[0].content }}{{ messages[-1]['content'] }}{{ messages[0] }}{{ messages[9] is d"
-        "efined }}{% set messages = messages[1:] %}{{ messages | length }}",
-        "q1a1{'role': 'user', 'content': 'q1'}False1"},
-    {
-        "{{ 'a\\nb\\t\\'\"\\\\é\342\200\213' | list }}{{ [\"it's\"] }}{{ ['\"'] }}{{ [\"'\\\"\"] }}",
-        "['a', '\\n', 'b', '\\t', \"'\", '\"', '\\\\', 'é', '\\u200b'][\"it's\"]['\"']['\\'\"']"},
-    {
-        "{% if 0 %}a{% elif '' %}b{% elif [] %}c{% elif {} %}d{% else %}e{% endif %}{% print 5 %}",
-        "e5"},
+      {"  {% if true %}  \n  a\n  {%- endif %}\n{{- 'b' }}", "  \n  ab"},
+      {"{% if true +%}\na{%+ endif %}  {# c #}  \n  {# c -#}   b", "\na    \nb"},
+      {"{{ x }}|{{ none }}|{{ true }}|{{ 1.0 }}|{{ 1e22 }}|{{ 0.1 + 0.2 }}|{{ [1, 'a', none, {'k':"
+       " \"it's\"}] }}|{{ (1,) }}",
+       "|None|True|1.0|1e+22|0.30000000000000004|[1, 'a', None, {'k': \"it's\"}]|(1,)"},
+      {"{% raw %}{{ x }}{% endraw %}|{%- raw -%}  {% a %}  {%- endraw -%}  c", "{{ x }}|{% a %}c"},
+      {"a\r\nb\rc\n\n", "a\nb\nc\n"},
+      {"{{ 7 // 2 }} {{ -7 // 2 }} {{ -7 % 3 }} {{ 7 % -3 }} {{ 7 / 2 }} {{ 7.5 // 2 }} {{ -7.5 % "
+       "2 }} {{ 2 * 'ab' }} {{ [1] + [2] }} {{ 1 ~ 'a' ~ none }}",
+       "3 -4 2 -2 3.5 3.0 0.5 abab [1, 2] 1aNone"},
+      {"{{ 'abc'[1] }}{{ 'abc'[-1] }}{{ 'aé你🎉'[::-1] }}{{ 'abc'[5] }}{{ [1,2,3][1:] }}{{ (1,2,3)[:"
+       "-1] }}{{ 'abcdef'[4:1:-2] }}",
+       "bc🎉你éa[2, 3](1, 2)ec"},
+      {"{{ 'é\\n\\x41\\u4f60\\q\\\\' }}{{ 'a' 'b' }}{{ \"\\\"'\" }}", "é\nA你\\q\\ab\"'"},
+      {"{{ 1 if false }}|{{ 1 if true }}|{{ 'a' if 0 else 'b' if 0 else 'c' }}", "|1|c"},
+      {"{{ 1 < 2 < 3 }} {{ 1 < 3 < 2 }} {{ not 1 == 2 }} {{ 'a' in 'abc' }} {{ 'x' not in ['y'] }}"
+       " {{ 1 and 'b' }} {{ 0 or '' or 'z' }} {{ 1 == 1.0 == true }}",
+       "True False True True True b z True"},
+      {"{% for i in [1,2,3] %}{{ loop.index }}{{ loop.index0 }}{{ loop.first }}{{ loop.last }}{{ l"
+       "oop.length }}{{ loop.previtem }}{{ loop.nextitem }};{% else %}none{% endfor %}",
+       "10TrueFalse32;21FalseFalse313;32FalseTrue32;"},
+      {"{% for i in [] %}x{% else %}none{% endfor %}{% for i in range(6) if i is odd %}{{ i }}{{ l"
+       "oop.length }}{% endfor %}",
+       "none133353"},
+      {"{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}={{ v }};{% endfor %}{% for k, v in {'c':"
+       " 3}|items %}{{ k }}{{ v }}{% endfor %}",
+       "a=1;b=2;c3"},
+      {"{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{"
+       "% endif %}{{ i }}{% endfor %}",
+       "013"},
+      {"{% for i in [1] %}{% break %}{% else %}x{% endfor %}", "x"},
+      {"{% set x = 1 %}{% for i in [1,2] %}{% set x = x + i %}{{ x }}{% endfor %}{{ x }}", "231"},
+      {"{% set ns = namespace(n=0) %}{% for i in [1,2] %}{% set ns.n = ns.n + i %}{% endfor %}{{ n"
+       "s.n }}{{ ns.missing is defined }}",
+       "3False"},
+      {"{% set a, b = 1, 'two' %}{{ a }}{{ b }}{% set (c, d) = 'xy' %}{{ c }}{{ d }}", "1twoxy"},
+      {"{% set t %} <{{ 1 + 1 }}> {% endset %}[{{ t }}]{% set u | trim | upper %} abc {% endset %}"
+       "[{{ u }}]",
+       "[ <2> ][ABC]"},
+      {"{% macro f(a, b='B') %}{{ a }}-{{ b }};{% endmacro %}{{ f(1) }}{{ f(1, 2) }}{{ f(b=3, a=4)"
+       " }}{{ f() }}",
+       "1-B;1-2;4-3;-B;"},
+      {"{% set g = 'G' %}{% macro f() %}{{ g }}{% endmacro %}{% for i in [1] %}{% set g = 'H' %}{{"
+       " f() }}{% endfor %}",
+       "G"},
+      {"{% generation %}{% set x = 1 %}a{% endgeneration %}{{ x }}", "a"},
+      {"{{ {'a': [1, 2.5, true, none, \"é\\\"\\n\"], 'b': {}} | tojson }}{{ [] | tojson(indent=2) "
+       "}}",
+       "{\"a\": [1, 2.5, true, null, \"é\\\"\\n\"], \"b\": {}}[]"},
+      {"{{ {'b': [1, {'c': []}], 'a': 2} | tojson(indent=2, sort_keys=true) }}{{ [1,2] | tojson(se"
+       "parators=(',', ':')) }}{{ '<&>é' | tojson(ensure_ascii=true) }}",
+       "{\n  \"a\": 2,\n  \"b\": [\n    1,\n    {\n      \"c\": []\n    }\n  ]\n}[1,2]\"<&>\\u00e9"
+       "\""},
+      {"{{ messages | map(attribute='role') | join(',') }}{{ messages | selectattr('role', 'equalt"
+       "o', 'user') | list | length }}{{ messages | rejectattr('role', 'eq', 'user') | map(attribu"
+       "te='content') | list }}",
+       "user,assistant1['a1']"},
+      {"{{ [3, none, 'x', 0] | select | list }}{{ [1, none] | reject('none') | list }}{{ ['a', 'b'"
+       "] | map('upper') | join }}",
+       "[3, 'x'][1]AB"},
+      {"{{ ' a ' | trim }}|{{ 'xxaxx' | trim('x') }}|{{ 'aXb' | lower }}|{{ 'ab cd-ef' | title }}|"
+       "{{ \"it's ab\" .title() }}|{{ 'aB' | capitalize }}|{{ 'aaa' | replace('a', 'b', 2) }}|{{ '"
+       "12' | int + 1 }}|{{ '4.7' | int }}|{{ 'x' | int(9) }}|{{ 3 | string + '1' }}|{{ '1.5' | fl"
+       "oat }}",
+       "a|a|axb|Ab Cd-Ef|It'S Ab|Ab|bba|13|4|9|31|1.5"},
+      {"{{ 'abc' | first }}{{ [1,2] | last }}{{ [] | first }}{{ 'abc' | reverse }}{{ 'abc' | list "
+       "}}{{ 'é你' | length }}{{ -3 | abs }}{{ missing | default('d') }}{{ '' | default('e', true) "
+       "}}{{ '' | d('f') }}",
+       "a2cba['a', 'b', 'c']23de"},
+      {"{{ 'a,b,,c'.split(',') }}{{ ' a  b '.split() }}{{ 'a b c'.split(none, 1) }}{{ 'abc'.starts"
+       "with(('x', 'a')) }}{{ 'abc'.endswith('c') }}{{ '-'.join(['a', 'b']) }}{{ 'xax'.strip('x') "
+       "}}{{ ' a '.lstrip() }}|{{ 'aab'.count('a') }}{{ 'aab'.find('b') }}",
+       "['a', 'b', '', 'c']['a', 'b']['a', 'b c']TrueTruea-baa |22"},
+      {"{{ {'a': 1}.get('a') }}{{ {'a': 1}.get('b', 2) }}{{ {'a': 1}.a }}{{ {'items': 1}['items'] "
+       "}}{{ {'a': 1}.keys() | list }}{{ {'a': 1}.values() | list }}{{ dict(x=1) }}",
+       "1211['a'][1]{'x': 1}"},
+      {"{{ 1 is defined }}{{ y is undefined }}{{ none is none }}{{ 'a' is string }}{{ {} is mappin"
+       "g }}{{ [] is sequence }}{{ 1 is iterable }}{{ 1.5 is number }}{{ true is boolean }}{{ 2 is"
+       " even }}{{ 3 is divisibleby(3) }}{{ 1 is in [1] }}{{ 1 is eq 1 }}{{ 1 is not true }}{{ 2 i"
+       "s gt 1 }}",
+       "TrueTrueTrueTrueTrueTrueFalseTrueTrueTrueTrueTrueTrueTrueTrue"},
+      {"{{ missing == other }}{{ missing | length }}{{ missing | list }}{{ 'a' in missing }}{{ mis"
+       "sing ~ 'x' }}{% for i in missing %}x{% endfor %}{{ none.x }}{{ [].x }}{{ 'a'['b'] }}",
+       "True0[]Falsex"},
+      {"{{ range(3) | list }}{{ range(5, 0, -2) | list }}{{ range(4) | length }}{{ tools }}{{ docu"
+       "ments is none }}{{ add_generation_prompt }}",
+       "[0, 1, 2][5, 3, 1]4NoneTrueTrue"},
+      {"{{ messages[0].content }}{{ messages[-1]['content'] }}{{ messages[0] }}{{ messages[9] is d"
+       "efined }}{% set messages = messages[1:] %}{{ messages | length }}",
+       "q1a1{'role': 'user', 'content': 'q1'}False1"},
+      {"{{ 'a\\nb\\t\\'\"\\\\é\342\200\213' | list }}{{ [\"it's\"] }}{{ ['\"'] }}{{ [\"'\\\"\"] }}",
+       "['a', '\\n', 'b', '\\t', \"'\", '\"', '\\\\', 'é', '\\u200b'][\"it's\"]['\"']['\\'\"']"},
+      {"{% if 0 %}a{% elif '' %}b{% elif [] %}c{% elif {} %}d{% else %}e{% endif %}{% print 5 %}",
+       "e5"},
   };
   for (const Example& example : examples) {
     const absl::StatusOr<std::string> text = Render(example.source);
@@ -254,7 +208,8 @@ TEST(JinjaTest, NamesConstructsThatItDoesNotKnow) {
 }
 
 TEST(JinjaTest, RaisesTheTemplatesOwnWordsAlone) {
-  const absl::Status status = Render("{{ raise_exception('Roles ' ~ 'must alternate!') }}").status();
+  const absl::Status status =
+      Render("{{ raise_exception('Roles ' ~ 'must alternate!') }}").status();
   EXPECT_EQ(status.code(), kInvalid);
   EXPECT_EQ(status.message(), "Roles must alternate!");
 }
@@ -307,8 +262,8 @@ TEST(JinjaTest, BoundsWorkAndMemory) {
 }
 
 TEST(JinjaTest, FindsTextInLinearTime) {
-  const absl::StatusOr<std::string> text = Render(
-      "{% set a = 'a' * 2000000 %}{% set b = 'a' * 1000000 ~ 'b' %}{{ b in a }}");
+  const absl::StatusOr<std::string> text =
+      Render("{% set a = 'a' * 2000000 %}{% set b = 'a' * 1000000 ~ 'b' %}{{ b in a }}");
   ASSERT_TRUE(text.ok()) << text.status();
   EXPECT_EQ(*text, "False");
 }
@@ -317,12 +272,15 @@ TEST(JinjaTest, PassesInvalidUtf8On) {
   const absl::StatusOr<std::string> text =
       Render("\xFF{{ '\xC3' | length }}{{ ' \xE4\xBD ' | trim }}{{ '\xF0\x9F' | reverse }}");
   ASSERT_TRUE(text.ok()) << text.status();
-  EXPECT_EQ(*text, "\xFF" "1\xE4\xBD\x9F\xF0");
+  EXPECT_EQ(*text,
+            "\xFF"
+            "1\xE4\xBD\x9F\xF0");
 }
 
 TEST(JinjaTest, RendersOnManyThreadsAtOnce) {
   const absl::StatusOr<ChatTemplate> parsed = ChatTemplate::Parse(
-      "{% macro f(x) %}<{{ x }}>{% endmacro %}{% for m in messages %}{{ f(m.content) }}{% endfor %}");
+      "{% macro f(x) %}<{{ x }}>{% endmacro %}{% for m in messages %}{{ f(m.content) }}{% endfor "
+      "%}");
   ASSERT_TRUE(parsed.ok());
   std::vector<std::thread> threads;
   std::vector<std::string> texts(4);
