@@ -1,11 +1,12 @@
 // Opening: checkpoints -> resolved options -> models, state, tokenizer; and the checks of a request against what was opened.
 
 #include <algorithm>
-#include <thread>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/engine_core.h"
+#include "engine/text/chat_template_file.h"
 
 namespace mambad {
 namespace {
@@ -66,22 +67,39 @@ absl::Status CheckOption(const char* name, int64_t value, int64_t low, int64_t h
   return absl::InvalidArgumentError(absl::StrCat(name, ": ", value, " given, allowed ", low, " to ", high));
 }
 
-absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(const Checkpoint& checkpoint) {
+absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(const std::string& path,
+                                                                      const Checkpoint& checkpoint) {
   const checkpoint::TextFiles& files = checkpoint.text();
   if (!files.directory.empty()) return text::OpenTokenizer(files.directory);
+  if (files.pieces.empty()) return absl::NotFoundError("no tokenizer in the file");
   text::BpeVocabulary vocabulary;
-  vocabulary.model = files.tokenizer_model;
-  vocabulary.pre_tokenizer = files.pre_tokenizer;
+  if (files.tokenizer_model == "gpt2") {
+    vocabulary.kind = text::BpeVocabulary::Kind::kByteLevel;
+  } else if (files.tokenizer_model == "llama") {
+    vocabulary.kind = text::BpeVocabulary::Kind::kSentencePiece;
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": tokenizer.ggml.model: \"", files.tokenizer_model,
+                                                   "\" found, \"gpt2\" or \"llama\" expected"));
+  }
+  const auto id = [](int32_t value) { return value < 0 ? std::nullopt : std::optional<text::TokenId>(value); };
   vocabulary.pieces = files.pieces;
   vocabulary.scores = files.scores;
-  vocabulary.piece_types = files.piece_types;
-  vocabulary.merges = files.merges;
-  vocabulary.bos_id = files.bos_id;
-  vocabulary.eos_id = files.eos_id;
-  vocabulary.unknown_id = files.unknown_id;
+  for (int32_t type : files.piece_types) vocabulary.types.push_back(static_cast<text::BpeVocabulary::Type>(type));
+  for (const std::string& merge : files.merges) {
+    const size_t space = merge.find(' ', 1);   // a piece may begin with one
+    if (space == std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ": tokenizer.ggml.merges: \"", merge, "\" has no two parts"));
+    }
+    vocabulary.merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
+  }
+  vocabulary.pre_tokenizer = files.pre_tokenizer;
+  vocabulary.bos_id = id(files.bos_id);
+  vocabulary.eos_id = id(files.eos_id);
+  vocabulary.unknown_id = id(files.unknown_id);
   vocabulary.add_bos = files.add_bos;
   vocabulary.add_eos = files.add_eos;
-  vocabulary.add_space_prefix = files.add_space_prefix;
+  vocabulary.add_space_prefix = files.add_space_prefix.value_or(true);
+  vocabulary.source_name = path;
   return text::CreateTokenizerFromVocabulary(std::move(vocabulary));
 }
 
@@ -157,7 +175,8 @@ absl::Status EngineCore::OpenModels() {
 
 // A model without a tokenizer serves token ids; one with a broken tokenizer is an error.
 absl::Status EngineCore::OpenText(const Checkpoint& checkpoint) {
-  absl::StatusOr<std::unique_ptr<const text::Tokenizer>> tokenizer = OpenTokenizerOf(checkpoint);
+  absl::StatusOr<std::unique_ptr<const text::Tokenizer>> tokenizer =
+      OpenTokenizerOf(facts_.options.model, checkpoint);
   if (absl::IsNotFound(tokenizer.status())) return absl::OkStatus();
   if (!tokenizer.ok()) return tokenizer.status();
   facts_.tokenizer = *std::move(tokenizer);

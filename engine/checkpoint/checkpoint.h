@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,7 @@ struct TextFiles {
   std::vector<int32_t> piece_types;         // llama.cpp's: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
   std::vector<std::string> merges;          // "left right"
   int32_t bos_id = -1, eos_id = -1, unknown_id = -1;   // -1: not given
-  bool add_bos = false, add_eos = false, add_space_prefix = false;
+  std::optional<bool> add_bos, add_eos, add_space_prefix;   // absent: the tokenizer's own default
   std::string chat_template;                // Jinja source; empty: none
 };
 
