@@ -1,0 +1,280 @@
+// The CPU backend: composes products, mixers and sampling into the operations of kernels/backend.h. Every call is done
+// when it returns, so that ordering costs nothing.
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/gate.h"
+#include "kernels/cpu/linear.h"
+#include "kernels/cpu/memory.h"
+#include "kernels/cpu/mixers.h"
+#include "kernels/cpu/sampling.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace mambad::kernels {
+namespace {
+
+constexpr int64_t kMaxStateSize = 256;
+
+// A matrix of scratch whose operations each choose their own width, up to a limit.
+class ScratchRows {
+ public:
+  ScratchRows(int64_t rows, int64_t columns)
+      : rows_(rows), columns_(columns), memory_(AllocateMemory(rows * Stride(columns) * sizeof(float))) {}
+
+  RowsView View(const char* operation, int64_t rows, int64_t columns) const {
+    if (rows > rows_ || columns > columns_) Fail(operation, {rows, rows_, columns, columns_});
+    return {memory_.as<float>(), rows, columns, Stride(columns)};
+  }
+
+ private:
+  // Whole cache lines, and no multiple of a page: rows that are used together should not share cache sets.
+  static int64_t Stride(int64_t columns) {
+    const int64_t stride = (columns + 15) / 16 * 16;
+    return stride % 1024 == 0 ? stride + 16 : stride;
+  }
+
+  int64_t rows_ = 0, columns_ = 0;
+  Buffer memory_;
+};
+
+// Columns [begin, begin + columns) of a view.
+RowsView Columns(const RowsView& view, int64_t begin, int64_t columns) {
+  return {view.data + begin, view.rows, columns, view.stride};
+}
+
+RowsView FirstRows(const RowsView& view, int64_t rows) { return {view.data, rows, view.columns, view.stride}; }
+
+struct CpuWorkspace : Workspace {
+  explicit CpuWorkspace(const WorkspaceShape& s)
+      : shape(s),
+        residual_rows(s.max_rows, s.width),
+        logit_rows(s.max_logit_rows, s.vocabulary),
+        head_input(s.max_logit_rows, s.width),
+        projection(s.max_rows, s.max_projection),
+        inner(s.max_rows, s.max_inner),
+        second(s.max_rows, s.max_inner),
+        selection(s.max_rows, s.max_projection + 2 * kMaxStateSize),
+        linear(CreateLinearScratch(std::max(s.max_rows, s.max_logit_rows),
+                                   std::max({s.width, s.max_inner, s.max_projection}))) {
+    residual = residual_rows.View("CreateWorkspace", s.max_rows, s.width);
+    logits = logit_rows.View("CreateWorkspace", s.max_logit_rows, s.vocabulary);
+  }
+
+  const WorkspaceShape shape;
+  ScratchRows residual_rows, logit_rows;
+  ScratchRows head_input;     // residual rows whose logits are wanted
+  ScratchRows projection;     // what `in` gives
+  ScratchRows inner, second;  // between the products of a mixer or MLP
+  ScratchRows selection;      // dt, B and C of Mamba-1
+  LinearScratch linear;
+};
+
+void RequireShape(const char* operation, const WeightMatrix* matrix, int64_t rows, int64_t columns) {
+  if (matrix == nullptr) Fail(operation, {rows, columns});
+  if (matrix->rows != rows || matrix->columns != columns) {
+    Fail(operation, {matrix->rows, rows, matrix->columns, columns});
+  }
+}
+
+class CpuBackend : public Backend {
+ public:
+  explicit CpuBackend(const CpuBackendOptions& options) : pool_(options.threads) {
+    linear_settings_.bfloat16_activations = options.bfloat16_activations;
+  }
+
+  std::string Description() const override {
+    return "CPU, " + LinearInstructionSet() + ", " + std::to_string(pool_.threads()) +
+           (pool_.threads() == 1 ? " thread" : " threads");
+  }
+
+  Buffer Allocate(size_t bytes) override { return AllocateMemory(bytes); }
+  void Write(void* device, const void* host, size_t bytes) override { std::memcpy(device, host, bytes); }
+  void Read(void* host, const void* device, size_t bytes) override { std::memcpy(host, device, bytes); }
+  void Copy(void* to, const void* from, size_t bytes) override { std::memmove(to, from, bytes); }
+  void Fill(float* device, float value, size_t count) override { std::fill_n(device, count, value); }
+  void Synchronize() override {}
+
+  WeightMatrix Pack(int64_t rows, int64_t columns, ElementType type, const MatrixSource& source) override {
+    return PackMatrix(rows, columns, type, source, pool_);
+  }
+
+  std::unique_ptr<Workspace> CreateWorkspace(const WorkspaceShape& shape) override {
+    if (shape.vocabulary > sampling_vocabulary_) {
+      sampling_ = CreateSamplingScratch(pool_.threads(), shape.vocabulary);
+      sampling_vocabulary_ = shape.vocabulary;
+    }
+    return std::make_unique<CpuWorkspace>(shape);
+  }
+
+  RecurrentSlotLayout SlotLayout(const MambaLayer& layer, bool keeps_working) const override {
+    return MambaSlotLayout(layer, keeps_working);
+  }
+  RecurrentSlotLayout SlotLayout(const Mamba2Layer& layer, bool keeps_working) const override {
+    return Mamba2SlotLayout(layer, keeps_working);
+  }
+
+  void BeginRound(const RoundShape&) override {}
+  void EndRound() override {}
+
+  void Embed(const Batch& batch, const WeightMatrix& embedding, Workspace& workspace) override;
+  void Mamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state, Workspace& workspace) override;
+  void Mamba2(const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state, Workspace& workspace) override;
+  void Attention(const Batch& batch, const AttentionLayer& layer, const KeyValueState& state,
+                 Workspace& workspace) override;
+  void Mlp(const Batch& batch, const MlpLayer& layer, Workspace& workspace) override;
+  void Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head, Workspace& workspace) override;
+
+  void SampleDrafts(const DraftSampling& request, const SamplingTables& tables, const Workspace& draft) override {
+    SampleDraftTokens(pool_, request, tables, draft.logits, sampling_);
+  }
+  void Accept(const Acceptance& request, const SamplingTables& tables, const Workspace& target,
+              const AcceptanceResult& result) override {
+    AcceptDrafts(pool_, request, tables, target.logits, result, sampling_);
+  }
+  void Score(const TokenScoring& request, const SamplingTables& tables, const Workspace& target) override {
+    ScoreTokens(pool_, request, tables, target.logits, sampling_);
+  }
+
+ private:
+  // Residual rows of the batch, checked.
+  static RowsView Residual(const char* operation, const Batch& batch, const CpuWorkspace& workspace) {
+    if (batch.rows > workspace.shape.max_rows || batch.sequences > workspace.shape.max_sequences) {
+      Fail(operation, {batch.rows, workspace.shape.max_rows, batch.sequences, workspace.shape.max_sequences});
+    }
+    return FirstRows(workspace.residual, batch.rows);
+  }
+
+  void Product(const WeightMatrix& weights, const RowsView& x, const NormWeights* norm, const RowsView& y,
+               LinearOutput output, CpuWorkspace& workspace) {
+    Linear(pool_, weights, x, norm, y, output, linear_settings_, workspace.linear);
+  }
+
+  ThreadPool pool_;
+  LinearSettings linear_settings_;
+  SamplingScratch sampling_;
+  int64_t sampling_vocabulary_ = 0;
+};
+
+void CpuBackend::Embed(const Batch& batch, const WeightMatrix& embedding, Workspace& base) {
+  CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
+  const RowsView residual = Residual("Embed", batch, workspace);
+  RequireShape("Embed", &embedding, embedding.rows, residual.columns);
+  pool_.Split(batch.rows, 8, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int32_t token = batch.tokens[row];
+      if (token < 0 || token >= embedding.rows) Fail("Embed: token, vocabulary, row", {token, embedding.rows, row});
+      UnpackRow(embedding, token, residual.row(row));
+    }
+  });
+}
+
+void CpuBackend::Mamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state, Workspace& base) {
+  CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
+  const RowsView residual = Residual("Mamba", batch, workspace);
+  const int64_t inner = layer.inner_width, source = layer.source_width, rank = layer.dt_rank, size = layer.state_size;
+  const bool standard = source == 0;
+  const int64_t in_rows = standard ? 2 * inner : 2 * source + 2 * inner + rank;
+  RequireShape("Mamba in", layer.in, in_rows, residual.columns);
+  RequireShape("Mamba dt", layer.dt, inner, rank);
+  RequireShape("Mamba out", layer.out, residual.columns, inner);
+  if (standard) RequireShape("Mamba select", layer.select, rank + 2 * size, inner);
+
+  const RowsView projected = workspace.projection.View("Mamba in", batch.rows, in_rows);
+  const RowsView x = workspace.inner.View("Mamba x", batch.rows, inner);
+  const RowsView delta = workspace.second.View("Mamba delta", batch.rows, inner);
+  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
+  MambaConvolution(pool_, batch, layer, state, projected, x);
+  RowsView z, b, c, low;
+  if (standard) {
+    const RowsView selected = workspace.selection.View("Mamba select", batch.rows, rank + 2 * size);
+    Product(*layer.select, x, nullptr, selected, LinearOutput::kStore, workspace);
+    low = Columns(selected, 0, rank);
+    b = Columns(selected, rank, size);
+    c = Columns(selected, rank + size, size);
+    z = Columns(projected, inner, inner);
+  } else {
+    z = Columns(projected, source, inner);
+    b = Columns(projected, source + inner, source);
+    c = Columns(projected, 2 * source + inner, inner);
+    low = Columns(projected, 2 * source + 2 * inner, rank);
+  }
+  Product(*layer.dt, low, nullptr, delta, LinearOutput::kStore, workspace);
+  MambaScan(pool_, batch, layer, state, x, delta, b, c, z, x);
+  Product(*layer.out, x, nullptr, residual, LinearOutput::kAdd, workspace);
+}
+
+void CpuBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state, Workspace& base) {
+  CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
+  const RowsView residual = Residual("Mamba2", batch, workspace);
+  const int64_t inner = layer.inner_width, source = layer.source_width;
+  const int64_t groups = int64_t{layer.groups} * layer.state_size;
+  const int64_t in_rows = inner + (source > 0 ? 2 * source : inner + groups) + groups + layer.heads;
+  RequireShape("Mamba2 in", layer.in, in_rows, residual.columns);
+  RequireShape("Mamba2 out", layer.out, residual.columns, inner);
+
+  const RowsView projected = workspace.projection.View("Mamba2 in", batch.rows, in_rows);
+  const RowsView convolved = workspace.inner.View("Mamba2 convolution", batch.rows, layer.convolution_channels());
+  const RowsView mixed = workspace.second.View("Mamba2 mixer", batch.rows, inner);
+  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
+  Mamba2Mix(pool_, batch, layer, state, projected, convolved, mixed);
+  Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace);
+}
+
+void CpuBackend::Attention(const Batch& batch, const AttentionLayer& layer, const KeyValueState& state,
+                           Workspace& base) {
+  CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
+  const RowsView residual = Residual("Attention", batch, workspace);
+  const int64_t queries = int64_t{layer.query_heads} * layer.head_width;
+  const int64_t in_rows = queries + 2 * int64_t{layer.key_value_heads} * layer.head_width;
+  RequireShape("Attention in", layer.in, in_rows, residual.columns);
+  RequireShape("Attention out", layer.out, residual.columns, queries);
+
+  const RowsView projected = workspace.projection.View("Attention in", batch.rows, in_rows);
+  const RowsView mixed = workspace.inner.View("Attention", batch.rows, queries);
+  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
+  PagedAttention(pool_, batch, layer, state, projected, mixed);
+  Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace);
+}
+
+void CpuBackend::Mlp(const Batch& batch, const MlpLayer& layer, Workspace& base) {
+  CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
+  const RowsView residual = Residual("Mlp", batch, workspace);
+  const int64_t width = layer.mlp_width;
+  RequireShape("Mlp in", layer.in, 2 * width, residual.columns);
+  RequireShape("Mlp out", layer.out, residual.columns, width);
+
+  const RowsView projected = workspace.projection.View("Mlp in", batch.rows, 2 * width);
+  const RowsView gated = workspace.inner.View("Mlp gate", batch.rows, width);
+  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
+  pool_.Split(batch.rows, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      SiluGate(projected.row(row), projected.row(row) + width, width, gated.row(row));
+    }
+  });
+  Product(*layer.out, gated, nullptr, residual, LinearOutput::kAdd, workspace);
+}
+
+void CpuBackend::Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head, Workspace& base) {
+  CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
+  const RowsView residual = Residual("Head", batch, workspace);
+  RequireShape("Head", &head, workspace.logits.columns, residual.columns);
+  const RowsView input = workspace.head_input.View("Head", batch.logit_count, residual.columns);
+  for (int64_t i = 0; i < batch.logit_count; ++i) {
+    const int32_t row = batch.logit_rows[i];
+    if (row < 0 || row >= batch.rows) Fail("Head: row, rows", {row, batch.rows});
+    std::memcpy(input.row(i), residual.row(row), residual.columns * sizeof(float));
+  }
+  Product(head, input, &norm, FirstRows(workspace.logits, batch.logit_count), LinearOutput::kStore, workspace);
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> CreateCpuBackend(const CpuBackendOptions& options) {
+  return std::make_unique<CpuBackend>(options);
+}
+
+}  // namespace mambad::kernels
