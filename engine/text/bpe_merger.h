@@ -1,0 +1,46 @@
+// Byte-pair merging (Sennrich et al. 2016): joins neighbouring symbols by rule, best rule first.
+#ifndef MAMBAD_ENGINE_TEXT_BPE_MERGER_H_
+#define MAMBAD_ENGINE_TEXT_BPE_MERGER_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+
+namespace mambad::text {
+
+// Immutable after the last AddRule; Merge is then safe from any thread.
+class BpeMerger {
+ public:
+  // Working memory, reusable from call to call by one thread at a time.
+  struct Scratch {
+    struct Candidate {
+      int32_t rank, position;
+      int32_t left, right;
+    };
+    std::vector<int32_t> previous, next;
+    std::vector<Candidate> heap;
+  };
+
+  void Reserve(size_t rules) { rules_.reserve(rules); }
+
+  // `left` followed by `right` (symbols >= 0) becomes `result`; lower ranks go first, equal ranks from
+  // left to right. A second rule for the same pair replaces the first.
+  void AddRule(int32_t left, int32_t right, int32_t rank, int32_t result);
+
+  // Applies the rules to `symbols` until none fits. Time O(n log n) in their number.
+  void Merge(std::vector<int32_t>* symbols, Scratch* scratch) const;
+
+ private:
+  struct Rule {
+    int32_t rank, result;
+  };
+  const Rule* Find(int32_t left, int32_t right) const;
+  void Consider(const std::vector<int32_t>& symbols, int32_t position, Scratch* scratch) const;
+
+  absl::flat_hash_map<uint64_t, Rule> rules_;  // by left << 32 | right
+};
+
+}  // namespace mambad::text
+
+#endif  // MAMBAD_ENGINE_TEXT_BPE_MERGER_H_

@@ -1,0 +1,126 @@
+#include "engine/text/normalizer.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/strings/str_cat.h"
+#include "engine/text/utf8.h"
+
+namespace mambad::text {
+namespace {
+
+constexpr size_t kLargestGrowth = 64;
+
+// Every character of Unicode decomposes to 18 code points at most (UAX 15, stability policy).
+constexpr int kLongestDecomposition = 32;
+
+uint8_t CombiningClass(int32_t code_point) {
+  return static_cast<uint8_t>(utf8proc_get_property(code_point)->combining_class);
+}
+
+std::vector<int32_t> Decompose(std::string_view text, bool compatibility) {
+  const auto options = static_cast<utf8proc_option_t>(
+      UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatibility ? UTF8PROC_COMPAT : 0));
+  std::vector<int32_t> code_points;
+  code_points.reserve(text.size());
+  int32_t parts[kLongestDecomposition];
+  while (!text.empty()) {
+    const auto code_point = static_cast<int32_t>(FirstCodePoint(text));
+    text.remove_prefix(Utf8Length(text));
+    int boundary_class = 0;
+    const utf8proc_ssize_t count = utf8proc_decompose_char(code_point, parts, kLongestDecomposition,
+                                                           options, &boundary_class);
+    if (count >= 1 && count <= kLongestDecomposition) {
+      code_points.insert(code_points.end(), parts, parts + count);
+    } else {
+      code_points.push_back(code_point);
+    }
+  }
+  return code_points;
+}
+
+// Canonical order: marks between two starters, stably by combining class. The library's own
+// ordering swaps neighbours, which takes hours for a long run of marks.
+void OrderMarks(std::vector<int32_t>* code_points) {
+  size_t begin = 0;
+  while (begin < code_points->size()) {
+    if (CombiningClass((*code_points)[begin]) == 0) {
+      ++begin;
+      continue;
+    }
+    size_t end = begin + 1;
+    while (end < code_points->size() && CombiningClass((*code_points)[end]) != 0) ++end;
+    std::stable_sort(
+        code_points->begin() + begin, code_points->begin() + end,
+        [](int32_t a, int32_t b) { return CombiningClass(a) < CombiningClass(b); });
+    begin = end;
+  }
+}
+
+// No character below U+0300 is changed by NFC; U+0300 begins with the byte 0xCC.
+bool IsPlainlyComposed(std::string_view text) {
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<uint8_t>(c) < 0xCC; });
+}
+
+std::string ReplaceAll(std::string_view text, std::string_view pattern, std::string_view content) {
+  std::string out;
+  out.reserve(text.size());
+  size_t from = 0;
+  for (size_t at = text.find(pattern); at != std::string_view::npos;
+       at = text.find(pattern, from)) {
+    out.append(text.substr(from, at - from)).append(content);
+    from = at + pattern.size();
+  }
+  out.append(text.substr(from));
+  return out;
+}
+
+}  // namespace
+
+std::string NormalizeUnicode(std::string_view text, UnicodeForm form) {
+  if (form == UnicodeForm::kNfc && IsPlainlyComposed(text)) return std::string(text);
+  const bool compatibility = form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd;
+  const bool compose = form == UnicodeForm::kNfc || form == UnicodeForm::kNfkc;
+  std::vector<int32_t> code_points = Decompose(text, compatibility);
+  OrderMarks(&code_points);
+  if (compose) {
+    const utf8proc_ssize_t length = utf8proc_normalize_utf32(
+        code_points.data(), static_cast<utf8proc_ssize_t>(code_points.size()),
+        static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    if (length >= 0) code_points.resize(static_cast<size_t>(length));
+  }
+  std::string out;
+  out.reserve(text.size());
+  for (const int32_t code_point : code_points) {
+    AppendCodePoint(static_cast<uint32_t>(code_point), &out);
+  }
+  return out;
+}
+
+absl::StatusOr<std::string> Normalizer::Normalize(std::string_view text) const {
+  const size_t limit = kLargestGrowth * text.size() + (size_t{64} << 10);
+  std::string current(text);
+  for (const NormalizerStep& step : steps_) {
+    switch (step.kind) {
+      case NormalizerStep::Kind::kUnicode:
+        current = NormalizeUnicode(current, step.form);
+        break;
+      case NormalizerStep::Kind::kPrepend:
+        if (!current.empty()) current.insert(0, step.content);
+        break;
+      case NormalizerStep::Kind::kReplace:
+        current = ReplaceAll(current, step.pattern, step.content);
+        break;
+    }
+    if (current.size() > limit) {
+      return absl::ResourceExhaustedError(absl::StrCat("the normalizer turns ", text.size(),
+                                                       " bytes into ", current.size()));
+    }
+  }
+  return current;
+}
+
+}  // namespace mambad::text

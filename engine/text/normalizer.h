@@ -1,0 +1,48 @@
+// The normalizer of tokenizer.json: what happens to text before it is cut into pieces.
+#ifndef MAMBAD_ENGINE_TEXT_NORMALIZER_H_
+#define MAMBAD_ENGINE_TEXT_NORMALIZER_H_
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace mambad::text {
+
+enum class UnicodeForm { kNfc, kNfd, kNfkc, kNfkd };
+
+// `text` (valid UTF-8) in a Unicode normal form (UAX 15). Time is near-linear also for long runs of
+// combining marks.
+std::string NormalizeUnicode(std::string_view text, UnicodeForm form);
+
+struct NormalizerStep {
+  enum class Kind {
+    kUnicode,  // `form`
+    kPrepend,  // `content` before any text that is not empty
+    kReplace,  // every `pattern` becomes `content`
+  };
+  Kind kind = Kind::kUnicode;
+  UnicodeForm form = UnicodeForm::kNfc;
+  std::string pattern;
+  std::string content;
+};
+
+// Immutable; safe from any thread.
+class Normalizer {
+ public:
+  explicit Normalizer(std::vector<NormalizerStep> steps) : steps_(std::move(steps)) {}
+
+  bool changes_nothing() const { return steps_.empty(); }
+
+  // RESOURCE_EXHAUSTED when the steps make the text more than 64 times (plus 64 KiB) longer.
+  absl::StatusOr<std::string> Normalize(std::string_view text) const;
+
+ private:
+  std::vector<NormalizerStep> steps_;
+};
+
+}  // namespace mambad::text
+
+#endif  // MAMBAD_ENGINE_TEXT_NORMALIZER_H_

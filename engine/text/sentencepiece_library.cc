@@ -1,0 +1,46 @@
+#include "engine/text/sentencepiece_library.h"
+
+#include <sentencepiece_processor.h>
+
+namespace mambad::text {
+namespace {
+
+class Library final : public SentencePieceLibrary {
+ public:
+  bool Load(std::string_view model, std::string* error) {
+    const auto status = processor_.LoadFromSerializedProto(model);
+    if (!status.ok()) *error = status.message();
+    return status.ok();
+  }
+
+  bool Encode(std::string_view text, std::vector<int>* ids, std::string* error) const override {
+    ids->clear();
+    const auto status = processor_.Encode(text, ids);
+    if (!status.ok()) *error = status.message();
+    return status.ok();
+  }
+
+  int size() const override { return processor_.GetPieceSize(); }
+  const std::string& Piece(int id) const override { return processor_.IdToPiece(id); }
+  Type TypeOf(int id) const override {
+    if (processor_.IsUnknown(id)) return Type::kUnknown;
+    if (processor_.IsControl(id)) return Type::kControl;
+    return processor_.IsByte(id) ? Type::kByte : Type::kText;
+  }
+  int bos_id() const override { return processor_.bos_id(); }
+  int eos_id() const override { return processor_.eos_id(); }
+
+ private:
+  sentencepiece::SentencePieceProcessor processor_;
+};
+
+}  // namespace
+
+std::unique_ptr<const SentencePieceLibrary> SentencePieceLibrary::Load(std::string_view model,
+                                                                       std::string* error) {
+  auto library = std::make_unique<Library>();
+  if (!library->Load(model, error)) return nullptr;
+  return library;
+}
+
+}  // namespace mambad::text

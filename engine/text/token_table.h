@@ -1,0 +1,83 @@
+// Spelling, bytes and kind of every token; the part of a tokenizer that needs no algorithm.
+#ifndef MAMBAD_ENGINE_TEXT_TOKEN_TABLE_H_
+#define MAMBAD_ENGINE_TEXT_TOKEN_TABLE_H_
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "engine/text/string_map.h"
+#include "absl/status/status.h"
+#include "engine/text/tokenizer.h"
+
+namespace mambad::text {
+
+// Ids above this are refused, so that no file can ask for a huge table.
+inline constexpr TokenId kLargestTokenId = (1 << 22) - 1;
+
+struct TokenEntry {
+  std::string spelling;  // as in the file
+  std::string bytes;     // as in running text
+  bool special = false;
+  bool present = false;
+};
+
+// Filled by one thread, then only read.
+class TokenTable {
+ public:
+  // Ids may leave some holes, but not so many that a small file makes a large table.
+  explicit TokenTable(size_t expected_tokens = 0);
+  TokenTable(TokenTable&&) = default;
+  TokenTable& operator=(TokenTable&&) = default;
+
+  // INVALID_ARGUMENT for an id out of range, or one that another spelling has already.
+  absl::Status Add(TokenId id, std::string spelling, std::string bytes, bool special);
+  // After the last Add. INVALID_ARGUMENT when two ids share a spelling.
+  absl::Status BuildIndex();
+
+  int size() const { return static_cast<int>(entries_.size()); }
+  // nullptr for an id without a token.
+  const TokenEntry* Find(TokenId id) const;
+  std::optional<TokenId> IdOf(std::string_view spelling) const;
+
+ private:
+  TokenId largest_id_;
+  std::vector<TokenEntry> entries_;
+  StringMap<std::string_view, TokenId> ids_;  // keys point into entries_
+};
+
+struct TextBoundaries {
+  std::optional<TokenId> bos_id, eos_id;
+  std::vector<TokenId> prefix, suffix;  // what add_special_tokens puts before and after
+};
+
+// A tokenizer but for Encode.
+class TableTokenizer : public Tokenizer {
+ public:
+  TableTokenizer(TokenTable table, TextBoundaries boundaries, bool strips_leading_space);
+
+  std::string TokenBytes(TokenId id) const override;
+  void AppendTokenBytes(TokenId id, std::string* out) const override;
+  int vocabulary_size() const override { return table_.size(); }
+  bool IsSpecial(TokenId id) const override;
+  std::optional<TokenId> TokenToId(std::string_view token) const override;
+  std::string IdToToken(TokenId id) const override;
+  std::optional<TokenId> bos_id() const override { return boundaries_.bos_id; }
+  std::optional<TokenId> eos_id() const override { return boundaries_.eos_id; }
+  bool strips_leading_space() const override { return strips_leading_space_; }
+
+ protected:
+  const TokenTable& table() const { return table_; }
+  const TextBoundaries& boundaries() const { return boundaries_; }
+
+ private:
+  TokenTable table_;
+  TextBoundaries boundaries_;
+  bool strips_leading_space_;
+};
+
+}  // namespace mambad::text
+
+#endif  // MAMBAD_ENGINE_TEXT_TOKEN_TABLE_H_

@@ -1,0 +1,81 @@
+#include "engine/text/tokenizer.h"
+
+#include <filesystem>
+#include <fstream>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "engine/text/sentencepiece_tokenizer.h"
+#include "engine/text/tokenizer_json.h"
+#include "engine/text/utf8.h"
+
+namespace mambad::text {
+namespace {
+
+constexpr uint64_t kLargestFile = uint64_t{64} << 20;
+
+// An absent file leaves `contents` empty.
+absl::Status ReadOptionalFile(const std::filesystem::path& path, std::string* contents) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return absl::OkStatus();
+  if (!std::filesystem::is_regular_file(path, error)) {
+    return absl::InvalidArgumentError(absl::StrCat(path.string(), ": not a regular file"));
+  }
+  const uint64_t size = std::filesystem::file_size(path, error);
+  if (error) return absl::UnavailableError(absl::StrCat(path.string(), ": ", error.message()));
+  if (size > kLargestFile) {
+    return absl::InvalidArgumentError(absl::StrCat(path.string(), ": expected at most ",
+                                                   kLargestFile, " bytes, found ", size));
+  }
+  contents->resize(size);
+  std::ifstream stream(path, std::ios::binary);
+  stream.read(contents->data(), static_cast<std::streamsize>(size));
+  if (!stream || static_cast<uint64_t>(stream.gcount()) != size) {
+    return absl::UnavailableError(absl::StrCat(path.string(), ": cannot be read"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Tokenizer::~Tokenizer() = default;
+
+std::string Tokenizer::Decode(absl::Span<const TokenId> ids, bool skip_special) const {
+  std::string bytes;
+  for (const TokenId id : ids) {
+    if (!skip_special || !IsSpecial(id)) AppendTokenBytes(id, &bytes);
+  }
+  std::string_view rest = bytes;
+  if (strips_leading_space() && !rest.empty() && rest.front() == ' ') rest.remove_prefix(1);
+  std::string text;
+  text.reserve(rest.size());
+  AppendValidUtf8(rest, /*final=*/true, &text);
+  return text;
+}
+
+absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateTokenizer(const TokenizerFiles& files) {
+  if (!files.tokenizer_json.empty()) return CreateFromTokenizerJson(files);
+  if (!files.sentencepiece_model.empty()) return CreateFromSentencePieceModel(files);
+  return absl::NotFoundError(
+      absl::StrCat(files.source_name, ": expected tokenizer.json or tokenizer.model, found neither"));
+}
+
+absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenTokenizer(const std::string& directory) {
+  const std::filesystem::path root(directory);
+  TokenizerFiles files;
+  files.source_name = directory;
+  absl::Status status = ReadOptionalFile(root / "tokenizer.json", &files.tokenizer_json);
+  if (status.ok() && files.tokenizer_json.empty()) {
+    status = ReadOptionalFile(root / "tokenizer.model", &files.sentencepiece_model);
+  }
+  if (status.ok()) {
+    status = ReadOptionalFile(root / "tokenizer_config.json", &files.tokenizer_config_json);
+  }
+  if (status.ok()) {
+    status = ReadOptionalFile(root / "special_tokens_map.json", &files.special_tokens_map_json);
+  }
+  if (!status.ok()) return status;
+  return CreateTokenizer(files);
+}
+
+}  // namespace mambad::text
