@@ -1,0 +1,285 @@
+#include "engine/draft_length.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace mambad {
+namespace {
+
+constexpr float kSequenceDecay = 0.95f;   // about the last 20 judgements
+constexpr float kEveryoneDecay = 0.995f;
+constexpr double kPriorWeight = 3;        // judgements that the engine-wide rate is worth to a sequence
+constexpr double kFirstGuess = 0.6;       // acceptance before anything was judged
+constexpr int64_t kForget = 2000;         // steps after which a cost is no longer believed
+constexpr double kRiseShare = 0.05, kFallShare = 0.3;   // how fast a cost follows slower and faster measurements
+// Before rows were measured: a step costs as if eight rows' arithmetic came on top of its own.
+constexpr double kFixedRows = 8;
+constexpr double kLeastGain = 1.02;       // predicted, before drafting replaces plain decoding
+constexpr int64_t kProbeInterval = 8;     // steps between probes, however cheap
+
+}  // namespace
+
+void AcceptanceCounts::Observe(int drafted, int accepted_drafts, float decay) {
+  for (int i = 0; i < std::min({drafted, accepted_drafts + 1, kMaxDraftLength}); ++i) {
+    judged[i] = judged[i] * decay + 1;
+    accepted[i] = accepted[i] * decay + (i < accepted_drafts ? 1 : 0);
+  }
+}
+
+// ---- costs ----------------------------------------------------------------------------------------------------------
+
+// Sizes up to 64 have a cell each; above, eight cells for each doubling.
+int CostCurve::Index(int size) {
+  size = std::max(size, 0);
+  if (size < kExact) return size;
+  return std::min(kCells - 1, kExact + static_cast<int>(8 * std::log2(static_cast<double>(size) / kExact)));
+}
+
+void CostCurve::Add(int size, double seconds, int64_t now) {
+  if (!(seconds > 0) || !std::isfinite(seconds)) return;
+  Cell& cell = cells_[Index(size)];
+  if (cell.updated < 0 || now - cell.updated > kForget) {
+    // One slow step must not make a size look bad for long: it would not be tried again.
+    const double expected = At(size, now);
+    cell.seconds = expected > 0 ? std::min(seconds, 1.5 * expected) : seconds;
+  } else if (seconds > cell.seconds) {
+    cell.seconds += kRiseShare * std::min(seconds - cell.seconds, cell.seconds);
+  } else {
+    cell.seconds += kFallShare * (seconds - cell.seconds);
+  }
+  cell.updated = now;
+  cell.size = size;
+  measured_ = true;
+}
+
+double CostCurve::At(int size, int64_t now) const {
+  if (!measured_) return 0;
+  const Cell *below = nullptr, *above = nullptr, *stale = nullptr;
+  const int index = Index(size);
+  for (int i = index; i >= 0 && below == nullptr; --i) {
+    if (cells_[i].updated < 0) continue;
+    (now - cells_[i].updated <= kForget ? below : stale) = &cells_[i];
+  }
+  for (int i = index; i < kCells && above == nullptr; ++i) {
+    if (cells_[i].updated < 0) continue;
+    (now - cells_[i].updated <= kForget ? above : stale) = &cells_[i];
+  }
+  if (below != nullptr && above != nullptr && below->size < above->size) {
+    const double share = static_cast<double>(size - below->size) / (above->size - below->size);
+    return below->seconds + std::clamp(share, 0.0, 1.0) * (above->seconds - below->seconds);
+  }
+  const Cell* near = below != nullptr ? below : above != nullptr ? above : stale;
+  return near->seconds * (kFixedRows + size) / (kFixedRows + near->size);
+}
+
+double DraftLengthController::PlainSeconds(int sequences, int other_rows) const {
+  if (other_rows > 0 && verify_.measured()) return verify_.At(sequences + other_rows, now_);
+  return plain_.measured() ? plain_.At(sequences, now_) : verify_.At(sequences, now_);
+}
+
+double DraftLengthController::Seconds(const Plan& plan) const {
+  const double verify = verify_.measured() ? verify_.At(plan.rows, now_) : plain_.At(plan.rows, now_);
+  return verify + plan.draft_seconds;
+}
+
+// ---- acceptance -----------------------------------------------------------------------------------------------------
+
+double DraftLengthController::Acceptance(const DraftStatistics& statistics, DrafterKind drafter, int position) const {
+  const AcceptanceCounts &own = statistics.of(drafter), &all = everyone_.of(drafter);
+  double common = kFirstGuess, rate = kFirstGuess;
+  for (int i = 0; i <= position; ++i) {
+    // A position's own record, leaning on everyone's; that leans on the position before it.
+    common = (all.accepted[i] + kPriorWeight * common) / (all.judged[i] + kPriorWeight);
+    const double prior = i == 0 ? common : 0.5 * (common + rate);
+    rate = (own.accepted[i] + kPriorWeight * prior) / (own.judged[i] + kPriorWeight);
+  }
+  return rate;
+}
+
+void DraftLengthController::ObserveDrafts(DrafterKind drafter, int drafted, int accepted, DraftStatistics& statistics) {
+  if (drafter == DrafterKind::kNone) return;
+  statistics.of(drafter).Observe(drafted, accepted, kSequenceDecay);
+  everyone_.of(drafter).Observe(drafted, accepted, kEveryoneDecay);
+}
+
+// Chance that drafts 1 .. length of the choice's drafter all stay.
+double DraftLengthController::Reach(const DraftChoice& choice, int length) const {
+  double reach = 1;
+  for (int i = 0; i < length; ++i) reach *= Acceptance(*choice.statistics, choice.drafter, i);
+  return reach;
+}
+
+// ---- choosing -------------------------------------------------------------------------------------------------------
+
+// Tokens a second when `sequences` sequences like this one all draft by `drafter`, at the best length >= 1.
+double DraftLengthController::BestRate(const DraftChoice& choice, DrafterKind drafter, int sequences,
+                                       int* length) const {
+  double best = 0, reach = 1, tokens = 1;
+  *length = 1;
+  for (int k = 1; k <= choice.max_length; ++k) {
+    reach *= Acceptance(*choice.statistics, drafter, k - 1);
+    tokens += reach;
+    Plan plan;
+    plan.rows = sequences * (k + 1);
+    if (drafter == DrafterKind::kDraftModel) plan.draft_seconds = k * draft_.At(sequences, now_);
+    const double rate = tokens / Seconds(plan);
+    if (rate <= best) continue;
+    best = rate;
+    *length = k;
+  }
+  return best;
+}
+
+void DraftLengthController::ChooseDrafter(DraftChoice& choice, int sequences) const {
+  choice.length = 0;
+  choice.drafter = choice.draft_model     ? DrafterKind::kDraftModel
+                   : choice.prompt_lookup ? DrafterKind::kPromptLookup
+                                          : DrafterKind::kNone;
+  if (!choice.draft_model || !choice.prompt_lookup || !(plain_.measured() || verify_.measured())) return;
+  int length = 0;
+  if (BestRate(choice, DrafterKind::kPromptLookup, sequences, &length) >
+      BestRate(choice, DrafterKind::kDraftModel, sequences, &length)) {
+    choice.drafter = DrafterKind::kPromptLookup;
+  }
+}
+
+// The choice's draft number `length` (1 ..) joins the plan.
+void DraftLengthController::AddDraft(const DraftChoice& choice, int length, double reach, Plan& plan) const {
+  ++plan.rows;
+  plan.tokens += reach;
+  if (choice.drafter != DrafterKind::kDraftModel) return;
+  int& drafting = plan.drafting[length - 1];
+  plan.draft_seconds -= drafting > 0 ? draft_.At(drafting, now_) : 0;
+  plan.draft_seconds += draft_.At(++drafting, now_);
+}
+
+// Adds drafts in the order of their chance to be kept and stops where tokens a second were highest. Chances fall along a
+// sequence, so that order takes each sequence's drafts in theirs.
+DraftLengthController::Plan DraftLengthController::ChooseLengths(absl::Span<DraftChoice> sequences, int other_rows,
+                                                                 double plain_seconds) {
+  Plan plan;
+  plan.rows = static_cast<int>(sequences.size()) + other_rows;
+  plan.tokens = static_cast<double>(sequences.size());
+  increments_.clear();
+  bool forced = false;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    DraftChoice& choice = sequences[s];
+    if (choice.drafter == DrafterKind::kNone) continue;
+    double reach = 1;
+    const int most = choice.fixed_length.has_value() ? std::min(*choice.fixed_length, choice.max_length) : choice.max_length;
+    for (int k = 1; k <= most; ++k) {
+      reach *= Acceptance(*choice.statistics, choice.drafter, k - 1);
+      if (choice.fixed_length.has_value()) {
+        AddDraft(choice, k, reach, plan);
+        choice.length = k;
+        forced = true;
+      } else {
+        increments_.push_back({static_cast<float>(reach), static_cast<int32_t>(s), k});
+      }
+    }
+  }
+  if (!(plain_seconds > 0) || debt_ > 0 || plain_steps_ < 2 || now_ - last_plain_ >= kPlainInterval) return plan;
+  std::sort(increments_.begin(), increments_.end(), [](const Increment& a, const Increment& b) {
+    if (a.reach != b.reach) return a.reach > b.reach;
+    return a.length != b.length ? a.length < b.length : a.sequence < b.sequence;
+  });
+  Plan best = plan;
+  double best_rate = kLeastGain * plan.tokens / (forced ? Seconds(plan) : plain_seconds);
+  size_t taken = 0;
+  for (size_t i = 0; i < increments_.size(); ++i) {
+    AddDraft(sequences[increments_[i].sequence], increments_[i].length, increments_[i].reach, plan);
+    const double rate = plan.tokens / Seconds(plan);
+    if (rate <= best_rate) continue;
+    best_rate = rate;
+    best = plan;
+    taken = i + 1;
+  }
+  for (size_t i = 0; i < taken; ++i) sequences[increments_[i].sequence].length = increments_[i].length;
+  return best;
+}
+
+// Now and then one sequence drafts what the model of costs and acceptance would not: one that drafts nothing drafts, one
+// that drafts little drafts twice as much, one with two drafters uses the other. Paid from the probe budget.
+void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Plan& plan, double plain_seconds) {
+  if (!(plain_seconds > 0) || plain_steps_ < 2 || sequences.empty() || now_ - last_probe_ < kProbeInterval) return;
+  const size_t start = static_cast<size_t>(probes_ % static_cast<int64_t>(sequences.size()));
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    DraftChoice& choice = sequences[(start + i) % sequences.size()];
+    if (choice.drafter == DrafterKind::kNone || choice.fixed_length.has_value() || choice.max_length < 1) continue;
+    DraftChoice probe = choice;
+    if (choice.draft_model && choice.prompt_lookup && probes_ % 2 == 1) {
+      probe.drafter = choice.drafter == DrafterKind::kDraftModel ? DrafterKind::kPromptLookup : DrafterKind::kDraftModel;
+      if (choice.length > 0) BestRate(probe, probe.drafter, static_cast<int>(sequences.size()), &probe.length);
+    }
+    if (choice.length > 0 && probe.drafter == choice.drafter) {
+      probe.length = std::min(2 * choice.length + 1, choice.max_length);
+    }
+    if (choice.length == 0) BestRate(probe, probe.drafter, static_cast<int>(sequences.size()), &probe.length);
+    if (probe.length == choice.length && probe.drafter == choice.drafter) continue;
+    Plan extended = plan;
+    for (int k = choice.length + 1; k <= probe.length; ++k) AddDraft(probe, k, 0, extended);
+    const bool alone = plan.rows == static_cast<int>(sequences.size());
+    double cost = Seconds(extended) - (alone ? plain_seconds : Seconds(plan));
+    if (probe.drafter != choice.drafter) cost = std::max(cost, 0.5 * plain_seconds);
+    if (cost > probe_budget_) return;
+    probe_cost_ = std::max(cost, 0.0);
+    probe_alone_ = alone;
+    probing_ = true;
+    choice = probe;
+    last_probe_ = now_;
+    ++probes_;
+    return;
+  }
+}
+
+void DraftLengthController::Choose(absl::Span<DraftChoice> sequences, int other_rows) {
+  const int count = static_cast<int>(sequences.size());
+  probing_ = probe_alone_ = false;
+  for (DraftChoice& choice : sequences) {
+    choice.max_length = std::clamp(choice.max_length, 0, kMaxDraftLength);
+    ChooseDrafter(choice, count);
+  }
+  const double plain_seconds = PlainSeconds(count, other_rows);
+  const Plan plan = ChooseLengths(sequences, other_rows, plain_seconds);
+  const bool plain_due = now_ - last_plain_ >= kPlainInterval;
+  if (other_rows == 0 && !plain_due) AddProbe(sequences, plan, plain_seconds);
+  for (DraftChoice& choice : sequences) {
+    if (choice.length == 0) choice.drafter = DrafterKind::kNone;
+  }
+}
+
+// ---- accounts -------------------------------------------------------------------------------------------------------
+
+void DraftLengthController::ObserveStep(const StepMeasurement& step) {
+  ++now_;
+  if (step.sequences == 0) {
+    if (step.rows > 0) verify_.Add(step.rows, step.verify_seconds, now_);
+    return;
+  }
+  const double total = step.draft_seconds + step.verify_seconds;
+  verify_.Add(step.rows, step.verify_seconds, now_);
+  if (step.drafts == 0) {
+    if (step.other_rows == 0) plain_.Add(step.sequences, step.verify_seconds, now_);
+    ++plain_steps_;
+    last_plain_ = now_;
+  }
+  if (step.model_draft_steps > 0) {
+    draft_.Add(step.model_draft_sequences, step.draft_seconds / step.model_draft_steps, now_);
+  }
+  const double plain = PlainSeconds(step.sequences, step.other_rows);
+  debt_ -= kDebtAllowance * total;
+  probe_budget_ += kProbeAllowance * total;
+  if (step.drafts > 0 && !step.fixed) {
+    const double lost = total - plain * step.kept / step.sequences;
+    if (probing_ && probe_alone_) {
+      probe_budget_ -= lost;
+    } else {
+      debt_ += lost;
+      if (probing_) probe_budget_ -= probe_cost_;
+    }
+  }
+  debt_ = std::max(debt_, -kCreditSteps * plain);
+  probe_budget_ = std::min(probe_budget_, 8 * plain);
+}
+
+}  // namespace mambad
