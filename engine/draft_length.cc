@@ -10,7 +10,7 @@ constexpr float kSequenceDecay = 0.95f;   // about the last 20 judgements
 constexpr float kEveryoneDecay = 0.995f;
 constexpr double kPriorWeight = 3;        // judgements that the engine-wide rate is worth to a sequence
 constexpr double kFirstGuess = 0.6;       // acceptance before anything was judged
-constexpr int64_t kForget = 2000;         // steps after which a cost is no longer believed
+constexpr int64_t kForget = 1000;         // steps after which a cost is no longer believed
 constexpr double kRiseShare = 0.05, kFallShare = 0.3;   // how fast a cost follows slower and faster measurements
 // Before rows were measured: a step costs as if eight rows' arithmetic came on top of its own.
 constexpr double kFixedRows = 8;
@@ -42,12 +42,18 @@ void CostCurve::Add(int size, double seconds, int64_t now) {
     // One slow step must not make a size look bad for long: it would not be tried again.
     const double expected = At(size, now);
     cell.seconds = expected > 0 ? std::min(seconds, 1.5 * expected) : seconds;
+    cell.count = 0;
+  } else if (cell.count < 4) {
+    cell.seconds = std::min(cell.seconds, seconds);
   } else if (seconds > cell.seconds) {
     cell.seconds += kRiseShare * std::min(seconds - cell.seconds, cell.seconds);
   } else {
-    cell.seconds += kFallShare * (seconds - cell.seconds);
+    // Noise makes no step much faster than usual: the machine or the batch has changed.
+    const double share = seconds < 0.75 * cell.seconds ? 1 : kFallShare;
+    cell.seconds += share * (seconds - cell.seconds);
   }
   cell.updated = now;
+  ++cell.count;
   cell.size = size;
   measured_ = true;
 }
@@ -70,6 +76,18 @@ double CostCurve::At(int size, int64_t now) const {
   }
   const Cell* near = below != nullptr ? below : above != nullptr ? above : stale;
   return near->seconds * (kFixedRows + size) / (kFixedRows + near->size);
+}
+
+bool CostCurve::Fresh(int size, int64_t steps, int64_t now) const {
+  for (int i = Index(size - size / 4); i <= Index(size + size / 4); ++i) {
+    if (cells_[i].updated >= 0 && now - cells_[i].updated <= steps) return true;
+  }
+  return false;
+}
+
+bool DraftLengthController::PlainDue(int sequences, int other_rows) const {
+  if (plain_steps_ < 2 || now_ - last_plain_ >= kPlainInterval) return true;
+  return other_rows == 0 && !plain_.Fresh(sequences, kPlainMemory, now_);
 }
 
 double DraftLengthController::PlainSeconds(int sequences, int other_rows) const {
@@ -178,7 +196,7 @@ DraftLengthController::Plan DraftLengthController::ChooseLengths(absl::Span<Draf
       }
     }
   }
-  if (!(plain_seconds > 0) || debt_ > 0 || plain_steps_ < 2 || now_ - last_plain_ >= kPlainInterval) return plan;
+  if (!(plain_seconds > 0) || debt_ > 0 || PlainDue(static_cast<int>(sequences.size()), other_rows)) return plan;
   std::sort(increments_.begin(), increments_.end(), [](const Increment& a, const Increment& b) {
     if (a.reach != b.reach) return a.reach > b.reach;
     return a.length != b.length ? a.length < b.length : a.sequence < b.sequence;
@@ -198,38 +216,56 @@ DraftLengthController::Plan DraftLengthController::ChooseLengths(absl::Span<Draf
   return best;
 }
 
-// Now and then one sequence drafts what the model of costs and acceptance would not: one that drafts nothing drafts, one
-// that drafts little drafts twice as much, one with two drafters uses the other. Paid from the probe budget.
+// What this sequence would draft to learn something, or false: one that drafts nothing drafts, one that drafts little
+// drafts twice as much, one with two drafters now and then uses the other.
+bool DraftLengthController::Curious(const DraftChoice& choice, int sequences, DraftChoice* probe) const {
+  *probe = choice;
+  if (choice.drafter == DrafterKind::kNone || choice.fixed_length.has_value() || choice.max_length < 1) return false;
+  const bool other = choice.draft_model && choice.prompt_lookup && probes_ % 4 >= 2;
+  if (other) {
+    probe->drafter = choice.drafter == DrafterKind::kDraftModel ? DrafterKind::kPromptLookup : DrafterKind::kDraftModel;
+  }
+  if (other || choice.length == 0) {
+    BestRate(*probe, probe->drafter, sequences, &probe->length);
+  } else {
+    probe->length = std::min(2 * choice.length + 1, choice.max_length);
+  }
+  return other || probe->length != choice.length;
+}
+
+// Now and then all sequences (to learn what that costs) or one (to learn whether its drafts stay) draft what the choice
+// would not have them draft. Paid from the probe budget.
 void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Plan& plan, double plain_seconds) {
-  if (!(plain_seconds > 0) || plain_steps_ < 2 || sequences.empty() || now_ - last_probe_ < kProbeInterval) return;
-  const size_t start = static_cast<size_t>(probes_ % static_cast<int64_t>(sequences.size()));
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    DraftChoice& choice = sequences[(start + i) % sequences.size()];
-    if (choice.drafter == DrafterKind::kNone || choice.fixed_length.has_value() || choice.max_length < 1) continue;
-    DraftChoice probe = choice;
-    if (choice.draft_model && choice.prompt_lookup && probes_ % 2 == 1) {
-      probe.drafter = choice.drafter == DrafterKind::kDraftModel ? DrafterKind::kPromptLookup : DrafterKind::kDraftModel;
-      if (choice.length > 0) BestRate(probe, probe.drafter, static_cast<int>(sequences.size()), &probe.length);
-    }
-    if (choice.length > 0 && probe.drafter == choice.drafter) {
-      probe.length = std::min(2 * choice.length + 1, choice.max_length);
-    }
-    if (choice.length == 0) BestRate(probe, probe.drafter, static_cast<int>(sequences.size()), &probe.length);
-    if (probe.length == choice.length && probe.drafter == choice.drafter) continue;
-    Plan extended = plan;
-    for (int k = choice.length + 1; k <= probe.length; ++k) AddDraft(probe, k, 0, extended);
-    const bool alone = plan.rows == static_cast<int>(sequences.size());
-    double cost = Seconds(extended) - (alone ? plain_seconds : Seconds(plan));
-    if (probe.drafter != choice.drafter) cost = std::max(cost, 0.5 * plain_seconds);
-    if (cost > probe_budget_) return;
-    probe_cost_ = std::max(cost, 0.0);
-    probe_alone_ = alone;
-    probing_ = true;
-    choice = probe;
-    last_probe_ = now_;
-    ++probes_;
+  const int count = static_cast<int>(sequences.size());
+  if (!(plain_seconds > 0) || count == 0 || now_ - last_probe_ < kProbeInterval) return;
+  const bool everyone = probes_ % 2 == 0;
+  const bool alone = plan.rows == count;
+  probe_choices_.assign(sequences.begin(), sequences.end());
+  Plan extended = plan;
+  int curious = 0;
+  double replaced = 0;   // drafts given up for another drafter's
+  for (int i = 0; i < count && (everyone || curious == 0); ++i) {
+    const size_t s = static_cast<size_t>((probes_ / 2 + i) % count);
+    DraftChoice probe;
+    if (!Curious(sequences[s], count, &probe)) continue;
+    ++curious;
+    const bool other = probe.drafter != sequences[s].drafter;
+    if (other) replaced += sequences[s].length * plain_seconds / count;
+    for (int k = other ? 1 : sequences[s].length + 1; k <= probe.length; ++k) AddDraft(probe, k, 0, extended);
+    probe_choices_[s] = probe;
+  }
+  if (curious == 0) {
+    ++probes_;   // of another kind next time
     return;
   }
+  const double cost = Seconds(extended) - (alone ? plain_seconds : Seconds(plan)) + replaced;
+  if (cost > probe_budget_) return;
+  probe_cost_ = std::max(cost, 0.0);
+  probe_alone_ = alone;
+  probing_ = true;
+  std::copy(probe_choices_.begin(), probe_choices_.end(), sequences.begin());
+  last_probe_ = now_;
+  ++probes_;
 }
 
 void DraftLengthController::Choose(absl::Span<DraftChoice> sequences, int other_rows) {
@@ -241,8 +277,7 @@ void DraftLengthController::Choose(absl::Span<DraftChoice> sequences, int other_
   }
   const double plain_seconds = PlainSeconds(count, other_rows);
   const Plan plan = ChooseLengths(sequences, other_rows, plain_seconds);
-  const bool plain_due = now_ - last_plain_ >= kPlainInterval;
-  if (other_rows == 0 && !plain_due) AddProbe(sequences, plan, plain_seconds);
+  if (other_rows == 0 && !PlainDue(count, other_rows)) AddProbe(sequences, plan, plain_seconds);
   for (DraftChoice& choice : sequences) {
     if (choice.length == 0) choice.drafter = DrafterKind::kNone;
   }
@@ -279,7 +314,7 @@ void DraftLengthController::ObserveStep(const StepMeasurement& step) {
     }
   }
   debt_ = std::max(debt_, -kCreditSteps * plain);
-  probe_budget_ = std::min(probe_budget_, 8 * plain);
+  probe_budget_ = std::min(probe_budget_, 4 * plain);
 }
 
 }  // namespace mambad

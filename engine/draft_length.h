@@ -2,13 +2,14 @@
 // cost and measured acceptance. Drafting nothing is a choice. Choices can change the speed of an answer, never its tokens.
 //
 // NEVER MORE THAN 5 % SLOWER THAN PLAIN. The controller compares what speculative steps took with what their kept tokens
-// would have taken plain (plain steps are measured too, at least every kPlainInterval steps). Two accounts bound the loss:
+// would have taken plain (plain steps are measured too, at least every kPlainInterval steps, and once at each new batch size). Two accounts bound the loss:
 //   debt    grows by every second that a speculative step lost and shrinks by what one gained, and by kDebtAllowance of
 //           all time. While it is above zero, nothing is drafted but probes.
-//   probes  are single drafts' worth of curiosity: they are paid from a budget that grows by kProbeAllowance of all time,
-//           and only start when it covers their whole cost, as if nothing were accepted.
-// The sum of both allowances is 4 %; beyond it goes at most one step's loss. Gains count up to kCreditSteps plain steps:
-// after a change for the worse, no more than what was gained before is given back.
+//   probes  are drafts out of curiosity: they are paid from a budget that grows by kProbeAllowance of all time, and only
+//           start when it covers their whole expected cost, as if nothing were accepted.
+// The sum of both allowances is 3 %; beyond it goes at most one step's loss, and what the plain cost is misjudged by while
+// it changes (noise, batch sizes not seen for long). Gains count up to kCreditSteps plain steps: after a change for the
+// worse, no more than that is given back of what was gained before.
 //
 // Deterministic given what it was told. Owned by EngineCore; engine thread. Allocates only when more sequences than ever run.
 
@@ -49,11 +50,14 @@ class CostCurve {
   void Add(int size, double seconds, int64_t now);
   bool measured() const { return measured_; }
   double At(int size, int64_t now) const;   // 0 when nothing was measured
+  // Whether a size within a quarter of this one was measured in the last `steps` steps.
+  bool Fresh(int size, int64_t steps, int64_t now) const;
 
  private:
   struct Cell {
     double seconds = 0;
     int64_t updated = -1;
+    int count = 0;
     int size = 0;              // of the latest measurement; buckets above 64 span several
   };
   static constexpr int kExact = 64, kCells = kExact + 64;
@@ -91,7 +95,8 @@ struct StepMeasurement {
 class DraftLengthController {
  public:
   static constexpr int kPlainInterval = 128;
-  static constexpr double kDebtAllowance = 0.025, kProbeAllowance = 0.015, kCreditSteps = 32;
+  static constexpr int kPlainMemory = 512;
+  static constexpr double kDebtAllowance = 0.02, kProbeAllowance = 0.01, kCreditSteps = 16;
 
   // Chooses for all decoding sequences of the next step; `other_rows` of prompts share it.
   void Choose(absl::Span<DraftChoice> sequences, int other_rows);
@@ -115,6 +120,7 @@ class DraftLengthController {
     std::array<int, kMaxDraftLength> drafting = {};   // sequences that take draft step i of the draft model
   };
 
+  bool PlainDue(int sequences, int other_rows) const;
   double PlainSeconds(int sequences, int other_rows) const;
   double Seconds(const Plan& plan) const;
   void AddDraft(const DraftChoice& choice, int length, double reach, Plan& plan) const;
@@ -122,11 +128,13 @@ class DraftLengthController {
   double BestRate(const DraftChoice& choice, DrafterKind drafter, int sequences, int* length) const;
   void ChooseDrafter(DraftChoice& choice, int sequences) const;
   Plan ChooseLengths(absl::Span<DraftChoice> sequences, int other_rows, double plain_seconds);
+  bool Curious(const DraftChoice& choice, int sequences, DraftChoice* probe) const;
   void AddProbe(absl::Span<DraftChoice> sequences, const Plan& plan, double plain_seconds);
 
   CostCurve plain_, verify_, draft_;
   DraftStatistics everyone_;
   std::vector<Increment> increments_;
+  std::vector<DraftChoice> probe_choices_;
   int64_t now_ = 0;                    // steps observed
   int64_t plain_steps_ = 0, last_plain_ = 0;
   int64_t probes_ = 0, last_probe_ = 0;
