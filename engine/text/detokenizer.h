@@ -21,7 +21,7 @@ class Detokenizer {
  public:
   struct Options {
     bool skip_special = true;
-    std::vector<std::string> stop_strings;  // not empty, valid UTF-8
+    std::vector<std::string> stop_strings = {};  // not empty, valid UTF-8
     bool include_stop = false;              // the text ends after the stop string, not before it
     bool at_start_of_text = true;           // false: the first token keeps its leading space
   };

@@ -27,6 +27,7 @@ class Library final : public SentencePieceLibrary {
     if (processor_.IsControl(id)) return Type::kControl;
     return processor_.IsByte(id) ? Type::kByte : Type::kText;
   }
+  float Score(int id) const override { return processor_.GetScore(id); }
   int bos_id() const override { return processor_.bos_id(); }
   int eos_id() const override { return processor_.eos_id(); }
 

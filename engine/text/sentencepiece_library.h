@@ -27,6 +27,8 @@ class SentencePieceLibrary {
   // For 0 <= id < size().
   virtual const std::string& Piece(int id) const = 0;
   virtual Type TypeOf(int id) const = 0;
+  // Higher is merged earlier (BPE) or likelier (unigram).
+  virtual float Score(int id) const = 0;
   // Negative when the model has none.
   virtual int bos_id() const = 0;
   virtual int eos_id() const = 0;
