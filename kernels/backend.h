@@ -78,7 +78,7 @@ struct MambaLayer {
   const float* convolution = nullptr;           // [channels, W]; channels is I, or source_width when the repeat is after
   const float* convolution_bias = nullptr;      // [channels] or nullptr
   const float* dt_bias = nullptr;               // [I]; already doubled where the layout means it twice
-  const float* a = nullptr;                     // [I, N], A = -exp(A_log)
+  const float* a = nullptr;                     // A = -exp(A_log), [I padded to 16 / 16][N][16] as the checkpoint
   const float* skip = nullptr;                  // D, [I]
 
   int convolution_channels() const {

@@ -24,14 +24,14 @@ void MambaScan(ThreadPool& pool, const Batch& batch, const MambaLayer& layer, co
                const RowsView& x, const RowsView& delta, const RowsView& b, const RowsView& c, const RowsView& z,
                const RowsView& gated);
 
-// Mamba-2: convolution, scan, gate, gated norm. convolved: scratch [R, convolution channels (after any repeat)]; out [R, I].
+// Mamba-2: convolution, scan, gate, gated norm. convolved: scratch [R, convolution channels]; out [R, I].
 void Mamba2Mix(ThreadPool& pool, const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state,
                const RowsView& projected, const RowsView& convolved, const RowsView& out);
 
 // Rotary embedding, appends keys and values to the pages, causal attention. projected [R, (H + 2 K) hd] (query and key
-// are rotated in place); scores: scratch of threads * scores_stride floats; out [R, H hd].
+// are rotated in place); out [R, H hd].
 void PagedAttention(ThreadPool& pool, const Batch& batch, const AttentionLayer& layer, const KeyValueState& state,
-                    const RowsView& projected, float* scores, int64_t scores_stride, const RowsView& out);
+                    const RowsView& projected, const RowsView& out);
 
 }  // namespace mambad::kernels
 
