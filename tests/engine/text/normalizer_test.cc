@@ -1,0 +1,49 @@
+#include "engine/text/normalizer.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace mambad::text {
+namespace {
+
+TEST(NormalizeUnicode, Forms) {
+  // Rows of Unicode's NormalizationTest.txt.
+  EXPECT_EQ(NormalizeUnicode("\u1E0A", UnicodeForm::kNfd), "D\u0307");
+  EXPECT_EQ(NormalizeUnicode("D\u0307\u0323", UnicodeForm::kNfc), "\u1E0C\u0307");
+  EXPECT_EQ(NormalizeUnicode("D\u0307\u0323", UnicodeForm::kNfd), "D\u0323\u0307");
+  EXPECT_EQ(NormalizeUnicode("\u0344", UnicodeForm::kNfc), "\u0308\u0301");
+  EXPECT_EQ(NormalizeUnicode("\uFB01", UnicodeForm::kNfc), "\uFB01");
+  EXPECT_EQ(NormalizeUnicode("\uFB01", UnicodeForm::kNfkc), "fi");
+  EXPECT_EQ(NormalizeUnicode("\u1100\u1161\u11A8", UnicodeForm::kNfc), "\uAC01");
+  EXPECT_EQ(NormalizeUnicode("\uAC01", UnicodeForm::kNfd), "\u1100\u1161\u11A8");
+  EXPECT_EQ(NormalizeUnicode("\u212B", UnicodeForm::kNfc), "\u00C5");
+  EXPECT_EQ(NormalizeUnicode("e\u0301 plain", UnicodeForm::kNfc), "\u00E9 plain");
+}
+
+TEST(NormalizeUnicode, LongRunsOfMarksTakeNearLinearTime) {
+  std::string marks = "a";
+  for (int i = 0; i < 200000; ++i) marks += "\u0301\u0316";
+  const std::string composed = NormalizeUnicode(marks, UnicodeForm::kNfc);
+  // The lower marks come first; the letter takes the first of the upper ones.
+  EXPECT_EQ(composed.size(), marks.size() - 1);
+  EXPECT_EQ(composed.substr(0, 6), "\u00E1\u0316\u0316");
+}
+
+TEST(Normalizer, StepsFollowEachOther) {
+  const Normalizer llama({{NormalizerStep::Kind::kPrepend, UnicodeForm::kNfc, "", "\u2581"},
+                          {NormalizerStep::Kind::kReplace, UnicodeForm::kNfc, " ", "\u2581"}});
+  EXPECT_EQ(*llama.Normalize("a  b"), "\u2581a\u2581\u2581b");
+  EXPECT_EQ(*llama.Normalize(""), "");
+}
+
+TEST(Normalizer, RefusesToGrowTextWithoutBound) {
+  const NormalizerStep tenfold{NormalizerStep::Kind::kReplace, UnicodeForm::kNfc, "a",
+                               std::string(10, 'a')};
+  const Normalizer normalizer(std::vector<NormalizerStep>(12, tenfold));
+  const auto grown = normalizer.Normalize("aaaa");
+  EXPECT_EQ(grown.status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+}  // namespace
+}  // namespace mambad::text

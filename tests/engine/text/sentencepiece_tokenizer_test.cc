@@ -1,0 +1,177 @@
+// tokenizer.model: special tokens, boundaries, and files that the library must not see.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "engine/text/sentencepiece_model.h"
+#include "engine/text/tokenizer.h"
+#include "tests/engine/text/shared_data.h"
+
+namespace mambad::text {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+std::string Varint(uint64_t value) {
+  std::string out;
+  for (; value >= 0x80; value >>= 7) out.push_back(static_cast<char>(value | 0x80));
+  out.push_back(static_cast<char>(value));
+  return out;
+}
+
+std::string Bytes(int field, const std::string& bytes) {
+  return Varint(field << 3 | 2) + Varint(bytes.size()) + bytes;
+}
+
+std::string Number(int field, uint64_t value) { return Varint(field << 3) + Varint(value); }
+
+std::string Piece(const std::string& piece, float score, int type) {
+  std::string bits(sizeof(score), '\0');
+  std::memcpy(bits.data(), &score, sizeof(score));
+  return Bytes(1, Bytes(1, piece) + Varint(2 << 3 | 5) + bits + Number(3, type));
+}
+
+// BPE with <unk> 0, <s> 1, </s> 2, byte pieces 3..258, then "▁" "a" "b" "▁a" "ab".
+std::string Model(const std::string& normalizer = Bytes(1, "identity") + Number(4, 0),
+                  int model_type = 2) {
+  std::string model = Piece("<unk>", 0, 2) + Piece("<s>", 0, 3) + Piece("</s>", 0, 3);
+  const char* digits = "0123456789ABCDEF";
+  for (int byte = 0; byte < 256; ++byte) {
+    model += Piece(std::string("<0x") + digits[byte / 16] + digits[byte % 16] + ">", 0, 6);
+  }
+  model += Piece("▁", -10, 1) + Piece("a", -11, 1) + Piece("b", -12, 1) + Piece("▁a", -2, 1) +
+           Piece("ab", -1, 1);
+  model += Bytes(2, Number(3, model_type) + Number(35, 1));
+  return model + Bytes(3, normalizer);
+}
+
+absl::StatusOr<std::unique_ptr<const Tokenizer>> Create(const std::string& model,
+                                                        const std::string& config = "") {
+  TokenizerFiles files;
+  files.source_name = "model";
+  files.sentencepiece_model = model;
+  files.tokenizer_config_json = config;
+  return CreateTokenizer(files);
+}
+
+TEST(SentencePieceTokenizer, EncodesAndGivesTextBack) {
+  const auto tokenizer = Create(Model());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
+  EXPECT_THAT(*(*tokenizer)->Encode("ab a", {}), ElementsAre(1, 259, 263, 262));
+  EXPECT_THAT(*(*tokenizer)->Encode("a</s>a", {}), ElementsAre(1, 262, 2, 262));
+  EXPECT_THAT(*(*tokenizer)->Encode("\n", {}), ElementsAre(1, 259, 13));
+  EXPECT_EQ((*tokenizer)->bos_id(), 1);
+  EXPECT_EQ((*tokenizer)->eos_id(), 2);
+  EXPECT_TRUE((*tokenizer)->IsSpecial(2));
+  EXPECT_TRUE((*tokenizer)->strips_leading_space());
+  for (const std::string text : {"ab", " ab", "  a\n", "", "語"}) {
+    EXPECT_EQ((*tokenizer)->Decode(*(*tokenizer)->Encode(text, {}), true), text);
+  }
+  EXPECT_FALSE((*tokenizer)->Encode("a\xFF", {}).ok());
+}
+
+TEST(SentencePieceTokenizer, ConfigurationAddsTokens) {
+  const auto tokenizer = Create(Model(), R"({
+      "add_bos_token": false, "add_eos_token": true, "eos_token": "<|im_end|>",
+      "added_tokens_decoder": {
+        "264": {"content": "<|im_end|>", "lstrip": false, "normalized": false, "rstrip": false,
+                "single_word": false, "special": true},
+        "2": {"content": "</s>", "rstrip": true, "special": true}}})");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
+  EXPECT_THAT(*(*tokenizer)->Encode("b<|im_end|></s>  b", {}),
+              ElementsAre(259, 261, 264, 2, 259, 261, 264));
+  EXPECT_EQ((*tokenizer)->vocabulary_size(), 265);
+}
+
+TEST(SentencePieceTokenizer, WithoutDummyPrefix) {
+  const auto tokenizer = Create(Model(Bytes(1, "identity") + Number(3, 0) + Number(4, 0)));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
+  EXPECT_FALSE((*tokenizer)->strips_leading_space());
+  EXPECT_THAT(*(*tokenizer)->Encode("b", {}), ElementsAre(1, 261));
+}
+
+TEST(SentencePieceTokenizer, FaultsAreNamed) {
+  const auto message = [](const std::string& model, const std::string& config = "") {
+    const auto status = Create(model, config).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  EXPECT_THAT(message(Model(Bytes(1, "identity"), 3)), HasSubstr("model_type"));
+  EXPECT_THAT(message(Model(Number(5, 0))), HasSubstr("escape_whitespaces"));
+  EXPECT_THAT(message(Model(Bytes(2, "12345"))), HasSubstr("precompiled_charsmap is broken"));
+  EXPECT_THAT(message("plain text"), HasSubstr("not a sound SentencePiece model"));
+  EXPECT_THAT(message(Bytes(2, Number(3, 2))), HasSubstr("no pieces"));
+  EXPECT_THAT(message(Model() + Piece("a", 0, 1)), HasSubstr("model/tokenizer.model: "));
+  EXPECT_THAT(message(Model() + Piece("\xFF", 0, 1)), HasSubstr("not a sound"));
+  EXPECT_THAT(message(Model(), R"({"added_tokens_decoder": {"x": {"content": "y"}}})"),
+              HasSubstr("a token id as key"));
+  EXPECT_THAT(message(Model(), R"({"added_tokens_decoder": {"5": {"content": "y"}}})"),
+              HasSubstr("id 5 belongs to two tokens"));
+}
+
+// A double array whose root leads to a value at `text_offset`; see Darts.
+std::string CharacterMap(uint32_t root_offset, uint32_t value) {
+  std::vector<uint32_t> units(512, 0);
+  units[0] = root_offset << 10;
+  const uint32_t child = root_offset ^ 'x';
+  const uint32_t leaf_base = 256;
+  if (child < units.size()) units[child] = (child ^ leaf_base) << 10 | 1u << 8 | 'x';
+  units[leaf_base] = 0x80000000u | value;
+  const uint32_t size = static_cast<uint32_t>(units.size() * 4);
+  std::string map(reinterpret_cast<const char*>(&size), 4);
+  map.append(reinterpret_cast<const char*>(units.data()), size);
+  return map + std::string("a\0", 2);
+}
+
+TEST(SentencePieceTokenizer, CharacterMapsMayNotLeadOutside) {
+  const auto sound = Create(Model(Bytes(2, CharacterMap(1, 0)) + Number(4, 0)));
+  ASSERT_TRUE(sound.ok()) << sound.status().ToString();
+  EXPECT_THAT(*(*sound)->Encode("xb", {}), ElementsAre(1, 259, 263)) << "x is read as a";
+  EXPECT_FALSE(Create(Model(Bytes(2, CharacterMap(1, 2)))).ok());
+  EXPECT_FALSE(Create(Model(Bytes(2, CharacterMap(0x1000, 0)))).ok());
+}
+
+TEST(SentencePieceTokenizer, CutAndChangedFilesDoNotCrash) {
+  const std::string model = Model();
+  for (size_t length = 0; length < model.size(); length += 37) {
+    (void)Create(model.substr(0, length));
+  }
+  for (size_t at = 0; at < model.size(); at += 11) {
+    std::string changed = model;
+    changed[at] = static_cast<char>(changed[at] ^ 0x55);
+    const auto tokenizer = Create(changed);
+    if (tokenizer.ok()) (void)(*tokenizer)->Encode("ab a\n語", {});
+  }
+}
+
+TEST(SentencePieceTokenizer, RealFiles) {
+  const std::string mistral = ReadSharedData("mistral/tokenizer.model.v1");
+  MAMBAD_SKIP_WITHOUT(mistral);
+  const auto tokenizer = Create(mistral);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
+  // From the model's documentation: the prompt form of its instruct versions.
+  const auto ids = (*tokenizer)->Encode("[INST] Hello [/INST]", {});
+  ASSERT_TRUE(ids.ok());
+  EXPECT_EQ(ids->front(), 1);
+  EXPECT_EQ((*tokenizer)->Decode(*ids, true), "[INST] Hello [/INST]");
+  const std::string unigram = ReadSharedData("small/test_model.model");
+  const auto small = Create(unigram);
+  ASSERT_TRUE(small.ok()) << small.status().ToString();
+  EXPECT_EQ((*small)->Decode(*(*small)->Encode("Hello world", {}), true), "Hello world");
+}
+
+TEST(SentencePieceTokenizer, LongTextsTakeNearLinearTime) {
+  const auto tokenizer = Create(Model());
+  ASSERT_TRUE(tokenizer.ok());
+  for (const char c : {'a', ' '}) {
+    const std::string text(1 << 19, c);
+    EXPECT_EQ((*tokenizer)->Decode(*(*tokenizer)->Encode(text, {}), true), text);
+  }
+}
+
+}  // namespace
+}  // namespace mambad::text

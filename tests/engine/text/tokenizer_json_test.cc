@@ -1,0 +1,276 @@
+// tokenizer.json: what is read, what is refused, and by which name.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "engine/text/byte_level.h"
+#include "engine/text/tokenizer.h"
+#include "tests/engine/text/shared_data.h"
+
+namespace mambad::text {
+namespace {
+
+using Json = nlohmann::json;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+Json AddedToken(int id, const std::string& content, bool special) {
+  return {{"id", id},         {"content", content}, {"single_word", false}, {"lstrip", false},
+          {"rstrip", false}, {"normalized", false}, {"special", special}};
+}
+
+// Ids 0..255 are the bytes, then "ab" 256, "abc" 257, " a" 258, and the specials 259, 260.
+Json ByteLevelDocument() {
+  Json vocabulary = Json::object();
+  for (int byte = 0; byte < 256; ++byte) vocabulary[ByteLevelCharacter(byte)] = byte;
+  vocabulary["ab"] = 256;
+  vocabulary["abc"] = 257;
+  vocabulary["Ġa"] = 258;
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"added_tokens", {AddedToken(259, "<s>", true), AddedToken(260, "<e>", true)}},
+          {"normalizer", nullptr},
+          {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}}},
+          {"post_processor", nullptr},
+          {"decoder", {{"type", "ByteLevel"}}},
+          {"model",
+           {{"type", "BPE"},
+            {"vocab", vocabulary},
+            {"merges", {"a b", Json::array({"ab", "c"}), "Ġ a"}}}}};
+}
+
+absl::StatusOr<std::unique_ptr<const Tokenizer>> TryCreate(const Json& document,
+                                                           const std::string& config = "") {
+  TokenizerFiles files;
+  files.source_name = "model";
+  files.tokenizer_json = document.dump();
+  files.tokenizer_config_json = config;
+  return CreateTokenizer(files);
+}
+
+std::unique_ptr<const Tokenizer> Create(const Json& document, const std::string& config = "") {
+  auto tokenizer = TryCreate(document, config);
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
+  return *std::move(tokenizer);
+}
+
+std::vector<TokenId> Encode(const Tokenizer& tokenizer, std::string_view text,
+                            const Tokenizer::EncodeOptions& options = {}) {
+  const auto ids = tokenizer.Encode(text, options);
+  EXPECT_TRUE(ids.ok()) << ids.status().ToString();
+  return *ids;
+}
+
+TEST(TokenizerJson, MergesByRank) {
+  const auto tokenizer = Create(ByteLevelDocument());
+  EXPECT_EQ(tokenizer->vocabulary_size(), 261);
+  EXPECT_THAT(Encode(*tokenizer, "abc abc"), ElementsAre(257, ' ', 257));
+  EXPECT_THAT(Encode(*tokenizer, " ac"), ElementsAre(258, 'c'));
+  EXPECT_THAT(Encode(*tokenizer, ""), IsEmpty());
+  EXPECT_THAT(Encode(*tokenizer, "é"), ElementsAre(0xC3, 0xA9));
+  EXPECT_EQ(tokenizer->TokenBytes(258), " a");
+  EXPECT_EQ(tokenizer->IdToToken(258), "Ġa");
+  EXPECT_EQ(tokenizer->TokenToId("Ġa"), 258);
+  EXPECT_EQ(tokenizer->TokenToId(" a"), std::nullopt);
+  EXPECT_EQ(tokenizer->TokenBytes(-1), "");
+  EXPECT_EQ(tokenizer->TokenBytes(100000), "");
+  EXPECT_EQ(tokenizer->Decode({257, 0xC3, 260}, true), "abc\uFFFD");
+}
+
+TEST(TokenizerJson, SpecialTokensInText) {
+  const auto tokenizer = Create(ByteLevelDocument());
+  EXPECT_THAT(Encode(*tokenizer, "ab<s>c"), ElementsAre(256, 259, 'c'));
+  EXPECT_THAT(Encode(*tokenizer, "<s>", {.parse_special = false}), ElementsAre('<', 's', '>'));
+  EXPECT_TRUE(tokenizer->IsSpecial(259));
+  EXPECT_FALSE(tokenizer->IsSpecial(257));
+  EXPECT_EQ(tokenizer->Decode({259, 'a'}, true), "a");
+  EXPECT_EQ(tokenizer->Decode({259, 'a'}, false), "<s>a");
+}
+
+TEST(TokenizerJson, AddedTokenFlags) {
+  Json document = ByteLevelDocument();
+  Json strip = AddedToken(261, "<m>", true);
+  strip["lstrip"] = strip["rstrip"] = true;
+  Json word = AddedToken(262, "cat", false);
+  word["single_word"] = true;
+  document["added_tokens"].push_back(strip);
+  document["added_tokens"].push_back(word);
+  document["added_tokens"].push_back(AddedToken(263, "<m><m>", false));
+  const auto tokenizer = Create(document);
+  EXPECT_THAT(Encode(*tokenizer, "a \n<m>\u3000 b"), ElementsAre('a', 261, 'b'));
+  EXPECT_THAT(Encode(*tokenizer, "cat"), ElementsAre(262));
+  EXPECT_THAT(Encode(*tokenizer, "cats"), ElementsAre('c', 'a', 't', 's'));
+  EXPECT_THAT(Encode(*tokenizer, "é cat-"), ElementsAre(0xC3, 0xA9, ' ', 262, '-'));
+  EXPECT_THAT(Encode(*tokenizer, "<m><m>x"), ElementsAre(263, 'x')) << "the longest wins";
+}
+
+TEST(TokenizerJson, NormalizedAddedTokensAreFoundInNormalizedText) {
+  Json document = ByteLevelDocument();
+  document["normalizer"] = {{"type", "NFC"}};
+  Json token = AddedToken(261, "e\u0301", false);
+  token["normalized"] = true;
+  document["added_tokens"].push_back(token);
+  document["added_tokens"].push_back(AddedToken(262, "A\u030A", false));
+  const auto tokenizer = Create(document);
+  EXPECT_THAT(Encode(*tokenizer, "\u00E9"), ElementsAre(261));
+  EXPECT_THAT(Encode(*tokenizer, "e\u0301"), ElementsAre(261));
+  EXPECT_THAT(Encode(*tokenizer, "A\u030A"), ElementsAre(262));
+  EXPECT_THAT(Encode(*tokenizer, "\u00C5"), ElementsAre(0xC3, 0x85));
+}
+
+TEST(TokenizerJson, WholePiecesWithoutMerging) {
+  Json document = ByteLevelDocument();
+  document["model"]["vocab"]["cba"] = 261;
+  EXPECT_THAT(Encode(*Create(document), "cba"), ElementsAre('c', 'b', 'a'));
+  document["model"]["ignore_merges"] = true;
+  EXPECT_THAT(Encode(*Create(document), "cba cbab"),
+              ElementsAre(261, ' ', 'c', 'b', 256));
+}
+
+TEST(TokenizerJson, BeginAndEndOfText) {
+  Json document = ByteLevelDocument();
+  const Json special = {{"<s>", {{"id", "<s>"}, {"ids", {259}}, {"tokens", {"<s>"}}}}};
+  const Json single = {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}},
+                       {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}};
+  document["post_processor"] = {
+      {"type", "Sequence"},
+      {"processors",
+       {{{"type", "ByteLevel"}},
+        {{"type", "TemplateProcessing"},
+         {"single", single},
+         {"pair", Json::array()},
+         {"special_tokens", special}}}}};
+  EXPECT_THAT(Encode(*Create(document), "c"), ElementsAre(259, 'c'));
+  EXPECT_THAT(Encode(*Create(document), "c", {.add_special_tokens = false}), ElementsAre('c'));
+  const auto both = Create(document, R"({"bos_token": "<s>", "eos_token": {"content": "<e>"},
+                                         "add_bos_token": true, "add_eos_token": true})");
+  EXPECT_THAT(Encode(*both, "c"), ElementsAre(259, 'c', 260));
+  EXPECT_EQ(both->bos_id(), 259);
+  EXPECT_EQ(both->eos_id(), 260);
+  const auto none = Create(document, R"({"bos_token": "<s>", "add_bos_token": false})");
+  EXPECT_THAT(Encode(*none, "c"), ElementsAre('c'));
+}
+
+TEST(TokenizerJson, InvalidUtf8NamesTheOffset) {
+  const auto ids = Create(ByteLevelDocument())->Encode("abc\xFF", {});
+  EXPECT_EQ(ids.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(ids.status().message()), HasSubstr("offset 3"));
+}
+
+TEST(TokenizerJson, LongTextsOfOneLetterTakeNearLinearTime) {
+  Json document = ByteLevelDocument();
+  document["model"]["merges"].push_back("a a");
+  document["model"]["vocab"]["aa"] = 261;
+  document["model"]["merges"].push_back("aa aa");
+  document["model"]["vocab"]["aaaa"] = 262;
+  const auto tokenizer = Create(document);
+  const auto start = std::chrono::steady_clock::now();
+  for (const char c : {'a', ' ', '\n', '!', '1'}) {
+    const std::string text(1 << 20, c);
+    EXPECT_EQ(tokenizer->Decode(Encode(*tokenizer, text), true), text);
+  }
+  // Seconds are far from the hours that quadratic time takes.
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
+}
+
+struct Fault {
+  const char* pointer;  // where the document is changed (JSON pointer)
+  Json value;
+  const char* message;
+};
+
+TEST(TokenizerJson, FaultsAreNamed) {
+  const Fault faults[] = {
+      {"/model/type", "WordPiece", "model.type: expected \"BPE\", found \"WordPiece\""},
+      {"/model/dropout", 0.1, "model.dropout: expected null or 0, found 0.1"},
+      {"/model/end_of_word_suffix", "</w>", "model.end_of_word_suffix"},
+      {"/model/surprise", 1, "model: member \"surprise\" is not known"},
+      {"/model/vocab", 3, "model.vocab: expected an object, found 3"},
+      {"/model/vocab/ab", "x", "expected a token id"},
+      {"/model/vocab/ab", -4, "expected a number from 0"},
+      {"/model/vocab/ab", 1.5, "expected a token id"},
+      {"/model/vocab/ab", 4000000000u, "expected a number from 0"},
+      {"/model/vocab/ab", 3000000, "expected an id from 0 to"},
+      {"/model/vocab/ab", 97, "id 97 belongs to two tokens"},
+      {"/model/merges", {"a"}, "model.merges[0]: expected two tokens"},
+      {"/model/merges", {"b c"}, "model.merges[0]: expected parts and result in model.vocab"},
+      {"/model/merges", Json::array({Json::array({"a", 1})}), "model.merges[0]: expected two tokens"},
+      {"/model/unk_token", "<unk>", "model.unk_token"},
+      {"/normalizer", {{"type", "Precompiled"}}, "normalizer: type \"Precompiled\""},
+      {"/normalizer", "NFC", "normalizer: expected an object"},
+      {"/pre_tokenizer", {{"type", "BertPreTokenizer"}}, "type \"BertPreTokenizer\""},
+      {"/pre_tokenizer",
+       {{"type", "Split"}, {"pattern", {{"Regex", "\\b"}}}, {"behavior", "Isolated"}},
+       "pre_tokenizer.pattern: regular expression construct \"\\b\""},
+      {"/pre_tokenizer", nullptr, "decoder: expected ByteLevel just when"},
+      {"/decoder", {{"type", "WordPiece"}}, "decoder: type \"WordPiece\""},
+      {"/post_processor", {{"type", "RobertaProcessing"}}, "type \"RobertaProcessing\""},
+      {"/added_tokens/0/content", "", "added_tokens[0].content: expected 1 to 1024 bytes"},
+      {"/added_tokens/0/id", "x", "added_tokens[0].id: expected a whole number"},
+      {"/added_tokens/0/special", 1, "added_tokens[0].special: expected true or false"},
+      {"/added_tokens/0/content", "ab", "has two ids"},
+      {"/unheard_of", 1, "member \"unheard_of\" is not known"},
+      {"/model", nullptr, "model: expected an object"},
+  };
+  for (const Fault& fault : faults) {
+    Json document = ByteLevelDocument();
+    document[Json::json_pointer(fault.pointer)] = fault.value;
+    const auto tokenizer = TryCreate(document);
+    EXPECT_EQ(tokenizer.status().code(), absl::StatusCode::kInvalidArgument) << fault.pointer;
+    const std::string message(tokenizer.status().message());
+    EXPECT_THAT(message, HasSubstr(fault.message));
+    EXPECT_THAT(message, HasSubstr("model/tokenizer.json: "));
+  }
+}
+
+TEST(TokenizerJson, HostileDocumentsAreRefused) {
+  TokenizerFiles files;
+  files.source_name = "model";
+  const std::string deep = std::string(100000, '[') + std::string(100000, ']');
+  for (const std::string& text :
+       {std::string("{"), std::string("null"), deep, "{\"model\":" + deep + "}",
+        std::string("{\"model\":{\"vocab\":{\"\xFF\":1}}}")}) {
+    files.tokenizer_json = text;
+    EXPECT_EQ(CreateTokenizer(files).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+  Json document = ByteLevelDocument();
+  Json nested = {{"type", "NFC"}};
+  for (int i = 0; i < 200; ++i) nested = {{"type", "Sequence"}, {"normalizers", {nested}}};
+  document["normalizer"] = nested;
+  EXPECT_THAT(std::string(TryCreate(document).status().message()), HasSubstr("8 deep"));
+}
+
+TEST(TokenizerJson, RealByteLevelFileKeepsWhiteSpaceTokens) {
+  TokenizerFiles files;
+  files.source_name = "gpt2";
+  files.tokenizer_json = ReadSharedData("gpt2/tokenizer.json");
+  MAMBAD_SKIP_WITHOUT(files.tokenizer_json);
+  const auto tokenizer = CreateTokenizer(files);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
+  const std::vector<TokenId> ids = Encode(**tokenizer, "a\t\tb<|endoftext|>");
+  EXPECT_THAT(ids, ElementsAre(64, 50294, 65, 50256));
+  EXPECT_EQ((*tokenizer)->Decode(ids, true), "a\t\tb");
+}
+
+TEST(TokenizerJson, RealQwen2StyleFileGivesTextBack) {
+  TokenizerFiles files;
+  files.source_name = "small";
+  files.tokenizer_json = ReadSharedData("small/tiny_bpe_tokenizer.json");
+  MAMBAD_SKIP_WITHOUT(files.tokenizer_json);
+  const auto tokenizer = CreateTokenizer(files);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
+  const std::string text = "<|im_start|>user\nIt's 2024, we  ok!\n\n<|im_end|>";
+  const std::vector<TokenId> ids = Encode(**tokenizer, text);
+  EXPECT_EQ(ids.front(), 2001);
+  EXPECT_EQ(ids.back(), 2002);
+  EXPECT_EQ((*tokenizer)->Decode(ids, false), text);
+}
+
+}  // namespace
+}  // namespace mambad::text
