@@ -14,9 +14,12 @@ std::atomic<InstructionSet> highest_allowed{InstructionSet::kAvx512Bfloat16};
 // The compiler's check includes the operating system's saving of the registers.
 bool HasAvx512Bfloat16() {
 #if HWY_ARCH_X86
-  return Avx512Bfloat16Kernels().bfloat16 != nullptr && __builtin_cpu_supports("avx512bf16") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq");
+  if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vl") ||
+      !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq")) {
+    return false;
+  }
+  LinearKernels kernels;
+  return AddAvx512Bfloat16Kernels(&kernels);
 #else
   return false;
 #endif

@@ -1,5 +1,5 @@
-// Products of bf16 weights with bf16 dot-product instructions (AVX-512 BF16). Compiled for that instruction set alone; the
-// caller checks the machine.
+// Products of bf16 weights with bf16 activations by dot-product instructions (AVX-512 BF16). Compiled for that instruction
+// set alone; callers ask the processor first.
 
 #include "kernels/cpu/linear_kernel.h"
 
@@ -10,84 +10,91 @@
 namespace mambad::kernels {
 namespace {
 
-// R rows by P panels, all columns in order: each output element is one accumulator, first the high, then the low part of a
-// pair of columns.
-template <int R, int P, bool kLow>
-void Block(const PanelProduct& p, int64_t panel, int64_t row) {
-  const int64_t pairs = PanelPairs(p.columns);
-  const char* weights = static_cast<const char*>(p.weights) + panel * pairs * 64;
-  __m512 acc[R][P];
+template <int R, int P>
+void Block(const LinearBlock& block) {
+  __m512 sums[R][P];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-    for (int i = 0; i < P; ++i) acc[r][i] = _mm512_setzero_ps();
+    for (int i = 0; i < P; ++i) {
+      sums[r][i] = block.first ? _mm512_setzero_ps() : _mm512_loadu_ps(block.parked + r * kGroupRows + i * kPanelRows);
+    }
   }
-  const uint32_t* high = p.high + row * p.stride;
-  const uint32_t* low = kLow ? p.low + row * p.stride : nullptr;
-  for (int64_t k = 0; k < pairs; ++k) {
+  const char* weights = block.weights;
+  const uint32_t* x = static_cast<const uint32_t*>(block.x);
+  const int64_t weight_stride = block.weight_stride, x_stride = block.x_stride, prefetch = block.prefetch;
+  for (int64_t step = block.steps; step > 0; --step) {
     __m512bh w[P];
 #pragma GCC unroll 16
-    for (int i = 0; i < P; ++i) w[i] = (__m512bh)_mm512_loadu_si512(weights + (i * pairs + k) * 64);
+    for (int i = 0; i < P; ++i) {
+      __builtin_prefetch(weights + prefetch + i * kStepBytes);
+      w[i] = (__m512bh)_mm512_loadu_si512(weights + i * kStepBytes);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const __m512bh h = (__m512bh)_mm512_set1_epi32(static_cast<int>(high[r * p.stride + k]));
+      const __m512bh pair = (__m512bh)_mm512_set1_epi32(static_cast<int>(x[r * x_stride]));
 #pragma GCC unroll 16
-      for (int i = 0; i < P; ++i) acc[r][i] = _mm512_dpbf16_ps(acc[r][i], w[i], h);
-      if constexpr (kLow) {
-        const __m512bh l = (__m512bh)_mm512_set1_epi32(static_cast<int>(low[r * p.stride + k]));
-#pragma GCC unroll 16
-        for (int i = 0; i < P; ++i) acc[r][i] = _mm512_dpbf16_ps(acc[r][i], w[i], l);
-      }
+      for (int i = 0; i < P; ++i) sums[r][i] = _mm512_dpbf16_ps(sums[r][i], w[i], pair);
     }
+    x += 1;
+    weights += weight_stride;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int i = 0; i < P; ++i) {
-      const int64_t out = (panel + i) * kPanelRows;
-      const int64_t left = p.out_rows - out;
+      if (!block.last) {
+        _mm512_storeu_ps(block.parked + r * kGroupRows + i * kPanelRows, sums[r][i]);
+        continue;
+      }
+      const int64_t left = block.outputs - i * kPanelRows;
+      if (left <= 0) continue;
       const __mmask16 mask = left >= kPanelRows ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-      float* y = p.y + (row + r) * p.y_stride + out;
-      __m512 value = acc[r][i];
-      if (p.add) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), value);
-      _mm512_mask_storeu_ps(y, mask, value);
+      float* y = block.y + r * block.y_stride + i * kPanelRows;
+      const __m512 sum = block.add ? _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), sums[r][i]) : sums[r][i];
+      _mm512_mask_storeu_ps(y, mask, sum);
     }
   }
 }
 
-template <int P, bool kLow>
-void Rows(const PanelProduct& p, int64_t panel) {
-  int64_t row = 0;
-  for (; row + 6 <= p.rows; row += 6) Block<6, P, kLow>(p, panel, row);
-  switch (p.rows - row) {
-    case 5: Block<5, P, kLow>(p, panel, row); break;
-    case 4: Block<4, P, kLow>(p, panel, row); break;
-    case 3: Block<3, P, kLow>(p, panel, row); break;
-    case 2: Block<2, P, kLow>(p, panel, row); break;
-    case 1: Block<1, P, kLow>(p, panel, row); break;
-  }
+template <int R>
+void AddRows(LinearBlocks* blocks) {
+  blocks->panels[R] = kGroupPanels;
+  blocks->function[R][1] = Block<R, 1>;
+  blocks->function[R][2] = Block<R, 2>;
+  blocks->function[R][4] = Block<R, 4>;
 }
 
-template <bool kLow>
-void Product(const PanelProduct& p) {
-  int64_t panel = p.panel_begin;
-  if (p.rows == 1) {
-    for (; panel + 8 <= p.panel_end; panel += 8) Block<1, 8, kLow>(p, panel, 0);
-  }
-  for (; panel + 4 <= p.panel_end; panel += 4) Rows<4, kLow>(p, panel);
-  for (; panel < p.panel_end; ++panel) Rows<1, kLow>(p, panel);
+LinearBlocks MakeBlocks() {
+  LinearBlocks blocks;
+  blocks.max_rows = kMaxBlockRows;
+  AddRows<1>(&blocks);
+  AddRows<2>(&blocks);
+  AddRows<3>(&blocks);
+  AddRows<4>(&blocks);
+  AddRows<5>(&blocks);
+  AddRows<6>(&blocks);
+  return blocks;
 }
 
-void Bfloat16Product(const PanelProduct& p) { p.low != nullptr ? Product<true>(p) : Product<false>(p); }
+// The conversion rounds to nearest even and flushes denormals, as the dot product does.
+void RoundToPairs(const float* x, int64_t columns, uint32_t* pairs) {
+  for (int64_t i = 0; i < columns; i += 16) {
+    const int64_t left = columns - i;
+    const __mmask16 mask = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
+    const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + i));
+    const __mmask8 words = left >= 15 ? 0xff : static_cast<__mmask8>((1u << ((left + 1) / 2)) - 1);
+    _mm256_mask_storeu_epi32(pairs + i / 2, words, rounded);
+  }
+}
 
 }  // namespace
 
-LinearKernels Avx512Bfloat16Kernels() {
-  LinearKernels kernels;
-  kernels.name = "AVX-512 BF16";
-  kernels.bfloat16 = Bfloat16Product;
-  kernels.bfloat16_pairs = true;
-  return kernels;
+bool AddAvx512Bfloat16Kernels(LinearKernels* kernels) {
+  static const LinearBlocks blocks = MakeBlocks();
+  kernels->bfloat16_pairs = &blocks;
+  kernels->round_to_pairs = RoundToPairs;
+  return true;
 }
 
 }  // namespace mambad::kernels
@@ -95,7 +102,7 @@ LinearKernels Avx512Bfloat16Kernels() {
 #else
 
 namespace mambad::kernels {
-LinearKernels Avx512Bfloat16Kernels() { return {}; }
+bool AddAvx512Bfloat16Kernels(LinearKernels*) { return false; }
 }  // namespace mambad::kernels
 
 #endif

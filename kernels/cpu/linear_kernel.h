@@ -1,4 +1,14 @@
-// Private to linear: the shape of a product over packed weights, and one entry per instruction set.
+// Private to linear: the layout of packed weights and the block kernels of each instruction set.
+//
+// LAYOUT. 16 output rows are a panel; four panels a group (the last group may have fewer). A step is one column (float32) or
+// two (bf16); at each step a panel has 64 bytes: 16 floats, or 16 pairs of bf16. Inside a group steps follow each other, and
+// inside a step the panels:
+//   byte of (group g, step s, panel i, lane l) = g * 4 * steps * 64 + (s * panels of g + i) * 64 + l * 4
+// so that a product reads its weights from first to last. Rows and columns beyond the matrix are zero.
+//
+// ORDER. An output element is one accumulator that starts at zero and takes the columns one by one, lowest first, with one
+// fused multiply-add each (bf16 dot products: one pair each). How many rows and panels are worked on together, and where
+// accumulators are parked between blocks of steps, does not touch that order.
 
 #ifndef MAMBAD_KERNELS_CPU_LINEAR_KERNEL_H_
 #define MAMBAD_KERNELS_CPU_LINEAR_KERNEL_H_
@@ -7,42 +17,50 @@
 
 namespace mambad::kernels {
 
-inline constexpr int kPanelRows = 16;   // output rows of a panel
+inline constexpr int kPanelRows = 16;
+inline constexpr int kGroupPanels = 4;
+inline constexpr int kGroupRows = kPanelRows * kGroupPanels;
+inline constexpr int kStepBytes = 64;   // of a panel
+inline constexpr int kMaxBlockRows = 6;
 
-// bf16 panel: [columns / 2, rounded up][16][2]; float32 panel: [columns][16]. Rows and columns beyond the matrix are zero.
-inline int64_t PanelPairs(int64_t columns) { return (columns + 1) / 2; }
-inline int64_t PanelBytes(int64_t columns, bool bfloat16) {
-  return bfloat16 ? PanelPairs(columns) * kPanelRows * 4 : columns * kPanelRows * 4;
-}
-
-// y[r, out] (=, +=) sum over columns of W[out, column] x[r, column], for panels [panel_begin, panel_end).
-// Activations come packed: float32 [rows][stride]; or, for bf16 dot products, pairs of bf16 [rows][stride] 32-bit words,
-// `low` holding what rounding `high` left over (nullptr: nothing).
-struct PanelProduct {
-  const void* weights = nullptr;
-  int64_t columns = 0;
-  int64_t panel_begin = 0, panel_end = 0;
-  int64_t out_rows = 0;                  // rows of the whole matrix: the last panel may be partly filled
-  const float* x = nullptr;
-  const uint32_t* high = nullptr;
-  const uint32_t* low = nullptr;
-  int64_t stride = 0;
-  int64_t rows = 0;
-  float* y = nullptr;
+// R rows by P panels by a range of steps.
+struct LinearBlock {
+  const char* weights = nullptr;   // first panel at the first step
+  int64_t weight_stride = 0;       // bytes from one step to the next
+  int64_t steps = 0;
+  int64_t prefetch = 0;            // bytes ahead of what is read
+  const void* x = nullptr;         // first row at the first step: floats, or 32-bit words of two bf16 (lower column low)
+  int64_t x_stride = 0;            // floats or words from one row to the next
+  bool first = false, last = false;
+  float* parked = nullptr;         // accumulators before (unless first) and after (unless last); kGroupRows floats a row
+  float* y = nullptr;              // written when last: y = or y += the sums
   int64_t y_stride = 0;
+  int64_t outputs = 0;             // outputs of this block that exist
   bool add = false;
 };
 
-// One instruction set's functions.
-struct LinearKernels {
-  const char* name = "";
-  void (*float32)(const PanelProduct&) = nullptr;
-  void (*bfloat16)(const PanelProduct&) = nullptr;
-  bool bfloat16_pairs = false;           // `bfloat16` reads high and low instead of x
+using LinearBlockFunction = void (*)(const LinearBlock&);
+
+// The block kernels of one instruction set for one kind of operands.
+struct LinearBlocks {
+  int max_rows = 0;                                         // up to kMaxBlockRows
+  int panels[kMaxBlockRows + 1] = {};                       // for R rows: most panels at once, 1, 2 or 4
+  LinearBlockFunction function[kMaxBlockRows + 1][kGroupPanels + 1] = {};   // [R][P], P = 1, 2, 4 up to panels[R]
 };
 
-// `bfloat16` is nullptr where the build has no such kernel. Whether the machine has: kernels/cpu/instruction_set.h.
-LinearKernels Avx512Bfloat16Kernels();
+struct LinearKernels {
+  const LinearBlocks* float32 = nullptr;        // float32 weights and activations
+  const LinearBlocks* bfloat16 = nullptr;       // bf16 weights, float32 activations
+  const LinearBlocks* bfloat16_pairs = nullptr; // bf16 weights and activations; nullptr: not on this machine
+  // Rounds `columns` floats to pairs of bf16 (nearest even); an odd last one is paired with zero.
+  void (*round_to_pairs)(const float* x, int64_t columns, uint32_t* pairs) = nullptr;
+};
+
+// The best that Highway dispatches to, without pairs.
+LinearKernels DispatchedLinearKernels();
+
+// Adds what AVX-512 BF16 has; false where the build has none. Whether the machine has: kernels/cpu/instruction_set.h.
+bool AddAvx512Bfloat16Kernels(LinearKernels* kernels);
 
 }  // namespace mambad::kernels
 
