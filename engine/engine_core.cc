@@ -224,12 +224,15 @@ void EngineCore::StartSequence(ActiveRequest& active, Sequence& sequence, int sl
     text::Detokenizer::Options options;
     options.stop_strings = request.stopping.stop_strings;
     options.include_stop = request.stopping.include_stop;
-    sequence.detokenizer.emplace(*facts_.tokenizer, options);
+    options.at_start_of_text = false;   // the answer goes on where the prompt ends
+    absl::StatusOr<text::Detokenizer> detokenizer = text::Detokenizer::Create(facts_.tokenizer.get(), std::move(options));
+    if (detokenizer.ok()) sequence.detokenizer = *std::move(detokenizer);   // Validate has seen to it
   }
   const SpeculationMode mode = request.speculation.mode;
   if (facts_.options.speculation && (mode == SpeculationMode::kPromptLookup ||
                                      (mode == SpeculationMode::kAuto && facts_.options.prompt_lookup))) {
     sequence.lookup.emplace();
+    sequence.lookup->Reserve(active.token_limit);
     sequence.lookup->Append(request.prompt);
   }
 }
@@ -247,18 +250,6 @@ void EngineCore::ForkSamples() {
       sequence.target = first.target;
     }
     active->forked = true;
-  }
-}
-
-void EngineCore::ProposeLookups() {
-  for (StepEntry& entry : plan_) {
-    if (entry.draft_length == 0) continue;
-    entry.drafter = entry.sequence->drafter;
-    if (entry.drafter != DrafterKind::kPromptLookup) continue;
-    lookup_.clear();
-    entry.sequence->lookup->Propose(entry.draft_length, lookup_);
-    entry.draft_length = static_cast<int>(lookup_.size());
-    std::copy(lookup_.begin(), lookup_.end(), entry.lookup.begin());
   }
 }
 
@@ -333,11 +324,11 @@ int64_t EngineCore::ReadText(Sequence& sequence, const StepEntry& entry, std::st
   // The token that ends the text is no part of it, unless asked for.
   const bool hide_last = entry.stopped && !sequence.request->request.stopping.include_stop;
   const int visible = entry.kept - (hide_last ? 1 : 0);
-  const text::Detokenizer::Result result =
-      sequence.detokenizer->Push(absl::MakeConstSpan(entry.tokens, visible), &event_.text);
-  if (!result.stopped) return entry.kept;
-  *matched = sequence.request->request.stopping.stop_strings[result.stop_string];
-  return result.tokens_kept;
+  const text::Detokenizer::Output output = sequence.detokenizer->Push(absl::MakeConstSpan(entry.tokens, visible));
+  event_.text.append(output.text);
+  if (output.stop == text::Detokenizer::kNoStop) return entry.kept;
+  *matched = sequence.request->request.stopping.stop_strings[output.stop];
+  return static_cast<int64_t>(output.kept_tokens);
 }
 
 void EngineCore::CollectPromptLogprobs(const StepEntry& entry) {
@@ -365,7 +356,7 @@ void EngineCore::Finish(Sequence& sequence, FinishReason reason, absl::Time now)
     event_.matched_stop.clear();
     event_.matched_stop_id.reset();
   }
-  if (sequence.detokenizer.has_value() && event_.matched_stop.empty()) sequence.detokenizer->Finish(&event_.text);
+  if (sequence.detokenizer.has_value() && event_.matched_stop.empty()) event_.text.append(sequence.detokenizer->Finish().text);
   event_.index = sequence.index;
   event_.finish = reason;
   RequestStats& stats = sequence.stats;

@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "engine/active_request.h"
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/draft_length.h"
 #include "engine/engine.h"
 #include "engine/model/model.h"
 #include "engine/options.h"
@@ -108,6 +109,7 @@ class EngineCore {
   std::unique_ptr<Sampler> sampler_;
   std::unique_ptr<SpeculativeDecoder> decoder_;
   std::unique_ptr<Scheduler> scheduler_;
+  DraftLengthController draft_lengths_;
   bool speculation_enabled_ = true;
 
   std::deque<std::unique_ptr<ActiveRequest>> waiting_; // by priority, then arrival
@@ -118,7 +120,8 @@ class EngineCore {
   // Reused every step.
   std::vector<Sequence*> running_;
   std::vector<int> wished_drafts_;
-  std::vector<DrafterKind> wished_drafters_;
+  std::vector<DraftChoice> choices_;                   // of the decoding sequences
+  std::vector<size_t> chosen_;                         // [choices_]: which of running_
   std::vector<StepEntry> plan_;
   std::vector<TokenId> lookup_;
   TokenEvent event_;

@@ -164,6 +164,8 @@ absl::Status EngineCore::OpenModels() {
   plan_.reserve(options.max_sequences);
   running_.reserve(options.max_sequences);
   wished_drafts_.reserve(options.max_sequences);
+  choices_.reserve(options.max_sequences);
+  chosen_.reserve(options.max_sequences);
   lookup_.reserve(kMaxDraftLength);
   event_.tokens.reserve(kernels::kMaxWindowRows + 1);
   stats_.accepted_per_position.reserve(kMaxDraftLength);
@@ -292,6 +294,12 @@ absl::Status EngineCore::Validate(const Request& request) const {
   }
   if (!stopping.stop_strings.empty() && facts_.tokenizer == nullptr) {
     return absl::InvalidArgumentError("stopping.stop_strings: given, but the model has no tokenizer");
+  }
+  if (!stopping.stop_strings.empty()) {
+    text::Detokenizer::Options detokenizer;
+    detokenizer.stop_strings = stopping.stop_strings;
+    const absl::Status status = text::Detokenizer::Create(facts_.tokenizer.get(), std::move(detokenizer)).status();
+    if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("stopping.stop_strings: ", std::string(status.message())));
   }
   if (request.speculation.mode == SpeculationMode::kDraftModel && draft_ == nullptr) {
     return absl::InvalidArgumentError("speculation.mode: DRAFT_MODEL given, but no draft model is loaded");

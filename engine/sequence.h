@@ -38,6 +38,7 @@ struct Sequence {
   std::optional<text::Detokenizer> detokenizer;   // absent when the model has no tokenizer
   std::optional<PromptLookup> lookup;             // present when prompt lookup may be used
   DraftStatistics draft_statistics;               // acceptance as this sequence has seen it
+  DrafterKind drafter = DrafterKind::kNone;       // chosen for the next step
 
   bool finished = false;
   RequestStats stats;

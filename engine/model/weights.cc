@@ -121,7 +121,7 @@ class WeightsLoader {
       for (float& b : bias) b *= 2;
     }
     out.dt_bias = Upload(bias);
-    out.a = NegativeExponential(layer);
+    out.a = Upload(InBlocks(NegativeExponential(layer), mamba.inner_width, mamba.state_size));
     out.skip = Vector(Role::kMambaD, layer);
     return out;
   }
@@ -158,7 +158,7 @@ class WeightsLoader {
     out.convolution = Vector(Role::kConvolution, layer);
     if (mamba.convolution_bias) out.convolution_bias = Vector(Role::kConvolutionBias, layer);
     out.dt_bias = Vector(Role::kMamba2DtBias, layer);
-    out.a = NegativeExponential(layer);
+    out.a = Upload(NegativeExponential(layer));
     out.skip = Vector(Role::kMambaD, layer);
     out.gated_norm = {Vector(Role::kMamba2Norm, layer), static_cast<float>(mamba.norm_epsilon)};
     return out;
@@ -222,10 +222,22 @@ class WeightsLoader {
     return {Vector(role, layer), static_cast<float>(config_.norm_epsilon)};
   }
 
-  const float* NegativeExponential(int layer) {   // A = -exp(A_log)
+  std::vector<float> NegativeExponential(int layer) const {   // A = -exp(A_log)
     std::vector<float> values = Values(Role::kMambaALog, layer);
     for (float& value : values) value = static_cast<float>(-std::exp(static_cast<double>(value)));
-    return Upload(values);
+    return values;
+  }
+
+  // [I, N] -> [I padded to 16 / 16][N][16], the order of the state.
+  static std::vector<float> InBlocks(const std::vector<float>& values, int inner_width, int state_size) {
+    constexpr int kBlock = 16;
+    std::vector<float> blocks((inner_width + kBlock - 1) / kBlock * kBlock * state_size);
+    for (int c = 0; c < inner_width; ++c) {
+      for (int n = 0; n < state_size; ++n) {
+        blocks[(c / kBlock * state_size + n) * kBlock + c % kBlock] = values[c * state_size + n];
+      }
+    }
+    return blocks;
   }
 
   const Checkpoint& checkpoint_;

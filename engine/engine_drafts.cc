@@ -1,0 +1,77 @@
+// EngineCore's side of drafting: who may draft, how much is wished, what came of it.
+
+#include <algorithm>
+
+#include "engine/engine_core.h"
+
+namespace mambad {
+
+// One wish for each running sequence; 0 for those that still read their prompt. Nothing here can change a token.
+void EngineCore::ChooseDrafts() {
+  const EngineOptions& options = facts_.options;
+  wished_drafts_.assign(running_.size(), 0);
+  choices_.clear();
+  chosen_.clear();
+  int64_t prompt_rows = 0;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence& sequence = *running_[i];
+    sequence.drafter = DrafterKind::kNone;
+    if (sequence.backlog() != 1 || sequence.generated() == 0) {
+      prompt_rows += sequence.backlog();
+      continue;
+    }
+    DraftChoice& choice = choices_.emplace_back();
+    chosen_.push_back(i);
+    choice.statistics = &sequence.draft_statistics;
+    const SpeculationParams& wish = sequence.request->request.speculation;
+    if (!speculation_enabled_ || wish.mode == SpeculationMode::kOff) continue;
+    choice.draft_model = draft_ != nullptr && wish.mode != SpeculationMode::kPromptLookup;
+    choice.prompt_lookup = sequence.lookup.has_value() && sequence.lookup->match_length() > 0;
+    const int64_t room = sequence.token_limit - static_cast<int64_t>(sequence.tokens.size()) - 1;
+    choice.max_length = static_cast<int>(std::clamp<int64_t>(room, 0, options.max_draft_length));
+    choice.fixed_length = wish.draft_length;
+  }
+  draft_lengths_.Choose(absl::MakeSpan(choices_), static_cast<int>(std::min<int64_t>(prompt_rows, options.max_step_rows)));
+  for (size_t c = 0; c < choices_.size(); ++c) {
+    wished_drafts_[chosen_[c]] = choices_[c].length;
+    running_[chosen_[c]]->drafter = choices_[c].drafter;
+  }
+}
+
+void EngineCore::ProposeLookups() {
+  for (StepEntry& entry : plan_) {
+    if (entry.draft_length == 0) continue;
+    entry.drafter = entry.sequence->drafter;
+    if (entry.drafter != DrafterKind::kPromptLookup) continue;
+    entry.sequence->lookup->Propose(entry.draft_length, lookup_);
+    entry.draft_length = static_cast<int>(lookup_.size());
+    std::copy(lookup_.begin(), lookup_.end(), entry.lookup.begin());
+  }
+}
+
+// Tells the controller what the step took and what was kept of it.
+void EngineCore::ObserveDrafts(const StepTimes& times) {
+  StepMeasurement step;
+  for (const StepEntry& entry : plan_) {
+    step.rows += entry.feed + entry.draft_length;
+    if (!entry.sampled || entry.feed > 1) {
+      step.other_rows += entry.feed;
+      continue;
+    }
+    ++step.sequences;
+    step.kept += entry.kept;
+    step.drafts += entry.draft_length;
+    if (entry.draft_length == 0) continue;
+    step.fixed |= entry.sequence->request->request.speculation.draft_length.has_value();
+    if (entry.drafter == DrafterKind::kDraftModel) {
+      ++step.model_draft_sequences;
+      step.model_draft_steps = std::max(step.model_draft_steps, entry.draft_length);
+    }
+    draft_lengths_.ObserveDrafts(entry.drafter, entry.draft_length, entry.accepted, entry.sequence->draft_statistics);
+  }
+  step.draft_seconds = times.draft_seconds;
+  step.verify_seconds = times.verify_seconds;
+  draft_lengths_.ObserveStep(step);
+}
+
+}  // namespace mambad
