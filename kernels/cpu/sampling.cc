@@ -80,23 +80,23 @@ TokenDistribution::TokenDistribution(float* memory, ThreadPool* pool, const Samp
       block_sums_(reinterpret_cast<double*>(memory + 5 * (weights_ - processed_))) {}
 
 template <typename Pass>
-void TokenDistribution::ForBlocks(const Pass& pass) {
+void TokenDistribution::ForBlocks(ThreadPool* pool, const Pass& pass) {
   const auto some = [&](int64_t first, int64_t last, int) {
     for (int64_t block = first; block < last; ++block) {
       const int64_t begin = block * kVocabularyBlock;
       pass(block, begin, std::min(kVocabularyBlock, vocabulary_ - begin));
     }
   };
-  if (pool_ == nullptr) {
+  if (pool == nullptr) {
     some(0, blocks_, 0);
   } else {
-    pool_->Split(blocks_, 1, some);
+    pool->Split(blocks_, 1, some);
   }
 }
 
 template <typename Pass>
-double TokenDistribution::SumBlocks(const Pass& pass) {
-  ForBlocks([&](int64_t block, int64_t begin, int64_t count) { block_sums_[block] = pass(begin, count); });
+double TokenDistribution::SumBlocks(ThreadPool* pool, const Pass& pass) {
+  ForBlocks(pool, [&](int64_t block, int64_t begin, int64_t count) { block_sums_[block] = pass(begin, count); });
   double total = 0;
   for (int64_t block = 0; block < blocks_; ++block) total += block_sums_[block];
   return total;
@@ -110,7 +110,7 @@ const float* TokenDistribution::Process(const RowContext& row) {
   const int64_t stride = tables_.padded_vocabulary;
   const float* bias = state.bias_row >= 0 ? tables_.bias + state.bias_row * stride : nullptr;
   const int32_t* counts = penalties ? tables_.counts + state.counts_row * stride : nullptr;
-  ForBlocks([&](int64_t, int64_t begin, int64_t count) {
+  ForBlocks(pool_, [&](int64_t, int64_t begin, int64_t count) {
     HWY_DYNAMIC_DISPATCH(BlockPenalise)
     (row.logits + begin, count, bias != nullptr ? bias + begin : nullptr, counts != nullptr ? counts + begin : nullptr,
      state.repetition_penalty, state.presence_penalty, state.frequency_penalty, processed_ + begin);
@@ -130,7 +130,7 @@ const float* TokenDistribution::Process(const RowContext& row) {
 }
 
 float TokenDistribution::Maximum(const float* x) {
-  ForBlocks([&](int64_t block, int64_t begin, int64_t count) {
+  ForBlocks(nullptr, [&](int64_t block, int64_t begin, int64_t count) {
     block_sums_[block] = HWY_DYNAMIC_DISPATCH(BlockMaximum)(x + begin, count);
   });
   return static_cast<float>(*std::max_element(block_sums_, block_sums_ + blocks_));
@@ -189,7 +189,7 @@ void TokenDistribution::Compute(const RowContext& row) {
     const float maximum = Maximum(x);
     if (!(maximum > kImpossible)) return SetCertain(Fallback(row));
     const float bounded = std::min(maximum, std::numeric_limits<float>::max());
-    total_ = SumBlocks([&](int64_t begin, int64_t size) {
+    total_ = SumBlocks(pool_, [&](int64_t begin, int64_t size) {
       return HWY_DYNAMIC_DISPATCH(BlockWeights)(x + begin, size, bounded, state.temperature, weights_ + begin);
     });
     if (top_p || min_p > 0) {
@@ -263,7 +263,7 @@ void TokenDistribution::KeepCandidates(int64_t count, float least_weight) {
   for (int64_t i = 0; i < count; ++i) {
     if (candidates_[i].weight >= least_weight) weights_[candidates_[i].id] = candidates_[i].weight;
   }
-  total_ = SumBlocks([&](int64_t begin, int64_t size) { return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, size); });
+  total_ = SumBlocks(nullptr, [&](int64_t begin, int64_t size) { return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, size); });
 }
 
 float TokenDistribution::Probability(int32_t id) const {
@@ -271,7 +271,7 @@ float TokenDistribution::Probability(int32_t id) const {
 }
 
 void TokenDistribution::Store(float* q) {
-  ForBlocks([&](int64_t, int64_t begin, int64_t count) {
+  ForBlocks(nullptr, [&](int64_t, int64_t begin, int64_t count) {
     HWY_DYNAMIC_DISPATCH(BlockScale)(weights_ + begin, count, scale_, q + begin);
   });
   std::fill(q + vocabulary_, q + tables_.padded_vocabulary, 0.0f);
@@ -305,11 +305,11 @@ int32_t TokenDistribution::DrawFrom(const float* weights, double total, double u
 int32_t TokenDistribution::Draw(double uniform) { return DrawFrom(weights_, total_, uniform); }
 
 int32_t TokenDistribution::DrawResidual(double uniform, const float* q) {
-  const double total = SumBlocks([&](int64_t begin, int64_t count) {
+  const double total = SumBlocks(nullptr, [&](int64_t begin, int64_t count) {
     return HWY_DYNAMIC_DISPATCH(BlockResidual)(weights_ + begin, count, scale_, q + begin, processed_ + begin);
   });
   if (total > 0) return DrawFrom(processed_, total, uniform);
-  total_ = SumBlocks([&](int64_t begin, int64_t count) { return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, count); });
+  total_ = SumBlocks(nullptr, [&](int64_t begin, int64_t count) { return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, count); });
   return Draw(uniform);
 }
 
@@ -318,7 +318,7 @@ int32_t TokenDistribution::DrawWithout(double uniform, int32_t certain_draft) {
   const float removed = weights_[certain_draft];
   weights_[certain_draft] = 0;
   const auto sum = [&] {
-    return SumBlocks([&](int64_t begin, int64_t count) { return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, count); });
+    return SumBlocks(nullptr, [&](int64_t begin, int64_t count) { return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, count); });
   };
   total_ = sum();
   if (!(total_ > 0)) {
@@ -334,7 +334,7 @@ float TokenDistribution::LogProbability(const float* logits, int32_t id, int cou
   const bool possible = maximum > kImpossible;
   double log_total = 0;
   if (possible) {
-    log_total = std::log(SumBlocks([&](int64_t begin, int64_t size) {
+    log_total = std::log(SumBlocks(pool_, [&](int64_t begin, int64_t size) {
       return HWY_DYNAMIC_DISPATCH(BlockWeights)(logits + begin, size, maximum, 1.0f, weights_ + begin);
     }));
   }

@@ -1,8 +1,8 @@
 // One row of logits as a distribution to draw from; the arithmetic behind sampling.h. Included by sampling.cc only.
 //
-// A Rows object works on one row at a time in one thread's scratch. Passes over the vocabulary go block by block; with a
-// pool, its threads share the blocks. Blocks have a fixed size and their results are combined in order, so that both ways
-// give the same bits.
+// A TokenDistribution works on one row at a time in one thread's scratch. Passes over the vocabulary go block by block;
+// with a pool, its threads share the blocks of the passes that outlast waking them (exponentials, penalties). Blocks have
+// a fixed size and their results are combined in order, so that both ways give the same bits.
 
 #ifndef MAMBAD_KERNELS_CPU_TOKEN_DISTRIBUTION_H_
 #define MAMBAD_KERNELS_CPU_TOKEN_DISTRIBUTION_H_
@@ -35,7 +35,7 @@ class TokenDistribution {
   // Numbers of float size that `memory` must hold for a padded vocabulary of V.
   static int64_t ScratchFloats(int64_t padded_vocabulary);
 
-  // `pool`: nullptr, or threads that share the passes.
+  // `pool`: nullptr, or threads that share the long passes.
   TokenDistribution(float* memory, ThreadPool* pool, const SamplingTables& tables);
 
   // The most likely id of the processed row.
@@ -55,9 +55,9 @@ class TokenDistribution {
 
  private:
   template <typename Pass>
-  void ForBlocks(const Pass& pass);       // pass(block, begin, count)
+  void ForBlocks(ThreadPool* pool, const Pass& pass);     // pass(block, begin, count)
   template <typename Pass>
-  double SumBlocks(const Pass& pass);     // pass(begin, count) -> double; sums are kept in block_sums_
+  double SumBlocks(ThreadPool* pool, const Pass& pass);   // pass(begin, count) -> double; kept in block_sums_
   const float* Process(const RowContext& row);
   float Maximum(const float* x);
   int32_t Fallback(const RowContext& row) const;
