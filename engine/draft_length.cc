@@ -6,16 +6,17 @@
 namespace mambad {
 namespace {
 
-constexpr float kSequenceDecay = 0.95f;   // about the last 20 judgements
+constexpr float kSequenceDecay = 0.95f;  // about the last 20 judgements
 constexpr float kEveryoneDecay = 0.995f;
-constexpr double kPriorWeight = 3;        // judgements that the engine-wide rate is worth to a sequence
-constexpr double kFirstGuess = 0.6;       // acceptance before anything was judged
-constexpr int64_t kForget = 1000;         // steps after which a cost is no longer believed
-constexpr double kRiseShare = 0.05, kFallShare = 0.3;   // how fast a cost follows slower and faster measurements
+constexpr double kPriorWeight = 3;   // judgements that the engine-wide rate is worth to a sequence
+constexpr double kFirstGuess = 0.6;  // acceptance before anything was judged
+constexpr int64_t kForget = 1000;    // steps after which a cost is no longer believed
+constexpr double kRiseShare = 0.05,
+                 kFallShare = 0.3;  // how fast a cost follows slower and faster measurements
 // Before rows were measured: a step costs as if eight rows' arithmetic came on top of its own.
 constexpr double kFixedRows = 8;
-constexpr double kLeastGain = 1.02;       // predicted, before drafting replaces plain decoding
-constexpr int64_t kProbeInterval = 8;     // steps between probes, however cheap
+constexpr double kLeastGain = 1.02;    // predicted, before drafting replaces plain decoding
+constexpr int64_t kProbeInterval = 8;  // steps between probes, however cheap
 
 }  // namespace
 
@@ -26,13 +27,15 @@ void AcceptanceCounts::Observe(int drafted, int accepted_drafts, float decay) {
   }
 }
 
-// ---- costs ----------------------------------------------------------------------------------------------------------
+// ---- costs
+// ----------------------------------------------------------------------------------------------------------
 
 // Sizes up to 64 have a cell each; above, eight cells for each doubling.
 int CostCurve::Index(int size) {
   size = std::max(size, 0);
   if (size < kExact) return size;
-  return std::min(kCells - 1, kExact + static_cast<int>(8 * std::log2(static_cast<double>(size) / kExact)));
+  return std::min(kCells - 1,
+                  kExact + static_cast<int>(8 * std::log2(static_cast<double>(size) / kExact)));
 }
 
 void CostCurve::Add(int size, double seconds, int64_t now) {
@@ -96,13 +99,16 @@ double DraftLengthController::PlainSeconds(int sequences, int other_rows) const 
 }
 
 double DraftLengthController::Seconds(const Plan& plan) const {
-  const double verify = verify_.measured() ? verify_.At(plan.rows, now_) : plain_.At(plan.rows, now_);
+  const double verify =
+      verify_.measured() ? verify_.At(plan.rows, now_) : plain_.At(plan.rows, now_);
   return verify + plan.draft_seconds;
 }
 
-// ---- acceptance -----------------------------------------------------------------------------------------------------
+// ---- acceptance
+// -----------------------------------------------------------------------------------------------------
 
-double DraftLengthController::Acceptance(const DraftStatistics& statistics, DrafterKind drafter, int position) const {
+double DraftLengthController::Acceptance(const DraftStatistics& statistics, DrafterKind drafter,
+                                         int position) const {
   const AcceptanceCounts &own = statistics.of(drafter), &all = everyone_.of(drafter);
   double common = kFirstGuess, rate = kFirstGuess;
   for (int i = 0; i <= position; ++i) {
@@ -114,24 +120,20 @@ double DraftLengthController::Acceptance(const DraftStatistics& statistics, Draf
   return rate;
 }
 
-void DraftLengthController::ObserveDrafts(DrafterKind drafter, int drafted, int accepted, DraftStatistics& statistics) {
+void DraftLengthController::ObserveDrafts(DrafterKind drafter, int drafted, int accepted,
+                                          DraftStatistics& statistics) {
   if (drafter == DrafterKind::kNone) return;
   statistics.of(drafter).Observe(drafted, accepted, kSequenceDecay);
   everyone_.of(drafter).Observe(drafted, accepted, kEveryoneDecay);
 }
 
-// Chance that drafts 1 .. length of the choice's drafter all stay.
-double DraftLengthController::Reach(const DraftChoice& choice, int length) const {
-  double reach = 1;
-  for (int i = 0; i < length; ++i) reach *= Acceptance(*choice.statistics, choice.drafter, i);
-  return reach;
-}
+// ---- choosing
+// -------------------------------------------------------------------------------------------------------
 
-// ---- choosing -------------------------------------------------------------------------------------------------------
-
-// Tokens a second when `sequences` sequences like this one all draft by `drafter`, at the best length >= 1.
-double DraftLengthController::BestRate(const DraftChoice& choice, DrafterKind drafter, int sequences,
-                                       int* length) const {
+// Tokens a second when `sequences` sequences like this one all draft by `drafter`, at the best
+// length >= 1.
+double DraftLengthController::BestRate(const DraftChoice& choice, DrafterKind drafter,
+                                       int sequences, int* length) const {
   double best = 0, reach = 1, tokens = 1;
   *length = 1;
   for (int k = 1; k <= choice.max_length; ++k) {
@@ -153,7 +155,8 @@ void DraftLengthController::ChooseDrafter(DraftChoice& choice, int sequences) co
   choice.drafter = choice.draft_model     ? DrafterKind::kDraftModel
                    : choice.prompt_lookup ? DrafterKind::kPromptLookup
                                           : DrafterKind::kNone;
-  if (!choice.draft_model || !choice.prompt_lookup || !(plain_.measured() || verify_.measured())) return;
+  if (!choice.draft_model || !choice.prompt_lookup || !(plain_.measured() || verify_.measured()))
+    return;
   int length = 0;
   if (BestRate(choice, DrafterKind::kPromptLookup, sequences, &length) >
       BestRate(choice, DrafterKind::kDraftModel, sequences, &length)) {
@@ -162,7 +165,8 @@ void DraftLengthController::ChooseDrafter(DraftChoice& choice, int sequences) co
 }
 
 // The choice's draft number `length` (1 ..) joins the plan.
-void DraftLengthController::AddDraft(const DraftChoice& choice, int length, double reach, Plan& plan) const {
+void DraftLengthController::AddDraft(const DraftChoice& choice, int length, double reach,
+                                     Plan& plan) const {
   ++plan.rows;
   plan.tokens += reach;
   if (choice.drafter != DrafterKind::kDraftModel) return;
@@ -171,9 +175,10 @@ void DraftLengthController::AddDraft(const DraftChoice& choice, int length, doub
   plan.draft_seconds += draft_.At(++drafting, now_);
 }
 
-// Adds drafts in the order of their chance to be kept and stops where tokens a second were highest. Chances fall along a
-// sequence, so that order takes each sequence's drafts in theirs.
-DraftLengthController::Plan DraftLengthController::ChooseLengths(absl::Span<DraftChoice> sequences, int other_rows,
+// Adds drafts in the order of their chance to be kept and stops where tokens a second were highest.
+// Chances fall along a sequence, so that order takes each sequence's drafts in theirs.
+DraftLengthController::Plan DraftLengthController::ChooseLengths(absl::Span<DraftChoice> sequences,
+                                                                 int other_rows,
                                                                  double plain_seconds) {
   Plan plan;
   plan.rows = static_cast<int>(sequences.size()) + other_rows;
@@ -184,7 +189,9 @@ DraftLengthController::Plan DraftLengthController::ChooseLengths(absl::Span<Draf
     DraftChoice& choice = sequences[s];
     if (choice.drafter == DrafterKind::kNone) continue;
     double reach = 1;
-    const int most = choice.fixed_length.has_value() ? std::min(*choice.fixed_length, choice.max_length) : choice.max_length;
+    const int most = choice.fixed_length.has_value()
+                         ? std::min(*choice.fixed_length, choice.max_length)
+                         : choice.max_length;
     for (int k = 1; k <= most; ++k) {
       reach *= Acceptance(*choice.statistics, choice.drafter, k - 1);
       if (choice.fixed_length.has_value()) {
@@ -196,7 +203,8 @@ DraftLengthController::Plan DraftLengthController::ChooseLengths(absl::Span<Draf
       }
     }
   }
-  if (!(plain_seconds > 0) || debt_ > 0 || PlainDue(static_cast<int>(sequences.size()), other_rows)) return plan;
+  if (!(plain_seconds > 0) || debt_ > 0 || PlainDue(static_cast<int>(sequences.size()), other_rows))
+    return plan;
   std::sort(increments_.begin(), increments_.end(), [](const Increment& a, const Increment& b) {
     if (a.reach != b.reach) return a.reach > b.reach;
     return a.length != b.length ? a.length < b.length : a.sequence < b.sequence;
@@ -212,18 +220,23 @@ DraftLengthController::Plan DraftLengthController::ChooseLengths(absl::Span<Draf
     best = plan;
     taken = i + 1;
   }
-  for (size_t i = 0; i < taken; ++i) sequences[increments_[i].sequence].length = increments_[i].length;
+  for (size_t i = 0; i < taken; ++i)
+    sequences[increments_[i].sequence].length = increments_[i].length;
   return best;
 }
 
-// What this sequence would draft to learn something, or false: one that drafts nothing drafts, one that drafts little
-// drafts twice as much, one with two drafters now and then uses the other.
-bool DraftLengthController::Curious(const DraftChoice& choice, int sequences, DraftChoice* probe) const {
+// What this sequence would draft to learn something, or false: one that drafts nothing drafts, one
+// that drafts little drafts twice as much, one with two drafters now and then uses the other.
+bool DraftLengthController::Curious(const DraftChoice& choice, int sequences,
+                                    DraftChoice* probe) const {
   *probe = choice;
-  if (choice.drafter == DrafterKind::kNone || choice.fixed_length.has_value() || choice.max_length < 1) return false;
+  if (choice.drafter == DrafterKind::kNone || choice.fixed_length.has_value() ||
+      choice.max_length < 1)
+    return false;
   const bool other = choice.draft_model && choice.prompt_lookup && probes_ % 4 >= 2;
   if (other) {
-    probe->drafter = choice.drafter == DrafterKind::kDraftModel ? DrafterKind::kPromptLookup : DrafterKind::kDraftModel;
+    probe->drafter = choice.drafter == DrafterKind::kDraftModel ? DrafterKind::kPromptLookup
+                                                                : DrafterKind::kDraftModel;
   }
   if (other || choice.length == 0) {
     BestRate(*probe, probe->drafter, sequences, &probe->length);
@@ -233,9 +246,10 @@ bool DraftLengthController::Curious(const DraftChoice& choice, int sequences, Dr
   return other || probe->length != choice.length;
 }
 
-// Now and then all sequences (to learn what that costs) or one (to learn whether its drafts stay) draft what the choice
-// would not have them draft. Paid from the probe budget.
-void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Plan& plan, double plain_seconds) {
+// Now and then all sequences (to learn what that costs) or one (to learn whether its drafts stay)
+// draft what the choice would not have them draft. Paid from the probe budget.
+void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Plan& plan,
+                                     double plain_seconds) {
   const int count = static_cast<int>(sequences.size());
   if (!(plain_seconds > 0) || count == 0 || now_ - last_probe_ < kProbeInterval) return;
   const bool everyone = probes_ % 2 == 0;
@@ -243,7 +257,7 @@ void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Pl
   probe_choices_.assign(sequences.begin(), sequences.end());
   Plan extended = plan;
   int curious = 0;
-  double replaced = 0;   // drafts given up for another drafter's
+  double replaced = 0;  // drafts given up for another drafter's
   for (int i = 0; i < count && (everyone || curious == 0); ++i) {
     const size_t s = static_cast<size_t>((probes_ / 2 + i) % count);
     DraftChoice probe;
@@ -251,11 +265,12 @@ void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Pl
     ++curious;
     const bool other = probe.drafter != sequences[s].drafter;
     if (other) replaced += sequences[s].length * plain_seconds / count;
-    for (int k = other ? 1 : sequences[s].length + 1; k <= probe.length; ++k) AddDraft(probe, k, 0, extended);
+    for (int k = other ? 1 : sequences[s].length + 1; k <= probe.length; ++k)
+      AddDraft(probe, k, 0, extended);
     probe_choices_[s] = probe;
   }
   if (curious == 0) {
-    ++probes_;   // of another kind next time
+    ++probes_;  // of another kind next time
     return;
   }
   const double cost = Seconds(extended) - (alone ? plain_seconds : Seconds(plan)) + replaced;
@@ -283,7 +298,8 @@ void DraftLengthController::Choose(absl::Span<DraftChoice> sequences, int other_
   }
 }
 
-// ---- accounts -------------------------------------------------------------------------------------------------------
+// ---- accounts
+// -------------------------------------------------------------------------------------------------------
 
 void DraftLengthController::ObserveStep(const StepMeasurement& step) {
   ++now_;

@@ -1,17 +1,23 @@
-// How many tokens to draft in the next step, and by which drafter: the choice that keeps most tokens a second by measured
-// cost and measured acceptance. Drafting nothing is a choice. Choices can change the speed of an answer, never its tokens.
+// How many tokens to draft in the next step, and by which drafter: the choice that keeps most
+// tokens a second by measured cost and measured acceptance. Drafting nothing is a choice. Choices
+// can change the speed of an answer, never its tokens.
 //
-// NEVER MORE THAN 5 % SLOWER THAN PLAIN. The controller compares what speculative steps took with what their kept tokens
-// would have taken plain (plain steps are measured too, at least every kPlainInterval steps, and once at each new batch size). Two accounts bound the loss:
-//   debt    grows by every second that a speculative step lost and shrinks by what one gained, and by kDebtAllowance of
+// NEVER MORE THAN 5 % SLOWER THAN PLAIN. The controller compares what speculative steps took with
+// what their kept tokens would have taken plain (plain steps are measured too, at least every
+// kPlainInterval steps, and once at each new batch size). Two accounts bound the loss:
+//   debt    grows by every second that a speculative step lost and shrinks by what one gained, and
+//   by kDebtAllowance of
 //           all time. While it is above zero, nothing is drafted but probes.
-//   probes  are drafts out of curiosity: they are paid from a budget that grows by kProbeAllowance of all time, and only
+//   probes  are drafts out of curiosity: they are paid from a budget that grows by kProbeAllowance
+//   of all time, and only
 //           start when it covers their whole expected cost, as if nothing were accepted.
-// The sum of both allowances is 3 %; beyond it goes at most one step's loss, and what the plain cost is misjudged by while
-// it changes (noise, batch sizes not seen for long). Gains count up to kCreditSteps plain steps: after a change for the
-// worse, no more than that is given back of what was gained before.
+// The sum of both allowances is 3 %; beyond it goes at most one step's loss, and what the plain
+// cost is misjudged by while it changes (noise, batch sizes not seen for long). Gains count up to
+// kCreditSteps plain steps: after a change for the worse, no more than that is given back of what
+// was gained before.
 //
-// Deterministic given what it was told. Owned by EngineCore; engine thread. Allocates only when more sequences than ever run.
+// Deterministic given what it was told. Owned by EngineCore; engine thread. Allocates only when
+// more sequences than ever run.
 
 #ifndef MAMBAD_ENGINE_DRAFT_LENGTH_H_
 #define MAMBAD_ENGINE_DRAFT_LENGTH_H_
@@ -26,7 +32,8 @@
 
 namespace mambad {
 
-// Decayed acceptance of one drafter: [i] counts rounds in which drafts 0 .. i - 1 stayed and draft i was judged.
+// Decayed acceptance of one drafter: [i] counts rounds in which drafts 0 .. i - 1 stayed and draft
+// i was judged.
 struct AcceptanceCounts {
   std::array<float, kMaxDraftLength> judged = {}, accepted = {};
 
@@ -37,19 +44,21 @@ struct AcceptanceCounts {
 struct DraftStatistics {
   AcceptanceCounts draft_model, prompt_lookup;
 
-  AcceptanceCounts& of(DrafterKind kind) { return kind == DrafterKind::kDraftModel ? draft_model : prompt_lookup; }
+  AcceptanceCounts& of(DrafterKind kind) {
+    return kind == DrafterKind::kDraftModel ? draft_model : prompt_lookup;
+  }
   const AcceptanceCounts& of(DrafterKind kind) const {
     return kind == DrafterKind::kDraftModel ? draft_model : prompt_lookup;
   }
 };
 
-// Seconds as a function of a size (rows, sequences): decayed, leaning to the low side because noise only adds; linear
-// between measured sizes. Measurements not renewed for long are forgotten.
+// Seconds as a function of a size (rows, sequences): decayed, leaning to the low side because noise
+// only adds; linear between measured sizes. Measurements not renewed for long are forgotten.
 class CostCurve {
  public:
   void Add(int size, double seconds, int64_t now);
   bool measured() const { return measured_; }
-  double At(int size, int64_t now) const;   // 0 when nothing was measured
+  double At(int size, int64_t now) const;  // 0 when nothing was measured
   // Whether a size within a quarter of this one was measured in the last `steps` steps.
   bool Fresh(int size, int64_t steps, int64_t now) const;
 
@@ -58,7 +67,7 @@ class CostCurve {
     double seconds = 0;
     int64_t updated = -1;
     int count = 0;
-    int size = 0;              // of the latest measurement; buckets above 64 span several
+    int size = 0;  // of the latest measurement; buckets above 64 span several
   };
   static constexpr int kExact = 64, kCells = kExact + 64;
   static int Index(int size);
@@ -71,9 +80,10 @@ class CostCurve {
 struct DraftChoice {
   // Asked:
   const DraftStatistics* statistics = nullptr;
-  bool draft_model = false, prompt_lookup = false;   // may be used now; prompt lookup: it has a match
-  int max_length = 0;                                // 0 .. kMaxDraftLength; token limits counted in
-  std::optional<int> fixed_length;                   // the request's own; then max_length only caps it
+  bool draft_model = false,
+       prompt_lookup = false;       // may be used now; prompt lookup: it has a match
+  int max_length = 0;               // 0 .. kMaxDraftLength; token limits counted in
+  std::optional<int> fixed_length;  // the request's own; then max_length only caps it
   // Answered:
   DrafterKind drafter = DrafterKind::kNone;
   int length = 0;
@@ -81,14 +91,14 @@ struct DraftChoice {
 
 // What a step did and took. Sequences that drafted less than chosen are told as they were.
 struct StepMeasurement {
-  int sequences = 0;                   // that decoded (were given a token)
-  int rows = 0;                        // verified: sequences + drafts + other_rows
-  int other_rows = 0;                  // of prompts
-  int drafts = 0;                      // tokens proposed, by any drafter
-  int model_draft_steps = 0;           // steps of the draft model
-  int model_draft_sequences = 0;       // sequences in its first step
-  int kept = 0;                        // tokens kept, of all sequences
-  bool fixed = false;                  // a request fixed its draft length: not held against the controller
+  int sequences = 0;              // that decoded (were given a token)
+  int rows = 0;                   // verified: sequences + drafts + other_rows
+  int other_rows = 0;             // of prompts
+  int drafts = 0;                 // tokens proposed, by any drafter
+  int model_draft_steps = 0;      // steps of the draft model
+  int model_draft_sequences = 0;  // sequences in its first step
+  int kept = 0;                   // tokens kept, of all sequences
+  bool fixed = false;  // a request fixed its draft length: not held against the controller
   double draft_seconds = 0, verify_seconds = 0;
 };
 
@@ -111,20 +121,20 @@ class DraftLengthController {
  private:
   // A next draft that could be added to the plan.
   struct Increment {
-    float reach = 0;                   // chance that it is kept
+    float reach = 0;  // chance that it is kept
     int32_t sequence = 0, length = 0;
   };
   struct Plan {
-    int rows = 0;                      // verified
+    int rows = 0;  // verified
     double tokens = 0, draft_seconds = 0;
-    std::array<int, kMaxDraftLength> drafting = {};   // sequences that take draft step i of the draft model
+    std::array<int, kMaxDraftLength> drafting =
+        {};  // sequences that take draft step i of the draft model
   };
 
   bool PlainDue(int sequences, int other_rows) const;
   double PlainSeconds(int sequences, int other_rows) const;
   double Seconds(const Plan& plan) const;
   void AddDraft(const DraftChoice& choice, int length, double reach, Plan& plan) const;
-  double Reach(const DraftChoice& choice, int length) const;
   double BestRate(const DraftChoice& choice, DrafterKind drafter, int sequences, int* length) const;
   void ChooseDrafter(DraftChoice& choice, int sequences) const;
   Plan ChooseLengths(absl::Span<DraftChoice> sequences, int other_rows, double plain_seconds);
@@ -135,13 +145,13 @@ class DraftLengthController {
   DraftStatistics everyone_;
   std::vector<Increment> increments_;
   std::vector<DraftChoice> probe_choices_;
-  int64_t now_ = 0;                    // steps observed
+  int64_t now_ = 0;  // steps observed
   int64_t plain_steps_ = 0, last_plain_ = 0;
   int64_t probes_ = 0, last_probe_ = 0;
-  bool probing_ = false;               // the chosen step has a probe
-  double probe_cost_ = 0;              // charged for it when the step speculates anyway
-  bool probe_alone_ = false;           // nothing but the probe drafts
-  double debt_ = 0, probe_budget_ = 0; // seconds
+  bool probing_ = false;                // the chosen step has a probe
+  double probe_cost_ = 0;               // charged for it when the step speculates anyway
+  bool probe_alone_ = false;            // nothing but the probe drafts
+  double debt_ = 0, probe_budget_ = 0;  // seconds
 };
 
 }  // namespace mambad

@@ -5,10 +5,11 @@
 namespace mambad {
 namespace {
 
-// A table at half load needs a handful of probes. Text made to collide gets no more than this, and then forgets a run.
+// A table at half load needs a handful of probes. Text made to collide gets no more than this, and
+// then forgets a run.
 constexpr int kMaxProbes = 64;
 
-constexpr int64_t kMaxTokens = int64_t{1} << 28;   // ends of runs fit an entry
+constexpr int64_t kMaxTokens = int64_t{1} << 28;  // ends of runs fit an entry
 
 uint64_t Mix(uint64_t hash) {
   hash ^= hash >> 32;
@@ -16,8 +17,10 @@ uint64_t Mix(uint64_t hash) {
   return hash ^ hash >> 32;
 }
 
-// Hashes of the runs that end at `end`, in the order of kMatchLengths; those longer than the context are 0.
-std::array<uint64_t, PromptLookup::kMatchLengths.size()> RunHashes(const std::vector<TokenId>& tokens, int64_t end) {
+// Hashes of the runs that end at `end`, in the order of kMatchLengths; those longer than the
+// context are 0.
+std::array<uint64_t, PromptLookup::kMatchLengths.size()> RunHashes(
+    const std::vector<TokenId>& tokens, int64_t end) {
   std::array<uint64_t, PromptLookup::kMatchLengths.size()> hashes = {};
   uint64_t hash = 0x9e3779b97f4a7c15;
   int length = 0;
@@ -49,7 +52,8 @@ void PromptLookup::Append(absl::Span<const TokenId> tokens) {
 
 void PromptLookup::AppendOne(TokenId token) {
   tokens_.push_back(token);
-  if (2 * (entries_ + kMatchLengths.size()) > table_.size()) Grow(std::max<size_t>(64, 2 * table_.size()));
+  if (2 * (entries_ + kMatchLengths.size()) > table_.size())
+    Grow(std::max<size_t>(64, 2 * table_.size()));
   const auto end = static_cast<int64_t>(tokens_.size());
   const auto hashes = RunHashes(tokens_, end);
   for (int kind = 0; kind < static_cast<int>(kMatchLengths.size()); ++kind) {
@@ -104,7 +108,8 @@ int PromptLookup::match_length() const {
 
 void PromptLookup::Propose(int max_length, std::vector<TokenId>& out) const {
   out.clear();
-  const auto found = std::find_if(earlier_.begin(), earlier_.end(), [](int64_t end) { return end >= 0; });
+  const auto found =
+      std::find_if(earlier_.begin(), earlier_.end(), [](int64_t end) { return end >= 0; });
   if (found == earlier_.end()) return;
   const auto size = static_cast<int64_t>(tokens_.size());
   for (int64_t i = 0; i < max_length; ++i) {

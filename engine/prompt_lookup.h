@@ -1,5 +1,5 @@
-// Drafts from the context itself: what followed the last time the same tokens were seen. Free, needs no second model, and
-// good where answers quote: edits, summaries, code, structured text.
+// Drafts from the context itself: what followed the last time the same tokens were seen. Free,
+// needs no second model, and good where answers quote: edits, summaries, code, structured text.
 
 #ifndef MAMBAD_ENGINE_PROMPT_LOOKUP_H_
 #define MAMBAD_ENGINE_PROMPT_LOOKUP_H_
@@ -14,11 +14,13 @@
 
 namespace mambad {
 
-// One a sequence; engine thread. Remembers, for every run of 8, 6, 4, 3 and 2 tokens met so far, where it last ended.
+// One a sequence; engine thread. Remembers, for every run of 8, 6, 4, 3 and 2 tokens met so far,
+// where it last ended.
 //
-// Cost: constant time a token appended (a table look-up for each run length, doubling now and then), whatever the text;
-// a proposal costs its own length. Memory: 4 bytes for a token and 5 table entries of 4 bytes at a load of at most one
-// half: 44 to 84 bytes a token of context, up to twice that while vectors grow; see Reserve.
+// Cost: constant time a token appended (a table look-up for each run length, doubling now and
+// then), whatever the text; a proposal costs its own length. Memory: 4 bytes for a token and 5
+// table entries of 4 bytes at a load of at most one half: 44 to 84 bytes a token of context, up to
+// twice that while vectors grow; see Reserve.
 class PromptLookup {
  public:
   static constexpr std::array<int, 5> kMatchLengths = {8, 6, 4, 3, 2};
@@ -28,11 +30,13 @@ class PromptLookup {
 
   void Append(absl::Span<const TokenId> tokens);
 
-  // Tokens of the suffix that has been met before: the longest of kMatchLengths; 0: none, Propose gives nothing.
+  // Tokens of the suffix that has been met before: the longest of kMatchLengths; 0: none, Propose
+  // gives nothing.
   int match_length() const;
 
-  // Sets `out` to what followed the most recent earlier occurrence of that suffix: `max_length` tokens, or none. Where
-  // the occurrence is so recent that the context ends first, the proposal goes on with itself (a period repeated).
+  // Sets `out` to what followed the most recent earlier occurrence of that suffix: `max_length`
+  // tokens, or none. Where the occurrence is so recent that the context ends first, the proposal
+  // goes on with itself (a period repeated).
   void Propose(int max_length, std::vector<TokenId>& out) const;
 
  private:
@@ -44,7 +48,8 @@ class PromptLookup {
   void Grow(size_t slots);
 
   std::vector<TokenId> tokens_;
-  std::vector<uint32_t> table_;        // end of a run * 8 + its kind; a power of two of slots, linear probing
+  std::vector<uint32_t>
+      table_;  // end of a run * 8 + its kind; a power of two of slots, linear probing
   size_t entries_ = 0;
   // For each run length: where the context's last tokens last ended before; -1: nowhere.
   std::array<int64_t, kMatchLengths.size()> earlier_ = {-1, -1, -1, -1, -1};

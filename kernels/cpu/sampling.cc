@@ -1,11 +1,12 @@
 #include "kernels/cpu/sampling.h"
 
+// clang-format off: the order matters.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/sampling.cc"
 #include "hwy/foreach_target.h"
-// After foreach_target.
 #include "hwy/highway.h"
 #include "kernels/cpu/vocabulary_passes-inl.h"
+// clang-format on
 
 #if HWY_ONCE
 
@@ -34,7 +35,8 @@ constexpr float kImpossible = -std::numeric_limits<float>::infinity();
 constexpr int64_t kSharedVocabulary = 32768;
 
 bool IsStopId(const SamplingState& state, int32_t id) {
-  return std::find(state.stop_ids, state.stop_ids + state.stop_count, id) != state.stop_ids + state.stop_count;
+  return std::find(state.stop_ids, state.stop_ids + state.stop_count, id) !=
+         state.stop_ids + state.stop_count;
 }
 
 bool MasksStops(const RowContext& row) {
@@ -42,8 +44,8 @@ bool MasksStops(const RowContext& row) {
 }
 
 bool HasPenalties(const SamplingState& state) {
-  return state.counts_row >= 0 &&
-         (state.repetition_penalty != 1 || state.presence_penalty != 0 || state.frequency_penalty != 0);
+  return state.counts_row >= 0 && (state.repetition_penalty != 1 || state.presence_penalty != 0 ||
+                                   state.frequency_penalty != 0);
 }
 
 // Scalar twin of BlockPenalise.
@@ -61,7 +63,8 @@ bool MoreLikely(const Candidate& a, const Candidate& b) {
 
 }  // namespace
 
-// ---- one row --------------------------------------------------------------------------------------------------------
+// ---- one row
+// --------------------------------------------------------------------------------------------------------
 
 int64_t TokenDistribution::ScratchFloats(int64_t padded_vocabulary) {
   const int64_t row = (padded_vocabulary + 15) / 16 * 16;
@@ -96,13 +99,16 @@ void TokenDistribution::ForBlocks(ThreadPool* pool, const Pass& pass) {
 
 template <typename Pass>
 double TokenDistribution::SumBlocks(ThreadPool* pool, const Pass& pass) {
-  ForBlocks(pool, [&](int64_t block, int64_t begin, int64_t count) { block_sums_[block] = pass(begin, count); });
+  ForBlocks(pool, [&](int64_t block, int64_t begin, int64_t count) {
+    block_sums_[block] = pass(begin, count);
+  });
   double total = 0;
   for (int64_t block = 0; block < blocks_; ++block) total += block_sums_[block];
   return total;
 }
 
-// The row's logits after bias, penalties and masks: the logits themselves where nothing changes them.
+// The row's logits after bias, penalties and masks: the logits themselves where nothing changes
+// them.
 const float* TokenDistribution::Process(const RowContext& row) {
   const SamplingState& state = *row.state;
   const bool penalties = HasPenalties(state), stops = MasksStops(row);
@@ -112,13 +118,15 @@ const float* TokenDistribution::Process(const RowContext& row) {
   const int32_t* counts = penalties ? tables_.counts + state.counts_row * stride : nullptr;
   ForBlocks(pool_, [&](int64_t, int64_t begin, int64_t count) {
     HWY_DYNAMIC_DISPATCH(BlockPenalise)
-    (row.logits + begin, count, bias != nullptr ? bias + begin : nullptr, counts != nullptr ? counts + begin : nullptr,
-     state.repetition_penalty, state.presence_penalty, state.frequency_penalty, processed_ + begin);
+    (row.logits + begin, count, bias != nullptr ? bias + begin : nullptr,
+     counts != nullptr ? counts + begin : nullptr, state.repetition_penalty, state.presence_penalty,
+     state.frequency_penalty, processed_ + begin);
   });
   for (int i = 0; penalties && i < row.window_count; ++i) {
     const int32_t id = row.window[i];
     if (id < 0 || id >= vocabulary_) continue;
-    const auto drafted = static_cast<uint32_t>(std::count(row.window, row.window + row.window_count, id));
+    const auto drafted =
+        static_cast<uint32_t>(std::count(row.window, row.window + row.window_count, id));
     processed_[id] = PenalisedLogit(row.logits[id], bias != nullptr ? bias + id : nullptr,
                                     static_cast<uint32_t>(counts[id]) + drafted, state);
   }
@@ -138,7 +146,9 @@ float TokenDistribution::Maximum(const float* x) {
 
 int32_t TokenDistribution::Fallback(const RowContext& row) const {
   const SamplingState& state = *row.state;
-  const float* bias = state.bias_row >= 0 ? tables_.bias + int64_t{state.bias_row} * tables_.padded_vocabulary : nullptr;
+  const float* bias = state.bias_row >= 0
+                          ? tables_.bias + int64_t{state.bias_row} * tables_.padded_vocabulary
+                          : nullptr;
   int32_t allowed = -1;
   for (int32_t id = 0; id < vocabulary_; ++id) {
     if (bias != nullptr && !(bias[id] > kImpossible)) continue;
@@ -152,9 +162,11 @@ int32_t TokenDistribution::Greedy(const RowContext& row) {
   const float* x = Process(row);
   const float maximum = Maximum(x);
   if (!(maximum > kImpossible)) return Fallback(row);
-  const int64_t block = std::find(block_sums_, block_sums_ + blocks_, double{maximum}) - block_sums_;
+  const int64_t block =
+      std::find(block_sums_, block_sums_ + blocks_, double{maximum}) - block_sums_;
   const int64_t begin = block * kVocabularyBlock;
-  return static_cast<int32_t>(HWY_DYNAMIC_DISPATCH(FindAbove)(x, begin, vocabulary_, maximum, true));
+  return static_cast<int32_t>(
+      HWY_DYNAMIC_DISPATCH(FindAbove)(x, begin, vocabulary_, maximum, true));
 }
 
 void TokenDistribution::SetCertain(int32_t id) {
@@ -170,7 +182,8 @@ void TokenDistribution::Compute(const RowContext& row) {
   const SamplingState& state = *row.state;
   if (!(state.temperature > 0)) return SetCertain(Greedy(row));
   const float* x = Process(row);
-  const bool top_k = state.top_k > 0 && state.top_k < vocabulary_, top_p = state.top_p < 1;   // NaN: off
+  const bool top_k = state.top_k > 0 && state.top_k < vocabulary_,
+             top_p = state.top_p < 1;  // NaN: off
   const float min_p = state.min_p > 0 ? std::min(state.min_p, 1.0f) : 0.0f;
   int64_t count = 0;
   if (top_k) {
@@ -182,19 +195,25 @@ void TokenDistribution::Compute(const RowContext& row) {
       gathered[i] = candidates_[i].logit;
       maximum = std::max(maximum, gathered[i]);
     }
-    maximum = std::clamp(maximum, std::numeric_limits<float>::lowest(), std::numeric_limits<float>::max());
-    total_ = HWY_DYNAMIC_DISPATCH(BlockWeights)(gathered, count, maximum, state.temperature, gathered);
+    maximum = std::clamp(maximum, std::numeric_limits<float>::lowest(),
+                         std::numeric_limits<float>::max());
+    total_ =
+        HWY_DYNAMIC_DISPATCH(BlockWeights)(gathered, count, maximum, state.temperature, gathered);
     for (int64_t i = 0; i < count; ++i) candidates_[i].weight = gathered[i];
   } else {
     const float maximum = Maximum(x);
     if (!(maximum > kImpossible)) return SetCertain(Fallback(row));
     const float bounded = std::min(maximum, std::numeric_limits<float>::max());
     total_ = SumBlocks(pool_, [&](int64_t begin, int64_t size) {
-      return HWY_DYNAMIC_DISPATCH(BlockWeights)(x + begin, size, bounded, state.temperature, weights_ + begin);
+      return HWY_DYNAMIC_DISPATCH(BlockWeights)(x + begin, size, bounded, state.temperature,
+                                                weights_ + begin);
     });
     if (top_p || min_p > 0) {
-      // Ids lighter than this weigh less than half of 1 - top_p together: the wanted ones are among the others.
-      const double light = top_p ? 0.5 * (1 - std::max(0.0, static_cast<double>(state.top_p))) * total_ / vocabulary_ : 0;
+      // Ids lighter than this weigh less than half of 1 - top_p together: the wanted ones are among
+      // the others.
+      const double light =
+          top_p ? 0.5 * (1 - std::max(0.0, static_cast<double>(state.top_p))) * total_ / vocabulary_
+                : 0;
       count = CollectHeavy(x, std::max(static_cast<float>(light), min_p));
     }
   }
@@ -203,8 +222,8 @@ void TokenDistribution::Compute(const RowContext& row) {
   scale_ = static_cast<float>(1 / total_);
 }
 
-// The `wanted` most likely ids of x, in no order, into candidates_; fewer when fewer are possible. One pass with a
-// threshold that rises whenever twice the wanted ones have been met.
+// The `wanted` most likely ids of x, in no order, into candidates_; fewer when fewer are possible.
+// One pass with a threshold that rises whenever twice the wanted ones have been met.
 int64_t TokenDistribution::CollectMostLikely(const float* x, int64_t wanted) {
   const int64_t room = std::min(vocabulary_, std::max<int64_t>(2 * wanted, 64));
   int64_t count = 0;
@@ -237,10 +256,11 @@ int64_t TokenDistribution::CollectHeavy(const float* x, float least_weight) {
   return count;
 }
 
-// Moves the fewest most likely of `count` candidates whose weights reach `mass` to the front and returns how many; at
-// least one. Halves the range that holds the last of them: linear time.
+// Moves the fewest most likely of `count` candidates whose weights reach `mass` to the front and
+// returns how many; at least one. Halves the range that holds the last of them: linear time.
 int64_t TokenDistribution::SelectMass(int64_t count, double mass) {
-  int64_t low = 0, high = count;   // the answer is in [low, high]; weights before low make up `before`
+  int64_t low = 0,
+          high = count;  // the answer is in [low, high]; weights before low make up `before`
   double before = 0;
   while (high - low > 1) {
     const int64_t middle = low + (high - low) / 2;
@@ -263,7 +283,9 @@ void TokenDistribution::KeepCandidates(int64_t count, float least_weight) {
   for (int64_t i = 0; i < count; ++i) {
     if (candidates_[i].weight >= least_weight) weights_[candidates_[i].id] = candidates_[i].weight;
   }
-  total_ = SumBlocks(nullptr, [&](int64_t begin, int64_t size) { return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, size); });
+  total_ = SumBlocks(nullptr, [&](int64_t begin, int64_t size) {
+    return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, size);
+  });
 }
 
 float TokenDistribution::Probability(int32_t id) const {
@@ -284,7 +306,8 @@ int32_t TokenDistribution::DrawFrom(const float* weights, double total, double u
   int32_t last = 0;
   for (int64_t block = 0; block < blocks_; ++block) {
     if (!(block_sums_[block] > 0)) continue;
-    const int64_t begin = block * kVocabularyBlock, end = std::min(vocabulary_, begin + kVocabularyBlock);
+    const int64_t begin = block * kVocabularyBlock,
+                  end = std::min(vocabulary_, begin + kVocabularyBlock);
     const bool here = before + block_sums_[block] > target;
     // Rounding may leave the target beyond the last block's sum: the last possible id then.
     if (here || block == blocks_ - 1 || !(before + block_sums_[block] < total)) {
@@ -306,10 +329,13 @@ int32_t TokenDistribution::Draw(double uniform) { return DrawFrom(weights_, tota
 
 int32_t TokenDistribution::DrawResidual(double uniform, const float* q) {
   const double total = SumBlocks(nullptr, [&](int64_t begin, int64_t count) {
-    return HWY_DYNAMIC_DISPATCH(BlockResidual)(weights_ + begin, count, scale_, q + begin, processed_ + begin);
+    return HWY_DYNAMIC_DISPATCH(BlockResidual)(weights_ + begin, count, scale_, q + begin,
+                                               processed_ + begin);
   });
   if (total > 0) return DrawFrom(processed_, total, uniform);
-  total_ = SumBlocks(nullptr, [&](int64_t begin, int64_t count) { return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, count); });
+  total_ = SumBlocks(nullptr, [&](int64_t begin, int64_t count) {
+    return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, count);
+  });
   return Draw(uniform);
 }
 
@@ -318,7 +344,9 @@ int32_t TokenDistribution::DrawWithout(double uniform, int32_t certain_draft) {
   const float removed = weights_[certain_draft];
   weights_[certain_draft] = 0;
   const auto sum = [&] {
-    return SumBlocks(nullptr, [&](int64_t begin, int64_t count) { return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, count); });
+    return SumBlocks(nullptr, [&](int64_t begin, int64_t count) {
+      return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, count);
+    });
   };
   total_ = sum();
   if (!(total_ > 0)) {
@@ -328,14 +356,15 @@ int32_t TokenDistribution::DrawWithout(double uniform, int32_t certain_draft) {
   return Draw(uniform);
 }
 
-float TokenDistribution::LogProbability(const float* logits, int32_t id, int count, int32_t* alternative_ids,
-                                        float* alternative_logprobs) {
+float TokenDistribution::LogProbability(const float* logits, int32_t id, int count,
+                                        int32_t* alternative_ids, float* alternative_logprobs) {
   const float maximum = std::min(Maximum(logits), std::numeric_limits<float>::max());
   const bool possible = maximum > kImpossible;
   double log_total = 0;
   if (possible) {
     log_total = std::log(SumBlocks(pool_, [&](int64_t begin, int64_t size) {
-      return HWY_DYNAMIC_DISPATCH(BlockWeights)(logits + begin, size, maximum, 1.0f, weights_ + begin);
+      return HWY_DYNAMIC_DISPATCH(BlockWeights)(logits + begin, size, maximum, 1.0f,
+                                                weights_ + begin);
     }));
   }
   const auto normalise = [&](float logit) {
@@ -356,37 +385,42 @@ float TokenDistribution::LogProbability(const float* logits, int32_t id, int cou
 
 namespace {
 
-// Log-probability and alternatives of the token that is entry `place` of arrays [.., kMaxAlternatives].
-float LogProbability(const float* logits, int32_t token, int alternatives, int64_t place, int32_t* ids, float* logprobs,
-                     TokenDistribution& distribution) {
+// Log-probability and alternatives of the token that is entry `place` of arrays [..,
+// kMaxAlternatives].
+float LogProbability(const float* logits, int32_t token, int alternatives, int64_t place,
+                     int32_t* ids, float* logprobs, TokenDistribution& distribution) {
   if (alternatives <= 0) return distribution.LogProbability(logits, token, 0, nullptr, nullptr);
   const int64_t at = place * kMaxAlternatives;
-  return distribution.LogProbability(logits, token, std::min(alternatives, kMaxAlternatives), ids + at, logprobs + at);
+  return distribution.LogProbability(logits, token, std::min(alternatives, kMaxAlternatives),
+                                     ids + at, logprobs + at);
 }
 
 }  // namespace
 
-// ---- drafts ---------------------------------------------------------------------------------------------------------
+// ---- drafts
+// ---------------------------------------------------------------------------------------------------------
 
 namespace {
 
-// Calls task(item, distribution) for each of `count` items: threads take items, or share each item's vocabulary where
-// there are too few items to go round.
+// Calls task(item, distribution) for each of `count` items: threads take items, or share each
+// item's vocabulary where there are too few items to go round.
 template <typename Task>
-void ForItems(ThreadPool& pool, int64_t count, const SamplingTables& tables, SamplingScratch& scratch, const Task& task) {
+void ForItems(ThreadPool& pool, int64_t count, const SamplingTables& tables,
+              SamplingScratch& scratch, const Task& task) {
   if (count < pool.threads() && tables.vocabulary >= kSharedVocabulary) {
     TokenDistribution distribution(scratch.memory.as<float>(), &pool, tables);
     for (int64_t item = 0; item < count; ++item) task(item, distribution);
     return;
   }
   pool.Split(count, 1, [&](int64_t begin, int64_t end, int thread) {
-    TokenDistribution distribution(scratch.memory.as<float>() + thread * scratch.floats_per_thread, nullptr, tables);
+    TokenDistribution distribution(scratch.memory.as<float>() + thread * scratch.floats_per_thread,
+                                   nullptr, tables);
     for (int64_t item = begin; item < end; ++item) task(item, distribution);
   });
 }
 
-void SampleDraft(const DraftSampling& request, const SamplingTables& tables, const RowsView& logits, int64_t s,
-                 TokenDistribution& distribution) {
+void SampleDraft(const DraftSampling& request, const SamplingTables& tables, const RowsView& logits,
+                 int64_t s, TokenDistribution& distribution) {
   if (request.logit_row[s] < 0) return;
   const SamplingState& state = tables.states[request.slot[s]];
   const int32_t place = request.token_row[s];
@@ -401,17 +435,20 @@ void SampleDraft(const DraftSampling& request, const SamplingTables& tables, con
     token = distribution.Greedy(row);
   }
   request.tokens[place] = token;
-  if (request.next_tokens != nullptr && request.next_row[s] >= 0) request.next_tokens[request.next_row[s]] = token;
+  if (request.next_tokens != nullptr && request.next_row[s] >= 0)
+    request.next_tokens[request.next_row[s]] = token;
 }
 
-// ---- acceptance -----------------------------------------------------------------------------------------------------
+// ---- acceptance
+// -----------------------------------------------------------------------------------------------------
 
 struct Decision {
   int accepted = 0;
-  int32_t token = 0;   // the one after the accepted drafts
+  int32_t token = 0;  // the one after the accepted drafts
 };
 
-Decision DecideGreedily(const int32_t* drafts, int length, RowContext row, int64_t stride, TokenDistribution& p) {
+Decision DecideGreedily(const int32_t* drafts, int length, RowContext row, int64_t stride,
+                        TokenDistribution& p) {
   for (int i = 0;; ++i) {
     const int32_t best = p.Greedy(row);
     if (i == length || drafts[i] != best) return {i, best};
@@ -422,8 +459,8 @@ Decision DecideGreedily(const int32_t* drafts, int length, RowContext row, int64
 }
 
 // `q`: distributions of the drafts, rows of V; nullptr: they were certain.
-Decision DecideByChance(const int32_t* drafts, int length, RowContext row, int64_t stride, const float* q,
-                        int64_t q_stride, TokenDistribution& p) {
+Decision DecideByChance(const int32_t* drafts, int length, RowContext row, int64_t stride,
+                        const float* q, int64_t q_stride, TokenDistribution& p) {
   const uint64_t seed = row.state->seed;
   for (int i = 0;; ++i) {
     p.Compute(row);
@@ -433,8 +470,10 @@ Decision DecideByChance(const int32_t* drafts, int length, RowContext row, int64
     const float* proposed = q != nullptr ? q + i * q_stride : nullptr;
     const bool known = draft >= 0 && draft < q_stride;
     const double proposal = proposed != nullptr && known ? proposed[draft] : 1;
-    if (!(UniformDraw(seed, row.position, DrawPurpose::kAccept) * proposal < p.Probability(draft))) {
-      return {i, proposed != nullptr ? p.DrawResidual(uniform, proposed) : p.DrawWithout(uniform, draft)};
+    if (!(UniformDraw(seed, row.position, DrawPurpose::kAccept) * proposal <
+          p.Probability(draft))) {
+      return {i, proposed != nullptr ? p.DrawResidual(uniform, proposed)
+                                     : p.DrawWithout(uniform, draft)};
     }
     row.logits += stride;
     ++row.position;
@@ -442,7 +481,8 @@ Decision DecideByChance(const int32_t* drafts, int length, RowContext row, int64
   }
 }
 
-void CountKept(const SamplingState& state, const SamplingTables& tables, const int32_t* kept, int count) {
+void CountKept(const SamplingState& state, const SamplingTables& tables, const int32_t* kept,
+               int count) {
   if (state.counts_row < 0) return;
   int32_t* counts = tables.counts + int64_t{state.counts_row} * tables.padded_vocabulary;
   for (int i = 0; i < count; ++i) {
@@ -457,12 +497,14 @@ void AcceptSequence(const Acceptance& request, const SamplingTables& tables, con
   const SamplingState& state = tables.states[request.slot[s]];
   const int length = request.draft_length[s];
   const int32_t* drafts = request.tokens + request.token_row[s] + 1;
-  const RowContext first{logits.row(request.logit_begin[s]), &state, request.position[s], drafts, 0};
+  const RowContext first{logits.row(request.logit_begin[s]), &state, request.position[s], drafts,
+                         0};
   const int64_t V = tables.padded_vocabulary;
   const float* q = request.proposal[s] != 0 ? request.q + s * kMaxWindowRows * V : nullptr;
-  const Decision decision = state.temperature > 0
-                                ? DecideByChance(drafts, length, first, logits.stride, q, V, distribution)
-                                : DecideGreedily(drafts, length, first, logits.stride, distribution);
+  const Decision decision =
+      state.temperature > 0
+          ? DecideByChance(drafts, length, first, logits.stride, q, V, distribution)
+          : DecideGreedily(drafts, length, first, logits.stride, distribution);
 
   const int64_t out = s * (kMaxWindowRows + 1);
   int32_t* tokens = result.tokens + out;
@@ -481,8 +523,8 @@ void AcceptSequence(const Acceptance& request, const SamplingTables& tables, con
   if (request.alternatives < 0) return;
   for (int i = 0; i < kept; ++i) {
     result.logprobs[out + i] =
-        LogProbability(logits.row(request.logit_begin[s] + i), tokens[i], request.alternatives, out + i,
-                       result.alternative_ids, result.alternative_logprobs, distribution);
+        LogProbability(logits.row(request.logit_begin[s] + i), tokens[i], request.alternatives,
+                       out + i, result.alternative_ids, result.alternative_logprobs, distribution);
   }
 }
 
@@ -500,23 +542,27 @@ SamplingScratch CreateSamplingScratch(int threads, int64_t padded_vocabulary) {
 
 void SampleDraftTokens(ThreadPool& pool, const DraftSampling& request, const SamplingTables& tables,
                        const RowsView& logits, SamplingScratch& scratch) {
-  ForItems(pool, request.sequences, tables, scratch, [&](int64_t s, TokenDistribution& distribution) {
-    SampleDraft(request, tables, logits, s, distribution);
-  });
+  ForItems(pool, request.sequences, tables, scratch,
+           [&](int64_t s, TokenDistribution& distribution) {
+             SampleDraft(request, tables, logits, s, distribution);
+           });
 }
 
-void AcceptDrafts(ThreadPool& pool, const Acceptance& request, const SamplingTables& tables, const RowsView& logits,
-                  const AcceptanceResult& result, SamplingScratch& scratch) {
-  ForItems(pool, request.sequences, tables, scratch, [&](int64_t s, TokenDistribution& distribution) {
-    AcceptSequence(request, tables, logits, result, s, distribution);
-  });
+void AcceptDrafts(ThreadPool& pool, const Acceptance& request, const SamplingTables& tables,
+                  const RowsView& logits, const AcceptanceResult& result,
+                  SamplingScratch& scratch) {
+  ForItems(pool, request.sequences, tables, scratch,
+           [&](int64_t s, TokenDistribution& distribution) {
+             AcceptSequence(request, tables, logits, result, s, distribution);
+           });
 }
 
-void ScoreTokens(ThreadPool& pool, const TokenScoring& request, const SamplingTables& tables, const RowsView& logits,
-                 SamplingScratch& scratch) {
+void ScoreTokens(ThreadPool& pool, const TokenScoring& request, const SamplingTables& tables,
+                 const RowsView& logits, SamplingScratch& scratch) {
   ForItems(pool, request.count, tables, scratch, [&](int64_t i, TokenDistribution& distribution) {
-    request.logprobs[i] = LogProbability(logits.row(request.logit_row[i]), request.token[i], request.alternatives, i,
-                                         request.alternative_ids, request.alternative_logprobs, distribution);
+    request.logprobs[i] =
+        LogProbability(logits.row(request.logit_row[i]), request.token[i], request.alternatives, i,
+                       request.alternative_ids, request.alternative_logprobs, distribution);
   });
 }
 

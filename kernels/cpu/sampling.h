@@ -1,23 +1,30 @@
-// Logits -> distribution -> token, drafts' acceptance, log-probabilities. Arithmetic of SampleDrafts, Accept and Score.
+// Logits -> distribution -> token, drafts' acceptance, log-probabilities. Arithmetic of
+// SampleDrafts, Accept and Score.
 //
 // THE DISTRIBUTION of one row, over the ids [0, vocabulary) only:
-//   1. logit + bias; divided (positive) or multiplied (negative) by repetition_penalty where the id stands in the prompt
-//      or answer; less frequency_penalty * occurrences + presence_penalty where it stands in the answer; drafts of the
-//      window before the row count as answer. Stop ids are impossible for positions below stop_from.
-//   2. temperature 0: all mass on the most likely id. Otherwise softmax of (1) / temperature, then in this order
-//      top_k: the k most likely; top_p: the fewest most likely whose share of what top_k left reaches top_p, at least one;
-//      min_p: those at least min_p times as likely as the most likely. Then renormalised.
-// Ranks are by the logit of (1), lowest id first among equals. NaN counts as -infinity; +infinity as the largest float.
-// When nothing is possible, all mass is on the lowest id that neither bias nor stop_from forbids.
+//   1. logit + bias; divided (positive) or multiplied (negative) by repetition_penalty where the id
+//   stands in the prompt
+//      or answer; less frequency_penalty * occurrences + presence_penalty where it stands in the
+//      answer; drafts of the window before the row count as answer. Stop ids are impossible for
+//      positions below stop_from.
+//   2. temperature 0: all mass on the most likely id. Otherwise softmax of (1) / temperature, then
+//   in this order
+//      top_k: the k most likely; top_p: the fewest most likely whose share of what top_k left
+//      reaches top_p, at least one; min_p: those at least min_p times as likely as the most likely.
+//      Then renormalised.
+// Ranks are by the logit of (1), lowest id first among equals. NaN counts as -infinity; +infinity
+// as the largest float. When nothing is possible, all mass is on the lowest id that neither bias
+// nor stop_from forbids.
 //
-// ACCEPTANCE (Leviathan et al. 2022, arXiv 2211.17192): draft x stays if u < p(x) / q(x); at the first that does not,
-// the token is drawn from max(p - q, 0) normalised, or from p where that is zero everywhere; after the last accepted
-// draft, from p. A draft that was certain has q = 1 there. Greedy: a draft stays if it is the most likely id.
+// ACCEPTANCE (Leviathan et al. 2022, arXiv 2211.17192): draft x stays if u < p(x) / q(x); at the
+// first that does not, the token is drawn from max(p - q, 0) normalised, or from p where that is
+// zero everywhere; after the last accepted draft, from p. A draft that was certain has q = 1 there.
+// Greedy: a draft stays if it is the most likely id.
 //
 // RANDOMNESS: kernels/cpu/philox.h, by (seed, absolute position of the token, purpose).
 //
-// Every sum has one order: results are the same bits for any number of threads and any company in the batch. Nothing here
-// allocates but CreateSamplingScratch.
+// Every sum has one order: results are the same bits for any number of threads and any company in
+// the batch. Nothing here allocates but CreateSamplingScratch.
 
 #ifndef MAMBAD_KERNELS_CPU_SAMPLING_H_
 #define MAMBAD_KERNELS_CPU_SAMPLING_H_
@@ -36,19 +43,20 @@ struct SamplingScratch {
 };
 SamplingScratch CreateSamplingScratch(int threads, int64_t padded_vocabulary);
 
-// `logits` rows hold at least `vocabulary` numbers; what stands beyond is not read. q rows are written over all of V,
-// 0 beyond the vocabulary.
+// `logits` rows hold at least `vocabulary` numbers; what stands beyond is not read. q rows are
+// written over all of V, 0 beyond the vocabulary.
 void SampleDraftTokens(ThreadPool& pool, const DraftSampling& request, const SamplingTables& tables,
                        const RowsView& logits, SamplingScratch& scratch);
 
-// Entries of result.tokens and of the log-probabilities from `kept` on are not written. Alternatives are the most likely
-// first, lowest id among equals; places for which there is no possible id hold -1 and -infinity.
-void AcceptDrafts(ThreadPool& pool, const Acceptance& request, const SamplingTables& tables, const RowsView& logits,
-                  const AcceptanceResult& result, SamplingScratch& scratch);
+// Entries of result.tokens and of the log-probabilities from `kept` on are not written.
+// Alternatives are the most likely first, lowest id among equals; places for which there is no
+// possible id hold -1 and -infinity.
+void AcceptDrafts(ThreadPool& pool, const Acceptance& request, const SamplingTables& tables,
+                  const RowsView& logits, const AcceptanceResult& result, SamplingScratch& scratch);
 
 // As AcceptDrafts' log-probabilities. -infinity for tokens outside the vocabulary.
-void ScoreTokens(ThreadPool& pool, const TokenScoring& request, const SamplingTables& tables, const RowsView& logits,
-                 SamplingScratch& scratch);
+void ScoreTokens(ThreadPool& pool, const TokenScoring& request, const SamplingTables& tables,
+                 const RowsView& logits, SamplingScratch& scratch);
 
 }  // namespace mambad::kernels
 

@@ -1,5 +1,5 @@
-// Vector passes over a block of a row of logits: what sampling does to every id. Included once a target by sampling.cc.
-// Sums have one order whatever the vector width: 16 lanes, then doubles.
+// Vector passes over a block of a row of logits: what sampling does to every id. Included once a
+// target by sampling.cc. Sums have one order whatever the vector width: 16 lanes, then doubles.
 
 #if defined(MAMBAD_KERNELS_CPU_VOCABULARY_PASSES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MAMBAD_KERNELS_CPU_VOCABULARY_PASSES_INL_H_
@@ -53,7 +53,8 @@ float BlockMaximum(const float* x, int64_t count) {
   return best;
 }
 
-// First index in [begin, count) with x > threshold (or_equal: x >= threshold); count when there is none.
+// First index in [begin, count) with x > threshold (or_equal: x >= threshold); count when there is
+// none.
 int64_t FindAbove(const float* x, int64_t begin, int64_t count, float threshold, bool or_equal) {
   const FloatTag d;
   const int64_t step = static_cast<int64_t>(hn::Lanes(d));
@@ -96,13 +97,15 @@ template <class V>
 HWY_INLINE V Weights(FloatTag d, V x, float maximum, float temperature) {
   const auto bounded = hn::Min(x, hn::Set(d, FLT_MAX));
   const auto exponent = hn::Div(hn::Sub(bounded, hn::Set(d, maximum)), hn::Set(d, temperature));
-  const auto possible = hn::Gt(x, hn::Set(d, -std::numeric_limits<float>::infinity()));   // false for NaN
+  const auto possible =
+      hn::Gt(x, hn::Set(d, -std::numeric_limits<float>::infinity()));  // false for NaN
   return hn::IfThenElseZero(possible, Exp(d, hn::Min(exponent, hn::Zero(d))));
 }
 
-// weights = e^((x - maximum) / temperature), 0 for NaN and -infinity; `maximum` is finite. Returns their sum. In place is
-// allowed.
-double BlockWeights(const float* x, int64_t count, float maximum, float temperature, float* weights) {
+// weights = e^((x - maximum) / temperature), 0 for NaN and -infinity; `maximum` is finite. Returns
+// their sum. In place is allowed.
+double BlockWeights(const float* x, int64_t count, float maximum, float temperature,
+                    float* weights) {
   const FloatTag d;
   const auto body = [&](int64_t i) {
     hn::StoreU(Weights(d, hn::LoadU(d, x + i), maximum, temperature), d, weights + i);
@@ -135,7 +138,8 @@ double BlockResidual(const float* weights, int64_t count, float scale, const flo
   const FloatTag d;
   const auto factor = hn::Set(d, scale);
   const auto body = [&](int64_t i) {
-    const auto difference = hn::Sub(hn::Mul(hn::LoadU(d, weights + i), factor), hn::LoadU(d, q + i));
+    const auto difference =
+        hn::Sub(hn::Mul(hn::LoadU(d, weights + i), factor), hn::LoadU(d, q + i));
     hn::StoreU(hn::Max(difference, hn::Zero(d)), d, out + i);
   };
   ForVectors(count, body, [&](int64_t i) {
@@ -147,10 +151,10 @@ double BlockResidual(const float* weights, int64_t count, float scale, const flo
   return BlockSum(out, count);
 }
 
-// out = logits + bias (nullptr: none), then penalties by `counts` (nullptr: none); see PenalisedLogit in sampling.cc,
-// whose arithmetic this repeats operation for operation.
-void BlockPenalise(const float* logits, int64_t count, const float* bias, const int32_t* counts, float repetition,
-                   float presence, float frequency, float* out) {
+// out = logits + bias (nullptr: none), then penalties by `counts` (nullptr: none); see
+// PenalisedLogit in sampling.cc, whose arithmetic this repeats operation for operation.
+void BlockPenalise(const float* logits, int64_t count, const float* bias, const int32_t* counts,
+                   float repetition, float presence, float frequency, float* out) {
   const FloatTag d;
   const hn::Rebind<int32_t, FloatTag> di;
   const auto one = [&](auto load, auto load_bias, auto load_counts) {
@@ -159,10 +163,12 @@ void BlockPenalise(const float* logits, int64_t count, const float* bias, const 
     if (counts == nullptr) return x;
     const auto word = load_counts();
     const auto factor = hn::Set(d, repetition);
-    const auto repeated = hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Div(x, factor), hn::Mul(x, factor));
+    const auto repeated =
+        hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Div(x, factor), hn::Mul(x, factor));
     x = hn::IfThenElse(hn::RebindMask(d, hn::Ne(word, hn::Zero(di))), repeated, x);
     const auto times = hn::And(word, hn::Set(di, 0x7fffffff));
-    const auto answered = hn::Sub(hn::Sub(x, hn::Mul(hn::Set(d, frequency), hn::ConvertTo(d, times))), hn::Set(d, presence));
+    const auto answered = hn::Sub(
+        hn::Sub(x, hn::Mul(hn::Set(d, frequency), hn::ConvertTo(d, times))), hn::Set(d, presence));
     return hn::IfThenElse(hn::RebindMask(d, hn::Gt(times, hn::Zero(di))), answered, x);
   };
   const auto body = [&](int64_t i) {

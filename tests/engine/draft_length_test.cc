@@ -21,7 +21,8 @@ struct World {
   std::function<double(int sequence, int position)> lookup = [](int, int) { return 0.0; };
   int sequences = 1, max_length = 8;
   bool has_model = true, has_lookup = false;
-  double noise = 0;   // standard deviation of a step's time, as a share; every 50th step takes three times as long
+  double noise = 0;  // standard deviation of a step's time, as a share; every 50th step takes three
+                     // times as long
 };
 
 class Simulation {
@@ -29,7 +30,8 @@ class Simulation {
   explicit Simulation(int seed) : random_(seed) {}
 
   struct Totals {
-    double seconds = 0, plain_seconds = 0;   // plain: the same tokens without drafts, noise of the same kind
+    double seconds = 0,
+           plain_seconds = 0;  // plain: the same tokens without drafts, noise of the same kind
     double tokens = 0, drafts = 0;
     int64_t steps = 0, lookup_sequences = 0, model_sequences = 0;
     double slowdown() const { return seconds / plain_seconds; }
@@ -87,7 +89,8 @@ class Simulation {
       step.kept += accepted + 1;
       totals.lookup_sequences += choice.drafter == DrafterKind::kPromptLookup;
       totals.model_sequences += choice.drafter == DrafterKind::kDraftModel;
-      if (choice.length > 0) controller.ObserveDrafts(choice.drafter, choice.length, accepted, statistics_[s]);
+      if (choice.length > 0)
+        controller.ObserveDrafts(choice.drafter, choice.length, accepted, statistics_[s]);
     }
     step.verify_seconds = world.verify(step.rows) * noise;
     controller.ObserveStep(step);
@@ -95,7 +98,8 @@ class Simulation {
     totals.tokens += step.kept;
     totals.drafts += step.drafts;
     totals.seconds += step.verify_seconds + step.draft_seconds;
-    totals.plain_seconds += world.verify(world.sequences) * Noise(world) * step.kept / world.sequences;
+    totals.plain_seconds +=
+        world.verify(world.sequences) * Noise(world) * step.kept / world.sequences;
   }
 
   double Uniform() { return std::uniform_real_distribution<double>()(random_); }
@@ -137,8 +141,9 @@ TEST(DraftLengthTest, ReachesTheBestFixedLength) {
         int best_length = 0;
         const double best = BestFixedRate(world, true, &best_length);
         EXPECT_GT(totals.rate(), 0.93 * best)
-            << sequences << " sequences, acceptance " << acceptance << ", a row " << row_cost << " s, best length "
-            << best_length << ", mean length " << totals.drafts / totals.steps / sequences;
+            << sequences << " sequences, acceptance " << acceptance << ", a row " << row_cost
+            << " s, best length " << best_length << ", mean length "
+            << totals.drafts / totals.steps / sequences;
       }
     }
   }
@@ -189,14 +194,16 @@ TEST(DraftLengthTest, NeverLosesMoreThanFivePercentAgainstPlain) {
     };
     Simulation simulation(seed);
     Simulation::Totals all;
-    for (int phase = 0; phase < 6; ++phase) {   // the world changes under it
+    for (int phase = 0; phase < 6; ++phase) {  // the world changes under it
       World world;
       world.sequences = 1 + static_cast<int>(random() % 12);
       world.noise = uniform(0, 0.15);
       world.has_lookup = random() % 2 == 0;
       const double first = uniform(0, 0.8), decline = uniform(0.5, 1), lookup = uniform(0, 0.8);
       const double row = uniform(0.00005, 0.006), step = uniform(0.0002, 0.006);
-      world.model = [=](int sequence, int position) { return first * std::pow(decline, position + sequence % 3); };
+      world.model = [=](int sequence, int position) {
+        return first * std::pow(decline, position + sequence % 3);
+      };
       world.lookup = [=](int sequence, int) { return lookup * (sequence % 2); };
       world.verify = [=](int rows) { return 0.010 + row * rows; };
       world.draft = [=](int sequences) { return step * (1 + 0.05 * sequences); };
@@ -240,7 +247,7 @@ TEST(DraftLengthTest, FixedLengthsAreKept) {
   Simulation simulation(8);
   EXPECT_EQ(simulation.Run(world, 200, 5).drafts, 1000);
   EXPECT_EQ(simulation.Run(world, 200, 0).drafts, 0);
-  world.max_length = 3;   // what limits leave
+  world.max_length = 3;  // what limits leave
   EXPECT_EQ(simulation.Run(world, 200, 5).drafts, 600);
 }
 
@@ -271,7 +278,8 @@ TEST(DraftLengthTest, OddMeasurementsDoNoHarm) {
   controller.ObserveStep({});
   controller.ObserveDrafts(DrafterKind::kDraftModel, 100, 100, statistics);
   controller.ObserveDrafts(DrafterKind::kNone, 3, 1, statistics);
-  for (const double seconds : {0.0, -1.0, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN(), 1e-9}) {
+  for (const double seconds : {0.0, -1.0, std::numeric_limits<double>::infinity(),
+                               std::numeric_limits<double>::quiet_NaN(), 1e-9}) {
     StepMeasurement step;
     step.sequences = 1;
     step.rows = 1000000;

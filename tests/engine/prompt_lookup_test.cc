@@ -19,7 +19,8 @@ std::vector<TokenId> Proposal(const PromptLookup& lookup, int length) {
   return out;
 }
 
-// The contract by search: for each length from the longest, the last earlier place, then a copy that may read itself.
+// The contract by search: for each length from the longest, the last earlier place, then a copy
+// that may read itself.
 std::vector<TokenId> Searched(const std::vector<TokenId>& tokens, int max_length, int* match) {
   const int size = static_cast<int>(tokens.size());
   for (const int length : PromptLookup::kMatchLengths) {
@@ -54,7 +55,7 @@ TEST(PromptLookupTest, ProposesNothingWithoutAMatch) {
   EXPECT_THAT(Proposal(lookup, 4), IsEmpty());
   lookup.Append({1});
   EXPECT_THAT(Proposal(lookup, 4), IsEmpty());
-  lookup.Append({2, 3, 4, 1});   // one equal token is no match
+  lookup.Append({2, 3, 4, 1});  // one equal token is no match
   EXPECT_THAT(Proposal(lookup, 4), IsEmpty());
   EXPECT_EQ(lookup.match_length(), 0);
 }
@@ -80,8 +81,10 @@ TEST(PromptLookupTest, AgreesWithSearchAfterEveryToken) {
       tokens.insert(tokens.end(), word.begin(), word.end());
       int match = 0;
       const std::vector<TokenId> expected = Searched(tokens, 6, &match);
-      ASSERT_EQ(lookup.match_length(), match) << "vocabulary " << vocabulary << ", " << tokens.size() << " tokens";
-      ASSERT_EQ(Proposal(lookup, 6), expected) << "vocabulary " << vocabulary << ", " << tokens.size() << " tokens";
+      ASSERT_EQ(lookup.match_length(), match)
+          << "vocabulary " << vocabulary << ", " << tokens.size() << " tokens";
+      ASSERT_EQ(Proposal(lookup, 6), expected)
+          << "vocabulary " << vocabulary << ", " << tokens.size() << " tokens";
     }
   }
 }

@@ -23,19 +23,23 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr int kTokens = kMaxWindowRows + 1;
 
-// One step's arrays, filled by hand: `sequences` sequences, slot s each, window rows of sequence s at s * kTokens.
+// One step's arrays, filled by hand: `sequences` sequences, slot s each, window rows of sequence s
+// at s * kTokens.
 struct Step {
   Step(int sequences, int vocabulary, int padded = 0, int threads = 1)
-      : count(sequences), V(std::max(vocabulary, padded)), pool(std::make_unique<ThreadPool>(threads)) {
+      : count(sequences),
+        V(std::max(vocabulary, padded)),
+        pool(std::make_unique<ThreadPool>(threads)) {
     states.resize(sequences);
     for (int s = 0; s < sequences; ++s) states[s].seed = 1000 + s;
-    logits.assign(size_t(sequences) * kTokens * V, 50.0f);   // padding must not be sampled
+    logits.assign(size_t(sequences) * kTokens * V, 50.0f);  // padding must not be sampled
     q.assign(size_t(sequences) * kMaxWindowRows * V, 0.0f);
     counts.assign(size_t(sequences) * V, 0);
     bias.assign(size_t(sequences) * V, 0.0f);
     tables = {states.data(), counts.data(), bias.data(), vocabulary, V};
     scratch = CreateSamplingScratch(threads, V);
-    for (auto* array : {&slot, &begin, &drafts, &row, &limit, &proposal, &accepted, &kept, &stopped, &position}) {
+    for (auto* array :
+         {&slot, &begin, &drafts, &row, &limit, &proposal, &accepted, &kept, &stopped, &position}) {
       array->assign(sequences, 0);
     }
     tokens.assign(sequences * kTokens, 0);
@@ -52,7 +56,9 @@ struct Step {
     alternative_logprobs.assign(sequences * kTokens * kMaxAlternatives, kNaN);
   }
 
-  float* Logits(int s, int window_row) { return logits.data() + (size_t(s) * kTokens + window_row) * V; }
+  float* Logits(int s, int window_row) {
+    return logits.data() + (size_t(s) * kTokens + window_row) * V;
+  }
   float* Q(int s, int step) { return q.data() + (size_t(s) * kMaxWindowRows + step) * V; }
   void SetLogits(int s, int window_row, const std::vector<float>& values) {
     std::copy(values.begin(), values.end(), Logits(s, window_row));
@@ -60,15 +66,21 @@ struct Step {
   RowsView View() { return {logits.data(), count * kTokens, V, V}; }
 
   void Accept(int alternatives = -1) {
-    const Acceptance request{count,           slot.data(),     begin.data(), drafts.data(), row.data(),  tokens.data(),
-                             position.data(), limit.data(), proposal.data(), q.data(),      alternatives};
-    const AcceptanceResult result{accepted.data(), kept.data(),           out.data(),
-                                  stopped.data(),  logprobs.data(),       alternative_ids.data(),
+    const Acceptance request{count,           slot.data(),   begin.data(),    drafts.data(),
+                             row.data(),      tokens.data(), position.data(), limit.data(),
+                             proposal.data(), q.data(),      alternatives};
+    const AcceptanceResult result{accepted.data(),
+                                  kept.data(),
+                                  out.data(),
+                                  stopped.data(),
+                                  logprobs.data(),
+                                  alternative_ids.data(),
                                   alternative_logprobs.data()};
     AcceptDrafts(*pool, request, tables, View(), result, scratch);
   }
 
-  // Draws draft `step` of all sequences from `draft_logits` [sequences][V], at the position where it belongs.
+  // Draws draft `step` of all sequences from `draft_logits` [sequences][V], at the position where
+  // it belongs.
   void Draft(int step, std::vector<float>& draft_logits) {
     std::vector<int32_t> logit_row(count), at(count), place(count), next(count, -1);
     for (int s = 0; s < count; ++s) {
@@ -76,8 +88,9 @@ struct Step {
       at[s] = position[s] + step;
       place[s] = row[s] + 1 + step;
     }
-    const DraftSampling request{count,          slot.data(),  logit_row.data(), at.data(),  step,
-                                tokens.data(), place.data(), nullptr,          next.data(), q.data()};
+    const DraftSampling request{count,       slot.data(),   logit_row.data(), at.data(),
+                                step,        tokens.data(), place.data(),     nullptr,
+                                next.data(), q.data()};
     SampleDraftTokens(*pool, request, tables, {draft_logits.data(), count, V, V}, scratch);
   }
 
@@ -85,21 +98,23 @@ struct Step {
   std::unique_ptr<ThreadPool> pool;
   std::vector<SamplingState> states;
   std::vector<float> logits, q, bias, logprobs, alternative_logprobs;
-  std::vector<int32_t> counts, slot, begin, drafts, row, limit, proposal, accepted, kept, stopped, position, tokens, out,
-      alternative_ids;
+  std::vector<int32_t> counts, slot, begin, drafts, row, limit, proposal, accepted, kept, stopped,
+      position, tokens, out, alternative_ids;
   SamplingTables tables;
   SamplingScratch scratch;
 };
 
-// ---- the contract in doubles, by sorting --------------------------------------------------------------------------------
+// ---- the contract in doubles, by sorting
+// --------------------------------------------------------------------------------
 
 struct Reference {
   std::vector<double> p;
-  bool ambiguous = false;   // a cut lies where rounding may decide
+  bool ambiguous = false;  // a cut lies where rounding may decide
 };
 
-std::vector<double> ProcessedLogits(const float* logits, int vocabulary, const SamplingState& state, const float* bias,
-                                    const int32_t* counts, const std::vector<int32_t>& window, int64_t position) {
+std::vector<double> ProcessedLogits(const float* logits, int vocabulary, const SamplingState& state,
+                                    const float* bias, const int32_t* counts,
+                                    const std::vector<int32_t>& window, int64_t position) {
   std::vector<double> x(vocabulary);
   for (int id = 0; id < vocabulary; ++id) {
     x[id] = double(logits[id]) + (state.bias_row >= 0 ? bias[id] : 0.0f);
@@ -144,7 +159,8 @@ Reference Distribution(const std::vector<double>& x, const SamplingState& state)
   }
   int end = 0;
   while (end < keep && weight[end] >= double(state.min_p)) ++end;
-  for (int i = 0; i < keep; ++i) reference.ambiguous |= std::abs(weight[i] - state.min_p) < 1e-5 * state.min_p;
+  for (int i = 0; i < keep; ++i)
+    reference.ambiguous |= std::abs(weight[i] - state.min_p) < 1e-5 * state.min_p;
   if (state.temperature == 0) weight[0] = 1;
   const double total = std::accumulate(weight.begin(), weight.begin() + end, 0.0);
   for (int i = 0; i < end; ++i) reference.p[order[i]] = weight[i] / total;
@@ -160,7 +176,9 @@ std::vector<float> DrawnDistribution(Step& step, const std::vector<float>& logit
 }
 
 SamplingState RandomState(std::mt19937& random, int vocabulary) {
-  const auto uniform = [&](float low, float high) { return std::uniform_real_distribution<float>(low, high)(random); };
+  const auto uniform = [&](float low, float high) {
+    return std::uniform_real_distribution<float>(low, high)(random);
+  };
   SamplingState state;
   state.temperature = std::exp(uniform(-1.5f, 1.5f));
   if (random() % 2) state.top_p = uniform(0.01f, 1.0f);
@@ -176,23 +194,27 @@ SamplingState RandomState(std::mt19937& random, int vocabulary) {
   return state;
 }
 
-// ---- randomness -------------------------------------------------------------------------------------------------------
+// ---- randomness
+// -------------------------------------------------------------------------------------------------------
 
 // Published known-answer vectors of Philox4x32-10 (Random123, kat_vectors).
 TEST(PhiloxTest, KnownAnswers) {
-  EXPECT_THAT(Philox4x32({0, 0, 0, 0}, {0, 0}), ElementsAre(0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8));
+  EXPECT_THAT(Philox4x32({0, 0, 0, 0}, {0, 0}),
+              ElementsAre(0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8));
   const uint32_t ones = 0xffffffff;
   EXPECT_THAT(Philox4x32({ones, ones, ones, ones}, {ones, ones}),
               ElementsAre(0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd));
-  EXPECT_THAT(Philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
-              ElementsAre(0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1));
+  EXPECT_THAT(
+      Philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+      ElementsAre(0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1));
 }
 
 TEST(PhiloxTest, DrawsDifferByAllThatNamesThem) {
   std::vector<double> draws;
   for (const uint64_t seed : {uint64_t{0}, uint64_t{1}, uint64_t{1} << 32}) {
     for (const int64_t position : {int64_t{0}, int64_t{1}, int64_t{1} << 32}) {
-      for (const DrawPurpose purpose : {DrawPurpose::kDraft, DrawPurpose::kAccept, DrawPurpose::kToken}) {
+      for (const DrawPurpose purpose :
+           {DrawPurpose::kDraft, DrawPurpose::kAccept, DrawPurpose::kToken}) {
         draws.push_back(UniformDraw(seed, position, purpose));
         EXPECT_GE(draws.back(), 0);
         EXPECT_LT(draws.back(), 1);
@@ -203,13 +225,15 @@ TEST(PhiloxTest, DrawsDifferByAllThatNamesThem) {
   EXPECT_EQ(std::unique(draws.begin(), draws.end()), draws.end());
 }
 
-// ---- distributions ----------------------------------------------------------------------------------------------------
+// ---- distributions
+// ----------------------------------------------------------------------------------------------------
 
 TEST(SamplingTest, DistributionsAgreeWithSortingInDoubles) {
   std::mt19937 random(1);
   int compared = 0;
   for (int round = 0; round < 600; ++round) {
-    const int vocabulary = std::vector<int>{1, 2, 15, 16, 17, 100, 2047, 2048, 2049, 5000}[round % 10];
+    const int vocabulary =
+        std::vector<int>{1, 2, 15, 16, 17, 100, 2047, 2048, 2049, 5000}[round % 10];
     Step step(1, vocabulary, vocabulary + static_cast<int>(random() % 20));
     SamplingState& state = step.states[0];
     state = RandomState(random, vocabulary);
@@ -224,18 +248,21 @@ TEST(SamplingTest, DistributionsAgreeWithSortingInDoubles) {
       if (random() % 9 == 0 && id > 0) step.bias[id] = -kInfinity;
     }
     const std::vector<float> drawn = DrawnDistribution(step, logits);
-    const auto x = ProcessedLogits(logits.data(), vocabulary, state, step.bias.data(), step.counts.data(), {}, 10);
+    const auto x = ProcessedLogits(logits.data(), vocabulary, state, step.bias.data(),
+                                   step.counts.data(), {}, 10);
     const Reference reference = Distribution(x, state);
     if (reference.ambiguous) continue;
     ++compared;
-    // Bias, penalties and the maximum's subtraction each round a logit by 6e-8 of its size; temperature divides by less
-    // than one at times. The sum and exp add about 1e-6.
+    // Bias, penalties and the maximum's subtraction each round a logit by 6e-8 of its size;
+    // temperature divides by less than one at times. The sum and exp add about 1e-6.
     double largest = 0;
-    for (const double value : x) largest = std::isfinite(value) ? std::max(largest, std::abs(value)) : largest;
+    for (const double value : x)
+      largest = std::isfinite(value) ? std::max(largest, std::abs(value)) : largest;
     const double relative = 1e-6 + 5 * 6e-8 * largest / state.temperature;
     for (int id = 0; id < step.V; ++id) {
       const double expected = id < vocabulary ? reference.p[id] : 0;
-      ASSERT_NEAR(drawn[id], expected, relative * expected + 1e-12) << "id " << id << " of " << vocabulary << ", round " << round;
+      ASSERT_NEAR(drawn[id], expected, relative * expected + 1e-12)
+          << "id " << id << " of " << vocabulary << ", round " << round;
       if (expected == 0) {
         ASSERT_EQ(drawn[id], 0) << "id " << id << ", round " << round;
       } else if (expected > 1e-30) {
@@ -261,16 +288,18 @@ TEST(SamplingTest, PenaltiesCountDraftsOfTheWindow) {
     state.stop_count = 2;
     state.stop_ids[0] = 3;
     state.stop_ids[1] = 7;
-    state.stop_from = 12;   // rows 0 and 1 decide positions 10 and 11
-    for (int id = 0; id < vocabulary; ++id) step.counts[id] = random() % 3 == 0 ? 1 + static_cast<int>(random() % 2) : 0;
+    state.stop_from = 12;  // rows 0 and 1 decide positions 10 and 11
+    for (int id = 0; id < vocabulary; ++id)
+      step.counts[id] = random() % 3 == 0 ? 1 + static_cast<int>(random() % 2) : 0;
     const std::vector<int32_t> before = step.counts;
     std::vector<int32_t> window, expected;
     // Greedy drafts that are right as far as `length`: each row's argmax by reference.
     for (int i = 0; i <= length; ++i) {
       for (int id = 0; id < vocabulary; ++id) step.Logits(0, i)[id] = normal(random);
       step.Logits(0, i)[3] = 9;
-      if (i > 0) step.Logits(0, i)[expected.back()] = 5;   // tempting unless penalised
-      const auto x = ProcessedLogits(step.Logits(0, i), vocabulary, state, nullptr, before.data(), window, 10 + i);
+      if (i > 0) step.Logits(0, i)[expected.back()] = 5;  // tempting unless penalised
+      const auto x = ProcessedLogits(step.Logits(0, i), vocabulary, state, nullptr, before.data(),
+                                     window, 10 + i);
       expected.push_back(static_cast<int32_t>(std::max_element(x.begin(), x.end()) - x.begin()));
       window.push_back(expected.back());
       if (i < length) step.tokens[step.row[0] + 1 + i] = expected.back();
@@ -288,7 +317,8 @@ TEST(SamplingTest, PenaltiesCountDraftsOfTheWindow) {
     ASSERT_EQ(step.stopped[0], expected[kept - 1] == 3 || expected[kept - 1] == 7);
     for (int i = 0; i < kept; ++i) ASSERT_EQ(step.out[i], expected[i]);
     for (int id = 0; id < vocabulary; ++id) {
-      ASSERT_EQ(step.counts[id], before[id] + std::count(expected.begin(), expected.begin() + kept, id));
+      ASSERT_EQ(step.counts[id],
+                before[id] + std::count(expected.begin(), expected.begin() + kept, id));
     }
   }
 }
@@ -302,7 +332,8 @@ TEST(SamplingTest, PromptMarkStaysWhenKeptTokensAreCounted) {
   EXPECT_EQ(static_cast<uint32_t>(step.counts[2]), 0x80000001u);
 }
 
-// ---- acceptance -------------------------------------------------------------------------------------------------------
+// ---- acceptance
+// -------------------------------------------------------------------------------------------------------
 
 // Wilson-Hilferty: chi-square with `freedom` degrees as a standard normal number.
 double ChiSquareScore(double chi_square, int freedom) {
@@ -312,8 +343,8 @@ double ChiSquareScore(double chi_square, int freedom) {
 
 enum class Proposal { kPlain, kEqual, kBad, kDisjoint, kCertain, kCertainImpossible };
 
-// Draws the first two tokens many times by speculation with k = 3 (or plainly) and compares with their exact joint
-// distribution, penalties included.
+// Draws the first two tokens many times by speculation with k = 3 (or plainly) and compares with
+// their exact joint distribution, penalties included.
 void ExpectTargetDistribution(const SamplingState& parameters, Proposal proposal, int threads) {
   constexpr int kVocabulary = 7, kPadded = 16, kDrafts = 3, kSequences = 200, kRounds = 250;
   const std::vector<float> base = {1.5f, 0.2f, -0.4f, 0.9f, -2.0f, 0.5f, -30.0f};
@@ -324,11 +355,16 @@ void ExpectTargetDistribution(const SamplingState& parameters, Proposal proposal
   };
   SamplingState state = parameters;
   const std::vector<int32_t> no_counts(kVocabulary, 0);
-  const auto p1 = Distribution(ProcessedLogits(target(-1).data(), kVocabulary, state, nullptr, no_counts.data(), {}, 10), state).p;
+  const auto p1 = Distribution(ProcessedLogits(target(-1).data(), kVocabulary, state, nullptr,
+                                               no_counts.data(), {}, 10),
+                               state)
+                      .p;
   std::map<std::pair<int, int>, double> exact, seen;
   for (int a = 0; a < kVocabulary; ++a) {
-    const auto p2 =
-        Distribution(ProcessedLogits(target(a).data(), kVocabulary, state, nullptr, no_counts.data(), {a}, 11), state).p;
+    const auto p2 = Distribution(ProcessedLogits(target(a).data(), kVocabulary, state, nullptr,
+                                                 no_counts.data(), {a}, 11),
+                                 state)
+                        .p;
     for (int b = 0; b < kVocabulary; ++b) exact[{a, b}] = p1[a] * p2[b];
   }
   const int drafts = proposal == Proposal::kPlain ? 0 : kDrafts;
@@ -345,23 +381,30 @@ void ExpectTargetDistribution(const SamplingState& parameters, Proposal proposal
         step.drafts[s] = drafts;
         step.position[s] = 10 + known[s];
         step.limit[s] = kTokens;
-        step.proposal[s] = proposal != Proposal::kCertain && proposal != Proposal::kCertainImpossible;
+        step.proposal[s] =
+            proposal != Proposal::kCertain && proposal != Proposal::kCertainImpossible;
       }
       for (int i = 0; i < drafts; ++i) {
         std::vector<float> draft_logits(kSequences * kPadded, 40.0f);
         for (int s = 0; s < kSequences; ++s) {
-          const int previous = i > 0 ? step.tokens[step.row[s] + i] : known[s] > 0 ? history[2 * s + known[s] - 1] : -1;
+          const int previous = i > 0          ? step.tokens[step.row[s] + i]
+                               : known[s] > 0 ? history[2 * s + known[s] - 1]
+                                              : -1;
           std::vector<float> x = target(previous);
           if (proposal == Proposal::kBad) std::reverse(x.begin(), x.end());
-          if (proposal == Proposal::kDisjoint) std::fill(x.begin(), x.end(), -kInfinity), x[6] = 1, x[4] = 0.5f;
+          if (proposal == Proposal::kDisjoint)
+            std::fill(x.begin(), x.end(), -kInfinity), x[6] = 1, x[4] = 0.5f;
           std::copy(x.begin(), x.end(), draft_logits.begin() + s * kPadded);
-          if (step.proposal[s] == 0) step.tokens[step.row[s] + 1 + i] = proposal == Proposal::kCertain ? 3 : 6;
+          if (step.proposal[s] == 0)
+            step.tokens[step.row[s] + 1 + i] = proposal == Proposal::kCertain ? 3 : 6;
         }
         if (step.proposal[0] == 1) step.Draft(i, draft_logits);
       }
       for (int s = 0; s < kSequences; ++s) {
         for (int i = 0; i <= drafts; ++i) {
-          const int previous = i > 0 ? step.tokens[step.row[s] + i] : known[s] > 0 ? history[2 * s + known[s] - 1] : -1;
+          const int previous = i > 0          ? step.tokens[step.row[s] + i]
+                               : known[s] > 0 ? history[2 * s + known[s] - 1]
+                                              : -1;
           step.SetLogits(s, i, target(previous));
         }
       }
@@ -370,7 +413,8 @@ void ExpectTargetDistribution(const SamplingState& parameters, Proposal proposal
         if (proposal == Proposal::kEqual) {
           ASSERT_EQ(step.accepted[s], drafts);
         }
-        for (int i = 0; i < step.kept[s] && known[s] < 2; ++i) history[2 * s + known[s]++] = step.out[s * kTokens + i];
+        for (int i = 0; i < step.kept[s] && known[s] < 2; ++i)
+          history[2 * s + known[s]++] = step.out[s * kTokens + i];
       }
     }
     for (int s = 0; s < kSequences; ++s) ++seen[{history[2 * s], history[2 * s + 1]}];
@@ -390,9 +434,11 @@ void ExpectTargetDistribution(const SamplingState& parameters, Proposal proposal
     ++cells;
     chi_square += (got - expected) * (got - expected) / expected;
   }
-  if (rare_expected >= 10) ++cells, chi_square += std::pow(rare_seen - rare_expected, 2) / rare_expected;
+  if (rare_expected >= 10)
+    ++cells, chi_square += std::pow(rare_seen - rare_expected, 2) / rare_expected;
   ASSERT_GT(cells, 1);
-  EXPECT_LT(ChiSquareScore(chi_square, cells - 1), 3.5) << chi_square << " over " << cells << " cells";
+  EXPECT_LT(ChiSquareScore(chi_square, cells - 1), 3.5)
+      << chi_square << " over " << cells << " cells";
 }
 
 class SampledDistributionTest : public ::testing::TestWithParam<Proposal> {};
@@ -425,8 +471,9 @@ TEST_P(SampledDistributionTest, Invariant4WithPenalties) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Proposals, SampledDistributionTest,
-                         ::testing::Values(Proposal::kPlain, Proposal::kEqual, Proposal::kBad, Proposal::kDisjoint,
-                                           Proposal::kCertain, Proposal::kCertainImpossible));
+                         ::testing::Values(Proposal::kPlain, Proposal::kEqual, Proposal::kBad,
+                                           Proposal::kDisjoint, Proposal::kCertain,
+                                           Proposal::kCertainImpossible));
 
 TEST(SamplingTest, LimitsCutAfterAcceptance) {
   Step step(1, 5);
@@ -442,7 +489,7 @@ TEST(SamplingTest, LimitsCutAfterAcceptance) {
 
 TEST(SamplingTest, GreedyKeepsDraftsUntilTheFirstThatIsNotTheArgmax) {
   Step step(1, 5, 8);
-  step.SetLogits(0, 0, {0, 3, 3, 0, 0});   // lowest id of equals
+  step.SetLogits(0, 0, {0, 3, 3, 0, 0});  // lowest id of equals
   step.SetLogits(0, 1, {0, 0, 0, 4, 0});
   step.SetLogits(0, 2, {9, 0, 0, 4, 0});
   step.drafts[0] = 2;
@@ -474,7 +521,8 @@ TEST(SamplingTest, DraftsOutsideTheVocabularyAreRejected) {
   }
 }
 
-// ---- invariant 3 ------------------------------------------------------------------------------------------------------
+// ---- invariant 3
+// ------------------------------------------------------------------------------------------------------
 
 struct Outcome {
   std::vector<int32_t> tokens;
@@ -504,7 +552,8 @@ std::vector<Outcome> RunBatch(const std::vector<int>& members, int vocabulary, i
   }
   for (int i = 0; i < 3; ++i) {
     for (int s = 0; s < n; ++s) {
-      for (int id = 0; id < V; ++id) draft_logits[size_t(s) * V + id] = step.Logits(s, i)[id] + 0.1f * (id % 7);
+      for (int id = 0; id < V; ++id)
+        draft_logits[size_t(s) * V + id] = step.Logits(s, i)[id] + 0.1f * (id % 7);
     }
     step.Draft(i, draft_logits);
   }
@@ -522,37 +571,48 @@ std::vector<Outcome> RunBatch(const std::vector<int>& members, int vocabulary, i
         outcome.numbers.push_back(step.alternative_logprobs[at * kMaxAlternatives + j]);
       }
     }
-    if (step.states[s].temperature > 0) outcome.numbers.insert(outcome.numbers.end(), step.Q(s, 0), step.Q(s, 0) + V);
+    if (step.states[s].temperature > 0)
+      outcome.numbers.insert(outcome.numbers.end(), step.Q(s, 0), step.Q(s, 0) + V);
   }
   return outcomes;
 }
 
 // Invariant 3 of the design, for sampling: neither company nor threads matter, bit for bit.
 TEST(SamplingTest, Invariant3OutputDoesNotDependOnBatchOrThreads) {
-  for (const int vocabulary : {1000, 40000}) {   // the larger is split over threads when alone
+  for (const int vocabulary : {1000, 40000}) {  // the larger is split over threads when alone
     std::vector<int> everyone(16);
     std::iota(everyone.begin(), everyone.end(), 1);
     const std::vector<Outcome> together = RunBatch(everyone, vocabulary, 1);
     EXPECT_EQ(RunBatch(everyone, vocabulary, 3), together);
     for (size_t s = 0; s < everyone.size(); ++s) {
       for (const int threads : {1, 2, 5}) {
-        EXPECT_EQ(RunBatch({everyone[s]}, vocabulary, threads)[0], together[s]) << "member " << s << ", " << threads;
+        EXPECT_EQ(RunBatch({everyone[s]}, vocabulary, threads)[0], together[s])
+            << "member " << s << ", " << threads;
       }
     }
     EXPECT_EQ(RunBatch({9, 2, 14}, vocabulary, 2)[1], together[1]);
   }
 }
 
-// ---- extremes ---------------------------------------------------------------------------------------------------------
+// ---- extremes
+// ---------------------------------------------------------------------------------------------------------
 
 TEST(SamplingTest, ExtremeLogitsAndParametersGiveAllowedTokens) {
-  const std::vector<std::vector<float>> rows = {
-      std::vector<float>(37, 0.0f), std::vector<float>(37, -kInfinity), std::vector<float>(37, kInfinity),
-      std::vector<float>(37, kNaN), std::vector<float>(37, FLT_MAX),    std::vector<float>(37, -FLT_MAX),
-      {kNaN, -kInfinity, 1},        {kInfinity, 1, kInfinity, kNaN},    {FLT_MAX, -FLT_MAX, 0},
-      {1e-45f, -1e-45f, 0},         {5},                                {kNaN}};
+  const std::vector<std::vector<float>> rows = {std::vector<float>(37, 0.0f),
+                                                std::vector<float>(37, -kInfinity),
+                                                std::vector<float>(37, kInfinity),
+                                                std::vector<float>(37, kNaN),
+                                                std::vector<float>(37, FLT_MAX),
+                                                std::vector<float>(37, -FLT_MAX),
+                                                {kNaN, -kInfinity, 1},
+                                                {kInfinity, 1, kInfinity, kNaN},
+                                                {FLT_MAX, -FLT_MAX, 0},
+                                                {1e-45f, -1e-45f, 0},
+                                                {5},
+                                                {kNaN}};
   std::vector<SamplingState> states;
-  for (const float temperature : {0.0f, 1e-40f, 1e-6f, 1.0f, 100.0f, 1e38f, kInfinity, kNaN, -1.0f}) {
+  for (const float temperature :
+       {0.0f, 1e-40f, 1e-6f, 1.0f, 100.0f, 1e38f, kInfinity, kNaN, -1.0f}) {
     for (const int top_k : {0, 1, 2, 1000}) {
       for (const float top_p : {1.0f, 1e-30f, 0.0f, 0.5f, 0.99999994f, kNaN, -5.0f}) {
         for (const float min_p : {0.0f, 1.0f, 1e-30f, 7.0f}) {
@@ -587,7 +647,7 @@ TEST(SamplingTest, ExtremeLogitsAndParametersGiveAllowedTokens) {
       step.Accept(3);
       ASSERT_GE(step.kept[0], 1);
       for (int i = 0; i < step.kept[0]; ++i) {
-        ASSERT_GE(step.out[i], vocabulary > 1 ? 1 : 0);   // id 0 is not allowed
+        ASSERT_GE(step.out[i], vocabulary > 1 ? 1 : 0);  // id 0 is not allowed
         ASSERT_LT(step.out[i], vocabulary);
         ASSERT_FALSE(std::isnan(step.logprobs[i]));
       }
@@ -631,17 +691,21 @@ TEST(SamplingTest, ArgmaxIsTheLowestIdWhereverItStands) {
 TEST(SamplingTest, SmallerTopPKeepsTheMostProbableLowestIdFirst) {
   Step step(1, 8);
   step.states[0].temperature = 1;
-  step.states[0].top_p = 0.5f;   // of eight equals: exactly four
-  EXPECT_THAT(DrawnDistribution(step, std::vector<float>(8, 1.5f)), ElementsAre(0.25f, 0.25f, 0.25f, 0.25f, 0, 0, 0, 0));
+  step.states[0].top_p = 0.5f;  // of eight equals: exactly four
+  EXPECT_THAT(DrawnDistribution(step, std::vector<float>(8, 1.5f)),
+              ElementsAre(0.25f, 0.25f, 0.25f, 0.25f, 0, 0, 0, 0));
   step.states[0].top_p = 1;
   step.states[0].top_k = 2;
-  EXPECT_THAT(DrawnDistribution(step, {0, 1, 1, 1, 0, 0, 0, 0}), ElementsAre(0, 0.5f, 0.5f, 0, 0, 0, 0, 0));
+  EXPECT_THAT(DrawnDistribution(step, {0, 1, 1, 1, 0, 0, 0, 0}),
+              ElementsAre(0, 0.5f, 0.5f, 0, 0, 0, 0, 0));
   step.states[0].top_k = 4;
-  step.states[0].top_p = 0.5f;   // of what top_k left
-  EXPECT_THAT(DrawnDistribution(step, std::vector<float>(8, -2.0f)), ElementsAre(0.5f, 0.5f, 0, 0, 0, 0, 0, 0));
+  step.states[0].top_p = 0.5f;  // of what top_k left
+  EXPECT_THAT(DrawnDistribution(step, std::vector<float>(8, -2.0f)),
+              ElementsAre(0.5f, 0.5f, 0, 0, 0, 0, 0, 0));
 }
 
-// ---- log-probabilities --------------------------------------------------------------------------------------------------
+// ---- log-probabilities
+// --------------------------------------------------------------------------------------------------
 
 TEST(SamplingTest, LogProbabilitiesIgnoreSamplingParameters) {
   std::mt19937 random(4);
@@ -650,9 +714,15 @@ TEST(SamplingTest, LogProbabilitiesIgnoreSamplingParameters) {
     Step step(3, vocabulary, vocabulary + 8);
     std::vector<int32_t> rows = {0, kTokens, 2 * kTokens}, tokens = {0, vocabulary - 1, vocabulary};
     for (int s = 0; s < 3; ++s) {
-      for (int id = 0; id < vocabulary; ++id) step.Logits(s, 0)[id] = std::round(8 * normal(random)) / 8;
+      for (int id = 0; id < vocabulary; ++id)
+        step.Logits(s, 0)[id] = std::round(8 * normal(random)) / 8;
     }
-    TokenScoring request{3, rows.data(), tokens.data(), 7, step.logprobs.data(), step.alternative_ids.data(),
+    TokenScoring request{3,
+                         rows.data(),
+                         tokens.data(),
+                         7,
+                         step.logprobs.data(),
+                         step.alternative_ids.data(),
                          step.alternative_logprobs.data()};
     ScoreTokens(*step.pool, request, step.tables, step.View(), step.scratch);
     for (int s = 0; s < 3; ++s) {
