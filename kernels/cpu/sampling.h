@@ -3,15 +3,13 @@
 //
 // THE DISTRIBUTION of one row, over the ids [0, vocabulary) only:
 //   1. logit + bias; divided (positive) or multiplied (negative) by repetition_penalty where the id
-//   stands in the prompt
-//      or answer; less frequency_penalty * occurrences + presence_penalty where it stands in the
-//      answer; drafts of the window before the row count as answer. Stop ids are impossible for
-//      positions below stop_from.
+//      stands in the prompt or answer; less frequency_penalty * occurrences + presence_penalty where
+//      it stands in the answer; drafts of the window before the row count as answer. Stop ids are
+//      impossible for positions below stop_from.
 //   2. temperature 0: all mass on the most likely id. Otherwise softmax of (1) / temperature, then
-//   in this order
-//      top_k: the k most likely; top_p: the fewest most likely whose share of what top_k left
-//      reaches top_p, at least one; min_p: those at least min_p times as likely as the most likely.
-//      Then renormalised.
+//      in this order top_k: the k most likely; top_p: the fewest most likely whose share of what
+//      top_k left reaches top_p, at least one; min_p: those at least min_p times as likely as the
+//      most likely. Then renormalised.
 // Ranks are by the logit of (1), lowest id first among equals. NaN counts as -infinity; +infinity
 // as the largest float. When nothing is possible, all mass is on the lowest id that neither bias
 // nor stop_from forbids.
