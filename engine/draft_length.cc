@@ -27,8 +27,7 @@ void AcceptanceCounts::Observe(int drafted, int accepted_drafts, float decay) {
   }
 }
 
-// ---- costs
-// ----------------------------------------------------------------------------------------------------------
+// ---- costs --------------------------------------------------------------------------------------
 
 // Sizes up to 64 have a cell each; above, eight cells for each doubling.
 int CostCurve::Index(int size) {
@@ -104,8 +103,7 @@ double DraftLengthController::Seconds(const Plan& plan) const {
   return verify + plan.draft_seconds;
 }
 
-// ---- acceptance
-// -----------------------------------------------------------------------------------------------------
+// ---- acceptance ---------------------------------------------------------------------------------
 
 double DraftLengthController::Acceptance(const DraftStatistics& statistics, DrafterKind drafter,
                                          int position) const {
@@ -127,8 +125,7 @@ void DraftLengthController::ObserveDrafts(DrafterKind drafter, int drafted, int 
   everyone_.of(drafter).Observe(drafted, accepted, kEveryoneDecay);
 }
 
-// ---- choosing
-// -------------------------------------------------------------------------------------------------------
+// ---- choosing -----------------------------------------------------------------------------------
 
 // Tokens a second when `sequences` sequences like this one all draft by `drafter`, at the best
 // length >= 1.
@@ -298,8 +295,7 @@ void DraftLengthController::Choose(absl::Span<DraftChoice> sequences, int other_
   }
 }
 
-// ---- accounts
-// -------------------------------------------------------------------------------------------------------
+// ---- accounts -----------------------------------------------------------------------------------
 
 void DraftLengthController::ObserveStep(const StepMeasurement& step) {
   ++now_;

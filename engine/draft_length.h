@@ -5,12 +5,11 @@
 // NEVER MORE THAN 5 % SLOWER THAN PLAIN. The controller compares what speculative steps took with
 // what their kept tokens would have taken plain (plain steps are measured too, at least every
 // kPlainInterval steps, and once at each new batch size). Two accounts bound the loss:
-//   debt    grows by every second that a speculative step lost and shrinks by what one gained, and
-//   by kDebtAllowance of
-//           all time. While it is above zero, nothing is drafted but probes.
+//   debt    grows by every second that a speculative step lost, shrinks by what one gained and by
+//           kDebtAllowance of all time. While it is above zero, nothing is drafted but probes.
 //   probes  are drafts out of curiosity: they are paid from a budget that grows by kProbeAllowance
-//   of all time, and only
-//           start when it covers their whole expected cost, as if nothing were accepted.
+//           of all time, and only start when it covers their whole expected cost, as if nothing
+//           were accepted.
 // The sum of both allowances is 3 %; beyond it goes at most one step's loss, and what the plain
 // cost is misjudged by while it changes (noise, batch sizes not seen for long). Gains count up to
 // kCreditSteps plain steps: after a change for the worse, no more than that is given back of what

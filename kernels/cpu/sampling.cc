@@ -63,8 +63,7 @@ bool MoreLikely(const Candidate& a, const Candidate& b) {
 
 }  // namespace
 
-// ---- one row
-// --------------------------------------------------------------------------------------------------------
+// ---- one row ------------------------------------------------------------------------------------
 
 int64_t TokenDistribution::ScratchFloats(int64_t padded_vocabulary) {
   const int64_t row = (padded_vocabulary + 15) / 16 * 16;
@@ -397,8 +396,7 @@ float LogProbability(const float* logits, int32_t token, int alternatives, int64
 
 }  // namespace
 
-// ---- drafts
-// ---------------------------------------------------------------------------------------------------------
+// ---- drafts -------------------------------------------------------------------------------------
 
 namespace {
 
@@ -439,8 +437,7 @@ void SampleDraft(const DraftSampling& request, const SamplingTables& tables, con
     request.next_tokens[request.next_row[s]] = token;
 }
 
-// ---- acceptance
-// -----------------------------------------------------------------------------------------------------
+// ---- acceptance ---------------------------------------------------------------------------------
 
 struct Decision {
   int accepted = 0;

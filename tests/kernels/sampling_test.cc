@@ -104,8 +104,7 @@ struct Step {
   SamplingScratch scratch;
 };
 
-// ---- the contract in doubles, by sorting
-// --------------------------------------------------------------------------------
+// ---- the contract in doubles, by sorting --------------------------------------------------------
 
 struct Reference {
   std::vector<double> p;
@@ -194,8 +193,7 @@ SamplingState RandomState(std::mt19937& random, int vocabulary) {
   return state;
 }
 
-// ---- randomness
-// -------------------------------------------------------------------------------------------------------
+// ---- randomness ---------------------------------------------------------------------------------
 
 // Published known-answer vectors of Philox4x32-10 (Random123, kat_vectors).
 TEST(PhiloxTest, KnownAnswers) {
@@ -225,8 +223,7 @@ TEST(PhiloxTest, DrawsDifferByAllThatNamesThem) {
   EXPECT_EQ(std::unique(draws.begin(), draws.end()), draws.end());
 }
 
-// ---- distributions
-// ----------------------------------------------------------------------------------------------------
+// ---- distributions ------------------------------------------------------------------------------
 
 TEST(SamplingTest, DistributionsAgreeWithSortingInDoubles) {
   std::mt19937 random(1);
@@ -332,8 +329,7 @@ TEST(SamplingTest, PromptMarkStaysWhenKeptTokensAreCounted) {
   EXPECT_EQ(static_cast<uint32_t>(step.counts[2]), 0x80000001u);
 }
 
-// ---- acceptance
-// -------------------------------------------------------------------------------------------------------
+// ---- acceptance ---------------------------------------------------------------------------------
 
 // Wilson-Hilferty: chi-square with `freedom` degrees as a standard normal number.
 double ChiSquareScore(double chi_square, int freedom) {
@@ -521,8 +517,7 @@ TEST(SamplingTest, DraftsOutsideTheVocabularyAreRejected) {
   }
 }
 
-// ---- invariant 3
-// ------------------------------------------------------------------------------------------------------
+// ---- invariant 3 --------------------------------------------------------------------------------
 
 struct Outcome {
   std::vector<int32_t> tokens;
@@ -594,8 +589,7 @@ TEST(SamplingTest, Invariant3OutputDoesNotDependOnBatchOrThreads) {
   }
 }
 
-// ---- extremes
-// ---------------------------------------------------------------------------------------------------------
+// ---- extremes -----------------------------------------------------------------------------------
 
 TEST(SamplingTest, ExtremeLogitsAndParametersGiveAllowedTokens) {
   const std::vector<std::vector<float>> rows = {std::vector<float>(37, 0.0f),
@@ -704,8 +698,7 @@ TEST(SamplingTest, SmallerTopPKeepsTheMostProbableLowestIdFirst) {
               ElementsAre(0.5f, 0.5f, 0, 0, 0, 0, 0, 0));
 }
 
-// ---- log-probabilities
-// --------------------------------------------------------------------------------------------------
+// ---- log-probabilities --------------------------------------------------------------------------
 
 TEST(SamplingTest, LogProbabilitiesIgnoreSamplingParameters) {
   std::mt19937 random(4);
