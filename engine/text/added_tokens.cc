@@ -39,8 +39,7 @@ bool IsWordCharacter(uint32_t code_point) {
 }
 
 bool TouchesWord(std::string_view text, size_t begin, size_t end) {
-  if (begin > 0 &&
-      IsWordCharacter(FirstCodePoint(text.substr(PreviousCharacter(text, begin))))) {
+  if (begin > 0 && IsWordCharacter(FirstCodePoint(text.substr(PreviousCharacter(text, begin))))) {
     return true;
   }
   return end < text.size() && IsWordCharacter(FirstCodePoint(text.substr(end)));
@@ -97,8 +96,7 @@ void AddedTokenMatcher::Split(std::string_view text, bool parse_special,
   size_t plain = 0;  // where the plain text that is not yet listed begins
   size_t at = 0;
   while (at < text.size()) {
-    const int found =
-        begins_[static_cast<uint8_t>(text[at])] ? LongestAt(text.substr(at)) : -1;
+    const int found = begins_[static_cast<uint8_t>(text[at])] ? LongestAt(text.substr(at)) : -1;
     if (found < 0) {
       ++at;  // contents are UTF-8, so none begins inside a character
       continue;

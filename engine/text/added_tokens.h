@@ -47,7 +47,7 @@ class AddedTokenMatcher {
   int LongestAt(std::string_view text) const;
 
   std::vector<AddedToken> tokens_;
-  std::array<bool, 256> begins_ = {};              // some token begins with the byte
+  std::array<bool, 256> begins_ = {};             // some token begins with the byte
   absl::flat_hash_map<uint64_t, int32_t> edges_;  // trie: node << 8 | byte -> node; the root is 0
   std::vector<int32_t> token_at_node_;
 };

@@ -24,8 +24,8 @@ class BpeMerger {
 
   void Reserve(size_t rules) { rules_.reserve(rules); }
 
-  // `left` followed by `right` (symbols >= 0) becomes `result`; lower ranks go first, equal ranks from
-  // left to right. A second rule for the same pair replaces the first.
+  // `left` followed by `right` (symbols >= 0) becomes `result`; lower ranks go first, equal ranks
+  // from left to right. A second rule for the same pair replaces the first.
   void AddRule(int32_t left, int32_t right, int32_t rank, int32_t result);
 
   // Applies the rules to `symbols` until none fits. Time O(n log n) in their number.

@@ -27,13 +27,13 @@ struct BpeSymbols {
   static constexpr int32_t kNone = -1;
 
   bool byte_level = false;
-  std::array<int32_t, 256> of_byte;        // byte_level: symbol of each byte, or kNone
+  std::array<int32_t, 256> of_byte;              // byte_level: symbol of each byte, or kNone
   StringMap<std::string, int32_t> of_character;  // otherwise
-  std::vector<std::string> tokenless;      // characters behind the symbols from the table's size on
+  std::vector<std::string> tokenless;  // characters behind the symbols from the table's size on
   bool byte_fallback = false;
-  std::array<TokenId, 256> byte_tokens;    // byte_fallback: token "<0xNN>" of each byte, or kNone
-  std::optional<TokenId> unknown;          // for what cannot be expressed; without it: left out
-  bool fuse_unknown = false;               // neighbouring unknown characters give one token
+  std::array<TokenId, 256> byte_tokens;  // byte_fallback: token "<0xNN>" of each byte, or kNone
+  std::optional<TokenId> unknown;        // for what cannot be expressed; without it: left out
+  bool fuse_unknown = false;             // neighbouring unknown characters give one token
 
   BpeSymbols() {
     of_byte.fill(kNone);

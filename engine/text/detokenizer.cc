@@ -28,9 +28,9 @@ absl::StatusOr<Detokenizer> Detokenizer::Create(const Tokenizer* tokenizer, Opti
   for (size_t i = 0; i < options.stop_strings.size(); ++i) {
     const std::string& stop = options.stop_strings[i];
     if (stop.empty() || !CheckUtf8(stop).ok()) {
-      return absl::InvalidArgumentError(absl::StrCat("stop_strings[", i, "]: expected ",
-                                                     stop.empty() ? "some text, found none"
-                                                                  : "valid UTF-8"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("stop_strings[", i, "]: expected ",
+                       stop.empty() ? "some text, found none" : "valid UTF-8"));
     }
   }
   return Detokenizer(tokenizer, std::move(options));
@@ -85,8 +85,8 @@ bool Detokenizer::Advance(bool final) {
   return FindStop(from);
 }
 
-// Feeds the text from `from` on to all matchers. At the first byte where one completes, the text is cut
-// behind it or before the stop string.
+// Feeds the text from `from` on to all matchers. At the first byte where one completes, the text is
+// cut behind it or before the stop string.
 bool Detokenizer::FindStop(size_t from) {
   if (stops_.empty()) return false;
   for (size_t at = from; at < text_.size(); ++at) {

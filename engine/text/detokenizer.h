@@ -14,16 +14,16 @@
 namespace mambad::text {
 
 // One per sequence; used by one thread at a time. What the calls release, joined, is what
-// Tokenizer::Decode gives for all tokens at once, however they were split over the calls, but cut at
-// the stop string that completes first (of those that complete at the same byte, the longest).
+// Tokenizer::Decode gives for all tokens at once, however they were split over the calls, but cut
+// at the stop string that completes first (of those that complete at the same byte, the longest).
 // Once its buffers have grown to the longest call, it allocates nothing.
 class Detokenizer {
  public:
   struct Options {
     bool skip_special = true;
     std::vector<std::string> stop_strings = {};  // not empty, valid UTF-8
-    bool include_stop = false;              // the text ends after the stop string, not before it
-    bool at_start_of_text = true;           // false: the first token keeps its leading space
+    bool include_stop = false;     // the text ends after the stop string, not before it
+    bool at_start_of_text = true;  // false: the first token keeps its leading space
   };
 
   static constexpr int kNoStop = -1;
@@ -39,8 +39,8 @@ class Detokenizer {
   // `tokenizer` must outlive the result. INVALID_ARGUMENT for an empty or non-UTF-8 stop string.
   static absl::StatusOr<Detokenizer> Create(const Tokenizer* tokenizer, Options options);
 
-  // Text that could be the beginning of a stop string, and bytes of a character that is not whole, are
-  // held back. After a match, further calls release nothing and keep no token.
+  // Text that could be the beginning of a stop string, and bytes of a character that is not whole,
+  // are held back. After a match, further calls release nothing and keep no token.
   Output Push(absl::Span<const TokenId> ids);
 
   // Releases what is held back; an unfinished character becomes U+FFFD. To be called once, last.
@@ -65,11 +65,11 @@ class Detokenizer {
   const Tokenizer* tokenizer_;
   bool skip_special_, include_stop_, strip_space_;
   std::vector<StopMatcher> stops_;
-  std::string bytes_;    // not yet turned into text
-  std::string text_;     // valid; [0, released_) was given out by the last call
+  std::string bytes_;  // not yet turned into text
+  std::string text_;   // valid; [0, released_) was given out by the last call
   size_t released_ = 0;
   int stop_ = kNoStop;
-  bool over_ = false;    // matched and reported
+  bool over_ = false;  // matched and reported
 };
 
 }  // namespace mambad::text

@@ -35,7 +35,8 @@ absl::Status JsonReader::Unexpected(std::string_view expected) const {
 }
 
 JsonReader JsonReader::Member(std::string_view key) const {
-  std::string path = absl::StrCat(path_, path_.empty() || path_.back() == ' ' ? "" : ".", AbslView(key));
+  std::string path =
+      absl::StrCat(path_, path_.empty() || path_.back() == ' ' ? "" : ".", AbslView(key));
   if (!value_->is_object()) return JsonReader(Null(), std::move(path));
   const auto found = value_->find(std::string(key));
   return JsonReader(found == value_->end() ? Null() : *found, std::move(path));
@@ -64,7 +65,8 @@ absl::StatusOr<bool> JsonReader::BoolOr(bool fallback) const {
 absl::StatusOr<int32_t> JsonReader::NonNegativeInt() const {
   constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
   if (!value_->is_number_integer()) return Unexpected("a whole number");
-  const bool too_large = value_->is_number_unsigned() && value_->get<uint64_t>() > uint64_t{kLargest};
+  const bool too_large =
+      value_->is_number_unsigned() && value_->get<uint64_t>() > uint64_t{kLargest};
   if (too_large || value_->get<int64_t>() < 0) return Unexpected("a number from 0 to 2147483647");
   return static_cast<int32_t>(value_->get<int64_t>());
 }
@@ -89,9 +91,8 @@ absl::Status JsonReader::ExpectMembers(std::initializer_list<std::string_view> k
 }
 
 absl::Status JsonReader::Unsupported(std::string_view type) const {
-  return absl::InvalidArgumentError(absl::StrCat(path_, ": type \"",
-                                                 absl::CHexEscape(AbslView(type.substr(0, 80))),
-                                                 "\" is not supported"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      path_, ": type \"", absl::CHexEscape(AbslView(type.substr(0, 80))), "\" is not supported"));
 }
 
 absl::StatusOr<Json> ParseJson(const std::string& text, const std::string& source) {

@@ -21,8 +21,8 @@ uint8_t CombiningClass(int32_t code_point) {
 }
 
 std::vector<int32_t> Decompose(std::string_view text, bool compatibility) {
-  const auto options = static_cast<utf8proc_option_t>(
-      UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatibility ? UTF8PROC_COMPAT : 0));
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
+                                                      (compatibility ? UTF8PROC_COMPAT : 0));
   std::vector<int32_t> code_points;
   code_points.reserve(text.size());
   int32_t parts[kLongestDecomposition];
@@ -30,8 +30,8 @@ std::vector<int32_t> Decompose(std::string_view text, bool compatibility) {
     const auto code_point = static_cast<int32_t>(FirstCodePoint(text));
     text.remove_prefix(Utf8Length(text));
     int boundary_class = 0;
-    const utf8proc_ssize_t count = utf8proc_decompose_char(code_point, parts, kLongestDecomposition,
-                                                           options, &boundary_class);
+    const utf8proc_ssize_t count =
+        utf8proc_decompose_char(code_point, parts, kLongestDecomposition, options, &boundary_class);
     if (count >= 1 && count <= kLongestDecomposition) {
       code_points.insert(code_points.end(), parts, parts + count);
     } else {
@@ -52,9 +52,8 @@ void OrderMarks(std::vector<int32_t>* code_points) {
     }
     size_t end = begin + 1;
     while (end < code_points->size() && CombiningClass((*code_points)[end]) != 0) ++end;
-    std::stable_sort(
-        code_points->begin() + begin, code_points->begin() + end,
-        [](int32_t a, int32_t b) { return CombiningClass(a) < CombiningClass(b); });
+    std::stable_sort(code_points->begin() + begin, code_points->begin() + end,
+                     [](int32_t a, int32_t b) { return CombiningClass(a) < CombiningClass(b); });
     begin = end;
   }
 }
@@ -116,8 +115,8 @@ absl::StatusOr<std::string> Normalizer::Normalize(std::string_view text) const {
         break;
     }
     if (current.size() > limit) {
-      return absl::ResourceExhaustedError(absl::StrCat("the normalizer turns ", text.size(),
-                                                       " bytes into ", current.size()));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the normalizer turns ", text.size(), " bytes into ", current.size()));
     }
   }
   return current;

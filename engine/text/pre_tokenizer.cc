@@ -58,7 +58,8 @@ void Arrange(std::string_view text, const std::vector<Part>& parts, SplitBehavio
     }
     last_matched = part.matched;
     if (join) {
-      pieces->back() = std::string_view(pieces->back().data(), pieces->back().size() + piece.size());
+      pieces->back() =
+          std::string_view(pieces->back().data(), pieces->back().size() + piece.size());
     } else {
       pieces->push_back(piece);
     }

@@ -16,8 +16,8 @@ namespace mambad::text {
 namespace {
 
 constexpr size_t kLongestPattern = size_t{64} << 10;
-// Backtracking points of one match. The patterns in use need about one a byte at most (runs of white
-// space); nested repeats, which need exponentially many, stop here.
+// Backtracking points of one match. The patterns in use need about one a byte at most (runs of
+// white space); nested repeats, which need exponentially many, stop here.
 constexpr uint32_t kBacktracksAtLeast = 1'000'000;
 constexpr uint32_t kHeapLimitKib = 64 << 10;
 
@@ -42,8 +42,9 @@ const char* ClassMembers(char letter) {
 }
 
 absl::Status Unsupported(std::string_view construct, std::string_view pattern) {
-  return absl::InvalidArgumentError(absl::StrCat("regular expression construct \"", AbslView(construct),
-                                                 "\" is not supported, in \"", AbslView(pattern), "\""));
+  return absl::InvalidArgumentError(absl::StrCat("regular expression construct \"",
+                                                 AbslView(construct), "\" is not supported, in \"",
+                                                 AbslView(pattern), "\""));
 }
 
 // Rewrites one escape sequence, whose letter stands at `pattern[at]`.
@@ -51,7 +52,8 @@ absl::Status TranslateEscape(std::string_view pattern, size_t at, bool in_class,
   const char letter = pattern[at];
   if (const char* members = ClassMembers(letter)) {
     const bool negated = absl::ascii_isupper(static_cast<unsigned char>(letter));
-    if (in_class && negated) return Unsupported(absl::StrCat("[\\", AbslView(pattern.substr(at, 1)), "]"), pattern);
+    if (in_class && negated)
+      return Unsupported(absl::StrCat("[\\", AbslView(pattern.substr(at, 1)), "]"), pattern);
     if (in_class) {
       out->append(members);
     } else {
@@ -93,7 +95,8 @@ absl::StatusOr<std::string> Translate(std::string_view pattern) {
       if (rest.substr(0, 2) == "(*") return Unsupported("(*", pattern);
       if (c == '[') {
         in_class = true;
-        // A bracket right after the opening one is a member in one syntax and an error in the other.
+        // A bracket right after the opening one is a member in one syntax and an error in the
+        // other.
         const size_t first = rest.substr(0, 2) == "[^" ? 2 : 1;
         if (rest.substr(first, 1) == "]") return Unsupported("[]", pattern);
       }
@@ -148,9 +151,10 @@ absl::StatusOr<Regex> Regex::Compile(std::string_view pattern) {
   int error = 0;
   PCRE2_SIZE offset = 0;
   // Oniguruma's ^ and $ always stand at lines, hence MULTILINE.
-  compiled->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated->data()),
-                                 translated->size(), PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE |
-                                 PCRE2_NEVER_BACKSLASH_C, &error, &offset, context.get());
+  compiled->code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated->data()), translated->size(),
+                    PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
+                    &offset, context.get());
   if (compiled->code == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("regular expression \"", AbslView(pattern), "\": ", ErrorText(error)));
@@ -179,9 +183,9 @@ absl::Status Regex::FindAll(std::string_view text, std::vector<Match>* matches) 
     }
     if (found == PCRE2_ERROR_NOMATCH) break;
     if (found < 0) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("regular expression \"", compiled_->pattern, "\" on a text of ", text.size(),
-                       " bytes: ", ErrorText(found)));
+      return absl::ResourceExhaustedError(absl::StrCat("regular expression \"", compiled_->pattern,
+                                                       "\" on a text of ", text.size(),
+                                                       " bytes: ", ErrorText(found)));
     }
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(data.get());
     if (bounds[1] > bounds[0]) {

@@ -1,7 +1,8 @@
 // Regular expressions of tokenizer files, compiled with PCRE2 (JIT where the processor has it).
 //
-// Those files are written for Oniguruma; the classes \s \S \w \W \d \D are rewritten so that they mean
-// the same Unicode properties there and here, and constructs whose meaning differs are refused.
+// Those files are written for Oniguruma; the classes \s \S \w \W \d \D are rewritten so that they
+// mean the same Unicode properties there and here, and constructs whose meaning differs are
+// refused.
 #ifndef MAMBAD_ENGINE_TEXT_REGEX_H_
 #define MAMBAD_ENGINE_TEXT_REGEX_H_
 

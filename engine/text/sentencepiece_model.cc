@@ -146,9 +146,9 @@ absl::Status ReadTrainerSpec(std::string_view spec, const std::string& source,
   if (!sound) return absl::InvalidArgumentError(absl::StrCat(source, ": trainer_spec is broken"));
   if (facts->model_type != SentencePieceFacts::kUnigram &&
       facts->model_type != SentencePieceFacts::kBpe) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        source, ": trainer_spec.model_type: expected 1 (unigram) or 2 (BPE), found ",
-        facts->model_type));
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": trainer_spec.model_type: expected 1 (unigram) or 2 (BPE), found ",
+                     facts->model_type));
   }
   if (space_is_suffix) {
     return absl::InvalidArgumentError(
@@ -168,9 +168,9 @@ absl::Status ReadNormalizerSpec(std::string_view spec, const std::string& source
     return true;
   });
   if (!sound || !sound_map) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        source, sound ? ": normalizer_spec.precompiled_charsmap" : ": normalizer_spec",
-        " is broken"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, sound ? ": normalizer_spec.precompiled_charsmap" : ": normalizer_spec",
+                     " is broken"));
   }
   if (!escapes_spaces) {
     return absl::InvalidArgumentError(
@@ -195,9 +195,8 @@ absl::StatusOr<SentencePieceFacts> InspectSentencePieceModel(std::string_view mo
     if (field.number == 2) status = ReadTrainerSpec(field.bytes, source, &facts);
     if (field.number == 3) status = ReadNormalizerSpec(field.bytes, source, &facts);
     if (field.number == 5) {
-      denormalizes = !ForEachField(field.bytes, [](const Field& inner) {
-        return inner.number != 2 || inner.bytes.empty();
-      });
+      denormalizes = !ForEachField(
+          field.bytes, [](const Field& inner) { return inner.number != 2 || inner.bytes.empty(); });
     }
     return status.ok();
   });

@@ -19,9 +19,9 @@ struct SentencePieceFacts {
   bool add_dummy_prefix = true;
 };
 
-// Field numbers are those of sentencepiece_model.proto. INVALID_ARGUMENT for a broken file, model types
-// other than unigram and BPE, white space as suffix, and normalization maps that lead outside of
-// themselves.
+// Field numbers are those of sentencepiece_model.proto. INVALID_ARGUMENT for a broken file, model
+// types other than unigram and BPE, white space as suffix, and normalization maps that lead outside
+// of themselves.
 absl::StatusOr<SentencePieceFacts> InspectSentencePieceModel(std::string_view model,
                                                              const std::string& source);
 

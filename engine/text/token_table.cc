@@ -8,8 +8,8 @@
 namespace mambad::text {
 
 TokenTable::TokenTable(size_t expected_tokens)
-    : largest_id_(static_cast<TokenId>(
-          std::min<size_t>(kLargestTokenId, 4 * expected_tokens + 1024))) {
+    : largest_id_(
+          static_cast<TokenId>(std::min<size_t>(kLargestTokenId, 4 * expected_tokens + 1024))) {
   entries_.reserve(std::min<size_t>(kLargestTokenId, expected_tokens));
 }
 
@@ -27,9 +27,9 @@ absl::Status TokenTable::Add(TokenId id, std::string spelling, std::string bytes
   }
   TokenEntry& entry = entries_[id];
   if (entry.present && entry.spelling != spelling) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("id ", id, " belongs to two tokens: \"", absl::CHexEscape(entry.spelling),
-                     "\" and \"", absl::CHexEscape(spelling), "\""));
+    return absl::InvalidArgumentError(absl::StrCat("id ", id, " belongs to two tokens: \"",
+                                                   absl::CHexEscape(entry.spelling), "\" and \"",
+                                                   absl::CHexEscape(spelling), "\""));
   }
   entry = {std::move(spelling), std::move(bytes), special, true};
   return absl::OkStatus();
@@ -42,9 +42,9 @@ absl::Status TokenTable::BuildIndex() {
     if (!entries_[id].present) continue;
     const auto [at, is_new] = ids_.emplace(entries_[id].spelling, static_cast<TokenId>(id));
     if (!is_new) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("token \"", absl::CHexEscape(entries_[id].spelling), "\" has two ids: ",
-                       at->second, " and ", id));
+      return absl::InvalidArgumentError(absl::StrCat("token \"",
+                                                     absl::CHexEscape(entries_[id].spelling),
+                                                     "\" has two ids: ", at->second, " and ", id));
     }
   }
   return absl::OkStatus();

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "engine/text/string_map.h"
 #include "absl/status/status.h"
+#include "engine/text/string_map.h"
 #include "engine/text/tokenizer.h"
 
 namespace mambad::text {

@@ -24,8 +24,8 @@ absl::Status ReadOptionalFile(const std::filesystem::path& path, std::string* co
   const uint64_t size = std::filesystem::file_size(path, error);
   if (error) return absl::UnavailableError(absl::StrCat(path.string(), ": ", error.message()));
   if (size > kLargestFile) {
-    return absl::InvalidArgumentError(absl::StrCat(path.string(), ": expected at most ",
-                                                   kLargestFile, " bytes, found ", size));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path.string(), ": expected at most ", kLargestFile, " bytes, found ", size));
   }
   contents->resize(size);
   std::ifstream stream(path, std::ios::binary);
@@ -56,8 +56,8 @@ std::string Tokenizer::Decode(absl::Span<const TokenId> ids, bool skip_special) 
 absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateTokenizer(const TokenizerFiles& files) {
   if (!files.tokenizer_json.empty()) return CreateFromTokenizerJson(files);
   if (!files.sentencepiece_model.empty()) return CreateFromSentencePieceModel(files);
-  return absl::NotFoundError(
-      absl::StrCat(files.source_name, ": expected tokenizer.json or tokenizer.model, found neither"));
+  return absl::NotFoundError(absl::StrCat(
+      files.source_name, ": expected tokenizer.json or tokenizer.model, found neither"));
 }
 
 absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenTokenizer(const std::string& directory) {

@@ -48,8 +48,8 @@ class Tokenizer {
   // The same bytes at the end of `out`, which is the only thing that may allocate.
   virtual void AppendTokenBytes(TokenId id, std::string* out) const = 0;
 
-  // Text of all tokens, valid UTF-8: each maximal invalid part of the bytes becomes one U+FFFD. With
-  // strips_leading_space() one space at the very start is dropped.
+  // Text of all tokens, valid UTF-8: each maximal invalid part of the bytes becomes one U+FFFD.
+  // With strips_leading_space() one space at the very start is dropped.
   virtual std::string Decode(absl::Span<const TokenId> ids, bool skip_special) const;
 
   // Largest id of any token plus one. A model may have more (padded) rows than that.
@@ -99,14 +99,15 @@ struct BpeVocabulary {
     kByte = 6,
   };
   Kind kind = Kind::kByteLevel;
-  std::vector<std::string> pieces;                          // by id
-  std::vector<float> scores;                                // kSentencePiece only: as many as pieces
-  std::vector<Type> types;                                  // as many as pieces, or none: all normal
+  std::vector<std::string> pieces;  // by id
+  std::vector<float> scores;        // kSentencePiece only: as many as pieces
+  std::vector<Type> types;          // as many as pieces, or none: all normal
   std::vector<std::pair<std::string, std::string>> merges;  // kByteLevel only, best first
   // `tokenizer.ggml.pre` (kByteLevel only): "default", "gpt-2", "mpt", "olmo", "gpt-neox",
   // "llama-bpe", "qwen2", "smollm" and other names of the same rules. Empty means "default".
   std::string pre_tokenizer;
-  std::optional<TokenId> bos_id, eos_id, unknown_id;
+  std::optional<TokenId> bos_id, eos_id;
+  std::optional<TokenId> unknown_id;  // used by kSentencePiece only
   // Defaults as the files leave them out: begin-of-text for kSentencePiece and "llama-bpe" only.
   std::optional<bool> add_bos, add_eos;
   bool add_space_prefix = true;  // kSentencePiece only

@@ -15,8 +15,8 @@ constexpr size_t kMostSteps = 32;  // of one component
 constexpr size_t kLongestInsert = 256;
 constexpr std::string_view kMarker = "\xE2\x96\x81";
 
-#define MAMBAD_RETURN_IF_ERROR(expression)                             \
-  do {                                                                 \
+#define MAMBAD_RETURN_IF_ERROR(expression)                               \
+  do {                                                                   \
     if (absl::Status status = (expression); !status.ok()) return status; \
   } while (false)
 
@@ -100,8 +100,7 @@ absl::StatusOr<SplitBehavior> ReadBehavior(const JsonReader& reader) {
   if (*name == "MergedWithPrevious") return SplitBehavior::kMergedWithPrevious;
   if (*name == "MergedWithNext") return SplitBehavior::kMergedWithNext;
   if (*name == "Contiguous") return SplitBehavior::kContiguous;
-  return reader.Unexpected(
-      "Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous");
+  return reader.Unexpected("Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous");
 }
 
 // A pattern that matches just `text`: every character by its number.
@@ -127,8 +126,7 @@ absl::Status AppendSplit(const JsonReader& component, std::vector<PreTokenizerSt
   if (!text.ok()) return text.status();
   absl::StatusOr<PreTokenizerStep> step = IsolateMatches(literal ? LiteralPattern(*text) : *text);
   if (!step.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(pattern.path(), ": ", step.status().message()));
+    return absl::InvalidArgumentError(absl::StrCat(pattern.path(), ": ", step.status().message()));
   }
   absl::StatusOr<SplitBehavior> behavior = ReadBehavior(component.Member("behavior"));
   if (!behavior.ok()) return behavior.status();

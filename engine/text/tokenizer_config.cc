@@ -72,9 +72,8 @@ absl::Status ApplyChoice(std::optional<bool> wanted, std::optional<TokenId> id, 
 }  // namespace
 
 absl::StatusOr<AddedToken> ReadAddedToken(const JsonReader& entry, std::optional<TokenId> id) {
-  absl::Status status =
-      entry.ExpectMembers({"id", "content", "single_word", "lstrip", "rstrip", "normalized",
-                           "special", "__type"});
+  absl::Status status = entry.ExpectMembers(
+      {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special", "__type"});
   if (!status.ok()) return status;
   AddedToken token;
   if (id.has_value()) {
@@ -135,9 +134,9 @@ absl::Status ApplyBoundaries(const TokenizerConfig& config, const TokenTable& ta
                              const std::string& source, TextBoundaries* boundaries) {
   if (config.bos_token.has_value()) boundaries->bos_id = table.IdOf(*config.bos_token);
   if (config.eos_token.has_value()) boundaries->eos_id = table.IdOf(*config.eos_token);
-  absl::Status status =
-      ApplyChoice(config.add_bos_token, boundaries->bos_id, true,
-                  absl::StrCat(source, "/tokenizer_config.json: add_bos_token"), &boundaries->prefix);
+  absl::Status status = ApplyChoice(config.add_bos_token, boundaries->bos_id, true,
+                                    absl::StrCat(source, "/tokenizer_config.json: add_bos_token"),
+                                    &boundaries->prefix);
   if (status.ok()) {
     status = ApplyChoice(config.add_eos_token, boundaries->eos_id, false,
                          absl::StrCat(source, "/tokenizer_config.json: add_eos_token"),

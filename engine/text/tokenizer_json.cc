@@ -69,7 +69,8 @@ absl::StatusOr<TokenTable> BuildTable(const Document& document) {
   TokenTable table(vocabulary.value().size() + document.added_tokens.size());
   for (const auto& [spelling, value] : vocabulary.value().items()) {
     if (!value.is_number_integer()) {
-      return JsonReader(value, absl::StrCat(vocabulary.path(), "[\"", spelling.substr(0, 80), "\"]"))
+      return JsonReader(value,
+                        absl::StrCat(vocabulary.path(), "[\"", spelling.substr(0, 80), "\"]"))
           .Unexpected("a token id");
     }
     absl::StatusOr<int32_t> id = JsonReader(value, vocabulary.path()).NonNegativeInt();
@@ -121,7 +122,8 @@ absl::Status ReadMerges(const JsonReader& merges, const TokenTable& table, BpeMe
     const auto left_id = table.IdOf(left);
     const auto right_id = table.IdOf(right);
     const auto result = table.IdOf(std::string(left).append(right));
-    if (!left_id || !right_id || !result) return merge.Unexpected("parts and result in model.vocab");
+    if (!left_id || !right_id || !result)
+      return merge.Unexpected("parts and result in model.vocab");
     merger->AddRule(*left_id, *right_id, static_cast<int32_t>(i), *result);
   }
   return absl::OkStatus();
@@ -170,7 +172,8 @@ absl::Status ReadWholePieces(const Document& document, const TokenTable& table,
   return absl::OkStatus();
 }
 
-// Names in the configuration are tokens of text even where the list of added tokens leaves them out.
+// Names in the configuration are tokens of text even where the list of added tokens leaves them
+// out.
 void AddNamedTokens(const TokenizerConfig& config, const JsonReader& vocabulary,
                     std::vector<AddedToken>* tokens) {
   for (const auto& name : {config.bos_token, config.eos_token}) {
@@ -191,9 +194,9 @@ void AddNamedTokens(const TokenizerConfig& config, const JsonReader& vocabulary,
 
 absl::Status ReadDocument(const JsonReader& root, const TokenizerConfig& config,
                           Document* document) {
-  absl::Status status = root.ExpectMembers({"version", "truncation", "padding", "added_tokens",
-                                            "normalizer", "pre_tokenizer", "post_processor",
-                                            "decoder", "model"});
+  absl::Status status =
+      root.ExpectMembers({"version", "truncation", "padding", "added_tokens", "normalizer",
+                          "pre_tokenizer", "post_processor", "decoder", "model"});
   if (status.ok()) status = document->model.ExpectObject();
   if (status.ok()) status = CheckModelSettings(document->model);
   if (status.ok()) {
@@ -249,8 +252,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromTokenizerJson(
     return absl::InvalidArgumentError(absl::StrCat(source, ": ", table.status().message()));
   }
   parts.table = *std::move(table);
-  absl::Status status =
-      ReadMerges(document.model.Member("merges"), parts.table, &parts.merger);
+  absl::Status status = ReadMerges(document.model.Member("merges"), parts.table, &parts.merger);
   if (status.ok()) status = ReadSymbols(document, parts.table, &parts.symbols);
   if (status.ok()) status = ReadWholePieces(document, parts.table, &parts.whole_pieces);
   if (!status.ok()) return status;

@@ -26,8 +26,8 @@ struct Utf8Unit {
 Utf8Unit FirstUtf8Unit(std::string_view bytes);
 
 // Appends `bytes` to `out` with every invalid part replaced by U+FFFD, as Python's
-// errors="replace" does, and returns how many bytes were used. An incomplete character at the end is
-// left unused, or replaced too when `final`.
+// errors="replace" does, and returns how many bytes were used. An incomplete character at the end
+// is left unused, or replaced too when `final`.
 size_t AppendValidUtf8(std::string_view bytes, bool final, std::string* out);
 
 // INVALID_ARGUMENT with the offset of the first byte that is not part of valid UTF-8.

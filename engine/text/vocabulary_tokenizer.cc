@@ -41,7 +41,7 @@ Type TypeOf(const BpeVocabulary& vocabulary, size_t id) {
 
 struct ByteLevelRule {
   std::vector<std::string_view> patterns;  // each cuts the pieces that the one before left
-  bool nfc = false;            // the original tokenizer normalizes, the GGUF file does not say it
+  bool nfc = false;  // the original tokenizer normalizes, the GGUF file does not say it
   bool ignore_merges = false;
   bool add_bos = false;
 };
@@ -80,8 +80,8 @@ absl::Status CheckVocabulary(const BpeVocabulary& vocabulary) {
   const size_t count = vocabulary.pieces.size();
   if (count == 0) return Fault(vocabulary, "expected pieces, found none");
   if (!vocabulary.types.empty() && vocabulary.types.size() != count) {
-    return Fault(vocabulary, absl::StrCat("expected ", count, " token types, found ",
-                                          vocabulary.types.size()));
+    return Fault(vocabulary,
+                 absl::StrCat("expected ", count, " token types, found ", vocabulary.types.size()));
   }
   const bool scored = vocabulary.kind == Kind::kSentencePiece;
   if (scored && vocabulary.scores.size() != count) {
@@ -125,8 +125,8 @@ absl::Status BuildTable(const BpeVocabulary& vocabulary, BpeParts* parts) {
     const Type type = TypeOf(vocabulary, id);
     const bool special = type == Type::kControl || type == Type::kUnknown;
     const std::string& piece = vocabulary.pieces[id];
-    absl::Status status = parts->table.Add(static_cast<TokenId>(id), piece,
-                                           BytesOf(vocabulary, id), special);
+    absl::Status status =
+        parts->table.Add(static_cast<TokenId>(id), piece, BytesOf(vocabulary, id), special);
     if (!status.ok()) return Fault(vocabulary, status.message());
     if (!special && type != Type::kUserDefined) continue;
     if (piece.empty() || piece.size() > kLongestAddedToken) {
@@ -190,7 +190,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateByteLevel(const BpeVocabu
   }
   if (rule->nfc) parts.normalizer.push_back(NormalizerStep{});
   parts.symbols.byte_level = true;
-  parts.symbols.unknown = vocabulary.unknown_id;
+  // No unknown token: files name end-of-text there, which no text may turn into.
   for (int byte = 0; byte < 256; ++byte) {
     const auto id = parts.table.IdOf(ByteLevelCharacter(static_cast<uint8_t>(byte)));
     if (id.has_value()) parts.symbols.of_byte[byte] = *id;

@@ -136,8 +136,8 @@ TEST(Detokenizer, RefusesEmptyAndBrokenStopStrings) {
 
 std::vector<TokenId> RandomIds(std::mt19937* random) {
   // Mostly bytes that form characters, often cut ones.
-  static const TokenId kChoices[] = {'a',  'b',  ' ',  '\n', 0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xF0, 0x9F,
-                                     0x98, 0x80, 0xFF, 256,  257,  258,  5000, -1};
+  static const TokenId kChoices[] = {'a',  'b',  ' ',  '\n', 0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xF0,
+                                     0x9F, 0x98, 0x80, 0xFF, 256,  257,  258,  5000, -1};
   std::vector<TokenId> ids((*random)() % 24);
   for (TokenId& id : ids) id = kChoices[(*random)() % std::size(kChoices)];
   return ids;

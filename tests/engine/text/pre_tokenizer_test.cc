@@ -25,8 +25,8 @@ std::vector<std::string> Split(const std::string& json, const std::string& text,
 }
 
 std::string SplitOn(const std::string& behavior, bool invert = false) {
-  return R"({"type":"Split","pattern":{"String":"-"},"behavior":")" + behavior +
-         R"(","invert":)" + (invert ? "true" : "false") + "}";
+  return R"({"type":"Split","pattern":{"String":"-"},"behavior":")" + behavior + R"(","invert":)" +
+         (invert ? "true" : "false") + "}";
 }
 
 // The example of the `tokenizers` documentation: "the-final--countdown" cut at "-".
@@ -65,15 +65,15 @@ TEST(PreTokenizer, DigitsTogether) {
 }
 
 TEST(PreTokenizer, Metaspace) {
-  const std::string first =
-      R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"first"})";
+  const std::string first = R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"first"})";
   EXPECT_THAT(Split(first, "a  b"), ElementsAre("▁a", "▁", "▁b"));
   EXPECT_THAT(Split(first, "a b", false), ElementsAre("a", "▁b"));
-  EXPECT_THAT(Split(R"({"type":"Metaspace","replacement":"▁","add_prefix_space":true})", "a b",
-                    false),
-              ElementsAre("▁a", "▁b"));
+  EXPECT_THAT(
+      Split(R"({"type":"Metaspace","replacement":"▁","add_prefix_space":true})", "a b", false),
+      ElementsAre("▁a", "▁b"));
   EXPECT_THAT(Split(R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"never",
-                        "split":false})", "a b"),
+                        "split":false})",
+                    "a b"),
               ElementsAre("a▁b"));
 }
 

@@ -38,9 +38,7 @@ TEST(Regex, CaseCanBeIgnored) {
   EXPECT_THAT(FindAll("(?i:'s|'re)", "'S 're 'Re 't"), ElementsAre("'S", "'re", "'Re"));
 }
 
-TEST(Regex, EmptyMatchesAreLeftOut) {
-  EXPECT_THAT(FindAll("b*", "aébbé"), ElementsAre("bb"));
-}
+TEST(Regex, EmptyMatchesAreLeftOut) { EXPECT_THAT(FindAll("b*", "aébbé"), ElementsAre("bb")); }
 
 TEST(Regex, NamesWhatItDoesNotUnderstand) {
   for (const char* pattern : {"\\b", "[a-z&&[b]]", "[[:alpha:]]", "\\h", "[\\S]", "(*UTF)", "[]a]",

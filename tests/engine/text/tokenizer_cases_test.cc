@@ -145,8 +145,7 @@ BpeVocabulary Llama2Vocabulary() {
   BpeVocabulary vocabulary;
   vocabulary.kind = BpeVocabulary::Kind::kSentencePiece;
   std::string error;
-  const auto library =
-      SentencePieceLibrary::Load(ReadSharedData("llama2/tokenizer.model"), &error);
+  const auto library = SentencePieceLibrary::Load(ReadSharedData("llama2/tokenizer.model"), &error);
   if (library == nullptr || library->size() == 0) return vocabulary;
   for (int id = 0; id < library->size(); ++id) {
     vocabulary.pieces.push_back(library->Piece(id));
@@ -172,8 +171,9 @@ TEST(TokenizerCases, Llama2Vocabulary) {
   ExpectCases(*tokenizer, "llama-spm");
 }
 
-// A tokenizer.json made of Llama-2's pieces as the usual conversion does it: every way to cut a piece
-// in two pieces is a merge; merges go by the score of their result, then by the ids of all three.
+// A tokenizer.json made of Llama-2's pieces as the usual conversion does it: every way to cut a
+// piece in two pieces is a merge; merges go by the score of their result, then by the ids of all
+// three.
 std::string Llama2TokenizerJson(bool metaspace) {
   const BpeVocabulary vocabulary = Llama2Vocabulary();
   if (vocabulary.pieces.empty()) return "";
@@ -186,9 +186,8 @@ std::string Llama2TokenizerJson(bool metaspace) {
   Json merges = Json::array();
   std::vector<size_t> order(vocabulary.pieces.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return vocabulary.scores[a] > vocabulary.scores[b];
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return vocabulary.scores[a] > vocabulary.scores[b]; });
   for (const size_t id : order) {
     if (id < 259) continue;
     const std::string& piece = vocabulary.pieces[id];
@@ -204,23 +203,22 @@ std::string Llama2TokenizerJson(bool metaspace) {
     }
   }
   const std::string marker = "\xE2\x96\x81";
-  Json document = {
-      {"version", "1.0"},
-      {"added_tokens", Json::array()},
-      {"decoder",
-       {{"type", "Sequence"},
-        {"decoders",
-         {{{"type", "Replace"}, {"pattern", {{"String", marker}}}, {"content", " "}},
-          {{"type", "ByteFallback"}},
-          {{"type", "Fuse"}},
-          {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}}},
-      {"model",
-       {{"type", "BPE"},
-        {"unk_token", "<unk>"},
-        {"fuse_unk", true},
-        {"byte_fallback", true},
-        {"vocab", pieces},
-        {"merges", merges}}}};
+  Json document = {{"version", "1.0"},
+                   {"added_tokens", Json::array()},
+                   {"decoder",
+                    {{"type", "Sequence"},
+                     {"decoders",
+                      {{{"type", "Replace"}, {"pattern", {{"String", marker}}}, {"content", " "}},
+                       {{"type", "ByteFallback"}},
+                       {{"type", "Fuse"}},
+                       {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}}},
+                   {"model",
+                    {{"type", "BPE"},
+                     {"unk_token", "<unk>"},
+                     {"fuse_unk", true},
+                     {"byte_fallback", true},
+                     {"vocab", pieces},
+                     {"merges", merges}}}};
   if (metaspace) {
     document["pre_tokenizer"] = {{"type", "Metaspace"},
                                  {"replacement", marker},

@@ -20,7 +20,7 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 Json AddedToken(int id, const std::string& content, bool special) {
-  return {{"id", id},         {"content", content}, {"single_word", false}, {"lstrip", false},
+  return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
           {"rstrip", false}, {"normalized", false}, {"special", special}};
 }
 
@@ -129,8 +129,7 @@ TEST(TokenizerJson, WholePiecesWithoutMerging) {
   document["model"]["vocab"]["cba"] = 261;
   EXPECT_THAT(Encode(*Create(document), "cba"), ElementsAre('c', 'b', 'a'));
   document["model"]["ignore_merges"] = true;
-  EXPECT_THAT(Encode(*Create(document), "cba cbab"),
-              ElementsAre(261, ' ', 'c', 'b', 256));
+  EXPECT_THAT(Encode(*Create(document), "cba cbab"), ElementsAre(261, ' ', 'c', 'b', 256));
 }
 
 TEST(TokenizerJson, BeginAndEndOfText) {
@@ -138,14 +137,13 @@ TEST(TokenizerJson, BeginAndEndOfText) {
   const Json special = {{"<s>", {{"id", "<s>"}, {"ids", {259}}, {"tokens", {"<s>"}}}}};
   const Json single = {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}},
                        {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}};
-  document["post_processor"] = {
-      {"type", "Sequence"},
-      {"processors",
-       {{{"type", "ByteLevel"}},
-        {{"type", "TemplateProcessing"},
-         {"single", single},
-         {"pair", Json::array()},
-         {"special_tokens", special}}}}};
+  document["post_processor"] = {{"type", "Sequence"},
+                                {"processors",
+                                 {{{"type", "ByteLevel"}},
+                                  {{"type", "TemplateProcessing"},
+                                   {"single", single},
+                                   {"pair", Json::array()},
+                                   {"special_tokens", special}}}}};
   EXPECT_THAT(Encode(*Create(document), "c"), ElementsAre(259, 'c'));
   EXPECT_THAT(Encode(*Create(document), "c", {.add_special_tokens = false}), ElementsAre('c'));
   const auto both = Create(document, R"({"bos_token": "<s>", "eos_token": {"content": "<e>"},
@@ -200,7 +198,8 @@ TEST(TokenizerJson, FaultsAreNamed) {
       {"/model/vocab/ab", 97, "id 97 belongs to two tokens"},
       {"/model/merges", {"a"}, "model.merges[0]: expected two tokens"},
       {"/model/merges", {"b c"}, "model.merges[0]: expected parts and result in model.vocab"},
-      {"/model/merges", Json::array({Json::array({"a", 1})}), "model.merges[0]: expected two tokens"},
+      {"/model/merges", Json::array({Json::array({"a", 1})}),
+       "model.merges[0]: expected two tokens"},
       {"/model/unk_token", "<unk>", "model.unk_token"},
       {"/normalizer", {{"type", "Precompiled"}}, "normalizer: type \"Precompiled\""},
       {"/normalizer", "NFC", "normalizer: expected an object"},

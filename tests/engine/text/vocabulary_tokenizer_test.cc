@@ -58,6 +58,13 @@ TEST(VocabularyTokenizer, PreTokenizersDiffer) {
   EXPECT_THAT(Encode(ByteLevel(""), text), ElementsAre(257, '4', 259, '\''));
 }
 
+TEST(VocabularyTokenizer, BytesWithoutPieceNeverBecomeASpecialToken) {
+  BpeVocabulary vocabulary = ByteLevel("gpt-2");
+  vocabulary.unknown_id = 262;
+  vocabulary.pieces[0xC3] = "spare";
+  EXPECT_THAT(Encode(vocabulary, "1é2"), ElementsAre('1', 0xA9, '2'));
+}
+
 TEST(VocabularyTokenizer, WholePiecesOfLlama3) {
   EXPECT_THAT(Encode(ByteLevel("llama-bpe"), "cba"), ElementsAre(262, 261));
   EXPECT_THAT(Encode(ByteLevel("gpt-2"), "cba"), ElementsAre('c', 'b', 'a'));
@@ -90,11 +97,11 @@ BpeVocabulary Scored() {
   for (int byte = 0; byte < 256; ++byte) {  // 3..258
     add(std::string("<0x") + digits[byte / 16] + digits[byte % 16] + ">", 0, Type::kByte);
   }
-  add("▁", -10, Type::kNormal);   // 259
-  add("a", -11, Type::kNormal);   // 260
-  add("b", -12, Type::kNormal);   // 261
-  add("▁a", -2, Type::kNormal);   // 262
-  add("ab", -1, Type::kNormal);   // 263
+  add("▁", -10, Type::kNormal);    // 259
+  add("a", -11, Type::kNormal);    // 260
+  add("b", -12, Type::kNormal);    // 261
+  add("▁a", -2, Type::kNormal);    // 262
+  add("ab", -1, Type::kNormal);    // 263
   add("語本", -3, Type::kNormal);  // 264: its characters are no pieces
   vocabulary.bos_id = 1;
   vocabulary.eos_id = 2;
