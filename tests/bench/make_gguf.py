@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Writes GGUF files with random bf16 weights in the sizes of well-known small models, for speed measurements.
+
+    make_gguf.py FOLDER [NAME...]     NAME: mamba-130m, mamba2-130m, llama-135m; default: all three
+
+Speed does not depend on the numbers as long as they stay finite, so the weights are drawn as trained ones are initialised.
+The files have no tokenizer: they are driven with token ids. They open in mambad and in llama.cpp alike. What exists is
+left alone. Needs the packages numpy and gguf of Python's package index.
+"""
+
+import os
+import sys
+
+import gguf
+import numpy
+
+
+class Writer:
+    """A GGUF file in the making; matrices in bf16, vectors and convolutions in float32, as converters write them."""
+
+    def __init__(self, path, architecture, layers, width, vocabulary, context):
+        self.file = gguf.GGUFWriter(path, architecture)
+        self.random = numpy.random.default_rng(1)
+        self.layers, self.width = layers, width
+        self.file.add_name(os.path.basename(path))
+        self.file.add_context_length(context)
+        self.file.add_embedding_length(width)
+        self.file.add_block_count(layers)
+        self.file.add_layer_norm_rms_eps(1e-5)
+        self.file.add_vocab_size(vocabulary)
+        self.file.add_tokenizer_model("no_vocab")
+        self.matrix("token_embd.weight", vocabulary, width)
+        self.vector("output_norm.weight", numpy.ones(width))
+
+    def matrix(self, name, rows, columns):
+        """A random [rows, columns] in bf16, rounded by cutting: any bf16 number is as good as another."""
+        numbers = self.random.standard_normal((rows, columns), dtype=numpy.float32)
+        numbers *= numpy.float32(0.5 / numpy.sqrt(columns))
+        upper = (numbers.view(numpy.uint32) >> 16).astype(numpy.uint16)
+        self.file.add_tensor(name, upper.view(numpy.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
+
+    def vector(self, name, numbers):
+        self.file.add_tensor(name, numpy.ascontiguousarray(numbers, dtype=numpy.float32))
+
+    def uniform(self, low, high, *shape):
+        return self.random.uniform(low, high, shape)
+
+    def dt_bias(self, count):
+        """The inverse of softplus over steps spread evenly in logarithm from 0.001 to 0.1."""
+        step = numpy.exp(self.uniform(numpy.log(0.001), numpy.log(0.1), count))
+        return step + numpy.log(-numpy.expm1(-step))
+
+    def close(self):
+        self.file.write_header_to_file()
+        self.file.write_kv_data_to_file()
+        self.file.write_tensors_to_file()
+        self.file.close()
+
+
+def recurrent_facts(writer, inner, state, rank):
+    writer.file.add_feed_forward_length(0)
+    writer.file.add_head_count(0)
+    writer.file.add_ssm_conv_kernel(4)
+    writer.file.add_ssm_inner_size(inner)
+    writer.file.add_ssm_state_size(state)
+    writer.file.add_ssm_time_step_rank(rank)
+
+
+def write_mamba(path):
+    width, inner, state, rank = 768, 1536, 16, 48
+    writer = Writer(path, "mamba", layers=24, width=width, vocabulary=50280, context=1 << 20)
+    recurrent_facts(writer, inner, state, rank)
+    for i in range(writer.layers):
+        block = f"blk.{i}"
+        writer.vector(f"{block}.attn_norm.weight", numpy.ones(width))
+        writer.matrix(f"{block}.ssm_in.weight", 2 * inner, width)
+        writer.vector(f"{block}.ssm_conv1d.weight", writer.uniform(-0.5, 0.5, inner, 4))
+        writer.vector(f"{block}.ssm_conv1d.bias", writer.uniform(-0.5, 0.5, inner))
+        writer.matrix(f"{block}.ssm_x.weight", rank + 2 * state, inner)
+        writer.matrix(f"{block}.ssm_dt.weight", inner, rank)
+        writer.vector(f"{block}.ssm_dt.bias", writer.dt_bias(inner))
+        writer.vector(f"{block}.ssm_a", -numpy.tile(numpy.arange(1, state + 1), (inner, 1)))  # A itself, not its logarithm
+        writer.vector(f"{block}.ssm_d", numpy.ones(inner))
+        writer.matrix(f"{block}.ssm_out.weight", width, inner)
+    writer.close()
+
+
+def write_mamba2(path):
+    width, inner, state, heads, groups = 768, 1536, 128, 24, 1
+    channels = inner + 2 * groups * state
+    writer = Writer(path, "mamba2", layers=24, width=width, vocabulary=50288, context=1 << 20)
+    recurrent_facts(writer, inner, state, rank=heads)  # the heads stand where Mamba has its rank
+    writer.file.add_ssm_group_count(groups)
+    for i in range(writer.layers):
+        block = f"blk.{i}"
+        writer.vector(f"{block}.attn_norm.weight", numpy.ones(width))
+        writer.matrix(f"{block}.ssm_in.weight", inner + channels + heads, width)
+        writer.vector(f"{block}.ssm_conv1d.weight", writer.uniform(-0.5, 0.5, channels, 4))
+        writer.vector(f"{block}.ssm_conv1d.bias", writer.uniform(-0.5, 0.5, channels))
+        writer.vector(f"{block}.ssm_dt.bias", writer.dt_bias(heads))
+        writer.vector(f"{block}.ssm_a", -writer.uniform(1, 16, heads, 1))
+        writer.vector(f"{block}.ssm_d", numpy.ones((heads, 1)))
+        writer.vector(f"{block}.ssm_norm.weight", numpy.ones((groups, inner // groups)))
+        writer.matrix(f"{block}.ssm_out.weight", width, inner)
+    writer.close()
+
+
+def write_llama(path):
+    width, heads, key_value_heads, mlp = 576, 9, 3, 1536
+    head = width // heads
+    writer = Writer(path, "llama", layers=30, width=width, vocabulary=49152, context=8192)
+    writer.file.add_feed_forward_length(mlp)
+    writer.file.add_head_count(heads)
+    writer.file.add_head_count_kv(key_value_heads)
+    writer.file.add_rope_dimension_count(head)
+    writer.file.add_rope_freq_base(100000.0)
+    for i in range(writer.layers):
+        block = f"blk.{i}"
+        writer.vector(f"{block}.attn_norm.weight", numpy.ones(width))
+        writer.matrix(f"{block}.attn_q.weight", heads * head, width)
+        writer.matrix(f"{block}.attn_k.weight", key_value_heads * head, width)
+        writer.matrix(f"{block}.attn_v.weight", key_value_heads * head, width)
+        writer.matrix(f"{block}.attn_output.weight", width, heads * head)
+        writer.vector(f"{block}.ffn_norm.weight", numpy.ones(width))
+        writer.matrix(f"{block}.ffn_gate.weight", mlp, width)
+        writer.matrix(f"{block}.ffn_up.weight", mlp, width)
+        writer.matrix(f"{block}.ffn_down.weight", width, mlp)
+    writer.close()
+
+
+MODELS = {"mamba-130m": write_mamba, "mamba2-130m": write_mamba2, "llama-135m": write_llama}
+
+
+def main(arguments):
+    if not arguments or not set(arguments[1:]) <= set(MODELS):
+        sys.exit(__doc__)
+    folder = arguments[0]
+    os.makedirs(folder, exist_ok=True)
+    for name in arguments[1:] or MODELS:
+        path = os.path.join(folder, name + "-bf16.gguf")
+        if not os.path.exists(path):
+            MODELS[name](path + ".partial")
+            os.rename(path + ".partial", path)
+        print(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
