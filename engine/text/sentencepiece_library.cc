@@ -2,15 +2,22 @@
 
 #include <sentencepiece_processor.h>
 
+#include <exception>
+
 namespace mambad::text {
 namespace {
 
 class Library final : public SentencePieceLibrary {
  public:
   bool Load(std::string_view model, std::string* error) {
-    const auto status = processor_.LoadFromSerializedProto(model);
-    if (!status.ok()) *error = status.message();
-    return status.ok();
+    try {  // the trie inside throws at keys that it cannot hold
+      const auto status = processor_.LoadFromSerializedProto(model);
+      if (!status.ok()) *error = status.message();
+      return status.ok();
+    } catch (const std::exception& exception) {
+      *error = exception.what();
+      return false;
+    }
   }
 
   bool Encode(std::string_view text, std::vector<int>* ids, std::string* error) const override {

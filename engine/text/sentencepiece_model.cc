@@ -76,7 +76,11 @@ bool ForEachField(std::string_view message, const Use& use) {
 
 bool IsSoundPiece(std::string_view piece) {
   return ForEachField(piece, [](const Field& field) {
-    if (field.number == 1 && field.wire_type == 2) return CheckUtf8(field.bytes).ok();
+    if (field.number == 1 && field.wire_type == 2) {
+      // The library reads pieces up to the first NUL and throws at what remains.
+      const bool has_nul = field.bytes.find('\0') != std::string_view::npos;
+      return !has_nul && CheckUtf8(field.bytes).ok();
+    }
     if (field.number == 2 && field.wire_type == 5) {
       float score = 0;
       const auto bits = static_cast<uint32_t>(field.value);

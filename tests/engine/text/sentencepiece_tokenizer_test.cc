@@ -107,6 +107,7 @@ TEST(SentencePieceTokenizer, FaultsAreNamed) {
   EXPECT_THAT(message(Bytes(2, Number(3, 2))), HasSubstr("no pieces"));
   EXPECT_THAT(message(Model() + Piece("a", 0, 1)), HasSubstr("model/tokenizer.model: "));
   EXPECT_THAT(message(Model() + Piece("\xFF", 0, 1)), HasSubstr("not a sound"));
+  EXPECT_THAT(message(Model() + Piece(std::string(2, '\0'), 0, 1)), HasSubstr("not a sound"));
   EXPECT_THAT(message(Model(), R"({"added_tokens_decoder": {"x": {"content": "y"}}})"),
               HasSubstr("a token id as key"));
   EXPECT_THAT(message(Model(), R"({"added_tokens_decoder": {"5": {"content": "y"}}})"),
