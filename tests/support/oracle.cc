@@ -62,6 +62,13 @@ T Get(const json& object, const char* key, T otherwise) {
   return object.contains(key) && !object[key].is_null() ? object[key].get<T>() : otherwise;
 }
 
+// Lower and upper limit of dt. Newer files write an infinite one as {"__float__": "Infinity"}.
+void ReadLimits(const json& numbers, const char* key, Mamba2& mamba) {
+  if (!numbers.contains(key)) return;
+  mamba.dt_minimum = numbers[key][0];
+  mamba.dt_maximum = numbers[key][1].is_object() ? 1e308 : numbers[key][1].get<double>();
+}
+
 // Reads a directory; the first error is kept and later steps become harmless.
 class Reader {
  public:
@@ -204,7 +211,7 @@ std::unique_ptr<Mixer> Reader::ReadHybridMamba2(const std::string& layer) {
   mamba->inner = inner, mamba->state = state, mamba->heads = heads, mamba->groups = heads;
   mamba->source_width = source;
   mamba->repeat_before_convolution = Get(numbers, "repeat_kv_before_conv", false);
-  if (numbers.contains("dt_limit")) mamba->dt_minimum = numbers["dt_limit"][0], mamba->dt_maximum = numbers["dt_limit"][1];
+  ReadLimits(numbers, "dt_limit", *mamba);
   mamba->in = Matrix(prefix + "in_proj.weight", 2 * inner + 2 * source + heads, width);
   mamba->convolution = ReadConvolution(prefix, mamba->repeat_before_convolution ? 3 * inner : inner + 2 * source,
                                        Get(numbers, "d_conv", 4), Get(numbers, "conv_bias", true));
@@ -272,8 +279,7 @@ std::unique_ptr<Mixer> Reader::ReadMamba2(const std::string& prefix, const json&
   const int heads = inner / Get(numbers, hugging_face ? "head_dim" : "headdim", 64);
   const int groups = Get(numbers, hugging_face ? "n_groups" : "ngroups", hugging_face ? 8 : 1);
   mamba->inner = inner, mamba->state = state, mamba->heads = heads, mamba->groups = groups;
-  const char* limit = hugging_face ? "time_step_limit" : "dt_limit";
-  if (numbers.contains(limit)) mamba->dt_minimum = numbers[limit][0], mamba->dt_maximum = numbers[limit][1];
+  ReadLimits(numbers, hugging_face ? "time_step_limit" : "dt_limit", *mamba);
   mamba->in = Matrix(prefix + "in_proj.weight", 2 * inner + 2 * groups * state + heads, width);
   mamba->convolution = ReadConvolution(prefix, inner + 2 * groups * state,
                                        Get(numbers, hugging_face ? "conv_kernel" : "d_conv", 4),
