@@ -335,13 +335,9 @@ void EngineCore::CollectPromptLogprobs(const StepEntry& entry) {
   const Sequence& sequence = *entry.sequence;
   ActiveRequest& active = *sequence.request;
   const int alternatives = std::max(0, active.request.output.prompt_logprobs);
-  // The target has read the chunk by now: its scored rows are the last ones whose next token stands in the prompt.
-  const int64_t read = sequence.target.fed - (entry.sampled ? sequence.target.replay : 0);
-  const int64_t last = std::min(read, sequence.prompt_length - 1);
   for (int i = 0; i < entry.scored; ++i) {
-    const int64_t position = last - entry.scored + i;
-    active.prompt_logprobs.push_back(
-        ToLogprob(sequence.tokens[position + 1], decoder_->ScoredLogprob(entry, i), alternatives));
+    const int64_t next = entry.position + entry.score_begin + i + 1;
+    active.prompt_logprobs.push_back(ToLogprob(sequence.tokens[next], decoder_->ScoredLogprob(entry, i), alternatives));
   }
 }
 

@@ -7,9 +7,14 @@
 namespace mambad {
 namespace {
 
-// Rows of a prompt chunk whose next token is to be scored, given that the chunk reads `feed` tokens from the target's
-// position on: row i predicts token i + 1, which must stand in the prompt.
-int ScoredRows(const Sequence& sequence, int feed) {
+// Positions [begin, end) of a prompt chunk whose next token is to be scored, given that the chunk reads `feed` tokens from
+// the target's position on: row i predicts token i + 1, which must stand in the prompt.
+struct Scored {
+  int64_t begin = 0, end = 0;
+  int count() const { return static_cast<int>(end - begin); }
+};
+
+Scored ScoredRows(const Sequence& sequence, int feed) {
   const ActiveRequest& active = *sequence.request;
   int64_t first_row;   // the first row whose prediction is asked for
   if (active.scoring()) {
@@ -17,17 +22,17 @@ int ScoredRows(const Sequence& sequence, int feed) {
   } else if (active.request.output.prompt_logprobs >= 0 && sequence.index == 0) {
     first_row = 0;
   } else {
-    return 0;
+    return {};
   }
   const int64_t begin = std::max(sequence.target.fed, first_row);
   const int64_t end = std::min(sequence.target.fed + feed, sequence.prompt_length - 1);
-  return static_cast<int>(std::max<int64_t>(0, end - begin));
+  return {begin, std::max(begin, end)};
 }
 
 // The longest prompt chunk of at most `feed` rows whose logits fit.
 int FitLogits(const Sequence& sequence, int feed, int logit_rows) {
-  while (feed > 0 && ScoredRows(sequence, feed) + 1 > logit_rows) {
-    feed = std::min(feed - 1, std::max(0, feed - (ScoredRows(sequence, feed) + 1 - logit_rows)));
+  while (feed > 0 && ScoredRows(sequence, feed).count() + 1 > logit_rows) {
+    feed = std::min(feed - 1, std::max(0, feed - (ScoredRows(sequence, feed).count() + 1 - logit_rows)));
   }
   return feed;
 }
@@ -101,7 +106,9 @@ void Scheduler::Plan(absl::Span<Sequence* const> running, absl::Span<const int> 
     StepEntry& entry = plan->emplace_back();
     entry.sequence = sequence;
     entry.feed = feed;
-    entry.scored = ScoredRows(*sequence, feed);
+    const Scored scored = ScoredRows(*sequence, feed);
+    entry.score_begin = static_cast<int>(scored.begin - sequence->target.fed);
+    entry.scored = scored.count();
     rows -= feed;
     logit_rows -= entry.scored + 1;
   }

@@ -58,12 +58,6 @@ SpeculativeDecoder::SpeculativeDecoder(const Shape& shape, kernels::Backend& bac
   draft_row_.resize(sequences);
 }
 
-int SpeculativeDecoder::LogitRows(const StepEntry& entry) {
-  const int sampled = entry.feeds_all() ? 1 + entry.draft_length : 0;
-  // The last backlog row's logits serve both the sample and a score.
-  return sampled + entry.scored;
-}
-
 StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternatives, int score_alternatives) {
   StepTimes times;
   verify_.Clear();
@@ -141,7 +135,8 @@ void SpeculativeDecoder::PlanVerify(absl::Span<StepEntry> entries) {
       for (int i = 0; i < drafts; ++i) verify_.token(first + entry.feed + i) = entry.lookup[i];
     }
     entry.first_score = score_count_;
-    for (int i = entry.feed - entry.scored; i < entry.feed; ++i) {
+    entry.position = position;
+    for (int i = entry.score_begin; i < entry.score_begin + entry.scored; ++i) {
       score_logit_row_.host[score_count_] = verify_.AddLogits(first + i);
       score_token_.host[score_count_++] = sequence.tokens[position + i + 1];
     }

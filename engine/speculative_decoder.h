@@ -29,11 +29,12 @@ struct StepEntry {
   DrafterKind drafter = DrafterKind::kNone;
   int draft_length = 0;              // drafts to verify after the backlog; 0 unless all of it is fed
   int limit = 1;                     // tokens that may be kept, >= 1
-  int scored = 0;                    // the last `scored` of the `feed` rows whose next token is wanted scored (prompt
-                                     // log-probabilities)
+  int score_begin = 0, scored = 0;   // of the `feed` rows, those whose next token is wanted scored: `scored` rows from row
+                                     // `score_begin` on (prompt log-probabilities)
   std::array<TokenId, kMaxDraftLength> lookup;   // kPromptLookup: the drafts
 
   // Results. Pointers are into the decoder and good until the next Run.
+  int64_t position = 0;              // of the first row fed
   bool sampled = false;
   int accepted = 0;                  // drafts accepted before the cut
   int kept = 0;
@@ -74,9 +75,6 @@ class SpeculativeDecoder {
 
   LogprobView KeptLogprob(const StepEntry& entry, int token) const;
   LogprobView ScoredLogprob(const StepEntry& entry, int row) const;
-
-  // Rows of logits that an entry takes.
-  static int LogitRows(const StepEntry& entry);
 
  private:
   struct DraftCall {

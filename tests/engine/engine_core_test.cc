@@ -1,0 +1,281 @@
+// A request's life in the core: ways in, ways out, what comes back, what is given back.
+
+#include "engine/engine_core.h"
+
+#include <cmath>
+#include <set>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/engine/engine_driver.h"
+
+namespace mambad::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+// ---- invariant 5: every way out returns slot, pages and queue place ------------------------------------------------------
+
+class WaysOut : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(WaysOut, Invariant5EveryWayOutReturnsSlotPagesAndQueuePlace) {
+  EngineOptions options;
+  options.max_sequences = 2;
+  EngineDriver driver(GetParam(), "", options);
+  ASSERT_EQ(driver.Held(), 0);
+
+  driver.Run(driver.Plain(9, 5));   // runs to its end
+  EXPECT_EQ(driver.Held(), 0);
+
+  auto cancelled = driver.Send(driver.Plain(9, 50));
+  auto waiting = driver.Send(driver.Plain(9, 50));
+  const RequestId waiting_id = driver.last_id();
+  auto queued = driver.Send(driver.Plain(9, 50));
+  for (int i = 0; i < 3; ++i) driver.core().Step(absl::Now());
+  EXPECT_GT(driver.Held(), 0);
+  driver.core().Cancel(waiting_id - 1);   // while it runs
+  driver.core().Cancel(waiting_id + 1);   // while it waits
+  driver.core().Step(absl::Now());
+  EXPECT_EQ(cancelled->answers[0].finish, FinishReason::kCancelled);
+  EXPECT_EQ(queued->answers[0].finish, FinishReason::kCancelled);
+  driver.RunAll();
+  EXPECT_EQ(waiting->answers[0].finish, FinishReason::kLength);
+  EXPECT_EQ(driver.Held(), 0);
+
+  Request late = driver.Plain(9, 50);
+  late.deadline = absl::Now() + absl::Hours(1);
+  auto late_sink = driver.Send(std::move(late));
+  driver.core().Step(absl::Now());
+  driver.core().Step(absl::Now() + absl::Hours(2));
+  EXPECT_EQ(late_sink->answers[0].finish, FinishReason::kDeadline);
+  EXPECT_EQ(driver.Held(), 0);
+
+  Request samples = driver.Plain(9, 50);
+  samples.output.samples = 2;
+  auto samples_sink = driver.Send(std::move(samples));
+  driver.core().Step(absl::Now());
+  driver.core().CancelAll();
+  driver.core().Step(absl::Now());
+  EXPECT_EQ(samples_sink->answers.size(), 2u);
+  EXPECT_EQ(driver.Held(), 0);
+  EXPECT_TRUE(driver.core().idle());
+}
+
+TEST_P(WaysOut, EveryRequestOfACrowdEndsOnce) {
+  EngineOptions options;
+  options.max_sequences = 3;
+  options.max_step_rows = 12;
+  EngineDriver driver(GetParam(), "", options);
+  std::vector<std::shared_ptr<CollectingSink>> sinks;
+  for (int i = 0; i < 17; ++i) sinks.push_back(driver.Send(driver.Plain(1 + 5 * i, 1 + i % 4, i)));
+  driver.RunAll();
+  for (int i = 0; i < 17; ++i) {
+    EXPECT_EQ(sinks[i]->answers[0].finishes, 1) << i;
+    EXPECT_EQ(sinks[i]->answers[0].tokens.size(), 1u + i % 4) << i;
+  }
+  EXPECT_EQ(driver.Held(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, WaysOut,
+                         ::testing::Values("llama_tied", "mamba", "mamba2", "hybrid_mamba", "hybrid_mamba2"),
+                         [](const auto& info) { return info.param; });
+
+// ---- limits and validation --------------------------------------------------------------------------------------------------
+
+TEST(EngineCore, TheQueueIsBounded) {
+  EngineOptions options;
+  options.max_sequences = 1;
+  options.max_waiting = 2;
+  EngineDriver driver("mamba", "", options);
+  for (int i = 0; i < 2; ++i) driver.Send(driver.Plain(3, 2));
+  auto sink = std::make_shared<CollectingSink>();
+  EXPECT_EQ(driver.core().Admit(99, driver.Plain(3, 2), sink, absl::Now()).code(), absl::StatusCode::kResourceExhausted);
+  driver.RunAll();
+  EXPECT_TRUE(driver.core().Admit(100, driver.Plain(3, 2), sink, absl::Now()).ok());
+}
+
+TEST(EngineCore, BadRequestsAreNamed) {
+  EngineDriver driver("hybrid_mamba");
+  struct Case {
+    const char* field;
+    void (*spoil)(Request&);
+  };
+  const Case cases[] = {
+      {"prompt: empty", [](Request& r) { r.prompt.clear(); }},
+      {"prompt[1]: token id -1", [](Request& r) { r.prompt[1] = -1; }},
+      {"prompt[0]: token id 1000000", [](Request& r) { r.prompt[0] = 1000000; }},
+      {"prompt: 100000 tokens given", [](Request& r) { r.prompt.assign(100000, 1); }},
+      {"sampling.temperature: -1", [](Request& r) { r.sampling.temperature = -1; }},
+      {"sampling.temperature: nan", [](Request& r) { r.sampling.temperature = NAN; }},
+      {"sampling.top_p: 0 given, allowed above 0", [](Request& r) { r.sampling.top_p = 0; }},
+      {"sampling.top_k", [](Request& r) { r.sampling.top_k = -1; }},
+      {"sampling.min_p", [](Request& r) { r.sampling.min_p = 1.5; }},
+      {"sampling.repetition_penalty", [](Request& r) { r.sampling.repetition_penalty = 0; }},
+      {"sampling.logit_bias: token id", [](Request& r) { r.sampling.logit_bias = {{-3, 1.0f}}; }},
+      {"sampling.allowed_token_ids: token id", [](Request& r) { r.sampling.allowed_token_ids = {1 << 20}; }},
+      {"stopping.max_tokens", [](Request& r) { r.stopping.max_tokens = -1; }},
+      {"stopping.min_tokens", [](Request& r) { r.stopping.min_tokens = 100, r.stopping.max_tokens = 10; }},
+      {"stopping.stop_token_ids", [](Request& r) { r.stopping.stop_token_ids.assign(100, 1); }},
+      {"stopping.stop_strings", [](Request& r) { r.stopping.stop_strings = {""}; }},
+      {"output.logprobs", [](Request& r) { r.output.logprobs = 1000; }},
+      {"output.n", [](Request& r) { r.output.samples = 0; }},
+      {"output.n", [](Request& r) { r.output.samples = 1000; }},
+      {"speculation.draft_length", [](Request& r) { r.speculation.draft_length = 100; }},
+      {"speculation.mode", [](Request& r) { r.speculation.mode = SpeculationMode::kDraftModel; }},
+      {"from: 0 given", [](Request& r) { r.score_from = 0; }},
+  };
+  for (const Case& c : cases) {
+    Request request = driver.Plain(5, 5);
+    c.spoil(request);
+    const absl::Status status = driver.core().Validate(request);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.field;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(c.field));
+  }
+  EXPECT_TRUE(driver.core().Validate(driver.Plain(5, 5)).ok());
+}
+
+// ---- what an answer says ----------------------------------------------------------------------------------------------------
+
+TEST(EngineCore, StopIdsEndTheAnswerAndMinTokensHoldThemOff) {
+  EngineDriver driver("mamba");
+  const Answer whole = driver.Run(driver.Plain(8, 12));
+  ASSERT_EQ(whole.tokens.size(), 12u);
+  Request request = driver.Plain(8, 12);
+  request.stopping.stop_token_ids = {whole.tokens[4]};
+  const Answer stopped = driver.Run(request);
+  EXPECT_EQ(stopped.finish, FinishReason::kStop);
+  EXPECT_EQ(stopped.matched_stop_id, whole.tokens[4]);
+  const auto first = std::find(whole.tokens.begin(), whole.tokens.end(), whole.tokens[4]) - whole.tokens.begin();
+  EXPECT_EQ(stopped.tokens, std::vector<TokenId>(whole.tokens.begin(), whole.tokens.begin() + first + 1));
+
+  request.stopping.min_tokens = 7;
+  const Answer held = driver.Run(request);
+  EXPECT_GE(held.tokens.size(), 7u);
+  for (size_t i = 0; i + 1 < held.tokens.size(); ++i) EXPECT_NE(held.tokens[i], whole.tokens[4]) << i;
+}
+
+TEST(EngineCore, SamplesForkAfterThePromptAndDifferBySeed) {
+  EngineOptions options;
+  options.max_sequences = 4;
+  EngineDriver driver("hybrid_mamba2", "", options);
+  Request request = driver.Plain(21, 10);
+  request.output.samples = 4;
+  const auto greedy = driver.Send(request);
+  driver.RunAll();
+  const Answer alone = driver.Run(driver.Plain(21, 10));
+  ASSERT_EQ(greedy->answers.size(), 4u);
+  for (const auto& [index, answer] : greedy->answers) EXPECT_EQ(answer.tokens, alone.tokens) << index;
+
+  request.sampling.temperature = 3;
+  request.sampling.seed = 17;
+  const auto sampled = driver.Send(request);
+  driver.RunAll();
+  std::set<std::vector<TokenId>> different;
+  for (const auto& [index, answer] : sampled->answers) different.insert(answer.tokens);
+  EXPECT_EQ(different.size(), 4u);
+  // The second sample is what a request with the next seed gets.
+  Request second = driver.Plain(21, 10);
+  second.sampling = request.sampling;
+  second.sampling.seed = 18;
+  EXPECT_EQ(driver.Run(second).tokens, sampled->answers[1].tokens);
+}
+
+TEST(EngineCore, LogprobsAgreeWithScoring) {
+  EngineDriver driver("mamba2");
+  Request request = driver.Plain(11, 6);
+  request.output.logprobs = 3;
+  request.output.prompt_logprobs = 2;
+  const Answer answer = driver.Run(request);
+  ASSERT_EQ(answer.logprobs.size(), 6u);
+  ASSERT_EQ(answer.prompt_logprobs.size(), 10u);
+  for (const TokenLogprob& logprob : answer.logprobs) {
+    ASSERT_EQ(logprob.alternatives.size(), 3u);
+    EXPECT_EQ(logprob.alternatives[0].first, logprob.id);   // greedy
+    EXPECT_EQ(logprob.alternatives[0].second, logprob.logprob);
+    EXPECT_LE(logprob.logprob, 0.0f);
+  }
+
+  Request score;
+  score.prompt = FormulaTokens(11, driver.vocabulary());
+  score.prompt.insert(score.prompt.end(), answer.tokens.begin(), answer.tokens.end());
+  score.score_from = 1;
+  const Answer scored = driver.Run(score);
+  ASSERT_EQ(scored.prompt_logprobs.size(), 16u);
+  EXPECT_TRUE(scored.tokens.empty());
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_EQ(scored.prompt_logprobs[i].id, score.prompt[i + 1]);
+    EXPECT_EQ(scored.prompt_logprobs[i].logprob, answer.prompt_logprobs[i].logprob) << i;
+  }
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(scored.prompt_logprobs[10 + i].logprob, answer.logprobs[i].logprob) << i;
+  score.score_from = 11;
+  EXPECT_EQ(driver.Run(score).prompt_logprobs.size(), 6u);
+  EXPECT_EQ(driver.Held(), 0);
+}
+
+TEST(EngineCore, LongPromptsAreScoredInChunks) {
+  EngineOptions options;
+  options.max_sequences = 1;
+  options.max_draft_length = 1;
+  std::vector<std::vector<TokenLogprob>> results;
+  for (int rows : {16, 256, 1024}) {
+    options.max_step_rows = rows;
+    EngineDriver driver("mamba", "", options);
+    Request request = driver.Plain(700, 1);
+    request.output.prompt_logprobs = 0;
+    results.push_back(driver.Run(request).prompt_logprobs);
+    ASSERT_EQ(results.back().size(), 699u);
+    for (int i = 0; i < 699; ++i) {
+      EXPECT_EQ(results.back()[i].id, request.prompt[i + 1]) << i;
+      EXPECT_EQ(results.back()[i].logprob, results.front()[i].logprob) << i;
+    }
+  }
+}
+
+TEST(EngineCore, AReaderThatFallsBehindPausesItsRequestOnly) {
+  EngineDriver driver("mamba");
+  auto slow = driver.Send(driver.Plain(4, 6));
+  const RequestId slow_id = driver.last_id();
+  slow->pause_after_each = true;
+  auto quick = driver.Send(driver.Plain(4, 6, 1));
+  driver.RunAll();
+  EXPECT_EQ(quick->answers[0].finishes, 1);
+  EXPECT_EQ(slow->answers[0].finishes, 0);
+  const size_t before = slow->answers[0].tokens.size();
+  EXPECT_LT(before, 6u);
+  slow->pause_after_each = false;
+  driver.core().Resume(slow_id);
+  driver.RunAll();
+  EXPECT_EQ(slow->answers[0].finishes, 1);
+  EXPECT_EQ(slow->answers[0].tokens, driver.Run(driver.Plain(4, 6)).tokens);
+}
+
+TEST(EngineCore, HigherPriorityStartsFirst) {
+  EngineOptions options;
+  options.max_sequences = 1;
+  EngineDriver driver("mamba", "", options);
+  auto low = driver.Send(driver.Plain(4, 2));
+  Request urgent = driver.Plain(4, 2);
+  urgent.priority = 5;
+  auto high = driver.Send(urgent);
+  while (high->answers[0].finishes == 0) ASSERT_TRUE(driver.core().Step(absl::Now()));
+  EXPECT_EQ(low->answers[0].finishes, 0);
+  driver.RunAll();
+  EXPECT_EQ(low->answers[0].finishes, 1);
+}
+
+TEST(EngineCore, ADraftModelOfAnotherVocabularyIsRefused) {
+  TemporaryDirectory target, draft;
+  MakeFormulaModel("mamba").directory.Write(target.path(), StoredAs::kFloat32);
+  FormulaModel other = MakeFormulaModel("mamba_state_spaces");
+  if (other.padded_vocabulary == MakeFormulaModel("mamba").padded_vocabulary) GTEST_SKIP() << "same vocabulary";
+  other.directory.Write(draft.path(), StoredAs::kFloat32);
+  EngineOptions options;
+  options.model = target.path();
+  options.draft_model = draft.path();
+  const absl::Status status = EngineCore::Open(options, nullptr).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("vocabulary"));
+}
+
+}  // namespace
+}  // namespace mambad::testing
