@@ -1,0 +1,106 @@
+#include "server/call_environment.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/response_conversion.h"
+#include "server/status_details.h"
+
+namespace mambad::server {
+
+absl::StatusOr<Engine*> CallEnvironment::ReadyEngine() const {
+  if (draining.load()) return absl::UnavailableError("the server is draining");
+  Engine* ready = engine.load();
+  if (ready == nullptr) return absl::UnavailableError("the server is loading its model");
+  return ready;
+}
+
+absl::Status EngineTicket::Submit(Engine* engine, Request request, std::shared_ptr<EventSink> sink) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (cancelled_) return absl::CancelledError("cancelled");
+  }
+  absl::StatusOr<RequestId> id = engine->Submit(std::move(request), std::move(sink));
+  if (!id.ok()) {
+    if (id.status().code() == absl::StatusCode::kResourceExhausted) {
+      return ExhaustedError(id.status().message(), engine->EstimatedWait());
+    }
+    return WithFieldDetails(id.status());
+  }
+  bool cancel = false, resume = false;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    engine_ = engine;
+    id_ = *id;
+    cancel = cancelled_;
+    resume = resumed_;
+  }
+  if (cancel) engine->Cancel(*id);
+  if (resume) engine->Resume(*id);
+  return absl::OkStatus();
+}
+
+void EngineTicket::Cancel() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  cancelled_ = true;
+  if (engine_ == nullptr) return;
+  lock.unlock();
+  engine_->Cancel(id_);
+}
+
+void EngineTicket::Resume() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  resumed_ = true;
+  if (engine_ == nullptr) return;
+  lock.unlock();
+  engine_->Resume(id_);
+}
+
+RequestId EngineTicket::id() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return id_;
+}
+
+void CallRecord::OnEvent(const TokenEvent& event) {
+  if (!has_token_ && !event.tokens.empty()) {
+    has_token_ = true;
+    environment_->metrics.RecordFirstToken(absl::Now() - arrival_);
+  }
+  if (event.finish == FinishReason::kNone) return;
+  const v1::FinishReason reason = WireFinishReason(event.finish);
+  absl::StrAppend(&finish_reasons_, finish_reasons_.empty() ? "" : ",",
+                  reason == v1::FINISH_REASON_UNSPECIFIED ? "ERROR" : v1::FinishReason_Name(reason));
+  if (!event.stats.has_value()) return;
+  environment_->metrics.RecordSample(event.finish, *event.stats);
+  if (stats_.has_value()) {
+    stats_->completion_tokens += event.stats->completion_tokens;
+  } else {
+    stats_ = *event.stats;
+  }
+}
+
+void CallRecord::OnMessage(int index) {
+  const absl::Time now = absl::Now();
+  const auto position = static_cast<size_t>(index);
+  if (last_message_.size() <= position) last_message_.resize(position + 1, absl::InfinitePast());
+  if (last_message_[position] != absl::InfinitePast()) {
+    environment_->metrics.RecordMessage(now - last_message_[position]);
+  }
+  last_message_[position] = now;
+}
+
+void CallRecord::End(const absl::Status& status, RequestId engine_id) {
+  RequestSummary summary;
+  summary.method = method_;
+  summary.request_id = request_id_;
+  summary.engine_id = engine_id;
+  summary.status = status;
+  summary.finish_reasons = finish_reasons_;
+  if (stats_.has_value()) summary.stats = *stats_;
+  summary.duration = absl::Now() - arrival_;
+  environment_->metrics.RecordCall(status, summary.duration);
+  environment_->log.RequestEnd(summary);
+}
+
+}  // namespace mambad::server

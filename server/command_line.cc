@@ -1,0 +1,72 @@
+#include "server/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "server/version.h"
+
+namespace mambad::server {
+namespace {
+
+struct Flags {
+  std::optional<std::string> config, model, draft, listen, metrics, device;
+  std::optional<int> threads;
+  bool check_config = false;
+  bool version = false;
+};
+
+void AddFlags(CLI::App* app, Flags* flags) {
+  app->add_option("--config", flags->config, "Configuration file (YAML); flags win over it");
+  app->add_option("--model", flags->model, "Checkpoint directory or .gguf file to serve");
+  app->add_option("--draft", flags->draft, "Draft model for speculation: the same forms");
+  app->add_option("--listen", flags->listen, "host:port of gRPC; port 0 picks a free one (default 127.0.0.1:50051)");
+  app->add_option("--metrics", flags->metrics, "host:port of /metrics; empty: none (default 127.0.0.1:9464)");
+  app->add_option("--device", flags->device, "auto, cpu or cuda (default auto)");
+  app->add_option("--threads", flags->threads, "Compute threads of the CPU; 0: one a core (default 0)");
+  app->add_flag("--check-config", flags->check_config, "Check the configuration and exit: 0 good, 2 bad");
+  app->add_flag("--version", flags->version, "Print the version and exit");
+}
+
+void ApplyFlags(const Flags& flags, ServerOptions* options) {
+  if (flags.model) options->engine.model = *flags.model;
+  if (flags.draft) options->engine.draft_model = *flags.draft;
+  if (flags.listen) options->listen = *flags.listen;
+  if (flags.metrics) options->metrics_listen = *flags.metrics;
+  if (flags.device) options->engine.device = *flags.device;
+  if (flags.threads) options->engine.threads = *flags.threads;
+}
+
+}  // namespace
+
+absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* const* arguments) {
+  CLI::App app("mambad: serves distilled Mamba language models over gRPC", "mambad");
+  Flags flags;
+  AddFlags(&app, &flags);
+  CommandLine result;
+  try {
+    app.parse(argument_count, arguments);
+  } catch (const CLI::CallForHelp&) {
+    result.action = CommandLine::Action::kPrint;
+    result.text = app.help();
+    return result;
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(error.what());
+  }
+  if (flags.version) {
+    result.action = CommandLine::Action::kPrint;
+    result.text = absl::StrCat("mambad ", kVersion, "\n");
+    return result;
+  }
+  if (flags.config) {
+    absl::Status status = ReadOptionsFile(*flags.config, &result.options);
+    if (!status.ok()) return status;
+  }
+  ApplyFlags(flags, &result.options);
+  if (absl::Status status = ValidateOptions(result.options); !status.ok()) return status;
+  if (flags.check_config) result.action = CommandLine::Action::kCheckConfig;
+  return result;
+}
+
+}  // namespace mambad::server

@@ -1,0 +1,195 @@
+#include "server/metrics.h"
+
+#include <prometheus/counter.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/status_details.h"
+#include "server/version.h"
+
+namespace mambad::server {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::Histogram;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using Buckets = Histogram::BucketBoundaries;
+
+// Seconds. Between them no step is wider than 2.5 times, from what a small model needs to what a long queue makes of it.
+const Buckets kShortTimes = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10};
+const Buckets kLongTimes = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 600};
+const Buckets kBatchSizes = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
+
+Histogram& AddHistogram(prometheus::Registry& registry, const char* name, const char* help, const Buckets& buckets) {
+  return prometheus::BuildHistogram().Name(absl::StrCat("mambad_", name)).Help(help).Register(registry).Add({}, buckets);
+}
+
+Histogram& AddStepHistogram(prometheus::Registry& registry, const char* phase) {
+  return prometheus::BuildHistogram()
+      .Name("mambad_step_seconds")
+      .Help("Time of one engine step by phase")
+      .Register(registry)
+      .Add({{"phase", phase}}, kShortTimes);
+}
+
+const char* ReasonLabel(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kEos:
+      return "eos";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    default:
+      return nullptr;
+  }
+}
+
+// Builds families whose values are told, not counted here.
+class FamilyList {
+ public:
+  using Labels = std::vector<ClientMetric::Label>;
+
+  void Gauge(std::string name, std::string help, double value, Labels labels = {}) {
+    ClientMetric& metric = Add(std::move(name), std::move(help), MetricType::Gauge, std::move(labels));
+    metric.gauge.value = value;
+  }
+  void Counter(std::string name, std::string help, double value, Labels labels = {}) {
+    ClientMetric& metric = Add(std::move(name), std::move(help), MetricType::Counter, std::move(labels));
+    metric.counter.value = value;
+  }
+  std::vector<MetricFamily>& families() { return families_; }
+
+ private:
+  // Metrics of one family come one after the other.
+  ClientMetric& Add(std::string name, std::string help, MetricType type, Labels labels) {
+    if (families_.empty() || families_.back().name != name) {
+      families_.push_back({std::move(name), std::move(help), type, {}});
+    }
+    ClientMetric& metric = families_.back().metric.emplace_back();
+    metric.label = std::move(labels);
+    return metric;
+  }
+  std::vector<MetricFamily> families_;
+};
+
+void AddEngineFamilies(const Engine& engine, int draft_length, FamilyList* list) {
+  const EngineStats stats = engine.Stats();
+  const ModelInfo& model = engine.model();
+  list->Gauge("mambad_requests_running", "Sequences that hold a slot", stats.running);
+  list->Gauge("mambad_requests_waiting", "Requests in the queue", stats.waiting);
+  list->Counter("mambad_prompt_tokens_total", "Prompt tokens taken", stats.prompt_tokens);
+  list->Counter("mambad_cached_prompt_tokens_total", "Prompt tokens whose state was at hand", stats.cached_prompt_tokens);
+  list->Counter("mambad_generation_tokens_total", "Tokens generated", stats.generation_tokens);
+  list->Counter("mambad_spec_decode_num_drafts_total", "Verify rounds with a draft", stats.draft_rounds);
+  list->Counter("mambad_spec_decode_num_draft_tokens_total", "Tokens drafted", stats.draft_tokens);
+  list->Counter("mambad_spec_decode_num_accepted_tokens_total", "Drafted tokens accepted", stats.accepted_tokens);
+  for (size_t i = 0; i < stats.accepted_per_position.size(); ++i) {
+    list->Counter("mambad_spec_decode_num_accepted_tokens_per_pos_total", "Rounds whose draft at this position was accepted",
+                  stats.accepted_per_position[i], {{"position", absl::StrCat(i)}});
+  }
+  list->Gauge("mambad_spec_decode_draft_length", "Longest draft of the latest step, in tokens", draft_length);
+  list->Counter("mambad_draft_seconds_total", "Time spent drafting", stats.draft_seconds);
+  list->Counter("mambad_verify_seconds_total", "Time spent verifying", stats.verify_seconds);
+  list->Gauge("mambad_slots_used", "State slots in use", stats.slots_used);
+  list->Gauge("mambad_slots_total", "State slots", stats.slots_total);
+  list->Gauge("mambad_state_bytes", "State in use by where it lies", stats.state_bytes, {{"tier", "slot"}});
+  list->Gauge("mambad_generation_tokens_per_second", "Over about the last 10 s", stats.generation_tokens_per_second);
+  list->Gauge("mambad_acceptance_rate", "Accepted of drafted tokens over about the last 10 s", stats.acceptance_rate);
+  list->Gauge("mambad_speculation_enabled", "1: drafts are made", stats.speculation_enabled ? 1 : 0);
+  list->Counter("mambad_self_check_failures_total", "Start-up self-checks in which speculation changed the tokens",
+                stats.self_check_failures);
+  list->Gauge("mambad_model_info", "The served model", 1,
+              {{"model", model.path},
+               {"family", model.family},
+               {"weight_type", model.weight_type},
+               {"fingerprint", model.fingerprint}});
+}
+
+void AddVllmFamilies(const Engine& engine, FamilyList* list) {
+  const EngineStats stats = engine.Stats();
+  const FamilyList::Labels labels = {{"model_name", engine.model().path}};
+  // What fills up first, keys and values or slots, is what routers want to know.
+  const double pages = stats.pages_total > 0 ? double(stats.pages_used) / double(stats.pages_total) : 0;
+  const double slots = stats.slots_total > 0 ? double(stats.slots_used) / double(stats.slots_total) : 0;
+  list->Gauge("vllm:num_requests_running", "As mambad_requests_running", stats.running, labels);
+  list->Gauge("vllm:num_requests_waiting", "As mambad_requests_waiting", stats.waiting, labels);
+  list->Gauge("vllm:kv_cache_usage_perc", "Share of slots or pages in use, 0 to 1", std::max(pages, slots), labels);
+  list->Counter("vllm:prompt_tokens_total", "As mambad_prompt_tokens_total", stats.prompt_tokens, labels);
+  list->Counter("vllm:generation_tokens_total", "As mambad_generation_tokens_total", stats.generation_tokens, labels);
+}
+
+}  // namespace
+
+Metrics::Metrics(bool vllm_names)
+    : successes_(prometheus::BuildCounter()
+                     .Name("mambad_request_success_total")
+                     .Help("Samples that ended well, by reason")
+                     .Register(registry_)),
+      failures_(prometheus::BuildCounter()
+                    .Name("mambad_request_failure_total")
+                    .Help("Calls that ended otherwise, by gRPC code")
+                    .Register(registry_)),
+      first_token_(AddHistogram(registry_, "time_to_first_token_seconds", "From arrival to the first token", kLongTimes)),
+      between_messages_(AddHistogram(registry_, "inter_token_latency_seconds",
+                                     "Between two messages of a sample", kShortTimes)),
+      per_token_(AddHistogram(registry_, "time_per_output_token_seconds",
+                              "Mean time of a token after the first, one value a sample", kShortTimes)),
+      end_to_end_(AddHistogram(registry_, "e2e_request_latency_seconds", "From arrival to the end", kLongTimes)),
+      queue_(AddHistogram(registry_, "request_queue_time_seconds", "From arrival to the first step", kLongTimes)),
+      prefill_(AddHistogram(registry_, "request_prefill_time_seconds", "Reading the prompt", kLongTimes)),
+      step_batch_size_(AddHistogram(registry_, "step_batch_size", "Sequences in one engine step", kBatchSizes)),
+      draft_step_(AddStepHistogram(registry_, "draft")),
+      verify_step_(AddStepHistogram(registry_, "verify")),
+      whole_step_(AddStepHistogram(registry_, "total")),
+      vllm_names_(vllm_names) {}
+
+void Metrics::OnStep(const StepReport& report) {
+  step_batch_size_.Observe(report.sequences);
+  if (report.draft_length > 0) {
+    draft_step_.Observe(report.draft_seconds);
+    verify_step_.Observe(report.verify_seconds);
+  }
+  whole_step_.Observe(report.total_seconds);
+  draft_length_.store(report.draft_length, std::memory_order_relaxed);
+}
+
+void Metrics::RecordMessage(absl::Duration since_last) { between_messages_.Observe(absl::ToDoubleSeconds(since_last)); }
+
+void Metrics::RecordFirstToken(absl::Duration since_arrival) {
+  first_token_.Observe(absl::ToDoubleSeconds(since_arrival));
+}
+
+void Metrics::RecordSample(FinishReason reason, const RequestStats& stats) {
+  const char* label = ReasonLabel(reason);
+  if (label == nullptr) return;
+  successes_.Add({{"finish_reason", label}}).Increment();
+  queue_.Observe(static_cast<double>(stats.queue_microseconds) * 1e-6);
+  prefill_.Observe(static_cast<double>(stats.prefill_microseconds) * 1e-6);
+  if (stats.completion_tokens > 1) {
+    per_token_.Observe(static_cast<double>(stats.decode_microseconds) * 1e-6 /
+                       static_cast<double>(stats.completion_tokens - 1));
+  }
+}
+
+void Metrics::RecordCall(const absl::Status& status, absl::Duration duration) {
+  if (!status.ok()) failures_.Add({{"code", std::string(CodeName(status.code()))}}).Increment();
+  end_to_end_.Observe(absl::ToDoubleSeconds(duration));
+}
+
+std::vector<MetricFamily> Metrics::Collect() const {
+  FamilyList list;
+  list.Gauge("mambad_build_info", "The running program", 1, {{"version", kVersion}});
+  if (const Engine* engine = engine_.load()) {
+    AddEngineFamilies(*engine, draft_length_.load(std::memory_order_relaxed), &list);
+    if (vllm_names_) AddVllmFamilies(*engine, &list);
+  }
+  std::vector<MetricFamily> result = registry_.Collect();
+  for (MetricFamily& family : list.families()) result.push_back(std::move(family));
+  return result;
+}
+
+}  // namespace mambad::server

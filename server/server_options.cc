@@ -1,0 +1,293 @@
+#include "server/server_options.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <fstream>
+#include <limits>
+#include <set>
+#include <sstream>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+namespace mambad::server {
+namespace {
+
+using FieldPointer = std::variant<std::string*, bool*, int*, int64_t*, absl::Duration*, ComputeType*,
+                                  LogFormat*, LogLevel*>;
+
+// One row of the table of settings. Numbers must lie in [least, most]; durations are not negative.
+struct Setting {
+  const char* key;
+  FieldPointer (*field)(ServerOptions&);
+  int64_t least = 0;
+  int64_t most = 0;
+};
+
+constexpr int64_t kManyTokens = int64_t{1} << 40;
+constexpr int64_t kManyBytes = int64_t{1} << 50;
+
+#define FIELD(member) [](ServerOptions& o) -> FieldPointer { return &o.member; }
+const Setting kSettings[] = {
+    {"model", FIELD(engine.model)},
+    {"draft_model", FIELD(engine.draft_model)},
+    {"listen", FIELD(listen)},
+    {"reflection", FIELD(reflection)},
+    {"drain_timeout", FIELD(drain_timeout)},
+    {"metrics.listen", FIELD(metrics_listen)},
+    {"metrics.vllm_names", FIELD(vllm_metric_names)},
+    {"log.format", FIELD(log_format)},
+    {"log.level", FIELD(log_level)},
+    {"compute.device", FIELD(engine.device)},
+    {"compute.threads", FIELD(engine.threads), 0, 1024},
+    {"compute.weight_type", FIELD(engine.weight_type)},
+    {"compute.bfloat16_activations", FIELD(engine.bfloat16_activations)},
+    {"batching.max_sequences", FIELD(engine.max_sequences), 1, 4096},
+    {"batching.max_context", FIELD(engine.max_context), 0, kManyTokens},
+    {"batching.kv_cache_tokens", FIELD(engine.kv_cache_tokens), 0, kManyTokens},
+    {"batching.max_step_rows", FIELD(engine.max_step_rows), 1, 65536},
+    {"batching.max_waiting", FIELD(engine.max_waiting), 0, 1 << 20},
+    {"batching.max_waiting_tokens", FIELD(engine.max_waiting_tokens), 1, kManyTokens},
+    {"speculation.enabled", FIELD(engine.speculation)},
+    {"speculation.prompt_lookup", FIELD(engine.prompt_lookup)},
+    {"speculation.max_draft_length", FIELD(engine.max_draft_length), 1, kMaxDraftLength},
+    {"stream.max_pending_bytes", FIELD(max_pending_bytes), 1, kManyBytes},
+    {"stream.stall_timeout", FIELD(stall_timeout)},
+    {"network.max_streams_per_connection", FIELD(max_streams_per_connection), 1, 1 << 20},
+    {"network.max_connection_age", FIELD(max_connection_age)},
+    {"network.memory_quota_bytes", FIELD(memory_quota_bytes), 0, kManyBytes},
+    {"network.text_threads", FIELD(text_threads), 1, 256},
+    {"limits.message_bytes", FIELD(limits.message_bytes), 1024, std::numeric_limits<int>::max()},
+    {"limits.prompt_tokens", FIELD(limits.prompt_tokens), 0, kManyTokens},
+    {"limits.samples", FIELD(limits.samples), 1, 4096},
+    {"limits.logprobs", FIELD(limits.logprobs), 0, 1024},
+    {"limits.stop_strings", FIELD(limits.stop_strings), 0, 4096},
+    {"limits.stop_string_bytes", FIELD(limits.stop_string_bytes), 1, 65536},
+    {"limits.stop_token_ids", FIELD(limits.stop_token_ids), 0, 65536},
+    {"limits.logit_bias", FIELD(limits.logit_bias), 0, 1 << 20},
+    {"limits.messages", FIELD(limits.messages), 1, 1 << 20},
+};
+#undef FIELD
+
+template <typename Enum>
+struct NamedValue {
+  const char* name;
+  Enum value;
+};
+constexpr NamedValue<ComputeType> kComputeTypes[] = {{"auto", ComputeType::kAuto},
+                                                     {"float32", ComputeType::kFloat32},
+                                                     {"bfloat16", ComputeType::kBFloat16}};
+constexpr NamedValue<LogFormat> kLogFormats[] = {{"plain", LogFormat::kPlain}, {"json", LogFormat::kJson}};
+constexpr NamedValue<LogLevel> kLogLevels[] = {{"debug", LogLevel::kDebug},
+                                               {"info", LogLevel::kInfo},
+                                               {"warning", LogLevel::kWarning},
+                                               {"error", LogLevel::kError}};
+constexpr auto& NamesOf(ComputeType) { return kComputeTypes; }
+constexpr auto& NamesOf(LogFormat) { return kLogFormats; }
+constexpr auto& NamesOf(LogLevel) { return kLogLevels; }
+
+absl::Status Expected(absl::string_view key, absl::string_view expected, absl::string_view found) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(key, ": expected ", expected, ", found \"", found, "\""));
+}
+
+absl::Status CheckRange(const Setting& setting, int64_t value) {
+  if (value >= setting.least && value <= setting.most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(setting.key, ": ", value, " given, allowed ", setting.least, " to ", setting.most));
+}
+
+// Text of a setting -> its field. Ranges are ValidateOptions' business, except that a number must fit its type.
+struct Parser {
+  const Setting& setting;
+  const std::string& text;
+
+  absl::Status operator()(std::string* field) const {
+    *field = text;
+    return absl::OkStatus();
+  }
+  absl::Status operator()(bool* field) const {
+    if (text != "true" && text != "false") return Expected(setting.key, "true or false", text);
+    *field = text == "true";
+    return absl::OkStatus();
+  }
+  absl::Status operator()(int64_t* field) const {
+    if (!absl::SimpleAtoi(text, field)) return Expected(setting.key, "a whole number", text);
+    return CheckRange(setting, *field);
+  }
+  absl::Status operator()(int* field) const {
+    int64_t wide = 0;
+    absl::Status status = (*this)(&wide);
+    if (status.ok()) *field = static_cast<int>(wide);
+    return status;
+  }
+  absl::Status operator()(absl::Duration* field) const {
+    if (!absl::ParseDuration(text, field) || *field < absl::ZeroDuration()) {
+      return Expected(setting.key, "a duration such as 500ms, 30s or 2m", text);
+    }
+    return absl::OkStatus();
+  }
+  template <typename Enum>
+  absl::Status operator()(Enum* field) const {
+    std::string names;
+    for (const auto& entry : NamesOf(Enum())) {
+      if (text == entry.name) {
+        *field = entry.value;
+        return absl::OkStatus();
+      }
+      absl::StrAppend(&names, names.empty() ? "" : " or ", entry.name);
+    }
+    return Expected(setting.key, names, text);
+  }
+};
+
+struct Printer {
+  std::string operator()(const std::string* field) const { return *field; }
+  std::string operator()(const bool* field) const { return *field ? "true" : "false"; }
+  std::string operator()(const int* field) const { return absl::StrCat(*field); }
+  std::string operator()(const int64_t* field) const { return absl::StrCat(*field); }
+  std::string operator()(const absl::Duration* field) const { return absl::FormatDuration(*field); }
+  template <typename Enum>
+  std::string operator()(const Enum* field) const {
+    for (const auto& entry : NamesOf(Enum())) {
+      if (entry.value == *field) return entry.name;
+    }
+    return "";
+  }
+};
+
+struct RangeCheck {
+  const Setting& setting;
+  absl::Status operator()(const int* field) const { return CheckRange(setting, *field); }
+  absl::Status operator()(const int64_t* field) const { return CheckRange(setting, *field); }
+  absl::Status operator()(const void*) const { return absl::OkStatus(); }
+};
+
+// Walks one mapping of the file, `prefix` being the path to it.
+class Reader {
+ public:
+  Reader(absl::string_view name, ServerOptions* options) : name_(name), options_(options) {}
+
+  absl::Status Read(const YAML::Node& node, const std::string& prefix, int depth) {
+    if (node.IsNull()) return absl::OkStatus();
+    if (!node.IsMap()) {
+      return At(node, absl::InvalidArgumentError(
+                          prefix.empty() ? std::string("expected keys and values") : absl::StrCat(prefix, ": expected keys")));
+    }
+    for (const auto& entry : node) {
+      if (!entry.first.IsScalar()) return At(entry.first, absl::InvalidArgumentError("a key must be a word"));
+      const std::string key = absl::StrCat(prefix, prefix.empty() ? "" : ".", entry.first.Scalar());
+      if (!seen_.insert(key).second) {
+        return At(entry.first, absl::InvalidArgumentError(absl::StrCat(key, ": given twice")));
+      }
+      absl::Status status = ReadEntry(key, entry.first, entry.second, depth);
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status ReadEntry(const std::string& key, const YAML::Node& key_node, const YAML::Node& value, int depth) {
+    bool is_group = false;
+    for (const Setting& setting : kSettings) {
+      if (key == setting.key) {
+        if (!value.IsScalar() && !value.IsNull()) {
+          return At(value, absl::InvalidArgumentError(absl::StrCat(key, ": expected one value")));
+        }
+        const std::string text = value.IsNull() ? "" : value.Scalar();
+        return At(value, std::visit([&](auto* field) { return Parser{setting, text}(field); },
+                                    setting.field(*options_)));
+      }
+      is_group |= absl::string_view(setting.key).substr(0, key.size() + 1) == absl::StrCat(key, ".");
+    }
+    if (is_group && depth < 4) return Read(value, key, depth + 1);
+    return At(key_node, absl::InvalidArgumentError(absl::StrCat("unknown key \"", key, "\"")));
+  }
+
+  absl::Status At(const YAML::Node& node, const absl::Status& status) const {
+    if (status.ok()) return status;
+    return absl::Status(status.code(), absl::StrCat(name_, ":", node.Mark().line + 1, ": ", status.message()));
+  }
+
+  const std::string name_;
+  ServerOptions* const options_;
+  std::set<std::string> seen_;
+};
+
+}  // namespace
+
+std::vector<SettingDescription> DescribeSettings() {
+  ServerOptions defaults;
+  std::vector<SettingDescription> result;
+  for (const Setting& setting : kSettings) {
+    result.push_back({setting.key, std::visit([](auto* field) { return Printer()(field); }, setting.field(defaults))});
+  }
+  return result;
+}
+
+absl::Status ReadOptions(absl::string_view yaml, absl::string_view name, ServerOptions* options) {
+  try {
+    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(yaml));
+    if (documents.size() > 1) return absl::InvalidArgumentError(absl::StrCat(name, ": expected one YAML document"));
+    if (documents.empty()) return absl::OkStatus();
+    return Reader(name, options).Read(documents[0], "", 0);
+  } catch (const YAML::Exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ":", error.mark.line + 1, ": ", error.msg));
+  }
+}
+
+absl::Status ReadOptionsFile(const std::string& path, ServerOptions* options) {
+  constexpr size_t kLargestFile = 1 << 20;
+  std::ifstream file(path, std::ios::binary);
+  std::string text(kLargestFile + 1, '\0');
+  if (!file || !file.read(text.data(), static_cast<std::streamsize>(text.size())).eof()) {
+    if (file) return absl::InvalidArgumentError(absl::StrCat(path, ": larger than 1 MiB"));
+    return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+  }
+  text.resize(static_cast<size_t>(file.gcount()));
+  return ReadOptions(text, path, options);
+}
+
+absl::Status ValidateOptions(const ServerOptions& options) {
+  ServerOptions copy = options;   // the table points to mutable fields
+  for (const Setting& setting : kSettings) {
+    absl::Status status =
+        std::visit([&](auto* field) { return RangeCheck{setting}(field); }, setting.field(copy));
+    if (!status.ok()) return status;
+  }
+  const std::string& device = options.engine.device;
+  if (device != "auto" && device != "cpu" && device != "cuda") {
+    return Expected("compute.device", "auto or cpu or cuda", device);
+  }
+  if (options.engine.model.empty()) {
+    return absl::InvalidArgumentError("model: not given (--model DIR, or the key in the configuration file)");
+  }
+  HostAndPort ignored;
+  absl::Status status = ParseHostAndPort("listen", options.listen, &ignored);
+  if (status.ok() && !options.metrics_listen.empty()) {
+    status = ParseHostAndPort("metrics.listen", options.metrics_listen, &ignored);
+  }
+  return status;
+}
+
+absl::Status ParseHostAndPort(absl::string_view key, absl::string_view text, HostAndPort* result) {
+  const size_t colon = text.rfind(':');
+  if (colon == absl::string_view::npos || colon == 0 || !absl::SimpleAtoi(text.substr(colon + 1), &result->port) ||
+      result->port < 0 || result->port > 65535) {
+    return Expected(key, "host:port with a port from 0 to 65535", text);
+  }
+  absl::string_view host = text.substr(0, colon);
+  const bool bracketed = host.size() > 2 && host.front() == '[' && host.back() == ']';
+  if (bracketed) host = host.substr(1, host.size() - 2);
+  if (!bracketed && host.find(':') != absl::string_view::npos) {
+    return Expected(key, "an IPv6 host in brackets", text);
+  }
+  result->host = std::string(host);
+  result->is_loopback = host == "localhost" || host == "::1" || host.substr(0, 4) == "127.";
+  return absl::OkStatus();
+}
+
+}  // namespace mambad::server
