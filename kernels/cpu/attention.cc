@@ -54,6 +54,21 @@ constexpr int kVectors = kPageTokens / kLanes;   // of a page's scores
 constexpr int kScoreQueries = kLanes == 16 ? 8 : 3;
 constexpr int kValueQueries = kLanes == 16 ? 4 : 3;
 
+// The first `count` lanes of a vector, count in 1 .. kLanes; memory beyond is not touched.
+HWY_INLINE V LoadFirst(const float* from, int count) {
+  if (count == kLanes) return hn::LoadU(D(), from);
+  HWY_ALIGN float staged[kLanes] = {};
+  std::memcpy(staged, from, count * sizeof(float));
+  return hn::Load(D(), staged);
+}
+
+HWY_INLINE void StoreFirst(V value, float* to, int count) {
+  if (count == kLanes) return hn::StoreU(value, D(), to);
+  HWY_ALIGN float staged[kLanes];
+  hn::Store(value, D(), staged);
+  std::memcpy(to, staged, count * sizeof(float));
+}
+
 // ---- rotary embedding -----------------------------------------------------------------------------------------------
 
 // sin and cos of position * frequency for kLanes frequencies. The angle is formed and reduced to [-pi/4, pi/4] in double:
@@ -99,17 +114,16 @@ HWY_INLINE void SinCos(double position, V frequency, V& sine, V& cosine) {
 
 // Rotates the query and key heads of a row in place: (a, b) <- (a cos - b sin, b cos + a sin), a and b the halves of a head.
 void RotateRow(const AttentionLayer& layer, int64_t position, float* row) {
-  const D d;
   const int half = layer.head_width / 2, heads = layer.query_heads + layer.key_value_heads;
   for (int i = 0; i < half; i += kLanes) {
-    const auto mask = hn::FirstN(d, static_cast<size_t>(std::min(kLanes, half - i)));
+    const int count = std::min(kLanes, half - i);
     V sine, cosine;
-    SinCos(static_cast<double>(position), hn::MaskedLoad(mask, d, layer.inverse_frequency + i), sine, cosine);
+    SinCos(static_cast<double>(position), LoadFirst(layer.inverse_frequency + i, count), sine, cosine);
     for (int head = 0; head < heads; ++head) {
       float* first = row + int64_t{head} * layer.head_width + i;
-      const V a = hn::MaskedLoad(mask, d, first), b = hn::MaskedLoad(mask, d, first + half);
-      hn::BlendedStore(hn::NegMulAdd(b, sine, hn::Mul(a, cosine)), mask, d, first);
-      hn::BlendedStore(hn::MulAdd(a, sine, hn::Mul(b, cosine)), mask, d, first + half);
+      const V a = LoadFirst(first, count), b = LoadFirst(first + half, count);
+      StoreFirst(hn::NegMulAdd(b, sine, hn::Mul(a, cosine)), first, count);
+      StoreFirst(hn::MulAdd(a, sine, hn::Mul(b, cosine)), first + half, count);
     }
   }
 }
@@ -252,13 +266,13 @@ HWY_INLINE void AddValues(const PageRange& page, int width, int first, int colum
 // The last columns, fewer than a vector.
 void AddLastValues(const PageRange& page, int width, int i, int column, const Queries& q) {
   const D d;
-  const auto mask = hn::FirstN(d, static_cast<size_t>(width - column));
-  V out = hn::Mul(hn::MaskedLoad(mask, d, q.out[i] + column), hn::Set(d, q.correction[i]));
+  const int count = width - column;
+  V out = hn::Mul(LoadFirst(q.out[i] + column, count), hn::Set(d, q.correction[i]));
   for (int t = page.begin; t < page.end; ++t) {
-    const V value = hn::MaskedLoad(mask, d, page.values + int64_t{t} * width + column);
+    const V value = LoadFirst(page.values + int64_t{t} * width + column, count);
     out = hn::MulAdd(value, hn::Set(d, q.weights[i][t]), out);
   }
-  hn::BlendedStore(out, mask, d, q.out[i] + column);
+  StoreFirst(out, q.out[i] + column, count);
 }
 
 template <int kQ>

@@ -1,3 +1,5 @@
+#include "kernels/cpu/mamba2_scan.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -324,14 +326,13 @@ void KeepWindow(ThreadPool& pool, const Mamba2Arguments& arguments) {
   pool.Split(arguments.batch.sequences, 1, keep);
 }
 
-void NormGroups(ThreadPool& pool, const Mamba2Arguments& arguments) {
-  const Mamba2Layer& layer = arguments.layer;
+void NormGroups(ThreadPool& pool, const Mamba2Layer& layer, const RowsView& out) {
   const int64_t width = layer.inner_width / layer.groups;
-  pool.Split(arguments.batch.rows, 1, [&](int64_t begin, int64_t end, int) {
+  pool.Split(out.rows, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
       for (int group = 0; group < layer.groups; ++group) {
         const NormWeights norm{layer.gated_norm.weight + group * width, layer.gated_norm.epsilon};
-        float* y = arguments.out.row(r) + group * width;
+        float* y = out.row(r) + group * width;
         RmsNormRow(norm, y, width, y);
       }
     }
@@ -360,14 +361,20 @@ RecurrentSlotLayout Mamba2SlotLayout(const Mamba2Layer& layer, bool keeps_workin
   return layout;
 }
 
+void Mamba2Scan(ThreadPool& pool, const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state,
+                const RowsView& projected, const RowsView& convolved, const RowsView& gated) {
+  CheckLayer(layer);
+  const Mamba2Arguments arguments{batch, layer, state, projected, convolved, gated, Mamba2Widths(layer)};
+  HWY_DYNAMIC_DISPATCH(ScanHeads)(pool, arguments);
+  KeepWindow(pool, arguments);
+}
+
 void Mamba2Mix(ThreadPool& pool, const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state,
                const RowsView& projected, const RowsView& convolved, const RowsView& out) {
   CheckLayer(layer);
-  const Mamba2Arguments arguments{batch, layer, state, projected, convolved, out, Mamba2Widths(layer)};
-  Convolve(pool, batch, ConvolutionOf(layer, arguments.widths), state, projected, convolved);
-  HWY_DYNAMIC_DISPATCH(ScanHeads)(pool, arguments);
-  KeepWindow(pool, arguments);
-  NormGroups(pool, arguments);
+  Convolve(pool, batch, ConvolutionOf(layer, Mamba2Widths(layer)), state, projected, convolved);
+  Mamba2Scan(pool, batch, layer, state, projected, convolved, out);
+  NormGroups(pool, layer, out);
 }
 
 }  // namespace mambad::kernels

@@ -16,6 +16,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace mambad::kernels {
@@ -312,6 +313,17 @@ inline void ExpectAsOneByOne(Simulation& simulation, int sequence, const Baselin
 struct MixerChecks {
   const MixerUnderTest& mixer;
   double tolerance = 1e-5;
+
+  // Runs `check` on every instruction set that this machine has.
+  template <typename Check>
+  void OnEveryInstructionSet(const Check& check) const {
+    for (InstructionSet set : AvailableInstructionSets()) {
+      SCOPED_TRACE(Name(set));
+      LimitInstructionSet(set);
+      check();
+    }
+    LimitInstructionSet(InstructionSet::kAvx512Bfloat16);
+  }
 
   void AgreesWithReference(uint32_t seed, int length) const {
     std::mt19937 random(seed);
