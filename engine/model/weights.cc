@@ -195,7 +195,7 @@ class WeightsLoader {
     };
     weights_.matrices_.push_back(backend_.Pack(rows, columns, weights_.type_, source));
     weights_.parameters_ += rows * columns;
-    weights_.bytes_ += static_cast<int64_t>(weights_.matrices_.back().packed.bytes());
+    weights_.bytes_ += rows * columns * static_cast<int64_t>(kernels::ElementBytes(weights_.type_));
     return &weights_.matrices_.back();
   }
 
@@ -211,7 +211,7 @@ class WeightsLoader {
     backend_.Write(buffer.data(), values.data(), values.size() * sizeof(float));
     backend_.Synchronize();   // `values` may go away
     weights_.parameters_ += static_cast<int64_t>(values.size());
-    weights_.bytes_ += static_cast<int64_t>(buffer.bytes());
+    weights_.bytes_ += static_cast<int64_t>(values.size() * sizeof(float));
     weights_.vectors_.push_back(std::move(buffer));
     return weights_.vectors_.back().as<float>();
   }
