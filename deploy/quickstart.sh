@@ -83,6 +83,8 @@ if [[ -z $model ]]; then
 fi
 
 say "Server"
+# A proxy for the world outside is none for this machine.
+export no_proxy=127.0.0.1,localhost${no_proxy:+,$no_proxy}
 : >"$log"
 # Of its own session when it is to stay: it must outlive this terminal.
 starter=()

@@ -106,6 +106,8 @@ else
 fi
 
 say "Tests"
+# A proxy for the world outside is none for this machine.
+export no_proxy=127.0.0.1,localhost${no_proxy:+,$no_proxy}
 runner=()
 # ThreadSanitizer cannot place its memory where addresses are randomised further than it knows.
 if [[ $preset == tsan ]] && setarch "$(uname -m)" --addr-no-randomize true 2>/dev/null; then
