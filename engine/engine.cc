@@ -33,15 +33,19 @@ class ThreadedEngine : public Engine {
     const EngineOptions& options = core_->facts().options;
     const int64_t tokens = static_cast<int64_t>(request.prompt.size());
     absl::MutexLock lock(&mutex_);
-    if (draining_ || stopping_) return absl::UnavailableError("draining: no new requests are taken");
-    // Counted here as well as in the core, so that a burst is refused at once and not after it has been queued.
+    if (draining_ || stopping_)
+      return absl::UnavailableError("draining: no new requests are taken");
+    // Counted here as well as in the core, so that a burst is refused at once and not after it has
+    // been queued.
     const int waiting = stats_.waiting + static_cast<int>(submitted_.size());
     if (waiting >= options.max_waiting + FreeSlots()) {
-      return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", waiting, " requests wait"));
-    }
-    if (waiting > 0 && stats_.waiting_tokens + submitted_tokens_ + tokens > options.max_waiting_tokens) {
       return absl::ResourceExhaustedError(
-          absl::StrCat("the queue is full: ", stats_.waiting_tokens + submitted_tokens_, " prompt tokens wait"));
+          absl::StrCat("the queue is full: ", waiting, " requests wait"));
+    }
+    if (waiting > 0 &&
+        stats_.waiting_tokens + submitted_tokens_ + tokens > options.max_waiting_tokens) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the queue is full: ", stats_.waiting_tokens + submitted_tokens_, " prompt tokens wait"));
     }
     const RequestId id = ++last_id_;
     submitted_tokens_ += tokens;
@@ -77,7 +81,8 @@ class ThreadedEngine : public Engine {
   // Waiting and running requests, at the rate at which requests have been finishing.
   absl::Duration EstimatedWait() const override {
     absl::MutexLock lock(&mutex_);
-    const int ahead = stats_.waiting + static_cast<int>(submitted_.size()) + (FreeSlots() == 0 ? 1 : 0);
+    const int ahead =
+        stats_.waiting + static_cast<int>(submitted_.size()) + (FreeSlots() == 0 ? 1 : 0);
     const absl::Duration each = finish_interval_;
     return std::min(absl::Minutes(10), std::max(absl::Milliseconds(10), ahead * each));
   }
@@ -88,13 +93,17 @@ class ThreadedEngine : public Engine {
     return draft.has_value() ? &*draft : nullptr;
   }
   const EngineOptions& options() const override { return core_->facts().options; }
-  const SamplingParams& default_sampling() const override { return core_->facts().default_sampling; }
+  const SamplingParams& default_sampling() const override {
+    return core_->facts().default_sampling;
+  }
   const text::Tokenizer* tokenizer() const override { return core_->facts().tokenizer.get(); }
   const text::ChatTemplate* chat_template() const override {
     const auto& chat_template = core_->facts().chat_template;
     return chat_template.has_value() ? &*chat_template : nullptr;
   }
-  text::ChatTemplate::Variables chat_variables() const override { return core_->facts().chat_variables; }
+  text::ChatTemplate::Variables chat_variables() const override {
+    return core_->facts().chat_variables;
+  }
 
  private:
   struct Submission {
@@ -104,10 +113,15 @@ class ThreadedEngine : public Engine {
     absl::Time when;
   };
 
-  int FreeSlots() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stats_.slots_total - stats_.slots_used; }
-  bool Empty() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return submitted_.empty() && core_idle_; }
+  int FreeSlots() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stats_.slots_total - stats_.slots_used;
+  }
+  bool Empty() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return submitted_.empty() && core_idle_;
+  }
   bool HasNews() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || cancel_all_ || !submitted_.empty() || !cancelled_.empty() || !resumed_.empty();
+    return stopping_ || cancel_all_ || !submitted_.empty() || !cancelled_.empty() ||
+           !resumed_.empty();
   }
 
   // The engine thread: takes the news, steps, publishes; sleeps when nothing can run.
@@ -121,7 +135,8 @@ class ThreadedEngine : public Engine {
         absl::MutexLock lock(&mutex_);
         Publish();
         if (!ran) {
-          mutex_.AwaitWithDeadline(absl::Condition(this, &ThreadedEngine::HasNews), core_->NextDeadline());
+          mutex_.AwaitWithDeadline(absl::Condition(this, &ThreadedEngine::HasNews),
+                                   core_->NextDeadline());
         }
         submitted.swap(submitted_);
         cancelled.swap(cancelled_);
@@ -152,8 +167,8 @@ class ThreadedEngine : public Engine {
   void RefuseOrAdmit(Submission& submission) {
     const int samples = submission.request.output.samples;
     std::shared_ptr<EventSink> sink = submission.sink;
-    const absl::Status status =
-        core_->Admit(submission.id, std::move(submission.request), std::move(submission.sink), submission.when);
+    const absl::Status status = core_->Admit(submission.id, std::move(submission.request),
+                                             std::move(submission.sink), submission.when);
     if (status.ok()) return;
     for (int sample = 0; sample < samples; ++sample) {
       TokenEvent event;
@@ -170,9 +185,10 @@ class ThreadedEngine : public Engine {
     const absl::Time now = absl::Now();
     if (finished > published_finished_) {
       // Decayed mean of the time between two ends, kept from growing by idle time.
-      const absl::Duration each =
-          std::min(now - last_finish_, absl::Seconds(30)) / static_cast<double>(finished - published_finished_);
-      finish_interval_ = published_finished_ == 0 ? absl::Seconds(1) : finish_interval_ * 0.8 + each * 0.2;
+      const absl::Duration each = std::min(now - last_finish_, absl::Seconds(30)) /
+                                  static_cast<double>(finished - published_finished_);
+      finish_interval_ =
+          published_finished_ == 0 ? absl::Seconds(1) : finish_interval_ * 0.8 + each * 0.2;
       published_finished_ = finished;
       last_finish_ = now;
     }
@@ -180,7 +196,7 @@ class ThreadedEngine : public Engine {
     core_idle_ = core_->idle();
   }
 
-  const std::unique_ptr<EngineCore> core_;   // the engine thread's, but for Validate and facts
+  const std::unique_ptr<EngineCore> core_;  // the engine thread's, but for Validate and facts
 
   mutable absl::Mutex mutex_;
   std::vector<Submission> submitted_ ABSL_GUARDED_BY(mutex_);
@@ -196,12 +212,13 @@ class ThreadedEngine : public Engine {
   int64_t published_finished_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time last_finish_ ABSL_GUARDED_BY(mutex_) = absl::Now();
 
-  std::thread thread_;   // last: starts when all else is there
+  std::thread thread_;  // last: starts when all else is there
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const EngineOptions& options, StepObserver* observer) {
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const EngineOptions& options,
+                                                     StepObserver* observer) {
   absl::StatusOr<std::unique_ptr<EngineCore>> core = EngineCore::Open(options, observer);
   if (!core.ok()) return core.status();
   if ((*core)->facts().options.speculation && !SelfCheck(**core)) {

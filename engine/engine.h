@@ -1,9 +1,11 @@
-// START HERE. The thread-safe shell around the engine: requests go in from any thread, events come out on the one engine
-// thread, which alone touches sequences, slots and the device.
+// START HERE. The thread-safe shell around the engine: requests go in from any thread, events come
+// out on the one engine thread, which alone touches sequences, slots and the device.
 //
-//   auto engine = Engine::Open(options);                       // loads, checks itself, starts the engine thread
-//   auto id = (*engine)->Submit(std::move(request), sink);     // events until one with `finish` a sample
-//   (*engine)->Cancel(*id);                                    // its samples end with kCancelled at the next step
+//   auto engine = Engine::Open(options);                       // loads, checks itself, starts the
+//   engine thread auto id = (*engine)->Submit(std::move(request), sink);     // events until one
+//   with `finish` a sample
+//   (*engine)->Cancel(*id);                                    // its samples end with kCancelled
+//   at the next step
 
 #ifndef MAMBAD_ENGINE_ENGINE_H_
 #define MAMBAD_ENGINE_ENGINE_H_
@@ -26,15 +28,15 @@ namespace mambad {
 
 // A loaded model, as its callers need to know it. Immutable.
 struct ModelInfo {
-  std::string family;            // "llama", "mamba", "mamba2", "hybrid"
+  std::string family;  // "llama", "mamba", "mamba2", "hybrid"
   std::string path;
-  std::string weight_type;       // "float32", "bfloat16"
+  std::string weight_type;  // "float32", "bfloat16"
   std::string fingerprint;
   int64_t parameters = 0;
   int64_t weight_bytes = 0;
   int layers = 0, attention_layers = 0, width = 0, vocabulary = 0;
-  int64_t context = 0;           // tokens of prompt + answer that this engine serves
-  int64_t state_bytes_per_sequence = 0;   // recurrent state, without keys and values
+  int64_t context = 0;                   // tokens of prompt + answer that this engine serves
+  int64_t state_bytes_per_sequence = 0;  // recurrent state, without keys and values
   std::vector<TokenId> eos_ids;
 };
 
@@ -43,22 +45,23 @@ struct EngineStats {
   int running = 0, waiting = 0, slots_used = 0, slots_total = 0;
   int64_t pages_used = 0, pages_total = 0;
   int64_t waiting_tokens = 0;
-  int64_t state_bytes = 0;                         // of slots and pages in use
+  int64_t state_bytes = 0;  // of slots and pages in use
   int64_t prompt_tokens = 0, cached_prompt_tokens = 0, generation_tokens = 0;
   int64_t draft_rounds = 0, draft_tokens = 0, accepted_tokens = 0;
   std::vector<int64_t> accepted_per_position;
   double draft_seconds = 0, verify_seconds = 0, prefill_seconds = 0;
-  int64_t steps = 0, step_rows = 0, step_sequences = 0;   // sums over steps
+  int64_t steps = 0, step_rows = 0, step_sequences = 0;  // sums over steps
   double step_seconds = 0;
-  double generation_tokens_per_second = 0;         // over about the last 10 s
-  double acceptance_rate = 0;                      // accepted / drafted over about the last 10 s; 0 without drafts
+  double generation_tokens_per_second = 0;  // over about the last 10 s
+  double acceptance_rate = 0;  // accepted / drafted over about the last 10 s; 0 without drafts
   bool speculation_enabled = false;
   int64_t self_check_failures = 0;
 };
 
 // Called on the engine thread after every step; must not block. For histograms.
 struct StepReport {
-  int sequences = 0, rows = 0, prefill_rows = 0, draft_length = 0;   // draft_length: longest of the step
+  int sequences = 0, rows = 0, prefill_rows = 0,
+      draft_length = 0;  // draft_length: longest of the step
   double draft_seconds = 0, verify_seconds = 0, total_seconds = 0;
 };
 class StepObserver {
@@ -69,34 +72,38 @@ class StepObserver {
 
 class Engine {
  public:
-  // Opens the checkpoint(s), loads weights, decodes fixed prompts plain and speculatively (when they differ, speculation is
-  // switched off and self_check_failures says so), starts the engine thread. Errors: what is wrong with which file or
-  // option.
-  static absl::StatusOr<std::unique_ptr<Engine>> Open(const EngineOptions& options, StepObserver* observer = nullptr);
+  // Opens the checkpoint(s), loads weights, decodes fixed prompts plain and speculatively (when
+  // they differ, speculation is switched off and self_check_failures says so), starts the engine
+  // thread. Errors: what is wrong with which file or option.
+  static absl::StatusOr<std::unique_ptr<Engine>> Open(const EngineOptions& options,
+                                                      StepObserver* observer = nullptr);
 
   // Cancels what runs, joins the engine thread.
   virtual ~Engine() = default;
 
-  // Any thread. INVALID_ARGUMENT with the field's name (as in Request) and allowed range; RESOURCE_EXHAUSTED when a queue
-  // limit is reached; UNAVAILABLE while draining. After OK, `sink` gets events until every sample has finished; it is kept
-  // alive until then.
+  // Any thread. INVALID_ARGUMENT with the field's name (as in Request) and allowed range;
+  // RESOURCE_EXHAUSTED when a queue limit is reached; UNAVAILABLE while draining. After OK, `sink`
+  // gets events until every sample has finished; it is kept alive until then.
   virtual absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
   // Any thread, idempotent, unknown ids are ignored. The samples end with kCancelled.
   virtual void Cancel(RequestId id) = 0;
   // Any thread. The reader has caught up: a paused request goes on.
   virtual void Resume(RequestId id) = 0;
-  // Any thread. Refuses new requests from now on; running ones go on. Returns when none is left or at `deadline`, after
-  // cancelling what then remains.
+  // Any thread. Refuses new requests from now on; running ones go on. Returns when none is left or
+  // at `deadline`, after cancelling what then remains.
   virtual void Drain(absl::Time deadline) = 0;
 
-  virtual EngineStats Stats() const = 0;                           // any thread
-  virtual absl::Duration EstimatedWait() const = 0;                // how long a new request would wait, from measured rate
+  virtual EngineStats Stats() const = 0;  // any thread
+  virtual absl::Duration EstimatedWait()
+      const = 0;  // how long a new request would wait, from measured rate
   virtual const ModelInfo& model() const = 0;
-  virtual const ModelInfo* draft_model() const = 0;                // nullptr: none
-  virtual const EngineOptions& options() const = 0;                // as resolved at Open
-  virtual const SamplingParams& default_sampling() const = 0;      // generation_config.json's, else greedy
-  virtual const text::Tokenizer* tokenizer() const = 0;            // nullptr: the model has none (token ids only)
-  virtual const text::ChatTemplate* chat_template() const = 0;     // nullptr: none
+  virtual const ModelInfo* draft_model() const = 0;  // nullptr: none
+  virtual const EngineOptions& options() const = 0;  // as resolved at Open
+  virtual const SamplingParams& default_sampling()
+      const = 0;  // generation_config.json's, else greedy
+  virtual const text::Tokenizer* tokenizer()
+      const = 0;  // nullptr: the model has none (token ids only)
+  virtual const text::ChatTemplate* chat_template() const = 0;  // nullptr: none
   virtual text::ChatTemplate::Variables chat_variables() const = 0;
 };
 

@@ -17,7 +17,8 @@ TokenLogprob ToLogprob(TokenId id, const LogprobView& view, int alternatives) {
   TokenLogprob out;
   out.id = id;
   out.logprob = view.logprob;
-  for (int i = 0; i < alternatives; ++i) out.alternatives.emplace_back(view.ids[i], view.logprobs[i]);
+  for (int i = 0; i < alternatives; ++i)
+    out.alternatives.emplace_back(view.ids[i], view.logprobs[i]);
   return out;
 }
 
@@ -30,17 +31,21 @@ void AddPosition(std::vector<int64_t>& histogram, size_t at) {
 
 EngineCore::~EngineCore() = default;
 
-// ---- requests in -----------------------------------------------------------------------------------------------------
+// ---- requests in
+// -----------------------------------------------------------------------------------------------------
 
-absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<EventSink> sink, absl::Time now) {
+absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<EventSink> sink,
+                               absl::Time now) {
   const EngineOptions& options = facts_.options;
   const int64_t tokens = static_cast<int64_t>(request.prompt.size());
   if (static_cast<int>(waiting_.size()) >= options.max_waiting) {
-    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", options.max_waiting, " requests wait"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full: ", options.max_waiting, " requests wait"));
   }
   if (!waiting_.empty() && stats_.waiting_tokens + tokens > options.max_waiting_tokens) {
     return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", stats_.waiting_tokens,
-                                                     " prompt tokens wait, at most ", options.max_waiting_tokens));
+                                                     " prompt tokens wait, at most ",
+                                                     options.max_waiting_tokens));
   }
   auto active = std::make_unique<ActiveRequest>();
   active->id = id;
@@ -80,7 +85,8 @@ void EngineCore::set_speculation_enabled(bool enabled) {
   stats_.speculation_enabled = speculation_enabled_;
 }
 
-// ---- one step ----------------------------------------------------------------------------------------------------------
+// ---- one step
+// ----------------------------------------------------------------------------------------------------------
 
 bool EngineCore::Step(absl::Time now) {
   EndLateAndCancelled(now);
@@ -105,8 +111,9 @@ bool EngineCore::Step(absl::Time now) {
   for (StepEntry& entry : plan_) {
     const Sequence& sequence = *entry.sequence;
     const OutputParams& output = sequence.request->request.output;
-    entry.limit = static_cast<int>(std::min<int64_t>(
-        sequence.token_limit - static_cast<int64_t>(sequence.tokens.size()), kernels::kMaxWindowRows + 1));
+    entry.limit = static_cast<int>(
+        std::min<int64_t>(sequence.token_limit - static_cast<int64_t>(sequence.tokens.size()),
+                          kernels::kMaxWindowRows + 1));
     alternatives = std::max(alternatives, output.logprobs);
     if (entry.scored > 0) score_alternatives = std::max(score_alternatives, output.prompt_logprobs);
   }
@@ -153,13 +160,15 @@ void EngineCore::EndWaiting(ActiveRequest& active, FinishReason reason, absl::Ti
     event_.index = sample;
     event_.finish = reason;
     event_.stats.emplace();
-    event_.stats->queue_microseconds = event_.stats->total_microseconds = Microseconds(now - active.submitted);
+    event_.stats->queue_microseconds = event_.stats->total_microseconds =
+        Microseconds(now - active.submitted);
     active.sink->OnEvent(event_);
   }
   by_id_.erase(active.id);
 }
 
-// First come, first served within a priority; the head of the queue is never overtaken, so that a large request cannot starve.
+// First come, first served within a priority; the head of the queue is never overtaken, so that a
+// large request cannot starve.
 void EngineCore::AdmitWaiting(absl::Time now) {
   while (!waiting_.empty() && Start(*waiting_.front(), now)) {
     std::unique_ptr<ActiveRequest> active = std::move(waiting_.front());
@@ -184,7 +193,8 @@ bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
   const int samples = active.samples();
   if (samples > static_cast<int>(free_slots_.size())) return false;
   for (StatePool* pool : {target_state_.get(), draft_state_.get()}) {
-    if (pool != nullptr && samples * pool->PagesFor(active.token_limit) > pool->pages_free()) return false;
+    if (pool != nullptr && samples * pool->PagesFor(active.token_limit) > pool->pages_free())
+      return false;
   }
 
   active.stop_ids.clear();
@@ -224,13 +234,16 @@ void EngineCore::StartSequence(ActiveRequest& active, Sequence& sequence, int sl
     text::Detokenizer::Options options;
     options.stop_strings = request.stopping.stop_strings;
     options.include_stop = request.stopping.include_stop;
-    options.at_start_of_text = false;   // the answer goes on where the prompt ends
-    absl::StatusOr<text::Detokenizer> detokenizer = text::Detokenizer::Create(facts_.tokenizer.get(), std::move(options));
-    if (detokenizer.ok()) sequence.detokenizer = *std::move(detokenizer);   // Validate has seen to it
+    options.at_start_of_text = false;  // the answer goes on where the prompt ends
+    absl::StatusOr<text::Detokenizer> detokenizer =
+        text::Detokenizer::Create(facts_.tokenizer.get(), std::move(options));
+    if (detokenizer.ok())
+      sequence.detokenizer = *std::move(detokenizer);  // Validate has seen to it
   }
   const SpeculationMode mode = request.speculation.mode;
-  if (facts_.options.speculation && (mode == SpeculationMode::kPromptLookup ||
-                                     (mode == SpeculationMode::kAuto && facts_.options.prompt_lookup))) {
+  if (facts_.options.speculation &&
+      (mode == SpeculationMode::kPromptLookup ||
+       (mode == SpeculationMode::kAuto && facts_.options.prompt_lookup))) {
     sequence.lookup.emplace();
     sequence.lookup->Reserve(active.token_limit);
     sequence.lookup->Append(request.prompt);
@@ -253,7 +266,8 @@ void EngineCore::ForkSamples() {
   }
 }
 
-// ---- results out -------------------------------------------------------------------------------------------------------
+// ---- results out
+// -------------------------------------------------------------------------------------------------------
 
 void EngineCore::Deliver(StepEntry& entry, absl::Time now) {
   Sequence& sequence = *entry.sequence;
@@ -281,7 +295,8 @@ void EngineCore::Deliver(StepEntry& entry, absl::Time now) {
   event_.tokens.assign(entry.tokens, entry.tokens + kept);
   event_.logprobs.clear();
   for (int64_t i = 0; i < kept && request.output.logprobs >= 0; ++i) {
-    event_.logprobs.push_back(ToLogprob(entry.tokens[i], decoder_->KeptLogprob(entry, i), request.output.logprobs));
+    event_.logprobs.push_back(
+        ToLogprob(entry.tokens[i], decoder_->KeptLogprob(entry, i), request.output.logprobs));
   }
   SpeculationReport& report = sequence.stats.speculation;
   if (entry.draft_length > 0) {
@@ -301,7 +316,8 @@ void EngineCore::Deliver(StepEntry& entry, absl::Time now) {
   } else if (entry.stopped && kept == entry.kept) {
     const TokenId last = entry.tokens[kept - 1];
     const bool eos = !request.stopping.ignore_eos &&
-                     std::find(facts_.model.eos_ids.begin(), facts_.model.eos_ids.end(), last) != facts_.model.eos_ids.end();
+                     std::find(facts_.model.eos_ids.begin(), facts_.model.eos_ids.end(), last) !=
+                         facts_.model.eos_ids.end();
     reason = eos ? FinishReason::kEos : FinishReason::kStop;
     event_.matched_stop_id = last;
   } else if (static_cast<int64_t>(sequence.tokens.size()) >= sequence.token_limit) {
@@ -318,13 +334,15 @@ void EngineCore::Deliver(StepEntry& entry, absl::Time now) {
   }
 }
 
-// Appends the text of the kept tokens to event_.text; returns how many of them stay after a stop string's cut.
+// Appends the text of the kept tokens to event_.text; returns how many of them stay after a stop
+// string's cut.
 int64_t EngineCore::ReadText(Sequence& sequence, const StepEntry& entry, std::string* matched) {
   if (!sequence.detokenizer.has_value()) return entry.kept;
   // The token that ends the text is no part of it, unless asked for.
   const bool hide_last = entry.stopped && !sequence.request->request.stopping.include_stop;
   const int visible = entry.kept - (hide_last ? 1 : 0);
-  const text::Detokenizer::Output output = sequence.detokenizer->Push(absl::MakeConstSpan(entry.tokens, visible));
+  const text::Detokenizer::Output output =
+      sequence.detokenizer->Push(absl::MakeConstSpan(entry.tokens, visible));
   event_.text.append(output.text);
   if (output.stop == text::Detokenizer::kNoStop) return entry.kept;
   *matched = sequence.request->request.stopping.stop_strings[output.stop];
@@ -337,14 +355,17 @@ void EngineCore::CollectPromptLogprobs(const StepEntry& entry) {
   const int alternatives = std::max(0, active.request.output.prompt_logprobs);
   for (int i = 0; i < entry.scored; ++i) {
     const int64_t next = entry.position + entry.score_begin + i + 1;
-    active.prompt_logprobs.push_back(ToLogprob(sequence.tokens[next], decoder_->ScoredLogprob(entry, i), alternatives));
+    active.prompt_logprobs.push_back(
+        ToLogprob(sequence.tokens[next], decoder_->ScoredLogprob(entry, i), alternatives));
   }
 }
 
-// Sends what event_ holds of the sequence's last step, with the rest of its text and its statistics, and gives everything back.
+// Sends what event_ holds of the sequence's last step, with the rest of its text and its
+// statistics, and gives everything back.
 void EngineCore::Finish(Sequence& sequence, FinishReason reason, absl::Time now) {
   ActiveRequest& active = *sequence.request;
-  const bool from_step = reason == FinishReason::kEos || reason == FinishReason::kStop || reason == FinishReason::kLength;
+  const bool from_step = reason == FinishReason::kEos || reason == FinishReason::kStop ||
+                         reason == FinishReason::kLength;
   if (!from_step || active.scoring()) {
     event_.text.clear();
     event_.tokens.clear();
@@ -352,14 +373,16 @@ void EngineCore::Finish(Sequence& sequence, FinishReason reason, absl::Time now)
     event_.matched_stop.clear();
     event_.matched_stop_id.reset();
   }
-  if (sequence.detokenizer.has_value() && event_.matched_stop.empty()) event_.text.append(sequence.detokenizer->Finish().text);
+  if (sequence.detokenizer.has_value() && event_.matched_stop.empty())
+    event_.text.append(sequence.detokenizer->Finish().text);
   event_.index = sequence.index;
   event_.finish = reason;
   RequestStats& stats = sequence.stats;
   stats.completion_tokens = sequence.generated();
   stats.queue_microseconds = Microseconds(active.admitted - active.submitted);
   stats.total_microseconds = Microseconds(now - active.submitted);
-  stats.decode_microseconds = sequence.generated() > 0 ? stats.total_microseconds - stats.first_token_microseconds : 0;
+  stats.decode_microseconds =
+      sequence.generated() > 0 ? stats.total_microseconds - stats.first_token_microseconds : 0;
   event_.stats = stats;
   sequence.finished = true;
   --active.unfinished;
@@ -389,11 +412,14 @@ void EngineCore::RemoveFinished() {
     ++finished_requests_;
   }
   active_.erase(std::remove_if(active_.begin(), active_.end(),
-                               [](const std::unique_ptr<ActiveRequest>& active) { return active->unfinished == 0; }),
+                               [](const std::unique_ptr<ActiveRequest>& active) {
+                                 return active->unfinished == 0;
+                               }),
                 active_.end());
 }
 
-// ---- counters ----------------------------------------------------------------------------------------------------------
+// ---- counters
+// ----------------------------------------------------------------------------------------------------------
 
 void EngineCore::Account(const StepTimes& times, absl::Time now) {
   StepReport report;
@@ -413,7 +439,8 @@ void EngineCore::Account(const StepTimes& times, absl::Time now) {
   }
   for (const StepEntry& entry : plan_) {
     SpeculationReport& speculation = entry.sequence->stats.speculation;
-    speculation.draft_microseconds += static_cast<int64_t>(1e6 * times.draft_seconds / report.sequences);
+    speculation.draft_microseconds +=
+        static_cast<int64_t>(1e6 * times.draft_seconds / report.sequences);
     speculation.verify_microseconds += static_cast<int64_t>(
         1e6 * times.verify_seconds * (entry.feed + entry.draft_length) / report.rows);
     rate_.tokens += entry.sampled ? entry.kept : 0;
@@ -422,7 +449,8 @@ void EngineCore::Account(const StepTimes& times, absl::Time now) {
   report.verify_seconds = times.verify_seconds;
   report.total_seconds = times.draft_seconds + times.verify_seconds;
   stats_.draft_seconds += times.draft_seconds;
-  (report.prefill_rows * 2 > report.rows ? stats_.prefill_seconds : stats_.verify_seconds) += times.verify_seconds;
+  (report.prefill_rows * 2 > report.rows ? stats_.prefill_seconds : stats_.verify_seconds) +=
+      times.verify_seconds;
   ++stats_.steps;
   stats_.step_rows += report.rows;
   stats_.step_sequences += report.sequences;
@@ -446,8 +474,10 @@ void EngineCore::UpdateGauges(absl::Time now) {
   const absl::Duration span = now - rate_.begun;
   if (span < kRateWindow) return;
   if (rate_.begun != absl::InfinitePast()) {
-    stats_.generation_tokens_per_second = static_cast<double>(rate_.tokens) / absl::ToDoubleSeconds(span);
-    stats_.acceptance_rate = rate_.drafted > 0 ? static_cast<double>(rate_.accepted) / rate_.drafted : 0;
+    stats_.generation_tokens_per_second =
+        static_cast<double>(rate_.tokens) / absl::ToDoubleSeconds(span);
+    stats_.acceptance_rate =
+        rate_.drafted > 0 ? static_cast<double>(rate_.accepted) / rate_.drafted : 0;
   }
   rate_ = {now, 0, 0, 0};
 }

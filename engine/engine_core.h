@@ -1,6 +1,6 @@
-// The single-threaded core of the engine: Admit, Step, Cancel. Deterministic but for the clock it is handed and the measured
-// times that choose draft lengths, neither of which can change a token. Driven by Engine's thread in the daemon and directly
-// in tests.
+// The single-threaded core of the engine: Admit, Step, Cancel. Deterministic but for the clock it
+// is handed and the measured times that choose draft lengths, neither of which can change a token.
+// Driven by Engine's thread in the daemon and directly in tests.
 
 #ifndef MAMBAD_ENGINE_ENGINE_CORE_H_
 #define MAMBAD_ENGINE_ENGINE_CORE_H_
@@ -34,18 +34,19 @@ namespace mambad {
 
 // What Open found out; immutable afterwards, readable from any thread.
 struct EngineFacts {
-  EngineOptions options;                               // resolved: no zeros that mean "choose"
+  EngineOptions options;  // resolved: no zeros that mean "choose"
   ModelInfo model;
   std::optional<ModelInfo> draft_model;
   SamplingParams default_sampling;
-  std::unique_ptr<const text::Tokenizer> tokenizer;    // null: none
+  std::unique_ptr<const text::Tokenizer> tokenizer;  // null: none
   std::optional<text::ChatTemplate> chat_template;
   text::ChatTemplate::Variables chat_variables;
 };
 
 class EngineCore {
  public:
-  static absl::StatusOr<std::unique_ptr<EngineCore>> Open(const EngineOptions& options, StepObserver* observer);
+  static absl::StatusOr<std::unique_ptr<EngineCore>> Open(const EngineOptions& options,
+                                                          StepObserver* observer);
   ~EngineCore();
 
   const EngineFacts& facts() const { return facts_; }
@@ -54,12 +55,14 @@ class EngineCore {
   absl::Status Validate(const Request& request) const;
 
   // Queues a validated request. RESOURCE_EXHAUSTED when a queue limit is reached.
-  absl::Status Admit(RequestId id, Request request, std::shared_ptr<EventSink> sink, absl::Time now);
+  absl::Status Admit(RequestId id, Request request, std::shared_ptr<EventSink> sink,
+                     absl::Time now);
   void Cancel(RequestId id);
   void Resume(RequestId id);
   void CancelAll();
 
-  // Ends what is cancelled or too late, admits what fits, runs one step. False: nothing could run (idle, or all paused).
+  // Ends what is cancelled or too late, admits what fits, runs one step. False: nothing could run
+  // (idle, or all paused).
   bool Step(absl::Time now);
 
   bool idle() const { return waiting_.empty() && active_.empty(); }
@@ -77,7 +80,8 @@ class EngineCore {
   // Start-up, in order.
   absl::Status OpenModels();
   absl::Status OpenText(const checkpoint::Checkpoint& checkpoint);
-  absl::Status ResolveOptions(const checkpoint::Checkpoint& target, const checkpoint::Checkpoint* draft);
+  absl::Status ResolveOptions(const checkpoint::Checkpoint& target,
+                              const checkpoint::Checkpoint* draft);
 
   // The phases of a step.
   void EndLateAndCancelled(absl::Time now);
@@ -103,7 +107,7 @@ class EngineCore {
   EngineFacts facts_;
   StepObserver* observer_ = nullptr;
 
-  std::unique_ptr<kernels::Backend> backend_;          // outlives everything below
+  std::unique_ptr<kernels::Backend> backend_;  // outlives everything below
   std::unique_ptr<Model> target_, draft_;
   std::unique_ptr<StatePool> target_state_, draft_state_;
   std::unique_ptr<Sampler> sampler_;
@@ -112,23 +116,23 @@ class EngineCore {
   DraftLengthController draft_lengths_;
   bool speculation_enabled_ = true;
 
-  std::deque<std::unique_ptr<ActiveRequest>> waiting_; // by priority, then arrival
-  std::vector<std::unique_ptr<ActiveRequest>> active_; // by priority, then arrival
+  std::deque<std::unique_ptr<ActiveRequest>> waiting_;  // by priority, then arrival
+  std::vector<std::unique_ptr<ActiveRequest>> active_;  // by priority, then arrival
   absl::flat_hash_map<RequestId, ActiveRequest*> by_id_;
   std::vector<int> free_slots_;
 
   // Reused every step.
   std::vector<Sequence*> running_;
   std::vector<int> wished_drafts_;
-  std::vector<DraftChoice> choices_;                   // of the decoding sequences
-  std::vector<size_t> chosen_;                         // [choices_]: which of running_
+  std::vector<DraftChoice> choices_;  // of the decoding sequences
+  std::vector<size_t> chosen_;        // [choices_]: which of running_
   std::vector<StepEntry> plan_;
   std::vector<TokenId> lookup_;
   TokenEvent event_;
 
   EngineStats stats_;
   int64_t finished_requests_ = 0;
-  struct RateWindow {                                  // for the gauges that people read
+  struct RateWindow {  // for the gauges that people read
     absl::Time begun = absl::InfinitePast();
     int64_t tokens = 0, drafted = 0, accepted = 0;
   } rate_;

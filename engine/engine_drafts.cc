@@ -6,7 +6,8 @@
 
 namespace mambad {
 
-// One wish for each running sequence; 0 for those that still read their prompt. Nothing here can change a token.
+// One wish for each running sequence; 0 for those that still read their prompt. Nothing here can
+// change a token.
 void EngineCore::ChooseDrafts() {
   const EngineOptions& options = facts_.options;
   wished_drafts_.assign(running_.size(), 0);
@@ -31,7 +32,8 @@ void EngineCore::ChooseDrafts() {
     choice.max_length = static_cast<int>(std::clamp<int64_t>(room, 0, options.max_draft_length));
     choice.fixed_length = wish.draft_length;
   }
-  draft_lengths_.Choose(absl::MakeSpan(choices_), static_cast<int>(std::min<int64_t>(prompt_rows, options.max_step_rows)));
+  draft_lengths_.Choose(absl::MakeSpan(choices_),
+                        static_cast<int>(std::min<int64_t>(prompt_rows, options.max_step_rows)));
   for (size_t c = 0; c < choices_.size(); ++c) {
     wished_drafts_[chosen_[c]] = choices_[c].length;
     running_[chosen_[c]]->drafter = choices_[c].drafter;
@@ -67,7 +69,8 @@ void EngineCore::ObserveDrafts(const StepTimes& times) {
       ++step.model_draft_sequences;
       step.model_draft_steps = std::max(step.model_draft_steps, entry.draft_length);
     }
-    draft_lengths_.ObserveDrafts(entry.drafter, entry.draft_length, entry.accepted, entry.sequence->draft_statistics);
+    draft_lengths_.ObserveDrafts(entry.drafter, entry.draft_length, entry.accepted,
+                                 entry.sequence->draft_statistics);
   }
   step.draft_seconds = times.draft_seconds;
   step.verify_seconds = times.verify_seconds;

@@ -1,4 +1,5 @@
-// Opening: checkpoints -> resolved options -> models, state, tokenizer; and the checks of a request against what was opened.
+// Opening: checkpoints -> resolved options -> models, state, tokenizer; and the checks of a request
+// against what was opened.
 
 #include <algorithm>
 #include <optional>
@@ -14,27 +15,33 @@ namespace {
 using checkpoint::Checkpoint;
 using checkpoint::ModelConfig;
 
-constexpr int64_t kUnboundedContext = 32768;   // served by default where the model itself has no limit
+constexpr int64_t kUnboundedContext =
+    32768;  // served by default where the model itself has no limit
 constexpr int64_t kMaxContext = int64_t{1} << 24;
 constexpr int kMaxSequences = 1024;
 
 const char* FamilyName(checkpoint::Family family) {
   switch (family) {
-    case checkpoint::Family::kLlama: return "llama";
-    case checkpoint::Family::kMamba: return "mamba";
-    case checkpoint::Family::kMamba2: return "mamba2";
-    case checkpoint::Family::kHybrid: return "hybrid";
+    case checkpoint::Family::kLlama:
+      return "llama";
+    case checkpoint::Family::kMamba:
+      return "mamba";
+    case checkpoint::Family::kMamba2:
+      return "mamba2";
+    case checkpoint::Family::kHybrid:
+      return "hybrid";
   }
   return "";
 }
 
-ModelInfo Describe(const std::string& path, const Checkpoint& checkpoint, const Model& model, const StatePool& state,
-                   int64_t context) {
+ModelInfo Describe(const std::string& path, const Checkpoint& checkpoint, const Model& model,
+                   const StatePool& state, int64_t context) {
   const ModelConfig& config = checkpoint.config();
   ModelInfo info;
   info.family = FamilyName(config.family);
   info.path = path;
-  info.weight_type = model.weights().type() == kernels::ElementType::kFloat32 ? "float32" : "bfloat16";
+  info.weight_type =
+      model.weights().type() == kernels::ElementType::kFloat32 ? "float32" : "bfloat16";
   info.fingerprint = checkpoint.fingerprint();
   info.parameters = model.weights().parameters();
   info.weight_bytes = model.weights().bytes();
@@ -64,11 +71,12 @@ SamplingParams DefaultSampling(const ModelConfig& config) {
 
 absl::Status CheckOption(const char* name, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(name, ": ", value, " given, allowed ", low, " to ", high));
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ": ", value, " given, allowed ", low, " to ", high));
 }
 
-absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(const std::string& path,
-                                                                      const Checkpoint& checkpoint) {
+absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
+    const std::string& path, const Checkpoint& checkpoint) {
   const checkpoint::TextFiles& files = checkpoint.text();
   if (!files.directory.empty()) return text::OpenTokenizer(files.directory);
   if (files.pieces.empty()) return absl::NotFoundError("no tokenizer in the file");
@@ -78,17 +86,22 @@ absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(const std
   } else if (files.tokenizer_model == "llama") {
     vocabulary.kind = text::BpeVocabulary::Kind::kSentencePiece;
   } else {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": tokenizer.ggml.model: \"", files.tokenizer_model,
+    return absl::InvalidArgumentError(absl::StrCat(path, ": tokenizer.ggml.model: \"",
+                                                   files.tokenizer_model,
                                                    "\" found, \"gpt2\" or \"llama\" expected"));
   }
-  const auto id = [](int32_t value) { return value < 0 ? std::nullopt : std::optional<text::TokenId>(value); };
+  const auto id = [](int32_t value) {
+    return value < 0 ? std::nullopt : std::optional<text::TokenId>(value);
+  };
   vocabulary.pieces = files.pieces;
   vocabulary.scores = files.scores;
-  for (int32_t type : files.piece_types) vocabulary.types.push_back(static_cast<text::BpeVocabulary::Type>(type));
+  for (int32_t type : files.piece_types)
+    vocabulary.types.push_back(static_cast<text::BpeVocabulary::Type>(type));
   for (const std::string& merge : files.merges) {
-    const size_t space = merge.find(' ', 1);   // a piece may begin with one
+    const size_t space = merge.find(' ', 1);  // a piece may begin with one
     if (space == std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": tokenizer.ggml.merges: \"", merge, "\" has no two parts"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": tokenizer.ggml.merges: \"", merge, "\" has no two parts"));
     }
     vocabulary.merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
   }
@@ -105,7 +118,8 @@ absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(const std
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(const EngineOptions& options, StepObserver* observer) {
+absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(const EngineOptions& options,
+                                                             StepObserver* observer) {
   auto core = std::unique_ptr<EngineCore>(new EngineCore());
   core->facts_.options = options;
   core->observer_ = observer;
@@ -116,14 +130,15 @@ absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(const EngineOptions
 absl::Status EngineCore::OpenModels() {
   EngineOptions& options = facts_.options;
   if (options.device != "auto" && options.device != "cpu") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("device: \"", options.device, "\" given; this build has \"auto\" and \"cpu\""));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "device: \"", options.device, "\" given; this build has \"auto\" and \"cpu\""));
   }
   absl::StatusOr<std::unique_ptr<const Checkpoint>> target = Checkpoint::Open(options.model);
   if (!target.ok()) return target.status();
   std::unique_ptr<const Checkpoint> draft;
   if (!options.draft_model.empty()) {
-    absl::StatusOr<std::unique_ptr<const Checkpoint>> opened = Checkpoint::Open(options.draft_model);
+    absl::StatusOr<std::unique_ptr<const Checkpoint>> opened =
+        Checkpoint::Open(options.draft_model);
     if (!opened.ok()) return opened.status();
     draft = *std::move(opened);
   }
@@ -133,14 +148,17 @@ absl::Status EngineCore::OpenModels() {
   const int64_t context = options.max_context;
   ModelLimits limits;
   limits.max_rows = options.max_step_rows;
-  limits.max_logit_rows = std::min(options.max_step_rows, options.max_sequences * (options.max_draft_length + 1) + 32);
+  limits.max_logit_rows =
+      std::min(options.max_step_rows, options.max_sequences * (options.max_draft_length + 1) + 32);
   limits.max_sequences = options.max_sequences;
   limits.max_context = context;
-  absl::StatusOr<std::unique_ptr<Model>> model = Model::Load(**target, options.weight_type, limits, *backend_);
+  absl::StatusOr<std::unique_ptr<Model>> model =
+      Model::Load(**target, options.weight_type, limits, *backend_);
   if (!model.ok()) return model.status();
   target_ = *std::move(model);
   target_state_ = std::make_unique<StatePool>(
-      target_->weights().blocks(), StatePoolShape{options.max_sequences, context, options.kv_cache_tokens, false}, *backend_);
+      target_->weights().blocks(),
+      StatePoolShape{options.max_sequences, context, options.kv_cache_tokens, false}, *backend_);
   facts_.model = Describe(options.model, **target, *target_, *target_state_, context);
 
   if (draft != nullptr) {
@@ -150,14 +168,17 @@ absl::Status EngineCore::OpenModels() {
     if (!model.ok()) return model.status();
     draft_ = *std::move(model);
     draft_state_ = std::make_unique<StatePool>(
-        draft_->weights().blocks(), StatePoolShape{options.max_sequences, context, options.kv_cache_tokens, true}, *backend_);
+        draft_->weights().blocks(),
+        StatePoolShape{options.max_sequences, context, options.kv_cache_tokens, true}, *backend_);
     facts_.draft_model = Describe(options.draft_model, *draft, *draft_, *draft_state_, context);
   }
 
   const ModelConfig& config = (*target)->config();
-  sampler_ = std::make_unique<Sampler>(options.max_sequences, config.vocabulary, config.padded_vocabulary, *backend_);
+  sampler_ = std::make_unique<Sampler>(options.max_sequences, config.vocabulary,
+                                       config.padded_vocabulary, *backend_);
   decoder_ = std::make_unique<SpeculativeDecoder>(
-      SpeculativeDecoder::Shape{options.max_sequences, limits.max_rows, limits.max_logit_rows, options.max_draft_length},
+      SpeculativeDecoder::Shape{options.max_sequences, limits.max_rows, limits.max_logit_rows,
+                                options.max_draft_length},
       *backend_, *target_, *target_state_, draft_.get(), draft_state_.get(), *sampler_);
   scheduler_ = std::make_unique<Scheduler>(SchedulerLimits{limits.max_rows, limits.max_logit_rows});
   for (int slot = options.max_sequences - 1; slot >= 0; --slot) free_slots_.push_back(slot);
@@ -183,9 +204,9 @@ absl::Status EngineCore::OpenText(const Checkpoint& checkpoint) {
   if (!tokenizer.ok()) return tokenizer.status();
   facts_.tokenizer = *std::move(tokenizer);
   if (facts_.tokenizer->vocabulary_size() > checkpoint.config().padded_vocabulary) {
-    return absl::InvalidArgumentError(absl::StrCat(facts_.options.model, ": the tokenizer has ",
-                                                   facts_.tokenizer->vocabulary_size(), " tokens, the model ",
-                                                   checkpoint.config().padded_vocabulary));
+    return absl::InvalidArgumentError(absl::StrCat(
+        facts_.options.model, ": the tokenizer has ", facts_.tokenizer->vocabulary_size(),
+        " tokens, the model ", checkpoint.config().padded_vocabulary));
   }
   const auto token_text = [&](std::optional<text::TokenId> id) {
     return id.has_value() ? facts_.tokenizer->IdToToken(*id) : std::string();
@@ -203,8 +224,9 @@ absl::Status EngineCore::OpenText(const Checkpoint& checkpoint) {
   if (!source.ok()) return source.status();
   absl::StatusOr<text::ChatTemplate> chat_template = text::ChatTemplate::Parse(*source);
   if (!chat_template.ok()) {
-    return absl::Status(chat_template.status().code(),
-                        absl::StrCat(facts_.options.model, ": chat template: ", chat_template.status().message()));
+    return absl::Status(
+        chat_template.status().code(),
+        absl::StrCat(facts_.options.model, ": chat template: ", chat_template.status().message()));
   }
   facts_.chat_template = *std::move(chat_template);
   return absl::OkStatus();
@@ -228,18 +250,20 @@ absl::Status EngineCore::ResolveOptions(const Checkpoint& target, const Checkpoi
   if (draft != nullptr && (draft->config().vocabulary != config.vocabulary ||
                            draft->config().padded_vocabulary != config.padded_vocabulary)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        options.draft_model, ": draft model has a vocabulary of ", draft->config().vocabulary, " (", draft->config().padded_vocabulary,
-        " rows), the target of ", config.vocabulary, " (", config.padded_vocabulary, " rows); they must be the same"));
+        options.draft_model, ": draft model has a vocabulary of ", draft->config().vocabulary, " (",
+        draft->config().padded_vocabulary, " rows), the target of ", config.vocabulary, " (",
+        config.padded_vocabulary, " rows); they must be the same"));
   }
   int64_t model_context = config.context_length > 0 ? config.context_length : kUnboundedContext;
   if (config.context_length > 0 && options.max_context > config.context_length) {
-    return absl::InvalidArgumentError(absl::StrCat("max_context: ", options.max_context, " given, but the model's limit is ",
+    return absl::InvalidArgumentError(absl::StrCat("max_context: ", options.max_context,
+                                                   " given, but the model's limit is ",
                                                    config.context_length));
   }
   if (options.max_context == 0) options.max_context = model_context;
   if (options.kv_cache_tokens == 0) {
-    options.kv_cache_tokens =
-        std::max(options.max_context, std::min<int64_t>(options.max_context, 2048) * options.max_sequences);
+    options.kv_cache_tokens = std::max(
+        options.max_context, std::min<int64_t>(options.max_context, 2048) * options.max_sequences);
   }
   if (config.HasMixer(checkpoint::MixerKind::kAttention)) {
     options.max_context = std::min(options.max_context, options.kv_cache_tokens);
@@ -247,7 +271,8 @@ absl::Status EngineCore::ResolveOptions(const Checkpoint& target, const Checkpoi
   return absl::OkStatus();
 }
 
-// ---- requests ----------------------------------------------------------------------------------------------------------
+// ---- requests
+// ----------------------------------------------------------------------------------------------------------
 
 absl::Status EngineCore::Validate(const Request& request) const {
   const EngineOptions& options = facts_.options;
@@ -256,15 +281,18 @@ absl::Status EngineCore::Validate(const Request& request) const {
   if (prompt == 0) return absl::InvalidArgumentError("prompt: empty; at least one token is needed");
   const int64_t room = facts_.model.context - (request.score_from.has_value() ? 0 : 1);
   if (prompt > room) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt: ", prompt, " tokens given, allowed 1 to ", room));
+    return absl::InvalidArgumentError(
+        absl::StrCat("prompt: ", prompt, " tokens given, allowed 1 to ", room));
   }
   for (int64_t i = 0; i < prompt; ++i) {
     if (request.prompt[i] < 0 || request.prompt[i] >= vocabulary) {
-      return absl::InvalidArgumentError(absl::StrCat("prompt[", i, "]: token id ", request.prompt[i],
-                                                     " given, allowed 0 to ", vocabulary - 1));
+      return absl::InvalidArgumentError(absl::StrCat("prompt[", i, "]: token id ",
+                                                     request.prompt[i], " given, allowed 0 to ",
+                                                     vocabulary - 1));
     }
   }
-  if (absl::Status status = ValidateSampling(request.sampling, vocabulary); !status.ok()) return status;
+  if (absl::Status status = ValidateSampling(request.sampling, vocabulary); !status.ok())
+    return status;
 
   const StoppingParams& stopping = request.stopping;
   const size_t own_stops = stopping.ignore_eos ? 0 : facts_.model.eos_ids.size();
@@ -272,50 +300,62 @@ absl::Status EngineCore::Validate(const Request& request) const {
       CheckOption("stopping.max_tokens", stopping.max_tokens, 0, kMaxContext),
       CheckOption("stopping.min_tokens", stopping.min_tokens, 0,
                   stopping.max_tokens > 0 ? stopping.max_tokens : facts_.model.context),
-      CheckOption("stopping.stop_token_ids: count", static_cast<int64_t>(stopping.stop_token_ids.size()), 0,
+      CheckOption("stopping.stop_token_ids: count",
+                  static_cast<int64_t>(stopping.stop_token_ids.size()), 0,
                   kernels::kMaxStopIds - static_cast<int64_t>(own_stops)),
-      CheckOption("output.logprobs", request.output.logprobs, -1, std::min(kernels::kMaxAlternatives, vocabulary)),
+      CheckOption("output.logprobs", request.output.logprobs, -1,
+                  std::min(kernels::kMaxAlternatives, vocabulary)),
       CheckOption("output.prompt_logprobs", request.output.prompt_logprobs, -1,
                   std::min(kernels::kMaxAlternatives, vocabulary)),
       CheckOption("output.n", request.output.samples, 1, options.max_sequences),
-      CheckOption("speculation.draft_length", request.speculation.draft_length.value_or(0), 0, options.max_draft_length),
+      CheckOption("speculation.draft_length", request.speculation.draft_length.value_or(0), 0,
+                  options.max_draft_length),
   };
   for (const absl::Status& status : checks) {
     if (!status.ok()) return status;
   }
   for (TokenId id : stopping.stop_token_ids) {
     if (id < 0 || id >= vocabulary) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("stopping.stop_token_ids: token id ", id, " given, allowed 0 to ", vocabulary - 1));
+      return absl::InvalidArgumentError(absl::StrCat("stopping.stop_token_ids: token id ", id,
+                                                     " given, allowed 0 to ", vocabulary - 1));
     }
   }
   for (const std::string& stop : stopping.stop_strings) {
-    if (stop.empty()) return absl::InvalidArgumentError("stopping.stop_strings: empty string given");
+    if (stop.empty())
+      return absl::InvalidArgumentError("stopping.stop_strings: empty string given");
   }
   if (!stopping.stop_strings.empty() && facts_.tokenizer == nullptr) {
-    return absl::InvalidArgumentError("stopping.stop_strings: given, but the model has no tokenizer");
+    return absl::InvalidArgumentError(
+        "stopping.stop_strings: given, but the model has no tokenizer");
   }
   if (!stopping.stop_strings.empty()) {
     text::Detokenizer::Options detokenizer;
     detokenizer.stop_strings = stopping.stop_strings;
-    const absl::Status status = text::Detokenizer::Create(facts_.tokenizer.get(), std::move(detokenizer)).status();
-    if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("stopping.stop_strings: ", std::string(status.message())));
+    const absl::Status status =
+        text::Detokenizer::Create(facts_.tokenizer.get(), std::move(detokenizer)).status();
+    if (!status.ok())
+      return absl::InvalidArgumentError(
+          absl::StrCat("stopping.stop_strings: ", std::string(status.message())));
   }
   if (request.speculation.mode == SpeculationMode::kDraftModel && draft_ == nullptr) {
-    return absl::InvalidArgumentError("speculation.mode: DRAFT_MODEL given, but no draft model is loaded");
+    return absl::InvalidArgumentError(
+        "speculation.mode: DRAFT_MODEL given, but no draft model is loaded");
   }
-  if (request.score_from.has_value() && (*request.score_from < 1 || *request.score_from >= prompt)) {
+  if (request.score_from.has_value() &&
+      (*request.score_from < 1 || *request.score_from >= prompt)) {
     return absl::InvalidArgumentError(
         absl::StrCat("from: ", *request.score_from, " given, allowed 1 to ", prompt - 1));
   }
   // What one request takes must fit an empty engine, or it would wait for ever.
-  const int64_t longest = stopping.max_tokens > 0 ? std::min(facts_.model.context, prompt + stopping.max_tokens)
-                                                  : facts_.model.context;
+  const int64_t longest = stopping.max_tokens > 0
+                              ? std::min(facts_.model.context, prompt + stopping.max_tokens)
+                              : facts_.model.context;
   for (const StatePool* pool : {target_state_.get(), draft_state_.get()}) {
     if (pool != nullptr && pool->PagesFor(longest) * request.output.samples > pool->pages_total()) {
-      return absl::InvalidArgumentError(absl::StrCat("output.n: ", request.output.samples, " samples of up to ", longest,
-                                                     " tokens need more than the cache's ",
-                                                     pool->pages_total() * kernels::kPageTokens, " tokens"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("output.n: ", request.output.samples, " samples of up to ", longest,
+                       " tokens need more than the cache's ",
+                       pool->pages_total() * kernels::kPageTokens, " tokens"));
     }
   }
   return absl::OkStatus();

@@ -1,5 +1,5 @@
-// Settings of the engine and of one request: plain structs with defaults and units. Parsed and validated once, then
-// passed as const.
+// Settings of the engine and of one request: plain structs with defaults and units. Parsed and
+// validated once, then passed as const.
 
 #ifndef MAMBAD_ENGINE_OPTIONS_H_
 #define MAMBAD_ENGINE_OPTIONS_H_
@@ -14,70 +14,80 @@ namespace mambad {
 
 using TokenId = int32_t;
 
-// The longest draft a round may verify, in tokens; a round scores at most kMaxDraftLength + 1 rows a sequence.
+// The longest draft a round may verify, in tokens; a round scores at most kMaxDraftLength + 1 rows
+// a sequence.
 inline constexpr int kMaxDraftLength = 16;
 
-enum class ComputeType { kAuto, kFloat32, kBFloat16 };        // kAuto: what most of the file's matrices are
+enum class ComputeType {
+  kAuto,
+  kFloat32,
+  kBFloat16
+};  // kAuto: what most of the file's matrices are
 enum class DrafterKind { kNone, kDraftModel, kPromptLookup };
 
 struct EngineOptions {
-  std::string model;             // checkpoint directory or .gguf file
-  std::string draft_model;       // the same; empty: no draft model
-  std::string device = "auto";   // "auto", "cpu", "cuda"
-  int threads = 0;               // CPU backend's compute threads; 0: one a core that this process may use
+  std::string model;            // checkpoint directory or .gguf file
+  std::string draft_model;      // the same; empty: no draft model
+  std::string device = "auto";  // "auto", "cpu", "cuda"
+  int threads = 0;  // CPU backend's compute threads; 0: one a core that this process may use
   ComputeType weight_type = ComputeType::kAuto;
-  // CPU backend, bf16 weights, machines with bf16 dot products only: round activations to bf16 before a product.
-  // Faster prompts, log-probabilities off by about 1e-2; off, products are as exact as float32 allows.
+  // CPU backend, bf16 weights, machines with bf16 dot products only: round activations to bf16
+  // before a product. Faster prompts, log-probabilities off by about 1e-2; off, products are as
+  // exact as float32 allows.
   bool bfloat16_activations = false;
 
-  int max_sequences = 16;        // sequences that run together: state slots
-  int64_t max_context = 0;       // tokens of prompt + answer; 0: the model's own limit, or 32768 without one
-  int64_t kv_cache_tokens = 0;   // room for keys and values, tokens over all sequences; 0: max_sequences * 2048 or one
-                                 // whole context, the larger
-  int max_step_rows = 256;       // rows the target scores in one step: bounds the time between tokens while prompts run
-  int max_waiting = 256;         // requests queued beyond those running; more are refused at once
+  int max_sequences = 16;  // sequences that run together: state slots
+  int64_t max_context =
+      0;  // tokens of prompt + answer; 0: the model's own limit, or 32768 without one
+  int64_t kv_cache_tokens = 0;  // room for keys and values, tokens over all sequences; 0:
+                                // max_sequences * 2048 or one whole context, the larger
+  int max_step_rows =
+      256;  // rows the target scores in one step: bounds the time between tokens while prompts run
+  int max_waiting = 256;  // requests queued beyond those running; more are refused at once
   int64_t max_waiting_tokens = 1 << 20;  // prompt tokens in the queue
 
-  bool speculation = true;       // false: requests' speculation settings are ignored and nothing is drafted
-  bool prompt_lookup = true;     // prompt lookup may be used where no draft model is, or beats it
-  int max_draft_length = 8;      // 1..kMaxDraftLength; adaptive lengths stay at or below it
+  bool speculation =
+      true;  // false: requests' speculation settings are ignored and nothing is drafted
+  bool prompt_lookup = true;  // prompt lookup may be used where no draft model is, or beats it
+  int max_draft_length = 8;   // 1..kMaxDraftLength; adaptive lengths stay at or below it
 };
 
-// How the next token is chosen. Defaults are those of a request that says nothing (after the model's own).
+// How the next token is chosen. Defaults are those of a request that says nothing (after the
+// model's own).
 struct SamplingParams {
-  float temperature = 0.0f;            // [0, 100]; 0: greedy
-  float top_p = 1.0f;                  // (0, 1]
-  int top_k = 0;                       // [0, vocabulary]; 0: off
-  float min_p = 0.0f;                  // [0, 1]
-  float repetition_penalty = 1.0f;     // (0, 100]; prompt and answer
-  float presence_penalty = 0.0f;       // [-100, 100]; answer only
-  float frequency_penalty = 0.0f;      // [-100, 100]; answer only, per occurrence
+  float temperature = 0.0f;         // [0, 100]; 0: greedy
+  float top_p = 1.0f;               // (0, 1]
+  int top_k = 0;                    // [0, vocabulary]; 0: off
+  float min_p = 0.0f;               // [0, 1]
+  float repetition_penalty = 1.0f;  // (0, 100]; prompt and answer
+  float presence_penalty = 0.0f;    // [-100, 100]; answer only
+  float frequency_penalty = 0.0f;   // [-100, 100]; answer only, per occurrence
   uint64_t seed = 0;
-  std::vector<std::pair<TokenId, float>> logit_bias;   // added to the logit
-  std::vector<TokenId> allowed_token_ids;              // empty: all
+  std::vector<std::pair<TokenId, float>> logit_bias;  // added to the logit
+  std::vector<TokenId> allowed_token_ids;             // empty: all
 };
 
 struct StoppingParams {
-  int64_t max_tokens = 0;              // 0: as many as the context allows
-  int64_t min_tokens = 0;              // end-of-text and stop ids cannot be sampled before
+  int64_t max_tokens = 0;  // 0: as many as the context allows
+  int64_t min_tokens = 0;  // end-of-text and stop ids cannot be sampled before
   std::vector<std::string> stop_strings;
   std::vector<TokenId> stop_token_ids;
   bool ignore_eos = false;
-  bool include_stop = false;           // leave the stop string or stop token in the text
+  bool include_stop = false;  // leave the stop string or stop token in the text
 };
 
 struct OutputParams {
-  int logprobs = -1;                   // alternatives a token; 0: the chosen token only; -1: none
-  int prompt_logprobs = -1;            // likewise for the prompt
-  bool echo = false;                   // prompt text first
-  int samples = 1;                     // answers forked after prefill
+  int logprobs = -1;         // alternatives a token; 0: the chosen token only; -1: none
+  int prompt_logprobs = -1;  // likewise for the prompt
+  bool echo = false;         // prompt text first
+  int samples = 1;           // answers forked after prefill
 };
 
 enum class SpeculationMode { kAuto, kOff, kDraftModel, kPromptLookup };
 
 struct SpeculationParams {
   SpeculationMode mode = SpeculationMode::kAuto;
-  std::optional<int> draft_length;     // 0..max_draft_length; absent: adaptive
+  std::optional<int> draft_length;  // 0..max_draft_length; absent: adaptive
 };
 
 }  // namespace mambad

@@ -17,62 +17,65 @@ namespace mambad {
 using RequestId = uint64_t;
 
 struct Request {
-  std::vector<TokenId> prompt;         // not empty; ids in [0, vocabulary)
+  std::vector<TokenId> prompt;  // not empty; ids in [0, vocabulary)
   SamplingParams sampling;
   StoppingParams stopping;
   OutputParams output;
   SpeculationParams speculation;
-  int priority = 0;                    // higher runs first
+  int priority = 0;  // higher runs first
   absl::Time deadline = absl::InfiniteFuture();
-  // Score instead of generate: no token is sampled; log-probabilities of prompt[score_from ..) are returned as
-  // prompt_logprobs of one final event. score_from >= 1.
+  // Score instead of generate: no token is sampled; log-probabilities of prompt[score_from ..) are
+  // returned as prompt_logprobs of one final event. score_from >= 1.
   std::optional<int64_t> score_from;
 };
 
 struct TokenLogprob {
   TokenId id = 0;
-  float logprob = 0;                                     // natural log, under the model's distribution before sampling
-                                                         // parameters, normalised over the real vocabulary
-  std::vector<std::pair<TokenId, float>> alternatives;   // most likely first
+  float logprob = 0;  // natural log, under the model's distribution before sampling
+                      // parameters, normalised over the real vocabulary
+  std::vector<std::pair<TokenId, float>> alternatives;  // most likely first
 };
 
 enum class FinishReason { kNone, kEos, kStop, kLength, kCancelled, kDeadline, kError };
 
 struct SpeculationReport {
-  int64_t rounds = 0;                                    // verify rounds with at least one draft
-  int64_t drafted = 0, accepted = 0;                     // tokens
-  std::vector<int64_t> accepted_per_position;            // [i]: rounds whose draft i was accepted
-  std::vector<int64_t> tokens_per_round;                 // [t]: rounds (plain ones too) that kept t tokens
-  int64_t draft_microseconds = 0, verify_microseconds = 0;   // this sequence's share of its batches' time
+  int64_t rounds = 0;                          // verify rounds with at least one draft
+  int64_t drafted = 0, accepted = 0;           // tokens
+  std::vector<int64_t> accepted_per_position;  // [i]: rounds whose draft i was accepted
+  std::vector<int64_t> tokens_per_round;       // [t]: rounds (plain ones too) that kept t tokens
+  int64_t draft_microseconds = 0,
+          verify_microseconds = 0;  // this sequence's share of its batches' time
 };
 
 struct RequestStats {
   int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
-  int64_t queue_microseconds = 0, prefill_microseconds = 0, first_token_microseconds = 0;   // since Submit, except
-  int64_t decode_microseconds = 0, total_microseconds = 0;                                  // prefill and decode: spans
+  int64_t queue_microseconds = 0, prefill_microseconds = 0,
+          first_token_microseconds = 0;                     // since Submit, except
+  int64_t decode_microseconds = 0, total_microseconds = 0;  // prefill and decode: spans
   SpeculationReport speculation;
 };
 
-// One step's news of one sample of one request. Text is valid UTF-8; concatenated over events it is the whole answer.
-// Every sample ends with exactly one event whose `finish` is not kNone.
+// One step's news of one sample of one request. Text is valid UTF-8; concatenated over events it is
+// the whole answer. Every sample ends with exactly one event whose `finish` is not kNone.
 struct TokenEvent {
   RequestId request = 0;
-  int index = 0;                                         // which of the `samples`
+  int index = 0;  // which of the `samples`
   std::string text;
   std::vector<TokenId> tokens;
-  std::vector<TokenLogprob> logprobs;                    // one a token, when asked for
-  std::vector<TokenLogprob> prompt_logprobs;             // once, in the first event of index 0; entry i is prompt[i + 1]
-                                                         // (scoring: prompt[score_from + i])
+  std::vector<TokenLogprob> logprobs;         // one a token, when asked for
+  std::vector<TokenLogprob> prompt_logprobs;  // once, in the first event of index 0; entry i is
+                                              // prompt[i + 1] (scoring: prompt[score_from + i])
   FinishReason finish = FinishReason::kNone;
-  std::string matched_stop;                              // stop string, when one ended the answer
-  std::optional<TokenId> matched_stop_id;                // eos or stop id, likewise
-  absl::Status error;                                    // why, when finish is kError
-  std::optional<RequestStats> stats;                     // with the final event
+  std::string matched_stop;                // stop string, when one ended the answer
+  std::optional<TokenId> matched_stop_id;  // eos or stop id, likewise
+  absl::Status error;                      // why, when finish is kError
+  std::optional<RequestStats> stats;       // with the final event
 };
 
-// Where a request's events go. Called on the engine thread: must not block. The event is the engine's own and reused
-// after the call (a decode step allocates nothing): copy what is to be kept. Returning false means that the reader has
-// fallen behind: the request pauses after this event (its slots stay) until Engine::Resume.
+// Where a request's events go. Called on the engine thread: must not block. The event is the
+// engine's own and reused after the call (a decode step allocates nothing): copy what is to be
+// kept. Returning false means that the reader has fallen behind: the request pauses after this
+// event (its slots stay) until Engine::Resume.
 class EventSink {
  public:
   virtual ~EventSink() = default;

@@ -9,13 +9,16 @@
 namespace mambad {
 namespace {
 
-constexpr int32_t kInPrompt = std::numeric_limits<int32_t>::min();   // the top bit
+constexpr int32_t kInPrompt = std::numeric_limits<int32_t>::min();  // the top bit
 
-absl::Status CheckRange(const char* field, double value, double low, bool low_allowed, double high) {
-  const bool ok = std::isfinite(value) && (low_allowed ? value >= low : value > low) && value <= high;
+absl::Status CheckRange(const char* field, double value, double low, bool low_allowed,
+                        double high) {
+  const bool ok =
+      std::isfinite(value) && (low_allowed ? value >= low : value > low) && value <= high;
   if (ok) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("sampling.", field, ": ", value, " given, allowed ",
-                                                 low_allowed ? "" : "above ", low, " to ", high));
+  return absl::InvalidArgumentError(absl::StrCat("sampling.", field, ": ", value,
+                                                 " given, allowed ", low_allowed ? "" : "above ",
+                                                 low, " to ", high));
 }
 
 absl::Status CheckToken(const char* field, int64_t id, int vocabulary) {
@@ -41,15 +44,18 @@ absl::Status ValidateSampling(const SamplingParams& params, int vocabulary) {
   }
   for (const auto& [id, bias] : params.logit_bias) {
     if (absl::Status status = CheckToken("logit_bias", id, vocabulary); !status.ok()) return status;
-    if (absl::Status status = CheckRange("logit_bias", bias, -1e4, true, 1e4); !status.ok()) return status;
+    if (absl::Status status = CheckRange("logit_bias", bias, -1e4, true, 1e4); !status.ok())
+      return status;
   }
   for (TokenId id : params.allowed_token_ids) {
-    if (absl::Status status = CheckToken("allowed_token_ids", id, vocabulary); !status.ok()) return status;
+    if (absl::Status status = CheckToken("allowed_token_ids", id, vocabulary); !status.ok())
+      return status;
   }
   return absl::OkStatus();
 }
 
-Sampler::Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Backend& backend) : backend_(backend) {
+Sampler::Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Backend& backend)
+    : backend_(backend) {
   const size_t cells = size_t{1} * slots * padded_vocabulary;
   states_ = backend.Allocate(slots * sizeof(kernels::SamplingState));
   counts_ = backend.Allocate(cells * sizeof(int32_t));
@@ -63,8 +69,9 @@ Sampler::Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Back
   bias_row_.resize(padded_vocabulary);
 }
 
-void Sampler::Configure(int slot, const SamplingParams& params, int sample, absl::Span<const TokenId> prompt,
-                        absl::Span<const TokenId> stop_ids, int64_t stop_from) {
+void Sampler::Configure(int slot, const SamplingParams& params, int sample,
+                        absl::Span<const TokenId> prompt, absl::Span<const TokenId> stop_ids,
+                        int64_t stop_from) {
   kernels::SamplingState state;
   state.temperature = params.temperature;
   state.top_p = params.top_p;
@@ -77,7 +84,8 @@ void Sampler::Configure(int slot, const SamplingParams& params, int sample, absl
   state.stop_from = static_cast<int32_t>(stop_from);
   state.stop_count = static_cast<int32_t>(std::min<size_t>(stop_ids.size(), kernels::kMaxStopIds));
   std::copy_n(stop_ids.begin(), state.stop_count, state.stop_ids);
-  if (params.repetition_penalty != 1 || params.presence_penalty != 0 || params.frequency_penalty != 0) {
+  if (params.repetition_penalty != 1 || params.presence_penalty != 0 ||
+      params.frequency_penalty != 0) {
     WriteCounts(slot, prompt);
     state.counts_row = slot;
   }
@@ -86,7 +94,7 @@ void Sampler::Configure(int slot, const SamplingParams& params, int sample, absl
     state.bias_row = slot;
   }
   backend_.Write(tables_.states + slot, &state, sizeof(state));
-  backend_.Synchronize();   // `state` goes away
+  backend_.Synchronize();  // `state` goes away
 }
 
 void Sampler::WriteCounts(int slot, absl::Span<const TokenId> prompt) {
@@ -97,7 +105,8 @@ void Sampler::WriteCounts(int slot, absl::Span<const TokenId> prompt) {
 }
 
 void Sampler::WriteBias(int slot, const SamplingParams& params) {
-  const float unlisted = params.allowed_token_ids.empty() ? 0.0f : -std::numeric_limits<float>::infinity();
+  const float unlisted =
+      params.allowed_token_ids.empty() ? 0.0f : -std::numeric_limits<float>::infinity();
   std::fill(bias_row_.begin(), bias_row_.end(), unlisted);
   for (TokenId id : params.allowed_token_ids) bias_row_[id] = 0.0f;
   for (const auto& [id, bias] : params.logit_bias) bias_row_[id] += bias;

@@ -1,5 +1,6 @@
-// The host's side of sampling: turns a request's SamplingParams into a slot's SamplingState in backend memory and owns the
-// tables that the sampling kernels read (penalty counts, biases). Engine thread.
+// The host's side of sampling: turns a request's SamplingParams into a slot's SamplingState in
+// backend memory and owns the tables that the sampling kernels read (penalty counts, biases).
+// Engine thread.
 
 #ifndef MAMBAD_ENGINE_SAMPLER_H_
 #define MAMBAD_ENGINE_SAMPLER_H_
@@ -22,10 +23,11 @@ class Sampler {
   // `vocabulary` ids may be sampled; logits rows have `padded_vocabulary` columns.
   Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Backend& backend);
 
-  // Prepares a slot for a sequence. `stop_ids` (at most kMaxStopIds) end it from position `stop_from` on. `sample` tells
-  // the samples of one request apart: their random draws differ.
-  void Configure(int slot, const SamplingParams& params, int sample, absl::Span<const TokenId> prompt,
-                 absl::Span<const TokenId> stop_ids, int64_t stop_from);
+  // Prepares a slot for a sequence. `stop_ids` (at most kMaxStopIds) end it from position
+  // `stop_from` on. `sample` tells the samples of one request apart: their random draws differ.
+  void Configure(int slot, const SamplingParams& params, int sample,
+                 absl::Span<const TokenId> prompt, absl::Span<const TokenId> stop_ids,
+                 int64_t stop_from);
 
   const kernels::SamplingTables& tables() const { return tables_; }
 
@@ -36,7 +38,7 @@ class Sampler {
   kernels::Backend& backend_;
   kernels::SamplingTables tables_;
   kernels::Buffer states_, counts_, bias_;
-  std::vector<int32_t> count_row_;   // one row's staging
+  std::vector<int32_t> count_row_;  // one row's staging
   std::vector<float> bias_row_;
 };
 

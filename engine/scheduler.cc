@@ -7,8 +7,9 @@
 namespace mambad {
 namespace {
 
-// Positions [begin, end) of a prompt chunk whose next token is to be scored, given that the chunk reads `feed` tokens from
-// the target's position on: row i predicts token i + 1, which must stand in the prompt.
+// Positions [begin, end) of a prompt chunk whose next token is to be scored, given that the chunk
+// reads `feed` tokens from the target's position on: row i predicts token i + 1, which must stand
+// in the prompt.
 struct Scored {
   int64_t begin = 0, end = 0;
   int count() const { return static_cast<int>(end - begin); }
@@ -16,7 +17,7 @@ struct Scored {
 
 Scored ScoredRows(const Sequence& sequence, int feed) {
   const ActiveRequest& active = *sequence.request;
-  int64_t first_row;   // the first row whose prediction is asked for
+  int64_t first_row;  // the first row whose prediction is asked for
   if (active.scoring()) {
     first_row = *active.request.score_from - 1;
   } else if (active.request.output.prompt_logprobs >= 0 && sequence.index == 0) {
@@ -32,13 +33,14 @@ Scored ScoredRows(const Sequence& sequence, int feed) {
 // The longest prompt chunk of at most `feed` rows whose logits fit.
 int FitLogits(const Sequence& sequence, int feed, int logit_rows) {
   while (feed > 0 && ScoredRows(sequence, feed).count() + 1 > logit_rows) {
-    feed = std::min(feed - 1, std::max(0, feed - (ScoredRows(sequence, feed).count() + 1 - logit_rows)));
+    feed = std::min(feed - 1,
+                    std::max(0, feed - (ScoredRows(sequence, feed).count() + 1 - logit_rows)));
   }
   return feed;
 }
 
-// Tokens that the target may read now: all, except that samples fork before the prompt's last token, and that scoring has no
-// use for the last one.
+// Tokens that the target may read now: all, except that samples fork before the prompt's last
+// token, and that scoring has no use for the last one.
 int64_t ReadableBacklog(const Sequence& sequence) {
   const ActiveRequest& active = *sequence.request;
   const bool holds_last = active.scoring() || (active.samples() > 1 && !active.forked);
@@ -61,7 +63,8 @@ void Scheduler::Plan(absl::Span<Sequence* const> running, absl::Span<const int> 
   const int fitting = std::min(decoding, std::max(1, rows - kept_for_prompts));
   if (fitting == decoding) first_decoding_ = 0;
   size_t seen = 0;
-  for (int pass = 0; pass < 2; ++pass) {   // from first_decoding_ to the end, then from the beginning
+  for (int pass = 0; pass < 2;
+       ++pass) {  // from first_decoding_ to the end, then from the beginning
     seen = 0;
     for (size_t i = 0; i < running.size(); ++i) {
       Sequence* sequence = running[i];
@@ -84,7 +87,8 @@ void Scheduler::Plan(absl::Span<Sequence* const> running, absl::Span<const int> 
     wished += entry.draft_length;
     longest = std::max(longest, entry.draft_length);
   }
-  const int room = std::max(0, std::min(rows - kept_for_prompts, logit_rows - (prompts > 0 ? prompts : 0)));
+  const int room =
+      std::max(0, std::min(rows - kept_for_prompts, logit_rows - (prompts > 0 ? prompts : 0)));
   while (wished > room) {
     --longest;
     for (StepEntry& entry : *plan) {
@@ -101,7 +105,8 @@ void Scheduler::Plan(absl::Span<Sequence* const> running, absl::Span<const int> 
   for (Sequence* sequence : running) {
     const int64_t readable = ReadableBacklog(*sequence);
     if (readable <= 0 || (readable == 1 && sequence->generated() > 0)) continue;
-    const int feed = FitLogits(*sequence, static_cast<int>(std::min<int64_t>(readable, rows)), logit_rows);
+    const int feed =
+        FitLogits(*sequence, static_cast<int>(std::min<int64_t>(readable, rows)), logit_rows);
     if (feed <= 0) continue;
     StepEntry& entry = plan->emplace_back();
     entry.sequence = sequence;

@@ -11,7 +11,7 @@ namespace mambad {
 namespace {
 
 constexpr int kAnswerTokens = 12;
-constexpr RequestId kFirstId = RequestId{1} << 62;   // far from the ids that requests get
+constexpr RequestId kFirstId = RequestId{1} << 62;  // far from the ids that requests get
 
 class Collector : public EventSink {
  public:
@@ -25,7 +25,8 @@ class Collector : public EventSink {
 // A prompt that repeats itself, so that prompt lookup has something to propose.
 std::vector<TokenId> FixedPrompt(int which, int vocabulary) {
   std::vector<TokenId> prompt;
-  for (int i = 0; i < 9 + 4 * which; ++i) prompt.push_back((37 * (i % 5) + 101 * which + 11) % vocabulary);
+  for (int i = 0; i < 9 + 4 * which; ++i)
+    prompt.push_back((37 * (i % 5) + 101 * which + 11) % vocabulary);
   return prompt;
 }
 
@@ -38,9 +39,11 @@ std::vector<std::vector<TokenId>> Decode(EngineCore& core, SpeculationMode mode,
     request.stopping.max_tokens = kAnswerTokens;
     request.stopping.ignore_eos = true;
     request.speculation.mode = mode;
-    if (mode != SpeculationMode::kOff) request.speculation.draft_length = std::min(3, facts.options.max_draft_length);
+    if (mode != SpeculationMode::kOff)
+      request.speculation.draft_length = std::min(3, facts.options.max_draft_length);
     collectors.push_back(std::make_shared<Collector>());
-    if (core.Validate(request).ok()) core.Admit(kFirstId + i, std::move(request), collectors.back(), absl::Now()).IgnoreError();
+    if (core.Validate(request).ok())
+      core.Admit(kFirstId + i, std::move(request), collectors.back(), absl::Now()).IgnoreError();
   }
   while (core.Step(absl::Now())) {
   }
@@ -60,8 +63,10 @@ bool SelfCheck(EngineCore& core) {
     prompts = std::min(3, facts.options.max_sequences);
     plain = Decode(core, SpeculationMode::kOff, prompts);
   }
-  if (facts.draft_model.has_value() && Decode(core, SpeculationMode::kDraftModel, prompts) != plain) return false;
-  return !facts.options.prompt_lookup || Decode(core, SpeculationMode::kPromptLookup, prompts) == plain;
+  if (facts.draft_model.has_value() && Decode(core, SpeculationMode::kDraftModel, prompts) != plain)
+    return false;
+  return !facts.options.prompt_lookup ||
+         Decode(core, SpeculationMode::kPromptLookup, prompts) == plain;
 }
 
 }  // namespace mambad

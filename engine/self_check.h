@@ -7,8 +7,9 @@
 
 namespace mambad {
 
-// Decodes a few fixed prompts greedily, plain and with every drafter there is, and compares the tokens. False: they differ.
-// Bounded by tokens and by about half a second. The core must be idle, and is so again afterwards.
+// Decodes a few fixed prompts greedily, plain and with every drafter there is, and compares the
+// tokens. False: they differ. Bounded by tokens and by about half a second. The core must be idle,
+// and is so again afterwards.
 bool SelfCheck(EngineCore& core);
 
 }  // namespace mambad

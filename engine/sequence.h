@@ -1,4 +1,5 @@
-// One answer in the making: its tokens and how far each model has read them. Owned by EngineCore; engine thread.
+// One answer in the making: its tokens and how far each model has read them. Owned by EngineCore;
+// engine thread.
 
 #ifndef MAMBAD_ENGINE_SEQUENCE_H_
 #define MAMBAD_ENGINE_SEQUENCE_H_
@@ -18,8 +19,8 @@ namespace mambad {
 
 struct ActiveRequest;
 
-// How far one model has read a sequence. `fed` tokens are in its state: all but the last `replay` committed to the
-// checkpoint, those waiting in the replay rows (kernels/backend.h).
+// How far one model has read a sequence. `fed` tokens are in its state: all but the last `replay`
+// committed to the checkpoint, those waiting in the replay rows (kernels/backend.h).
 struct ReadPosition {
   int64_t fed = 0;
   int replay = 0;
@@ -27,18 +28,19 @@ struct ReadPosition {
 
 struct Sequence {
   ActiveRequest* request = nullptr;
-  int index = 0;                       // which sample of its request
-  int slot = -1;                       // -1: none yet, or returned
+  int index = 0;  // which sample of its request
+  int slot = -1;  // -1: none yet, or returned
 
-  std::vector<TokenId> tokens;         // prompt, then what was kept; capacity for all is reserved at admission
+  std::vector<TokenId>
+      tokens;  // prompt, then what was kept; capacity for all is reserved at admission
   int64_t prompt_length = 0;
-  int64_t token_limit = 0;             // tokens.size() may not pass this
+  int64_t token_limit = 0;  // tokens.size() may not pass this
   ReadPosition target, draft;
 
-  std::optional<text::Detokenizer> detokenizer;   // absent when the model has no tokenizer
-  std::optional<PromptLookup> lookup;             // present when prompt lookup may be used
-  DraftStatistics draft_statistics;               // acceptance as this sequence has seen it
-  DrafterKind drafter = DrafterKind::kNone;       // chosen for the next step
+  std::optional<text::Detokenizer> detokenizer;  // absent when the model has no tokenizer
+  std::optional<PromptLookup> lookup;            // present when prompt lookup may be used
+  DraftStatistics draft_statistics;              // acceptance as this sequence has seen it
+  DrafterKind drafter = DrafterKind::kNone;      // chosen for the next step
 
   bool finished = false;
   RequestStats stats;

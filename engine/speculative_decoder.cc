@@ -8,14 +8,17 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
-constexpr int kKept = kernels::kMaxWindowRows + 1;   // tokens a sequence may keep in one step
+constexpr int kKept = kernels::kMaxWindowRows + 1;  // tokens a sequence may keep in one step
 
 }  // namespace
 
 SpeculativeDecoder::SpeculativeDecoder(const Shape& shape, kernels::Backend& backend, Model& target,
-                                       StatePool& target_state, Model* draft, StatePool* draft_state, Sampler& sampler)
+                                       StatePool& target_state, Model* draft,
+                                       StatePool* draft_state, Sampler& sampler)
     : shape_(shape),
       backend_(backend),
       target_(target),
@@ -28,10 +31,13 @@ SpeculativeDecoder::SpeculativeDecoder(const Shape& shape, kernels::Backend& bac
   verify_.Reserve(inputs_, sequences, shape.max_rows, shape.max_logit_rows);
   for (size_t call = 0; call < draft_calls_.size(); ++call) {
     DraftCall& c = draft_calls_[call];
-    c.batch.Reserve(inputs_, sequences, call == 0 ? draft->limits().max_rows : sequences, sequences);
-    for (auto* array : {&c.logit_row, &c.position, &c.token_row, &c.next_row}) inputs_.Add(array, sequences);
+    c.batch.Reserve(inputs_, sequences, call == 0 ? draft->limits().max_rows : sequences,
+                    sequences);
+    for (auto* array : {&c.logit_row, &c.position, &c.token_row, &c.next_row})
+      inputs_.Add(array, sequences);
   }
-  for (auto* array : {&accept_slot_, &logit_begin_, &draft_length_, &token_row_, &accept_position_, &limit_, &proposal_}) {
+  for (auto* array : {&accept_slot_, &logit_begin_, &draft_length_, &token_row_, &accept_position_,
+                      &limit_, &proposal_}) {
     inputs_.Add(array, sequences);
   }
   inputs_.Add(&score_logit_row_, shape.max_logit_rows);
@@ -51,14 +57,16 @@ SpeculativeDecoder::SpeculativeDecoder(const Shape& shape, kernels::Backend& bac
   logprobs_.Allocate(backend);
 
   if (draft != nullptr) {
-    q_ = backend.Allocate(sizeof(float) * sequences * kernels::kMaxWindowRows * target.config().padded_vocabulary);
+    q_ = backend.Allocate(sizeof(float) * sequences * kernels::kMaxWindowRows *
+                          target.config().padded_vocabulary);
   }
   verify_row_.resize(sequences);
   accept_index_.resize(sequences);
   draft_row_.resize(sequences);
 }
 
-StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternatives, int score_alternatives) {
+StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternatives,
+                                  int score_alternatives) {
   StepTimes times;
   verify_.Clear();
   draft_call_count_ = accept_count_ = score_count_ = 0;
@@ -72,14 +80,16 @@ StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternative
   round.sequences = verify_.sequences();
   round.rows = verify_.rows();
   round.draft_model = draft_call_count_ > 0;
-  for (const StepEntry& entry : entries) round.draft_length = std::max(round.draft_length, entry.draft_length);
+  for (const StepEntry& entry : entries)
+    round.draft_length = std::max(round.draft_length, entry.draft_length);
   inputs_.Upload(backend_);
   backend_.BeginRound(round);
   if (draft_call_count_ > 0) {
     RunDrafts();
     backend_.Synchronize();
     times.draft_seconds = SecondsSince(start);
-    for (int call = 0; call < draft_call_count_; ++call) times.draft_rows += draft_calls_[call].batch.rows();
+    for (int call = 0; call < draft_call_count_; ++call)
+      times.draft_rows += draft_calls_[call].batch.rows();
   }
   RunVerify(alternatives, score_alternatives);
   backend_.EndRound();
@@ -93,26 +103,28 @@ StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternative
   return times;
 }
 
-// A draft model that has not read up to the end of a sequence reads as much as fits this step; when that is not all, the
-// sequence goes without drafts. Call 0 of the draft model.
+// A draft model that has not read up to the end of a sequence reads as much as fits this step; when
+// that is not all, the sequence goes without drafts. Call 0 of the draft model.
 void SpeculativeDecoder::PlanDraftModel(absl::Span<StepEntry> entries) {
   for (DraftCall& call : draft_calls_) call.batch.Clear();
   if (draft_ == nullptr) return;
   int rows_left = draft_->limits().max_rows;
-  int waiting = 0;   // sequences still to come, each of which may have two rows to read
-  for (const StepEntry& entry : entries) waiting += entry.drafter == DrafterKind::kDraftModel && entry.draft_length > 0;
+  int waiting = 0;  // sequences still to come, each of which may have two rows to read
+  for (const StepEntry& entry : entries)
+    waiting += entry.drafter == DrafterKind::kDraftModel && entry.draft_length > 0;
   for (StepEntry& entry : entries) {
     if (entry.drafter != DrafterKind::kDraftModel || entry.draft_length == 0) continue;
     --waiting;
     Sequence& sequence = *entry.sequence;
     const int64_t backlog = static_cast<int64_t>(sequence.tokens.size()) - sequence.draft.fed;
-    const int rows = static_cast<int>(std::min<int64_t>(backlog, std::max(0, rows_left - 2 * waiting)));
+    const int rows =
+        static_cast<int>(std::min<int64_t>(backlog, std::max(0, rows_left - 2 * waiting)));
     if (rows < backlog) entry.draft_length = 0;
     if (rows == 0) continue;
     rows_left -= rows;
     StepBatch& batch = draft_calls_[0].batch;
-    const int first = batch.AddSequence(
-        {sequence.slot, sequence.draft.fed, sequence.draft.replay, /*commit=*/rows, /*window_start=*/0, rows});
+    const int first = batch.AddSequence({sequence.slot, sequence.draft.fed, sequence.draft.replay,
+                                         /*commit=*/rows, /*window_start=*/0, rows});
     for (int i = 0; i < rows; ++i) batch.token(first + i) = sequence.tokens[sequence.draft.fed + i];
     draft_row_[&entry - entries.data()] = first + rows - 1;
     sequence.draft = {sequence.draft.fed + rows, 0};
@@ -128,8 +140,9 @@ void SpeculativeDecoder::PlanVerify(absl::Span<StepEntry> entries) {
     const bool sampled = entry.feeds_all() && entry.limit > 0;
     const int drafts = sampled ? entry.draft_length : 0;
     const int64_t position = sequence.target.fed;
-    const int first = verify_.AddSequence(
-        {sequence.slot, position, sequence.target.replay, /*commit=*/entry.feed, /*window_start=*/0, entry.feed + drafts});
+    const int first =
+        verify_.AddSequence({sequence.slot, position, sequence.target.replay, /*commit=*/entry.feed,
+                             /*window_start=*/0, entry.feed + drafts});
     for (int i = 0; i < entry.feed; ++i) verify_.token(first + i) = sequence.tokens[position + i];
     if (entry.drafter == DrafterKind::kPromptLookup) {
       for (int i = 0; i < drafts; ++i) verify_.token(first + entry.feed + i) = entry.lookup[i];
@@ -156,8 +169,8 @@ void SpeculativeDecoder::PlanVerify(absl::Span<StepEntry> entries) {
   }
 }
 
-// Call j of the draft model reads draft j-1 of every sequence that wants more than j drafts (call 0: its backlog) and draws
-// draft j. Calls' rows follow the order of the entries.
+// Call j of the draft model reads draft j-1 of every sequence that wants more than j drafts (call
+// 0: its backlog) and draws draft j. Calls' rows follow the order of the entries.
 void SpeculativeDecoder::PlanDraftCalls(absl::Span<StepEntry> entries) {
   int longest = 0;
   for (const StepEntry& entry : entries) {
@@ -166,15 +179,16 @@ void SpeculativeDecoder::PlanDraftCalls(absl::Span<StepEntry> entries) {
   for (int j = 0; j < longest; ++j) {
     DraftCall& call = draft_calls_[j];
     std::fill_n(call.logit_row.host, accept_count_, -1);
-    int next_rows = 0;   // rows that call j+1 will have
+    int next_rows = 0;  // rows that call j+1 will have
     for (size_t e = 0; e < entries.size(); ++e) {
       const StepEntry& entry = entries[e];
       const int a = accept_index_[e];
       if (entry.drafter != DrafterKind::kDraftModel || entry.draft_length <= j || a < 0) continue;
       const Sequence& sequence = *entry.sequence;
-      const int row = j == 0 ? draft_row_[e]
-                             : call.batch.AddSequence({sequence.slot, sequence.draft.fed + j - 1, /*replay=*/0,
-                                                       /*commit=*/0, /*window_start=*/j - 1, /*rows=*/1});
+      const int row =
+          j == 0 ? draft_row_[e]
+                 : call.batch.AddSequence({sequence.slot, sequence.draft.fed + j - 1, /*replay=*/0,
+                                           /*commit=*/0, /*window_start=*/j - 1, /*rows=*/1});
       call.logit_row.host[a] = call.batch.AddLogits(row);
       call.position.host[a] = accept_position_.host[a] + j;
       call.token_row.host[a] = verify_row_[e] + 1 + j;
@@ -188,7 +202,7 @@ void SpeculativeDecoder::RunDrafts() {
   for (int j = 0; j < draft_call_count_; ++j) {
     DraftCall& call = draft_calls_[j];
     draft_->Forward(call.batch.View(*draft_state_, /*keeps_working=*/true), *draft_state_);
-    if (call.batch.logit_count() == 0) continue;   // only catching up
+    if (call.batch.logit_count() == 0) continue;  // only catching up
     kernels::DraftSampling sampling;
     sampling.sequences = accept_count_;
     sampling.slot = accept_slot_.device;
@@ -231,12 +245,13 @@ void SpeculativeDecoder::RunVerify(int alternatives, int score_alternatives) {
   acceptance.q = q_.as<float>();
   acceptance.alternatives = alternatives;
   backend_.Accept(acceptance, sampler_.tables(), target_.workspace(),
-                  {accepted_.device, kept_.device, tokens_.device, stopped_.device, kept_logprobs_.device,
-                   kept_ids_.device, kept_alternatives_.device});
+                  {accepted_.device, kept_.device, tokens_.device, stopped_.device,
+                   kept_logprobs_.device, kept_ids_.device, kept_alternatives_.device});
 }
 
-// Hands the results to the entries and moves the read positions: the target has read the backlog and the kept drafts (these
-// wait in its replay rows), the draft model all of those that it proposed but the last.
+// Hands the results to the entries and moves the read positions: the target has read the backlog
+// and the kept drafts (these wait in its replay rows), the draft model all of those that it
+// proposed but the last.
 void SpeculativeDecoder::Collect(absl::Span<StepEntry> entries) {
   for (size_t e = 0; e < entries.size(); ++e) {
     StepEntry& entry = entries[e];

@@ -1,5 +1,5 @@
-// A block of numbers with the same layout in host and backend memory: a step's arrays are filled on the host and go over in
-// one write, its results come back in one read.
+// A block of numbers with the same layout in host and backend memory: a step's arrays are filled on
+// the host and go over in one write, its results come back in one read.
 
 #ifndef MAMBAD_ENGINE_STAGING_AREA_H_
 #define MAMBAD_ENGINE_STAGING_AREA_H_
@@ -36,15 +36,21 @@ class StagingArea {
     }
   }
 
-  void Upload(kernels::Backend& backend) { backend.Write(device_.data(), host_.data(), host_.size() * sizeof(T)); }
-  void Download(kernels::Backend& backend) { backend.Read(host_.data(), device_.data(), host_.size() * sizeof(T)); }
+  void Upload(kernels::Backend& backend) {
+    backend.Write(device_.data(), host_.data(), host_.size() * sizeof(T));
+  }
+  void Download(kernels::Backend& backend) {
+    backend.Read(host_.data(), device_.data(), host_.size() * sizeof(T));
+  }
 
  private:
   struct Piece {
     Array* array;
     int64_t count;
   };
-  static int64_t Padded(int64_t count) { return (count + 15) / 16 * 16; }   // pieces begin on cache lines
+  static int64_t Padded(int64_t count) {
+    return (count + 15) / 16 * 16;
+  }  // pieces begin on cache lines
 
   std::vector<Piece> pieces_;
   std::vector<T> host_;

@@ -7,7 +7,8 @@ namespace mambad {
 
 using checkpoint::MixerKind;
 
-StatePool::StatePool(const std::vector<Block>& blocks, const StatePoolShape& shape, kernels::Backend& backend)
+StatePool::StatePool(const std::vector<Block>& blocks, const StatePoolShape& shape,
+                     kernels::Backend& backend)
     : backend_(backend), shape_(shape), layers_(blocks.size()) {
   for (const Block& block : blocks) has_attention_ |= block.mixer == MixerKind::kAttention;
   if (has_attention_) {
@@ -35,7 +36,8 @@ StatePool::StatePool(const std::vector<Block>& blocks, const StatePoolShape& sha
     }
   }
   // The lowest page is handed out first.
-  for (int64_t page = pages_total_ - 1; page >= 0; --page) free_pages_.push_back(static_cast<int32_t>(page));
+  for (int64_t page = pages_total_ - 1; page >= 0; --page)
+    free_pages_.push_back(static_cast<int32_t>(page));
   table_.assign(size_t{1} * shape.slots * pages_per_sequence_, 0);
   assigned_.assign(shape.slots, 0);
   device_table_ = backend.Allocate(table_.size() * sizeof(int32_t));
@@ -81,13 +83,15 @@ void StatePool::Fork(int from, int to, int64_t positions) {
   for (Layer& layer : layers_) {
     if (layer.recurrent.data != nullptr) {
       const int64_t floats = layer.recurrent.layout.floats;
-      backend_.Copy(layer.recurrent.data + to * floats, layer.recurrent.data + from * floats, floats * sizeof(float));
+      backend_.Copy(layer.recurrent.data + to * floats, layer.recurrent.data + from * floats,
+                    floats * sizeof(float));
       continue;
     }
     const int64_t floats = layer.key_value_floats;
     for (int64_t i = 0; i < pages; ++i) {
       for (float* data : {layer.key_values.keys, layer.key_values.values}) {
-        backend_.Copy(data + to_row[i] * floats, data + from_row[i] * floats, floats * sizeof(float));
+        backend_.Copy(data + to_row[i] * floats, data + from_row[i] * floats,
+                      floats * sizeof(float));
       }
     }
   }
@@ -97,7 +101,7 @@ void StatePool::UploadTableRow(int slot) {
   const int64_t offset = int64_t{slot} * pages_per_sequence_;
   backend_.Write(device_table_.as<int32_t>() + offset, table_.data() + offset,
                  pages_per_sequence_ * sizeof(int32_t));
-  backend_.Synchronize();   // the row may change again before the copy has run
+  backend_.Synchronize();  // the row may change again before the copy has run
 }
 
 }  // namespace mambad

@@ -1,5 +1,6 @@
-// One model's per-sequence memory: for every slot the recurrent layers' blocks, and pages of keys and values. All of it is
-// allocated at open; acquiring and releasing only moves numbers. Engine thread.
+// One model's per-sequence memory: for every slot the recurrent layers' blocks, and pages of keys
+// and values. All of it is allocated at open; acquiring and releasing only moves numbers. Engine
+// thread.
 
 #ifndef MAMBAD_ENGINE_STATE_POOL_H_
 #define MAMBAD_ENGINE_STATE_POOL_H_
@@ -15,14 +16,16 @@ namespace mambad {
 
 struct StatePoolShape {
   int slots = 0;
-  int64_t max_context = 0;     // positions a sequence may have
-  int64_t cache_tokens = 0;    // room for keys and values over all sequences; ignored without attention layers
+  int64_t max_context = 0;  // positions a sequence may have
+  int64_t cache_tokens =
+      0;  // room for keys and values over all sequences; ignored without attention layers
   bool keeps_working = false;  // windows are extended row by row (a draft model)
 };
 
 class StatePool {
  public:
-  StatePool(const std::vector<Block>& blocks, const StatePoolShape& shape, kernels::Backend& backend);
+  StatePool(const std::vector<Block>& blocks, const StatePoolShape& shape,
+            kernels::Backend& backend);
 
   // Pages that a sequence of `positions` positions takes; 0 without attention layers.
   int64_t PagesFor(int64_t positions) const;
@@ -31,12 +34,13 @@ class StatePool {
   // The most positions a sequence can have, for which pages exist at all.
   int64_t max_positions() const;
 
-  // Zeroes the slot's recurrent state and assigns pages for `positions` positions. False, and nothing changed, when too
-  // few pages are free. The slot must be released.
+  // Zeroes the slot's recurrent state and assigns pages for `positions` positions. False, and
+  // nothing changed, when too few pages are free. The slot must be released.
   bool Acquire(int slot, int64_t positions);
   // Returns the slot's pages.
   void Release(int slot);
-  // Makes `to`, already acquired, what `from` is after `positions` positions: copies state, keys and values.
+  // Makes `to`, already acquired, what `from` is after `positions` positions: copies state, keys
+  // and values.
   void Fork(int from, int to, int64_t positions);
 
   const kernels::RecurrentState& recurrent(size_t layer) const { return layers_[layer].recurrent; }
@@ -52,7 +56,7 @@ class StatePool {
   struct Layer {
     kernels::RecurrentState recurrent;
     kernels::KeyValueState key_values;
-    int64_t key_value_floats = 0;    // of one page's keys; its values take as many
+    int64_t key_value_floats = 0;  // of one page's keys; its values take as many
     kernels::Buffer memory, values;
   };
 
@@ -66,8 +70,8 @@ class StatePool {
   int64_t pages_total_ = 0;
   int64_t recurrent_floats_ = 0, page_floats_ = 0;
   std::vector<int32_t> free_pages_;
-  std::vector<int32_t> table_;              // [slots, pages_per_sequence]; the host's copy
-  std::vector<int32_t> assigned_;           // [slots], pages in use
+  std::vector<int32_t> table_;     // [slots, pages_per_sequence]; the host's copy
+  std::vector<int32_t> assigned_;  // [slots], pages in use
   kernels::Buffer device_table_;
 };
 

@@ -1,4 +1,5 @@
-// The arrays of one forward pass, in a staging area: what kernels::Batch points at. Filled sequence by sequence.
+// The arrays of one forward pass, in a staging area: what kernels::Batch points at. Filled sequence
+// by sequence.
 
 #ifndef MAMBAD_ENGINE_STEP_BATCH_H_
 #define MAMBAD_ENGINE_STEP_BATCH_H_
@@ -18,7 +19,8 @@ class StepBatch {
   // Reserves the arrays in `area`. `this` must not move before the area is allocated.
   void Reserve(StagingArea<int32_t>& area, int max_sequences, int max_rows, int max_logit_rows) {
     area.Add(&row_begin_, max_sequences + 1);
-    for (Array* array : {&slot_, &position_, &replay_, &commit_, &window_start_}) area.Add(array, max_sequences);
+    for (Array* array : {&slot_, &position_, &replay_, &commit_, &window_start_})
+      area.Add(array, max_sequences);
     area.Add(&tokens_, max_rows);
     area.Add(&logit_rows_, max_logit_rows);
   }
@@ -27,7 +29,7 @@ class StepBatch {
 
   struct Window {
     int slot = 0;
-    int64_t position = 0;    // of the first row
+    int64_t position = 0;  // of the first row
     int replay = 0, commit = 0, window_start = 0;
     int rows = 0;
   };

@@ -1,23 +1,27 @@
-// The whole hardware contract: what a device must do so that the engine can serve a model on it. About a dozen fused
-// operations, memory, and one ordering rule.
+// The whole hardware contract: what a device must do so that the engine can serve a model on it.
+// About a dozen fused operations, memory, and one ordering rule.
 //
-// Symbols: d width of the residual stream; R rows of a step (tokens of all its sequences); S sequences of a step; V
-// (padded) vocabulary. I inner width, N state size, G groups, r dt rank, W convolution taps; H, K query and key/value heads,
-// hd head width. The equations are in kernels/README.md.
+// Symbols: d width of the residual stream; R rows of a step (tokens of all its sequences); S
+// sequences of a step; V (padded) vocabulary. I inner width, N state size, G groups, r dt rank, W
+// convolution taps; H, K query and key/value heads, hd head width. The equations are in
+// kernels/README.md.
 //
-// ORDER. Operations run in the order they are called. They may still be running when the call returns: host memory that
-// they read or write must stay untouched until Synchronize(). An operation's host-side arguments (pointers, counts that
-// size a launch) never depend on a result of the same round; everything that does (tokens, accepted counts, random
-// draws) is read from backend memory. A whole round, drafts, verify and accept, can therefore be recorded between
-// BeginRound and EndRound once for each RoundShape and replayed; ReadResults is its only wait.
+// ORDER. Operations run in the order they are called. They may still be running when the call
+// returns: host memory that they read or write must stay untouched until Synchronize(). An
+// operation's host-side arguments (pointers, counts that size a launch) never depend on a result of
+// the same round; everything that does (tokens, accepted counts, random draws) is read from backend
+// memory. A whole round, drafts, verify and accept, can therefore be recorded between BeginRound
+// and EndRound once for each RoundShape and replayed; ReadResults is its only wait.
 //
-// EXACTNESS. A row's result never depends on which other rows, sequences or how many of them share the call, nor on the
-// number of threads. Replay, verify, single steps and (on the CPU) prefill run the same instructions.
+// EXACTNESS. A row's result never depends on which other rows, sequences or how many of them share
+// the call, nor on the number of threads. Replay, verify, single steps and (on the CPU) prefill run
+// the same instructions.
 //
-// THREAD. One thread drives a backend at a time (the engine thread). Several models may share one backend.
+// THREAD. One thread drives a backend at a time (the engine thread). Several models may share one
+// backend.
 //
-// ERRORS. Wrong shapes or types are bugs of the caller: the process dies with words. Nothing here allocates except
-// Allocate, Pack and CreateWorkspace.
+// ERRORS. Wrong shapes or types are bugs of the caller: the process dies with words. Nothing here
+// allocates except Allocate, Pack and CreateWorkspace.
 
 #ifndef MAMBAD_KERNELS_BACKEND_H_
 #define MAMBAD_KERNELS_BACKEND_H_
@@ -36,21 +40,24 @@ namespace mambad::kernels {
 // Uncommitted rows a window may hold: the longest draft.
 inline constexpr int kMaxWindowRows = 16;
 inline constexpr int kMaxConvolutionWidth = 8;
-inline constexpr int kPageTokens = 16;     // tokens a page of keys and values holds
-inline constexpr int kMaxStopIds = 32;     // eos and stop ids a sequence may have
+inline constexpr int kPageTokens = 16;  // tokens a page of keys and values holds
+inline constexpr int kMaxStopIds = 32;  // eos and stop ids a sequence may have
 inline constexpr int kMaxAlternatives = 32;
 
-// ---- weights --------------------------------------------------------------------------------------------------------
+// ---- weights
+// --------------------------------------------------------------------------------------------------------
 
-// A weight matrix [rows, columns] of y = W x in the backend's own packed layout. Immutable after Pack.
+// A weight matrix [rows, columns] of y = W x in the backend's own packed layout. Immutable after
+// Pack.
 struct WeightMatrix {
   int64_t rows = 0, columns = 0;
   ElementType type = ElementType::kFloat32;
+  int parts = 1;                         // how many threads the packing had in mind; the backend's own
   Buffer packed;
 };
 
-// Delivers rows [begin, end) of a matrix, row-major, to host memory; called from several threads at once for different
-// rows. Exactly the one that fits the packed type is called.
+// Delivers rows [begin, end) of a matrix, row-major, to host memory; called from several threads at
+// once for different rows. Exactly the one that fits the packed type is called.
 struct MatrixSource {
   std::function<void(int64_t begin, int64_t end, float* out)> float32;
   std::function<void(int64_t begin, int64_t end, uint16_t* out)> bfloat16;
@@ -58,50 +65,54 @@ struct MatrixSource {
 
 // RMSNorm: y = x / sqrt(mean(x^2) + epsilon) * weight, float32.
 struct NormWeights {
-  const float* weight = nullptr;   // backend memory
+  const float* weight = nullptr;  // backend memory
   float epsilon = 1e-5f;
 };
 
 // Mamba-1, standard and MambaInLlama; h += W_out mixer(RMSNorm(h)).
 //
-// Rows of `in`, standard (source_width 0): x [I], z [I]. `select` gives dt_low [r], B [N], C [N] from the convolved x.
-// MambaInLlama (source_width > 0): x [source_width], z [I], B [source_width], C [I], dt_low [r]; no `select`; x and B are
-// repeated to I numbers by whole groups of N (repeat-interleave); channel c belongs to group c / N of G = I / N.
+// Rows of `in`, standard (source_width 0): x [I], z [I]. `select` gives dt_low [r], B [N], C [N]
+// from the convolved x. MambaInLlama (source_width > 0): x [source_width], z [I], B [source_width],
+// C [I], dt_low [r]; no `select`; x and B are repeated to I numbers by whole groups of N
+// (repeat-interleave); channel c belongs to group c / N of G = I / N.
 struct MambaLayer {
-  int inner_width = 0, state_size = 0, dt_rank = 0, convolution_width = 4, groups = 1, source_width = 0;
+  int inner_width = 0, state_size = 0, dt_rank = 0, convolution_width = 4, groups = 1,
+      source_width = 0;
   bool repeat_before_convolution = true;
   NormWeights norm;
   const WeightMatrix* in = nullptr;
   const WeightMatrix* select = nullptr;
-  const WeightMatrix* dt = nullptr;             // [I, r]
-  const WeightMatrix* out = nullptr;            // [d, I]
-  const float* convolution = nullptr;           // [channels, W]; channels is I, or source_width when the repeat is after
-  const float* convolution_bias = nullptr;      // [channels] or nullptr
-  const float* dt_bias = nullptr;               // [I]; already doubled where the layout means it twice
-  const float* a = nullptr;                     // A = -exp(A_log), [I padded to 16 / 16][N][16] as the checkpoint
-  const float* skip = nullptr;                  // D, [I]
+  const WeightMatrix* dt = nullptr;   // [I, r]
+  const WeightMatrix* out = nullptr;  // [d, I]
+  const float* convolution =
+      nullptr;  // [channels, W]; channels is I, or source_width when the repeat is after
+  const float* convolution_bias = nullptr;  // [channels] or nullptr
+  const float* dt_bias = nullptr;           // [I]; already doubled where the layout means it twice
+  const float* a = nullptr;     // A = -exp(A_log), [I padded to 16 / 16][N][16] as the checkpoint
+  const float* skip = nullptr;  // D, [I]
 
   int convolution_channels() const {
     return source_width > 0 && !repeat_before_convolution ? source_width : inner_width;
   }
 };
 
-// Mamba-2, standard and MambaInLlama. Rows of `in`: z [I], x [X], B [Y], C [G N], dt [heads], where standard has X = I and
-// Y = G N, MambaInLlama X = Y = source_width and G = heads. The convolution runs over x, B, C before the repeat (or after
-// it: repeat_before_convolution).
+// Mamba-2, standard and MambaInLlama. Rows of `in`: z [I], x [X], B [Y], C [G N], dt [heads], where
+// standard has X = I and Y = G N, MambaInLlama X = Y = source_width and G = heads. The convolution
+// runs over x, B, C before the repeat (or after it: repeat_before_convolution).
 struct Mamba2Layer {
-  int inner_width = 0, state_size = 0, heads = 0, groups = 1, convolution_width = 4, source_width = 0;
+  int inner_width = 0, state_size = 0, heads = 0, groups = 1, convolution_width = 4,
+      source_width = 0;
   bool repeat_before_convolution = false;
   float dt_minimum = 0, dt_maximum = 0;
   NormWeights norm;
   const WeightMatrix* in = nullptr;
   const WeightMatrix* out = nullptr;
-  const float* convolution = nullptr;           // [channels, W]
+  const float* convolution = nullptr;  // [channels, W]
   const float* convolution_bias = nullptr;
-  const float* dt_bias = nullptr;               // [heads]
-  const float* a = nullptr;                     // [heads], A = -exp(A_log)
-  const float* skip = nullptr;                  // D, [heads]
-  NormWeights gated_norm;                       // weight [I], in groups of I / G, after the gate
+  const float* dt_bias = nullptr;  // [heads]
+  const float* a = nullptr;        // [heads], A = -exp(A_log)
+  const float* skip = nullptr;     // D, [heads]
+  NormWeights gated_norm;          // weight [I], in groups of I / G, after the gate
 
   int head_width() const { return inner_width / heads; }
   int convolution_channels() const {
@@ -110,15 +121,16 @@ struct Mamba2Layer {
   }
 };
 
-// Grouped-query attention with rotary embedding; h += W_out Attn(RMSNorm(h)). Rows of `in`: query [H hd], key [K hd],
-// value [K hd].
+// Grouped-query attention with rotary embedding; h += W_out Attn(RMSNorm(h)). Rows of `in`: query
+// [H hd], key [K hd], value [K hd].
 struct AttentionLayer {
   int query_heads = 0, key_value_heads = 0, head_width = 0;
-  int sliding_window = 0;                       // tokens, the current one counted; 0: none
+  int sliding_window = 0;  // tokens, the current one counted; 0: none
   NormWeights norm;
   const WeightMatrix* in = nullptr;
-  const WeightMatrix* out = nullptr;            // [d, H hd]
-  const float* inverse_frequency = nullptr;     // [hd / 2], scaling applied: angle = position * inverse_frequency[i]
+  const WeightMatrix* out = nullptr;  // [d, H hd]
+  const float* inverse_frequency =
+      nullptr;  // [hd / 2], scaling applied: angle = position * inverse_frequency[i]
 };
 
 // h += W_down(SiLU(W_gate u) * W_up u), u = RMSNorm(h). Rows of `in`: gate [F], up [F].
@@ -129,19 +141,22 @@ struct MlpLayer {
   const WeightMatrix* out = nullptr;
 };
 
-// ---- per-sequence state ---------------------------------------------------------------------------------------------
+// ---- per-sequence state
+// ---------------------------------------------------------------------------------------------
 
-// What a recurrent layer keeps for one sequence (one slot), as offsets in floats into a slot's block:
-//   checkpoint  the state after all committed rows. Mamba-1 [I padded to 16 / 16][N][16]; Mamba-2 [heads][N][P]
-//   working     the state after the window's last row; only where a model extends its window row by row (a draft model)
-//   ring        the last inputs before the convolution, [ring_rows][channels], row of position p is p % ring_rows
-//   replay      kMaxWindowRows rows of what a row feeds the recurrence, as verify computed it: Mamba-1 x [I], delta [I],
+// What a recurrent layer keeps for one sequence (one slot), as offsets in floats into a slot's
+// block:
+//   checkpoint  the state after all committed rows. Mamba-1 [I padded to 16 / 16][N][16]; Mamba-2
+//   [heads][N][P] working     the state after the window's last row; only where a model extends its
+//   window row by row (a draft model) ring        the last inputs before the convolution,
+//   [ring_rows][channels], row of position p is p % ring_rows replay      kMaxWindowRows rows of
+//   what a row feeds the recurrence, as verify computed it: Mamba-1 x [I], delta [I],
 //               B [G N]; Mamba-2 x [I], dt [heads], B [G N] (after convolution, before dt's bias)
 struct RecurrentSlotLayout {
-  int64_t checkpoint = 0, working = -1, ring = 0, replay = 0;   // working -1: not kept
-  int64_t replay_row = 0;                                       // floats a replay row takes
+  int64_t checkpoint = 0, working = -1, ring = 0, replay = 0;  // working -1: not kept
+  int64_t replay_row = 0;                                      // floats a replay row takes
   int ring_rows = 0;
-  int64_t floats = 0;                                           // of the whole block, a multiple of 16
+  int64_t floats = 0;  // of the whole block, a multiple of 16
 };
 
 // One layer's state of all slots: slot s begins at data + s * layout.floats.
@@ -151,38 +166,45 @@ struct RecurrentState {
 };
 
 // One attention layer's keys and values of all pages, float32.
-//   keys   [pages][K][hd][kPageTokens]     (transposed inside a page: scores of a page are one pass)
-//   values [pages][K][kPageTokens][hd]
+//   keys   [pages][K][hd][kPageTokens]     (transposed inside a page: scores of a page are one
+//   pass) values [pages][K][kPageTokens][hd]
 struct KeyValueState {
   float* keys = nullptr;
   float* values = nullptr;
 };
 
-// ---- one step -------------------------------------------------------------------------------------------------------
+// ---- one step
+// -------------------------------------------------------------------------------------------------------
 
-// The rows of one forward pass, ragged: sequence s owns rows [row_begin[s], row_begin[s + 1]). All arrays are in backend
-// memory. Verify-and-commit, for every recurrent layer of sequence s with rows 0 .. T-1 in this call:
+// The rows of one forward pass, ragged: sequence s owns rows [row_begin[s], row_begin[s + 1]). All
+// arrays are in backend memory. Verify-and-commit, for every recurrent layer of sequence s with
+// rows 0 .. T-1 in this call:
 //
-//   window_start == 0: load checkpoint; run the first replay[s] replay rows; run rows 0 .. commit[s]-1; store checkpoint
-//                      (when replay or commit > 0); run the remaining rows, whose inputs go to replay rows 0, 1, ...
-//   window_start  > 0: load working; run all rows, whose inputs go to replay rows window_start[s], ...
-//   keeps_working and rows beyond commit were run: store working.
+//   window_start == 0: load checkpoint; run the first replay[s] replay rows; run rows 0 ..
+//   commit[s]-1; store checkpoint
+//                      (when replay or commit > 0); run the remaining rows, whose inputs go to
+//                      replay rows 0, 1, ...
+//   window_start  > 0: load working; run all rows, whose inputs go to replay rows window_start[s],
+//   ... keeps_working and rows beyond commit were run: store working.
 //
-// Row 0 of a verify has commit 1: it is the last kept token. A prompt chunk commits all its rows. A call with no rows but
-// replay > 0 folds the slot.
+// Row 0 of a verify has commit 1: it is the last kept token. A prompt chunk commits all its rows. A
+// call with no rows but replay > 0 folds the slot.
 struct Batch {
   int sequences = 0;
-  int rows = 0;                          // row_begin[sequences]
-  const int32_t* row_begin = nullptr;    // [S + 1]
-  const int32_t* slot = nullptr;         // [S]
-  const int32_t* position = nullptr;     // [S], absolute position of the sequence's first row of this call
-  const int32_t* replay = nullptr;       // [S], 0 .. kMaxWindowRows
-  const int32_t* commit = nullptr;       // [S], 0 .. T
-  const int32_t* window_start = nullptr; // [S], 0 .. kMaxWindowRows
-  const int32_t* tokens = nullptr;       // [R]
-  const int32_t* pages = nullptr;        // [slots, pages_per_sequence]: page of position p is pages[slot][p / kPageTokens]
+  int rows = 0;                        // row_begin[sequences]
+  const int32_t* row_begin = nullptr;  // [S + 1]
+  const int32_t* slot = nullptr;       // [S]
+  const int32_t* position =
+      nullptr;  // [S], absolute position of the sequence's first row of this call
+  const int32_t* replay = nullptr;        // [S], 0 .. kMaxWindowRows
+  const int32_t* commit = nullptr;        // [S], 0 .. T
+  const int32_t* window_start = nullptr;  // [S], 0 .. kMaxWindowRows
+  const int32_t* tokens = nullptr;        // [R]
+  const int32_t* pages =
+      nullptr;  // [slots, pages_per_sequence]: page of position p is pages[slot][p / kPageTokens]
   int pages_per_sequence = 0;
-  const int32_t* logit_rows = nullptr;   // [logit_count]: rows whose logits Head computes, in this order
+  const int32_t* logit_rows =
+      nullptr;  // [logit_count]: rows whose logits Head computes, in this order
   int logit_count = 0;
   bool keeps_working = false;
 };
@@ -191,19 +213,20 @@ struct Batch {
 class Workspace {
  public:
   virtual ~Workspace() = default;
-  RowsView residual;   // [max_rows, d]
-  RowsView logits;     // [max_logit_rows, V]
+  RowsView residual;  // [max_rows, d]
+  RowsView logits;    // [max_logit_rows, V]
 };
 
 struct WorkspaceShape {
   int max_rows = 0, max_logit_rows = 0, max_sequences = 0;
-  int64_t width = 0, vocabulary = 0;         // V, padded
-  int64_t max_projection = 0;                // the widest `in` of all layers, rows
-  int64_t max_inner = 0;                     // the widest of I, H hd, F, convolution channels + I
-  int64_t max_context = 0;                   // positions an attention row may see
+  int64_t width = 0, vocabulary = 0;  // V, padded
+  int64_t max_projection = 0;         // the widest `in` of all layers, rows
+  int64_t max_inner = 0;              // the widest of I, H hd, F, convolution channels + I
+  int64_t max_context = 0;            // positions an attention row may see
 };
 
-// ---- sampling -------------------------------------------------------------------------------------------------------
+// ---- sampling
+// -------------------------------------------------------------------------------------------------------
 
 // How one slot's tokens are chosen; plain data in backend memory, written at admission.
 struct SamplingState {
@@ -211,74 +234,85 @@ struct SamplingState {
   int32_t top_k = 0;
   float repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
   uint64_t seed = 0;
-  int32_t stop_from = 0;                 // stop ids cannot be sampled for positions below this one (min_tokens)
+  int32_t stop_from = 0;  // stop ids cannot be sampled for positions below this one (min_tokens)
   int32_t stop_count = 0;
-  int32_t stop_ids[kMaxStopIds] = {};    // eos and stop ids: the sequence is cut after the first one kept
-  int32_t counts_row = -1;               // row of SamplingTables::counts; -1: no penalties
-  int32_t bias_row = -1;                 // row of SamplingTables::bias; -1: none
+  int32_t stop_ids[kMaxStopIds] =
+      {};                   // eos and stop ids: the sequence is cut after the first one kept
+  int32_t counts_row = -1;  // row of SamplingTables::counts; -1: no penalties
+  int32_t bias_row = -1;    // row of SamplingTables::bias; -1: none
 };
 
 struct SamplingTables {
-  SamplingState* states = nullptr;       // [slots]
-  int32_t* counts = nullptr;             // [rows, V]: low 31 bits occurrences in the answer; top bit: stands in the prompt
-  float* bias = nullptr;                 // [rows, V]: added to the logit; -infinity: not allowed
-  int vocabulary = 0;                    // ids that may be sampled
-  int padded_vocabulary = 0;             // V
+  SamplingState* states = nullptr;  // [slots]
+  int32_t* counts =
+      nullptr;  // [rows, V]: low 31 bits occurrences in the answer; top bit: stands in the prompt
+  float* bias = nullptr;      // [rows, V]: added to the logit; -infinity: not allowed
+  int vocabulary = 0;         // ids that may be sampled
+  int padded_vocabulary = 0;  // V
 };
 
-// Draws the next draft of each sequence from its row of draft logits and writes it where the verify reads it.
-// The distribution is kept: q[s][step] for Accept. Randomness: Philox keyed by (seed, position, purpose).
+// Draws the next draft of each sequence from its row of draft logits and writes it where the verify
+// reads it. The distribution is kept: q[s][step] for Accept. Randomness: Philox keyed by (seed,
+// position, purpose).
 struct DraftSampling {
   int sequences = 0;
-  const int32_t* slot = nullptr;         // [S]
-  const int32_t* logit_row = nullptr;    // [S], row of the draft workspace's logits; -1: this sequence drafts no more
-  const int32_t* position = nullptr;     // [S], absolute position of the token drawn
-  int step = 0;                          // 0 .. : which draft of the round
-  int32_t* tokens = nullptr;             // the verify batch's tokens
-  const int32_t* token_row = nullptr;    // [S], where this draft goes; drafts before it stand in the rows before it
-  int32_t* next_tokens = nullptr;        // the next draft batch's tokens, or nullptr
-  const int32_t* next_row = nullptr;     // [S], where in it; -1: nowhere
-  float* q = nullptr;                    // [S, kMaxWindowRows, V]; row of a greedy sequence is not written
+  const int32_t* slot = nullptr;  // [S]
+  const int32_t* logit_row =
+      nullptr;  // [S], row of the draft workspace's logits; -1: this sequence drafts no more
+  const int32_t* position = nullptr;  // [S], absolute position of the token drawn
+  int step = 0;                       // 0 .. : which draft of the round
+  int32_t* tokens = nullptr;          // the verify batch's tokens
+  const int32_t* token_row =
+      nullptr;  // [S], where this draft goes; drafts before it stand in the rows before it
+  int32_t* next_tokens = nullptr;     // the next draft batch's tokens, or nullptr
+  const int32_t* next_row = nullptr;  // [S], where in it; -1: nowhere
+  float* q = nullptr;  // [S, kMaxWindowRows, V]; row of a greedy sequence is not written
 };
 
-// Accepts drafts against the target's logits, draws the token after the last accepted one, cuts at stop ids.
+// Accepts drafts against the target's logits, draws the token after the last accepted one, cuts at
+// stop ids.
 struct Acceptance {
   int sequences = 0;
   const int32_t* slot = nullptr;         // [S]
   const int32_t* logit_begin = nullptr;  // [S], the target workspace's logits row of window row 0
-  const int32_t* draft_length = nullptr; // [S], k: drafts stand in tokens[token_row[s] + 1 ..]; logits has k + 1 rows
-  const int32_t* token_row = nullptr;    // [S]
-  const int32_t* tokens = nullptr;       // the verify batch's tokens
-  const int32_t* position = nullptr;     // [S], absolute position of the first token to keep
-  const int32_t* limit = nullptr;        // [S], tokens that may be kept, >= 1 (token limits)
-  const int32_t* proposal = nullptr;     // [S], 1: q holds the drafts' distributions; 0: drafts were certain (lookup)
-  const float* q = nullptr;              // [S, kMaxWindowRows, V]
-  int alternatives = -1;                 // log-probabilities of kept tokens: -1 none, else how many alternatives (host)
+  const int32_t* draft_length =
+      nullptr;  // [S], k: drafts stand in tokens[token_row[s] + 1 ..]; logits has k + 1 rows
+  const int32_t* token_row = nullptr;  // [S]
+  const int32_t* tokens = nullptr;     // the verify batch's tokens
+  const int32_t* position = nullptr;   // [S], absolute position of the first token to keep
+  const int32_t* limit = nullptr;      // [S], tokens that may be kept, >= 1 (token limits)
+  const int32_t* proposal =
+      nullptr;  // [S], 1: q holds the drafts' distributions; 0: drafts were certain (lookup)
+  const float* q = nullptr;  // [S, kMaxWindowRows, V]
+  int alternatives =
+      -1;  // log-probabilities of kept tokens: -1 none, else how many alternatives (host)
 };
 
 // What a round gives back, [S] each.
 struct AcceptanceResult {
-  int32_t* accepted = nullptr;           // drafts accepted by the rule, before the cut
-  int32_t* kept = nullptr;               // tokens kept after the cut, 1 .. k + 1
-  int32_t* tokens = nullptr;             // [S, kMaxWindowRows + 1]
-  int32_t* stopped = nullptr;            // 1: the last kept token is a stop id
-  float* logprobs = nullptr;             // [S, kMaxWindowRows + 1], when asked for
-  int32_t* alternative_ids = nullptr;    // [S, kMaxWindowRows + 1, kMaxAlternatives]
+  int32_t* accepted = nullptr;         // drafts accepted by the rule, before the cut
+  int32_t* kept = nullptr;             // tokens kept after the cut, 1 .. k + 1
+  int32_t* tokens = nullptr;           // [S, kMaxWindowRows + 1]
+  int32_t* stopped = nullptr;          // 1: the last kept token is a stop id
+  float* logprobs = nullptr;           // [S, kMaxWindowRows + 1], when asked for
+  int32_t* alternative_ids = nullptr;  // [S, kMaxWindowRows + 1, kMaxAlternatives]
   float* alternative_logprobs = nullptr;
 };
 
-// Log-probabilities of given tokens under rows of logits: softmax over the real vocabulary, no sampling parameters.
+// Log-probabilities of given tokens under rows of logits: softmax over the real vocabulary, no
+// sampling parameters.
 struct TokenScoring {
   int count = 0;
-  const int32_t* logit_row = nullptr;    // [count]
-  const int32_t* token = nullptr;        // [count]
+  const int32_t* logit_row = nullptr;  // [count]
+  const int32_t* token = nullptr;      // [count]
   int alternatives = 0;
-  float* logprobs = nullptr;             // [count]
-  int32_t* alternative_ids = nullptr;    // [count, kMaxAlternatives]
+  float* logprobs = nullptr;           // [count]
+  int32_t* alternative_ids = nullptr;  // [count, kMaxAlternatives]
   float* alternative_logprobs = nullptr;
 };
 
-// ---- the backend ----------------------------------------------------------------------------------------------------
+// ---- the backend
+// ----------------------------------------------------------------------------------------------------
 
 // Tells recorded rounds apart; host-known.
 struct RoundShape {
@@ -289,18 +323,20 @@ struct RoundShape {
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual std::string Description() const = 0;   // device and instruction set, for logs and benchmarks
+  virtual std::string Description()
+      const = 0;  // device and instruction set, for logs and benchmarks
 
   // Memory, zeroed, aligned to 64 bytes at least. Nothing of one backend outlives it.
   virtual Buffer Allocate(size_t bytes) = 0;
-  virtual void Write(void* device, const void* host, size_t bytes) = 0;         // in order with operations
-  virtual void Read(void* host, const void* device, size_t bytes) = 0;          // valid after Synchronize
-  virtual void Copy(void* to, const void* from, size_t bytes) = 0;              // device to device
+  virtual void Write(void* device, const void* host, size_t bytes) = 0;  // in order with operations
+  virtual void Read(void* host, const void* device, size_t bytes) = 0;   // valid after Synchronize
+  virtual void Copy(void* to, const void* from, size_t bytes) = 0;       // device to device
   virtual void Fill(float* device, float value, size_t count) = 0;
   virtual void Synchronize() = 0;
 
   // Weights. `rows` x `columns` numbers come from `source`.
-  virtual WeightMatrix Pack(int64_t rows, int64_t columns, ElementType type, const MatrixSource& source) = 0;
+  virtual WeightMatrix Pack(int64_t rows, int64_t columns, ElementType type,
+                            const MatrixSource& source) = 0;
   virtual std::unique_ptr<Workspace> CreateWorkspace(const WorkspaceShape& shape) = 0;
   virtual RecurrentSlotLayout SlotLayout(const MambaLayer& layer, bool keeps_working) const = 0;
   virtual RecurrentSlotLayout SlotLayout(const Mamba2Layer& layer, bool keeps_working) const = 0;
@@ -310,27 +346,33 @@ class Backend {
   virtual void EndRound() = 0;
 
   // The forward pass; each adds to workspace.residual rows [0, batch.rows).
-  virtual void Embed(const Batch& batch, const WeightMatrix& embedding, Workspace& workspace) = 0;   // sets residual
-  virtual void Mamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state, Workspace& workspace) = 0;
+  virtual void Embed(const Batch& batch, const WeightMatrix& embedding,
+                     Workspace& workspace) = 0;  // sets residual
+  virtual void Mamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state,
+                     Workspace& workspace) = 0;
   virtual void Mamba2(const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state,
                       Workspace& workspace) = 0;
-  virtual void Attention(const Batch& batch, const AttentionLayer& layer, const KeyValueState& state,
-                         Workspace& workspace) = 0;
+  virtual void Attention(const Batch& batch, const AttentionLayer& layer,
+                         const KeyValueState& state, Workspace& workspace) = 0;
   virtual void Mlp(const Batch& batch, const MlpLayer& layer, Workspace& workspace) = 0;
   // Final norm and head over batch.logit_rows; logits row i belongs to logit_rows[i].
-  virtual void Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head, Workspace& workspace) = 0;
+  virtual void Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,
+                    Workspace& workspace) = 0;
 
   // Sampling.
-  virtual void SampleDrafts(const DraftSampling& request, const SamplingTables& tables, const Workspace& draft) = 0;
+  virtual void SampleDrafts(const DraftSampling& request, const SamplingTables& tables,
+                            const Workspace& draft) = 0;
   // Also adds the kept tokens to the counts of slots with penalties.
-  virtual void Accept(const Acceptance& request, const SamplingTables& tables, const Workspace& target,
-                      const AcceptanceResult& result) = 0;
-  virtual void Score(const TokenScoring& request, const SamplingTables& tables, const Workspace& target) = 0;
+  virtual void Accept(const Acceptance& request, const SamplingTables& tables,
+                      const Workspace& target, const AcceptanceResult& result) = 0;
+  virtual void Score(const TokenScoring& request, const SamplingTables& tables,
+                     const Workspace& target) = 0;
 };
 
 struct CpuBackendOptions {
-  int threads = 0;                       // 0: one a core this process may use
-  bool bfloat16_activations = false;     // machines with bf16 dot products: round activations before products with bf16 weights
+  int threads = 0;                    // 0: one a core this process may use
+  bool bfloat16_activations = false;  // machines with bf16 dot products: round activations before
+                                      // products with bf16 weights
 };
 std::unique_ptr<Backend> CreateCpuBackend(const CpuBackendOptions& options);
 

@@ -13,7 +13,8 @@ class Buffer {
   using Release = void (*)(void* data, size_t bytes);
 
   Buffer() = default;
-  Buffer(void* data, size_t bytes, Release release) : data_(data), bytes_(bytes), release_(release) {}
+  Buffer(void* data, size_t bytes, Release release)
+      : data_(data), bytes_(bytes), release_(release) {}
   Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     if (this != &other) {

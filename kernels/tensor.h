@@ -16,7 +16,7 @@ constexpr size_t ElementBytes(ElementType type) { return type == ElementType::kB
 struct RowsView {
   float* data = nullptr;
   int64_t rows = 0, columns = 0;
-  int64_t stride = 0;   // elements from one row to the next; >= columns
+  int64_t stride = 0;  // elements from one row to the next; >= columns
 
   float* row(int64_t r) const { return data + r * stride; }
 };

@@ -38,14 +38,20 @@ class Fingerprint {
  public:
   void Add(absl::Span<const std::byte> bytes) {
     for (size_t lane = 0; lane < 4; ++lane) {
-      for (std::byte byte : bytes) sums_[lane] = (sums_[lane] ^ static_cast<uint8_t>(byte)) * 0x100000001b3ull;
+      for (std::byte byte : bytes)
+        sums_[lane] = (sums_[lane] ^ static_cast<uint8_t>(byte)) * 0x100000001b3ull;
     }
   }
-  void Add(const std::string& text) { Add({reinterpret_cast<const std::byte*>(text.data()), text.size()}); }
-  std::string Digits() const { return absl::StrFormat("%016x%016x%016x%016x", sums_[0], sums_[1], sums_[2], sums_[3]); }
+  void Add(const std::string& text) {
+    Add({reinterpret_cast<const std::byte*>(text.data()), text.size()});
+  }
+  std::string Digits() const {
+    return absl::StrFormat("%016x%016x%016x%016x", sums_[0], sums_[1], sums_[2], sums_[3]);
+  }
 
  private:
-  uint64_t sums_[4] = {0xcbf29ce484222325ull, 0x9ae16a3b2f90404full, 0xc3a5c85c97cb3127ull, 0xb492b66fbe98f273ull};
+  uint64_t sums_[4] = {0xcbf29ce484222325ull, 0x9ae16a3b2f90404full, 0xc3a5c85c97cb3127ull,
+                       0xb492b66fbe98f273ull};
 };
 
 // Tensors that writers leave behind and that mean nothing to us.
@@ -58,7 +64,9 @@ class MappedCheckpoint : public Checkpoint {
  public:
   MappedCheckpoint(ModelConfig config, ParameterTable table, std::vector<MappedFile> files,
                    std::map<std::string, StoredTensor> tensors, TextFiles text)
-      : Checkpoint(std::move(config), std::move(table)), files_(std::move(files)), tensors_(std::move(tensors)) {
+      : Checkpoint(std::move(config), std::move(table)),
+        files_(std::move(files)),
+        tensors_(std::move(tensors)) {
     text_ = std::move(text);
   }
 
@@ -71,19 +79,20 @@ class MappedCheckpoint : public Checkpoint {
       if (it == tensors_.end()) {
         if (parameter.optional) continue;
         return absl::InvalidArgumentError(absl::StrCat(source, ": tensor \"", parameter.name, "\" ",
-                                                       ShapeText(parameter.shape), " expected, none found"));
+                                                       ShapeText(parameter.shape),
+                                                       " expected, none found"));
       }
       if (!SameShape(it->second.shape, parameter.shape)) {
-        return absl::InvalidArgumentError(absl::StrCat(source, ": tensor \"", parameter.name, "\": shape ",
-                                                       ShapeText(it->second.shape), " found, ",
-                                                       ShapeText(parameter.shape), " expected"));
+        return absl::InvalidArgumentError(absl::StrCat(
+            source, ": tensor \"", parameter.name, "\": shape ", ShapeText(it->second.shape),
+            " found, ", ShapeText(parameter.shape), " expected"));
       }
     }
     for (const auto& [name, tensor] : tensors_) {
       if (!known.contains(name) && !IsLeftover(name)) {
-        return absl::InvalidArgumentError(absl::StrCat(source, ": tensor \"", name.substr(0, 200), "\" ",
-                                                       ShapeText(tensor.shape),
-                                                       " found, but a model of this configuration has none of that name"));
+        return absl::InvalidArgumentError(
+            absl::StrCat(source, ": tensor \"", name.substr(0, 200), "\" ", ShapeText(tensor.shape),
+                         " found, but a model of this configuration has none of that name"));
       }
     }
     ChooseNativeType();
@@ -93,7 +102,8 @@ class MappedCheckpoint : public Checkpoint {
 
   bool Has(const Parameter& parameter) const override { return tensors_.contains(parameter.name); }
 
-  void Read(const Parameter& parameter, int64_t row_begin, int64_t row_end, absl::Span<float> out) const override {
+  void Read(const Parameter& parameter, int64_t row_begin, int64_t row_end,
+            absl::Span<float> out) const override {
     const int64_t width = RowNumbers(parameter);
     for (int64_t row = row_begin; row < row_end; ++row) {
       ReadRows(parameter, SourceRow(parameter, row), 1, out.data() + (row - row_begin) * width);
@@ -107,7 +117,7 @@ class MappedCheckpoint : public Checkpoint {
     std::vector<float> wide(width);
     for (int64_t row = row_begin; row < row_end; ++row) {
       uint16_t* to = out.data() + (row - row_begin) * width;
-      if (tensor.type == StorageType::kBFloat16) {   // as they are
+      if (tensor.type == StorageType::kBFloat16) {  // as they are
         std::memcpy(to, tensor.data.data() + SourceRow(parameter, row) * width * 2, width * 2);
         continue;
       }
@@ -117,21 +127,27 @@ class MappedCheckpoint : public Checkpoint {
   }
 
  private:
-  static std::string ShapeText(const std::vector<int64_t>& shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
+  static std::string ShapeText(const std::vector<int64_t>& shape) {
+    return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+  }
 
-  // Sizes of one do not count: [heads] and [heads, 1], [channels, 1, W] and [channels, W] are the same numbers.
+  // Sizes of one do not count: [heads] and [heads, 1], [channels, 1, W] and [channels, W] are the
+  // same numbers.
   static bool SameShape(const std::vector<int64_t>& a, const std::vector<int64_t>& b) {
     const auto essence = [](const std::vector<int64_t>& shape) {
       std::vector<int64_t> out;
-      std::copy_if(shape.begin(), shape.end(), std::back_inserter(out), [](int64_t size) { return size != 1; });
+      std::copy_if(shape.begin(), shape.end(), std::back_inserter(out),
+                   [](int64_t size) { return size != 1; });
       return out;
     };
     return essence(a) == essence(b);
   }
 
-  // llama.cpp stores query and key rows in the interleaved rotary order (2i, 2i + 1 rotate together); ours rotates halves.
+  // llama.cpp stores query and key rows in the interleaved rotary order (2i, 2i + 1 rotate
+  // together); ours rotates halves.
   int64_t SourceRow(const Parameter& parameter, int64_t row) const {
-    const bool rotary = parameter.role == Role::kAttentionQuery || parameter.role == Role::kAttentionKey;
+    const bool rotary =
+        parameter.role == Role::kAttentionQuery || parameter.role == Role::kAttentionKey;
     if (config_.layout != Layout::kGguf || !rotary) return row;
     const int64_t width = config_.attention.head_width, half = width / 2;
     const int64_t head = row / width, in_head = row % width;
@@ -142,9 +158,12 @@ class MappedCheckpoint : public Checkpoint {
     const StoredTensor& tensor = tensors_.at(parameter.name);
     const int64_t width = RowNumbers(parameter);
     const StorageBlock block = BlockOf(tensor.type);
-    Dequantise(tensor.type, tensor.data.data() + row * width / block.numbers * block.bytes, rows * width, out);
-    if (config_.layout == Layout::kGguf && parameter.role == Role::kMambaALog) {   // the file holds A = -exp(A_log)
-      for (int64_t i = 0; i < rows * width; ++i) out[i] = static_cast<float>(std::log(-static_cast<double>(out[i])));
+    Dequantise(tensor.type, tensor.data.data() + row * width / block.numbers * block.bytes,
+               rows * width, out);
+    if (config_.layout == Layout::kGguf &&
+        parameter.role == Role::kMambaALog) {  // the file holds A = -exp(A_log)
+      for (int64_t i = 0; i < rows * width; ++i)
+        out[i] = static_cast<float>(std::log(-static_cast<double>(out[i])));
     }
   }
 
@@ -186,23 +205,27 @@ absl::StatusOr<std::unique_ptr<const Checkpoint>> OpenGguf(const std::string& pa
   if (!gguf.ok()) return gguf.status();
   ModelConfig config;
   TextFiles text;
-  if (absl::Status status = ReadGgufConfig(path, *gguf, &config, &text); !status.ok()) return status;
+  if (absl::Status status = ReadGgufConfig(path, *gguf, &config, &text); !status.ok())
+    return status;
   std::vector<MappedFile> files;
   files.push_back(*std::move(file));
   ParameterTable table(config);
-  auto checkpoint = std::make_unique<MappedCheckpoint>(std::move(config), std::move(table), std::move(files),
-                                                       std::move(gguf->tensors), std::move(text));
+  auto checkpoint =
+      std::make_unique<MappedCheckpoint>(std::move(config), std::move(table), std::move(files),
+                                         std::move(gguf->tensors), std::move(text));
   if (absl::Status status = checkpoint->Check(path); !status.ok()) return status;
   return checkpoint;
 }
 
-// The shards that an index names: plain file names in the directory, each once, whatever points at them.
+// The shards that an index names: plain file names in the directory, each once, whatever points at
+// them.
 absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
   absl::StatusOr<nlohmann::json> index = ReadJsonFile(path);
   if (!index.ok()) return index.status();
   const auto map = index->find("weight_map");
   if (map == index->end() || !map->is_object() || map->empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": \"weight_map\" must name a file for every tensor"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": \"weight_map\" must name a file for every tensor"));
   }
   std::map<std::string, std::string> files;
   for (const auto& [tensor, file] : map->items()) {
@@ -210,24 +233,28 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
     const bool plain = !name.empty() && name.find('/') == std::string::npos && name[0] != '.' &&
                        absl::EndsWith(absl::string_view(name), ".safetensors");
     if (!plain) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": weight_map: \"", tensor.substr(0, 100),
-                                                     "\": a .safetensors file name without a path expected"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": weight_map: \"", tensor.substr(0, 100),
+                       "\": a .safetensors file name without a path expected"));
     }
     files[tensor] = name;
   }
   return files;
 }
 
-absl::Status AddFile(const std::string& path, std::vector<MappedFile>& files, std::map<std::string, StoredTensor>& tensors,
+absl::Status AddFile(const std::string& path, std::vector<MappedFile>& files,
+                     std::map<std::string, StoredTensor>& tensors,
                      std::map<std::string, std::string>* origin, const std::string& name) {
   absl::StatusOr<MappedFile> file = MappedFile::Open(path);
   if (!file.ok()) return file.status();
-  absl::StatusOr<std::map<std::string, StoredTensor>> parsed = ParseSafetensors(path, file->bytes());
+  absl::StatusOr<std::map<std::string, StoredTensor>> parsed =
+      ParseSafetensors(path, file->bytes());
   if (!parsed.ok()) return parsed.status();
   files.push_back(*std::move(file));
   for (auto& [tensor, stored] : *parsed) {
     if (!tensors.emplace(tensor, std::move(stored)).second) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": tensor \"", tensor, "\" stands in another file too"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": tensor \"", tensor, "\" stands in another file too"));
     }
     (*origin)[tensor] = name;
   }
@@ -242,8 +269,10 @@ absl::Status OpenTensors(const std::string& directory, std::vector<MappedFile>& 
   if (stat(index_path.c_str(), &info) != 0) {
     const std::string path = absl::StrCat(directory, "/model.safetensors");
     if (stat(path.c_str(), &info) != 0) {
-      return absl::NotFoundError(absl::StrCat(
-          directory, ": no model.safetensors and no model.safetensors.index.json (a pytorch_model.bin is converted first)"));
+      return absl::NotFoundError(
+          absl::StrCat(directory,
+                       ": no model.safetensors and no model.safetensors.index.json (a "
+                       "pytorch_model.bin is converted first)"));
     }
     return AddFile(path, files, tensors, &origin, "model.safetensors");
   }
@@ -252,17 +281,20 @@ absl::Status OpenTensors(const std::string& directory, std::vector<MappedFile>& 
   std::set<std::string> names;
   for (const auto& [tensor, name] : *index) names.insert(name);
   if (names.size() > kMaxShards) {
-    return absl::InvalidArgumentError(absl::StrCat(index_path, ": ", names.size(), " files, at most ", kMaxShards));
+    return absl::InvalidArgumentError(
+        absl::StrCat(index_path, ": ", names.size(), " files, at most ", kMaxShards));
   }
   for (const std::string& name : names) {
-    const absl::Status status = AddFile(absl::StrCat(directory, "/", name), files, tensors, &origin, name);
+    const absl::Status status =
+        AddFile(absl::StrCat(directory, "/", name), files, tensors, &origin, name);
     if (!status.ok()) return status;
   }
   for (const auto& [tensor, name] : *index) {
     const auto it = origin.find(tensor);
     if (it == origin.end() || it->second != name) {
-      return absl::InvalidArgumentError(absl::StrCat(index_path, ": tensor \"", tensor.substr(0, 200), "\" expected in ", name,
-                                                     ", found ", it == origin.end() ? "nowhere" : it->second));
+      return absl::InvalidArgumentError(
+          absl::StrCat(index_path, ": tensor \"", tensor.substr(0, 200), "\" expected in ", name,
+                       ", found ", it == origin.end() ? "nowhere" : it->second));
     }
   }
   return absl::OkStatus();
@@ -297,8 +329,8 @@ absl::StatusOr<std::unique_ptr<const Checkpoint>> OpenDirectory(const std::strin
   ParameterTable table(*config);
   TextFiles text;
   text.directory = directory;
-  auto checkpoint = std::make_unique<MappedCheckpoint>(*std::move(config), std::move(table), std::move(files),
-                                                       std::move(tensors), std::move(text));
+  auto checkpoint = std::make_unique<MappedCheckpoint>(
+      *std::move(config), std::move(table), std::move(files), std::move(tensors), std::move(text));
   if (absl::Status status = checkpoint->Check(directory); !status.ok()) return status;
   return checkpoint;
 }
@@ -308,10 +340,12 @@ absl::StatusOr<std::unique_ptr<const Checkpoint>> OpenDirectory(const std::strin
 absl::StatusOr<std::unique_ptr<const Checkpoint>> Checkpoint::Open(const std::string& path) {
   struct stat info;
   if (path.empty()) return absl::InvalidArgumentError("model: no path given");
-  if (stat(path.c_str(), &info) != 0) return absl::NotFoundError(absl::StrCat(path, ": no such file or directory"));
+  if (stat(path.c_str(), &info) != 0)
+    return absl::NotFoundError(absl::StrCat(path, ": no such file or directory"));
   if (S_ISDIR(info.st_mode)) return OpenDirectory(path);
   if (absl::EndsWith(absl::string_view(path), ".gguf")) return OpenGguf(path);
-  return absl::InvalidArgumentError(absl::StrCat(path, ": a model directory or a .gguf file expected"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": a model directory or a .gguf file expected"));
 }
 
 }  // namespace mambad::checkpoint

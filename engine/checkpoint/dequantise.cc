@@ -13,7 +13,8 @@ float FromBits(uint32_t bits) {
 
 // IEEE half precision, subnormals, infinities and NaN included.
 float FromHalf(uint16_t half) {
-  const uint32_t sign = uint32_t{half & 0x8000u} << 16, exponent = (half >> 10) & 31, mantissa = half & 0x3ff;
+  const uint32_t sign = uint32_t{half & 0x8000u} << 16, exponent = (half >> 10) & 31,
+                 mantissa = half & 0x3ff;
   if (exponent == 31) return FromBits(sign | 0x7f800000u | mantissa << 13);
   if (exponent != 0) return FromBits(sign | (exponent + 112) << 23 | mantissa << 13);
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
@@ -47,8 +48,8 @@ void BlockQ4_1(const uint8_t* block, float* out) {
   }
 }
 
-// 256 numbers in 8 groups of 32: half scale of scales, half scale of minima, 12 bytes with a 6-bit scale and minimum a group,
-// 128 bytes of nibbles.
+// 256 numbers in 8 groups of 32: half scale of scales, half scale of minima, 12 bytes with a 6-bit
+// scale and minimum a group, 128 bytes of nibbles.
 void BlockQ4_K(const uint8_t* block, float* out) {
   const float scale = Half(block), minimum = Half(block + 2);
   const uint8_t* packed = block + 4;
@@ -65,12 +66,14 @@ void BlockQ4_K(const uint8_t* block, float* out) {
     const uint8_t* from = nibbles + group / 2 * 32;
     for (int i = 0; i < 32; ++i) {
       const int q = group % 2 == 0 ? from[i] & 15 : from[i] >> 4;
-      out[group * 32 + i] = scale * static_cast<float>(s) * static_cast<float>(q) - minimum * static_cast<float>(m);
+      out[group * 32 + i] =
+          scale * static_cast<float>(s) * static_cast<float>(q) - minimum * static_cast<float>(m);
     }
   }
 }
 
-// 256 numbers: 128 bytes of low nibbles, 64 bytes of high bit pairs, 16 signed scales, half scale; 32 stands for 0.
+// 256 numbers: 128 bytes of low nibbles, 64 bytes of high bit pairs, 16 signed scales, half scale;
+// 32 stands for 0.
 void BlockQ6_K(const uint8_t* block, float* out) {
   const float scale = Half(block + 208);
   for (int half = 0; half < 2; ++half) {
@@ -78,10 +81,12 @@ void BlockQ6_K(const uint8_t* block, float* out) {
     const uint8_t* high = block + 128 + half * 32;
     const int8_t* scales = reinterpret_cast<const int8_t*>(block + 192 + half * 8);
     for (int i = 0; i < 32; ++i) {
-      const int quarters[4] = {(low[i] & 15) | (high[i] & 3) << 4, (low[i + 32] & 15) | (high[i] >> 2 & 3) << 4,
-                               (low[i] >> 4) | (high[i] >> 4 & 3) << 4, (low[i + 32] >> 4) | (high[i] >> 6) << 4};
+      const int quarters[4] = {
+          (low[i] & 15) | (high[i] & 3) << 4, (low[i + 32] & 15) | (high[i] >> 2 & 3) << 4,
+          (low[i] >> 4) | (high[i] >> 4 & 3) << 4, (low[i + 32] >> 4) | (high[i] >> 6) << 4};
       for (int q = 0; q < 4; ++q) {
-        out[half * 128 + q * 32 + i] = scale * scales[i / 16 + q * 2] * static_cast<float>(quarters[q] - 32);
+        out[half * 128 + q * 32 + i] =
+            scale * scales[i / 16 + q * 2] * static_cast<float>(quarters[q] - 32);
       }
     }
   }
@@ -91,28 +96,43 @@ void BlockQ6_K(const uint8_t* block, float* out) {
 
 StorageBlock BlockOf(StorageType type) {
   switch (type) {
-    case StorageType::kFloat32: return {1, 4};
+    case StorageType::kFloat32:
+      return {1, 4};
     case StorageType::kFloat16:
-    case StorageType::kBFloat16: return {1, 2};
-    case StorageType::kQ8_0: return {32, 34};
-    case StorageType::kQ4_0: return {32, 18};
-    case StorageType::kQ4_1: return {32, 20};
-    case StorageType::kQ4_K: return {256, 144};
-    case StorageType::kQ6_K: return {256, 210};
+    case StorageType::kBFloat16:
+      return {1, 2};
+    case StorageType::kQ8_0:
+      return {32, 34};
+    case StorageType::kQ4_0:
+      return {32, 18};
+    case StorageType::kQ4_1:
+      return {32, 20};
+    case StorageType::kQ4_K:
+      return {256, 144};
+    case StorageType::kQ6_K:
+      return {256, 210};
   }
   return {1, 4};
 }
 
 const char* StorageTypeName(StorageType type) {
   switch (type) {
-    case StorageType::kFloat32: return "F32";
-    case StorageType::kFloat16: return "F16";
-    case StorageType::kBFloat16: return "BF16";
-    case StorageType::kQ8_0: return "Q8_0";
-    case StorageType::kQ4_0: return "Q4_0";
-    case StorageType::kQ4_1: return "Q4_1";
-    case StorageType::kQ4_K: return "Q4_K";
-    case StorageType::kQ6_K: return "Q6_K";
+    case StorageType::kFloat32:
+      return "F32";
+    case StorageType::kFloat16:
+      return "F16";
+    case StorageType::kBFloat16:
+      return "BF16";
+    case StorageType::kQ8_0:
+      return "Q8_0";
+    case StorageType::kQ4_0:
+      return "Q4_0";
+    case StorageType::kQ4_1:
+      return "Q4_1";
+    case StorageType::kQ4_K:
+      return "Q4_K";
+    case StorageType::kQ6_K:
+      return "Q6_K";
   }
   return "";
 }
@@ -126,14 +146,29 @@ void Dequantise(StorageType type, const std::byte* data, int64_t count, float* o
   }
   for (int64_t i = 0; i < count; i += block.numbers, bytes += block.bytes, out += block.numbers) {
     switch (type) {
-      case StorageType::kFloat16: *out = Half(bytes); break;
-      case StorageType::kBFloat16: *out = FromBits(uint32_t{Word(bytes)} << 16); break;
-      case StorageType::kQ8_0: BlockQ8_0(bytes, out); break;
-      case StorageType::kQ4_0: BlockQ4_0(bytes, out); break;
-      case StorageType::kQ4_1: BlockQ4_1(bytes, out); break;
-      case StorageType::kQ4_K: BlockQ4_K(bytes, out); break;
-      case StorageType::kQ6_K: BlockQ6_K(bytes, out); break;
-      case StorageType::kFloat32: break;
+      case StorageType::kFloat16:
+        *out = Half(bytes);
+        break;
+      case StorageType::kBFloat16:
+        *out = FromBits(uint32_t{Word(bytes)} << 16);
+        break;
+      case StorageType::kQ8_0:
+        BlockQ8_0(bytes, out);
+        break;
+      case StorageType::kQ4_0:
+        BlockQ4_0(bytes, out);
+        break;
+      case StorageType::kQ4_1:
+        BlockQ4_1(bytes, out);
+        break;
+      case StorageType::kQ4_K:
+        BlockQ4_K(bytes, out);
+        break;
+      case StorageType::kQ6_K:
+        BlockQ6_K(bytes, out);
+        break;
+      case StorageType::kFloat32:
+        break;
     }
   }
 }

@@ -1,5 +1,5 @@
-// Numbers as files store them -> float32. Block formats are llama.cpp's: a block holds a fixed count of numbers with their
-// scales.
+// Numbers as files store them -> float32. Block formats are llama.cpp's: a block holds a fixed
+// count of numbers with their scales.
 
 #ifndef MAMBAD_ENGINE_CHECKPOINT_DEQUANTISE_H_
 #define MAMBAD_ENGINE_CHECKPOINT_DEQUANTISE_H_
@@ -12,7 +12,7 @@
 namespace mambad::checkpoint {
 
 struct StorageBlock {
-  int numbers;   // of a block; 1 for plain types
+  int numbers;  // of a block; 1 for plain types
   int bytes;
 };
 StorageBlock BlockOf(StorageType type);
@@ -21,7 +21,7 @@ const char* StorageTypeName(StorageType type);
 // `count` numbers, a multiple of the block, from `data`; no alignment needed.
 void Dequantise(StorageType type, const std::byte* data, int64_t count, float* out);
 
-uint16_t RoundToBFloat16(float value);   // to nearest even; NaN stays NaN
+uint16_t RoundToBFloat16(float value);  // to nearest even; NaN stays NaN
 
 }  // namespace mambad::checkpoint
 

@@ -13,30 +13,72 @@ namespace {
 
 constexpr uint64_t kMaxEntries = 1 << 20, kMaxStringBytes = 1 << 26, kMaxDimensions = 4;
 
-enum ValueType : uint32_t { kUint8, kInt8, kUint16, kInt16, kUint32, kInt32, kFloat32, kBool, kString, kArray, kUint64,
-                            kInt64, kFloat64 };
+enum ValueType : uint32_t {
+  kUint8,
+  kInt8,
+  kUint16,
+  kInt16,
+  kUint32,
+  kInt32,
+  kFloat32,
+  kBool,
+  kString,
+  kArray,
+  kUint64,
+  kInt64,
+  kFloat64
+};
 
 size_t WidthOf(uint32_t type) {
   switch (type) {
-    case kUint8: case kInt8: case kBool: return 1;
-    case kUint16: case kInt16: return 2;
-    case kUint32: case kInt32: case kFloat32: return 4;
-    case kUint64: case kInt64: case kFloat64: return 8;
-    default: return 0;
+    case kUint8:
+    case kInt8:
+    case kBool:
+      return 1;
+    case kUint16:
+    case kInt16:
+      return 2;
+    case kUint32:
+    case kInt32:
+    case kFloat32:
+      return 4;
+    case kUint64:
+    case kInt64:
+    case kFloat64:
+      return 8;
+    default:
+      return 0;
   }
 }
 
 bool StorageOf(uint32_t ggml_type, StorageType* type) {
   switch (ggml_type) {
-    case 0: *type = StorageType::kFloat32; return true;
-    case 1: *type = StorageType::kFloat16; return true;
-    case 2: *type = StorageType::kQ4_0; return true;
-    case 3: *type = StorageType::kQ4_1; return true;
-    case 8: *type = StorageType::kQ8_0; return true;
-    case 12: *type = StorageType::kQ4_K; return true;
-    case 14: *type = StorageType::kQ6_K; return true;
-    case 30: *type = StorageType::kBFloat16; return true;
-    default: return false;
+    case 0:
+      *type = StorageType::kFloat32;
+      return true;
+    case 1:
+      *type = StorageType::kFloat16;
+      return true;
+    case 2:
+      *type = StorageType::kQ4_0;
+      return true;
+    case 3:
+      *type = StorageType::kQ4_1;
+      return true;
+    case 8:
+      *type = StorageType::kQ8_0;
+      return true;
+    case 12:
+      *type = StorageType::kQ4_K;
+      return true;
+    case 14:
+      *type = StorageType::kQ6_K;
+      return true;
+    case 30:
+      *type = StorageType::kBFloat16;
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -77,15 +119,25 @@ bool Widen(Cursor& cursor, int64_t* out) {
 
 bool ReadInteger(Cursor& cursor, uint32_t type, int64_t* out) {
   switch (type) {
-    case kUint8: case kBool: return Widen<uint8_t>(cursor, out);
-    case kInt8: return Widen<int8_t>(cursor, out);
-    case kUint16: return Widen<uint16_t>(cursor, out);
-    case kInt16: return Widen<int16_t>(cursor, out);
-    case kUint32: return Widen<uint32_t>(cursor, out);
-    case kInt32: return Widen<int32_t>(cursor, out);
-    case kUint64: return Widen<uint64_t>(cursor, out);
-    case kInt64: return Widen<int64_t>(cursor, out);
-    default: return false;
+    case kUint8:
+    case kBool:
+      return Widen<uint8_t>(cursor, out);
+    case kInt8:
+      return Widen<int8_t>(cursor, out);
+    case kUint16:
+      return Widen<uint16_t>(cursor, out);
+    case kInt16:
+      return Widen<int16_t>(cursor, out);
+    case kUint32:
+      return Widen<uint32_t>(cursor, out);
+    case kInt32:
+      return Widen<int32_t>(cursor, out);
+    case kUint64:
+      return Widen<uint64_t>(cursor, out);
+    case kInt64:
+      return Widen<int64_t>(cursor, out);
+    default:
+      return false;
   }
 }
 
@@ -112,13 +164,18 @@ bool ReadValue(Cursor& cursor, uint32_t type, GgufValue* value) {
     uint32_t element = 0;
     uint64_t count = 0;
     if (!cursor.Read(&element) || !cursor.Read(&count)) return false;
-    const size_t least = element == kString ? 8 : WidthOf(element);   // bytes an element takes at least
+    const size_t least =
+        element == kString ? 8 : WidthOf(element);  // bytes an element takes at least
     if (least == 0 || count > cursor.left() / least) return false;
-    if (element == kString) return ReadArray<std::string>(count, value, [&](std::string* s) { return cursor.ReadString(s); });
+    if (element == kString)
+      return ReadArray<std::string>(count, value,
+                                    [&](std::string* s) { return cursor.ReadString(s); });
     if (element == kFloat32 || element == kFloat64) {
-      return ReadArray<double>(count, value, [&](double* d) { return ReadFloat(cursor, element, d); });
+      return ReadArray<double>(count, value,
+                               [&](double* d) { return ReadFloat(cursor, element, d); });
     }
-    return ReadArray<int64_t>(count, value, [&](int64_t* i) { return ReadInteger(cursor, element, i); });
+    return ReadArray<int64_t>(count, value,
+                              [&](int64_t* i) { return ReadInteger(cursor, element, i); });
   }
   if (type == kString) {
     std::string text;
@@ -147,18 +204,23 @@ struct Entry {
 absl::Status ReadTensorEntry(const std::string& source, Cursor& cursor, Entry* entry) {
   uint32_t dimensions = 0, type = 0;
   if (!cursor.ReadString(&entry->name) || !cursor.Read(&dimensions)) {
-    return absl::InvalidArgumentError(absl::StrCat(source, ": tensor list ends early or a name is too long"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": tensor list ends early or a name is too long"));
   }
-  const std::string where = absl::StrCat(source, ": tensor \"", absl::CHexEscape(entry->name.substr(0, 80)), "\"");
+  const std::string where =
+      absl::StrCat(source, ": tensor \"", absl::CHexEscape(entry->name.substr(0, 80)), "\"");
   if (dimensions < 1 || dimensions > kMaxDimensions) {
-    return absl::InvalidArgumentError(absl::StrCat(where, ": ", dimensions, " dimensions found, 1 to 4 expected"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(where, ": ", dimensions, " dimensions found, 1 to 4 expected"));
   }
   uint64_t numbers = 1, first = 1;
   for (uint32_t i = 0; i < dimensions; ++i) {
     uint64_t size = 0;
     if (!cursor.Read(&size)) return absl::InvalidArgumentError(absl::StrCat(where, ": truncated"));
-    if (size > (uint64_t{1} << 40) || __builtin_mul_overflow(numbers, size, &numbers) || numbers > (uint64_t{1} << 45)) {
-      return absl::InvalidArgumentError(absl::StrCat(where, ": a dimension of ", size, " is too large"));
+    if (size > (uint64_t{1} << 40) || __builtin_mul_overflow(numbers, size, &numbers) ||
+        numbers > (uint64_t{1} << 45)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ": a dimension of ", size, " is too large"));
     }
     if (i == 0) first = size;
     entry->tensor.shape.insert(entry->tensor.shape.begin(), static_cast<int64_t>(size));
@@ -167,29 +229,34 @@ absl::Status ReadTensorEntry(const std::string& source, Cursor& cursor, Entry* e
     return absl::InvalidArgumentError(absl::StrCat(where, ": truncated"));
   }
   if (!StorageOf(type, &entry->tensor.type)) {
-    return absl::UnimplementedError(absl::StrCat(
-        where, ": type ", type, " is not implemented; F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K are"));
+    return absl::UnimplementedError(
+        absl::StrCat(where, ": type ", type,
+                     " is not implemented; F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K are"));
   }
   const StorageBlock block = BlockOf(entry->tensor.type);
   if (first % block.numbers != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(where, ": rows of ", first, " numbers are no whole blocks of ",
-                                                   block.numbers));
+    return absl::InvalidArgumentError(absl::StrCat(
+        where, ": rows of ", first, " numbers are no whole blocks of ", block.numbers));
   }
   entry->bytes = numbers / block.numbers * block.bytes;
   return absl::OkStatus();
 }
 
-absl::Status PlaceTensors(const std::string& source, absl::Span<const std::byte> data, uint64_t alignment,
-                          std::vector<Entry>& entries, GgufFile* file) {
-  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.offset < b.offset; });
+absl::Status PlaceTensors(const std::string& source, absl::Span<const std::byte> data,
+                          uint64_t alignment, std::vector<Entry>& entries, GgufFile* file) {
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return a.offset < b.offset; });
   uint64_t free_from = 0;
   for (Entry& entry : entries) {
-    const std::string where = absl::StrCat(source, ": tensor \"", absl::CHexEscape(entry.name.substr(0, 80)), "\"");
+    const std::string where =
+        absl::StrCat(source, ": tensor \"", absl::CHexEscape(entry.name.substr(0, 80)), "\"");
     if (entry.offset % alignment != 0 || entry.offset < free_from) {
-      return absl::InvalidArgumentError(absl::StrCat(where, ": offset ", entry.offset, " is misaligned or overlaps"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ": offset ", entry.offset, " is misaligned or overlaps"));
     }
     if (entry.offset > data.size() || entry.bytes > data.size() - entry.offset) {
-      return absl::InvalidArgumentError(absl::StrCat(where, ": ", entry.bytes, " bytes at ", entry.offset,
+      return absl::InvalidArgumentError(absl::StrCat(where, ": ", entry.bytes, " bytes at ",
+                                                     entry.offset,
                                                      " reach beyond the file (truncated?)"));
     }
     free_from = entry.offset + entry.bytes;
@@ -212,11 +279,14 @@ absl::StatusOr<GgufFile> ParseGguf(const std::string& source, absl::Span<const s
     return absl::InvalidArgumentError(absl::StrCat(source, ": no GGUF file (magic number)"));
   }
   if (!cursor.Read(&version) || (version != 2 && version != 3)) {
-    return absl::InvalidArgumentError(absl::StrCat(source, ": GGUF version ", version, " found, 2 or 3 expected"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": GGUF version ", version, " found, 2 or 3 expected"));
   }
-  if (!cursor.Read(&tensor_count) || !cursor.Read(&value_count) || tensor_count > kMaxEntries || value_count > kMaxEntries) {
-    return absl::InvalidArgumentError(absl::StrCat(source, ": ", tensor_count, " tensors and ", value_count,
-                                                   " values announced, at most ", kMaxEntries, " each expected"));
+  if (!cursor.Read(&tensor_count) || !cursor.Read(&value_count) || tensor_count > kMaxEntries ||
+      value_count > kMaxEntries) {
+    return absl::InvalidArgumentError(absl::StrCat(source, ": ", tensor_count, " tensors and ",
+                                                   value_count, " values announced, at most ",
+                                                   kMaxEntries, " each expected"));
   }
   GgufFile file;
   for (uint64_t i = 0; i < value_count; ++i) {
@@ -224,32 +294,39 @@ absl::StatusOr<GgufFile> ParseGguf(const std::string& source, absl::Span<const s
     uint32_t type = 0;
     GgufValue value;
     if (!cursor.ReadString(&key) || !cursor.Read(&type) || !ReadValue(cursor, type, &value)) {
-      return absl::InvalidArgumentError(absl::StrCat(source, ": metadata value ", i, " (\"", absl::CHexEscape(key.substr(0, 80)),
-                                                     "\") is truncated or of an unknown type ", type));
+      return absl::InvalidArgumentError(
+          absl::StrCat(source, ": metadata value ", i, " (\"", absl::CHexEscape(key.substr(0, 80)),
+                       "\") is truncated or of an unknown type ", type));
     }
     if (!file.metadata.emplace(key, std::move(value)).second) {
-      return absl::InvalidArgumentError(absl::StrCat(source, ": metadata key \"", absl::CHexEscape(key.substr(0, 80)),
-                                                     "\" stands twice"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          source, ": metadata key \"", absl::CHexEscape(key.substr(0, 80)), "\" stands twice"));
     }
   }
   std::vector<Entry> entries;
   for (uint64_t i = 0; i < tensor_count; ++i) {
-    if (absl::Status status = ReadTensorEntry(source, cursor, &entries.emplace_back()); !status.ok()) return status;
+    if (absl::Status status = ReadTensorEntry(source, cursor, &entries.emplace_back());
+        !status.ok())
+      return status;
   }
   uint64_t alignment = 32;
   if (auto it = file.metadata.find("general.alignment"); it != file.metadata.end()) {
     const int64_t* given = std::get_if<int64_t>(&it->second);
     if (given == nullptr || *given < 1 || *given > (1 << 20) || (*given & (*given - 1)) != 0) {
-      return absl::InvalidArgumentError(absl::StrCat(source, ": general.alignment: a power of two up to 2^20 expected"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(source, ": general.alignment: a power of two up to 2^20 expected"));
     }
     alignment = static_cast<uint64_t>(*given);
   }
   const uint64_t data_begin = (cursor.at() + alignment - 1) / alignment * alignment;
   if (data_begin > bytes.size()) {
-    if (!entries.empty()) return absl::InvalidArgumentError(absl::StrCat(source, ": no tensor data (truncated)"));
+    if (!entries.empty())
+      return absl::InvalidArgumentError(absl::StrCat(source, ": no tensor data (truncated)"));
     return file;
   }
-  if (absl::Status status = PlaceTensors(source, bytes.subspan(data_begin), alignment, entries, &file); !status.ok()) {
+  if (absl::Status status =
+          PlaceTensors(source, bytes.subspan(data_begin), alignment, entries, &file);
+      !status.ok()) {
     return status;
   }
   return file;

@@ -15,18 +15,20 @@
 
 namespace mambad::checkpoint {
 
-// Numbers are widened: all integers and booleans to int64, both float widths to double. Arrays hold one type.
-using GgufValue = std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>,
-                               std::vector<std::string>>;
+// Numbers are widened: all integers and booleans to int64, both float widths to double. Arrays hold
+// one type.
+using GgufValue = std::variant<int64_t, double, std::string, std::vector<int64_t>,
+                               std::vector<double>, std::vector<std::string>>;
 
 struct GgufFile {
   std::map<std::string, GgufValue> metadata;
-  std::map<std::string, StoredTensor> tensors;   // shapes in row-major order: the file's dimensions reversed
+  std::map<std::string, StoredTensor>
+      tensors;  // shapes in row-major order: the file's dimensions reversed
 };
 
-// Checks every length against what is left of the file before it is used; nested arrays, unknown types, repeated names,
-// misaligned, overlapping or outlying tensors and rows that are no whole blocks are INVALID_ARGUMENT (unknown quantisations
-// UNIMPLEMENTED), beginning with `source`.
+// Checks every length against what is left of the file before it is used; nested arrays, unknown
+// types, repeated names, misaligned, overlapping or outlying tensors and rows that are no whole
+// blocks are INVALID_ARGUMENT (unknown quantisations UNIMPLEMENTED), beginning with `source`.
 absl::StatusOr<GgufFile> ParseGguf(const std::string& source, absl::Span<const std::byte> bytes);
 
 }  // namespace mambad::checkpoint

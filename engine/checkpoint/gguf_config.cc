@@ -27,8 +27,9 @@ class Reader {
     } else if (architecture_ == "mamba2") {
       ReadMamba2();
     } else if (status_.ok()) {
-      return absl::UnimplementedError(absl::StrCat(source_, ": general.architecture \"", architecture_.substr(0, 60),
-                                                   "\" is not implemented; llama, mamba and mamba2 are"));
+      return absl::UnimplementedError(
+          absl::StrCat(source_, ": general.architecture \"", architecture_.substr(0, 60),
+                       "\" is not implemented; llama, mamba and mamba2 are"));
     }
     config_.tied_head = !file_.tensors.contains("output.weight");
     if (!status_.ok()) return status_;
@@ -69,14 +70,17 @@ class Reader {
     const std::string key = absl::StrCat(architecture_, ".", suffix);
     const double* value = Find<double>(key);
     if (value == nullptr) return absent;
-    if (!(*value >= low && *value <= high)) Fail(absl::StrCat(key, ": ", *value, " found, ", low, " to ", high, " expected"));
+    if (!(*value >= low && *value <= high))
+      Fail(absl::StrCat(key, ": ", *value, " found, ", low, " to ", high, " expected"));
     return *value;
   }
   void Fail(const std::string& message) {
     if (status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat(source_, ": ", message));
   }
   void Refuse(const std::string& message) {
-    if (status_.ok()) status_ = absl::UnimplementedError(absl::StrCat(source_, ": ", message, " is not implemented"));
+    if (status_.ok())
+      status_ =
+          absl::UnimplementedError(absl::StrCat(source_, ": ", message, " is not implemented"));
   }
 
   void ReadTrunk(MixerKind kind) {
@@ -88,11 +92,14 @@ class Reader {
     config_.norm_epsilon = Number("attention.layer_norm_rms_epsilon", 0, 1, 1e-5);
     const auto embedding = file_.tensors.find("token_embd.weight");
     const int64_t rows = embedding == file_.tensors.end() || embedding->second.shape.empty()
-                             ? 0 : embedding->second.shape[0];
-    config_.vocabulary = config_.padded_vocabulary = static_cast<int>(std::min<int64_t>(rows, 1 << 23));
+                             ? 0
+                             : embedding->second.shape[0];
+    config_.vocabulary = config_.padded_vocabulary =
+        static_cast<int>(std::min<int64_t>(rows, 1 << 23));
     if (rows == 0) Fail("tensor \"token_embd.weight\": missing");
     if (!text_.pieces.empty() && static_cast<int64_t>(text_.pieces.size()) > rows) {
-      Fail(absl::StrCat("tokenizer.ggml.tokens: ", text_.pieces.size(), " tokens found, the embedding has ", rows, " rows"));
+      Fail(absl::StrCat("tokenizer.ggml.tokens: ", text_.pieces.size(),
+                        " tokens found, the embedding has ", rows, " rows"));
     }
   }
 
@@ -103,24 +110,30 @@ class Reader {
     config_.context_length = Required("context_length", 1, int64_t{1} << 32);
     AttentionConfig& attention = config_.attention;
     attention.query_heads = static_cast<int>(Required("attention.head_count", 1, 4096));
-    attention.key_value_heads =
-        static_cast<int>(Optional("attention.head_count_kv", 1, 4096).value_or(attention.query_heads));
-    attention.head_width = static_cast<int>(
-        Optional("attention.key_length", 2, 256).value_or(config_.width / std::max(1, attention.query_heads)));
-    if (Optional("rope.dimension_count", 1, 1 << 16).value_or(attention.head_width) != attention.head_width) {
+    attention.key_value_heads = static_cast<int>(
+        Optional("attention.head_count_kv", 1, 4096).value_or(attention.query_heads));
+    attention.head_width =
+        static_cast<int>(Optional("attention.key_length", 2, 256)
+                             .value_or(config_.width / std::max(1, attention.query_heads)));
+    if (Optional("rope.dimension_count", 1, 1 << 16).value_or(attention.head_width) !=
+        attention.head_width) {
       Refuse("rotary embedding of a part of the head (rope.dimension_count)");
     }
-    if (Optional("expert_count", 0, 1 << 16).value_or(0) > 0) Refuse("mixture of experts (expert_count)");
-    attention.sliding_window = static_cast<int>(Optional("attention.sliding_window", 0, 1 << 30).value_or(0));
+    if (Optional("expert_count", 0, 1 << 16).value_or(0) > 0)
+      Refuse("mixture of experts (expert_count)");
+    attention.sliding_window =
+        static_cast<int>(Optional("attention.sliding_window", 0, 1 << 30).value_or(0));
     attention.rope.theta = Number("rope.freq_base", 1, 1e12, 10000.0);
-    const std::string scaling = Text(absl::StrCat(architecture_, ".rope.scaling.type")).value_or("none");
+    const std::string scaling =
+        Text(absl::StrCat(architecture_, ".rope.scaling.type")).value_or("none");
     if (scaling == "linear") {
       attention.rope.scaling = RopeScalingKind::kLinear;
       attention.rope.factor = Number("rope.scaling.factor", 1, 1e6, 1.0);
     } else if (scaling != "none") {
       Refuse(absl::StrCat("rope.scaling.type \"", scaling.substr(0, 60), "\""));
     }
-    if (file_.tensors.contains("rope_freqs.weight")) Refuse("tensor \"rope_freqs.weight\" (scaled rotary frequencies)");
+    if (file_.tensors.contains("rope_freqs.weight"))
+      Refuse("tensor \"rope_freqs.weight\" (scaled rotary frequencies)");
   }
 
   void ReadMamba() {
@@ -139,7 +152,8 @@ class Reader {
     Mamba2Config& mamba = config_.mamba2;
     mamba.inner_width = static_cast<int>(Required("ssm.inner_size", 1, 1 << 17));
     mamba.state_size = static_cast<int>(Required("ssm.state_size", 1, 1024));
-    mamba.heads = static_cast<int>(Required("ssm.time_step_rank", 1, 4096));   // llama.cpp keeps the heads there
+    mamba.heads = static_cast<int>(
+        Required("ssm.time_step_rank", 1, 4096));  // llama.cpp keeps the heads there
     mamba.groups = static_cast<int>(Optional("ssm.group_count", 1, 4096).value_or(1));
     mamba.convolution_width = static_cast<int>(Required("ssm.conv_kernel", 1, 8));
     mamba.norm_epsilon = config_.norm_epsilon;
@@ -154,20 +168,25 @@ class Reader {
     text_.tokenizer_model = Text("tokenizer.ggml.model").value_or("");
     text_.pre_tokenizer = Text("tokenizer.ggml.pre").value_or("");
     text_.chat_template = Text("tokenizer.chat_template").value_or("");
-    if (const auto* pieces = Find<std::vector<std::string>>("tokenizer.ggml.tokens")) text_.pieces = *pieces;
-    if (const auto* merges = Find<std::vector<std::string>>("tokenizer.ggml.merges")) text_.merges = *merges;
+    if (const auto* pieces = Find<std::vector<std::string>>("tokenizer.ggml.tokens"))
+      text_.pieces = *pieces;
+    if (const auto* merges = Find<std::vector<std::string>>("tokenizer.ggml.merges"))
+      text_.merges = *merges;
     if (const auto* scores = Find<std::vector<double>>("tokenizer.ggml.scores")) {
       text_.scores.assign(scores->begin(), scores->end());
     }
     if (const auto* types = Find<std::vector<int64_t>>("tokenizer.ggml.token_type")) {
       for (int64_t type : *types) {
-        if (type < 1 || type > 6) return Fail(absl::StrCat("tokenizer.ggml.token_type: ", type, " found, 1 to 6 expected"));
+        if (type < 1 || type > 6)
+          return Fail(absl::StrCat("tokenizer.ggml.token_type: ", type, " found, 1 to 6 expected"));
         text_.piece_types.push_back(static_cast<int32_t>(type));
       }
     }
     const int64_t last = static_cast<int64_t>(text_.pieces.size()) - 1;
     const auto id = [&](const char* key) {
-      return static_cast<int32_t>(Integer(absl::StrCat("tokenizer.ggml.", key), 0, std::max<int64_t>(0, last)).value_or(-1));
+      return static_cast<int32_t>(
+          Integer(absl::StrCat("tokenizer.ggml.", key), 0, std::max<int64_t>(0, last))
+              .value_or(-1));
     };
     text_.bos_id = id("bos_token_id");
     text_.eos_id = id("eos_token_id");
@@ -178,7 +197,8 @@ class Reader {
     for (const char* key : {"eos_token_id", "eot_token_id", "eom_token_id"}) {
       const int32_t end = id(key);
       const auto& ends = config_.eos_ids;
-      if (end >= 0 && std::find(ends.begin(), ends.end(), end) == ends.end()) config_.eos_ids.push_back(end);
+      if (end >= 0 && std::find(ends.begin(), ends.end(), end) == ends.end())
+        config_.eos_ids.push_back(end);
     }
     if (text_.bos_id >= 0) config_.bos_id = text_.bos_id;
   }
@@ -193,7 +213,8 @@ class Reader {
 
 }  // namespace
 
-absl::Status ReadGgufConfig(const std::string& source, const GgufFile& file, ModelConfig* config, TextFiles* text) {
+absl::Status ReadGgufConfig(const std::string& source, const GgufFile& file, ModelConfig* config,
+                            TextFiles* text) {
   return Reader(source, file, *config, *text).Read();
 }
 

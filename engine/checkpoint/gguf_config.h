@@ -12,7 +12,8 @@
 namespace mambad::checkpoint {
 
 // Architectures llama, mamba and mamba2. Errors name key, value and what is allowed.
-absl::Status ReadGgufConfig(const std::string& source, const GgufFile& file, ModelConfig* config, TextFiles* text);
+absl::Status ReadGgufConfig(const std::string& source, const GgufFile& file, ModelConfig* config,
+                            TextFiles* text);
 
 }  // namespace mambad::checkpoint
 

@@ -1,4 +1,5 @@
-// JSON of model files: bounded in size and depth, Infinity and NaN outside strings accepted as Python writes them.
+// JSON of model files: bounded in size and depth, and with the ways in which Python writes
+// infinity.
 
 #ifndef MAMBAD_ENGINE_CHECKPOINT_JSON_FILE_H_
 #define MAMBAD_ENGINE_CHECKPOINT_JSON_FILE_H_
@@ -11,8 +12,9 @@
 
 namespace mambad::checkpoint {
 
-// An object. INVALID_ARGUMENT, beginning with `source`: no JSON, nested deeper than 64, or not an object. Infinity becomes
-// 1e999's value (infinity), NaN null. A repeated key is an error.
+// An object. INVALID_ARGUMENT, beginning with `source`: no JSON, nested deeper than 64, not an
+// object, or a key that stands twice. Infinity and -Infinity outside texts, and {"__float__":
+// "Infinity"} as newer configuration files have it, become infinite numbers; NaN becomes null.
 absl::StatusOr<nlohmann::json> ParseJson(const std::string& source, std::string_view text);
 
 // Reads and parses a file of at most 64 MiB. NOT_FOUND when there is none.

@@ -14,7 +14,8 @@
 namespace mambad::checkpoint {
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Not blocking: somebody's pipe must not stop the start.
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot be opened"));
   struct stat info;
   if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size == 0) {
@@ -27,7 +28,8 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   void* data = mmap(nullptr, file.size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
   const int error = errno;
   close(descriptor);
-  if (data == MAP_FAILED) return absl::ErrnoToStatus(error, absl::StrCat(path, ": cannot be mapped"));
+  if (data == MAP_FAILED)
+    return absl::ErrnoToStatus(error, absl::StrCat(path, ": cannot be mapped"));
   file.data_ = data;
   madvise(data, file.size_, MADV_WILLNEED);
   return file;

@@ -12,7 +12,8 @@
 
 namespace mambad::checkpoint {
 
-// Move-only. A file that is cut short by another process while it is mapped ends this one (SIGBUS): replace files by rename.
+// Move-only. A file that is cut short by another process while it is mapped ends this one (SIGBUS):
+// replace files by rename.
 class MappedFile {
  public:
   // NOT_FOUND, PERMISSION_DENIED or INVALID_ARGUMENT (no regular file, empty) with the path.
@@ -26,7 +27,9 @@ class MappedFile {
   }
   ~MappedFile();
 
-  absl::Span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
+  absl::Span<const std::byte> bytes() const {
+    return {static_cast<const std::byte*>(data_), size_};
+  }
   const std::string& path() const { return path_; }
 
  private:

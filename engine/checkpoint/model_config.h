@@ -1,6 +1,7 @@
-// The architecture of a model, read once from its directory (config.json, mamba_config.json, generation_config.json) or
-// from a GGUF file's metadata, range-checked, and immutable afterwards. All families of a checkpoint reduce to one
-// sequence of blocks: each block has one mixer (attention, Mamba-1 or Mamba-2) and, in Llama-like models, an MLP.
+// The architecture of a model, read once from its directory (config.json, mamba_config.json,
+// generation_config.json) or from a GGUF file's metadata, range-checked, and immutable afterwards.
+// All families of a checkpoint reduce to one sequence of blocks: each block has one mixer
+// (attention, Mamba-1 or Mamba-2) and, in Llama-like models, an MLP.
 
 #ifndef MAMBAD_ENGINE_CHECKPOINT_MODEL_CONFIG_H_
 #define MAMBAD_ENGINE_CHECKPOINT_MODEL_CONFIG_H_
@@ -18,44 +19,47 @@ enum class MixerKind { kAttention, kMamba, kMamba2 };
 
 // Whose names and row orders the file uses. One family may come in several layouts.
 enum class Layout {
-  kHuggingFace,    // LlamaForCausalLM, MambaForCausalLM, Mamba2ForCausalLM
-  kStateSpaces,    // state-spaces/mamba, mamba2 releases: backbone.embedding.weight, lm_head always stored
-  kMambaInLlama,   // Llama or Mistral config.json + mamba_config.json
-  kGguf,           // llama.cpp's names; same matrices
+  kHuggingFace,   // LlamaForCausalLM, MambaForCausalLM, Mamba2ForCausalLM
+  kStateSpaces,   // state-spaces/mamba, mamba2 releases: backbone.embedding.weight, lm_head always
+                  // stored
+  kMambaInLlama,  // Llama or Mistral config.json + mamba_config.json
+  kGguf,          // llama.cpp's names; same matrices
 };
 
 enum class RopeScalingKind { kNone, kLinear, kLlama3 };
 
-// Rotary position embedding in the rotate-half form: angle = position * theta^(-2i/head_width), then scaled.
+// Rotary position embedding in the rotate-half form: angle = position * theta^(-2i/head_width),
+// then scaled.
 struct RopeConfig {
   double theta = 10000.0;
   RopeScalingKind scaling = RopeScalingKind::kNone;
-  double factor = 1.0;                  // linear and llama3
-  double low_frequency_factor = 1.0;    // llama3
-  double high_frequency_factor = 4.0;   // llama3
-  int64_t original_context = 8192;      // llama3, tokens
+  double factor = 1.0;                 // linear and llama3
+  double low_frequency_factor = 1.0;   // llama3
+  double high_frequency_factor = 4.0;  // llama3
+  int64_t original_context = 8192;     // llama3, tokens
 };
 
 struct AttentionConfig {
   int query_heads = 0;
-  int key_value_heads = 0;   // divides query_heads
-  int head_width = 0;        // may differ from width / query_heads
-  int sliding_window = 0;    // tokens, the current one counted; 0: none
-  RopeConfig rope;           // of self_attn.* layers
-  RopeConfig fused_rope;     // of mha.in_proj layers (MambaInLlama): theta only, never scaled
+  int key_value_heads = 0;  // divides query_heads
+  int head_width = 0;       // may differ from width / query_heads
+  int sliding_window = 0;   // tokens, the current one counted; 0: none
+  RopeConfig rope;          // of self_attn.* layers
+  RopeConfig fused_rope;    // of mha.in_proj layers (MambaInLlama): theta only, never scaled
 };
 
-// Mamba-1. `groups` is the number of distinct (B, C) pairs after any repeat: 1 in standard Mamba (all channels share one),
-// inner_width / state_size in MambaInLlama (channel c belongs to group c / state_size).
+// Mamba-1. `groups` is the number of distinct (B, C) pairs after any repeat: 1 in standard Mamba
+// (all channels share one), inner_width / state_size in MambaInLlama (channel c belongs to group c
+// / state_size).
 struct MambaConfig {
-  int inner_width = 0;       // d_inner, channels
-  int state_size = 0;        // N
-  int dt_rank = 0;           // r
-  int convolution_width = 4; // W, taps
+  int inner_width = 0;        // d_inner, channels
+  int state_size = 0;         // N
+  int dt_rank = 0;            // r
+  int convolution_width = 4;  // W, taps
   int groups = 1;
-  int source_width = 0;      // d_xb: width of x and B before the repeat; 0 in standard Mamba
+  int source_width = 0;  // d_xb: width of x and B before the repeat; 0 in standard Mamba
   bool repeat_before_convolution = true;  // MambaInLlama only
-  bool dt_bias_applied_twice = false;     // released MambaInLlama layout: dt = softplus(W_dt(.) + 2 b)
+  bool dt_bias_applied_twice = false;  // released MambaInLlama layout: dt = softplus(W_dt(.) + 2 b)
   bool convolution_bias = true;
 };
 
@@ -66,10 +70,12 @@ struct Mamba2Config {
   int heads = 0;
   int groups = 1;
   int convolution_width = 4;
-  int source_width = 0;      // d_xb, MambaInLlama only: x and B are repeated from source_width to inner_width
-  bool repeat_before_convolution = true;  // MambaInLlama only; decides how many channels the convolution has
-  double norm_epsilon = 1e-5;             // of the gated norm; 1e-5 fixed outside HF files
-  double dt_minimum = 0.0;                // limits after softplus
+  int source_width =
+      0;  // d_xb, MambaInLlama only: x and B are repeated from source_width to inner_width
+  bool repeat_before_convolution =
+      true;                    // MambaInLlama only; decides how many channels the convolution has
+  double norm_epsilon = 1e-5;  // of the gated norm; 1e-5 fixed outside HF files
+  double dt_minimum = 0.0;     // limits after softplus
   double dt_maximum = std::numeric_limits<double>::infinity();
   bool convolution_bias = true;
 };
@@ -78,19 +84,21 @@ struct ModelConfig {
   Family family = Family::kLlama;
   Layout layout = Layout::kHuggingFace;
 
-  int width = 0;               // d, the residual stream
+  int width = 0;  // d, the residual stream
   int layers = 0;
-  int vocabulary = 0;          // ids that may be sampled, as the model's files count them
-  int padded_vocabulary = 0;   // rows of the embedding; ids in [vocabulary, padded_vocabulary) are never sampled and do
-                               // not count in log-probabilities
+  int vocabulary = 0;         // ids that may be sampled, as the model's files count them
+  int padded_vocabulary = 0;  // rows of the embedding; ids in [vocabulary, padded_vocabulary) are
+                              // never sampled and do not count in log-probabilities
   int mlp_width = 0;           // 0: blocks have no MLP
   double norm_epsilon = 1e-5;  // of the layer norms and the final norm
   bool tied_head = false;      // lm_head is the embedding
-  int64_t context_length = 0;  // positions the attention layers were made for; 0: unbounded (pure recurrent models)
+  int64_t context_length =
+      0;  // positions the attention layers were made for; 0: unbounded (pure recurrent models)
 
-  std::vector<MixerKind> mixers;       // one per layer
-  std::vector<bool> fused_attention;   // one per layer: mha.in_proj / mha.out_proj instead of self_attn.*
-  std::vector<bool> fused_mamba;       // one per layer: Mamba-1 mamba.in_proj instead of its five parts
+  std::vector<MixerKind> mixers;  // one per layer
+  std::vector<bool>
+      fused_attention;  // one per layer: mha.in_proj / mha.out_proj instead of self_attn.*
+  std::vector<bool> fused_mamba;  // one per layer: Mamba-1 mamba.in_proj instead of its five parts
 
   AttentionConfig attention;
   MambaConfig mamba;
@@ -99,7 +107,7 @@ struct ModelConfig {
   // From config.json, generation_config.json and tokenizer files.
   std::vector<int32_t> eos_ids;
   std::optional<int32_t> bos_id;
-  struct SamplingDefaults {            // what generation_config.json says; absent fields stay unset
+  struct SamplingDefaults {  // what generation_config.json says; absent fields stay unset
     std::optional<bool> do_sample;
     std::optional<double> temperature, top_p, min_p, repetition_penalty;
     std::optional<int> top_k;

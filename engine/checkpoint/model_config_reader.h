@@ -21,12 +21,14 @@ struct ConfigFiles {
 
 using TensorShapes = std::map<std::string, std::vector<int64_t>>;
 
-// The tensors' names and shapes tell what the JSON leaves open: which Mamba a hybrid's layers are, fused or apart.
-// INVALID_ARGUMENT: file, key, value, what is allowed. UNIMPLEMENTED: a variant that is refused by name.
+// The tensors' names and shapes tell what the JSON leaves open: which Mamba a hybrid's layers are,
+// fused or apart. INVALID_ARGUMENT: file, key, value, what is allowed. UNIMPLEMENTED: a variant
+// that is refused by name.
 absl::StatusOr<ModelConfig> ReadModelConfig(const ConfigFiles& files, const TensorShapes& tensors);
 
-// Checks that hold for every source of a configuration, GGUF too: sizes positive and bounded, so that no product of them
-// overflows, heads and groups dividing evenly, one mixer a layer. `source` begins messages.
+// Checks that hold for every source of a configuration, GGUF too: sizes positive and bounded, so
+// that no product of them overflows, heads and groups dividing evenly, one mixer a layer. `source`
+// begins messages.
 absl::Status CheckModelConfig(const std::string& source, const ModelConfig& config);
 
 }  // namespace mambad::checkpoint

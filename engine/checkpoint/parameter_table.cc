@@ -21,12 +21,15 @@ class TableBuilder {
   }
 
  private:
-  bool llama_like() const { return config_.family == Family::kLlama || config_.family == Family::kHybrid; }
+  bool llama_like() const {
+    return config_.family == Family::kLlama || config_.family == Family::kHybrid;
+  }
 
   std::string EmbeddingName() const {
     if (config_.layout == Layout::kGguf) return "token_embd.weight";
     if (llama_like()) return "model.embed_tokens.weight";
-    return config_.layout == Layout::kStateSpaces ? "backbone.embedding.weight" : "backbone.embeddings.weight";
+    return config_.layout == Layout::kStateSpaces ? "backbone.embedding.weight"
+                                                  : "backbone.embeddings.weight";
   }
   std::string FinalNormName() const {
     if (config_.layout == Layout::kGguf) return "output_norm.weight";
@@ -43,17 +46,29 @@ class TableBuilder {
     const int64_t d = config_.width, f = config_.mlp_width;
     const bool gguf = config_.layout == Layout::kGguf;
     Add(Role::kMixerNorm, layer,
-        prefix + (gguf ? "attn_norm.weight" : llama_like() ? "input_layernorm.weight" : "norm.weight"), {d}, true);
+        prefix + (gguf           ? "attn_norm.weight"
+                  : llama_like() ? "input_layernorm.weight"
+                                 : "norm.weight"),
+        {d}, true);
     switch (config_.mixers[layer]) {
-      case MixerKind::kAttention: Attention(layer, prefix); break;
-      case MixerKind::kMamba: Mamba(layer, prefix); break;
-      case MixerKind::kMamba2: Mamba2(layer, prefix); break;
+      case MixerKind::kAttention:
+        Attention(layer, prefix);
+        break;
+      case MixerKind::kMamba:
+        Mamba(layer, prefix);
+        break;
+      case MixerKind::kMamba2:
+        Mamba2(layer, prefix);
+        break;
     }
     if (f == 0) return;
-    Add(Role::kMlpNorm, layer, prefix + (gguf ? "ffn_norm.weight" : "post_attention_layernorm.weight"), {d}, true);
-    Add(Role::kMlpGate, layer, prefix + (gguf ? "ffn_gate.weight" : "mlp.gate_proj.weight"), {f, d});
+    Add(Role::kMlpNorm, layer,
+        prefix + (gguf ? "ffn_norm.weight" : "post_attention_layernorm.weight"), {d}, true);
+    Add(Role::kMlpGate, layer, prefix + (gguf ? "ffn_gate.weight" : "mlp.gate_proj.weight"),
+        {f, d});
     Add(Role::kMlpUp, layer, prefix + (gguf ? "ffn_up.weight" : "mlp.up_proj.weight"), {f, d});
-    Add(Role::kMlpDown, layer, prefix + (gguf ? "ffn_down.weight" : "mlp.down_proj.weight"), {d, f});
+    Add(Role::kMlpDown, layer, prefix + (gguf ? "ffn_down.weight" : "mlp.down_proj.weight"),
+        {d, f});
   }
 
   void Attention(int layer, const std::string& prefix) {
@@ -81,16 +96,21 @@ class TableBuilder {
     return prefix + (config_.layout == Layout::kMambaInLlama ? "mamba." : "mixer.") + hf;
   }
 
-  void Convolution(int layer, const std::string& prefix, int64_t channels, int64_t taps, bool bias) {
+  void Convolution(int layer, const std::string& prefix, int64_t channels, int64_t taps,
+                   bool bias) {
     std::vector<int64_t> shape = {channels, 1, taps};
     if (config_.layout == Layout::kGguf) shape = {channels, taps};
-    Add(Role::kConvolution, layer, MixerName(prefix, "conv1d.weight", "ssm_conv1d.weight"), shape, true);
-    if (bias) Add(Role::kConvolutionBias, layer, MixerName(prefix, "conv1d.bias", "ssm_conv1d.bias"), {channels}, true);
+    Add(Role::kConvolution, layer, MixerName(prefix, "conv1d.weight", "ssm_conv1d.weight"), shape,
+        true);
+    if (bias)
+      Add(Role::kConvolutionBias, layer, MixerName(prefix, "conv1d.bias", "ssm_conv1d.bias"),
+          {channels}, true);
   }
 
   void Mamba(int layer, const std::string& prefix) {
     const MambaConfig& m = config_.mamba;
-    const int64_t d = config_.width, inner = m.inner_width, n = m.state_size, r = m.dt_rank, source = m.source_width;
+    const int64_t d = config_.width, inner = m.inner_width, n = m.state_size, r = m.dt_rank,
+                  source = m.source_width;
     const auto name = [&](const char* hf, const char* gguf) { return MixerName(prefix, hf, gguf); };
     if (source == 0) {
       Add(Role::kMambaIn, layer, name("in_proj.weight", "ssm_in.weight"), {2 * inner, d});
@@ -104,8 +124,8 @@ class TableBuilder {
       Add(Role::kMambaInC, layer, name("C_proj.weight", ""), {inner, d});
       Add(Role::kMambaInDt, layer, name("dt_proj_down.weight", ""), {r, d});
     }
-    Convolution(layer, prefix, source > 0 && !m.repeat_before_convolution ? source : inner, m.convolution_width,
-                m.convolution_bias);
+    Convolution(layer, prefix, source > 0 && !m.repeat_before_convolution ? source : inner,
+                m.convolution_width, m.convolution_bias);
     Add(Role::kMambaDt, layer, name("dt_proj.weight", "ssm_dt.weight"), {inner, r});
     Add(Role::kMambaDtBias, layer, name("dt_proj.bias", "ssm_dt.bias"), {inner}, true);
     Add(Role::kMambaALog, layer, name("A_log", "ssm_a"), {inner, n}, true);
@@ -115,24 +135,30 @@ class TableBuilder {
 
   void Mamba2(int layer, const std::string& prefix) {
     const Mamba2Config& m = config_.mamba2;
-    const int64_t d = config_.width, inner = m.inner_width, groups = int64_t{m.groups} * m.state_size;
-    const int64_t x = m.source_width > 0 ? m.source_width : inner, b = m.source_width > 0 ? m.source_width : groups;
+    const int64_t d = config_.width, inner = m.inner_width,
+                  groups = int64_t{m.groups} * m.state_size;
+    const int64_t x = m.source_width > 0 ? m.source_width : inner,
+                  b = m.source_width > 0 ? m.source_width : groups;
     const bool repeated = m.source_width > 0 && m.repeat_before_convolution;
     const auto name = [&](const char* hf, const char* gguf) { return MixerName(prefix, hf, gguf); };
-    Add(Role::kMamba2In, layer, name("in_proj.weight", "ssm_in.weight"), {inner + x + b + groups + m.heads, d});
-    Convolution(layer, prefix, repeated ? inner + 2 * groups : x + b + groups, m.convolution_width, m.convolution_bias);
+    Add(Role::kMamba2In, layer, name("in_proj.weight", "ssm_in.weight"),
+        {inner + x + b + groups + m.heads, d});
+    Convolution(layer, prefix, repeated ? inner + 2 * groups : x + b + groups, m.convolution_width,
+                m.convolution_bias);
     const bool gguf = config_.layout == Layout::kGguf;
-    const std::vector<int64_t> a_head = gguf ? std::vector<int64_t>{m.heads, 1} : std::vector<int64_t>{m.heads};
+    const std::vector<int64_t> a_head =
+        gguf ? std::vector<int64_t>{m.heads, 1} : std::vector<int64_t>{m.heads};
     Add(Role::kMamba2DtBias, layer, name("dt_bias", "ssm_dt.bias"), {m.heads}, true);
     Add(Role::kMambaALog, layer, name("A_log", "ssm_a"), a_head, true);
     Add(Role::kMambaD, layer, name("D", "ssm_d"), a_head, true);
     Add(Role::kMamba2Norm, layer, name("norm.weight", "ssm_norm.weight"),
-        gguf ? std::vector<int64_t>{m.groups, inner / m.groups} : std::vector<int64_t>{inner}, true);
+        gguf ? std::vector<int64_t>{m.groups, inner / m.groups} : std::vector<int64_t>{inner},
+        true);
     Add(Role::kMambaOut, layer, name("out_proj.weight", "ssm_out.weight"), {d, inner});
   }
 
-  void Add(Role role, int layer, std::string name, std::vector<int64_t> shape, bool keep_float32 = false,
-           bool optional = false) {
+  void Add(Role role, int layer, std::string name, std::vector<int64_t> shape,
+           bool keep_float32 = false, bool optional = false) {
     parameters_.push_back({role, layer, std::move(name), std::move(shape), keep_float32, optional});
   }
 
@@ -142,7 +168,9 @@ class TableBuilder {
 
 }  // namespace
 
-ParameterTable::ParameterTable(const ModelConfig& config) { TableBuilder(config, &parameters_).Build(); }
+ParameterTable::ParameterTable(const ModelConfig& config) {
+  TableBuilder(config, &parameters_).Build();
+}
 
 const Parameter* ParameterTable::Find(Role role, int layer) const {
   for (const Parameter& parameter : parameters_) {

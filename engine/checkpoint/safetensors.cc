@@ -12,12 +12,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/checkpoint/dequantise.h"
+#include "engine/checkpoint/error_text.h"
 #include "engine/checkpoint/json_file.h"
 
 namespace mambad::checkpoint {
 namespace {
 
-constexpr uint64_t kMaxHeaderBytes = 100'000'000;   // the format's own limit
+constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
 constexpr size_t kMaxDimensions = 8;
 
 struct Placed {
@@ -26,58 +27,72 @@ struct Placed {
 };
 
 bool TypeOf(const std::string& name, StorageType* type) {
-  if (name == "F32") *type = StorageType::kFloat32;
-  else if (name == "F16") *type = StorageType::kFloat16;
-  else if (name == "BF16") *type = StorageType::kBFloat16;
-  else return false;
+  if (name == "F32")
+    *type = StorageType::kFloat32;
+  else if (name == "F16")
+    *type = StorageType::kFloat16;
+  else if (name == "BF16")
+    *type = StorageType::kBFloat16;
+  else
+    return false;
   return true;
 }
 
 // A header entry's "shape"; numbers so bounded that their product cannot overflow.
-absl::StatusOr<std::vector<int64_t>> ReadShape(const std::string& where, const nlohmann::json& entry, uint64_t* numbers) {
+absl::StatusOr<std::vector<int64_t>> ReadShape(const std::string& where,
+                                               const nlohmann::json& entry, uint64_t* numbers) {
   const auto shape = entry.find("shape");
   if (shape == entry.end() || !shape->is_array() || shape->size() > kMaxDimensions) {
-    return absl::InvalidArgumentError(absl::StrCat(where, ": \"shape\" must be a list of at most 8 numbers"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(where, ": \"shape\" must be a list of at most 8 numbers"));
   }
   std::vector<int64_t> out;
   *numbers = 1;
   for (const nlohmann::json& size : *shape) {
     if (!size.is_number_unsigned() || size.get<uint64_t>() > (uint64_t{1} << 40)) {
-      return absl::InvalidArgumentError(absl::StrCat(where, ": \"shape\" has ", size.dump(), ", expected 0 to 2^40"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ": \"shape\" has ", Quoted(size.dump()), ", 0 to 2^40 expected"));
     }
     out.push_back(static_cast<int64_t>(size.get<uint64_t>()));
-    if (__builtin_mul_overflow(*numbers, size.get<uint64_t>(), numbers) || *numbers > (uint64_t{1} << 50)) {
-      return absl::InvalidArgumentError(absl::StrCat(where, ": \"shape\" ", shape->dump(), " is too large"));
+    if (__builtin_mul_overflow(*numbers, size.get<uint64_t>(), numbers) ||
+        *numbers > (uint64_t{1} << 50)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ": \"shape\" ", shape->dump(), " is too large"));
     }
   }
   return out;
 }
 
-absl::Status ReadOffsets(const std::string& where, const nlohmann::json& entry, uint64_t data_bytes, Placed* placed) {
+absl::Status ReadOffsets(const std::string& where, const nlohmann::json& entry, uint64_t data_bytes,
+                         Placed* placed) {
   const auto offsets = entry.find("data_offsets");
-  if (offsets == entry.end() || !offsets->is_array() || offsets->size() != 2 || !(*offsets)[0].is_number_unsigned() ||
-      !(*offsets)[1].is_number_unsigned()) {
-    return absl::InvalidArgumentError(absl::StrCat(where, ": \"data_offsets\" must be two numbers"));
+  if (offsets == entry.end() || !offsets->is_array() || offsets->size() != 2 ||
+      !(*offsets)[0].is_number_unsigned() || !(*offsets)[1].is_number_unsigned()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(where, ": \"data_offsets\" must be two numbers"));
   }
   placed->begin = (*offsets)[0].get<uint64_t>();
   placed->end = (*offsets)[1].get<uint64_t>();
   if (placed->begin > placed->end || placed->end > data_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(where, ": \"data_offsets\" ", offsets->dump(), " lie outside the ",
-                                                   data_bytes, " bytes of data"));
+    return absl::InvalidArgumentError(absl::StrCat(where, ": \"data_offsets\" ", offsets->dump(),
+                                                   " lie outside the ", data_bytes,
+                                                   " bytes of data"));
   }
   return absl::OkStatus();
 }
 
 // Tensors must tile the data: whoever reads past one must not find another.
-absl::Status CheckTiling(const std::string& source, std::vector<Placed> placed, uint64_t data_bytes) {
+absl::Status CheckTiling(const std::string& source, std::vector<Placed> placed,
+                         uint64_t data_bytes) {
   std::sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
     return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
   });
   uint64_t at = 0;
   for (const Placed& tensor : placed) {
     if (tensor.begin != at) {
-      return absl::InvalidArgumentError(absl::StrCat(source, ": tensor \"", tensor.name, "\" begins at byte ", tensor.begin,
-                                                     " of the data, expected ", at, " (overlap or gap)"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(source, ": tensor ", Quoted(tensor.name), " begins at byte ", tensor.begin,
+                       " of the data, expected ", at, " (overlap or gap)"));
     }
     at = tensor.end;
   }
@@ -90,25 +105,28 @@ absl::Status CheckTiling(const std::string& source, std::vector<Placed> placed, 
 
 }  // namespace
 
-absl::StatusOr<std::map<std::string, StoredTensor>> ParseSafetensors(const std::string& source,
-                                                                     absl::Span<const std::byte> bytes) {
+absl::StatusOr<std::map<std::string, StoredTensor>> ParseSafetensors(
+    const std::string& source, absl::Span<const std::byte> bytes) {
   uint64_t header_bytes = 0;
-  if (bytes.size() < 8) return absl::InvalidArgumentError(absl::StrCat(source, ": ", bytes.size(), " bytes are no safetensors file"));
+  if (bytes.size() < 8)
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": ", bytes.size(), " bytes are no safetensors file"));
   std::memcpy(&header_bytes, bytes.data(), 8);
   if (header_bytes > kMaxHeaderBytes || header_bytes > bytes.size() - 8) {
-    return absl::InvalidArgumentError(absl::StrCat(source, ": header of ", header_bytes, " bytes announced in a file of ",
-                                                   bytes.size(), " bytes (truncated or no safetensors file)"));
+    return absl::InvalidArgumentError(absl::StrCat(source, ": header of ", header_bytes,
+                                                   " bytes announced in a file of ", bytes.size(),
+                                                   " bytes (truncated or no safetensors file)"));
   }
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, header_bytes);
   absl::StatusOr<nlohmann::json> header = ParseJson(absl::StrCat(source, ": header"), text);
   if (!header.ok()) return header.status();
   const absl::Span<const std::byte> data = bytes.subspan(8 + header_bytes);
 
-  std::map<std::string, StoredTensor> tensors;
+  SafetensorsFile file;
   std::vector<Placed> placed;
   for (const auto& [name, entry] : header->items()) {
     if (name == "__metadata__") continue;
-    const std::string where = absl::StrCat(source, ": tensor \"", name, "\"");
+    const std::string where = absl::StrCat(source, ": tensor ", Quoted(name));
     if (!entry.is_object() || !entry.contains("dtype") || !entry["dtype"].is_string()) {
       return absl::InvalidArgumentError(absl::StrCat(where, ": no \"dtype\""));
     }
@@ -116,29 +134,39 @@ absl::StatusOr<std::map<std::string, StoredTensor>> ParseSafetensors(const std::
     absl::StatusOr<std::vector<int64_t>> shape = ReadShape(where, entry, &numbers);
     if (!shape.ok()) return shape.status();
     Placed place{name, 0, 0};
-    if (absl::Status status = ReadOffsets(where, entry, data.size(), &place); !status.ok()) return status;
+    if (absl::Status status = ReadOffsets(where, entry, data.size(), &place); !status.ok())
+      return status;
     placed.push_back(place);
     StoredTensor tensor;
-    if (!TypeOf(entry["dtype"].get<std::string>(), &tensor.type)) continue;
+    const std::string type = entry["dtype"].get<std::string>();
+    if (!TypeOf(type, &tensor.type)) {
+      file.ignored[name] = type;
+      continue;
+    }
     const uint64_t expected = numbers * BlockOf(tensor.type).bytes;
     if (place.end - place.begin != expected) {
-      return absl::InvalidArgumentError(absl::StrCat(where, ": ", place.end - place.begin, " bytes found, ", expected,
+      return absl::InvalidArgumentError(absl::StrCat(where, ": ", place.end - place.begin,
+                                                     " bytes found, ", expected,
                                                      " expected for its shape and type"));
     }
     tensor.shape = *std::move(shape);
     tensor.data = data.subspan(place.begin, expected);
-    tensors.emplace(name, std::move(tensor));
+    file.tensors.emplace(name, std::move(tensor));
   }
-  if (absl::Status status = CheckTiling(source, std::move(placed), data.size()); !status.ok()) return status;
-  return tensors;
+  if (absl::Status status = CheckTiling(source, std::move(placed), data.size()); !status.ok())
+    return status;
+  return file;
 }
 
-// ---- writing -----------------------------------------------------------------------------------------------------------
+// ---- writing
+// -----------------------------------------------------------------------------------------------------------
 
-absl::Status WriteFileAtomically(const std::string& path, absl::Span<const absl::Span<const std::byte>> pieces) {
+absl::Status WriteFileAtomically(const std::string& path,
+                                 absl::Span<const absl::Span<const std::byte>> pieces) {
   const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
   const int descriptor = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (descriptor < 0) return absl::ErrnoToStatus(errno, absl::StrCat(temporary, ": cannot be created"));
+  if (descriptor < 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat(temporary, ": cannot be created"));
   const auto fail = [&](const char* what) {
     const int error = errno;
     close(descriptor);
@@ -175,15 +203,15 @@ absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorTo
     pieces.push_back(tensor.data);
   }
   std::string text = header.dump();
-  text.resize((text.size() + 7) / 8 * 8, ' ');   // the data begin on 8 bytes
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // the data begin on 8 bytes
   const uint64_t length = text.size();
   pieces[0] = {reinterpret_cast<const std::byte*>(&length), sizeof(length)};
   pieces[1] = {reinterpret_cast<const std::byte*>(text.data()), text.size()};
   return WriteFileAtomically(path, pieces);
 }
 
-absl::Status WriteShardedSafetensors(const std::string& directory, absl::Span<const TensorToWrite> tensors,
-                                     int64_t shard_bytes) {
+absl::Status WriteShardedSafetensors(const std::string& directory,
+                                     absl::Span<const TensorToWrite> tensors, int64_t shard_bytes) {
   std::vector<std::vector<TensorToWrite>> shards(1);
   int64_t filled = 0, total = 0;
   for (const TensorToWrite& tensor : tensors) {
@@ -196,16 +224,21 @@ absl::Status WriteShardedSafetensors(const std::string& directory, absl::Span<co
     filled += bytes;
     total += bytes;
   }
-  if (shards.size() == 1) return WriteSafetensors(absl::StrCat(directory, "/model.safetensors"), shards[0]);
+  if (shards.size() == 1)
+    return WriteSafetensors(absl::StrCat(directory, "/model.safetensors"), shards[0]);
   nlohmann::ordered_json index;
   index["metadata"] = {{"total_size", total}};
   for (size_t i = 0; i < shards.size(); ++i) {
-    const std::string name = absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
-    if (absl::Status status = WriteSafetensors(absl::StrCat(directory, "/", name), shards[i]); !status.ok()) return status;
+    const std::string name =
+        absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
+    if (absl::Status status = WriteSafetensors(absl::StrCat(directory, "/", name), shards[i]);
+        !status.ok())
+      return status;
     for (const TensorToWrite& tensor : shards[i]) index["weight_map"][tensor.name] = name;
   }
   const std::string text = index.dump(2);
-  const absl::Span<const std::byte> piece(reinterpret_cast<const std::byte*>(text.data()), text.size());
+  const absl::Span<const std::byte> piece(reinterpret_cast<const std::byte*>(text.data()),
+                                          text.size());
   return WriteFileAtomically(absl::StrCat(directory, "/model.safetensors.index.json"), {piece});
 }
 

@@ -8,7 +8,8 @@ namespace {
 
 using checkpoint::MixerKind;
 
-kernels::WorkspaceShape ShapeOf(const checkpoint::ModelConfig& config, const Weights& weights, const ModelLimits& limits) {
+kernels::WorkspaceShape ShapeOf(const checkpoint::ModelConfig& config, const Weights& weights,
+                                const ModelLimits& limits) {
   kernels::WorkspaceShape shape;
   shape.max_rows = limits.max_rows;
   shape.max_logit_rows = limits.max_logit_rows;
@@ -43,19 +44,21 @@ kernels::WorkspaceShape ShapeOf(const checkpoint::ModelConfig& config, const Wei
 
 }  // namespace
 
-Model::Model(checkpoint::ModelConfig config, std::unique_ptr<const Weights> weights, const ModelLimits& limits,
-             kernels::Backend& backend)
+Model::Model(checkpoint::ModelConfig config, std::unique_ptr<const Weights> weights,
+             const ModelLimits& limits, kernels::Backend& backend)
     : config_(std::move(config)),
       weights_(std::move(weights)),
       limits_(limits),
       backend_(backend),
       workspace_(backend.CreateWorkspace(ShapeOf(config_, *weights_, limits_))) {}
 
-absl::StatusOr<std::unique_ptr<Model>> Model::Load(const checkpoint::Checkpoint& checkpoint, ComputeType type,
-                                                   const ModelLimits& limits, kernels::Backend& backend) {
+absl::StatusOr<std::unique_ptr<Model>> Model::Load(const checkpoint::Checkpoint& checkpoint,
+                                                   ComputeType type, const ModelLimits& limits,
+                                                   kernels::Backend& backend) {
   absl::StatusOr<std::unique_ptr<const Weights>> weights = Weights::Load(checkpoint, type, backend);
   if (!weights.ok()) return weights.status();
-  return std::unique_ptr<Model>(new Model(checkpoint.config(), *std::move(weights), limits, backend));
+  return std::unique_ptr<Model>(
+      new Model(checkpoint.config(), *std::move(weights), limits, backend));
 }
 
 void Model::Forward(const kernels::Batch& batch, StatePool& state) {
@@ -76,7 +79,8 @@ void Model::Forward(const kernels::Batch& batch, StatePool& state) {
     }
     if (block.has_mlp) backend_.Mlp(batch, block.mlp, *workspace_);
   }
-  if (batch.logit_count > 0) backend_.Head(batch, weights_->final_norm(), weights_->head(), *workspace_);
+  if (batch.logit_count > 0)
+    backend_.Head(batch, weights_->final_norm(), weights_->head(), *workspace_);
 }
 
 }  // namespace mambad

@@ -1,5 +1,5 @@
-// A model on a backend: weights and the activations of one forward pass. One class, two instances (target, draft). What it
-// keeps for its sequences is a StatePool's.
+// A model on a backend: weights and the activations of one forward pass. One class, two instances
+// (target, draft). What it keeps for its sequences is a StatePool's.
 
 #ifndef MAMBAD_ENGINE_MODEL_MODEL_H_
 #define MAMBAD_ENGINE_MODEL_MODEL_H_
@@ -19,19 +19,20 @@ namespace mambad {
 
 // How much one forward pass may take.
 struct ModelLimits {
-  int max_rows = 0;          // rows a call
-  int max_logit_rows = 0;    // of them with logits
+  int max_rows = 0;        // rows a call
+  int max_logit_rows = 0;  // of them with logits
   int max_sequences = 0;
-  int64_t max_context = 0;   // positions
+  int64_t max_context = 0;  // positions
 };
 
 class Model {
  public:
-  static absl::StatusOr<std::unique_ptr<Model>> Load(const checkpoint::Checkpoint& checkpoint, ComputeType type,
-                                                     const ModelLimits& limits, kernels::Backend& backend);
+  static absl::StatusOr<std::unique_ptr<Model>> Load(const checkpoint::Checkpoint& checkpoint,
+                                                     ComputeType type, const ModelLimits& limits,
+                                                     kernels::Backend& backend);
 
-  // Runs batch.rows rows through all layers, committing to `state` as kernels::Batch says, and leaves the logits of
-  // batch.logit_rows in workspace().logits. Engine thread.
+  // Runs batch.rows rows through all layers, committing to `state` as kernels::Batch says, and
+  // leaves the logits of batch.logit_rows in workspace().logits. Engine thread.
   void Forward(const kernels::Batch& batch, StatePool& state);
 
   const checkpoint::ModelConfig& config() const { return config_; }
@@ -40,8 +41,8 @@ class Model {
   const ModelLimits& limits() const { return limits_; }
 
  private:
-  Model(checkpoint::ModelConfig config, std::unique_ptr<const Weights> weights, const ModelLimits& limits,
-        kernels::Backend& backend);
+  Model(checkpoint::ModelConfig config, std::unique_ptr<const Weights> weights,
+        const ModelLimits& limits, kernels::Backend& backend);
 
   const checkpoint::ModelConfig config_;
   const std::unique_ptr<const Weights> weights_;

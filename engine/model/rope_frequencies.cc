@@ -24,7 +24,8 @@ std::vector<float> InverseFrequencies(const checkpoint::RopeConfig& rope, int he
   for (int i = 0; i < head_width / 2; ++i) {
     double frequency = std::pow(rope.theta, -2.0 * i / head_width);
     if (rope.scaling == checkpoint::RopeScalingKind::kLinear) frequency /= rope.factor;
-    if (rope.scaling == checkpoint::RopeScalingKind::kLlama3) frequency = Llama3Scaled(frequency, rope);
+    if (rope.scaling == checkpoint::RopeScalingKind::kLlama3)
+      frequency = Llama3Scaled(frequency, rope);
     frequencies[i] = static_cast<float>(frequency);
   }
   return frequencies;

@@ -9,8 +9,9 @@
 
 namespace mambad {
 
-// [head_width / 2]: theta^(-2i/head_width); `linear` divides by the factor; `llama3` divides low frequencies by it, keeps
-// high ones and blends between (Llama 3.1's rule, by wavelength against the original context).
+// [head_width / 2]: theta^(-2i/head_width); `linear` divides by the factor; `llama3` divides low
+// frequencies by it, keeps high ones and blends between (Llama 3.1's rule, by wavelength against
+// the original context).
 std::vector<float> InverseFrequencies(const checkpoint::RopeConfig& rope, int head_width);
 
 }  // namespace mambad

@@ -31,10 +31,12 @@ int64_t Columns(const Parameter& parameter) {
   return columns;
 }
 
-// Calls read(parameter, begin, end, out) for the pieces of `parts` that make up rows [begin, end) of their concatenation.
+// Calls read(parameter, begin, end, out) for the pieces of `parts` that make up rows [begin, end)
+// of their concatenation.
 template <typename T, typename Read>
-void ReadParts(const std::vector<RowPart>& parts, int64_t begin, int64_t end, T* out, const Read& read) {
-  int64_t first = 0;   // row of the concatenation where the part begins
+void ReadParts(const std::vector<RowPart>& parts, int64_t begin, int64_t end, T* out,
+               const Read& read) {
+  int64_t first = 0;  // row of the concatenation where the part begins
   for (const RowPart& part : parts) {
     const int64_t rows = part.end - part.begin;
     const int64_t from = std::max(begin, first), to = std::min(end, first + rows);
@@ -53,7 +55,10 @@ void ReadParts(const std::vector<RowPart>& parts, int64_t begin, int64_t end, T*
 class WeightsLoader {
  public:
   WeightsLoader(const Checkpoint& checkpoint, kernels::Backend& backend, Weights& weights)
-      : checkpoint_(checkpoint), config_(checkpoint.config()), backend_(backend), weights_(weights) {}
+      : checkpoint_(checkpoint),
+        config_(checkpoint.config()),
+        backend_(backend),
+        weights_(weights) {}
 
   void Load() {
     weights_.embedding_ = Matrix({Whole(Role::kEmbedding, -1)});
@@ -61,7 +66,8 @@ class WeightsLoader {
     const bool separate = !config_.tied_head && head != nullptr && checkpoint_.Has(*head);
     weights_.head_ = separate ? Matrix({Whole(Role::kHead, -1)}) : weights_.embedding_;
     weights_.final_norm_ = Norm(Role::kFinalNorm, -1);
-    for (int layer = 0; layer < config_.layers; ++layer) weights_.blocks_.push_back(LoadBlock(layer));
+    for (int layer = 0; layer < config_.layers; ++layer)
+      weights_.blocks_.push_back(LoadBlock(layer));
   }
 
  private:
@@ -69,9 +75,15 @@ class WeightsLoader {
     Block block;
     block.mixer = config_.mixers[layer];
     switch (block.mixer) {
-      case MixerKind::kAttention: block.attention = LoadAttention(layer); break;
-      case MixerKind::kMamba: block.mamba = LoadMamba(layer); break;
-      case MixerKind::kMamba2: block.mamba2 = LoadMamba2(layer); break;
+      case MixerKind::kAttention:
+        block.attention = LoadAttention(layer);
+        break;
+      case MixerKind::kMamba:
+        block.mamba = LoadMamba(layer);
+        break;
+      case MixerKind::kMamba2:
+        block.mamba2 = LoadMamba2(layer);
+        break;
     }
     block.has_mlp = config_.mlp_width > 0;
     if (block.has_mlp) block.mlp = LoadMlp(layer);
@@ -93,7 +105,8 @@ class WeightsLoader {
     out.out = Matrix({Whole(Role::kAttentionOutput, layer)});
     const float*& frequencies = fused ? fused_frequencies_ : frequencies_;
     if (frequencies == nullptr) {
-      frequencies = Upload(InverseFrequencies(fused ? attention.fused_rope : attention.rope, attention.head_width));
+      frequencies = Upload(
+          InverseFrequencies(fused ? attention.fused_rope : attention.rope, attention.head_width));
     }
     out.inverse_frequency = frequencies;
     return out;
@@ -131,12 +144,14 @@ class WeightsLoader {
     const checkpoint::MambaConfig& mamba = config_.mamba;
     if (mamba.source_width == 0) return Matrix({Whole(Role::kMambaIn, layer)});
     if (!config_.fused_mamba[layer]) {
-      return Matrix({Whole(Role::kMambaInX, layer), Whole(Role::kMambaInZ, layer), Whole(Role::kMambaInB, layer),
-                     Whole(Role::kMambaInC, layer), Whole(Role::kMambaInDt, layer)});
+      return Matrix({Whole(Role::kMambaInX, layer), Whole(Role::kMambaInZ, layer),
+                     Whole(Role::kMambaInB, layer), Whole(Role::kMambaInC, layer),
+                     Whole(Role::kMambaInDt, layer)});
     }
-    const RowPart fused = Whole(Role::kMambaIn, layer);   // rows z, x, B, C, dt
+    const RowPart fused = Whole(Role::kMambaIn, layer);  // rows z, x, B, C, dt
     const int64_t inner = mamba.inner_width, source = mamba.source_width;
-    return Matrix({{fused.parameter, inner, inner + source}, {fused.parameter, 0, inner},
+    return Matrix({{fused.parameter, inner, inner + source},
+                   {fused.parameter, 0, inner},
                    {fused.parameter, inner + source, fused.end}});
   }
 
@@ -184,14 +199,16 @@ class WeightsLoader {
     const int64_t columns = Columns(*parts[0].parameter);
     kernels::MatrixSource source;
     source.float32 = [&](int64_t begin, int64_t end, float* out) {
-      ReadParts(parts, begin, end, out, [&](const Parameter& p, int64_t b, int64_t e, absl::Span<float> o) {
-        checkpoint_.Read(p, b, e, o);
-      });
+      ReadParts(parts, begin, end, out,
+                [&](const Parameter& p, int64_t b, int64_t e, absl::Span<float> o) {
+                  checkpoint_.Read(p, b, e, o);
+                });
     };
     source.bfloat16 = [&](int64_t begin, int64_t end, uint16_t* out) {
-      ReadParts(parts, begin, end, out, [&](const Parameter& p, int64_t b, int64_t e, absl::Span<uint16_t> o) {
-        checkpoint_.ReadBFloat16(p, b, e, o);
-      });
+      ReadParts(parts, begin, end, out,
+                [&](const Parameter& p, int64_t b, int64_t e, absl::Span<uint16_t> o) {
+                  checkpoint_.ReadBFloat16(p, b, e, o);
+                });
     };
     weights_.matrices_.push_back(backend_.Pack(rows, columns, weights_.type_, source));
     weights_.parameters_ += rows * columns;
@@ -209,7 +226,7 @@ class WeightsLoader {
   const float* Upload(const std::vector<float>& values) {
     kernels::Buffer buffer = backend_.Allocate(values.size() * sizeof(float));
     backend_.Write(buffer.data(), values.data(), values.size() * sizeof(float));
-    backend_.Synchronize();   // `values` may go away
+    backend_.Synchronize();  // `values` may go away
     weights_.parameters_ += static_cast<int64_t>(values.size());
     weights_.bytes_ += static_cast<int64_t>(values.size() * sizeof(float));
     weights_.vectors_.push_back(std::move(buffer));
@@ -222,14 +239,15 @@ class WeightsLoader {
     return {Vector(role, layer), static_cast<float>(config_.norm_epsilon)};
   }
 
-  std::vector<float> NegativeExponential(int layer) const {   // A = -exp(A_log)
+  std::vector<float> NegativeExponential(int layer) const {  // A = -exp(A_log)
     std::vector<float> values = Values(Role::kMambaALog, layer);
     for (float& value : values) value = static_cast<float>(-std::exp(static_cast<double>(value)));
     return values;
   }
 
   // [I, N] -> [I padded to 16 / 16][N][16], the order of the state.
-  static std::vector<float> InBlocks(const std::vector<float>& values, int inner_width, int state_size) {
+  static std::vector<float> InBlocks(const std::vector<float>& values, int inner_width,
+                                     int state_size) {
     constexpr int kBlock = 16;
     std::vector<float> blocks((inner_width + kBlock - 1) / kBlock * kBlock * state_size);
     for (int c = 0; c < inner_width; ++c) {
@@ -248,22 +266,25 @@ class WeightsLoader {
   const float* fused_frequencies_ = nullptr;
 };
 
-absl::StatusOr<std::unique_ptr<const Weights>> Weights::Load(const Checkpoint& checkpoint, ComputeType type,
+absl::StatusOr<std::unique_ptr<const Weights>> Weights::Load(const Checkpoint& checkpoint,
+                                                             ComputeType type,
                                                              kernels::Backend& backend) {
   const ModelConfig& config = checkpoint.config();
   for (int width : {config.mamba.convolution_width, config.mamba2.convolution_width}) {
     if (width < 1 || width > kernels::kMaxConvolutionWidth) {
-      return absl::InvalidArgumentError(absl::StrCat("convolution of ", width, " taps; this build runs 1 to ",
-                                                     kernels::kMaxConvolutionWidth));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "convolution of ", width, " taps; this build runs 1 to ", kernels::kMaxConvolutionWidth));
     }
   }
   if (config.HasMixer(MixerKind::kAttention) && config.attention.head_width % 2 != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("attention heads of ", config.attention.head_width, " numbers; rotary embedding needs an even width"));
+        absl::StrCat("attention heads of ", config.attention.head_width,
+                     " numbers; rotary embedding needs an even width"));
   }
   auto weights = std::unique_ptr<Weights>(new Weights());
-  const bool float32 = type == ComputeType::kFloat32 ||
-                       (type == ComputeType::kAuto && checkpoint.native_type() == checkpoint::StorageType::kFloat32);
+  const bool float32 =
+      type == ComputeType::kFloat32 ||
+      (type == ComputeType::kAuto && checkpoint.native_type() == checkpoint::StorageType::kFloat32);
   weights->type_ = float32 ? ElementType::kFloat32 : ElementType::kBFloat16;
   WeightsLoader(checkpoint, backend, *weights).Load();
   return weights;

@@ -1,5 +1,5 @@
-// A checkpoint's parameters in a backend's memory and compute type, arranged as the layers that kernels/backend.h names.
-// Immutable after Load; shared by nothing else.
+// A checkpoint's parameters in a backend's memory and compute type, arranged as the layers that
+// kernels/backend.h names. Immutable after Load; shared by nothing else.
 
 #ifndef MAMBAD_ENGINE_MODEL_WEIGHTS_H_
 #define MAMBAD_ENGINE_MODEL_WEIGHTS_H_
@@ -16,7 +16,8 @@
 
 namespace mambad {
 
-// One block: a mixer and, in Llama-like models, an MLP. Exactly the layer named by `mixer` is filled.
+// One block: a mixer and, in Llama-like models, an MLP. Exactly the layer named by `mixer` is
+// filled.
 struct Block {
   checkpoint::MixerKind mixer = checkpoint::MixerKind::kAttention;
   kernels::AttentionLayer attention;
@@ -28,14 +29,14 @@ struct Block {
 
 class Weights {
  public:
-  // Reads every parameter. `type` kAuto follows the file: float32 files stay float32, all others become bf16.
-  // INVALID_ARGUMENT when a shape is one that the kernels cannot run, with the limit.
-  static absl::StatusOr<std::unique_ptr<const Weights>> Load(const checkpoint::Checkpoint& checkpoint, ComputeType type,
-                                                             kernels::Backend& backend);
+  // Reads every parameter. `type` kAuto follows the file: float32 files stay float32, all others
+  // become bf16. INVALID_ARGUMENT when a shape is one that the kernels cannot run, with the limit.
+  static absl::StatusOr<std::unique_ptr<const Weights>> Load(
+      const checkpoint::Checkpoint& checkpoint, ComputeType type, kernels::Backend& backend);
 
   const std::vector<Block>& blocks() const { return blocks_; }
   const kernels::WeightMatrix& embedding() const { return *embedding_; }
-  const kernels::WeightMatrix& head() const { return *head_; }   // the embedding itself when tied
+  const kernels::WeightMatrix& head() const { return *head_; }  // the embedding itself when tied
   const kernels::NormWeights& final_norm() const { return final_norm_; }
 
   kernels::ElementType type() const { return type_; }
@@ -53,7 +54,7 @@ class Weights {
   kernels::ElementType type_ = kernels::ElementType::kFloat32;
   int64_t parameters_ = 0, bytes_ = 0;
 
-  std::deque<kernels::WeightMatrix> matrices_;   // addresses are stable
+  std::deque<kernels::WeightMatrix> matrices_;  // addresses are stable
   std::deque<kernels::Buffer> vectors_;
 };
 

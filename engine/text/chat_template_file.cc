@@ -19,25 +19,30 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
   if (!file) return absl::NotFoundError(absl::StrCat(path, ": no such file"));
   const std::streamoff size = file.tellg();
   if (size < 0 || size > kMaximumBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", static_cast<int64_t>(size), " bytes, at most ",
-                                                   static_cast<int64_t>(kMaximumBytes), " expected"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": ", static_cast<int64_t>(size), " bytes, at most ",
+                     static_cast<int64_t>(kMaximumBytes), " expected"));
   }
   std::string contents(static_cast<size_t>(size), '\0');
   file.seekg(0);
-  if (!file.read(contents.data(), size)) return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be read"));
+  if (!file.read(contents.data(), size))
+    return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be read"));
   return contents;
 }
 
 }  // namespace
 
 absl::StatusOr<std::string> ReadChatTemplateSource(const std::string& directory) {
-  absl::StatusOr<std::string> source = ReadSmallFile(absl::StrCat(directory, "/chat_template.jinja"));
+  absl::StatusOr<std::string> source =
+      ReadSmallFile(absl::StrCat(directory, "/chat_template.jinja"));
   if (source.ok() || !absl::IsNotFound(source.status())) return source;
   const std::string path = absl::StrCat(directory, "/tokenizer_config.json");
   const absl::StatusOr<std::string> contents = ReadSmallFile(path);
   if (!contents.ok()) return contents.status();
-  const nlohmann::json config = nlohmann::json::parse(*contents, nullptr, /*allow_exceptions=*/false);
-  if (!config.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": not a JSON object"));
+  const nlohmann::json config =
+      nlohmann::json::parse(*contents, nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object())
+    return absl::InvalidArgumentError(absl::StrCat(path, ": not a JSON object"));
   source = ChatTemplateSource(config);
   if (source.ok()) return source;
   return absl::Status(source.status().code(), absl::StrCat(path, ": ", source.status().message()));

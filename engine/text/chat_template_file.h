@@ -9,8 +9,9 @@
 
 namespace mambad::text {
 
-// The Jinja source in `directory`: chat_template.jinja, or else tokenizer_config.json's. NOT_FOUND when there is none;
-// INVALID_ARGUMENT with the file's name when it is not what it should be or larger than 16 MiB.
+// The Jinja source in `directory`: chat_template.jinja, or else tokenizer_config.json's. NOT_FOUND
+// when there is none; INVALID_ARGUMENT with the file's name when it is not what it should be or
+// larger than 16 MiB.
 absl::StatusOr<std::string> ReadChatTemplateSource(const std::string& directory);
 
 }  // namespace mambad::text

@@ -20,8 +20,17 @@ int64_t Steps(const WeightMatrix& weights) {
   return weights.type == ElementType::kBFloat16 ? (weights.columns + 1) / 2 : weights.columns;
 }
 
-int64_t PanelsOfGroup(int64_t panels, int64_t group) {
-  return std::min<int64_t>(kGroupPanels, panels - group * kGroupPanels);
+struct Group {
+  int64_t begin, panels;
+};
+
+// The group that holds a panel. Part s is panels [total * s / parts, total * (s + 1) / parts).
+Group GroupOf(const WeightMatrix& weights, int64_t panel) {
+  const int64_t total = Panels(weights.rows), parts = weights.parts;
+  const int64_t part = ((panel + 1) * parts - 1) / total;
+  const int64_t first = total * part / parts, last = total * (part + 1) / parts;
+  const int64_t begin = first + (panel - first) / kGroupPanels * kGroupPanels;
+  return {begin, std::min<int64_t>(kGroupPanels, last - begin)};
 }
 
 LinearKernels ActiveKernels() {
@@ -68,19 +77,18 @@ int64_t StepsOfBlock(const LinearBlocks& blocks, int64_t rows, int64_t panels, i
   return steps <= block + block / 2 ? steps : block;
 }
 
-// Panels [begin, end) of one group, rows [row_begin, row_end).
-void MultiplyGroup(const ReadyProduct& product, int64_t group, int64_t begin, int64_t end, int64_t row_begin,
+// Panels [begin, end), all of one group, rows [row_begin, row_end).
+void MultiplyGroup(const ReadyProduct& product, const Group& group, int64_t begin, int64_t end, int64_t row_begin,
                    int64_t row_end) {
   const LinearBlocks& blocks = *product.blocks;
   const int64_t steps = Steps(*product.weights), rows = row_end - row_begin;
-  const int64_t group_panels = PanelsOfGroup(Panels(product.weights->rows), group);
   const int64_t block_steps = StepsOfBlock(blocks, rows, end - begin, steps);
   const int64_t row_blocks = (rows + blocks.max_rows - 1) / blocks.max_rows;
-  const char* weights = product.weights->packed.as<const char>() + group * kGroupPanels * steps * kStepBytes;
+  const char* weights = product.weights->packed.as<const char>() + group.begin * steps * kStepBytes;
   alignas(64) float parked[kParkedRows * kGroupRows];
 
   LinearBlock block;
-  block.weight_stride = group_panels * kStepBytes;
+  block.weight_stride = group.panels * kStepBytes;
   block.x_stride = product.x_stride;
   block.y_stride = product.y.stride;
   block.add = product.add;
@@ -90,14 +98,13 @@ void MultiplyGroup(const ReadyProduct& product, int64_t group, int64_t begin, in
     block.last = step + block.steps == steps;
     for (int64_t i = 0; i < row_blocks; ++i) {
       const int64_t from = rows * i / row_blocks, count = rows * (i + 1) / row_blocks - from;
-      block.prefetch = i > 0 ? 0 : block_steps == steps ? 2048 : block_steps * block.weight_stride;
+      block.prefetch = i > 0 ? 0 : block_steps == steps ? 0 : block_steps * block.weight_stride;
       block.x = product.x + ((row_begin + from) * product.x_stride + step * product.x_step) * 4;
       for (int64_t panel = begin; panel < end;) {
-        int64_t panels = blocks.panels[count];
-        while (panels > end - panel) panels /= 2;
-        const int64_t output = (group * kGroupPanels + panel) * kPanelRows;
-        block.weights = weights + (step * group_panels + panel) * kStepBytes;
-        block.parked = parked + from * kGroupRows + panel * kPanelRows;
+        const int64_t panels = std::min<int64_t>(blocks.panels[count], end - panel);
+        const int64_t output = panel * kPanelRows;
+        block.weights = weights + (step * group.panels + panel - group.begin) * kStepBytes;
+        block.parked = parked + from * kGroupRows + (panel - group.begin) * kPanelRows;
         block.y = product.y.row(row_begin + from) + output;
         block.outputs = product.weights->rows - output;
         blocks.function[count][panels](block);
@@ -109,11 +116,10 @@ void MultiplyGroup(const ReadyProduct& product, int64_t group, int64_t begin, in
 
 void MultiplyPanels(const ReadyProduct& product, int64_t begin, int64_t end) {
   for (int64_t panel = begin; panel < end;) {
-    const int64_t group = panel / kGroupPanels;
-    const int64_t next = std::min(end, (group + 1) * kGroupPanels);
+    const Group group = GroupOf(*product.weights, panel);
+    const int64_t next = std::min(end, group.begin + group.panels);
     for (int64_t row = 0; row < product.y.rows; row += kParkedRows) {
-      MultiplyGroup(product, group, panel - group * kGroupPanels, next - group * kGroupPanels, row,
-                    std::min(product.y.rows, row + kParkedRows));
+      MultiplyGroup(product, group, panel, next, row, std::min(product.y.rows, row + kParkedRows));
     }
     panel = next;
   }
@@ -130,22 +136,24 @@ WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const M
   matrix.rows = rows;
   matrix.columns = columns;
   matrix.type = type;
+  matrix.parts = pool.threads();
   const int64_t panels = Panels(rows), steps = Steps(matrix);
   matrix.packed = AllocateMemory(panels * steps * kStepBytes);
-  pool.Split((panels + kGroupPanels - 1) / kGroupPanels, 1, [&](int64_t begin, int64_t end, int) {
+  pool.Split(panels, 1, [&](int64_t begin, int64_t end, int) {
     std::vector<float> wide(bfloat16 ? 0 : kGroupRows * columns);
     std::vector<uint16_t> narrow(bfloat16 ? kGroupRows * columns : 0);
-    for (int64_t group = begin; group < end; ++group) {
-      const int64_t first = group * kGroupRows, last = std::min(rows, first + kGroupRows);
-      char* out = matrix.packed.as<char>() + group * kGroupPanels * steps * kStepBytes;
-      const int64_t group_panels = PanelsOfGroup(panels, group);
+    for (int64_t panel = begin; panel < end;) {
+      const Group group = GroupOf(matrix, panel);
+      const int64_t first = group.begin * kPanelRows, last = std::min(rows, first + group.panels * kPanelRows);
+      char* out = matrix.packed.as<char>() + group.begin * steps * kStepBytes;
       if (bfloat16) {
         source.bfloat16(first, last, narrow.data());
-        PackGroup(narrow.data(), last - first, columns, group_panels, reinterpret_cast<uint16_t*>(out));
+        PackGroup(narrow.data(), last - first, columns, group.panels, reinterpret_cast<uint16_t*>(out));
       } else {
         source.float32(first, last, wide.data());
-        PackGroup(wide.data(), last - first, columns, group_panels, reinterpret_cast<float*>(out));
+        PackGroup(wide.data(), last - first, columns, group.panels, reinterpret_cast<float*>(out));
       }
+      panel = group.begin + group.panels;
     }
   });
   return matrix;
@@ -153,10 +161,11 @@ WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const M
 
 void UnpackRow(const WeightMatrix& weights, int64_t row, float* out) {
   if (row < 0 || row >= weights.rows) Fail("UnpackRow: row, rows", {row, weights.rows});
-  const int64_t group = row / kGroupRows, steps = Steps(weights);
-  const int64_t stride = PanelsOfGroup(Panels(weights.rows), group) * kStepBytes;
-  const char* at = weights.packed.as<const char>() + group * kGroupPanels * steps * kStepBytes +
-                   row % kGroupRows / kPanelRows * kStepBytes + row % kPanelRows * 4;
+  const int64_t panel = row / kPanelRows, steps = Steps(weights);
+  const Group group = GroupOf(weights, panel);
+  const int64_t stride = group.panels * kStepBytes;
+  const char* at = weights.packed.as<const char>() + group.begin * steps * kStepBytes +
+                   (panel - group.begin) * kStepBytes + row % kPanelRows * 4;
   if (weights.type == ElementType::kBFloat16) {
     for (int64_t k = 0; k < weights.columns; ++k) {
       out[k] = FromBfloat16(reinterpret_cast<const uint16_t*>(at + k / 2 * stride)[k % 2]);

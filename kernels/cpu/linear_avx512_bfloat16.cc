@@ -62,6 +62,7 @@ void AddRows(LinearBlocks* blocks) {
   blocks->panels[R] = kGroupPanels;
   blocks->function[R][1] = Block<R, 1>;
   blocks->function[R][2] = Block<R, 2>;
+  blocks->function[R][3] = Block<R, 3>;
   blocks->function[R][4] = Block<R, 4>;
 }
 

@@ -19,7 +19,7 @@ constexpr int kRegisters = HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM_A64 ? 32 : 16;
 // Panels that R rows can have at once: accumulators, one step's weights and a broadcast stay in registers. A single row
 // keeps its broadcasts instead and takes each weight as it comes.
 constexpr int PanelsFor(int rows) {
-  for (int panels = kGroupPanels; panels > 1; panels /= 2) {
+  for (int panels = kGroupPanels; panels > 1; --panels) {
     const int vectors = panels * kVectors;
     if (rows == 1 ? vectors + 4 <= kRegisters : (rows + 1) * vectors + 1 <= kRegisters) return panels;
   }
@@ -126,6 +126,7 @@ void AddRows(LinearBlocks* blocks) {
     blocks->panels[R] = kPanels;
     blocks->function[R][1] = Block<R, 1, kBfloat16>;
     if constexpr (kPanels >= 2) blocks->function[R][2] = Block<R, 2, kBfloat16>;
+    if constexpr (kPanels >= 3) blocks->function[R][3] = Block<R, 3, kBfloat16>;
     if constexpr (kPanels >= 4) blocks->function[R][4] = Block<R, 4, kBfloat16>;
   }
 }

@@ -1,10 +1,11 @@
 // Private to linear: the layout of packed weights and the block kernels of each instruction set.
 //
-// LAYOUT. 16 output rows are a panel; four panels a group (the last group may have fewer). A step is one column (float32) or
-// two (bf16); at each step a panel has 64 bytes: 16 floats, or 16 pairs of bf16. Inside a group steps follow each other, and
-// inside a step the panels:
-//   byte of (group g, step s, panel i, lane l) = g * 4 * steps * 64 + (s * panels of g + i) * 64 + l * 4
-// so that a product reads its weights from first to last. Rows and columns beyond the matrix are zero.
+// LAYOUT. 16 output rows are a panel. Panels are dealt out in `parts` contiguous parts, part s beginning at panel
+// panels * s / parts, as a thread pool of that size splits them; four panels of a part are a group, the last group of a part
+// may have fewer. A step is one column (float32) or two (bf16); at each step a panel has 64 bytes: 16 floats, or 16 pairs of
+// bf16. Inside a group steps follow each other, and inside a step the panels:
+//   byte of (group that begins at panel g, step s, panel i of it, lane l) = g * steps * 64 + (s * panels + i) * 64 + l * 4
+// so that each thread reads its weights from first to last. Rows and columns beyond the matrix are zero.
 //
 // ORDER. An output element is one accumulator that starts at zero and takes the columns one by one, lowest first, with one
 // fused multiply-add each (bf16 dot products: one pair each). How many rows and panels are worked on together, and where
@@ -44,8 +45,8 @@ using LinearBlockFunction = void (*)(const LinearBlock&);
 // The block kernels of one instruction set for one kind of operands.
 struct LinearBlocks {
   int max_rows = 0;                                         // up to kMaxBlockRows
-  int panels[kMaxBlockRows + 1] = {};                       // for R rows: most panels at once, 1, 2 or 4
-  LinearBlockFunction function[kMaxBlockRows + 1][kGroupPanels + 1] = {};   // [R][P], P = 1, 2, 4 up to panels[R]
+  int panels[kMaxBlockRows + 1] = {};                       // for R rows: most panels at once
+  LinearBlockFunction function[kMaxBlockRows + 1][kGroupPanels + 1] = {};   // [R][P]
 };
 
 struct LinearKernels {

@@ -2,9 +2,10 @@
 //
 //   model_bench MODEL... [--threads N] [--set avx2|avx512|best] [--bf16-activations] [--seconds S]
 //
-// For each model: one row (plain decoding at batch 1) as a share of the read-bandwidth probe measured in turn with it; five
-// rows of one sequence (verifying four drafts) and sixteen sequences of one row, as multiples of one row; a prompt of 512
-// tokens. Head included, sampling not. Medians over repetitions; the probe's best.
+// For each model: one row (plain decoding at batch 1) as a share of the read-bandwidth probe
+// measured in turn with it; five rows of one sequence (verifying four drafts) and sixteen sequences
+// of one row, as multiples of one row; a prompt of 512 tokens. Head included, sampling not. Medians
+// over repetitions; the probe's best.
 
 #include <algorithm>
 #include <chrono>
@@ -50,20 +51,23 @@ class Subject {
     auto model = Model::Load(**checkpoint, ComputeType::kAuto, limits, backend);
     if (!model.ok()) Die(model.status().ToString());
     model_ = *std::move(model);
-    state_ = std::make_unique<StatePool>(model_->weights().blocks(),
-                                         StatePoolShape{kSequences, kContext, kSequences * int64_t{kContext}, false}, backend);
+    state_ = std::make_unique<StatePool>(
+        model_->weights().blocks(),
+        StatePoolShape{kSequences, kContext, kSequences * int64_t{kContext}, false}, backend);
     batch_.Reserve(arrays_, kSequences, kPrompt, 64);
     arrays_.Allocate(backend);
     for (int slot = 0; slot < kSequences; ++slot) state_->Acquire(slot, kContext);
   }
 
-  // Seconds of one pass: `sequences` windows of `rows` rows, of which `commit` are committed, logits for the last
-  // `logits` rows of each.
+  // Seconds of one pass: `sequences` windows of `rows` rows, of which `commit` are committed,
+  // logits for the last `logits` rows of each.
   double Pass(int sequences, int rows, int commit, int logits) {
     batch_.Clear();
     for (int s = 0; s < sequences; ++s) {
-      const int first = batch_.AddSequence({s, /*position=*/256, /*replay=*/0, commit, /*window_start=*/0, rows});
-      for (int r = 0; r < rows; ++r) batch_.token(first + r) = (17 * r + 31 * s + 7 * ++calls_) % model_->config().vocabulary;
+      const int first =
+          batch_.AddSequence({s, /*position=*/256, /*replay=*/0, commit, /*window_start=*/0, rows});
+      for (int r = 0; r < rows; ++r)
+        batch_.token(first + r) = (17 * r + 31 * s + 7 * ++calls_) % model_->config().vocabulary;
       for (int r = rows - logits; r < rows; ++r) batch_.AddLogits(first + r);
     }
     const Clock::time_point start = Clock::now();
@@ -73,10 +77,15 @@ class Subject {
     return std::chrono::duration<double>(Clock::now() - start).count();
   }
 
-  // Bytes that one row must read: all matrices, but of an embedding that is not the head only a row.
+  // Bytes that one row must read: all matrices, but of an embedding that is not the head only a
+  // row.
   double BytesPerRow() const {
     const Weights& weights = model_->weights();
-    const double unread = &weights.embedding() == &weights.head() ? 0.0 : static_cast<double>(weights.embedding().rows * weights.embedding().columns * kernels::ElementBytes(weights.type()));
+    const double unread =
+        &weights.embedding() == &weights.head()
+            ? 0.0
+            : static_cast<double>(weights.embedding().rows * weights.embedding().columns *
+                                  kernels::ElementBytes(weights.type()));
     return static_cast<double>(weights.bytes()) - unread;
   }
 
@@ -94,7 +103,8 @@ class Subject {
   unsigned calls_ = 0;
 };
 
-void Measure(const std::string& path, kernels::Backend& backend, ReadBandwidthProbe& probe, double seconds) {
+void Measure(const std::string& path, kernels::Backend& backend, ReadBandwidthProbe& probe,
+             double seconds) {
   Subject subject(path, backend);
   std::vector<double> one, five, sixteen, prompt;
   subject.Pass(1, 1, 1, 1);
@@ -108,11 +118,13 @@ void Measure(const std::string& path, kernels::Backend& backend, ReadBandwidthPr
   }
   const double bandwidth = probe.BestBytesPerSecond(), row = Median(one);
   const std::string name = path.substr(path.find_last_of('/', path.size() - 2) + 1);
-  std::printf("%-32s %8.1f tok/s %5.1f %% of probe | 5 rows %5.2f x | 16 sequences %8.1f tok/s %5.2f x | prompt %8.1f tok/s | "
-              "weights %6.1f MB\n",
-              name.c_str(), 1 / row, 100 * subject.BytesPerRow() / row / bandwidth, Median(five) / row,
-              kSequences / Median(sixteen), kSequences * row / Median(sixteen), kPrompt / Median(prompt),
-              subject.BytesPerRow() / 1e6);
+  std::printf(
+      "%-32s %8.1f tok/s %5.1f %% of probe | 5 rows %5.2f x | 16 sequences %8.1f tok/s %5.2f x | "
+      "prompt %8.1f tok/s | "
+      "weights %6.1f MB\n",
+      name.c_str(), 1 / row, 100 * subject.BytesPerRow() / row / bandwidth, Median(five) / row,
+      kSequences / Median(sixteen), kSequences * row / Median(sixteen), kPrompt / Median(prompt),
+      subject.BytesPerRow() / 1e6);
   std::fflush(stdout);
 }
 
@@ -123,26 +135,34 @@ int Main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     const char* value = i + 1 < argc ? argv[i + 1] : "";
-    if (argument == "--threads") options.threads = std::atoi(value), ++i;
-    else if (argument == "--seconds") seconds = std::atof(value), ++i;
-    else if (argument == "--bf16-activations") options.bfloat16_activations = true;
+    if (argument == "--threads")
+      options.threads = std::atoi(value), ++i;
+    else if (argument == "--seconds")
+      seconds = std::atof(value), ++i;
+    else if (argument == "--bf16-activations")
+      options.bfloat16_activations = true;
     else if (argument == "--set") {
-      if (std::strcmp(value, "avx2") == 0) kernels::LimitInstructionSet(kernels::InstructionSet::kAvx2);
-      if (std::strcmp(value, "avx512") == 0) kernels::LimitInstructionSet(kernels::InstructionSet::kAvx512);
+      if (std::strcmp(value, "avx2") == 0)
+        kernels::LimitInstructionSet(kernels::InstructionSet::kAvx2);
+      if (std::strcmp(value, "avx512") == 0)
+        kernels::LimitInstructionSet(kernels::InstructionSet::kAvx512);
       ++i;
     } else {
       models.push_back(argument);
     }
   }
   if (models.empty()) {
-    std::fprintf(stderr, "usage: model_bench MODEL... [--threads N] [--set avx2|avx512|best] [--bf16-activations] [--seconds S]\n");
+    std::fprintf(stderr,
+                 "usage: model_bench MODEL... [--threads N] [--set avx2|avx512|best] "
+                 "[--bf16-activations] [--seconds S]\n");
     return 2;
   }
   const std::unique_ptr<kernels::Backend> backend = kernels::CreateCpuBackend(options);
   kernels::ThreadPool pool(options.threads);
   ReadBandwidthProbe probe(pool, size_t{512} << 20);
   for (int i = 0; i < 5; ++i) probe.Measure();
-  std::printf("%s; read probe %.1f GB/s%s\n", backend->Description().c_str(), probe.BestBytesPerSecond() / 1e9,
+  std::printf("%s; read probe %.1f GB/s%s\n", backend->Description().c_str(),
+              probe.BestBytesPerSecond() / 1e9,
               options.bfloat16_activations ? "; activations rounded to bf16" : "");
   for (const std::string& model : models) Measure(model, *backend, probe, seconds);
   return 0;

@@ -14,7 +14,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// ---- invariant 5: every way out returns slot, pages and queue place ------------------------------------------------------
+// ---- invariant 5: every way out returns slot, pages and queue place
+// ------------------------------------------------------
 
 class WaysOut : public ::testing::TestWithParam<std::string> {};
 
@@ -24,7 +25,7 @@ TEST_P(WaysOut, Invariant5EveryWayOutReturnsSlotPagesAndQueuePlace) {
   EngineDriver driver(GetParam(), "", options);
   ASSERT_EQ(driver.Held(), 0);
 
-  driver.Run(driver.Plain(9, 5));   // runs to its end
+  driver.Run(driver.Plain(9, 5));  // runs to its end
   EXPECT_EQ(driver.Held(), 0);
 
   auto cancelled = driver.Send(driver.Plain(9, 50));
@@ -33,8 +34,8 @@ TEST_P(WaysOut, Invariant5EveryWayOutReturnsSlotPagesAndQueuePlace) {
   auto queued = driver.Send(driver.Plain(9, 50));
   for (int i = 0; i < 3; ++i) driver.core().Step(absl::Now());
   EXPECT_GT(driver.Held(), 0);
-  driver.core().Cancel(waiting_id - 1);   // while it runs
-  driver.core().Cancel(waiting_id + 1);   // while it waits
+  driver.core().Cancel(waiting_id - 1);  // while it runs
+  driver.core().Cancel(waiting_id + 1);  // while it waits
   driver.core().Step(absl::Now());
   EXPECT_EQ(cancelled->answers[0].finish, FinishReason::kCancelled);
   EXPECT_EQ(queued->answers[0].finish, FinishReason::kCancelled);
@@ -77,10 +78,12 @@ TEST_P(WaysOut, EveryRequestOfACrowdEndsOnce) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, WaysOut,
-                         ::testing::Values("llama_tied", "mamba", "mamba2", "hybrid_mamba", "hybrid_mamba2"),
+                         ::testing::Values("llama_tied", "mamba", "mamba2", "hybrid_mamba",
+                                           "hybrid_mamba2"),
                          [](const auto& info) { return info.param; });
 
-// ---- limits and validation --------------------------------------------------------------------------------------------------
+// ---- limits and validation
+// --------------------------------------------------------------------------------------------------
 
 TEST(EngineCore, TheQueueIsBounded) {
   EngineOptions options;
@@ -89,7 +92,8 @@ TEST(EngineCore, TheQueueIsBounded) {
   EngineDriver driver("mamba", "", options);
   for (int i = 0; i < 2; ++i) driver.Send(driver.Plain(3, 2));
   auto sink = std::make_shared<CollectingSink>();
-  EXPECT_EQ(driver.core().Admit(99, driver.Plain(3, 2), sink, absl::Now()).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(driver.core().Admit(99, driver.Plain(3, 2), sink, absl::Now()).code(),
+            absl::StatusCode::kResourceExhausted);
   driver.RunAll();
   EXPECT_TRUE(driver.core().Admit(100, driver.Plain(3, 2), sink, absl::Now()).ok());
 }
@@ -111,10 +115,15 @@ TEST(EngineCore, BadRequestsAreNamed) {
       {"sampling.top_k", [](Request& r) { r.sampling.top_k = -1; }},
       {"sampling.min_p", [](Request& r) { r.sampling.min_p = 1.5; }},
       {"sampling.repetition_penalty", [](Request& r) { r.sampling.repetition_penalty = 0; }},
-      {"sampling.logit_bias: token id", [](Request& r) { r.sampling.logit_bias = {{-3, 1.0f}}; }},
-      {"sampling.allowed_token_ids: token id", [](Request& r) { r.sampling.allowed_token_ids = {1 << 20}; }},
+      {"sampling.logit_bias: token id",
+       [](Request& r) {
+         r.sampling.logit_bias = {{-3, 1.0f}};
+       }},
+      {"sampling.allowed_token_ids: token id",
+       [](Request& r) { r.sampling.allowed_token_ids = {1 << 20}; }},
       {"stopping.max_tokens", [](Request& r) { r.stopping.max_tokens = -1; }},
-      {"stopping.min_tokens", [](Request& r) { r.stopping.min_tokens = 100, r.stopping.max_tokens = 10; }},
+      {"stopping.min_tokens",
+       [](Request& r) { r.stopping.min_tokens = 100, r.stopping.max_tokens = 10; }},
       {"stopping.stop_token_ids", [](Request& r) { r.stopping.stop_token_ids.assign(100, 1); }},
       {"stopping.stop_strings", [](Request& r) { r.stopping.stop_strings = {""}; }},
       {"output.logprobs", [](Request& r) { r.output.logprobs = 1000; }},
@@ -134,7 +143,8 @@ TEST(EngineCore, BadRequestsAreNamed) {
   EXPECT_TRUE(driver.core().Validate(driver.Plain(5, 5)).ok());
 }
 
-// ---- what an answer says ----------------------------------------------------------------------------------------------------
+// ---- what an answer says
+// ----------------------------------------------------------------------------------------------------
 
 TEST(EngineCore, StopIdsEndTheAnswerAndMinTokensHoldThemOff) {
   EngineDriver driver("mamba");
@@ -145,13 +155,16 @@ TEST(EngineCore, StopIdsEndTheAnswerAndMinTokensHoldThemOff) {
   const Answer stopped = driver.Run(request);
   EXPECT_EQ(stopped.finish, FinishReason::kStop);
   EXPECT_EQ(stopped.matched_stop_id, whole.tokens[4]);
-  const auto first = std::find(whole.tokens.begin(), whole.tokens.end(), whole.tokens[4]) - whole.tokens.begin();
-  EXPECT_EQ(stopped.tokens, std::vector<TokenId>(whole.tokens.begin(), whole.tokens.begin() + first + 1));
+  const auto first =
+      std::find(whole.tokens.begin(), whole.tokens.end(), whole.tokens[4]) - whole.tokens.begin();
+  EXPECT_EQ(stopped.tokens,
+            std::vector<TokenId>(whole.tokens.begin(), whole.tokens.begin() + first + 1));
 
   request.stopping.min_tokens = 7;
   const Answer held = driver.Run(request);
   EXPECT_GE(held.tokens.size(), 7u);
-  for (size_t i = 0; i + 1 < held.tokens.size(); ++i) EXPECT_NE(held.tokens[i], whole.tokens[4]) << i;
+  for (size_t i = 0; i + 1 < held.tokens.size(); ++i)
+    EXPECT_NE(held.tokens[i], whole.tokens[4]) << i;
 }
 
 TEST(EngineCore, SamplesForkAfterThePromptAndDifferBySeed) {
@@ -164,7 +177,8 @@ TEST(EngineCore, SamplesForkAfterThePromptAndDifferBySeed) {
   driver.RunAll();
   const Answer alone = driver.Run(driver.Plain(21, 10));
   ASSERT_EQ(greedy->answers.size(), 4u);
-  for (const auto& [index, answer] : greedy->answers) EXPECT_EQ(answer.tokens, alone.tokens) << index;
+  for (const auto& [index, answer] : greedy->answers)
+    EXPECT_EQ(answer.tokens, alone.tokens) << index;
 
   request.sampling.temperature = 3;
   request.sampling.seed = 17;
@@ -190,7 +204,7 @@ TEST(EngineCore, LogprobsAgreeWithScoring) {
   ASSERT_EQ(answer.prompt_logprobs.size(), 10u);
   for (const TokenLogprob& logprob : answer.logprobs) {
     ASSERT_EQ(logprob.alternatives.size(), 3u);
-    EXPECT_EQ(logprob.alternatives[0].first, logprob.id);   // greedy
+    EXPECT_EQ(logprob.alternatives[0].first, logprob.id);  // greedy
     EXPECT_EQ(logprob.alternatives[0].second, logprob.logprob);
     EXPECT_LE(logprob.logprob, 0.0f);
   }
@@ -206,7 +220,8 @@ TEST(EngineCore, LogprobsAgreeWithScoring) {
     EXPECT_EQ(scored.prompt_logprobs[i].id, score.prompt[i + 1]);
     EXPECT_EQ(scored.prompt_logprobs[i].logprob, answer.prompt_logprobs[i].logprob) << i;
   }
-  for (int i = 0; i < 6; ++i) EXPECT_EQ(scored.prompt_logprobs[10 + i].logprob, answer.logprobs[i].logprob) << i;
+  for (int i = 0; i < 6; ++i)
+    EXPECT_EQ(scored.prompt_logprobs[10 + i].logprob, answer.logprobs[i].logprob) << i;
   score.score_from = 11;
   EXPECT_EQ(driver.Run(score).prompt_logprobs.size(), 6u);
   EXPECT_EQ(driver.Held(), 0);
@@ -267,7 +282,8 @@ TEST(EngineCore, ADraftModelOfAnotherVocabularyIsRefused) {
   TemporaryDirectory target, draft;
   MakeFormulaModel("mamba").directory.Write(target.path(), StoredAs::kFloat32);
   FormulaModel other = MakeFormulaModel("mamba_state_spaces");
-  if (other.padded_vocabulary == MakeFormulaModel("mamba").padded_vocabulary) GTEST_SKIP() << "same vocabulary";
+  if (other.padded_vocabulary == MakeFormulaModel("mamba").padded_vocabulary)
+    GTEST_SKIP() << "same vocabulary";
   other.directory.Write(draft.path(), StoredAs::kFloat32);
   EngineOptions options;
   options.model = target.path();

@@ -24,7 +24,7 @@ struct Answer {
   std::string text;
   std::vector<TokenLogprob> logprobs, prompt_logprobs;
   FinishReason finish = FinishReason::kNone;
-  int finishes = 0;          // must end as 1
+  int finishes = 0;  // must end as 1
   std::string matched_stop;
   std::optional<TokenId> matched_stop_id;
   std::optional<RequestStats> stats;
@@ -37,7 +37,8 @@ class CollectingSink : public EventSink {
     answer.tokens.insert(answer.tokens.end(), event.tokens.begin(), event.tokens.end());
     answer.text += event.text;
     answer.logprobs.insert(answer.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
-    answer.prompt_logprobs.insert(answer.prompt_logprobs.end(), event.prompt_logprobs.begin(), event.prompt_logprobs.end());
+    answer.prompt_logprobs.insert(answer.prompt_logprobs.end(), event.prompt_logprobs.begin(),
+                                  event.prompt_logprobs.end());
     if (event.finish != FinishReason::kNone) {
       answer.finish = event.finish;
       ++answer.finishes;
@@ -47,18 +48,20 @@ class CollectingSink : public EventSink {
     }
     return !pause_after_each;
   }
-  std::map<int, Answer> answers;   // by sample
+  std::map<int, Answer> answers;  // by sample
   bool pause_after_each = false;
 };
 
 class EngineDriver {
  public:
   // A formula model as target and, when `draft` is named, another as draft.
-  explicit EngineDriver(const std::string& target, const std::string& draft = "", EngineOptions options = {}) {
+  explicit EngineDriver(const std::string& target, const std::string& draft = "",
+                        EngineOptions options = {}) {
     MakeFormulaModel(target).directory.Write(target_directory_.path(), StoredAs::kFloat32);
     options.model = target_directory_.path();
     if (!draft.empty()) {
-      MakeFormulaModel(draft, /*seed=*/1).directory.Write(draft_directory_.path(), StoredAs::kFloat32);
+      MakeFormulaModel(draft, /*seed=*/1)
+          .directory.Write(draft_directory_.path(), StoredAs::kFloat32);
       options.draft_model = draft_directory_.path();
     }
     if (options.threads == 0) options.threads = 2;
@@ -106,7 +109,8 @@ class EngineDriver {
   // Slots, pages and queue places in use; 0 when all came back.
   int64_t Held() const {
     const EngineStats& stats = core_->stats();
-    return stats.slots_used + stats.pages_used + stats.running + stats.waiting + stats.waiting_tokens + stats.state_bytes;
+    return stats.slots_used + stats.pages_used + stats.running + stats.waiting +
+           stats.waiting_tokens + stats.state_bytes;
   }
 
  private:

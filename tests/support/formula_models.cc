@@ -200,7 +200,9 @@ struct HybridShape {
 };
 void MakeHybrid(FormulaModel& model, Builder& builder, const json& config, json numbers, const HybridShape& shape,
                 bool applied_once = false) {
-  const int inner = 48, source = 16, state = shape.second ? 8 : 4, rank = (kWidth + 15) / 16;
+  // Groups of the gated norm are as wide as the state: with very few numbers some are near zero, and then no float32
+  // arithmetic is accurate.
+  const int state = shape.second ? 16 : 4, inner = shape.second ? 96 : 48, source = inner / 3, rank = (kWidth + 15) / 16;
   numbers["d_state"] = state;
   json hybrid = {{"d_model", kWidth}, {"ssm_cfg", numbers},        {"rms_norm_eps", 1e-4}, {"vocab_size", nullptr},
                  {"d_inner", inner},  {"d_xb", source},            {"hidden_act", "silu"}, {"intermediate_size", 56},
