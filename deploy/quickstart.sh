@@ -96,14 +96,13 @@ grep --max-count=1 ' ready: ' "$log"
 
 say "Answer"
 printf '> %s\n\n' "$prompt"
-messages=$build/messages.json
 # The prompt as a JSON string.
 escaped=${prompt//\\/\\\\}
 escaped=${escaped//\"/\\\"}
 escaped=${escaped//$'\n'/\\n}
 escaped=${escaped//$'\t'/\\t}
-printf '[{"role": "user", "content": "%s"}]\n' "$escaped" >"$messages"
-"$build/bin/mambactl" --address "$address" generate --messages "$messages" --max-tokens 128 ||
+printf '[{"role": "user", "content": "%s"}]\n' "$escaped" |
+  "$build/bin/mambactl" --address "$address" generate --messages - --max-tokens 128 ||
   fail "the request failed; the server's log is $log"
 echo
 
