@@ -1,0 +1,169 @@
+// The daemon's life: loading, serving, draining; health, metrics, ports.
+
+#include "server/daemon.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
+#include <gtest/gtest.h>
+
+#include <future>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "tests/server/test_daemon.h"
+
+namespace mambad::server {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+using grpc::health::v1::HealthCheckResponse;
+
+HealthCheckResponse::ServingStatus Health(const TestDaemon& daemon, const std::string& service) {
+  auto stub = grpc::health::v1::Health::NewStub(daemon.Channel());
+  grpc::ClientContext context;
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service(service);
+  HealthCheckResponse response;
+  const grpc::Status status = stub->Check(&context, request, &response);
+  return status.ok() ? response.status() : HealthCheckResponse::UNKNOWN;
+}
+
+TEST(DaemonTest, ServesOnlyWhenTheModelIsLoaded) {
+  TestDaemon daemon(TestDaemon::Options(), {}, /*load=*/false);
+  for (const char* service : {"", "mambad.v1.Generation"}) {
+    EXPECT_EQ(Health(daemon, service), HealthCheckResponse::NOT_SERVING) << service;
+  }
+  EXPECT_EQ(daemon.Generate(TextRequest("hello")).status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  grpc::ClientContext context;
+  v1::GetLoadResponse load;
+  EXPECT_EQ(daemon.stub().GetLoad(&context, {}, &load).error_code(), grpc::StatusCode::UNAVAILABLE);
+  ASSERT_TRUE(daemon.daemon().Load().ok());
+  for (const char* service : {"", "mambad.v1.Generation"}) {
+    EXPECT_EQ(Health(daemon, service), HealthCheckResponse::SERVING) << service;
+  }
+  EXPECT_TRUE(daemon.Generate(TextRequest("hello")).status.ok());
+}
+
+TEST(DaemonTest, DrainLetsRunningCallsFinishAndRefusesNewOnes) {
+  TestDaemon daemon(TestDaemon::Options(), {.step = absl::Milliseconds(5)});
+  grpc::ClientContext context;
+  auto reader = daemon.stub().Generate(&context, TextRequest("hello", 100));
+  v1::GenerateResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  std::string text = message.text();
+  auto drained = std::async(std::launch::async, [&] { daemon.daemon().Drain(); });
+  // Refused from some moment on, while the stream goes on.
+  grpc::StatusCode code = grpc::StatusCode::OK;
+  while (code == grpc::StatusCode::OK) code = daemon.Generate(TextRequest("x", 1)).status.error_code();
+  EXPECT_EQ(code, grpc::StatusCode::UNAVAILABLE);
+  while (reader->Read(&message)) text += message.text();
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(text, FakeText("hello", 0, 100));
+  drained.get();
+}
+
+TEST(DaemonTest, DrainCancelsWhatRemainsAtItsTimeout) {
+  ServerOptions options = TestDaemon::Options();
+  options.drain_timeout = absl::Milliseconds(200);
+  TestDaemon daemon(options, {.step = absl::Milliseconds(1), .context = 1 << 20});
+  grpc::ClientContext context;
+  auto reader = daemon.stub().Generate(&context, TextRequest("hello", 1 << 19));
+  v1::GenerateResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  auto drained = std::async(std::launch::async, [&] { daemon.daemon().Drain(); });
+  while (reader->Read(&message)) {
+  }
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE) << status.error_message();
+  EXPECT_EQ(message.completion().finish_reason(), v1::CANCELLED);
+  drained.get();
+}
+
+TEST(DaemonTest, TakenPortsAndMissingModelsAreErrors) {
+  TestDaemon first;
+  RequestLog log(LogFormat::kPlain, LogLevel::kError);
+  const auto open = [](const EngineOptions& options, StepObserver* observer) { return OpenFakeEngine(options, observer); };
+  ServerOptions options = TestDaemon::Options();
+  options.listen = absl::StrCat("127.0.0.1:", first.daemon().port());
+  EXPECT_THAT(std::string(Daemon::Listen(options, open, &log).status().message()), HasSubstr("listen: cannot listen on"));
+  options = TestDaemon::Options();
+  options.metrics_listen = absl::StrCat("127.0.0.1:", first.daemon().metrics_port());
+  EXPECT_THAT(std::string(Daemon::Listen(options, open, &log).status().message()), HasSubstr("metrics.listen: cannot"));
+  options = TestDaemon::Options();
+  options.engine.model = "missing";
+  auto daemon = Daemon::Listen(options, open, &log);
+  ASSERT_TRUE(daemon.ok());
+  EXPECT_EQ((*daemon)->Load().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(DaemonTest, MessagesAboveTheLimitAreRefused) {
+  ServerOptions options = TestDaemon::Options();
+  options.limits.message_bytes = 2000;
+  TestDaemon daemon(options);
+  EXPECT_EQ(daemon.Generate(TextRequest(std::string(3000, 'x'))).status.error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(daemon.Generate(TextRequest(std::string(1500, 'x'), 3)).status.ok());
+}
+
+TEST(MetricsTest, NamesAndValues) {
+  TestDaemon daemon;
+  daemon.Generate(TextRequest("hello", 10));
+  daemon.Generate(TextRequest("hello.", 10));
+  v1::GenerateRequest bad = TextRequest("hello", 10);
+  bad.mutable_sampling()->set_top_p(2);
+  daemon.Generate(bad);
+  ASSERT_TRUE(daemon.BecomesIdle());
+  const std::string text = daemon.Metrics();
+  for (const char* line : {
+           "mambad_requests_running 0",
+           "mambad_requests_waiting 0",
+           "mambad_request_success_total{finish_reason=\"length\"} 1",
+           "mambad_request_success_total{finish_reason=\"eos\"} 1",
+           "mambad_request_failure_total{code=\"INVALID_ARGUMENT\"} 1",
+           "mambad_prompt_tokens_total 13",
+           "mambad_cached_prompt_tokens_total 0",
+           "mambad_generation_tokens_total 1",   // 15, and one for each step that only ended a sample
+           "mambad_spec_decode_num_drafts_total 4",
+           "mambad_spec_decode_num_draft_tokens_total 8",
+           "mambad_spec_decode_num_accepted_tokens_total 4",
+           "mambad_spec_decode_num_accepted_tokens_per_pos_total{position=\"1\"} 1",
+           "mambad_spec_decode_draft_length 2",
+           "mambad_draft_seconds_total",
+           "mambad_verify_seconds_total",
+           "mambad_time_to_first_token_seconds_count 2",
+           "mambad_inter_token_latency_seconds_bucket",
+           "mambad_time_per_output_token_seconds_count 2",
+           "mambad_e2e_request_latency_seconds_count 3",
+           "mambad_request_queue_time_seconds_count 2",
+           "mambad_request_prefill_time_seconds_count 2",
+           "mambad_step_batch_size_bucket",
+           "mambad_step_seconds_bucket{phase=\"verify\"",
+           "mambad_slots_used 0",
+           "mambad_slots_total 16",
+           "mambad_state_bytes{tier=\"slot\"} 0",
+           "mambad_generation_tokens_per_second",
+           "mambad_acceptance_rate",
+           "mambad_speculation_enabled 1",
+           "mambad_self_check_failures_total 0",
+           "mambad_model_info{",
+           "mambad_build_info{version=",
+       }) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+  EXPECT_THAT(text, Not(HasSubstr("vllm:")));
+}
+
+TEST(MetricsTest, RoutersNamesOnRequest) {
+  ServerOptions options = TestDaemon::Options();
+  options.vllm_metric_names = true;
+  TestDaemon daemon(options);
+  const std::string text = daemon.Metrics();
+  EXPECT_THAT(text, HasSubstr("vllm:num_requests_waiting{model_name=\"fake\"} 0"));
+  EXPECT_THAT(text, HasSubstr("vllm:kv_cache_usage_perc{model_name=\"fake\"} 0"));
+}
+
+}  // namespace
+}  // namespace mambad::server

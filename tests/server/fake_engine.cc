@@ -1,0 +1,375 @@
+#include "tests/server/fake_engine.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdlib>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <numeric>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace mambad {
+namespace {
+
+class ByteTokenizer : public text::Tokenizer {
+ public:
+  absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text, const EncodeOptions& options) const override {
+    std::vector<TokenId> ids;
+    if (options.add_special_tokens) ids.push_back(kFakeBos);
+    for (char c : text) {
+      if (c == '\0') return absl::InvalidArgumentError("the zero byte cannot be tokenized");
+      ids.push_back(static_cast<unsigned char>(c));
+    }
+    return ids;
+  }
+  std::string TokenBytes(TokenId id) const override { return IdToToken(id); }
+  void AppendTokenBytes(TokenId id, std::string* out) const override { out->append(IdToToken(id)); }
+  std::string Decode(absl::Span<const TokenId> ids, bool skip_special) const override {
+    std::string text;
+    for (TokenId id : ids) {
+      if (!skip_special || id < 256) text += IdToToken(id);
+    }
+    return text;
+  }
+  int vocabulary_size() const override { return kFakeVocabulary; }
+  bool IsSpecial(TokenId id) const override { return id >= 256; }
+  std::optional<TokenId> TokenToId(std::string_view token) const override {
+    if (token.size() == 1) return static_cast<unsigned char>(token[0]);
+    return std::nullopt;
+  }
+  std::string IdToToken(TokenId id) const override {
+    if (id == kFakeBos) return "<s>";
+    if (id == kFakeEos) return "</s>";
+    return id >= 0 && id < 256 ? std::string(1, static_cast<char>(id)) : "";
+  }
+  std::optional<TokenId> bos_id() const override { return kFakeBos; }
+  std::optional<TokenId> eos_id() const override { return kFakeEos; }
+  bool strips_leading_space() const override { return false; }
+};
+
+constexpr char kFakeTemplate[] =
+    "{% for m in messages %}{% if m['role'] == 'nobody' %}{{ raise_exception('nobody may not speak') }}{% endif %}"
+    "[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+
+struct Sample {
+  bool ended = false;
+  std::string text;   // made so far, for stop strings
+  int64_t tokens = 0;
+};
+
+struct Active {
+  RequestId id = 0;
+  Request request;
+  std::shared_ptr<EventSink> sink;
+  absl::Time submitted = absl::Now();
+  std::vector<Sample> samples;
+  bool running = false;
+  bool paused = false;
+};
+
+class FakeEngine : public Engine {
+ public:
+  FakeEngine(const EngineOptions& options, StepObserver* observer, const FakeOptions& fake)
+      : options_(options), observer_(observer), fake_(fake), chat_template_(text::ChatTemplate::Parse(kFakeTemplate)) {
+    model_.family = "mamba";
+    model_.path = options.model;
+    model_.weight_type = "float32";
+    model_.fingerprint = "fake";
+    model_.vocabulary = kFakeVocabulary;
+    model_.context = options.max_context > 0 ? options.max_context : fake.context;
+    model_.eos_ids = {kFakeEos};
+    model_.layers = 2;
+    draft_ = model_;
+    draft_.path = options.draft_model;
+    if (!chat_template_.ok()) std::abort();
+    thread_ = std::thread([this] { Run(); });
+  }
+  ~FakeEngine() override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+    }
+    news_.notify_all();
+    thread_.join();
+  }
+
+  absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override {
+    // One rule that only the engine knows, to see its words become details.
+    if (request.sampling.top_k == 13) return absl::InvalidArgumentError("sampling.top_k: 13 given, allowed anything else");
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (draining_) return absl::UnavailableError("draining");
+    if (static_cast<int>(active_.size()) >= options_.max_waiting + options_.max_sequences) {
+      return absl::ResourceExhaustedError("the queue is full");
+    }
+    Active active;
+    active.id = ++last_id_;
+    active.samples.resize(static_cast<size_t>(request.output.samples));
+    active.request = std::move(request);
+    active.sink = std::move(sink);
+    active_.push_back(std::move(active));
+    news_.notify_all();
+    return last_id_;
+  }
+  void Cancel(RequestId id) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    cancelled_.insert(id);
+    news_.notify_all();
+  }
+  void Resume(RequestId id) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    resumed_.insert(id);
+    news_.notify_all();
+  }
+  void Drain(absl::Time deadline) override {
+    std::unique_lock<std::mutex> lock(mutex_);
+    draining_ = true;
+    const auto empty = [this] { return active_.empty(); };
+    if (!emptied_.wait_until(lock, absl::ToChronoTime(deadline), empty)) {
+      for (const Active& active : active_) cancelled_.insert(active.id);
+      news_.notify_all();
+      emptied_.wait(lock, empty);
+    }
+  }
+  EngineStats Stats() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return stats_;
+  }
+  absl::Duration EstimatedWait() const override { return absl::Milliseconds(1500); }
+  const ModelInfo& model() const override { return model_; }
+  const ModelInfo* draft_model() const override { return options_.draft_model.empty() ? nullptr : &draft_; }
+  const EngineOptions& options() const override { return options_; }
+  const SamplingParams& default_sampling() const override { return default_sampling_; }
+  const text::Tokenizer* tokenizer() const override { return fake_.has_tokenizer ? &tokenizer_ : nullptr; }
+  const text::ChatTemplate* chat_template() const override { return fake_.has_tokenizer ? &*chat_template_ : nullptr; }
+  text::ChatTemplate::Variables chat_variables() const override { return {}; }
+
+ private:
+  bool HasWork() const {
+    return stopping_ || !cancelled_.empty() || !resumed_.empty() ||
+           std::any_of(active_.begin(), active_.end(), [](const Active& a) { return !a.running || !a.paused; });
+  }
+
+  // Only this thread adds to running requests and removes them; others append to active_ under the lock, and a deque keeps its
+  // elements where they are then. Sinks are called without the lock.
+  void Run() {
+    for (;;) {
+      std::vector<Active*> step;
+      std::set<RequestId> cancelled, resumed;
+      bool stop = false;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        UpdateStats();
+        if (active_.empty()) emptied_.notify_all();
+        news_.wait_for(lock, std::chrono::milliseconds(20), [this] { return HasWork(); });
+        stop = stopping_;
+        cancelled.swap(cancelled_);
+        resumed.swap(resumed_);
+        int slots = options_.max_sequences;
+        for (Active& active : active_) {
+          if (active.running) slots -= static_cast<int>(active.samples.size());
+        }
+        for (Active& active : active_) {
+          if (!active.running && slots >= static_cast<int>(active.samples.size())) {
+            active.running = true;
+            slots -= static_cast<int>(active.samples.size());
+            stats_.prompt_tokens += static_cast<int64_t>(active.request.prompt.size());
+          }
+          step.push_back(&active);
+        }
+      }
+      if (!step.empty() && fake_.step > absl::ZeroDuration()) absl::SleepFor(fake_.step);
+      int64_t made = 0;
+      for (Active* active : step) {
+        if (resumed.count(active->id) > 0) active->paused = false;
+        if (stop || cancelled.count(active->id) > 0) {
+          FinishAll(*active, FinishReason::kCancelled);
+        } else if (absl::Now() >= active->request.deadline) {
+          FinishAll(*active, FinishReason::kDeadline);
+        } else if (active->running && !active->paused) {
+          made += Advance(*active);
+        }
+      }
+      if (observer_ != nullptr && made > 0) {
+        observer_->OnStep({static_cast<int>(step.size()), static_cast<int>(made), 0, 2, 1e-5, 2e-5, 5e-5});
+      }
+      std::lock_guard<std::mutex> lock(mutex_);
+      stats_.generation_tokens += made;
+      stats_.steps += 1;
+      for (auto it = active_.begin(); it != active_.end();) {
+        const bool ended = std::all_of(it->samples.begin(), it->samples.end(), [](const Sample& s) { return s.ended; });
+        it = ended ? active_.erase(it) : it + 1;
+      }
+      if (stop && active_.empty()) return;
+    }
+  }
+
+  void UpdateStats() {
+    stats_.running = stats_.waiting = stats_.slots_used = 0;
+    for (const Active& active : active_) {
+      if (active.running) {
+        stats_.running += static_cast<int>(active.samples.size());
+        stats_.slots_used += static_cast<int>(active.samples.size());
+      } else {
+        ++stats_.waiting;
+      }
+    }
+    stats_.slots_total = options_.max_sequences;
+    stats_.pages_total = 100;
+    stats_.pages_used = stats_.slots_used;
+    stats_.state_bytes = 1000 * stats_.slots_used;
+    stats_.accepted_per_position = {3, 1};
+    stats_.draft_rounds = 4;
+    stats_.draft_tokens = 8;
+    stats_.accepted_tokens = 4;
+    stats_.speculation_enabled = options_.speculation;
+  }
+
+  RequestStats StatsOf(const Active& active, const Sample& sample) const {
+    RequestStats stats;
+    stats.prompt_tokens = static_cast<int64_t>(active.request.prompt.size());
+    stats.completion_tokens = sample.tokens;
+    stats.total_microseconds = absl::ToInt64Microseconds(absl::Now() - active.submitted);
+    stats.decode_microseconds = stats.total_microseconds / 2;
+    stats.speculation.rounds = 1;
+    stats.speculation.drafted = 2;
+    stats.speculation.accepted = 1;
+    return stats;
+  }
+
+  void FinishAll(Active& active, FinishReason reason) {
+    for (size_t i = 0; i < active.samples.size(); ++i) {
+      if (active.samples[i].ended) continue;
+      TokenEvent event;
+      event.request = active.id;
+      event.index = static_cast<int>(i);
+      End(active, active.samples[i], reason, &event);
+      active.sink->OnEvent(event);
+    }
+  }
+
+  void End(const Active& active, Sample& sample, FinishReason reason, TokenEvent* event) const {
+    sample.ended = true;
+    event->finish = reason;
+    event->stats = StatsOf(active, sample);
+  }
+
+  int64_t Advance(Active& active) {
+    if (active.request.score_from.has_value()) return Score(active);
+    int64_t made = 0;
+    for (size_t i = 0; i < active.samples.size(); ++i) {
+      Sample& sample = active.samples[i];
+      if (sample.ended) continue;
+      TokenEvent event;
+      event.request = active.id;
+      event.index = static_cast<int>(i);
+      if (sample.tokens == 0) BeginAnswer(active, &event);
+      for (int t = 0; t < fake_.tokens_per_step && !sample.ended; ++t) {
+        AddToken(active, sample, &event);
+        ++made;
+      }
+      if (!active.sink->OnEvent(event)) active.paused = true;
+    }
+    return made;
+  }
+
+  void BeginAnswer(const Active& active, TokenEvent* event) const {
+    const auto& prompt = active.request.prompt;
+    if (active.request.output.echo) event->text = tokenizer_.Decode(prompt, true);
+    const int alternatives = active.request.output.prompt_logprobs;
+    if (alternatives < 0 || event->index != 0) return;
+    for (size_t i = 1; i < prompt.size(); ++i) event->prompt_logprobs.push_back(Logprob(prompt[i], alternatives));
+  }
+
+  static TokenLogprob Logprob(TokenId id, int alternatives) {
+    TokenLogprob logprob;
+    logprob.id = id;
+    logprob.logprob = -0.5f;
+    for (int i = 0; i < alternatives; ++i) logprob.alternatives.emplace_back((id + i) % kFakeVocabulary, -0.5f - i);
+    return logprob;
+  }
+
+  void AddToken(const Active& active, Sample& sample, TokenEvent* event) const {
+    const Request& request = active.request;
+    const TokenId last = request.prompt.back();
+    if (last == '.' && sample.tokens == 5 && !request.stopping.ignore_eos) {
+      event->matched_stop_id = kFakeEos;
+      return End(active, sample, FinishReason::kEos, event);
+    }
+    if (last == '!' && sample.tokens == 3) {
+      event->error = absl::InternalError("the fake failed as asked");
+      return End(active, sample, FinishReason::kError, event);
+    }
+    const TokenId token = FakeToken(request.prompt, event->index, sample.tokens);
+    event->tokens.push_back(token);
+    if (request.output.logprobs >= 0) event->logprobs.push_back(Logprob(token, request.output.logprobs));
+    event->text += static_cast<char>(token);
+    sample.text += static_cast<char>(token);
+    ++sample.tokens;
+    for (const std::string& stop : request.stopping.stop_strings) {
+      if (sample.text.size() < stop.size() || sample.text.substr(sample.text.size() - stop.size()) != stop) continue;
+      event->matched_stop = stop;
+      return End(active, sample, FinishReason::kStop, event);
+    }
+    const int64_t room = model_.context - static_cast<int64_t>(request.prompt.size());
+    const int64_t limit = request.stopping.max_tokens > 0 ? std::min(room, request.stopping.max_tokens) : room;
+    if (sample.tokens >= limit) End(active, sample, FinishReason::kLength, event);
+  }
+
+  int64_t Score(Active& active) {
+    TokenEvent event;
+    event.request = active.id;
+    const auto& prompt = active.request.prompt;
+    for (auto i = static_cast<size_t>(*active.request.score_from); i < prompt.size(); ++i) {
+      event.prompt_logprobs.push_back(Logprob(prompt[i], active.request.output.prompt_logprobs));
+    }
+    End(active, active.samples[0], FinishReason::kLength, &event);
+    active.sink->OnEvent(event);
+    return 0;
+  }
+
+  const EngineOptions options_;
+  StepObserver* const observer_;
+  const FakeOptions fake_;
+  const ByteTokenizer tokenizer_;
+  const absl::StatusOr<text::ChatTemplate> chat_template_;
+  const SamplingParams default_sampling_;
+  ModelInfo model_, draft_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable news_, emptied_;
+  std::deque<Active> active_;                  // appended under mutex_ by anyone; erased under it by the engine thread
+  std::set<RequestId> cancelled_, resumed_;    // guarded by mutex_
+  RequestId last_id_ = 0;                      // guarded by mutex_
+  bool draining_ = false, stopping_ = false;   // guarded by mutex_
+  EngineStats stats_;                          // guarded by mutex_
+  std::thread thread_;
+};
+
+}  // namespace
+
+TokenId FakeToken(const std::vector<TokenId>& prompt, int sample, int64_t position) {
+  const int64_t sum = std::accumulate(prompt.begin(), prompt.end(), int64_t{0});
+  return static_cast<TokenId>('a' + (sum + sample + position) % 26);
+}
+
+std::string FakeText(const std::string& prompt, int sample, int64_t tokens) {
+  std::vector<TokenId> ids = {kFakeBos};
+  for (char c : prompt) ids.push_back(static_cast<unsigned char>(c));
+  std::string text;
+  for (int64_t i = 0; i < tokens; ++i) text += static_cast<char>(FakeToken(ids, sample, i));
+  return text;
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> OpenFakeEngine(const EngineOptions& options, StepObserver* observer,
+                                                       const FakeOptions& fake) {
+  if (options.model == "missing") return absl::NotFoundError("missing/config.json: cannot be read");
+  return std::make_unique<FakeEngine>(options, observer, fake);
+}
+
+}  // namespace mambad

@@ -1,0 +1,163 @@
+// What goes wrong around a stream: slow and vanished readers, deadlines, full queues, drain.
+
+#include "server/generate_stream.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "absl/strings/numbers.h"
+#include "absl/time/clock.h"
+#include "tests/server/test_daemon.h"
+
+namespace mambad::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Invariant 5: every way out of a request returns its slot.
+TEST(GenerateStreamTest, CancelledHalfWayFreesTheSlot) {
+  TestDaemon daemon(TestDaemon::Options(), {.step = absl::Milliseconds(1), .context = 1 << 20});
+  grpc::ClientContext context;
+  auto reader = daemon.stub().Generate(&context, TextRequest("hello", 1 << 19));
+  v1::GenerateResponse message;
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(reader->Read(&message));
+  EXPECT_EQ(daemon.engine().Stats().running, 1);
+  context.TryCancel();
+  while (reader->Read(&message)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(daemon.BecomesIdle());
+}
+
+TEST(GenerateStreamTest, DeadlineEndsTheCall) {
+  TestDaemon daemon(TestDaemon::Options(), {.step = absl::Milliseconds(1), .context = 1 << 20});
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Milliseconds(200)));
+  auto reader = daemon.stub().Generate(&context, TextRequest("hello", 1 << 19));
+  for (v1::GenerateResponse message; reader->Read(&message);) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_TRUE(daemon.BecomesIdle());
+}
+
+TEST(GenerateStreamTest, UnaryCallsAreCancelledToo) {
+  TestDaemon daemon(TestDaemon::Options(), {.step = absl::Milliseconds(1), .context = 1 << 20});
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Milliseconds(100)));
+  v1::GenerateResponse response;
+  const auto status = daemon.stub().GenerateOnce(&context, TextRequest("hello", 1 << 19), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_TRUE(daemon.BecomesIdle());
+}
+
+ServerOptions SlowReaderOptions() {
+  ServerOptions options = TestDaemon::Options();
+  options.max_pending_bytes = 2000;
+  return options;
+}
+
+// Steps of 100 tokens fill every window in the way within moments.
+FakeOptions FastAnswers() { return {.step = absl::Microseconds(200), .tokens_per_step = 100, .context = 1 << 22}; }
+
+// The engine makes no more once the windows on the way and the pending bound are full.
+TEST(GenerateStreamTest, SlowReaderPausesItsGenerationAndLosesNothing) {
+  TestDaemon daemon(SlowReaderOptions(), FastAnswers());
+  auto stub = v1::Generation::NewStub(daemon.Channel(/*stream_window_bytes=*/65536));
+  grpc::ClientContext context;
+  constexpr int kTokens = 1 << 20;
+  auto reader = stub->Generate(&context, TextRequest("hello", kTokens));
+  v1::GenerateResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  std::string text = message.text();
+  int64_t made = -1, before = -2;
+  for (int i = 0; i < 200 && made != before; ++i) {
+    before = made;
+    absl::SleepFor(absl::Milliseconds(100));
+    made = daemon.engine().Stats().generation_tokens;
+  }
+  EXPECT_EQ(made, before);
+  EXPECT_LT(made, kTokens / 2);
+  EXPECT_EQ(daemon.engine().Stats().running, 1);
+  while (reader->Read(&message)) text += message.text();
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(text, FakeText("hello", 0, kTokens));
+  EXPECT_EQ(message.completion().usage().completion_tokens(), kTokens);
+}
+
+TEST(GenerateStreamTest, StalledReaderIsCancelled) {
+  ServerOptions options = SlowReaderOptions();
+  options.stall_timeout = absl::Milliseconds(300);
+  TestDaemon daemon(options, FastAnswers());
+  auto stub = v1::Generation::NewStub(daemon.Channel(/*stream_window_bytes=*/65536));
+  grpc::ClientContext context;
+  auto reader = stub->Generate(&context, TextRequest("hello", 1 << 21));
+  v1::GenerateResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  absl::SleepFor(absl::Milliseconds(500));
+  EXPECT_TRUE(daemon.BecomesIdle());   // while nothing is read
+  while (reader->Read(&message)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  daemon.daemon().Drain();
+  EXPECT_THAT(daemon.log(), HasSubstr("code=CANCELLED finish_reason=CANCELLED"));
+}
+
+TEST(GenerateStreamTest, FullQueueSaysWhenToComeBack) {
+  ServerOptions options = TestDaemon::Options();
+  options.engine.max_sequences = 1;
+  options.engine.max_waiting = 0;
+  TestDaemon daemon(options, {.step = absl::Milliseconds(1), .context = 1 << 20});
+  grpc::ClientContext holder;
+  auto reader = daemon.stub().Generate(&holder, TextRequest("hello", 1 << 19));
+  v1::GenerateResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+
+  grpc::ClientContext context;
+  v1::GenerateResponse response;
+  const auto status = daemon.stub().GenerateOnce(&context, TextRequest("hello", 5), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  google::rpc::Status details;
+  google::rpc::RetryInfo retry;
+  ASSERT_TRUE(details.ParseFromString(status.error_details()));
+  ASSERT_EQ(details.details_size(), 1);
+  ASSERT_TRUE(details.details(0).UnpackTo(&retry));
+  EXPECT_EQ(retry.retry_delay().seconds(), 1);
+  EXPECT_EQ(retry.retry_delay().nanos(), 500000000);
+  const auto& trailers = context.GetServerTrailingMetadata();
+  const auto pushback = trailers.find("grpc-retry-pushback-ms");
+  ASSERT_NE(pushback, trailers.end());
+  EXPECT_EQ(std::string(pushback->second.data(), pushback->second.size()), "1500");
+  holder.TryCancel();
+  while (reader->Read(&message)) {
+  }
+  EXPECT_TRUE(daemon.BecomesIdle());
+}
+
+TEST(GenerateStreamTest, ManyCancelledStreamsLeaveNothing) {
+  TestDaemon daemon(TestDaemon::Options(), {.step = absl::Microseconds(100), .context = 1 << 20});
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&daemon, t] {
+      for (int i = 0; i < 50; ++i) {
+        grpc::ClientContext context;
+        auto reader = daemon.stub().Generate(&context, TextRequest("hello", 1 << 19));
+        v1::GenerateResponse message;
+        // Some at once, some after a few messages.
+        for (int read = (t + i) % 4; read > 0 && reader->Read(&message); --read) {
+        }
+        context.TryCancel();
+        while (reader->Read(&message)) {
+        }
+        reader->Finish();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(daemon.BecomesIdle());
+  EXPECT_EQ(daemon.engine().Stats().pages_used, 0);
+}
+
+}  // namespace
+}  // namespace mambad::server

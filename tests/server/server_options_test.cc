@@ -1,0 +1,173 @@
+#include "server/server_options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "server/command_line.h"
+
+namespace mambad::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string SampleFile() {
+  std::ifstream file(std::string(MAMBAD_SOURCE_DIR) + "/deploy/mambad.yaml");
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::string ErrorOf(const std::string& yaml) {
+  ServerOptions options;
+  return std::string(ReadOptions(yaml, "test.yaml", &options).message());
+}
+
+// "a:" / "  b: value # comment" of a two-level file -> {"a.b": "value"}. Written apart from the reader under test.
+std::map<std::string, std::string> KeysOfSample(const std::string& text) {
+  std::map<std::string, std::string> keys;
+  std::string group;
+  for (absl::string_view line : absl::StrSplit(text, '\n')) {
+    const size_t begin = line.find_first_not_of(' ');
+    if (begin == absl::string_view::npos || line[begin] == '#') continue;
+    const size_t colon = line.find(':');
+    const std::string name(line.substr(begin, colon - begin));
+    std::string value(line.substr(colon + 1));
+    if (begin == 0) group.clear();
+    if (value.empty()) {
+      group = name + ".";
+      continue;
+    }
+    value = value.substr(value.find_first_not_of(' '));
+    if (value.size() >= 2 && value.front() == '"') value = value.substr(1, value.size() - 2);
+    keys[group + name] = value;
+  }
+  return keys;
+}
+
+TEST(ServerOptionsTest, SampleFileHasEveryKeyWithItsDefaultAndNoOther) {
+  const auto keys = KeysOfSample(SampleFile());
+  std::map<std::string, std::string> settings;
+  for (const SettingDescription& setting : DescribeSettings()) settings[setting.key] = setting.default_value;
+  EXPECT_EQ(keys, settings);
+}
+
+TEST(ServerOptionsTest, SampleFileReadsAsTheDefaults) {
+  ServerOptions sample;
+  // Values that differ from the defaults, so that a key that is not read shows.
+  sample.listen = sample.metrics_listen = "x";
+  sample.reflection = false;
+  sample.engine.max_sequences = 3;
+  sample.stall_timeout = sample.drain_timeout = absl::Seconds(1);
+  sample.limits.logprobs = 1;
+  ASSERT_TRUE(ReadOptions(SampleFile(), "mambad.yaml", &sample).ok());
+  const ServerOptions defaults;
+  EXPECT_EQ(sample.listen, defaults.listen);
+  EXPECT_EQ(sample.metrics_listen, defaults.metrics_listen);
+  EXPECT_EQ(sample.reflection, defaults.reflection);
+  EXPECT_EQ(sample.engine.max_sequences, defaults.engine.max_sequences);
+  EXPECT_EQ(sample.stall_timeout, defaults.stall_timeout);
+  EXPECT_EQ(sample.drain_timeout, defaults.drain_timeout);
+  EXPECT_EQ(sample.limits.logprobs, defaults.limits.logprobs);
+}
+
+TEST(ServerOptionsTest, EveryKeyIsReadIntoItsOwnField) {
+  // A value that is no default, by the default's look; then only that key may have changed.
+  for (const SettingDescription& setting : DescribeSettings()) {
+    const std::string& value = setting.default_value;
+    std::string other = absl::StrCat(value, "1");
+    if (value == "true") other = "false";
+    if (value == "false") other = "true";
+    if (value == "plain") other = "json";
+    if (setting.key == "log.level") other = "error";
+    if (setting.key == "compute.weight_type") other = "float32";
+    if (setting.key == "speculation.max_draft_length") other = "3";
+    if (setting.key == "limits.message_bytes") other = "1024";
+    if (!value.empty() && value.back() == 's') other = "7s";
+    if (setting.key == "network.max_connection_age") other = "7s";
+    const std::vector<std::string> parts = absl::StrSplit(setting.key, '.');
+    const std::string yaml = parts.size() == 1 ? absl::StrCat(parts[0], ": \"", other, "\"\n")
+                                               : absl::StrCat(parts[0], ":\n  ", parts[1], ": \"", other, "\"\n");
+    ServerOptions changed;
+    const absl::Status status = ReadOptions(yaml, "test.yaml", &changed);
+    EXPECT_TRUE(status.ok()) << status << "\n" << yaml;
+  }
+}
+
+TEST(ServerOptionsTest, UnknownKeyIsNamedWithItsLine) {
+  EXPECT_THAT(ErrorOf("model: m\nlimits:\n  sample: 3\n"), "test.yaml:3: unknown key \"limits.sample\"");
+  EXPECT_THAT(ErrorOf("modell: m\n"), "test.yaml:1: unknown key \"modell\"");
+}
+
+TEST(ServerOptionsTest, BadValuesAreNamed) {
+  EXPECT_THAT(ErrorOf("limits:\n  samples: many\n"),
+              "test.yaml:2: limits.samples: expected a whole number, found \"many\"");
+  EXPECT_THAT(ErrorOf("limits: {samples: 0}"), HasSubstr("limits.samples: 0 given, allowed 1 to 4096"));
+  EXPECT_THAT(ErrorOf("batching: {max_waiting: 99999999999999999999}"), HasSubstr("expected a whole number"));
+  EXPECT_THAT(ErrorOf("reflection: maybe"), HasSubstr("reflection: expected true or false, found \"maybe\""));
+  EXPECT_THAT(ErrorOf("drain_timeout: 30"), HasSubstr("drain_timeout: expected a duration"));
+  EXPECT_THAT(ErrorOf("drain_timeout: -1s"), HasSubstr("drain_timeout: expected a duration"));
+  EXPECT_THAT(ErrorOf("log: {format: xml}"), HasSubstr("log.format: expected plain or json, found \"xml\""));
+  EXPECT_THAT(ErrorOf("model: [a, b]"), HasSubstr("model: expected one value"));
+  EXPECT_THAT(ErrorOf("limits: 3"), HasSubstr("limits: expected keys"));
+  EXPECT_THAT(ErrorOf("- a\n- b\n"), HasSubstr("expected keys and values"));
+  EXPECT_THAT(ErrorOf("model: a\nmodel: b\n"), HasSubstr("model: given twice"));
+  EXPECT_THAT(ErrorOf("model: 'a\n"), HasSubstr("test.yaml:"));
+  EXPECT_THAT(ErrorOf("model: a\n---\nmodel: b\n"), HasSubstr("one YAML document"));
+}
+
+TEST(ServerOptionsTest, EmptyFileIsTheDefaults) { EXPECT_EQ(ErrorOf(""), ""); }
+
+TEST(ServerOptionsTest, AddressesAreChecked) {
+  HostAndPort parts;
+  EXPECT_TRUE(ParseHostAndPort("listen", "[::1]:50", &parts).ok());
+  EXPECT_EQ(parts.host, "::1");
+  EXPECT_EQ(parts.port, 50);
+  EXPECT_TRUE(parts.is_loopback);
+  EXPECT_TRUE(ParseHostAndPort("listen", "0.0.0.0:0", &parts).ok());
+  EXPECT_FALSE(parts.is_loopback);
+  for (const char* bad : {"", "localhost", ":5", "localhost:", "localhost:70000", "localhost:-1", "::1:50", "a:b"}) {
+    EXPECT_THAT(std::string(ParseHostAndPort("listen", bad, &parts).message()), HasSubstr("listen: expected")) << bad;
+  }
+}
+
+absl::StatusOr<CommandLine> Parse(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "mambad");
+  return ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
+}
+
+TEST(CommandLineTest, FlagsWinOverTheFile) {
+  const std::string path = testing::TempDir() + "/command_line_test.yaml";
+  std::ofstream(path) << "model: from_file\nlisten: \"127.0.0.1:1\"\ncompute: {threads: 3}\n";
+  const auto command = Parse({"--config", path.c_str(), "--listen", "127.0.0.1:0", "--draft", "small"});
+  ASSERT_TRUE(command.ok()) << command.status();
+  EXPECT_EQ(command->options.engine.model, "from_file");
+  EXPECT_EQ(command->options.engine.draft_model, "small");
+  EXPECT_EQ(command->options.listen, "127.0.0.1:0");
+  EXPECT_EQ(command->options.engine.threads, 3);
+}
+
+TEST(CommandLineTest, BadOptionsAreNamed) {
+  EXPECT_THAT(std::string(Parse({}).status().message()), HasSubstr("model: not given"));
+  EXPECT_THAT(std::string(Parse({"--modle", "x"}).status().message()), HasSubstr("--modle"));
+  EXPECT_THAT(std::string(Parse({"--model", "x", "--threads", "x"}).status().message()), HasSubstr("--threads"));
+  EXPECT_THAT(std::string(Parse({"--model", "x", "--threads", "-1"}).status().message()), HasSubstr("compute.threads"));
+  EXPECT_THAT(std::string(Parse({"--model", "x", "--device", "tpu"}).status().message()), HasSubstr("compute.device"));
+  EXPECT_THAT(std::string(Parse({"--model", "x", "--metrics", "9"}).status().message()), HasSubstr("metrics.listen"));
+  EXPECT_EQ(Parse({"--config", "/nonexistent.yaml"}).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(CommandLineTest, PrintsWhatIsAskedFor) {
+  EXPECT_THAT(Parse({"--version"})->text, HasSubstr("mambad "));
+  for (const char* flag : {"--config", "--model", "--draft", "--listen", "--metrics", "--device", "--threads"}) {
+    EXPECT_THAT(Parse({"--help"})->text, HasSubstr(flag));
+  }
+  EXPECT_EQ(Parse({"--model", "x", "--check-config"})->action, CommandLine::Action::kCheckConfig);
+}
+
+}  // namespace
+}  // namespace mambad::server
