@@ -86,9 +86,9 @@ struct ModelConfig {
 
   int width = 0;  // d, the residual stream
   int layers = 0;
-  int vocabulary = 0;         // ids that may be sampled, as the model's files count them
-  int padded_vocabulary = 0;  // rows of the embedding; ids in [vocabulary, padded_vocabulary) are
-                              // never sampled and do not count in log-probabilities
+  int vocabulary = 0;          // ids that may be sampled, as the model's files count them
+  int padded_vocabulary = 0;   // rows of the embedding; ids in [vocabulary, padded_vocabulary) are
+                               // never sampled and do not count in log-probabilities
   int mlp_width = 0;           // 0: blocks have no MLP
   double norm_epsilon = 1e-5;  // of the layer norms and the final norm
   bool tied_head = false;      // lm_head is the embedding

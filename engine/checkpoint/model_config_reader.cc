@@ -73,7 +73,8 @@ void ReadEnds(const JsonFields& fields, const JsonFields& generation, ModelConfi
     for (const nlohmann::json& id : list) {
       if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > last ||
           config.eos_ids.size() >= kMaxEnds) {
-        return ends.FailValue("eos_token_id", absl::StrCat("at most ", kMaxEnds, " ids from 0 to ", last));
+        return ends.FailValue("eos_token_id",
+                              absl::StrCat("at most ", kMaxEnds, " ids from 0 to ", last));
       }
       const int32_t end = id.get<int32_t>();
       if (std::find(config.eos_ids.begin(), config.eos_ids.end(), end) == config.eos_ids.end()) {

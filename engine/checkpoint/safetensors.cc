@@ -105,8 +105,8 @@ absl::Status CheckTiling(const std::string& source, std::vector<Placed> placed,
 
 }  // namespace
 
-absl::StatusOr<std::map<std::string, StoredTensor>> ParseSafetensors(
-    const std::string& source, absl::Span<const std::byte> bytes) {
+absl::StatusOr<SafetensorsFile> ParseSafetensors(const std::string& source,
+                                                 absl::Span<const std::byte> bytes) {
   uint64_t header_bytes = 0;
   if (bytes.size() < 8)
     return absl::InvalidArgumentError(

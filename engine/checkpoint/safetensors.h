@@ -22,6 +22,7 @@ struct StoredTensor {
   StorageType type = StorageType::kFloat32;
   std::vector<int64_t> shape;
   absl::Span<const std::byte> data;  // into the mapped file
+  int file = 0;                      // which of a checkpoint's files
 };
 
 struct SafetensorsFile {
@@ -30,9 +31,9 @@ struct SafetensorsFile {
   std::map<std::string, std::string> ignored;
 };
 
-// The tensors of one file's bytes. Checks everything before it is used: a header of at most 16 MiB, its
-// depth, every offset inside the file and in agreement with shape and type, tensors neither overlapping
-// nor leaving gaps. INVALID_ARGUMENT begins with `source`.
+// The tensors of one file's bytes. Checks everything before it is used: a header of at most 16 MiB,
+// its depth, every offset inside the file and in agreement with shape and type, tensors neither
+// overlapping nor leaving gaps. INVALID_ARGUMENT begins with `source`.
 absl::StatusOr<SafetensorsFile> ParseSafetensors(const std::string& source,
                                                  absl::Span<const std::byte> bytes);
 
