@@ -73,7 +73,7 @@ struct ReadyProduct {
 // every row passes over them.
 int64_t StepsOfBlock(const LinearBlocks& blocks, int64_t rows, int64_t panels, int64_t steps) {
   if (rows <= blocks.max_rows && panels <= blocks.panels[rows]) return steps;
-  const int64_t block = rows <= 4 * blocks.max_rows ? 64 : 512;
+  const int64_t block = rows <= blocks.max_rows ? 32 : rows <= 4 * blocks.max_rows ? 128 : 512;
   return steps <= block + block / 2 ? steps : block;
 }
 
@@ -98,12 +98,15 @@ void MultiplyGroup(const ReadyProduct& product, const Group& group, int64_t begi
     block.last = step + block.steps == steps;
     for (int64_t i = 0; i < row_blocks; ++i) {
       const int64_t from = rows * i / row_blocks, count = rows * (i + 1) / row_blocks - from;
-      block.prefetch = i > 0 ? 0 : block_steps == steps ? 0 : block_steps * block.weight_stride;
       block.x = product.x + ((row_begin + from) * product.x_stride + step * product.x_step) * 4;
       for (int64_t panel = begin; panel < end;) {
         const int64_t panels = std::min<int64_t>(blocks.panels[count], end - panel);
         const int64_t output = panel * kPanelRows;
         block.weights = weights + (step * group.panels + panel - group.begin) * kStepBytes;
+        // What passes over its weights more than once brings the next ones near, in the order of memory.
+        const bool brings = i == 0 && block_steps < steps;
+        block.prefetch = brings ? weights + ((step + block_steps) * group.panels + (panel - begin) * block_steps) * kStepBytes : block.weights;
+        block.prefetch_stride = brings ? panels * kStepBytes : 0;
         block.parked = parked + from * kGroupRows + (panel - group.begin) * kPanelRows;
         block.y = product.y.row(row_begin + from) + output;
         block.outputs = product.weights->rows - output;

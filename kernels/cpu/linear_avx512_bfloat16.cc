@@ -22,12 +22,13 @@ void Block(const LinearBlock& block) {
   }
   const char* weights = block.weights;
   const uint32_t* x = static_cast<const uint32_t*>(block.x);
-  const int64_t weight_stride = block.weight_stride, x_stride = block.x_stride, prefetch = block.prefetch;
+  const int64_t weight_stride = block.weight_stride, x_stride = block.x_stride, prefetch_stride = block.prefetch_stride;
+  const char* prefetch = block.prefetch;
   for (int64_t step = block.steps; step > 0; --step) {
     __m512bh w[P];
 #pragma GCC unroll 16
     for (int i = 0; i < P; ++i) {
-      __builtin_prefetch(weights + prefetch + i * kStepBytes);
+      __builtin_prefetch(prefetch + i * kStepBytes, 0, 2);   // into the second cache
       w[i] = (__m512bh)_mm512_loadu_si512(weights + i * kStepBytes);
     }
 #pragma GCC unroll 16
@@ -38,6 +39,7 @@ void Block(const LinearBlock& block) {
     }
     x += 1;
     weights += weight_stride;
+    prefetch += prefetch_stride;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {

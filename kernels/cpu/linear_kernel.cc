@@ -16,19 +16,27 @@ constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
 constexpr int kVectors = kPanelRows / kLanes;   // of a panel
 constexpr int kRegisters = HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM_A64 ? 32 : 16;
 
-// Panels that R rows can have at once: accumulators, one step's weights and a broadcast stay in registers. A single row
-// keeps its broadcasts instead and takes each weight as it comes.
+// Whether R rows by P panels run from registers alone: accumulators, one step's weights, a broadcast, and for bf16 a mask
+// and room to move. A single row keeps its broadcasts instead and takes each weight as it comes.
+template <bool kBfloat16>
+constexpr bool Fits(int rows, int panels) {
+  const int vectors = panels * kVectors;
+  if (rows == 1) return vectors + 4 <= kRegisters;
+  return (rows + 1) * vectors + (kBfloat16 ? 3 : 1) <= kRegisters;
+}
+
+template <bool kBfloat16>
 constexpr int PanelsFor(int rows) {
   for (int panels = kGroupPanels; panels > 1; --panels) {
-    const int vectors = panels * kVectors;
-    if (rows == 1 ? vectors + 4 <= kRegisters : (rows + 1) * vectors + 1 <= kRegisters) return panels;
+    if (Fits<kBfloat16>(rows, panels)) return panels;
   }
   return 1;
 }
 
+template <bool kBfloat16>
 constexpr int MaxRows() {
   int rows = kMaxBlockRows;
-  while (rows > 1 && (rows + 1) * PanelsFor(rows) * kVectors + 1 > kRegisters) --rows;
+  while (rows > 1 && !Fits<kBfloat16>(rows, PanelsFor<kBfloat16>(rows))) --rows;
   return rows;
 }
 
@@ -84,10 +92,11 @@ void Block(const LinearBlock& block) {
   }
   const char* weights = block.weights;
   const float* x = static_cast<const float*>(block.x);
-  const int64_t weight_stride = block.weight_stride, x_stride = block.x_stride, prefetch = block.prefetch;
+  const int64_t weight_stride = block.weight_stride, x_stride = block.x_stride, prefetch_stride = block.prefetch_stride;
+  const char* prefetch = block.prefetch;
   for (int64_t step = block.steps; step > 0; --step) {
 #pragma GCC unroll 4
-    for (int i = 0; i < P; ++i) __builtin_prefetch(weights + prefetch + i * kStepBytes);
+    for (int i = 0; i < P; ++i) __builtin_prefetch(prefetch + i * kStepBytes, 0, 2);   // into the second cache
     if constexpr (kBfloat16) {
       Accumulate<Part::kEven>(weights, x, x_stride, sums);
       Accumulate<Part::kOdd>(weights, x + 1, x_stride, sums);
@@ -97,6 +106,7 @@ void Block(const LinearBlock& block) {
       x += 1;
     }
     weights += weight_stride;
+    prefetch += prefetch_stride;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -121,8 +131,8 @@ void Block(const LinearBlock& block) {
 
 template <int R, bool kBfloat16>
 void AddRows(LinearBlocks* blocks) {
-  if constexpr (R <= MaxRows()) {
-    constexpr int kPanels = PanelsFor(R);
+  if constexpr (R <= MaxRows<kBfloat16>()) {
+    constexpr int kPanels = PanelsFor<kBfloat16>(R);
     blocks->panels[R] = kPanels;
     blocks->function[R][1] = Block<R, 1, kBfloat16>;
     if constexpr (kPanels >= 2) blocks->function[R][2] = Block<R, 2, kBfloat16>;
@@ -135,7 +145,7 @@ template <bool kBfloat16>
 const LinearBlocks* Blocks() {
   static const LinearBlocks blocks = [] {
     LinearBlocks table;
-    table.max_rows = MaxRows();
+    table.max_rows = MaxRows<kBfloat16>();
     AddRows<1, kBfloat16>(&table);
     AddRows<2, kBfloat16>(&table);
     AddRows<3, kBfloat16>(&table);

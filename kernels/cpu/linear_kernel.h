@@ -29,7 +29,8 @@ struct LinearBlock {
   const char* weights = nullptr;   // first panel at the first step
   int64_t weight_stride = 0;       // bytes from one step to the next
   int64_t steps = 0;
-  int64_t prefetch = 0;            // bytes ahead of what is read
+  const char* prefetch = nullptr;  // lines to bring near: one a panel and step
+  int64_t prefetch_stride = 0;     // bytes from one step's to the next step's
   const void* x = nullptr;         // first row at the first step: floats, or 32-bit words of two bf16 (lower column low)
   int64_t x_stride = 0;            // floats or words from one row to the next
   bool first = false, last = false;

@@ -4,18 +4,22 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
+#include <chrono>
+#include <fstream>
+#include <limits>
+#include <sstream>
 #include <thread>
 #include <vector>
 
 namespace mambad::kernels {
 namespace {
 
-// How long a thread looks for its next task before it sleeps: longer than the gaps inside a step, far shorter than a human
-// notices on an idle machine.
-constexpr int kSpins = 4000;
+// How long a thread looks for what it waits for before it sleeps: longer than the gaps inside a step, and nothing that shows
+// on an idle machine.
+constexpr std::chrono::microseconds kSpinTime{50};
+constexpr int kPausesBetweenClocks = 32;
 
-void Relax() {
+void Pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -23,57 +27,81 @@ void Relax() {
 #endif
 }
 
-// Cores that the control group's quota pays for, rounded up; a large number without a quota.
-int QuotaCores() {
-  std::FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r");
-  if (file == nullptr) return 1 << 20;
-  long long quota = 0, period = 0;
-  const int fields = std::fscanf(file, "%lld %lld", &quota, &period);
-  std::fclose(file);
-  if (fields != 2 || quota <= 0 || period <= 0) return 1 << 20;   // "max 100000" gives no fields
-  return static_cast<int>((quota + period - 1) / period);
+// Waits until value != old, first spinning, then asleep; `sleepers` counts those whom a change must wake.
+template <typename T>
+T WaitForChange(const std::atomic<T>& value, T old, std::atomic<int>& sleepers) {
+  T now = value.load(std::memory_order_acquire);
+  if (now != old) return now;
+  const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    for (int i = 0; i < kPausesBetweenClocks; ++i) {
+      Pause();
+      now = value.load(std::memory_order_acquire);
+      if (now != old) return now;
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  // Either the waker sees the count or this thread sees the change: both sides are sequentially consistent.
+  sleepers.fetch_add(1);
+  while ((now = value.load()) == old) value.wait(old);
+  sleepers.fetch_sub(1);
+  return now;
 }
 
-int UsableCores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  int cores = static_cast<int>(std::thread::hardware_concurrency());
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) cores = CPU_COUNT(&set);
-  return std::max(1, std::min(cores, QuotaCores()));
+// The quota of one control group in cores, or a number above all machines'.
+int QuotaCores(const std::string& group) {
+  std::ifstream file(group + "/cpu.max");
+  long long quota = 0, period = 0;
+  if (!(file >> quota >> period) || quota <= 0 || period <= 0) return std::numeric_limits<int>::max();   // "max 100000"
+  return static_cast<int>(std::min<long long>(1 << 20, (quota + period - 1) / period));
 }
 
 }  // namespace
 
-// `epoch` counts tasks; a worker that sees it move runs the task and counts itself into `done`. Both sides spin for a while
-// and then wait on the atomic.
+int UsableCores(const std::string& membership, const std::string& groups) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set)
+                                                           : static_cast<int>(std::thread::hardware_concurrency());
+  std::ifstream file(membership);
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("0::/", 0) != 0) continue;
+    // The group, the one above it, ..., the root.
+    for (std::string group = line.substr(3); !group.empty(); group.resize(group.rfind('/'))) {
+      cores = std::min(cores, QuotaCores(groups + group));
+      if (group == "/") break;
+    }
+    cores = std::min(cores, QuotaCores(groups));
+  }
+  return std::max(1, cores);
+}
+
+// `epoch` counts tasks: a worker that sees it move runs the task and counts itself out of `running`. The counters that
+// different threads write live in cache lines of their own.
 struct ThreadPool::State {
   explicit State(int count) : threads(count) {}
 
   const int threads;
-  std::atomic<uint32_t> epoch{0};
-  std::atomic<int> done{0};
-  std::atomic<bool> stop{false};
-  void (*call)(const void*, int) = nullptr;
+  alignas(64) std::atomic<uint32_t> epoch{0};
+  void (*call)(const void*, int) = nullptr;   // written before epoch, read after it
   const void* task = nullptr;
+  bool stop = false;
+  alignas(64) std::atomic<int> running{0};
+  alignas(64) std::atomic<int> sleeping_workers{0};
+  std::atomic<int> sleeping_callers{0};
   std::vector<std::thread> workers;
 
   void Work(int thread) {
-    uint32_t seen = 0;
-    for (;;) {
-      uint32_t now = epoch.load(std::memory_order_acquire);
-      for (int spin = 0; now == seen && spin < kSpins; ++spin) {
-        Relax();
-        now = epoch.load(std::memory_order_acquire);
-      }
-      while (now == seen) {
-        epoch.wait(seen, std::memory_order_acquire);
-        now = epoch.load(std::memory_order_acquire);
-      }
-      seen = now;
-      if (stop.load(std::memory_order_relaxed)) return;
+    for (uint32_t seen = 0;;) {
+      seen = WaitForChange(epoch, seen, sleeping_workers);
+      if (stop) return;
       call(task, thread);
-      if (done.fetch_add(1, std::memory_order_acq_rel) + 1 == threads - 1) done.notify_one();
+      if (running.fetch_sub(1) == 1 && sleeping_callers.load() > 0) running.notify_all();
     }
+  }
+
+  void Announce() {
+    epoch.fetch_add(1);
+    if (sleeping_workers.load() > 0) epoch.notify_all();
   }
 };
 
@@ -84,9 +112,8 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>(threads > 0
 }
 
 ThreadPool::~ThreadPool() {
-  state_->stop.store(true, std::memory_order_relaxed);
-  state_->epoch.fetch_add(1, std::memory_order_release);
-  state_->epoch.notify_all();
+  state_->stop = true;
+  state_->Announce();
   for (std::thread& worker : state_->workers) worker.join();
 }
 
@@ -94,24 +121,16 @@ int ThreadPool::threads() const { return state_->threads; }
 
 void ThreadPool::RunErased(void (*call)(const void*, int), const void* task) {
   State& state = *state_;
-  if (state.threads == 1) {
-    call(task, 0);
-    return;
+  if (state.threads > 1) {
+    state.call = call;
+    state.task = task;
+    state.running.store(state.threads - 1, std::memory_order_relaxed);
+    state.Announce();
   }
-  state.call = call;
-  state.task = task;
-  state.done.store(0, std::memory_order_relaxed);
-  state.epoch.fetch_add(1, std::memory_order_release);
-  state.epoch.notify_all();
   call(task, 0);
-  int done = state.done.load(std::memory_order_acquire);
-  for (int spin = 0; done != state.threads - 1 && spin < kSpins; ++spin) {
-    Relax();
-    done = state.done.load(std::memory_order_acquire);
-  }
-  while (done != state.threads - 1) {
-    state.done.wait(done, std::memory_order_acquire);
-    done = state.done.load(std::memory_order_acquire);
+  if (state.threads == 1) return;
+  for (int running = state.running.load(std::memory_order_acquire); running != 0;) {
+    running = WaitForChange(state.running, running, state.sleeping_callers);
   }
 }
 

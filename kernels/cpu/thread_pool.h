@@ -6,12 +6,18 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 namespace mambad::kernels {
 
+// Cores that this process may use: its cpu affinity, and the quotas (cpu.max) of its control group and of the groups above
+// it, a part of a core counting as one. At least 1. `membership` is the process's list of control groups, `groups` the
+// folder where version 2 of them is mounted; what cannot be read does not limit.
+int UsableCores(const std::string& membership = "/proc/self/cgroup", const std::string& groups = "/sys/fs/cgroup");
+
 class ThreadPool {
  public:
-  // `threads`: the caller counts as one; 0: one a core that this process may use (cpu affinity and cgroup quota).
+  // `threads`: the caller counts as one; 0: UsableCores().
   explicit ThreadPool(int threads);
   ~ThreadPool();
 
