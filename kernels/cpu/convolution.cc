@@ -1,7 +1,6 @@
 #include "kernels/cpu/convolution.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/recurrence.h"
@@ -9,6 +8,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/convolution.cc"
 #include "hwy/foreach_target.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/math-inl.h"
 
@@ -20,7 +20,7 @@ constexpr int kBlock = 16;   // channels
 using D = hn::CappedTag<float, kBlock>;
 using V = hn::Vec<D>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
-constexpr int kVectors = kBlock / kLanes;
+constexpr int64_t kRowsAhead = 8;   // rows lie far apart: they are asked for this early
 
 // Sixteen (at the end fewer) channels and where their inputs stand.
 struct ChannelBlock {
@@ -56,16 +56,9 @@ void PrepareBlock(const ConvolutionShape& shape, int64_t channel, ChannelBlock& 
   }
 }
 
-// The block's inputs of one row: in place where they are sixteen neighbours, else gathered into `staged`.
-HWY_INLINE const float* Inputs(const ChannelBlock& block, const float* row, float* staged) {
-  if (block.contiguous && block.count == kBlock) return row + block.source[0];
-  for (int i = 0; i < block.count; ++i) staged[i] = row[block.source[i]];
-  return staged;
-}
-
 void StoreResult(const ConvolutionShape& shape, const ChannelBlock& block, const float* result, float* row) {
   if (shape.out_repeats == 1) {
-    std::memcpy(row + block.channel, result, block.count * sizeof(float));
+    std::copy_n(result, block.count, row + block.channel);
     return;
   }
   for (int i = 0; i < block.count; ++i) {
@@ -85,32 +78,63 @@ struct Ring {
   float* row(int64_t position) const { return data + position % rows * channels; }
 };
 
-// Rows [0, rows) of one sequence: `taps` slides over the inputs, oldest first; the newest is put in before each row.
-void ConvolveRows(const ConvolutionShape& shape, const ChannelBlock& block, const Ring& ring, int64_t position,
-                  int64_t rows, const float* in, int64_t in_stride, float* out, int64_t out_stride) {
+// One sequence's rows of a block.
+struct BlockRows {
+  const float* in = nullptr;
+  float* out = nullptr;
+  int64_t in_stride = 0, out_stride = 0;
+  int64_t position = 0, rows = 0;
+};
+
+// Any width and any arrangement of channels. A circle of W inputs: that of position p stands at p % width.
+void ConvolveRows(const ConvolutionShape& shape, const ChannelBlock& block, const Ring& ring, const BlockRows& rows) {
   const D d;
   const int width = shape.width;
-  // A circle of W inputs: that of position p stands at p % width.
   HWY_ALIGN float taps[kMaxConvolutionWidth][kBlock] = {};
-  for (int64_t p = std::max<int64_t>(0, position - width + 1); p < position; ++p) {
-    std::memcpy(taps[p % width], ring.row(p) + block.channel, block.count * sizeof(float));
+  for (int64_t p = std::max<int64_t>(0, rows.position - width + 1); p < rows.position; ++p) {
+    std::copy_n(ring.row(p) + block.channel, block.count, taps[p % width]);
   }
   HWY_ALIGN float result[kBlock];
-  HWY_ALIGN float staged[kBlock] = {};
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t p = position + r;
-    const float* input = Inputs(block, in + r * in_stride, staged);
-    std::memcpy(taps[p % width], input, block.count * sizeof(float));
-    for (int v = 0; v < kVectors; ++v) {
-      V sum = hn::Load(d, block.bias + v * kLanes);
+  for (int64_t r = 0; r < rows.rows; ++r) {
+    const int64_t p = rows.position + r;
+    float* newest = taps[p % width];
+    for (int i = 0; i < block.count; ++i) newest[i] = rows.in[r * rows.in_stride + block.source[i]];
+    for (int lane = 0; lane < kBlock; lane += kLanes) {
+      V sum = hn::Load(d, block.bias + lane);
       for (int j = 0; j < width; ++j) {
-        const float* tap = taps[(p + 1 + j) % width];
-        sum = hn::MulAdd(hn::Load(d, block.weights[j] + v * kLanes), hn::Load(d, tap + v * kLanes), sum);
+        sum = hn::MulAdd(hn::Load(d, block.weights[j] + lane), hn::Load(d, taps[(p + 1 + j) % width] + lane), sum);
       }
-      hn::Store(SiLU(d, sum), d, result + v * kLanes);
+      hn::Store(SiLU(d, sum), d, result + lane);
     }
-    StoreResult(shape, block, result, out + r * out_stride);
-    if (rows - r <= ring.rows) std::memcpy(ring.row(p) + block.channel, taps[p % width], block.count * sizeof(float));
+    StoreResult(shape, block, result, rows.out + r * rows.out_stride);
+    if (rows.rows - r <= ring.rows) std::copy_n(newest, block.count, ring.row(p) + block.channel);
+  }
+}
+
+// Four taps over sixteen neighbouring columns: the taps slide through registers.
+void ConvolveFour(const ChannelBlock& block, const Ring& ring, const BlockRows& rows) {
+  const D d;
+  const int64_t ring_from = rows.rows - ring.rows;   // rows from here on stay in the ring
+  for (int lane = 0; lane < kBlock; lane += kLanes) {
+    const float* in = rows.in + block.source[0] + lane;
+    float* out = rows.out + block.channel + lane;
+    const auto before = [&](int64_t p) HWY_ATTR {
+      return p < 0 ? hn::Zero(d) : hn::LoadU(d, ring.row(p) + block.channel + lane);
+    };
+    V x0 = before(rows.position - 3), x1 = before(rows.position - 2), x2 = before(rows.position - 1);
+    const V w0 = hn::Load(d, block.weights[0] + lane), w1 = hn::Load(d, block.weights[1] + lane);
+    const V w2 = hn::Load(d, block.weights[2] + lane), w3 = hn::Load(d, block.weights[3] + lane);
+    const V bias = hn::Load(d, block.bias + lane);
+    for (int64_t r = 0; r < rows.rows; ++r) {
+      hwy::Prefetch(in + std::min(r + kRowsAhead, rows.rows - 1) * rows.in_stride);
+      const V x3 = hn::LoadU(d, in + r * rows.in_stride);
+      const V sum = hn::MulAdd(w3, x3, hn::MulAdd(w2, x2, hn::MulAdd(w1, x1, hn::MulAdd(w0, x0, bias))));
+      hn::StoreU(SiLU(d, sum), d, out + r * rows.out_stride);
+      if (r >= ring_from) hn::StoreU(x3, d, ring.row(rows.position + r) + block.channel + lane);
+      x0 = x1;
+      x1 = x2;
+      x2 = x3;
+    }
   }
 }
 
@@ -125,7 +149,12 @@ void ConvolveAll(ThreadPool& pool, const Batch& batch, const ConvolutionShape& s
         const int64_t first = batch.row_begin[s], rows = batch.row_begin[s + 1] - first;
         const Ring ring{state.data + batch.slot[s] * state.layout.floats + state.layout.ring, shape.channels,
                         state.layout.ring_rows};
-        ConvolveRows(shape, block, ring, batch.position[s], rows, in.row(first), in.stride, out.row(first), out.stride);
+        const BlockRows block_rows{in.row(first), out.row(first), in.stride, out.stride, batch.position[s], rows};
+        if (shape.width == 4 && shape.out_repeats == 1 && block.contiguous && block.count == kBlock) {
+          ConvolveFour(block, ring, block_rows);
+        } else {
+          ConvolveRows(shape, block, ring, block_rows);
+        }
       }
     }
   });

@@ -120,8 +120,10 @@ void PrepareChunk(const Mamba2Arguments& arguments, const SequenceRows& rows, co
     hn::Store(Exp(d, hn::Mul(dt, hn::Set(d, layer.a[part.head]))), d, data.decay + at);
   }
   for (int at = 0; at < chunk.rows(); ++at) {
-    for (int p = 0; p < part.width; ++p) data.input[at][p] = data.dt[at] * x[at][p];
-    std::memset(data.y[at], 0, sizeof(data.y[at]));
+    const V dt = hn::Set(d, data.dt[at]);
+    int p = 0;
+    for (; p + kLanes <= part.width; p += kLanes) hn::Store(hn::Mul(dt, hn::LoadU(d, x[at] + p)), d, data.input[at] + p);
+    for (; p < part.width; ++p) data.input[at][p] = data.dt[at] * x[at][p];
   }
 }
 
@@ -146,7 +148,7 @@ HWY_INLINE void RunRows(HeadChunk& data, int begin, int end, int n, int p, V (&s
     float* out = data.y[r] + p;
     V y[kP];
 #pragma GCC unroll 8
-    for (int j = 0; j < kP; ++j) y[j] = hn::Load(d, out + j * kLanes);
+    for (int j = 0; j < kP; ++j) y[j] = n == 0 ? hn::Zero(d) : hn::Load(d, out + j * kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < kN; ++i) {
       const V c_i = hn::Set(d, c[i]);
@@ -233,14 +235,19 @@ void FinishChunk(const Mamba2Arguments& arguments, const SequenceRows& rows, con
     const float* x = arguments.convolved.row(r) + part.x;
     const float* z = arguments.projected.row(r) + column;
     float* out = arguments.out.row(r) + column;
-    for (int p = 0; p < part.width; p += kLanes) {
-      const int count = std::min(kLanes, part.width - p);
-      std::memcpy(staged_x, x + p, count * sizeof(float));
-      std::memcpy(staged_z, z + p, count * sizeof(float));
-      const V y = hn::MulAdd(skip, hn::Load(d, staged_x), hn::Load(d, data.y[i - chunk.begin] + p));
-      hn::Store(hn::Mul(y, SiLU(d, hn::Load(d, staged_z))), d, staged_z);
-      std::memcpy(out + p, staged_z, count * sizeof(float));
+    const float* sum = data.y[i - chunk.begin];
+    const auto gated = [&](V x_p, V sum_p, V z_p) HWY_ATTR {
+      return hn::Mul(hn::MulAdd(skip, x_p, sum_p), SiLU(d, z_p));
+    };
+    int p = 0;
+    for (; p + kLanes <= part.width; p += kLanes) {
+      hn::StoreU(gated(hn::LoadU(d, x + p), hn::Load(d, sum + p), hn::LoadU(d, z + p)), d, out + p);
     }
+    if (p == part.width) continue;
+    std::copy(x + p, x + part.width, staged_x);
+    std::copy(z + p, z + part.width, staged_z);
+    hn::Store(gated(hn::Load(d, staged_x), hn::Load(d, sum + p), hn::Load(d, staged_z)), d, staged_z);
+    std::copy(staged_z, staged_z + part.width - p, out + p);
   }
 }
 

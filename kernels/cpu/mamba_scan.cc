@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/cpu/convolution.h"
 #include "kernels/cpu/memory.h"
@@ -9,6 +8,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/mamba_scan.cc"
 #include "hwy/foreach_target.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/exp2-inl.h"
 #include "kernels/cpu/math-inl.h"
@@ -77,9 +77,19 @@ void PrepareBlock(const MambaScanArguments& arguments, int64_t index, ScanBlock&
 
 // Sixteen numbers of a row from `from`; the absent ones of the last block are zero.
 HWY_INLINE const float* Lanes(const float* from, int count, float* staged) {
-  if (count == kBlock) return from;
+  if (HWY_LIKELY(count == kBlock)) return from;
   for (int i = 0; i < count; ++i) staged[i] = from[i];
   return staged;
+}
+
+// Copies a block's numbers by whole vectors where it can: what is loaded as a vector later must be stored as one.
+HWY_INLINE void CopyLanes(const float* from, int count, float* to) {
+  const D d;
+  if (HWY_LIKELY(count == kBlock)) {
+    for (int lane = 0; lane < kBlock; lane += kLanes) hn::StoreU(hn::LoadU(d, from + lane), d, to + lane);
+  } else {
+    for (int i = 0; i < count; ++i) to[i] = from[i];
+  }
 }
 
 // dt, dt x and the places of B and C for the rows of a chunk; keeps x and delta of uncommitted rows.
@@ -87,6 +97,7 @@ void PrepareChunk(const MambaScanArguments& arguments, const SequenceRows& rows,
                   const ScanBlock& block, ScanChunk& data) {
   const D d;
   const int64_t inner = arguments.layer.inner_width;
+  const int64_t last = rows.row_begin + rows.rows - 1;
   HWY_ALIGN float staged_x[kBlock] = {}, staged_delta[kBlock] = {};
   for (int i = chunk.begin; i < chunk.end; ++i) {
     const int at = i - chunk.begin;
@@ -103,11 +114,16 @@ void PrepareChunk(const MambaScanArguments& arguments, const SequenceRows& rows,
       delta = arguments.delta.row(r) + block.channel;
       data.b[at] = arguments.b.row(r);
       data.c[at] = arguments.c.row(r);
+      // Rows lie far apart: ask for those of the next chunk while this one computes.
+      const int64_t next = std::min(r + kChunkRows, last);
+      hwy::Prefetch(arguments.x.row(next) + block.channel);
+      hwy::Prefetch(arguments.delta.row(next) + block.channel);
+      hwy::Prefetch(arguments.z.row(next) + block.channel);
     }
     if (i >= rows.committed) {
       float* kept = rows.kept_row(i);
-      std::memcpy(kept + block.channel, x, block.count * sizeof(float));
-      std::memcpy(kept + inner + block.channel, delta, block.count * sizeof(float));
+      CopyLanes(x, block.count, kept + block.channel);
+      CopyLanes(delta, block.count, kept + inner + block.channel);
     }
     x = Lanes(x, block.count, staged_x);
     delta = Lanes(delta, block.count, staged_delta);
@@ -116,7 +132,6 @@ void PrepareChunk(const MambaScanArguments& arguments, const SequenceRows& rows,
       const V dt = Softplus(d, hn::Add(hn::LoadU(d, delta + lane), hn::Load(d, block.dt_bias + lane)));
       hn::Store(hn::Mul(dt, hn::Set(d, kLog2e)), d, data.dt[at] + lane);
       hn::Store(hn::Mul(dt, hn::LoadU(d, x + lane)), d, data.input[at] + lane);
-      hn::Store(hn::Zero(d), d, data.y[at] + lane);
     }
   }
 }
@@ -150,7 +165,7 @@ HWY_INLINE void RunRows(const ScanBlock& block, const float* a, ScanChunk& data,
       s[k] = hn::MulAdd(decay, s[k], hn::Mul(input, b_k));
     }
     if (c == nullptr) continue;
-    V y = hn::Load(d, data.y[r] + lane);
+    V y = n == 0 ? hn::Zero(d) : hn::Load(d, data.y[r] + lane);
 #pragma GCC unroll 16
     for (int k = 0; k < kN; ++k) {
       const V c_k = kShared ? hn::Set(d, c[k]) : hn::Load(d, spread_c[kShared ? 0 : k] + lane);
@@ -212,7 +227,7 @@ void FinishChunk(const MambaScanArguments& arguments, const SequenceRows& rows, 
                              hn::Load(d, data.y[i - chunk.begin] + lane));
       hn::Store(hn::Mul(y, SiLU(d, hn::LoadU(d, z + lane))), d, result + lane);
     }
-    std::memcpy(arguments.gated.row(r) + block.channel, result, block.count * sizeof(float));
+    CopyLanes(result, block.count, arguments.gated.row(r) + block.channel);
   }
 }
 
