@@ -64,7 +64,8 @@ void LimitInstructionSet(InstructionSet highest) {
 }
 
 InstructionSet ActiveInstructionSet() {
-  return std::min(AvailableInstructionSets().back(), highest_allowed.load());
+  static const InstructionSet best = AvailableInstructionSets().back();
+  return std::min(best, highest_allowed.load(std::memory_order_relaxed));
 }
 
 }  // namespace mambad::kernels

@@ -1,0 +1,325 @@
+// The CPU backend's operations against float64 formulas, and that they neither allocate nor accept wrong shapes. The parts
+// between the products have tests of their own.
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/instruction_set.h"
+
+namespace {
+std::atomic<int64_t> allocations{0};
+}  // namespace
+
+// Not inlined, or the compiler warns of free() on memory of new.
+__attribute__((noinline)) void* operator new(size_t bytes) {
+  ++allocations;
+  if (void* data = std::malloc(bytes)) return data;
+  std::abort();
+}
+__attribute__((noinline)) void operator delete(void* data) noexcept { std::free(data); }
+__attribute__((noinline)) void operator delete(void* data, size_t) noexcept { std::free(data); }
+
+namespace mambad::kernels {
+namespace {
+
+constexpr int kWidth = 40, kVocabulary = 50, kInner = 48, kState = 16, kRank = 3, kTaps = 4, kMlp = 72;
+
+// A float32 matrix and its packed form.
+struct Matrix {
+  Matrix(Backend& backend, int64_t rows, int64_t columns, uint32_t seed) : rows(rows), columns(columns) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal(0, 1 / std::sqrt(static_cast<float>(columns)));
+    values.resize(rows * columns);
+    for (float& value : values) value = normal(random);
+    MatrixSource source;
+    source.float32 = [this](int64_t begin, int64_t end, float* out) {
+      std::copy(values.begin() + begin * this->columns, values.begin() + end * this->columns, out);
+    };
+    packed = backend.Pack(rows, columns, ElementType::kFloat32, source);
+  }
+
+  std::vector<double> Times(const std::vector<double>& x) const {
+    std::vector<double> y(rows);
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t k = 0; k < columns; ++k) y[i] += values[i * columns + k] * x[k];
+    }
+    return y;
+  }
+
+  int64_t rows, columns;
+  std::vector<float> values;
+  WeightMatrix packed;
+};
+
+std::vector<float> RandomNumbers(int64_t count, uint32_t seed, float scale = 1) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+double SiLU(double x) { return x / (1 + std::exp(-x)); }
+
+std::vector<double> RmsNorm(const std::vector<double>& x, const std::vector<float>& weight) {
+  double mean = 0;
+  for (double value : x) mean += value * value / x.size();
+  std::vector<double> y(x.size());
+  for (size_t i = 0; i < x.size(); ++i) y[i] = x[i] / std::sqrt(mean + 1e-5) * weight[i];
+  return y;
+}
+
+double RelativeError(const std::vector<std::vector<double>>& expected, const RowsView& found) {
+  double error = 0, size = 0;
+  for (size_t r = 0; r < expected.size(); ++r) {
+    for (size_t i = 0; i < expected[r].size(); ++i) {
+      error += std::pow(found.row(r)[i] - expected[r][i], 2);
+      size += std::pow(expected[r][i], 2);
+    }
+  }
+  return std::sqrt(error / size);
+}
+
+class CpuBackendTest : public testing::TestWithParam<InstructionSet> {
+ protected:
+  void SetUp() override {
+    LimitInstructionSet(GetParam());
+    backend_ = CreateCpuBackend({2, false});
+    embedding_ = std::make_unique<Matrix>(*backend_, kVocabulary, kWidth, 1);
+    norm_weight_ = RandomNumbers(kWidth, 2);
+    norm_ = {norm_weight_.data(), 1e-5f};
+    WorkspaceShape shape;
+    shape.max_rows = kRows;
+    shape.max_logit_rows = kRows;
+    shape.max_sequences = 2;
+    shape.width = kWidth;
+    shape.vocabulary = kVocabulary;
+    shape.max_projection = 2 * kMlp;
+    shape.max_inner = 2 * kInner;
+    shape.max_context = 64;
+    workspace_ = backend_->CreateWorkspace(shape);
+    for (int r = 0; r < kRows; ++r) tokens_.push_back((r * 17 + 3) % kVocabulary);
+    batch_.sequences = 2;
+    batch_.rows = kRows;
+    batch_.row_begin = row_begin_;
+    batch_.slot = slot_;
+    batch_.position = zero_;
+    batch_.replay = zero_;
+    batch_.commit = commit_;
+    batch_.window_start = zero_;
+    batch_.tokens = tokens_.data();
+    batch_.logit_rows = logit_rows_;
+    batch_.logit_count = 3;
+    backend_->Embed(batch_, embedding_->packed, *workspace_);
+  }
+  void TearDown() override { LimitInstructionSet(InstructionSet::kAvx512Bfloat16); }
+
+  std::vector<std::vector<double>> Residual() const {
+    std::vector<std::vector<double>> rows;
+    for (int r = 0; r < kRows; ++r) {
+      rows.emplace_back(workspace_->residual.row(r), workspace_->residual.row(r) + kWidth);
+    }
+    return rows;
+  }
+
+  static constexpr int kRows = 11;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Matrix> embedding_;
+  std::vector<float> norm_weight_;
+  NormWeights norm_;
+  std::unique_ptr<Workspace> workspace_;
+  std::vector<int32_t> tokens_;
+  const int32_t row_begin_[3] = {0, 7, kRows}, slot_[2] = {1, 0}, zero_[2] = {0, 0}, commit_[2] = {7, 4};
+  const int32_t logit_rows_[3] = {10, 0, 6};
+  Batch batch_;
+};
+
+TEST_P(CpuBackendTest, EmbedsRowsOfTheMatrix) {
+  for (int r = 0; r < kRows; ++r) {
+    EXPECT_EQ(std::memcmp(workspace_->residual.row(r), &embedding_->values[tokens_[r] * kWidth], kWidth * sizeof(float)), 0);
+  }
+}
+
+TEST_P(CpuBackendTest, MlpAddsGatedProjection) {
+  const Matrix in(*backend_, 2 * kMlp, kWidth, 3), out(*backend_, kWidth, kMlp, 4);
+  std::vector<std::vector<double>> expected = Residual();
+  for (std::vector<double>& row : expected) {
+    const std::vector<double> projected = in.Times(RmsNorm(row, norm_weight_));
+    std::vector<double> gated(kMlp);
+    for (int i = 0; i < kMlp; ++i) gated[i] = SiLU(projected[i]) * projected[kMlp + i];
+    const std::vector<double> added = out.Times(gated);
+    for (int i = 0; i < kWidth; ++i) row[i] += added[i];
+  }
+  backend_->Mlp(batch_, {kMlp, norm_, &in.packed, &out.packed}, *workspace_);
+  EXPECT_LT(RelativeError(expected, workspace_->residual), 1e-6);
+}
+
+TEST_P(CpuBackendTest, HeadGivesLogitsOfTheRowsAskedForInTheirOrder) {
+  const std::vector<std::vector<double>> residual = Residual();
+  std::vector<std::vector<double>> expected;
+  for (int row : logit_rows_) expected.push_back(embedding_->Times(RmsNorm(residual[row], norm_weight_)));
+  backend_->Head(batch_, norm_, embedding_->packed, *workspace_);
+  EXPECT_LT(RelativeError(expected, workspace_->logits), 1e-6);
+}
+
+// A standard Mamba-1 layer with its state.
+struct TestMamba {
+  explicit TestMamba(Backend& backend)
+      : in(backend, 2 * kInner, kWidth, 5),
+        select(backend, kRank + 2 * kState, kInner, 6),
+        dt(backend, kInner, kRank, 7),
+        out(backend, kWidth, kInner, 8),
+        convolution(RandomNumbers(kInner * kTaps, 9)),
+        convolution_bias(RandomNumbers(kInner, 10)),
+        dt_bias(RandomNumbers(kInner, 11)),
+        skip(RandomNumbers(kInner, 12)),
+        blocked_a(kInner * kState) {
+    for (int c = 0; c < kInner; ++c) {
+      for (int n = 0; n < kState; ++n) blocked_a[(c / 16 * kState + n) * 16 + c % 16] = A(c, n);
+    }
+    layer.inner_width = kInner;
+    layer.state_size = kState;
+    layer.dt_rank = kRank;
+    layer.convolution_width = kTaps;
+    layer.in = &in.packed;
+    layer.select = &select.packed;
+    layer.dt = &dt.packed;
+    layer.out = &out.packed;
+    layer.convolution = convolution.data();
+    layer.convolution_bias = convolution_bias.data();
+    layer.dt_bias = dt_bias.data();
+    layer.a = blocked_a.data();
+    layer.skip = skip.data();
+    state.layout = backend.SlotLayout(layer, false);
+    memory = backend.Allocate(2 * state.layout.floats * sizeof(float));
+    state.data = memory.as<float>();
+  }
+
+  static float A(int channel, int n) { return -0.1f * static_cast<float>(n + 1) - 0.01f * static_cast<float>(channel); }
+
+  // One sequence from an empty state: adds the mixer's output to its rows.
+  void AddTo(std::vector<std::vector<double>>& rows, int begin, int end, const std::vector<float>& norm) const {
+    std::vector<std::vector<double>> inputs(kTaps - 1, std::vector<double>(kInner));
+    std::vector<double> s(kInner * kState);
+    for (int r = begin; r < end; ++r) {
+      const std::vector<double> projected = in.Times(RmsNorm(rows[r], norm));
+      inputs.push_back(projected);
+      std::vector<double> x(kInner), y(kInner);
+      for (int c = 0; c < kInner; ++c) {
+        double sum = convolution_bias[c];
+        for (int j = 0; j < kTaps; ++j) sum += convolution[c * kTaps + j] * inputs[inputs.size() - kTaps + j][c];
+        x[c] = SiLU(sum);
+      }
+      const std::vector<double> selected = select.Times(x);
+      const std::vector<double> delta = dt.Times({selected.begin(), selected.begin() + kRank});
+      for (int c = 0; c < kInner; ++c) {
+        const double step = std::log1p(std::exp(delta[c] + dt_bias[c]));
+        y[c] = skip[c] * x[c];
+        for (int n = 0; n < kState; ++n) {
+          double& number = s[c * kState + n];
+          number = std::exp(step * A(c, n)) * number + step * selected[kRank + n] * x[c];
+          y[c] += selected[kRank + kState + n] * number;
+        }
+        y[c] *= SiLU(projected[kInner + c]);
+      }
+      const std::vector<double> added = out.Times(y);
+      for (int i = 0; i < kWidth; ++i) rows[r][i] += added[i];
+    }
+  }
+
+  Matrix in, select, dt, out;
+  std::vector<float> convolution, convolution_bias, dt_bias, skip, blocked_a;
+  MambaLayer layer;
+  Buffer memory;
+  RecurrentState state;
+};
+
+TEST_P(CpuBackendTest, MambaAddsItsMixer) {
+  TestMamba mamba(*backend_);
+  mamba.layer.norm = norm_;
+  std::vector<std::vector<double>> expected = Residual();
+  mamba.AddTo(expected, 0, 7, norm_weight_);
+  mamba.AddTo(expected, 7, kRows, norm_weight_);
+  backend_->Mamba(batch_, mamba.layer, mamba.state, *workspace_);
+  EXPECT_LT(RelativeError(expected, workspace_->residual), 1e-5);
+}
+
+TEST_P(CpuBackendTest, OperationsAllocateNothing) {
+  const Matrix in(*backend_, 2 * kMlp, kWidth, 3), out(*backend_, kWidth, kMlp, 4);
+  TestMamba mamba(*backend_);
+  mamba.layer.norm = norm_;
+  const MlpLayer mlp = {kMlp, norm_, &in.packed, &out.packed};
+  for (int step = 0; step < 2; ++step) {
+    const int64_t before = allocations;
+    backend_->BeginRound({});
+    backend_->Embed(batch_, embedding_->packed, *workspace_);
+    backend_->Mamba(batch_, mamba.layer, mamba.state, *workspace_);
+    backend_->Mlp(batch_, mlp, *workspace_);
+    backend_->Head(batch_, norm_, embedding_->packed, *workspace_);
+    backend_->EndRound();
+    if (step > 0) {
+      EXPECT_EQ(allocations - before, 0);
+    }
+  }
+}
+
+TEST_P(CpuBackendTest, MovesMemory) {
+  const Buffer buffer = backend_->Allocate(3 << 20);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
+  float* numbers = buffer.as<float>();
+  for (size_t i = 0; i < (3 << 20) / sizeof(float); i += 1000) ASSERT_EQ(numbers[i], 0);
+  const float values[3] = {1, 2, 3};
+  float read[3];
+  backend_->Write(numbers, values, sizeof(values));
+  backend_->Copy(numbers + 3, numbers, sizeof(values));
+  backend_->Fill(numbers + 4, 9, 1);
+  backend_->Read(read, numbers + 3, sizeof(read));
+  backend_->Synchronize();
+  EXPECT_EQ(read[0], 1);
+  EXPECT_EQ(read[1], 9);
+  EXPECT_EQ(read[2], 3);
+}
+
+TEST_P(CpuBackendTest, SaysWhatItRunsOn) {
+  EXPECT_EQ(backend_->Description(), std::string("CPU, ") + Name(GetParam()) + ", 2 threads");
+}
+
+std::string SetName(const testing::TestParamInfo<InstructionSet>& info) {
+  std::string name = Name(info.param);
+  std::erase_if(name, [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); });
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, CpuBackendTest, testing::ValuesIn(AvailableInstructionSets()), SetName);
+
+using CpuBackendDeathTest = CpuBackendTest;
+
+TEST_P(CpuBackendDeathTest, WrongShapesEndTheProcessWithTheOperationsName) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const Matrix in(*backend_, 2 * kMlp, kWidth, 3), out(*backend_, kWidth, kMlp, 4);
+  EXPECT_DEATH(backend_->Mlp(batch_, {kMlp - 1, norm_, &in.packed, &out.packed}, *workspace_), "Mlp in: 144 142 40 40");
+  EXPECT_DEATH(backend_->Mlp(batch_, {kMlp, norm_, nullptr, &out.packed}, *workspace_), "Mlp in");
+  EXPECT_DEATH(backend_->Head(batch_, norm_, in.packed, *workspace_), "Head: 144 50");
+  tokens_[4] = kVocabulary;
+  EXPECT_DEATH(backend_->Embed(batch_, embedding_->packed, *workspace_), "Embed: token, vocabulary, row: 50 50 4");
+  tokens_[4] = -1;
+  EXPECT_DEATH(backend_->Embed(batch_, embedding_->packed, *workspace_), "Embed: token");
+  batch_.rows = kRows + 1;
+  EXPECT_DEATH(backend_->Embed(batch_, embedding_->packed, *workspace_), "Embed: 12 11");
+}
+
+INSTANTIATE_TEST_SUITE_P(BestInstructionSet, CpuBackendDeathTest, testing::Values(AvailableInstructionSets().back()),
+                         SetName);
+
+}  // namespace
+}  // namespace mambad::kernels
