@@ -75,62 +75,69 @@ int UsableCores(const std::string& membership, const std::string& groups) {
   return std::max(1, cores);
 }
 
-// `epoch` counts tasks: a worker that sees it move runs the task and counts itself out of `running`. The counters that
-// different threads write live in cache lines of their own.
+// `epoch` counts tasks: a worker that sees it move runs the task and then writes the count into its own `finished`. What
+// different threads write lies in different cache lines, so that a task costs one line's way to each worker and back.
 struct ThreadPool::State {
-  explicit State(int count) : threads(count) {}
+  struct alignas(64) Worker {
+    std::atomic<uint32_t> finished{0};
+    std::thread thread;
+  };
+
+  explicit State(int count) : threads(count), workers(count) {}
 
   const int threads;
   alignas(64) std::atomic<uint32_t> epoch{0};
   void (*call)(const void*, int) = nullptr;   // written before epoch, read after it
   const void* task = nullptr;
   bool stop = false;
-  alignas(64) std::atomic<int> running{0};
   alignas(64) std::atomic<int> sleeping_workers{0};
-  std::atomic<int> sleeping_callers{0};
-  std::vector<std::thread> workers;
+  alignas(64) std::atomic<int> sleeping_callers{0};
+  std::vector<Worker> workers;                // the caller's own place, 0, is unused
 
   void Work(int thread) {
+    Worker& self = workers[thread];
     for (uint32_t seen = 0;;) {
       seen = WaitForChange(epoch, seen, sleeping_workers);
       if (stop) return;
       call(task, thread);
-      if (running.fetch_sub(1) == 1 && sleeping_callers.load() > 0) running.notify_all();
+      self.finished.store(seen);
+      if (sleeping_callers.load() > 0) self.finished.notify_all();
     }
   }
 
   void Announce() {
-    epoch.fetch_add(1);
+    epoch.store(epoch.load(std::memory_order_relaxed) + 1);
     if (sleeping_workers.load() > 0) epoch.notify_all();
   }
 };
 
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>(threads > 0 ? threads : UsableCores())) {
   for (int thread = 1; thread < state_->threads; ++thread) {
-    state_->workers.emplace_back([state = state_.get(), thread] { state->Work(thread); });
+    state_->workers[thread].thread = std::thread([state = state_.get(), thread] { state->Work(thread); });
   }
 }
 
 ThreadPool::~ThreadPool() {
   state_->stop = true;
   state_->Announce();
-  for (std::thread& worker : state_->workers) worker.join();
+  for (int thread = 1; thread < state_->threads; ++thread) state_->workers[thread].thread.join();
 }
 
 int ThreadPool::threads() const { return state_->threads; }
 
 void ThreadPool::RunErased(void (*call)(const void*, int), const void* task) {
   State& state = *state_;
-  if (state.threads > 1) {
-    state.call = call;
-    state.task = task;
-    state.running.store(state.threads - 1, std::memory_order_relaxed);
-    state.Announce();
+  if (state.threads == 1) {
+    call(task, 0);
+    return;
   }
+  state.call = call;
+  state.task = task;
+  state.Announce();
   call(task, 0);
-  if (state.threads == 1) return;
-  for (int running = state.running.load(std::memory_order_acquire); running != 0;) {
-    running = WaitForChange(state.running, running, state.sleeping_callers);
+  const uint32_t epoch = state.epoch.load(std::memory_order_relaxed);
+  for (int thread = 1; thread < state.threads; ++thread) {
+    WaitForChange(state.workers[thread].finished, epoch - 1, state.sleeping_callers);
   }
 }
 
