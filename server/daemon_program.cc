@@ -1,5 +1,6 @@
 #include "server/daemon_program.h"
 
+#include <grpc/support/log.h>
 #include <pthread.h>
 #include <signal.h>
 
@@ -109,6 +110,8 @@ int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpe
   signals.Watch();
   RequestLog log(options.log_format, options.log_level);
   WarnWhenOpen(options, &log);
+  // gRPC's own lines about peers and sockets: what matters of them comes back as statuses.
+  gpr_set_log_function([](gpr_log_func_args*) {});
 
   absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Listen(options, std::move(open_engine), &log);
   if (!daemon.ok()) return Refuse(daemon.status());

@@ -83,10 +83,12 @@ TEST(DaemonTest, DrainCancelsWhatRemainsAtItsTimeout) {
 }
 
 TEST(DaemonTest, TakenPortsAndMissingModelsAreErrors) {
-  TestDaemon first;
+  ServerOptions options = TestDaemon::Options();
+  options.metrics_listen = "127.0.0.1:0";
+  TestDaemon first(options);
   RequestLog log(LogFormat::kPlain, LogLevel::kError);
   const auto open = [](const EngineOptions& options, StepObserver* observer) { return OpenFakeEngine(options, observer); };
-  ServerOptions options = TestDaemon::Options();
+  options = TestDaemon::Options();
   options.listen = absl::StrCat("127.0.0.1:", first.daemon().port());
   EXPECT_THAT(std::string(Daemon::Listen(options, open, &log).status().message()), HasSubstr("listen: cannot listen on"));
   options = TestDaemon::Options();
@@ -109,7 +111,9 @@ TEST(DaemonTest, MessagesAboveTheLimitAreRefused) {
 }
 
 TEST(MetricsTest, NamesAndValues) {
-  TestDaemon daemon;
+  ServerOptions options = TestDaemon::Options();
+  options.metrics_listen = "127.0.0.1:0";
+  TestDaemon daemon(options);
   daemon.Generate(TextRequest("hello", 10));
   daemon.Generate(TextRequest("hello.", 10));
   v1::GenerateRequest bad = TextRequest("hello", 10);
@@ -125,7 +129,7 @@ TEST(MetricsTest, NamesAndValues) {
            "mambad_request_failure_total{code=\"INVALID_ARGUMENT\"} 1",
            "mambad_prompt_tokens_total 13",
            "mambad_cached_prompt_tokens_total 0",
-           "mambad_generation_tokens_total 1",   // 15, and one for each step that only ended a sample
+           "mambad_generation_tokens_total 1",   // 15 and the step that only ended a sample
            "mambad_spec_decode_num_drafts_total 4",
            "mambad_spec_decode_num_draft_tokens_total 8",
            "mambad_spec_decode_num_accepted_tokens_total 4",
@@ -158,6 +162,7 @@ TEST(MetricsTest, NamesAndValues) {
 
 TEST(MetricsTest, RoutersNamesOnRequest) {
   ServerOptions options = TestDaemon::Options();
+  options.metrics_listen = "127.0.0.1:0";
   options.vllm_metric_names = true;
   TestDaemon daemon(options);
   const std::string text = daemon.Metrics();

@@ -116,7 +116,7 @@ TEST(ServerOptionsTest, BadValuesAreNamed) {
   EXPECT_THAT(ErrorOf("limits: 3"), HasSubstr("limits: expected keys"));
   EXPECT_THAT(ErrorOf("- a\n- b\n"), HasSubstr("expected keys and values"));
   EXPECT_THAT(ErrorOf("model: a\nmodel: b\n"), HasSubstr("model: given twice"));
-  EXPECT_THAT(ErrorOf("model: 'a\n"), HasSubstr("test.yaml:"));
+  EXPECT_THAT(ErrorOf("model: {a: b"), HasSubstr("test.yaml:"));
   EXPECT_THAT(ErrorOf("model: a\n---\nmodel: b\n"), HasSubstr("one YAML document"));
 }
 

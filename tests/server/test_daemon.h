@@ -29,7 +29,7 @@ struct Streamed {
 
 class TestDaemon {
  public:
-  // Options that tests want: free ports, a model name.
+  // Options that tests want: a free port, no metrics endpoint, a model name.
   static ServerOptions Options();
 
   explicit TestDaemon(ServerOptions options = Options(), FakeOptions fake = {}, bool load = true);
