@@ -10,6 +10,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention.cc"
 #include "hwy/foreach_target.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/exp2-inl.h"
 
@@ -17,7 +18,7 @@
 #define MAMBAD_KERNELS_CPU_ATTENTION_SHARED_
 namespace mambad::kernels {
 
-inline constexpr int kMaxQueries = 32;   // pairs of a row and a query head that pass over the pages together
+inline constexpr int kMaxQueries = 64;   // pairs of a row and a query head that pass over the pages together
 
 struct AttentionArguments {
   const Batch& batch;
@@ -170,13 +171,15 @@ struct Queries {
 // One page and the tokens of it that count.
 struct PageRange {
   const float *keys = nullptr, *values = nullptr;
+  const float *next_keys = nullptr, *next_values = nullptr;   // of the page after it, asked for on the way
   int begin = 0, end = kPageTokens;
 };
 
 // Scores of a page's 16 keys for queries [first, first + kQ). Even and odd columns are summed apart, then added.
 template <int kQ>
-HWY_INLINE void ScorePage(const float* keys, int width, int first, Queries& q) {
+HWY_INLINE void ScorePage(const PageRange& page, int width, int first, Queries& q) {
   const D d;
+  const float* keys = page.keys;
   V even[kQ][kVectors], odd[kQ][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kQ; ++i) {
@@ -187,6 +190,8 @@ HWY_INLINE void ScorePage(const float* keys, int width, int first, Queries& q) {
 #pragma GCC unroll 8
   for (int i = 0; i < kQ; ++i) query[i] = q.query[first + i];
   for (int k = 0; k < width; k += 2) {
+    hwy::Prefetch(page.next_keys + k * kPageTokens);
+    hwy::Prefetch(page.next_keys + (k + 1) * kPageTokens);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const V key0 = hn::LoadU(d, keys + k * kPageTokens + v * kLanes);
@@ -209,27 +214,36 @@ HWY_INLINE void ScorePage(const float* keys, int width, int first, Queries& q) {
 }
 
 // Scores -> weights against the running maximum. Tokens outside the range weigh nothing, whatever stands there.
+template <bool kWhole>
 HWY_INLINE void WeighPage(const PageRange& page, int i, Queries& q) {
   const D d;
-  const V infinity = hn::Set(d, std::numeric_limits<float>::infinity());
+  const V lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
   V score[kVectors];
   hn::Mask<D> inside[kVectors];
   V highest = hn::Set(d, q.maximum[i]);
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
-    const V token = hn::Add(hn::Iota(d, 0.0f), hn::Set(d, static_cast<float>(v * kLanes)));
-    inside[v] = hn::And(hn::Ge(token, hn::Set(d, static_cast<float>(page.begin))),
-                        hn::Lt(token, hn::Set(d, static_cast<float>(page.end))));
-    score[v] = hn::IfThenElse(inside[v], hn::Load(d, q.weights[i] + v * kLanes), hn::Neg(infinity));
+    score[v] = hn::Load(d, q.weights[i] + v * kLanes);
+    if constexpr (!kWhole) {
+      const V token = hn::Iota(d, static_cast<float>(v * kLanes));
+      inside[v] = hn::And(hn::Ge(token, hn::Set(d, static_cast<float>(page.begin))),
+                          hn::Lt(token, hn::Set(d, static_cast<float>(page.end))));
+      score[v] = hn::IfThenElse(inside[v], score[v], lowest);
+    }
     highest = hn::Max(highest, score[v]);
   }
   highest = hn::MaxOfLanes(d, highest);
-  const V correction = Exp2(d, hn::Sub(hn::Set(d, q.maximum[i]), highest));
-  q.maximum[i] = hn::GetLane(highest);
+  V correction = hn::Set(d, 1.0f);   // what Exp2 makes of an unchanged maximum
+  const float maximum = hn::GetLane(highest);
+  if (maximum != q.maximum[i]) {
+    correction = Exp2(d, hn::Sub(hn::Set(d, q.maximum[i]), highest));
+    q.maximum[i] = maximum;
+  }
   q.correction[i] = hn::GetLane(correction);
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
-    const V weight = hn::IfThenElseZero(inside[v], Exp2(d, hn::Sub(score[v], highest)));
+    V weight = Exp2(d, hn::Sub(score[v], highest));
+    if constexpr (!kWhole) weight = hn::IfThenElseZero(inside[v], weight);
     hn::Store(weight, d, q.weights[i] + v * kLanes);
     hn::Store(hn::MulAdd(hn::Load(d, q.sum[i] + v * kLanes), correction, weight), d, q.sum[i] + v * kLanes);
   }
@@ -249,6 +263,9 @@ HWY_INLINE void AddValues(const PageRange& page, int width, int first, int colum
   }
   for (int t = page.begin; t < page.end; ++t) {
     const float* values = page.values + int64_t{t} * width + column;
+    for (int j = 0; j < kP; j += 16 / kLanes) {
+      hwy::Prefetch(page.next_values + int64_t{t} * width + column + j * kLanes);
+    }
 #pragma GCC unroll 8
     for (int j = 0; j < kP; ++j) {
       const V value = hn::LoadU(d, values + j * kLanes);
@@ -287,12 +304,16 @@ HWY_INLINE void AddPage(const PageRange& page, int width, int first, const Queri
 // Queries [first, end) pass over one page, all of them seeing the same tokens of it.
 void PassPage(const PageRange& page, int width, int first, int end, Queries& q) {
   int i = first;
-  for (; i + kScoreQueries <= end; i += kScoreQueries) ScorePage<kScoreQueries>(page.keys, width, i, q);
+  for (; i + kScoreQueries <= end; i += kScoreQueries) ScorePage<kScoreQueries>(page, width, i, q);
   if constexpr (kScoreQueries > 3) {
-    for (; i + 3 <= end; i += 3) ScorePage<3>(page.keys, width, i, q);
+    for (; i + 3 <= end; i += 3) ScorePage<3>(page, width, i, q);
   }
-  for (; i < end; ++i) ScorePage<1>(page.keys, width, i, q);
-  for (i = first; i < end; ++i) WeighPage(page, i, q);
+  for (; i < end; ++i) ScorePage<1>(page, width, i, q);
+  if (page.begin == 0 && page.end == kPageTokens) {
+    for (i = first; i < end; ++i) WeighPage<true>(page, i, q);
+  } else {
+    for (i = first; i < end; ++i) WeighPage<false>(page, i, q);
+  }
   for (i = first; i + kValueQueries <= end; i += kValueQueries) AddPage<kValueQueries>(page, width, i, q);
   for (; i < end; ++i) AddPage<1>(page, width, i, q);
 }
@@ -334,7 +355,9 @@ void Attend(const AttentionArguments& arguments, int sequence, int key_head, int
   Begin(arguments, first_row, rows, first_head, heads, q);
   for (int64_t page = oldest(position) / kPageTokens; page <= last / kPageTokens; ++page) {
     const int64_t at = arguments.PageOffset(sequence, page, key_head), start = page * kPageTokens;
-    PageRange range{arguments.state.keys + at, arguments.state.values + at, 0, kPageTokens};
+    const int64_t next = arguments.PageOffset(sequence, std::min(page + 1, last / kPageTokens), key_head);
+    PageRange range{arguments.state.keys + at, arguments.state.values + at, arguments.state.keys + next,
+                    arguments.state.values + next};
     if (start >= oldest(last) && start + kPageTokens - 1 <= position) {
       PassPage(range, layer.head_width, 0, q.count, q);
       continue;
@@ -391,7 +414,7 @@ void PagedAttention(ThreadPool& pool, const Batch& batch, const AttentionLayer& 
   if (batch.rows == 0) return;
   AttentionArguments arguments{batch, layer, state, projected, out};
   arguments.heads_per_item = std::min(arguments.group(), kMaxQueries);
-  arguments.rows_per_item = std::max(1, kMaxQueries / arguments.heads_per_item);
+  arguments.rows_per_item = std::clamp(kMaxQueries / arguments.heads_per_item, 1, kPageTokens);
   int64_t items = 0;
   for (int s = 0; s < batch.sequences; ++s) items += arguments.ItemsOf(s);
   HWY_DYNAMIC_DISPATCH(AppendRows)(pool, arguments);

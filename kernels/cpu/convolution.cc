@@ -20,13 +20,14 @@ constexpr int kBlock = 16;   // channels
 using D = hn::CappedTag<float, kBlock>;
 using V = hn::Vec<D>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
-constexpr int64_t kRowsAhead = 8;   // rows lie far apart: they are asked for this early
+constexpr int64_t kRowsTogether = 16;
+constexpr int64_t kFloatsAhead = 64;   // in a row: what is asked for early
 
 // Sixteen (at the end fewer) channels and where their inputs stand.
 struct ChannelBlock {
   int64_t channel = 0;
   int count = 0;
-  bool contiguous = true;         // inputs are columns source[0] ...
+  bool four = false;              // four taps, sixteen neighbouring inputs: only source[0] is filled in
   int64_t source[kBlock] = {};
   HWY_ALIGN float weights[kMaxConvolutionWidth][kBlock] = {};
   HWY_ALIGN float bias[kBlock] = {};
@@ -44,15 +45,20 @@ int64_t SourceColumn(const ConvolutionShape& shape, int64_t channel) {
 void PrepareBlock(const ConvolutionShape& shape, int64_t channel, ChannelBlock& block) {
   block.channel = channel;
   block.count = static_cast<int>(std::min<int64_t>(kBlock, shape.channels - channel));
-  block.contiguous = true;
-  for (int i = 0; i < block.count; ++i) {
-    block.source[i] = SourceColumn(shape, channel + i);
-    block.contiguous = block.contiguous && block.source[i] == block.source[0] + i;
-  }
-  for (int i = 0; i < block.count; ++i) {
-    const float* weights = shape.weights + (channel + i) * shape.width;
-    for (int j = 0; j < shape.width; ++j) block.weights[j][i] = weights[j];
-    block.bias[i] = shape.bias == nullptr ? 0.0f : shape.bias[channel + i];
+  int i = 0;
+  while (i + 1 < shape.segment_count && channel >= shape.segments[i].end) ++i;
+  const ChannelSegment& segment = shape.segments[i];
+  const int64_t first = channel - segment.begin, last = first + kBlock - 1;
+  const bool whole = block.count == kBlock && channel + kBlock <= segment.end;
+  const bool neighbours = segment.repeats == 1 || first / segment.group == last / segment.group;
+  block.four = shape.width == 4 && shape.out_repeats == 1 && whole && neighbours;
+  block.source[0] = SourceColumn(shape, channel);
+  if (block.four) return;
+  for (int k = 0; k < block.count; ++k) {
+    block.source[k] = SourceColumn(shape, channel + k);
+    const float* weights = shape.weights + (channel + k) * shape.width;
+    for (int j = 0; j < shape.width; ++j) block.weights[j][k] = weights[j];
+    block.bias[k] = shape.bias == nullptr ? 0.0f : shape.bias[channel + k];
   }
 }
 
@@ -112,7 +118,7 @@ void ConvolveRows(const ConvolutionShape& shape, const ChannelBlock& block, cons
 }
 
 // Four taps over sixteen neighbouring columns: the taps slide through registers.
-void ConvolveFour(const ChannelBlock& block, const Ring& ring, const BlockRows& rows) {
+void ConvolveFour(const ConvolutionShape& shape, const ChannelBlock& block, const Ring& ring, const BlockRows& rows) {
   const D d;
   const int64_t ring_from = rows.rows - ring.rows;   // rows from here on stay in the ring
   for (int lane = 0; lane < kBlock; lane += kLanes) {
@@ -122,11 +128,12 @@ void ConvolveFour(const ChannelBlock& block, const Ring& ring, const BlockRows& 
       return p < 0 ? hn::Zero(d) : hn::LoadU(d, ring.row(p) + block.channel + lane);
     };
     V x0 = before(rows.position - 3), x1 = before(rows.position - 2), x2 = before(rows.position - 1);
-    const V w0 = hn::Load(d, block.weights[0] + lane), w1 = hn::Load(d, block.weights[1] + lane);
-    const V w2 = hn::Load(d, block.weights[2] + lane), w3 = hn::Load(d, block.weights[3] + lane);
-    const V bias = hn::Load(d, block.bias + lane);
+    V w0, w1, w2, w3;
+    hn::LoadInterleaved4(d, shape.weights + (block.channel + lane) * 4, w0, w1, w2, w3);
+    const V bias = shape.bias == nullptr ? hn::Zero(d) : hn::LoadU(d, shape.bias + block.channel + lane);
     for (int64_t r = 0; r < rows.rows; ++r) {
-      hwy::Prefetch(in + std::min(r + kRowsAhead, rows.rows - 1) * rows.in_stride);
+      hwy::Prefetch(in + r * rows.in_stride + kFloatsAhead);
+      hwy::Prefetch(out + r * rows.out_stride + kFloatsAhead);
       const V x3 = hn::LoadU(d, in + r * rows.in_stride);
       const V sum = hn::MulAdd(w3, x3, hn::MulAdd(w2, x2, hn::MulAdd(w1, x1, hn::MulAdd(w0, x0, bias))));
       hn::StoreU(SiLU(d, sum), d, out + r * rows.out_stride);
@@ -143,17 +150,21 @@ void ConvolveAll(ThreadPool& pool, const Batch& batch, const ConvolutionShape& s
   const int64_t blocks = (shape.channels + kBlock - 1) / kBlock;
   pool.Split(blocks, 1, [&](int64_t begin, int64_t end, int) HWY_ATTR {
     ChannelBlock block;
-    for (int64_t i = begin; i < end; ++i) {
-      PrepareBlock(shape, i * kBlock, block);
-      for (int s = 0; s < batch.sequences; ++s) {
-        const int64_t first = batch.row_begin[s], rows = batch.row_begin[s + 1] - first;
-        const Ring ring{state.data + batch.slot[s] * state.layout.floats + state.layout.ring, shape.channels,
-                        state.layout.ring_rows};
-        const BlockRows block_rows{in.row(first), out.row(first), in.stride, out.stride, batch.position[s], rows};
-        if (shape.width == 4 && shape.out_repeats == 1 && block.contiguous && block.count == kBlock) {
-          ConvolveFour(block, ring, block_rows);
-        } else {
-          ConvolveRows(shape, block, ring, block_rows);
+    for (int s = 0; s < batch.sequences; ++s) {
+      const int64_t first = batch.row_begin[s], rows = batch.row_begin[s + 1] - first;
+      const Ring ring{state.data + batch.slot[s] * state.layout.floats + state.layout.ring, shape.channels,
+                      state.layout.ring_rows};
+      // Rows lie far apart, neighbouring blocks side by side: a few rows of all blocks, then the next few, out of the ring.
+      for (int64_t r = 0; r < rows; r += kRowsTogether) {
+        const BlockRows few{in.row(first + r), out.row(first + r), in.stride, out.stride, batch.position[s] + r,
+                            std::min(kRowsTogether, rows - r)};
+        for (int64_t i = begin; i < end; ++i) {
+          PrepareBlock(shape, i * kBlock, block);
+          if (block.four) {
+            ConvolveFour(shape, block, ring, few);
+          } else {
+            ConvolveRows(shape, block, ring, few);
+          }
         }
       }
     }

@@ -65,14 +65,18 @@ void PrepareBlock(const MambaScanArguments& arguments, int64_t index, ScanBlock&
   block.channel = index * kBlock;
   block.count = static_cast<int>(std::min<int64_t>(kBlock, layer.inner_width - block.channel));
   const int64_t group_width = layer.inner_width / layer.groups, repeats = layer.groups / arguments.b_groups;
-  for (int i = 0; i < block.count; ++i) {
+  const auto place = [&](int i) {
+    if (layer.groups == 1) return;
     const int64_t group = (block.channel + i) / group_width;
     block.b_offset[i] = group / repeats * layer.state_size;
     block.c_offset[i] = group * layer.state_size;
-    block.dt_bias[i] = layer.dt_bias[block.channel + i];
-    block.skip[i] = layer.skip[block.channel + i];
-  }
+  };
+  place(0);
+  place(block.count - 1);
   block.shared = block.c_offset[0] == block.c_offset[block.count - 1];
+  for (int i = 1; i < block.count && !block.shared; ++i) place(i);
+  std::copy_n(layer.dt_bias + block.channel, block.count, block.dt_bias);
+  std::copy_n(layer.skip + block.channel, block.count, block.skip);
 }
 
 // Sixteen numbers of a row from `from`; the absent ones of the last block are zero.
@@ -249,15 +253,17 @@ void ScanSequence(const MambaScanArguments& arguments, const SequenceRows& rows,
   }
 }
 
+// Sequence by sequence: a thread's part of a slot is one stretch of memory.
 void ScanAll(ThreadPool& pool, const MambaScanArguments& arguments) {
   const int64_t blocks = (arguments.layer.inner_width + kBlock - 1) / kBlock;
   pool.Split(blocks, 1, [&](int64_t begin, int64_t end, int) HWY_ATTR {
     ScanBlock block;
     ScanChunk data;
-    for (int64_t i = begin; i < end; ++i) {
-      PrepareBlock(arguments, i, block);
-      for (int s = 0; s < arguments.batch.sequences; ++s) {
-        ScanSequence(arguments, RowsOfSequence(arguments.batch, arguments.state, s), block, data);
+    for (int s = 0; s < arguments.batch.sequences; ++s) {
+      const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, s);
+      for (int64_t i = begin; i < end && rows.total() > 0; ++i) {
+        PrepareBlock(arguments, i, block);
+        ScanSequence(arguments, rows, block, data);
       }
     }
   });

@@ -77,7 +77,7 @@ struct Mixer {
   int layers = 1;
   RecurrentSlotLayout layout;
   std::vector<Buffer> states, values;   // one a layer; attention: keys and values
-  std::vector<float> input, scratch, output;
+  Buffer input, scratch, output;
   std::function<void(ThreadPool&, const Batch&, int layer)> run;
   std::function<double(const Load&)> multiplications;   // a layer and call
 
@@ -92,8 +92,18 @@ struct Mixer {
   }
 };
 
-RowsView View(std::vector<float>& data, const Batch& batch, int64_t stride, int64_t begin, int64_t columns) {
-  return {data.data() + begin, batch.rows, columns, stride};
+RowsView View(const Buffer& data, const Batch& batch, int64_t stride, int64_t begin, int64_t columns) {
+  return {data.as<float>() + begin, batch.rows, columns, stride};
+}
+
+// As the backend's workspaces: aligned, on huge pages where the system gives them.
+Buffer Activations(int64_t floats, bool random) {
+  Buffer buffer = AllocateMemory(floats * 4);
+  if (random) {
+    const std::vector<float> values = Random(floats, -1, 1);
+    std::copy(values.begin(), values.end(), buffer.as<float>());
+  }
+  return buffer;
 }
 
 struct MambaWeights {
@@ -118,8 +128,8 @@ std::unique_ptr<Mixer> Mamba(MambaWeights& weights, MambaLayer& layer) {
   mixer->layout = MambaSlotLayout(layer, false);
   mixer->Allocate(mixer->layout.floats * kMaxSequences, 0);
   const int64_t width = 3 * inner + 2 * size;
-  mixer->input = Random(kMaxRows * width, -1, 1);
-  mixer->output.resize(kMaxRows * inner);
+  mixer->input = Activations(kMaxRows * width, true);
+  mixer->output = Activations(kMaxRows * inner, false);
   mixer->run = [m = mixer.get(), &layer, width](ThreadPool& pool, const Batch& batch, int index) {
     const int64_t inner = layer.inner_width, size = layer.state_size;
     const RecurrentState state{m->states[index].as<float>(), m->layout};
@@ -156,9 +166,9 @@ std::unique_ptr<Mixer> Mamba2(MambaWeights& weights, Mamba2Layer& layer) {
   mixer->layout = Mamba2SlotLayout(layer, false);
   mixer->Allocate(mixer->layout.floats * kMaxSequences, 0);
   const int64_t width = 2 * inner + 2 * size + heads;
-  mixer->input = Random(kMaxRows * width, -1, 1);
-  mixer->scratch.resize(kMaxRows * channels);
-  mixer->output.resize(kMaxRows * inner);
+  mixer->input = Activations(kMaxRows * width, true);
+  mixer->scratch = Activations(kMaxRows * channels, false);
+  mixer->output = Activations(kMaxRows * inner, false);
   mixer->run = [m = mixer.get(), &layer, width, channels](ThreadPool& pool, const Batch& batch, int index) {
     Mamba2Mix(pool, batch, layer, {m->states[index].as<float>(), m->layout}, View(m->input, batch, width, 0, width),
               View(m->scratch, batch, channels, 0, channels),
@@ -183,8 +193,8 @@ std::unique_ptr<Mixer> Attention(MambaWeights& weights, AttentionLayer& layer) {
   mixer->layers = 30;
   const int64_t page = keys * head * kPageTokens;
   mixer->Allocate(page * kPagesPerSequence * kMaxSequences, page * kPagesPerSequence * kMaxSequences);
-  mixer->input = Random(kMaxRows * width, -1, 1);
-  mixer->output.resize(kMaxRows * queries * head);
+  mixer->input = Activations(kMaxRows * width, true);
+  mixer->output = Activations(kMaxRows * queries * head, false);
   mixer->run = [m = mixer.get(), &layer, width](ThreadPool& pool, const Batch& batch, int index) {
     const int64_t out = int64_t{layer.query_heads} * layer.head_width;
     PagedAttention(pool, batch, layer, {m->states[index].as<float>(), m->values[index].as<float>()},
