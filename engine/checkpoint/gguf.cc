@@ -4,9 +4,9 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/dequantise.h"
+#include "engine/checkpoint/error_text.h"
 
 namespace mambad::checkpoint {
 namespace {
@@ -101,12 +101,20 @@ class Cursor {
     at_ += length;
     return true;
   }
+  // Counts against what all arrays of a file may hold together: widened, they take up to 32 times
+  // their bytes. Real vocabularies have some million items in all.
+  bool TakeItems(uint64_t count) {
+    if (count > items_left_) return false;
+    items_left_ -= count;
+    return true;
+  }
   size_t left() const { return bytes_.size() - at_; }
   size_t at() const { return at_; }
 
  private:
   absl::Span<const std::byte> bytes_;
   size_t at_ = 0;
+  uint64_t items_left_ = 1 << 23;
 };
 
 template <typename T>
@@ -166,7 +174,7 @@ bool ReadValue(Cursor& cursor, uint32_t type, GgufValue* value) {
     if (!cursor.Read(&element) || !cursor.Read(&count)) return false;
     const size_t least =
         element == kString ? 8 : WidthOf(element);  // bytes an element takes at least
-    if (least == 0 || count > cursor.left() / least) return false;
+    if (least == 0 || count > cursor.left() / least || !cursor.TakeItems(count)) return false;
     if (element == kString)
       return ReadArray<std::string>(count, value,
                                     [&](std::string* s) { return cursor.ReadString(s); });
@@ -207,8 +215,7 @@ absl::Status ReadTensorEntry(const std::string& source, Cursor& cursor, Entry* e
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": tensor list ends early or a name is too long"));
   }
-  const std::string where =
-      absl::StrCat(source, ": tensor \"", absl::CHexEscape(entry->name.substr(0, 80)), "\"");
+  const std::string where = absl::StrCat(source, ": tensor ", Quoted(entry->name));
   if (dimensions < 1 || dimensions > kMaxDimensions) {
     return absl::InvalidArgumentError(
         absl::StrCat(where, ": ", dimensions, " dimensions found, 1 to 4 expected"));
@@ -248,8 +255,7 @@ absl::Status PlaceTensors(const std::string& source, absl::Span<const std::byte>
             [](const Entry& a, const Entry& b) { return a.offset < b.offset; });
   uint64_t free_from = 0;
   for (Entry& entry : entries) {
-    const std::string where =
-        absl::StrCat(source, ": tensor \"", absl::CHexEscape(entry.name.substr(0, 80)), "\"");
+    const std::string where = absl::StrCat(source, ": tensor ", Quoted(entry.name));
     if (entry.offset % alignment != 0 || entry.offset < free_from) {
       return absl::InvalidArgumentError(
           absl::StrCat(where, ": offset ", entry.offset, " is misaligned or overlaps"));
@@ -295,12 +301,12 @@ absl::StatusOr<GgufFile> ParseGguf(const std::string& source, absl::Span<const s
     GgufValue value;
     if (!cursor.ReadString(&key) || !cursor.Read(&type) || !ReadValue(cursor, type, &value)) {
       return absl::InvalidArgumentError(
-          absl::StrCat(source, ": metadata value ", i, " (\"", absl::CHexEscape(key.substr(0, 80)),
-                       "\") is truncated or of an unknown type ", type));
+          absl::StrCat(source, ": metadata value ", i, " (", Quoted(key),
+                       ") is truncated, too long or of an unknown type ", type));
     }
     if (!file.metadata.emplace(key, std::move(value)).second) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          source, ": metadata key \"", absl::CHexEscape(key.substr(0, 80)), "\" stands twice"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(source, ": metadata key ", Quoted(key), " stands twice"));
     }
   }
   std::vector<Entry> entries;

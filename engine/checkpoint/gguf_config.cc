@@ -6,6 +6,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/checkpoint/config_sections.h"
+#include "engine/checkpoint/dequantise.h"
+#include "engine/checkpoint/error_text.h"
 #include "engine/checkpoint/model_config_reader.h"
 
 namespace mambad::checkpoint {
@@ -28,8 +31,8 @@ class Reader {
       ReadMamba2();
     } else if (status_.ok()) {
       return absl::UnimplementedError(
-          absl::StrCat(source_, ": general.architecture \"", architecture_.substr(0, 60),
-                       "\" is not implemented; llama, mamba and mamba2 are"));
+          absl::StrCat(source_, ": general.architecture ", Quoted(architecture_),
+                       " is not implemented; llama, mamba and mamba2 are"));
     }
     config_.tied_head = !file_.tensors.contains("output.weight");
     if (!status_.ok()) return status_;
@@ -84,8 +87,8 @@ class Reader {
   }
 
   void ReadTrunk(MixerKind kind) {
-    config_.width = static_cast<int>(Required("embedding_length", 1, 1 << 17));
-    config_.layers = static_cast<int>(Required("block_count", 1, 1024));
+    config_.width = static_cast<int>(Required("embedding_length", 1, kMaxWidth));
+    config_.layers = static_cast<int>(Required("block_count", 1, kMaxLayers));
     config_.mixers.assign(config_.layers, kind);
     config_.fused_attention.assign(config_.layers, false);
     config_.fused_mamba.assign(config_.layers, false);
@@ -94,8 +97,11 @@ class Reader {
     const int64_t rows = embedding == file_.tensors.end() || embedding->second.shape.empty()
                              ? 0
                              : embedding->second.shape[0];
-    config_.vocabulary = config_.padded_vocabulary =
-        static_cast<int>(std::min<int64_t>(rows, 1 << 23));
+    config_.padded_vocabulary = static_cast<int>(std::min(rows, kMaxVocabulary + 1));
+    // Rows beyond the tokens are padding.
+    config_.vocabulary = text_.pieces.empty()
+                             ? config_.padded_vocabulary
+                             : static_cast<int>(std::min<int64_t>(rows, text_.pieces.size()));
     if (rows == 0) Fail("tensor \"token_embd.weight\": missing");
     if (!text_.pieces.empty() && static_cast<int64_t>(text_.pieces.size()) > rows) {
       Fail(absl::StrCat("tokenizer.ggml.tokens: ", text_.pieces.size(),
@@ -106,14 +112,14 @@ class Reader {
   void ReadLlama() {
     config_.family = Family::kLlama;
     ReadTrunk(MixerKind::kAttention);
-    config_.mlp_width = static_cast<int>(Required("feed_forward_length", 1, 1 << 17));
-    config_.context_length = Required("context_length", 1, int64_t{1} << 32);
+    config_.mlp_width = static_cast<int>(Required("feed_forward_length", 1, kMaxWidth));
+    config_.context_length = Required("context_length", 1, kMaxContext);
     AttentionConfig& attention = config_.attention;
-    attention.query_heads = static_cast<int>(Required("attention.head_count", 1, 4096));
+    attention.query_heads = static_cast<int>(Required("attention.head_count", 1, kMaxHeads));
     attention.key_value_heads = static_cast<int>(
-        Optional("attention.head_count_kv", 1, 4096).value_or(attention.query_heads));
+        Optional("attention.head_count_kv", 1, kMaxHeads).value_or(attention.query_heads));
     attention.head_width =
-        static_cast<int>(Optional("attention.key_length", 2, 256)
+        static_cast<int>(Optional("attention.key_length", 2, kMaxHeadWidth)
                              .value_or(config_.width / std::max(1, attention.query_heads)));
     if (Optional("rope.dimension_count", 1, 1 << 16).value_or(attention.head_width) !=
         attention.head_width) {
@@ -123,39 +129,77 @@ class Reader {
       Refuse("mixture of experts (expert_count)");
     attention.sliding_window =
         static_cast<int>(Optional("attention.sliding_window", 0, 1 << 30).value_or(0));
-    attention.rope.theta = Number("rope.freq_base", 1, 1e12, 10000.0);
+    attention.rope.theta = Number("rope.freq_base", 1, kMaxTheta, 10000.0);
     const std::string scaling =
         Text(absl::StrCat(architecture_, ".rope.scaling.type")).value_or("none");
     if (scaling == "linear") {
       attention.rope.scaling = RopeScalingKind::kLinear;
       attention.rope.factor = Number("rope.scaling.factor", 1, 1e6, 1.0);
     } else if (scaling != "none") {
-      Refuse(absl::StrCat("rope.scaling.type \"", scaling.substr(0, 60), "\""));
+      Refuse(absl::StrCat("rope.scaling.type ", Quoted(scaling)));
     }
-    if (file_.tensors.contains("rope_freqs.weight"))
-      Refuse("tensor \"rope_freqs.weight\" (scaled rotary frequencies)");
+    if (Optional("attention.value_length", 1, 1 << 16).value_or(attention.head_width) !=
+        attention.head_width) {
+      Refuse("attention.value_length other than key_length");
+    }
+    if (Number("rope.scale_linear", 0, 1e9, 1) != 1) Refuse("rope.scale_linear");
+    ReadRopeFactors();
+  }
+
+  // Scaled Llama 3 files carry no numbers of the scaling, only the factor that each frequency is
+  // divided by. With the bounds that all of them were made with (low 1, high 4, context 8192) the
+  // factors tell the one number that is left; where they do not come out the same, it is another
+  // scaling.
+  void ReadRopeFactors() {
+    const auto it = file_.tensors.find("rope_freqs.weight");
+    if (it == file_.tensors.end() || !status_.ok()) return;
+    RopeConfig rope = config_.attention.rope;
+    rope.low_frequency_factor = 1;
+    rope.high_frequency_factor = 4;
+    rope.original_context = 8192;
+    const int64_t count = config_.attention.head_width / 2;
+    const StoredTensor& tensor = it->second;
+    std::vector<float> factors(count);
+    bool same = tensor.type == StorageType::kFloat32 && rope.scaling == RopeScalingKind::kNone &&
+                static_cast<int64_t>(tensor.data.size()) == count * 4;
+    if (same) {
+      Dequantise(tensor.type, tensor.data.data(), count, factors.data());
+      rope.factor = factors.back();  // the lowest frequency is divided by all of it
+      same = rope.factor >= 1 && rope.factor <= 1e6;
+    }
+    for (int64_t i = 0; same && i < count; ++i) {
+      const double frequency =
+          std::pow(rope.theta, -static_cast<double>(i) / static_cast<double>(count));
+      const double turns = static_cast<double>(rope.original_context) * frequency / (2 * M_PI);
+      const double kept = std::clamp((turns - 1) / 3, 0.0, 1.0);
+      same = std::fabs(factors[i] * ((1 - kept) / rope.factor + kept) - 1) < 1e-4;
+    }
+    if (!same) return Refuse("tensor \"rope_freqs.weight\" of another scaling than Llama 3's");
+    rope.scaling = RopeScalingKind::kLlama3;
+    config_.attention.rope = rope;
   }
 
   void ReadMamba() {
     config_.family = Family::kMamba;
     ReadTrunk(MixerKind::kMamba);
+    if (Integer("mamba.ssm.dt_b_c_rms", 0, 1).value_or(0) != 0) Refuse("ssm.dt_b_c_rms");
     MambaConfig& mamba = config_.mamba;
-    mamba.inner_width = static_cast<int>(Required("ssm.inner_size", 1, 1 << 17));
+    mamba.inner_width = static_cast<int>(Required("ssm.inner_size", 1, kMaxWidth));
     mamba.state_size = static_cast<int>(Required("ssm.state_size", 1, 256));
-    mamba.dt_rank = static_cast<int>(Required("ssm.time_step_rank", 1, 1 << 17));
-    mamba.convolution_width = static_cast<int>(Required("ssm.conv_kernel", 1, 8));
+    mamba.dt_rank = static_cast<int>(Required("ssm.time_step_rank", 1, kMaxWidth));
+    mamba.convolution_width = static_cast<int>(Required("ssm.conv_kernel", 1, kMaxTaps));
   }
 
   void ReadMamba2() {
     config_.family = Family::kMamba2;
     ReadTrunk(MixerKind::kMamba2);
     Mamba2Config& mamba = config_.mamba2;
-    mamba.inner_width = static_cast<int>(Required("ssm.inner_size", 1, 1 << 17));
-    mamba.state_size = static_cast<int>(Required("ssm.state_size", 1, 1024));
+    mamba.inner_width = static_cast<int>(Required("ssm.inner_size", 1, kMaxWidth));
+    mamba.state_size = static_cast<int>(Required("ssm.state_size", 1, kMaxState));
     mamba.heads = static_cast<int>(
-        Required("ssm.time_step_rank", 1, 4096));  // llama.cpp keeps the heads there
-    mamba.groups = static_cast<int>(Optional("ssm.group_count", 1, 4096).value_or(1));
-    mamba.convolution_width = static_cast<int>(Required("ssm.conv_kernel", 1, 8));
+        Required("ssm.time_step_rank", 1, kMaxHeads));  // llama.cpp keeps the heads there
+    mamba.groups = static_cast<int>(Optional("ssm.group_count", 1, kMaxHeads).value_or(1));
+    mamba.convolution_width = static_cast<int>(Required("ssm.conv_kernel", 1, kMaxTaps));
     mamba.norm_epsilon = config_.norm_epsilon;
   }
 

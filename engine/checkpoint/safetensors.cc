@@ -18,7 +18,8 @@
 namespace mambad::checkpoint {
 namespace {
 
-constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
+// A header has some hundred bytes a tensor; parsed JSON takes many times its text.
+constexpr uint64_t kMaxHeaderBytes = 16 << 20;
 constexpr size_t kMaxDimensions = 8;
 
 struct Placed {
@@ -158,8 +159,24 @@ absl::StatusOr<SafetensorsFile> ParseSafetensors(const std::string& source,
   return file;
 }
 
-// ---- writing
-// -----------------------------------------------------------------------------------------------------------
+// ---- writing -----------------------------------------------------------------------------------
+
+namespace {
+
+// The new name must outlive a crash too.
+absl::Status FlushFolderOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  const int descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return absl::ErrnoToStatus(errno, absl::StrCat(folder, ": cannot be opened"));
+  const bool flushed = fsync(descriptor) == 0;
+  const int error = errno;
+  close(descriptor);
+  if (!flushed) return absl::ErrnoToStatus(error, absl::StrCat(folder, ": cannot be flushed"));
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 absl::Status WriteFileAtomically(const std::string& path,
                                  absl::Span<const absl::Span<const std::byte>> pieces) {
@@ -187,7 +204,7 @@ absl::Status WriteFileAtomically(const std::string& path,
     unlink(temporary.c_str());
     return absl::ErrnoToStatus(error, absl::StrCat(path, ": cannot be put in place"));
   }
-  return absl::OkStatus();
+  return FlushFolderOf(path);
 }
 
 absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorToWrite> tensors) {
@@ -196,6 +213,16 @@ absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorTo
   uint64_t at = 0;
   std::vector<absl::Span<const std::byte>> pieces(2);
   for (const TensorToWrite& tensor : tensors) {
+    const StorageBlock block = BlockOf(tensor.type);
+    int64_t numbers = 1;
+    for (const int64_t size : tensor.shape) numbers *= size;
+    if (block.numbers != 1 || header.contains(tensor.name) ||
+        numbers * block.bytes != static_cast<int64_t>(tensor.data.size())) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, ": tensor ", Quoted(tensor.name), ": ", tensor.data.size(), " bytes of ",
+          StorageTypeName(tensor.type), " for shape ", ShapeText(tensor.shape),
+          ": a plain type, a name of its own and bytes to the shape expected"));
+    }
     header[tensor.name] = {{"dtype", StorageTypeName(tensor.type)},
                            {"shape", tensor.shape},
                            {"data_offsets", {at, at + tensor.data.size()}}};
@@ -224,8 +251,13 @@ absl::Status WriteShardedSafetensors(const std::string& directory,
     filled += bytes;
     total += bytes;
   }
-  if (shards.size() == 1)
-    return WriteSafetensors(absl::StrCat(directory, "/model.safetensors"), shards[0]);
+  const std::string index_path = absl::StrCat(directory, "/model.safetensors.index.json");
+  if (shards.size() == 1) {
+    const absl::Status status =
+        WriteSafetensors(absl::StrCat(directory, "/model.safetensors"), shards[0]);
+    if (status.ok()) unlink(index_path.c_str());  // of an earlier model; it would be believed
+    return status;
+  }
   nlohmann::ordered_json index;
   index["metadata"] = {{"total_size", total}};
   for (size_t i = 0; i < shards.size(); ++i) {
@@ -239,7 +271,7 @@ absl::Status WriteShardedSafetensors(const std::string& directory,
   const std::string text = index.dump(2);
   const absl::Span<const std::byte> piece(reinterpret_cast<const std::byte*>(text.data()),
                                           text.size());
-  return WriteFileAtomically(absl::StrCat(directory, "/model.safetensors.index.json"), {piece});
+  return WriteFileAtomically(index_path, {piece});
 }
 
 }  // namespace mambad::checkpoint

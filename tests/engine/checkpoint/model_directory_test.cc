@@ -1,0 +1,255 @@
+// Directories that are not what they should be: one line with file, tensor, expected and found.
+
+#include "engine/checkpoint/model_directory.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <string>
+#include <vector>
+
+#include "engine/checkpoint/dequantise.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/engine/checkpoint/test_directory.h"
+#include "tests/support/checkpoint_writer.h"
+
+namespace mambad::checkpoint {
+namespace {
+
+using support::NamedTensor;
+using support::RandomModelOptions;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class ModelDirectory : public ::testing::Test {
+ protected:
+  ModelDirectory() { options_.layers = 2; }
+
+  void Save() { ASSERT_TRUE(support::SaveRandomCheckpoint(directory_.path(), options_).ok()); }
+  // Saves with other tensors than the configuration says.
+  void SaveTensors(const std::vector<NamedTensor>& tensors, int64_t shard_bytes = 0) {
+    Save();
+    std::vector<TensorToWrite> to_write;
+    for (const NamedTensor& tensor : tensors) {
+      to_write.push_back(
+          {tensor.name,
+           StorageType::kFloat32,
+           tensor.shape,
+           {reinterpret_cast<const std::byte*>(tensor.values.data()), tensor.values.size() * 4}});
+    }
+    ASSERT_TRUE(WriteShardedSafetensors(directory_.path(), to_write, shard_bytes).ok());
+  }
+  std::string Error(absl::StatusCode code = absl::StatusCode::kInvalidArgument) {
+    const auto opened = Checkpoint::Open(directory_.path());
+    EXPECT_EQ(opened.status().code(), code) << opened.status();
+    const std::string message(opened.status().message());
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+    EXPECT_THAT(message, HasSubstr(directory_.path()));
+    return message;
+  }
+
+  TestDirectory directory_;
+  RandomModelOptions options_;
+};
+
+TEST_F(ModelDirectory, MissingTensor) {
+  std::vector<NamedTensor> tensors = support::DrawTensors(options_);
+  std::erase_if(tensors,
+                [](const auto& t) { return t.name == "model.layers.1.self_attn.k_proj.weight"; });
+  SaveTensors(tensors);
+  EXPECT_THAT(Error(), AllOf(HasSubstr("model.layers.1.self_attn.k_proj.weight"),
+                             HasSubstr("[32, 64] expected"), HasSubstr("none found")));
+}
+
+TEST_F(ModelDirectory, ExtraTensor) {
+  std::vector<NamedTensor> tensors = support::DrawTensors(options_);
+  tensors.push_back({"model.layers.2.mlp.up_proj.weight", {1, 2}, {0, 0}});
+  SaveTensors(tensors);
+  EXPECT_THAT(Error(), AllOf(HasSubstr("model.safetensors"),
+                             HasSubstr("model.layers.2.mlp.up_proj.weight"), HasSubstr("[1, 2]")));
+}
+
+TEST_F(ModelDirectory, KnownLeftoversDoNoHarm) {
+  std::vector<NamedTensor> tensors = support::DrawTensors(options_);
+  tensors.push_back({"model.layers.0.self_attn.rotary_emb.inv_freq", {2}, {0, 0}});
+  tensors.push_back({"model.rotary_emb.inv_freq", {2}, {0, 0}});
+  SaveTensors(tensors);
+  EXPECT_TRUE(Checkpoint::Open(directory_.path()).ok());
+}
+
+TEST_F(ModelDirectory, WrongShape) {
+  std::vector<NamedTensor> tensors = support::DrawTensors(options_);
+  for (NamedTensor& tensor : tensors) {
+    if (tensor.name == "model.layers.0.mlp.down_proj.weight")
+      std::swap(tensor.shape[0], tensor.shape[1]);
+  }
+  SaveTensors(tensors);
+  EXPECT_THAT(Error(), AllOf(HasSubstr("model.safetensors"),
+                             HasSubstr("model.layers.0.mlp.down_proj.weight"),
+                             HasSubstr("[96, 64] found"), HasSubstr("[64, 96] expected")));
+}
+
+TEST_F(ModelDirectory, TensorOfATypeThatIsNotRead) {
+  Save();
+  std::string file = directory_.Read("model.safetensors");
+  const size_t at = file.find(R"("model.norm.weight":{"dtype":"F32")");
+  ASSERT_NE(at, std::string::npos);
+  file.replace(at, 34, R"("model.norm.weight":{"dtype":"I32")");
+  directory_.Write("model.safetensors", file);
+  EXPECT_THAT(Error(absl::StatusCode::kUnimplemented),
+              AllOf(HasSubstr("model.norm.weight"), HasSubstr("\"I32\"")));
+}
+
+TEST_F(ModelDirectory, UntiedHeadWithoutHead) {
+  options_.tied_head = true;
+  Save();
+  const auto tied = Checkpoint::Open(directory_.path());
+  ASSERT_TRUE(tied.ok());
+  const Parameter* head = (*tied)->table().Find(Role::kHead, -1);
+  EXPECT_TRUE(head == nullptr || !(*tied)->Has(*head));
+  std::string config = directory_.Read("config.json");
+  const size_t at = config.find("\"tie_word_embeddings\": true");
+  ASSERT_NE(at, std::string::npos);
+  directory_.Write("config.json", config.replace(at, 27, "\"tie_word_embeddings\": false"));
+  EXPECT_THAT(Error(), HasSubstr("lm_head.weight"));
+}
+
+TEST_F(ModelDirectory, MissingFiles) {
+  Error(absl::StatusCode::kNotFound);
+  Save();
+  std::filesystem::rename(directory_ / "model.safetensors", directory_ / "pytorch_model.bin");
+  EXPECT_THAT(Error(absl::StatusCode::kNotFound),
+              AllOf(HasSubstr("model.safetensors"), HasSubstr("pytorch_model.bin")));
+  directory_.Write("model.safetensors", "");
+  EXPECT_THAT(Error(), HasSubstr("model.safetensors"));
+}
+
+TEST_F(ModelDirectory, PathsThatAreNoModel) {
+  EXPECT_EQ(Checkpoint::Open("").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Checkpoint::Open(directory_ / "none").status().code(), absl::StatusCode::kNotFound);
+  directory_.Write("weights.bin", "x");
+  EXPECT_EQ(Checkpoint::Open(directory_ / "weights.bin").status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(ModelDirectory, APipeDoesNotStopTheStart) {
+  Save();
+  ASSERT_EQ(unlink((directory_ / "config.json").c_str()), 0);
+  ASSERT_EQ(mkfifo((directory_ / "config.json").c_str(), 0600), 0);
+  EXPECT_THAT(Error(), HasSubstr("config.json"));
+}
+
+// ---- shards ------------------------------------------------------------------------------------
+
+class Shards : public ModelDirectory {
+ protected:
+  Shards() { options_.shards = 3; }
+  nlohmann::json Index() {
+    return nlohmann::json::parse(directory_.Read("model.safetensors.index.json"));
+  }
+  void WriteIndex(const nlohmann::json& index) {
+    directory_.Write("model.safetensors.index.json", index.dump());
+  }
+};
+
+TEST_F(Shards, NamesThatReachElsewhere) {
+  Save();
+  for (const char* name :
+       {"../model.safetensors", "/etc/passwd", "/tmp/x.safetensors", "a/b.safetensors", "",
+        ".safetensors", "..", "model.bin", "model.safetensors.index.json"}) {
+    nlohmann::json index = Index();
+    index["weight_map"]["model.norm.weight"] = name;
+    WriteIndex(index);
+    EXPECT_THAT(Error(), AllOf(HasSubstr("index.json"), HasSubstr("model.norm.weight"))) << name;
+    Save();
+  }
+  nlohmann::json index = Index();
+  index["weight_map"]["model.norm.weight"] = std::string("model\0.safetensors", 18);
+  WriteIndex(index);
+  Error();
+  index["weight_map"]["model.norm.weight"] = 3;
+  WriteIndex(index);
+  Error();
+  for (const char* text : {"{}", "{\"weight_map\": []}", "{\"weight_map\": {}}", "[]", ""}) {
+    directory_.Write("model.safetensors.index.json", text);
+    EXPECT_THAT(Error(), HasSubstr("index.json")) << text;
+  }
+}
+
+TEST_F(Shards, MissingShard) {
+  Save();
+  const std::string name = Index()["weight_map"]["model.norm.weight"];
+  ASSERT_EQ(unlink((directory_ / name).c_str()), 0);
+  EXPECT_THAT(Error(absl::StatusCode::kNotFound), HasSubstr(name));
+}
+
+TEST_F(Shards, ShardThatIsALinkToItself) {
+  Save();
+  const std::string name = Index()["weight_map"]["model.norm.weight"];
+  ASSERT_EQ(unlink((directory_ / name).c_str()), 0);
+  ASSERT_EQ(symlink(name.c_str(), (directory_ / name).c_str()), 0);
+  const auto opened = Checkpoint::Open(directory_.path());
+  ASSERT_FALSE(opened.ok());
+  EXPECT_THAT(std::string(opened.status().message()), HasSubstr(name));
+}
+
+TEST_F(Shards, TensorInAnotherFileThanTheIndexSays) {
+  Save();
+  nlohmann::json index = Index();
+  const std::string right = index["weight_map"]["model.norm.weight"];
+  for (const auto& [tensor, file] : index["weight_map"].items()) {
+    if (file != right) index["weight_map"]["model.norm.weight"] = file;
+  }
+  WriteIndex(index);
+  EXPECT_THAT(Error(), AllOf(HasSubstr("model.norm.weight"), HasSubstr(right)));
+}
+
+TEST_F(Shards, TensorThatIsNowhere) {
+  Save();
+  nlohmann::json index = Index();
+  index["weight_map"]["model.other.weight"] = index["weight_map"]["model.norm.weight"];
+  WriteIndex(index);
+  EXPECT_THAT(Error(), AllOf(HasSubstr("model.other.weight"), HasSubstr("not found")));
+}
+
+TEST_F(Shards, TensorInTwoFiles) {
+  Save();
+  nlohmann::json index = Index();
+  const std::string name = index["weight_map"]["model.norm.weight"];
+  std::filesystem::copy_file(directory_ / name, directory_ / "more.safetensors");
+  index["weight_map"]["model.other.weight"] = "more.safetensors";
+  WriteIndex(index);
+  EXPECT_THAT(Error(), AllOf(HasSubstr("too"), HasSubstr("more.safetensors"), HasSubstr(name)));
+}
+
+// ---- fingerprints ------------------------------------------------------------------------------
+
+TEST_F(ModelDirectory, FingerprintsTellModelsApart) {
+  const auto fingerprint = [&] {
+    const auto opened = Checkpoint::Open(directory_.path());
+    EXPECT_TRUE(opened.ok()) << opened.status();
+    return opened.ok() ? (*opened)->fingerprint() : "";
+  };
+  Save();
+  const std::string first = fingerprint();
+  EXPECT_EQ(first.size(), 64u);
+  EXPECT_EQ(first.find_first_not_of("0123456789abcdef"), std::string::npos);
+  EXPECT_EQ(fingerprint(), first);
+  options_.shards = 2;  // the same model
+  Save();
+  EXPECT_EQ(fingerprint(), first);
+  options_.shards = 1;
+  options_.rope_theta = 20000;  // the same weights
+  Save();
+  EXPECT_NE(fingerprint(), first);
+  options_.rope_theta = 10000;
+  options_.seed = 2;
+  Save();
+  EXPECT_NE(fingerprint(), first);
+}
+
+}  // namespace
+}  // namespace mambad::checkpoint
