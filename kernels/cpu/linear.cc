@@ -103,10 +103,14 @@ void MultiplyGroup(const ReadyProduct& product, const Group& group, int64_t begi
         const int64_t panels = std::min<int64_t>(blocks.panels[count], end - panel);
         const int64_t output = panel * kPanelRows;
         block.weights = weights + (step * group.panels + panel - group.begin) * kStepBytes;
-        // What passes over its weights more than once brings the next ones near, in the order of memory.
-        const bool brings = i == 0 && block_steps < steps;
-        block.prefetch = brings ? weights + ((step + block_steps) * group.panels + (panel - begin) * block_steps) * kStepBytes : block.weights;
-        block.prefetch_stride = brings ? panels * kStepBytes : 0;
+        // What passes over its weights more than once brings the next ones near in the order of memory, a share in every
+        // pass, so that reading goes on all the time.
+        const int64_t share = panels * kStepBytes / row_blocks;
+        block.prefetch = block_steps == steps
+                             ? block.weights
+                             : weights + (step + block_steps) * block.weight_stride +
+                                   (i * (end - begin) / panels + (panel - begin) / panels) * block_steps * share;
+        block.prefetch_stride = block_steps == steps ? 0 : share;
         block.parked = parked + from * kGroupRows + (panel - group.begin) * kPanelRows;
         block.y = product.y.row(row_begin + from) + output;
         block.outputs = product.weights->rows - output;

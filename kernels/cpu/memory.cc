@@ -2,34 +2,85 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <new>
 
 namespace mambad::kernels {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kRegion = size_t{16} << 20;
+constexpr size_t kSmallest = 4096;   // less comes from the C library
+
+size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+// Zero pages at a multiple of `alignment`, itself one of huge pages.
+char* Map(size_t bytes, size_t alignment) {
+  const size_t reserved = bytes + alignment;
+  void* data = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) Fail("out of memory: bytes", {static_cast<int64_t>(bytes)});
+  char* const begin = static_cast<char*>(data);
+  char* const aligned = reinterpret_cast<char*>(RoundUp(reinterpret_cast<uintptr_t>(begin), alignment));
+  if (aligned != begin) munmap(begin, aligned - begin);
+  munmap(aligned + bytes, begin + reserved - (aligned + bytes));
+  madvise(aligned, bytes, MADV_HUGEPAGE);
+  return aligned;
+}
 
 void Unmap(void* data, size_t bytes) { munmap(data, bytes); }
 void Free(void* data, size_t) { std::free(data); }
 
+// The head of a region of small blocks, which lies at a multiple of the region's size. Blocks are cut off one after another
+// and never used again.
+struct Region {
+  std::atomic<int64_t> blocks;   // alive, and one while more may be cut off
+  size_t used;
+};
+
+void ReleaseOne(Region* region) {
+  if (region->blocks.fetch_sub(1, std::memory_order_acq_rel) == 1) munmap(region, kRegion);
+}
+
+void ReleaseBlock(void* data, size_t) {
+  ReleaseOne(reinterpret_cast<Region*>(reinterpret_cast<uintptr_t>(data) / kRegion * kRegion));
+}
+
+Buffer CutBlock(size_t bytes) {
+  static std::mutex mutex;
+  static Region* open = nullptr;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (open == nullptr || open->used + bytes > kRegion) {
+    if (open != nullptr) ReleaseOne(open);
+    open = new (Map(kRegion, kRegion)) Region{{1}, 64};
+  }
+  char* data = reinterpret_cast<char*>(open) + open->used;
+  open->used += bytes;
+  open->blocks.fetch_add(1, std::memory_order_relaxed);
+  return Buffer(data, bytes, ReleaseBlock);
+}
+
 }  // namespace
 
 Buffer AllocateMemory(size_t bytes) {
-  if (bytes == 0) bytes = 64;
-  if (bytes < kHugePage) {
-    const size_t rounded = (bytes + 63) / 64 * 64;
-    void* data = std::aligned_alloc(64, rounded);
-    if (data == nullptr) Fail("out of memory, bytes", {static_cast<int64_t>(bytes)});
-    std::memset(data, 0, rounded);
-    return Buffer(data, rounded, Free);
+  bytes = RoundUp(bytes == 0 ? 1 : bytes, 64);
+#if defined(__SANITIZE_ADDRESS__)
+  const bool small = true;   // every block by itself, so that reads beyond it show
+#else
+  const bool small = bytes < kSmallest;
+#endif
+  if (small) {
+    void* data = std::aligned_alloc(64, bytes);
+    if (data == nullptr) Fail("out of memory: bytes", {static_cast<int64_t>(bytes)});
+    std::memset(data, 0, bytes);
+    return Buffer(data, bytes, Free);
   }
-  const size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-  void* data = mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) Fail("out of memory, bytes", {static_cast<int64_t>(bytes)});
-  madvise(data, rounded, MADV_HUGEPAGE);
-  return Buffer(data, rounded, Unmap);
+  if (bytes <= kRegion / 4) return CutBlock(bytes);
+  const size_t pages = RoundUp(bytes, kHugePage);
+  return Buffer(Map(pages, kHugePage), pages, Unmap);
 }
 
 void Fail(const char* operation, std::initializer_list<int64_t> numbers) {

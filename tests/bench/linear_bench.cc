@@ -19,6 +19,7 @@
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/memory.h"
+#include "tests/bench/multiply_add_rate.h"
 #include "tests/bench/read_bandwidth_probe.h"
 
 namespace mambad::bench {
@@ -77,6 +78,8 @@ class LinearBench {
     std::vector<std::vector<double>> best(counts.size(), std::vector<double>(matrices_.size(), 1e9));
     for (int round = 0; round < rounds_; ++round) {
       probe_.Measure();
+      // A dot product of bf16 pairs does two multiply-adds a lane.
+      peak_ = std::max(peak_, MultiplyAddRate(pool_) * (settings_.bfloat16_activations ? 2 : 1));
       for (size_t i = 0; i < counts.size(); ++i) {
         if (counts[i] > 16 && round % 4 != 0) continue;
         for (size_t m = 0; m < matrices_.size(); ++m) {
@@ -92,11 +95,13 @@ class LinearBench {
                 pool_.threads(), bytes_ / 1e6);
     std::printf("  probe %.1f GB/s; 1 row %.1f GB/s = %.0f %%;", read / 1e9, bytes_ / one / 1e9, 100 * bytes_ / one / read);
     for (size_t i = 1; i < counts.size(); ++i) std::printf(" %d: %.2f", int(counts[i]), times[i] / one);
-    std::printf(" of 1 row;");
-    for (size_t i = 4; i < counts.size(); ++i) {
-      std::printf(" %d: %.0f", int(counts[i]), 2e-9 * products_ * counts[i] / times[i]);
+    const double peak = 2e-9 * peak_;
+    std::printf(" of 1 row\n ");
+    for (size_t i = 3; i < counts.size(); ++i) {
+      const double rate = 2e-9 * products_ * counts[i] / times[i];
+      std::printf(" %d rows: %.0f GFLOP/s = %.0f %%;", int(counts[i]), rate, 100 * rate / peak);
     }
-    std::printf(" GFLOP/s\n   ");
+    std::printf(" of %.0f (multiply-adds in registers)\n   ", peak);
     for (size_t m = 0; m < matrices_.size(); m += set_.copies) {
       const double time = std::accumulate(best[0].begin() + m, best[0].begin() + m + set_.copies, 0.0) / set_.copies;
       std::printf(" %d x %d: %.1f us, %.1f GB/s;", int(matrices_[m].rows), int(matrices_[m].columns), time * 1e6,
@@ -125,6 +130,7 @@ class LinearBench {
   kernels::LinearScratch scratch_;
   int64_t max_rows_ = 0, max_columns_ = 0;
   double bytes_ = 0, products_ = 0;
+  double peak_ = 0;   // multiply-adds a second
 };
 
 }  // namespace
@@ -145,7 +151,7 @@ int main(int argc, char** argv) {
     if (!only.empty() && only != kernels::Name(set)) continue;
     kernels::LimitInstructionSet(set);
     for (const bench::MatrixSet& matrices : sets) {
-      const bool pairs = set == kernels::InstructionSet::kAvx512Bfloat16;
+      const bool pairs = set == kernels::InstructionSet::kAvx512Bfloat16;   // all it adds
       bench::LinearBench(pool, matrices, kernels::ElementType::kBFloat16, pairs, rounds).Print();
       if (!pairs) bench::LinearBench(pool, matrices, kernels::ElementType::kFloat32, false, rounds).Print();
     }
