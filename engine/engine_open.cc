@@ -18,7 +18,7 @@ using checkpoint::ModelConfig;
 constexpr int64_t kUnboundedContext =
     32768;  // served by default where the model itself has no limit
 constexpr int64_t kMaxContext = int64_t{1} << 24;
-constexpr int kMaxSequences = 1024;
+constexpr int kMaxSequences = 4096;
 
 const char* FamilyName(checkpoint::Family family) {
   switch (family) {
