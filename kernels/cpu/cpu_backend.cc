@@ -1,5 +1,5 @@
-// The CPU backend: composes products, mixers and sampling into the operations of kernels/backend.h. Every call is done
-// when it returns, so that ordering costs nothing.
+// The CPU backend: composes products, mixers and sampling into the operations of
+// kernels/backend.h. Every call is done when it returns, so that ordering costs nothing.
 
 #include <algorithm>
 #include <cstring>
@@ -23,7 +23,9 @@ constexpr int64_t kMaxStateSize = 256;
 class ScratchRows {
  public:
   ScratchRows(int64_t rows, int64_t columns)
-      : rows_(rows), columns_(columns), memory_(AllocateMemory(rows * Stride(columns) * sizeof(float))) {}
+      : rows_(rows),
+        columns_(columns),
+        memory_(AllocateMemory(rows * Stride(columns) * sizeof(float))) {}
 
   RowsView View(const char* operation, int64_t rows, int64_t columns) const {
     if (rows > rows_ || columns > columns_) Fail(operation, {rows, rows_, columns, columns_});
@@ -31,7 +33,8 @@ class ScratchRows {
   }
 
  private:
-  // Whole cache lines, and no multiple of a page: rows that are used together should not share cache sets.
+  // Whole cache lines, and no multiple of a page: rows that are used together should not share
+  // cache sets.
   static int64_t Stride(int64_t columns) {
     const int64_t stride = (columns + 15) / 16 * 16;
     return stride % 1024 == 0 ? stride + 16 : stride;
@@ -46,7 +49,9 @@ RowsView Columns(const RowsView& view, int64_t begin, int64_t columns) {
   return {view.data + begin, view.rows, columns, view.stride};
 }
 
-RowsView FirstRows(const RowsView& view, int64_t rows) { return {view.data, rows, view.columns, view.stride}; }
+RowsView FirstRows(const RowsView& view, int64_t rows) {
+  return {view.data, rows, view.columns, view.stride};
+}
 
 struct CpuWorkspace : Workspace {
   explicit CpuWorkspace(const WorkspaceShape& s)
@@ -73,7 +78,8 @@ struct CpuWorkspace : Workspace {
   LinearScratch linear;
 };
 
-void RequireShape(const char* operation, const WeightMatrix* matrix, int64_t rows, int64_t columns) {
+void RequireShape(const char* operation, const WeightMatrix* matrix, int64_t rows,
+                  int64_t columns) {
   if (matrix == nullptr) Fail(operation, {rows, columns});
   if (matrix->rows != rows || matrix->columns != columns) {
     Fail(operation, {matrix->rows, rows, matrix->columns, columns});
@@ -92,13 +98,20 @@ class CpuBackend : public Backend {
   }
 
   Buffer Allocate(size_t bytes) override { return AllocateMemory(bytes); }
-  void Write(void* device, const void* host, size_t bytes) override { std::memcpy(device, host, bytes); }
-  void Read(void* host, const void* device, size_t bytes) override { std::memcpy(host, device, bytes); }
+  void Write(void* device, const void* host, size_t bytes) override {
+    std::memcpy(device, host, bytes);
+  }
+  void Read(void* host, const void* device, size_t bytes) override {
+    std::memcpy(host, device, bytes);
+  }
   void Copy(void* to, const void* from, size_t bytes) override { std::memmove(to, from, bytes); }
-  void Fill(float* device, float value, size_t count) override { std::fill_n(device, count, value); }
+  void Fill(float* device, float value, size_t count) override {
+    std::fill_n(device, count, value);
+  }
   void Synchronize() override {}
 
-  WeightMatrix Pack(int64_t rows, int64_t columns, ElementType type, const MatrixSource& source) override {
+  WeightMatrix Pack(int64_t rows, int64_t columns, ElementType type,
+                    const MatrixSource& source) override {
     return PackMatrix(rows, columns, type, source, pool_);
   }
 
@@ -121,35 +134,42 @@ class CpuBackend : public Backend {
   void EndRound() override {}
 
   void Embed(const Batch& batch, const WeightMatrix& embedding, Workspace& workspace) override;
-  void Mamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state, Workspace& workspace) override;
-  void Mamba2(const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state, Workspace& workspace) override;
+  void Mamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state,
+             Workspace& workspace) override;
+  void Mamba2(const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state,
+              Workspace& workspace) override;
   void Attention(const Batch& batch, const AttentionLayer& layer, const KeyValueState& state,
                  Workspace& workspace) override;
   void Mlp(const Batch& batch, const MlpLayer& layer, Workspace& workspace) override;
-  void Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head, Workspace& workspace) override;
+  void Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,
+            Workspace& workspace) override;
 
-  void SampleDrafts(const DraftSampling& request, const SamplingTables& tables, const Workspace& draft) override {
+  void SampleDrafts(const DraftSampling& request, const SamplingTables& tables,
+                    const Workspace& draft) override {
     SampleDraftTokens(pool_, request, tables, draft.logits, sampling_);
   }
   void Accept(const Acceptance& request, const SamplingTables& tables, const Workspace& target,
               const AcceptanceResult& result) override {
     AcceptDrafts(pool_, request, tables, target.logits, result, sampling_);
   }
-  void Score(const TokenScoring& request, const SamplingTables& tables, const Workspace& target) override {
+  void Score(const TokenScoring& request, const SamplingTables& tables,
+             const Workspace& target) override {
     ScoreTokens(pool_, request, tables, target.logits, sampling_);
   }
 
  private:
   // Residual rows of the batch, checked.
-  static RowsView Residual(const char* operation, const Batch& batch, const CpuWorkspace& workspace) {
+  static RowsView Residual(const char* operation, const Batch& batch,
+                           const CpuWorkspace& workspace) {
     if (batch.rows > workspace.shape.max_rows || batch.sequences > workspace.shape.max_sequences) {
-      Fail(operation, {batch.rows, workspace.shape.max_rows, batch.sequences, workspace.shape.max_sequences});
+      Fail(operation,
+           {batch.rows, workspace.shape.max_rows, batch.sequences, workspace.shape.max_sequences});
     }
     return FirstRows(workspace.residual, batch.rows);
   }
 
-  void Product(const WeightMatrix& weights, const RowsView& x, const NormWeights* norm, const RowsView& y,
-               LinearOutput output, CpuWorkspace& workspace) {
+  void Product(const WeightMatrix& weights, const RowsView& x, const NormWeights* norm,
+               const RowsView& y, LinearOutput output, CpuWorkspace& workspace) {
     Linear(pool_, weights, x, norm, y, output, linear_settings_, workspace.linear);
   }
 
@@ -166,16 +186,20 @@ void CpuBackend::Embed(const Batch& batch, const WeightMatrix& embedding, Worksp
   pool_.Split(batch.rows, 8, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
       const int32_t token = batch.tokens[row];
-      if (token < 0 || token >= embedding.rows) Fail("Embed: token, vocabulary, row", {token, embedding.rows, row});
+      if (token < 0 || token >= embedding.rows) {
+        Fail("Embed: token, vocabulary, row", {token, embedding.rows, row});
+      }
       UnpackRow(embedding, token, residual.row(row));
     }
   });
 }
 
-void CpuBackend::Mamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state, Workspace& base) {
+void CpuBackend::Mamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state,
+                       Workspace& base) {
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
   const RowsView residual = Residual("Mamba", batch, workspace);
-  const int64_t inner = layer.inner_width, source = layer.source_width, rank = layer.dt_rank, size = layer.state_size;
+  const int64_t inner = layer.inner_width, source = layer.source_width, rank = layer.dt_rank,
+                size = layer.state_size;
   const bool standard = source == 0;
   const int64_t in_rows = standard ? 2 * inner : 2 * source + 2 * inner + rank;
   RequireShape("Mamba in", layer.in, in_rows, residual.columns);
@@ -207,7 +231,8 @@ void CpuBackend::Mamba(const Batch& batch, const MambaLayer& layer, const Recurr
   Product(*layer.out, x, nullptr, residual, LinearOutput::kAdd, workspace);
 }
 
-void CpuBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state, Workspace& base) {
+void CpuBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state,
+                        Workspace& base) {
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
   const RowsView residual = Residual("Mamba2", batch, workspace);
   const int64_t inner = layer.inner_width, source = layer.source_width;
@@ -217,15 +242,16 @@ void CpuBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const Recu
   RequireShape("Mamba2 out", layer.out, residual.columns, inner);
 
   const RowsView projected = workspace.projection.View("Mamba2 in", batch.rows, in_rows);
-  const RowsView convolved = workspace.inner.View("Mamba2 convolution", batch.rows, layer.convolution_channels());
+  const RowsView convolved =
+      workspace.inner.View("Mamba2 convolution", batch.rows, layer.convolution_channels());
   const RowsView mixed = workspace.second.View("Mamba2 mixer", batch.rows, inner);
   Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
   Mamba2Mix(pool_, batch, layer, state, projected, convolved, mixed);
   Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace);
 }
 
-void CpuBackend::Attention(const Batch& batch, const AttentionLayer& layer, const KeyValueState& state,
-                           Workspace& base) {
+void CpuBackend::Attention(const Batch& batch, const AttentionLayer& layer,
+                           const KeyValueState& state, Workspace& base) {
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
   const RowsView residual = Residual("Attention", batch, workspace);
   const int64_t queries = int64_t{layer.query_heads} * layer.head_width;
@@ -258,7 +284,8 @@ void CpuBackend::Mlp(const Batch& batch, const MlpLayer& layer, Workspace& base)
   Product(*layer.out, gated, nullptr, residual, LinearOutput::kAdd, workspace);
 }
 
-void CpuBackend::Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head, Workspace& base) {
+void CpuBackend::Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,
+                      Workspace& base) {
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
   const RowsView residual = Residual("Head", batch, workspace);
   RequireShape("Head", &head, workspace.logits.columns, residual.columns);
@@ -268,7 +295,8 @@ void CpuBackend::Head(const Batch& batch, const NormWeights& norm, const WeightM
     if (row < 0 || row >= batch.rows) Fail("Head: row, rows", {row, batch.rows});
     std::memcpy(input.row(i), residual.row(row), residual.columns * sizeof(float));
   }
-  Product(head, input, &norm, FirstRows(workspace.logits, batch.logit_count), LinearOutput::kStore, workspace);
+  Product(head, input, &norm, FirstRows(workspace.logits, batch.logit_count), LinearOutput::kStore,
+          workspace);
 }
 
 }  // namespace

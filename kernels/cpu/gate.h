@@ -7,7 +7,8 @@
 
 namespace mambad::kernels {
 
-// y = SiLU(gate) * up, `count` numbers each; y may be gate or up. A number's result does not depend on its place.
+// y = SiLU(gate) * up, `count` numbers each; y may be gate or up. A number's result does not
+// depend on its place.
 void SiluGate(const float* gate, const float* up, int64_t count, float* y);
 
 }  // namespace mambad::kernels

@@ -44,16 +44,17 @@ const char* Name(InstructionSet set) {
 std::vector<InstructionSet> AvailableInstructionSets() {
   std::vector<InstructionSet> sets = {InstructionSet::kBaseline};
 #if HWY_ARCH_X86
-  static const int64_t supported = hwy::SupportedTargets();   // before anything is disabled
+  static const int64_t supported = hwy::SupportedTargets();  // before anything is disabled
   if (supported & HWY_AVX2) sets.push_back(InstructionSet::kAvx2);
   if (supported & HWY_AVX3) sets.push_back(InstructionSet::kAvx512);
-  if ((supported & HWY_AVX3) && HasAvx512Bfloat16()) sets.push_back(InstructionSet::kAvx512Bfloat16);
+  if ((supported & HWY_AVX3) && HasAvx512Bfloat16())
+    sets.push_back(InstructionSet::kAvx512Bfloat16);
 #endif
   return sets;
 }
 
 void LimitInstructionSet(InstructionSet highest) {
-  AvailableInstructionSets();   // remembers what there is
+  AvailableInstructionSets();  // remembers what there is
   highest_allowed.store(highest);
 #if HWY_ARCH_X86
   int64_t disabled = 0;

@@ -7,17 +7,18 @@
 
 namespace mambad::kernels {
 
-// Ordered: a later one includes those before it. kBaseline is SSE4 or less on x86, and all there is elsewhere.
+// Ordered: a later one includes those before it. kBaseline is SSE4 or less on x86, and all there
+// is elsewhere.
 enum class InstructionSet { kBaseline, kAvx2, kAvx512, kAvx512Bfloat16 };
 
 const char* Name(InstructionSet set);
 
-// The sets that this machine, its operating system and this build can run, lowest first. Not empty; not affected by
-// LimitInstructionSet.
+// The sets that this machine, its operating system and this build can run, lowest first. Not
+// empty; not affected by LimitInstructionSet.
 std::vector<InstructionSet> AvailableInstructionSets();
 
-// Lets kernels use nothing above `highest`, in the whole process; for tests and benchmarks. Call while no kernel runs.
-// Results differ between sets in the last bits.
+// Lets kernels use nothing above `highest`, in the whole process; for tests and benchmarks. Call
+// while no kernel runs. Results differ between sets in the last bits.
 void LimitInstructionSet(InstructionSet highest);
 
 // The best one that is available and allowed.

@@ -12,7 +12,8 @@
 namespace mambad::kernels {
 namespace {
 
-constexpr int64_t kParkedRows = 96;   // rows whose accumulators wait on the stack between blocks of steps
+constexpr int64_t kParkedRows =
+    96;  // rows whose accumulators wait on the stack between blocks of steps
 
 int64_t Panels(int64_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
 
@@ -53,7 +54,8 @@ void PackGroup(const T* rows, int64_t count, int64_t columns, int64_t group_pane
   for (int64_t row = 0; row < count; ++row) {
     T* lane = out + row / kPanelRows * (kStepBytes / sizeof(T)) + row % kPanelRows * kColumnsOfStep;
     for (int64_t k = 0; k < columns; ++k) {
-      lane[k / kColumnsOfStep * group_panels * (kStepBytes / sizeof(T)) + k % kColumnsOfStep] = rows[row * columns + k];
+      lane[k / kColumnsOfStep * group_panels * (kStepBytes / sizeof(T)) + k % kColumnsOfStep] =
+          rows[row * columns + k];
     }
   }
 }
@@ -62,15 +64,15 @@ void PackGroup(const T* rows, int64_t count, int64_t columns, int64_t group_pane
 struct ReadyProduct {
   const WeightMatrix* weights = nullptr;
   const LinearBlocks* blocks = nullptr;
-  const char* x = nullptr;   // elements of four bytes
+  const char* x = nullptr;  // elements of four bytes
   int64_t x_stride = 0;
-  int64_t x_step = 0;        // elements a step
+  int64_t x_step = 0;  // elements a step
   RowsView y;
   bool add = false;
 };
 
-// How many steps are done for all rows and panels before the next: few enough that their weights stay in a near cache while
-// every row passes over them.
+// How many steps are done for all rows and panels before the next: few enough that their weights
+// stay in a near cache while every row passes over them.
 int64_t StepsOfBlock(const LinearBlocks& blocks, int64_t rows, int64_t panels, int64_t steps) {
   if (rows <= blocks.max_rows && panels <= blocks.panels[rows]) return steps;
   const int64_t block = rows <= blocks.max_rows ? 32 : rows <= 4 * blocks.max_rows ? 128 : 512;
@@ -78,8 +80,8 @@ int64_t StepsOfBlock(const LinearBlocks& blocks, int64_t rows, int64_t panels, i
 }
 
 // Panels [begin, end), all of one group, rows [row_begin, row_end).
-void MultiplyGroup(const ReadyProduct& product, const Group& group, int64_t begin, int64_t end, int64_t row_begin,
-                   int64_t row_end) {
+void MultiplyGroup(const ReadyProduct& product, const Group& group, int64_t begin, int64_t end,
+                   int64_t row_begin, int64_t row_end) {
   const LinearBlocks& blocks = *product.blocks;
   const int64_t steps = Steps(*product.weights), rows = row_end - row_begin;
   const int64_t block_steps = StepsOfBlock(blocks, rows, end - begin, steps);
@@ -103,13 +105,14 @@ void MultiplyGroup(const ReadyProduct& product, const Group& group, int64_t begi
         const int64_t panels = std::min<int64_t>(blocks.panels[count], end - panel);
         const int64_t output = panel * kPanelRows;
         block.weights = weights + (step * group.panels + panel - group.begin) * kStepBytes;
-        // What passes over its weights more than once brings the next ones near in the order of memory, a share in every
-        // pass, so that reading goes on all the time.
+        // What passes over its weights more than once brings the next ones near in the order of
+        // memory, a share in every pass, so that reading goes on all the time.
         const int64_t share = panels * kStepBytes / row_blocks;
-        block.prefetch = block_steps == steps
-                             ? block.weights
-                             : weights + (step + block_steps) * block.weight_stride +
-                                   (i * (end - begin) / panels + (panel - begin) / panels) * block_steps * share;
+        block.prefetch =
+            block_steps == steps
+                ? block.weights
+                : weights + (step + block_steps) * block.weight_stride +
+                      (i * (end - begin) / panels + (panel - begin) / panels) * block_steps * share;
         block.prefetch_stride = block_steps == steps ? 0 : share;
         block.parked = parked + from * kGroupRows + (panel - group.begin) * kPanelRows;
         block.y = product.y.row(row_begin + from) + output;
@@ -134,7 +137,8 @@ void MultiplyPanels(const ReadyProduct& product, int64_t begin, int64_t end) {
 
 }  // namespace
 
-WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const MatrixSource& source, ThreadPool& pool) {
+WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const MatrixSource& source,
+                        ThreadPool& pool) {
   const bool bfloat16 = type == ElementType::kBFloat16;
   if (rows <= 0 || columns <= 0 || (!bfloat16 && type != ElementType::kFloat32)) {
     Fail("PackMatrix: rows, columns, type", {rows, columns, static_cast<int64_t>(type)});
@@ -151,11 +155,13 @@ WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const M
     std::vector<uint16_t> narrow(bfloat16 ? kGroupRows * columns : 0);
     for (int64_t panel = begin; panel < end;) {
       const Group group = GroupOf(matrix, panel);
-      const int64_t first = group.begin * kPanelRows, last = std::min(rows, first + group.panels * kPanelRows);
+      const int64_t first = group.begin * kPanelRows,
+                    last = std::min(rows, first + group.panels * kPanelRows);
       char* out = matrix.packed.as<char>() + group.begin * steps * kStepBytes;
       if (bfloat16) {
         source.bfloat16(first, last, narrow.data());
-        PackGroup(narrow.data(), last - first, columns, group.panels, reinterpret_cast<uint16_t*>(out));
+        PackGroup(narrow.data(), last - first, columns, group.panels,
+                  reinterpret_cast<uint16_t*>(out));
       } else {
         source.float32(first, last, wide.data());
         PackGroup(wide.data(), last - first, columns, group.panels, reinterpret_cast<float*>(out));
@@ -178,7 +184,8 @@ void UnpackRow(const WeightMatrix& weights, int64_t row, float* out) {
       out[k] = FromBfloat16(reinterpret_cast<const uint16_t*>(at + k / 2 * stride)[k % 2]);
     }
   } else {
-    for (int64_t k = 0; k < weights.columns; ++k) out[k] = *reinterpret_cast<const float*>(at + k * stride);
+    for (int64_t k = 0; k < weights.columns; ++k)
+      out[k] = *reinterpret_cast<const float*>(at + k * stride);
   }
 }
 
@@ -186,23 +193,27 @@ LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns) {
   LinearScratch scratch;
   scratch.max_rows = max_rows;
   scratch.max_columns = (max_columns + 1 + 15) / 16 * 16;
-  if (scratch.max_columns % 1024 == 0) scratch.max_columns += 16;   // rows should not share cache sets
+  if (scratch.max_columns % 1024 == 0)
+    scratch.max_columns += 16;  // rows should not share cache sets
   // The second half holds what is normalised on its way to bf16.
   scratch.packed = AllocateMemory(2 * scratch.max_rows * scratch.max_columns * sizeof(float));
   return scratch;
 }
 
-void Linear(ThreadPool& pool, const WeightMatrix& weights, const RowsView& x, const NormWeights* norm, const RowsView& y,
-            LinearOutput output, const LinearSettings& settings, LinearScratch& scratch) {
+void Linear(ThreadPool& pool, const WeightMatrix& weights, const RowsView& x,
+            const NormWeights* norm, const RowsView& y, LinearOutput output,
+            const LinearSettings& settings, LinearScratch& scratch) {
   if (x.rows == 0) return;
-  if (x.columns != weights.columns || y.columns != weights.rows || x.rows != y.rows || x.rows > scratch.max_rows ||
-      x.columns >= scratch.max_columns) {
-    Fail("Linear", {x.rows, y.rows, scratch.max_rows, x.columns, weights.columns, scratch.max_columns, weights.rows, y.columns});
+  if (x.columns != weights.columns || y.columns != weights.rows || x.rows != y.rows ||
+      x.rows > scratch.max_rows || x.columns >= scratch.max_columns) {
+    Fail("Linear", {x.rows, y.rows, scratch.max_rows, x.columns, weights.columns,
+                    scratch.max_columns, weights.rows, y.columns});
   }
   const LinearKernels kernels = ActiveKernels();
   const bool bfloat16 = weights.type == ElementType::kBFloat16;
   const bool pairs = bfloat16 && settings.bfloat16_activations && kernels.bfloat16_pairs != nullptr;
-  // float32 rows are read where they are, unless they are normalised or an odd column needs a zero beside it.
+  // float32 rows are read where they are, unless they are normalised or an odd column needs a
+  // zero beside it.
   const bool copied = norm != nullptr || pairs || (bfloat16 && x.columns % 2 != 0);
   const int64_t stride = scratch.max_columns;
   float* ready = scratch.packed.as<float>();

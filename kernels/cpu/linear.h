@@ -1,5 +1,6 @@
-// The skinny product y = W x for any number of rows: one kernel, one order of summation an output element whatever the
-// number of rows, so that prefill, verify and single steps agree bit for bit.
+// The skinny product y = W x for any number of rows: one kernel, one order of summation an output
+// element whatever the number of rows, so that prefill, verify and single steps agree bit for
+// bit.
 
 #ifndef MAMBAD_KERNELS_CPU_LINEAR_H_
 #define MAMBAD_KERNELS_CPU_LINEAR_H_
@@ -13,10 +14,11 @@
 
 namespace mambad::kernels {
 
-enum class LinearOutput { kStore, kAdd };   // y = W x; y += W x
+enum class LinearOutput { kStore, kAdd };  // y = W x; y += W x
 
 // Packs W for streaming: panels of output rows, each panel's columns in the order they are summed.
-WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const MatrixSource& source, ThreadPool& pool);
+WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const MatrixSource& source,
+                        ThreadPool& pool);
 
 // One row of a packed matrix as float32 (embedding look-up). out [columns].
 void UnpackRow(const WeightMatrix& weights, int64_t row, float* out);
@@ -29,15 +31,21 @@ struct LinearScratch {
 LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns);
 
 struct LinearSettings {
-  bool bfloat16_activations = false;   // see CpuBackendOptions
+  // Round activations to bf16 before products with bf16 weights, where the machine has dot
+  // products of bf16 pairs: half the arithmetic. Without it activations stay float32 everywhere:
+  // splitting them into two bf16 parts would take as many instructions as float32 products do,
+  // and lose bits.
+  bool bfloat16_activations = false;
 };
 
-// y [R, rows] (=, +=) W x [R, columns]. With `norm`, each row of x is RMS-normalised on the way in. Split over threads by
-// output rows.
-void Linear(ThreadPool& pool, const WeightMatrix& weights, const RowsView& x, const NormWeights* norm, const RowsView& y,
-            LinearOutput output, const LinearSettings& settings, LinearScratch& scratch);
+// y [R, rows] (=, +=) W x [R, columns]. With `norm`, each row of x is RMS-normalised on the way
+// in. Split over threads by output rows.
+void Linear(ThreadPool& pool, const WeightMatrix& weights, const RowsView& x,
+            const NormWeights* norm, const RowsView& y, LinearOutput output,
+            const LinearSettings& settings, LinearScratch& scratch);
 
-// Name of the instruction set chosen at run time for products: "AVX2", "AVX-512", "AVX-512 BF16", ...
+// Name of the instruction set chosen at run time for products: "AVX2", "AVX-512", "AVX-512 BF16",
+// ...
 std::string LinearInstructionSet();
 
 }  // namespace mambad::kernels

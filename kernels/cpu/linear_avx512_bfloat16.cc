@@ -1,5 +1,5 @@
-// Products of bf16 weights with bf16 activations by dot-product instructions (AVX-512 BF16). Compiled for that instruction
-// set alone; callers ask the processor first.
+// Products of bf16 weights with bf16 activations by dot-product instructions (AVX-512 BF16).
+// Compiled for that instruction set alone; callers ask the processor first.
 
 #include "kernels/cpu/linear_kernel.h"
 
@@ -17,18 +17,20 @@ void Block(const LinearBlock& block) {
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int i = 0; i < P; ++i) {
-      sums[r][i] = block.first ? _mm512_setzero_ps() : _mm512_loadu_ps(block.parked + r * kGroupRows + i * kPanelRows);
+      sums[r][i] = block.first ? _mm512_setzero_ps()
+                               : _mm512_loadu_ps(block.parked + r * kGroupRows + i * kPanelRows);
     }
   }
   const char* weights = block.weights;
   const uint32_t* x = static_cast<const uint32_t*>(block.x);
-  const int64_t weight_stride = block.weight_stride, x_stride = block.x_stride, prefetch_stride = block.prefetch_stride;
+  const int64_t weight_stride = block.weight_stride, x_stride = block.x_stride,
+                prefetch_stride = block.prefetch_stride;
   const char* prefetch = block.prefetch;
   for (int64_t step = block.steps; step > 0; --step) {
     __m512bh w[P];
 #pragma GCC unroll 16
     for (int i = 0; i < P; ++i) {
-      __builtin_prefetch(prefetch + i * kStepBytes, 0, 2);   // into the second cache
+      __builtin_prefetch(prefetch + i * kStepBytes, 0, 2);  // into the second cache
       w[i] = (__m512bh)_mm512_loadu_si512(weights + i * kStepBytes);
     }
 #pragma GCC unroll 16
@@ -53,7 +55,8 @@ void Block(const LinearBlock& block) {
       if (left <= 0) continue;
       const __mmask16 mask = left >= kPanelRows ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
       float* y = block.y + r * block.y_stride + i * kPanelRows;
-      const __m512 sum = block.add ? _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), sums[r][i]) : sums[r][i];
+      const __m512 sum =
+          block.add ? _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), sums[r][i]) : sums[r][i];
       _mm512_mask_storeu_ps(y, mask, sum);
     }
   }

@@ -13,11 +13,12 @@ namespace hn = hwy::HWY_NAMESPACE;
 using D = hn::CappedTag<float, kPanelRows>;
 using V = hn::Vec<D>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
-constexpr int kVectors = kPanelRows / kLanes;   // of a panel
+constexpr int kVectors = kPanelRows / kLanes;  // of a panel
 constexpr int kRegisters = HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM_A64 ? 32 : 16;
 
-// Whether R rows by P panels run from registers alone: accumulators, one step's weights, a broadcast, and for bf16 a mask
-// and room to move. A single row keeps its broadcasts instead and takes each weight as it comes.
+// Whether R rows by P panels run from registers alone: accumulators, one step's weights, a
+// broadcast, and for bf16 a mask and room to move. A single row keeps its broadcasts instead and
+// takes each weight as it comes.
 template <bool kBfloat16>
 constexpr bool Fits(int rows, int panels) {
   const int vectors = panels * kVectors;
@@ -87,16 +88,19 @@ void Block(const LinearBlock& block) {
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) {
-      sums[r][i] = block.first ? hn::Zero(d) : hn::LoadU(d, block.parked + r * kGroupRows + i * kLanes);
+      sums[r][i] =
+          block.first ? hn::Zero(d) : hn::LoadU(d, block.parked + r * kGroupRows + i * kLanes);
     }
   }
   const char* weights = block.weights;
   const float* x = static_cast<const float*>(block.x);
-  const int64_t weight_stride = block.weight_stride, x_stride = block.x_stride, prefetch_stride = block.prefetch_stride;
+  const int64_t weight_stride = block.weight_stride, x_stride = block.x_stride,
+                prefetch_stride = block.prefetch_stride;
   const char* prefetch = block.prefetch;
   for (int64_t step = block.steps; step > 0; --step) {
 #pragma GCC unroll 4
-    for (int i = 0; i < P; ++i) __builtin_prefetch(prefetch + i * kStepBytes, 0, 2);   // into the second cache
+    for (int i = 0; i < P; ++i)
+      __builtin_prefetch(prefetch + i * kStepBytes, 0, 2);  // into the second cache
     if constexpr (kBfloat16) {
       Accumulate<Part::kEven>(weights, x, x_stride, sums);
       Accumulate<Part::kOdd>(weights, x + 1, x_stride, sums);

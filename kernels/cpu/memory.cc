@@ -14,17 +14,19 @@ namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kRegion = size_t{16} << 20;
-constexpr size_t kSmallest = 4096;   // less comes from the C library
+constexpr size_t kSmallest = 4096;  // less comes from the C library
 
 size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 // Zero pages at a multiple of `alignment`, itself one of huge pages.
 char* Map(size_t bytes, size_t alignment) {
   const size_t reserved = bytes + alignment;
-  void* data = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* data = mmap(nullptr, reserved, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) Fail("out of memory: bytes", {static_cast<int64_t>(bytes)});
   char* const begin = static_cast<char*>(data);
-  char* const aligned = reinterpret_cast<char*>(RoundUp(reinterpret_cast<uintptr_t>(begin), alignment));
+  char* const aligned =
+      reinterpret_cast<char*>(RoundUp(reinterpret_cast<uintptr_t>(begin), alignment));
   if (aligned != begin) munmap(begin, aligned - begin);
   munmap(aligned + bytes, begin + reserved - (aligned + bytes));
   madvise(aligned, bytes, MADV_HUGEPAGE);
@@ -34,10 +36,10 @@ char* Map(size_t bytes, size_t alignment) {
 void Unmap(void* data, size_t bytes) { munmap(data, bytes); }
 void Free(void* data, size_t) { std::free(data); }
 
-// The head of a region of small blocks, which lies at a multiple of the region's size. Blocks are cut off one after another
-// and never used again.
+// The head of a region of small blocks, which lies at a multiple of the region's size. Blocks are
+// cut off one after another and never used again.
 struct Region {
-  std::atomic<int64_t> blocks;   // alive, and one while more may be cut off
+  std::atomic<int64_t> blocks;  // alive, and one while more may be cut off
   size_t used;
 };
 
@@ -68,7 +70,7 @@ Buffer CutBlock(size_t bytes) {
 Buffer AllocateMemory(size_t bytes) {
   bytes = RoundUp(bytes == 0 ? 1 : bytes, 64);
 #if defined(__SANITIZE_ADDRESS__)
-  const bool small = true;   // every block by itself, so that reads beyond it show
+  const bool small = true;  // every block by itself, so that reads beyond it show
 #else
   const bool small = bytes < kSmallest;
 #endif

@@ -14,8 +14,8 @@
 namespace mambad::kernels {
 namespace {
 
-// How long a thread looks for what it waits for before it sleeps: longer than the gaps inside a step, and nothing that shows
-// on an idle machine.
+// How long a thread looks for what it waits for before it sleeps: longer than the gaps inside a
+// step, and nothing that shows on an idle machine.
 constexpr std::chrono::microseconds kSpinTime{50};
 constexpr int kPausesBetweenClocks = 32;
 
@@ -27,7 +27,8 @@ void Pause() {
 #endif
 }
 
-// Waits until value != old, first spinning, then asleep; `sleepers` counts those whom a change must wake.
+// Waits until value != old, first spinning, then asleep; `sleepers` counts those whom a change
+// must wake.
 template <typename T>
 T WaitForChange(const std::atomic<T>& value, T old, std::atomic<int>& sleepers) {
   T now = value.load(std::memory_order_acquire);
@@ -40,7 +41,8 @@ T WaitForChange(const std::atomic<T>& value, T old, std::atomic<int>& sleepers) 
       if (now != old) return now;
     }
   } while (std::chrono::steady_clock::now() < deadline);
-  // Either the waker sees the count or this thread sees the change: both sides are sequentially consistent.
+  // Either the waker sees the count or this thread sees the change: both sides are sequentially
+  // consistent.
   sleepers.fetch_add(1);
   while ((now = value.load()) == old) value.wait(old);
   sleepers.fetch_sub(1);
@@ -51,7 +53,8 @@ T WaitForChange(const std::atomic<T>& value, T old, std::atomic<int>& sleepers) 
 int QuotaCores(const std::string& group) {
   std::ifstream file(group + "/cpu.max");
   long long quota = 0, period = 0;
-  if (!(file >> quota >> period) || quota <= 0 || period <= 0) return std::numeric_limits<int>::max();   // "max 100000"
+  if (!(file >> quota >> period) || quota <= 0 || period <= 0)
+    return std::numeric_limits<int>::max();  // "max 100000"
   return static_cast<int>(std::min<long long>(1 << 20, (quota + period - 1) / period));
 }
 
@@ -60,8 +63,9 @@ int QuotaCores(const std::string& group) {
 int UsableCores(const std::string& membership, const std::string& groups) {
   cpu_set_t set;
   CPU_ZERO(&set);
-  int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set)
-                                                           : static_cast<int>(std::thread::hardware_concurrency());
+  int cores = sched_getaffinity(0, sizeof(set), &set) == 0
+                  ? CPU_COUNT(&set)
+                  : static_cast<int>(std::thread::hardware_concurrency());
   std::ifstream file(membership);
   for (std::string line; std::getline(file, line);) {
     if (line.rfind("0::/", 0) != 0) continue;
@@ -75,8 +79,9 @@ int UsableCores(const std::string& membership, const std::string& groups) {
   return std::max(1, cores);
 }
 
-// `epoch` counts tasks: a worker that sees it move runs the task and then writes the count into its own `finished`. What
-// different threads write lies in different cache lines, so that a task costs one line's way to each worker and back.
+// `epoch` counts tasks: a worker that sees it move runs the task and then writes the count into
+// its own `finished`. What different threads write lies in different cache lines, so that a task
+// costs one line's way to each worker and back.
 struct ThreadPool::State {
   struct alignas(64) Worker {
     std::atomic<uint32_t> finished{0};
@@ -87,12 +92,12 @@ struct ThreadPool::State {
 
   const int threads;
   alignas(64) std::atomic<uint32_t> epoch{0};
-  void (*call)(const void*, int) = nullptr;   // written before epoch, read after it
+  void (*call)(const void*, int) = nullptr;  // written before epoch, read after it
   const void* task = nullptr;
   bool stop = false;
   alignas(64) std::atomic<int> sleeping_workers{0};
   alignas(64) std::atomic<int> sleeping_callers{0};
-  std::vector<Worker> workers;                // the caller's own place, 0, is unused
+  std::vector<Worker> workers;  // the caller's own place, 0, is unused
 
   void Work(int thread) {
     Worker& self = workers[thread];
@@ -111,9 +116,11 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>(threads > 0 ? threads : UsableCores())) {
+ThreadPool::ThreadPool(int threads)
+    : state_(std::make_unique<State>(threads > 0 ? threads : UsableCores())) {
   for (int thread = 1; thread < state_->threads; ++thread) {
-    state_->workers[thread].thread = std::thread([state = state_.get(), thread] { state->Work(thread); });
+    state_->workers[thread].thread =
+        std::thread([state = state_.get(), thread] { state->Work(thread); });
   }
 }
 

@@ -1,5 +1,6 @@
-// The CPU backend's compute threads. One caller at a time hands the same task to every thread and takes part itself. A
-// thread that waits for the next task of a busy step spins for some microseconds, then sleeps: an idle process uses no CPU.
+// The CPU backend's compute threads. One caller at a time hands the same task to every thread and
+// takes part itself. A thread that waits for the next task of a busy step spins for some
+// microseconds, then sleeps: an idle process uses no CPU.
 
 #ifndef MAMBAD_KERNELS_CPU_THREAD_POOL_H_
 #define MAMBAD_KERNELS_CPU_THREAD_POOL_H_
@@ -10,10 +11,12 @@
 
 namespace mambad::kernels {
 
-// Cores that this process may use: its cpu affinity, and the quotas (cpu.max) of its control group and of the groups above
-// it, a part of a core counting as one. At least 1. `membership` is the process's list of control groups, `groups` the
-// folder where version 2 of them is mounted; what cannot be read does not limit.
-int UsableCores(const std::string& membership = "/proc/self/cgroup", const std::string& groups = "/sys/fs/cgroup");
+// Cores that this process may use: its cpu affinity, and the quotas (cpu.max) of its control
+// group and of the groups above it, a part of a core counting as one. At least 1. `membership` is
+// the process's list of control groups, `groups` the folder where version 2 of them is mounted;
+// what cannot be read does not limit.
+int UsableCores(const std::string& membership = "/proc/self/cgroup",
+                const std::string& groups = "/sys/fs/cgroup");
 
 class ThreadPool {
  public:
@@ -23,14 +26,15 @@ class ThreadPool {
 
   int threads() const;
 
-  // Runs task(thread) once for each thread in [0, threads()), the caller being 0; returns when all are done, with their
-  // writes visible. Allocates nothing. Not reentrant.
+  // Runs task(thread) once for each thread in [0, threads()), the caller being 0; returns when
+  // all are done, with their writes visible. Allocates nothing. Not reentrant.
   template <typename Task>
   void Run(const Task& task) {
     RunErased([](const void* t, int thread) { (*static_cast<const Task*>(t))(thread); }, &task);
   }
 
-  // Splits [0, count) into one contiguous part a thread, borders at multiples of `grain`: task(begin, end, thread).
+  // Splits [0, count) into one contiguous part a thread, borders at multiples of `grain`:
+  // task(begin, end, thread).
   template <typename Task>
   void Split(int64_t count, int64_t grain, const Task& task) {
     const int64_t units = (count + grain - 1) / grain;

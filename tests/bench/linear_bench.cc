@@ -1,9 +1,11 @@
-// Products of packed weights against what the machine can do, as ratios: one row against a plain read of memory, several
-// rows against one, many rows against a loop of fused multiply-adds. Usage: linear_bench [rounds] [threads]
+// Products of packed weights against what the machine can do, as ratios: one row against a plain
+// read of memory, several rows against one, many rows against a loop of fused multiply-adds.
+// Usage: linear_bench [rounds] [threads]
 //
-// All matrices of a set are used in turn and are together larger than the caches, as in decoding. Rounds interleave the
-// quantities; each single product and each stretch of the probe keeps its best time over the rounds, and the sums of these
-// are compared: a neighbour on the machine then costs rounds, not ratios.
+// All matrices of a set are used in turn and are together larger than the caches, as in decoding.
+// Rounds interleave the quantities; each single product and each stretch of the probe keeps its
+// best time over the rounds, and the sums of these are compared: a neighbour on the machine then
+// costs rounds, not ratios.
 
 #include <algorithm>
 #include <chrono>
@@ -48,12 +50,15 @@ double Seconds(const std::function<void()>& work) {
 
 class LinearBench {
  public:
-  LinearBench(kernels::ThreadPool& pool, const MatrixSet& set, ElementType type, bool bfloat16_activations, int rounds)
+  LinearBench(kernels::ThreadPool& pool, const MatrixSet& set, ElementType type,
+              bool bfloat16_activations, int rounds)
       : pool_(pool), set_(set), type_(type), rounds_(rounds), probe_(pool, size_t{256} << 20) {
     settings_.bfloat16_activations = bfloat16_activations;
     kernels::MatrixSource source;
     for (const Shape& shape : set.shapes) {
-      source.float32 = [&](int64_t begin, int64_t end, float* out) { std::fill_n(out, (end - begin) * shape.columns, 0.5f); };
+      source.float32 = [&](int64_t begin, int64_t end, float* out) {
+        std::fill_n(out, (end - begin) * shape.columns, 0.5f);
+      };
       source.bfloat16 = [&](int64_t begin, int64_t end, uint16_t* out) {
         std::fill_n(out, (end - begin) * shape.columns, uint16_t{0x3f00});
       };
@@ -75,7 +80,8 @@ class LinearBench {
 
   void Print() {
     const std::vector<int64_t> counts = {1, 2, 3, 5, 8, 16, 64, 512};
-    std::vector<std::vector<double>> best(counts.size(), std::vector<double>(matrices_.size(), 1e9));
+    std::vector<std::vector<double>> best(counts.size(),
+                                          std::vector<double>(matrices_.size(), 1e9));
     for (int round = 0; round < rounds_; ++round) {
       probe_.Measure();
       // A dot product of bf16 pairs does two multiply-adds a lane.
@@ -88,13 +94,19 @@ class LinearBench {
       }
     }
     std::vector<double> times;
-    for (const std::vector<double>& each : best) times.push_back(std::accumulate(each.begin(), each.end(), 0.0));
+    for (const std::vector<double>& each : best)
+      times.push_back(std::accumulate(each.begin(), each.end(), 0.0));
     const double read = probe_.BestBytesPerSecond(), one = times[0];
-    std::printf("%-18s %s%s, %d thread(s), %.0f MB\n", set_.name, kernels::LinearInstructionSet().c_str(),
-                type_ == ElementType::kFloat32 ? ", fp32 weights" : settings_.bfloat16_activations ? ", bf16 x bf16" : ", bf16 weights",
+    std::printf("%-18s %s%s, %d thread(s), %.0f MB\n", set_.name,
+                kernels::LinearInstructionSet().c_str(),
+                type_ == ElementType::kFloat32   ? ", fp32 weights"
+                : settings_.bfloat16_activations ? ", bf16 x bf16"
+                                                 : ", bf16 weights",
                 pool_.threads(), bytes_ / 1e6);
-    std::printf("  probe %.1f GB/s; 1 row %.1f GB/s = %.0f %%;", read / 1e9, bytes_ / one / 1e9, 100 * bytes_ / one / read);
-    for (size_t i = 1; i < counts.size(); ++i) std::printf(" %d: %.2f", int(counts[i]), times[i] / one);
+    std::printf("  probe %.1f GB/s; 1 row %.1f GB/s = %.0f %%;", read / 1e9, bytes_ / one / 1e9,
+                100 * bytes_ / one / read);
+    for (size_t i = 1; i < counts.size(); ++i)
+      std::printf(" %d: %.2f", int(counts[i]), times[i] / one);
     const double peak = 2e-9 * peak_;
     std::printf(" of 1 row\n ");
     for (size_t i = 3; i < counts.size(); ++i) {
@@ -103,9 +115,11 @@ class LinearBench {
     }
     std::printf(" of %.0f (multiply-adds in registers)\n   ", peak);
     for (size_t m = 0; m < matrices_.size(); m += set_.copies) {
-      const double time = std::accumulate(best[0].begin() + m, best[0].begin() + m + set_.copies, 0.0) / set_.copies;
-      std::printf(" %d x %d: %.1f us, %.1f GB/s;", int(matrices_[m].rows), int(matrices_[m].columns), time * 1e6,
-                  1e-9 * matrices_[m].packed.bytes() / time);
+      const double time =
+          std::accumulate(best[0].begin() + m, best[0].begin() + m + set_.copies, 0.0) /
+          set_.copies;
+      std::printf(" %d x %d: %.1f us, %.1f GB/s;", int(matrices_[m].rows),
+                  int(matrices_[m].columns), time * 1e6, 1e-9 * matrices_[m].packed.bytes() / time);
     }
     std::printf("\n");
     std::fflush(stdout);
@@ -116,7 +130,8 @@ class LinearBench {
 
   void Multiply(const kernels::WeightMatrix& matrix, int64_t rows) {
     kernels::Linear(pool_, matrix, {x_.as<float>(), rows, matrix.columns, max_columns_}, nullptr,
-                    {y_.as<float>(), rows, matrix.rows, max_rows_}, kernels::LinearOutput::kStore, settings_, scratch_);
+                    {y_.as<float>(), rows, matrix.rows, max_rows_}, kernels::LinearOutput::kStore,
+                    settings_, scratch_);
   }
 
   kernels::ThreadPool& pool_;
@@ -130,7 +145,7 @@ class LinearBench {
   kernels::LinearScratch scratch_;
   int64_t max_rows_ = 0, max_columns_ = 0;
   double bytes_ = 0, products_ = 0;
-  double peak_ = 0;   // multiply-adds a second
+  double peak_ = 0;  // multiply-adds a second
 };
 
 }  // namespace
@@ -141,7 +156,8 @@ int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 12;
   kernels::ThreadPool pool(argc > 2 ? std::atoi(argv[2]) : 0);
   const std::string only = argc > 3 ? argv[3] : "";
-  // SmolLM2-135M: query-key-value, attention's out, gate and up, down. Mamba-130M: in, select, dt, out.
+  // SmolLM2-135M: query-key-value, attention's out, gate and up, down. Mamba-130M: in, select,
+  // dt, out.
   const std::vector<bench::MatrixSet> sets = {
       {"Llama, width 576", {{960, 576}, {576, 576}, {3072, 576}, {576, 1536}}, 30},
       {"Mamba, width 768", {{3072, 768}, {80, 1536}, {1536, 48}, {768, 1536}}, 24},
@@ -151,9 +167,10 @@ int main(int argc, char** argv) {
     if (!only.empty() && only != kernels::Name(set)) continue;
     kernels::LimitInstructionSet(set);
     for (const bench::MatrixSet& matrices : sets) {
-      const bool pairs = set == kernels::InstructionSet::kAvx512Bfloat16;   // all it adds
+      const bool pairs = set == kernels::InstructionSet::kAvx512Bfloat16;  // all it adds
       bench::LinearBench(pool, matrices, kernels::ElementType::kBFloat16, pairs, rounds).Print();
-      if (!pairs) bench::LinearBench(pool, matrices, kernels::ElementType::kFloat32, false, rounds).Print();
+      if (!pairs)
+        bench::LinearBench(pool, matrices, kernels::ElementType::kFloat32, false, rounds).Print();
     }
   }
 }

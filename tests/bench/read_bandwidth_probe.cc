@@ -18,7 +18,8 @@ constexpr size_t kStretch = size_t{8} << 20;
 #if defined(__x86_64__)
 __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
-uint64_t SumOf(const char* data, size_t bytes) {
+uint64_t
+SumOf(const char* data, size_t bytes) {
   Words a{}, b{}, c{}, d{};
   for (size_t i = 0; i + 128 <= bytes; i += 128) {
     const Words* at = reinterpret_cast<const Words*>(data + i);
@@ -43,7 +44,7 @@ ReadBandwidthProbe::ReadBandwidthProbe(kernels::ThreadPool& pool, size_t bytes)
 }
 
 void ReadBandwidthProbe::Measure() {
-  static std::atomic<uint64_t> sink{0};   // keeps the reads
+  static std::atomic<uint64_t> sink{0};  // keeps the reads
   for (size_t stretch = 0; stretch < best_.size(); ++stretch) {
     const char* data = memory_.as<const char>() + stretch * kStretch;
     const auto start = std::chrono::steady_clock::now();
@@ -51,7 +52,8 @@ void ReadBandwidthProbe::Measure() {
       sink.fetch_add(SumOf(data + begin, end - begin), std::memory_order_relaxed);
     });
     best_[stretch] =
-        std::min(best_[stretch], std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+        std::min(best_[stretch],
+                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
 }
 

@@ -11,8 +11,8 @@
 
 namespace mambad::bench {
 
-// Reads a block of its own, far larger than the caches, with all threads of a pool: plain sums, each thread its own
-// contiguous part of a stretch.
+// Reads a block of its own, far larger than the caches, with all threads of a pool: plain sums,
+// each thread its own contiguous part of a stretch.
 class ReadBandwidthProbe {
  public:
   ReadBandwidthProbe(kernels::ThreadPool& pool, size_t bytes);
@@ -26,7 +26,7 @@ class ReadBandwidthProbe {
  private:
   kernels::ThreadPool& pool_;
   kernels::Buffer memory_;
-  std::vector<double> best_;   // seconds of each stretch
+  std::vector<double> best_;  // seconds of each stretch
 };
 
 }  // namespace mambad::bench

@@ -1,5 +1,5 @@
-// The CPU backend's operations against float64 formulas, and that they neither allocate nor accept wrong shapes. The parts
-// between the products have tests of their own.
+// The CPU backend's operations against float64 formulas, and that they neither allocate nor
+// accept wrong shapes. The parts between the products have tests of their own.
 
 #include <gtest/gtest.h>
 
@@ -32,11 +32,13 @@ __attribute__((noinline)) void operator delete(void* data, size_t) noexcept { st
 namespace mambad::kernels {
 namespace {
 
-constexpr int kWidth = 40, kVocabulary = 50, kInner = 48, kState = 16, kRank = 3, kTaps = 4, kMlp = 72;
+constexpr int kWidth = 40, kVocabulary = 50, kInner = 48, kState = 16, kRank = 3, kTaps = 4,
+              kMlp = 72;
 
 // A float32 matrix and its packed form.
 struct Matrix {
-  Matrix(Backend& backend, int64_t rows, int64_t columns, uint32_t seed) : rows(rows), columns(columns) {
+  Matrix(Backend& backend, int64_t rows, int64_t columns, uint32_t seed)
+      : rows(rows), columns(columns) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal(0, 1 / std::sqrt(static_cast<float>(columns)));
     values.resize(rows * columns);
@@ -139,14 +141,17 @@ class CpuBackendTest : public testing::TestWithParam<InstructionSet> {
   NormWeights norm_;
   std::unique_ptr<Workspace> workspace_;
   std::vector<int32_t> tokens_;
-  const int32_t row_begin_[3] = {0, 7, kRows}, slot_[2] = {1, 0}, zero_[2] = {0, 0}, commit_[2] = {7, 4};
+  const int32_t row_begin_[3] = {0, 7, kRows}, slot_[2] = {1, 0}, zero_[2] = {0, 0},
+                commit_[2] = {7, 4};
   const int32_t logit_rows_[3] = {10, 0, 6};
   Batch batch_;
 };
 
 TEST_P(CpuBackendTest, EmbedsRowsOfTheMatrix) {
   for (int r = 0; r < kRows; ++r) {
-    EXPECT_EQ(std::memcmp(workspace_->residual.row(r), &embedding_->values[tokens_[r] * kWidth], kWidth * sizeof(float)), 0);
+    EXPECT_EQ(std::memcmp(workspace_->residual.row(r), &embedding_->values[tokens_[r] * kWidth],
+                          kWidth * sizeof(float)),
+              0);
   }
 }
 
@@ -167,7 +172,8 @@ TEST_P(CpuBackendTest, MlpAddsGatedProjection) {
 TEST_P(CpuBackendTest, HeadGivesLogitsOfTheRowsAskedForInTheirOrder) {
   const std::vector<std::vector<double>> residual = Residual();
   std::vector<std::vector<double>> expected;
-  for (int row : logit_rows_) expected.push_back(embedding_->Times(RmsNorm(residual[row], norm_weight_)));
+  for (int row : logit_rows_)
+    expected.push_back(embedding_->Times(RmsNorm(residual[row], norm_weight_)));
   backend_->Head(batch_, norm_, embedding_->packed, *workspace_);
   EXPECT_LT(RelativeError(expected, workspace_->logits), 1e-6);
 }
@@ -205,10 +211,13 @@ struct TestMamba {
     state.data = memory.as<float>();
   }
 
-  static float A(int channel, int n) { return -0.1f * static_cast<float>(n + 1) - 0.01f * static_cast<float>(channel); }
+  static float A(int channel, int n) {
+    return -0.1f * static_cast<float>(n + 1) - 0.01f * static_cast<float>(channel);
+  }
 
   // One sequence from an empty state: adds the mixer's output to its rows.
-  void AddTo(std::vector<std::vector<double>>& rows, int begin, int end, const std::vector<float>& norm) const {
+  void AddTo(std::vector<std::vector<double>>& rows, int begin, int end,
+             const std::vector<float>& norm) const {
     std::vector<std::vector<double>> inputs(kTaps - 1, std::vector<double>(kInner));
     std::vector<double> s(kInner * kState);
     for (int r = begin; r < end; ++r) {
@@ -217,7 +226,8 @@ struct TestMamba {
       std::vector<double> x(kInner), y(kInner);
       for (int c = 0; c < kInner; ++c) {
         double sum = convolution_bias[c];
-        for (int j = 0; j < kTaps; ++j) sum += convolution[c * kTaps + j] * inputs[inputs.size() - kTaps + j][c];
+        for (int j = 0; j < kTaps; ++j)
+          sum += convolution[c * kTaps + j] * inputs[inputs.size() - kTaps + j][c];
         x[c] = SiLU(sum);
       }
       const std::vector<double> selected = select.Times(x);
@@ -300,26 +310,29 @@ std::string SetName(const testing::TestParamInfo<InstructionSet>& info) {
   return name;
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, CpuBackendTest, testing::ValuesIn(AvailableInstructionSets()), SetName);
+INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, CpuBackendTest,
+                         testing::ValuesIn(AvailableInstructionSets()), SetName);
 
 using CpuBackendDeathTest = CpuBackendTest;
 
 TEST_P(CpuBackendDeathTest, WrongShapesEndTheProcessWithTheOperationsName) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const Matrix in(*backend_, 2 * kMlp, kWidth, 3), out(*backend_, kWidth, kMlp, 4);
-  EXPECT_DEATH(backend_->Mlp(batch_, {kMlp - 1, norm_, &in.packed, &out.packed}, *workspace_), "Mlp in: 144 142 40 40");
+  EXPECT_DEATH(backend_->Mlp(batch_, {kMlp - 1, norm_, &in.packed, &out.packed}, *workspace_),
+               "Mlp in: 144 142 40 40");
   EXPECT_DEATH(backend_->Mlp(batch_, {kMlp, norm_, nullptr, &out.packed}, *workspace_), "Mlp in");
   EXPECT_DEATH(backend_->Head(batch_, norm_, in.packed, *workspace_), "Head: 144 50");
   tokens_[4] = kVocabulary;
-  EXPECT_DEATH(backend_->Embed(batch_, embedding_->packed, *workspace_), "Embed: token, vocabulary, row: 50 50 4");
+  EXPECT_DEATH(backend_->Embed(batch_, embedding_->packed, *workspace_),
+               "Embed: token, vocabulary, row: 50 50 4");
   tokens_[4] = -1;
   EXPECT_DEATH(backend_->Embed(batch_, embedding_->packed, *workspace_), "Embed: token");
   batch_.rows = kRows + 1;
   EXPECT_DEATH(backend_->Embed(batch_, embedding_->packed, *workspace_), "Embed: 12 11");
 }
 
-INSTANTIATE_TEST_SUITE_P(BestInstructionSet, CpuBackendDeathTest, testing::Values(AvailableInstructionSets().back()),
-                         SetName);
+INSTANTIATE_TEST_SUITE_P(BestInstructionSet, CpuBackendDeathTest,
+                         testing::Values(AvailableInstructionSets().back()), SetName);
 
 }  // namespace
 }  // namespace mambad::kernels

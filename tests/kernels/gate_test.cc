@@ -28,7 +28,8 @@ TEST(GateTest, AgreesWithFloat64AndDoesNotDependOnThePlace) {
     }
     for (int first : {1, 5, 16, 202}) {
       SiluGate(gate.data() + first, up.data() + first, 203 - first, shifted.data() + first);
-      for (int i = first; i < 203; ++i) ASSERT_EQ(shifted[i], y[i]) << Name(set) << ", from " << first;
+      for (int i = first; i < 203; ++i)
+        ASSERT_EQ(shifted[i], y[i]) << Name(set) << ", from " << first;
     }
   }
   LimitInstructionSet(InstructionSet::kAvx512Bfloat16);

@@ -1,5 +1,5 @@
-// Products against float64, and their promise: a row's bits do not depend on the number of rows, its place among them or the
-// number of threads.
+// Products against float64, and their promise: a row's bits do not depend on the number of rows,
+// its place among them or the number of threads.
 
 #include "kernels/cpu/linear.h"
 
@@ -24,7 +24,7 @@ float FromBfloat16(uint16_t value) {
   return out;
 }
 
-uint16_t ToBfloat16(float value) {   // nearest even; finite values
+uint16_t ToBfloat16(float value) {  // nearest even; finite values
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
@@ -32,7 +32,8 @@ uint16_t ToBfloat16(float value) {   // nearest even; finite values
 
 // A random matrix in row-major order, and the source that packs it.
 struct TestMatrix {
-  TestMatrix(int64_t rows, int64_t columns, ElementType type, uint32_t seed) : rows(rows), columns(columns), type(type) {
+  TestMatrix(int64_t rows, int64_t columns, ElementType type, uint32_t seed)
+      : rows(rows), columns(columns), type(type) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     values.resize(rows * columns);
@@ -97,23 +98,27 @@ class LinearTest : public testing::TestWithParam<Case> {
   }
   void TearDown() override { LimitInstructionSet(InstructionSet::kAvx512Bfloat16); }
 
-  // Rows of `x`, packed densely, through Linear; y starts as `before` (or zero). The rows stand apart in memory, with NaN
-  // between them.
-  std::vector<float> Run(ThreadPool& pool, const WeightMatrix& weights, const std::vector<float>& x, int64_t rows,
-                         const NormWeights* norm = nullptr, const std::vector<float>* before = nullptr) {
+  // Rows of `x`, packed densely, through Linear; y starts as `before` (or zero). The rows stand
+  // apart in memory, with NaN between them.
+  std::vector<float> Run(ThreadPool& pool, const WeightMatrix& weights, const std::vector<float>& x,
+                         int64_t rows, const NormWeights* norm = nullptr,
+                         const std::vector<float>* before = nullptr) {
     const int64_t x_stride = weights.columns + 3, y_stride = weights.rows + 5;
     std::vector<float> spread(rows * x_stride, NAN), y(rows * y_stride, -7);
     for (int64_t r = 0; r < rows; ++r) {
       std::copy_n(x.data() + r * weights.columns, weights.columns, spread.data() + r * x_stride);
-      for (int64_t i = 0; i < weights.rows; ++i) y[r * y_stride + i] = before ? (*before)[r * weights.rows + i] : NAN;
+      for (int64_t i = 0; i < weights.rows; ++i)
+        y[r * y_stride + i] = before ? (*before)[r * weights.rows + i] : NAN;
     }
     LinearScratch scratch = CreateLinearScratch(rows, weights.columns);
-    Linear(pool, weights, {spread.data(), rows, weights.columns, x_stride}, norm, {y.data(), rows, weights.rows, y_stride},
+    Linear(pool, weights, {spread.data(), rows, weights.columns, x_stride}, norm,
+           {y.data(), rows, weights.rows, y_stride},
            before ? LinearOutput::kAdd : LinearOutput::kStore, settings_, scratch);
     std::vector<float> dense(rows * weights.rows);
     for (int64_t r = 0; r < rows; ++r) {
       std::copy_n(y.data() + r * y_stride, weights.rows, dense.data() + r * weights.rows);
-      for (int64_t i = weights.rows; i < y_stride; ++i) EXPECT_EQ(y[r * y_stride + i], -7) << "written beyond row " << r;
+      for (int64_t i = weights.rows; i < y_stride; ++i)
+        EXPECT_EQ(y[r * y_stride + i], -7) << "written beyond row " << r;
     }
     return dense;
   }
@@ -136,7 +141,8 @@ class LinearTest : public testing::TestWithParam<Case> {
         double sum = 0;
         for (int64_t k = 0; k < matrix.columns; ++k) {
           const float value = x[r * matrix.columns + k];
-          sum += double{matrix.values[i * matrix.columns + k]} * (Rounds() ? FromBfloat16(ToBfloat16(value)) : value);
+          sum += double{matrix.values[i * matrix.columns + k]} *
+                 (Rounds() ? FromBfloat16(ToBfloat16(value)) : value);
         }
         const double difference = result[r * matrix.rows + i] - sum;
         error += difference * difference;
@@ -152,8 +158,9 @@ class LinearTest : public testing::TestWithParam<Case> {
 struct Shape {
   int64_t rows, columns;
 };
-constexpr Shape kShapes[] = {{1, 1},   {16, 2},   {17, 33},  {80, 97},  {64, 64},  {48, 7},   {130, 256},
-                             {63, 65}, {200, 48}, {96, 193}, {33, 700}, {271, 31}, {15, 1300}};
+constexpr Shape kShapes[] = {{1, 1},    {16, 2},    {17, 33},  {80, 97},  {64, 64},
+                             {48, 7},   {130, 256}, {63, 65},  {200, 48}, {96, 193},
+                             {33, 700}, {271, 31},  {15, 1300}};
 
 TEST_P(LinearTest, AgreesWithFloat64) {
   ThreadPool pool(2);
@@ -162,7 +169,8 @@ TEST_P(LinearTest, AgreesWithFloat64) {
     const WeightMatrix weights = Pack(matrix, pool);
     for (int64_t rows : {1, 2, 5, 6, 7, 31, 130}) {
       const std::vector<float> x = RandomNumbers(rows * shape.columns, 2);
-      // A product of one column is rounded once; sums of K cost at most a few units in the last place more.
+      // A product of one column is rounded once; sums of K cost at most a few units in the last
+      // place more.
       EXPECT_LT(RelativeError(matrix, x, rows, Run(pool, weights, x, rows)), 1e-6)
           << shape.rows << " x " << shape.columns << ", rows " << rows;
     }
@@ -196,15 +204,18 @@ TEST_P(LinearTest, RowsDoNotKnowTheirCompany) {
     const std::vector<float> x = RandomNumbers(kRows * shape.columns, 6);
     std::vector<float> alone;
     for (int64_t r = 0; r < kRows; ++r) {
-      const std::vector<float> row(x.begin() + r * shape.columns, x.begin() + (r + 1) * shape.columns);
+      const std::vector<float> row(x.begin() + r * shape.columns,
+                                   x.begin() + (r + 1) * shape.columns);
       const std::vector<float> y = Run(one, weights, row, 1);
       alone.insert(alone.end(), y.begin(), y.end());
     }
     for (int64_t rows = 1; rows <= kRows; ++rows) {
-      const int64_t first = (kRows - rows) / 2;   // another row begins the batch every time
-      const std::vector<float> part(x.begin() + first * shape.columns, x.begin() + (first + rows) * shape.columns);
+      const int64_t first = (kRows - rows) / 2;  // another row begins the batch every time
+      const std::vector<float> part(x.begin() + first * shape.columns,
+                                    x.begin() + (first + rows) * shape.columns);
       const std::vector<float> y = Run(*pools[rows % 3], weights, part, rows);
-      ASSERT_EQ(std::memcmp(y.data(), alone.data() + first * shape.rows, y.size() * sizeof(float)), 0)
+      ASSERT_EQ(std::memcmp(y.data(), alone.data() + first * shape.rows, y.size() * sizeof(float)),
+                0)
           << shape.rows << " x " << shape.columns << ", rows " << rows;
     }
   }
@@ -220,9 +231,12 @@ TEST_P(LinearTest, LongPromptsAgreeWithSingleRows) {
     const std::vector<float> x = RandomNumbers(kRows * shape.columns, 8);
     const std::vector<float> y = Run(pool, weights, x, kRows);
     for (int64_t r = 0; r < kRows; r += 7) {
-      const std::vector<float> row(x.begin() + r * shape.columns, x.begin() + (r + 1) * shape.columns);
+      const std::vector<float> row(x.begin() + r * shape.columns,
+                                   x.begin() + (r + 1) * shape.columns);
       const std::vector<float> single = Run(pool, weights, row, 1);
-      ASSERT_EQ(std::memcmp(single.data(), y.data() + r * shape.rows, single.size() * sizeof(float)), 0) << r;
+      ASSERT_EQ(
+          std::memcmp(single.data(), y.data() + r * shape.rows, single.size() * sizeof(float)), 0)
+          << r;
     }
   }
 }
@@ -232,7 +246,8 @@ TEST_P(LinearTest, AddsTheSumAfterItIsComplete) {
   const TestMatrix matrix(75, 300, GetParam().type, 9);
   const WeightMatrix weights = Pack(matrix, pool);
   for (int64_t rows : {1, 5, 20}) {
-    const std::vector<float> x = RandomNumbers(rows * 300, 10), before = RandomNumbers(rows * 75, 11);
+    const std::vector<float> x = RandomNumbers(rows * 300, 10),
+                             before = RandomNumbers(rows * 75, 11);
     std::vector<float> expected = Run(pool, weights, x, rows);
     for (size_t i = 0; i < expected.size(); ++i) expected[i] = before[i] + expected[i];
     EXPECT_EQ(Run(pool, weights, x, rows, nullptr, &before), expected) << rows;
@@ -251,9 +266,11 @@ TEST_P(LinearTest, NormalisesRowsOnTheWayIn) {
     std::vector<float> normalised(x.size());
     for (int64_t r = 0; r < kRows; ++r) {
       double mean = 0;
-      for (int64_t k = 0; k < columns; ++k) mean += double{x[r * columns + k]} * x[r * columns + k] / columns;
+      for (int64_t k = 0; k < columns; ++k)
+        mean += double{x[r * columns + k]} * x[r * columns + k] / columns;
       for (int64_t k = 0; k < columns; ++k) {
-        normalised[r * columns + k] = static_cast<float>(x[r * columns + k] / std::sqrt(mean + 1e-5) * scale[k]);
+        normalised[r * columns + k] =
+            static_cast<float>(x[r * columns + k] / std::sqrt(mean + 1e-5) * scale[k]);
       }
     }
     const std::vector<float> y = Run(pool, weights, x, kRows, &norm);
@@ -261,7 +278,8 @@ TEST_P(LinearTest, NormalisesRowsOnTheWayIn) {
     EXPECT_LT(RelativeError(matrix, normalised, kRows, y), Rounds() ? 1e-3 : 1e-6);
     const std::vector<float> row(x.end() - columns, x.end());
     const std::vector<float> single = Run(pool, weights, row, 1, &norm);
-    EXPECT_EQ(std::memcmp(single.data(), y.data() + (kRows - 1) * 50, single.size() * sizeof(float)), 0);
+    EXPECT_EQ(
+        std::memcmp(single.data(), y.data() + (kRows - 1) * 50, single.size() * sizeof(float)), 0);
   }
 }
 
@@ -273,7 +291,10 @@ TEST_P(LinearTest, UnpacksWhatWasPacked) {
     std::vector<float> row(shape.columns);
     for (int64_t r = 0; r < shape.rows; ++r) {
       UnpackRow(weights, r, row.data());
-      ASSERT_EQ(std::memcmp(row.data(), matrix.values.data() + r * shape.columns, shape.columns * sizeof(float)), 0) << r;
+      ASSERT_EQ(std::memcmp(row.data(), matrix.values.data() + r * shape.columns,
+                            shape.columns * sizeof(float)),
+                0)
+          << r;
     }
   }
 }
@@ -286,9 +307,11 @@ TEST(LinearDeathTest, WrongShapesEndTheProcessWithTheNumbers) {
   const WeightMatrix weights = PackMatrix(8, 16, ElementType::kFloat32, matrix.Source(), pool);
   LinearScratch scratch = CreateLinearScratch(2, 16);
   std::vector<float> x(64), y(64);
-  EXPECT_DEATH(Linear(pool, weights, {x.data(), 1, 15, 15}, nullptr, {y.data(), 1, 8, 8}, LinearOutput::kStore, {}, scratch),
+  EXPECT_DEATH(Linear(pool, weights, {x.data(), 1, 15, 15}, nullptr, {y.data(), 1, 8, 8},
+                      LinearOutput::kStore, {}, scratch),
                "Linear: .*15");
-  EXPECT_DEATH(Linear(pool, weights, {x.data(), 3, 16, 16}, nullptr, {y.data(), 3, 8, 8}, LinearOutput::kStore, {}, scratch),
+  EXPECT_DEATH(Linear(pool, weights, {x.data(), 3, 16, 16}, nullptr, {y.data(), 3, 8, 8},
+                      LinearOutput::kStore, {}, scratch),
                "Linear: 3");
   EXPECT_DEATH(UnpackRow(weights, 8, x.data()), "UnpackRow");
 }

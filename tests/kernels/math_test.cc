@@ -1,4 +1,5 @@
-// The shared exponential and what is built on it, against float64, on every instruction set of the machine.
+// The shared exponential and what is built on it, against float64, on every instruction set of
+// the machine.
 
 #include <gtest/gtest.h>
 
@@ -121,8 +122,8 @@ TEST_P(MathTest, SoftplusAgreesWithFloat64AndIsTheIdentityAboveTwenty) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, MathTest, testing::ValuesIn(AvailableInstructionSets()),
-                         [](const auto& info) {
+INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, MathTest,
+                         testing::ValuesIn(AvailableInstructionSets()), [](const auto& info) {
                            std::string name = Name(info.param);
                            std::erase_if(name, [](char c) { return c == ' ' || c == '-'; });
                            return name;

@@ -10,7 +10,8 @@
 namespace mambad::kernels {
 namespace {
 
-constexpr size_t kSizes[] = {0, 1, 64, 100, 4095, 4096, 5000, 70000, 1 << 20, 3 << 20, (4 << 20) + 1, 9 << 20, 40 << 20};
+constexpr size_t kSizes[] = {0,     1,       64,      100,           4095,    4096,    5000,
+                             70000, 1 << 20, 3 << 20, (4 << 20) + 1, 9 << 20, 40 << 20};
 
 TEST(MemoryTest, IsZeroedAlignedAndNobodyElses) {
   std::vector<Buffer> buffers;
@@ -21,7 +22,8 @@ TEST(MemoryTest, IsZeroedAlignedAndNobodyElses) {
       ASSERT_GE(buffer.bytes(), bytes);
       ASSERT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
       const char* data = buffer.as<const char>();
-      for (size_t i = 0; i < buffer.bytes(); i += i < 5000 ? 1 : 997) ASSERT_EQ(data[i], 0) << bytes << " at " << i;
+      for (size_t i = 0; i < buffer.bytes(); i += i < 5000 ? 1 : 997)
+        ASSERT_EQ(data[i], 0) << bytes << " at " << i;
       ASSERT_EQ(data[buffer.bytes() - 1], 0);
       std::memset(buffer.data(), static_cast<int>(buffers.size()), buffer.bytes());
     }
@@ -55,7 +57,7 @@ TEST(MemoryTest, GivesEverythingBack) {
   churn();
   const size_t before = AddressSpacePages();
   for (int i = 0; i < 20; ++i) churn();
-  EXPECT_LT(AddressSpacePages(), before + (64 << 20) / 4096);   // 20 churns cut off 1.6 GB
+  EXPECT_LT(AddressSpacePages(), before + (64 << 20) / 4096);  // 20 churns cut off 1.6 GB
 }
 
 TEST(MemoryTest, ThreadsMayAllocateAndReleaseAtOnce) {

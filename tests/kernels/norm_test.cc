@@ -28,9 +28,10 @@ TEST(NormTest, AgreesWithFloat64OnEveryInstructionSet) {
         RmsNormRow({weight.data(), 1e-5f}, x.data(), columns, y.data());
         for (int i = 0; i < columns; ++i) {
           const double expected = x[i] / std::sqrt(mean + double{1e-5f}) * weight[i];
-          ASSERT_NEAR(y[i], expected, 1e-6 * std::abs(expected)) << Name(set) << " columns " << columns;
+          ASSERT_NEAR(y[i], expected, 1e-6 * std::abs(expected))
+              << Name(set) << " columns " << columns;
         }
-        RmsNormRow({weight.data(), 1e-5f}, x.data(), columns, x.data());   // in place
+        RmsNormRow({weight.data(), 1e-5f}, x.data(), columns, x.data());  // in place
         ASSERT_EQ(x, y);
       }
     }

@@ -87,7 +87,8 @@ TEST(ThreadPoolTest, TheCallerSleepsThroughALongTaskOfAWorker) {
 double CpuSeconds() {
   rusage usage;
   getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + 1e-6 * (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+  return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
+         1e-6 * (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
 }
 
 TEST(ThreadPoolTest, UsesNoCpuWhenIdle) {
@@ -96,7 +97,7 @@ TEST(ThreadPoolTest, UsesNoCpuWhenIdle) {
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   const double before = CpuSeconds();
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  EXPECT_LT(CpuSeconds() - before, 0.03);   // one spinning thread alone would use 0.3
+  EXPECT_LT(CpuSeconds() - before, 0.03);  // one spinning thread alone would use 0.3
 }
 
 TEST(UsableCoresTest, FollowsAffinity) {
@@ -122,7 +123,9 @@ class QuotaTest : public testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
-  void Write(const std::string& name, const std::string& text) { std::ofstream(folder_ + name) << text; }
+  void Write(const std::string& name, const std::string& text) {
+    std::ofstream(folder_ + name) << text;
+  }
   int Cores() const { return UsableCores(folder_ + "/membership", folder_); }
 
   std::string folder_;
