@@ -9,8 +9,8 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention.cc"
-#include "hwy/foreach_target.h"
 #include "hwy/cache_control.h"
+#include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/exp2-inl.h"
 
@@ -18,17 +18,20 @@
 #define MAMBAD_KERNELS_CPU_ATTENTION_SHARED_
 namespace mambad::kernels {
 
-inline constexpr int kMaxQueries = 64;   // pairs of a row and a query head that pass over the pages together
+inline constexpr int kMaxQueries =
+    64;  // pairs of a row and a query head that pass over the pages together
 
 struct AttentionArguments {
   const Batch& batch;
   const AttentionLayer& layer;
   const KeyValueState& state;
   const RowsView &projected, &out;
-  int heads_per_item = 1, rows_per_item = 1;   // of a work item
+  int heads_per_item = 1, rows_per_item = 1;  // of a work item
 
   // Floats between pages; where a page's part of a key/value head begins.
-  int64_t page_floats() const { return int64_t{layer.key_value_heads} * layer.head_width * kPageTokens; }
+  int64_t page_floats() const {
+    return int64_t{layer.key_value_heads} * layer.head_width * kPageTokens;
+  }
   int64_t PageOffset(int sequence, int64_t page, int head) const {
     const int32_t* pages = batch.pages + int64_t{batch.slot[sequence]} * batch.pages_per_sequence;
     return pages[page] * page_floats() + int64_t{head} * layer.head_width * kPageTokens;
@@ -51,7 +54,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 using D = hn::CappedTag<float, kPageTokens>;
 using V = hn::Vec<D>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
-constexpr int kVectors = kPageTokens / kLanes;   // of a page's scores
+constexpr int kVectors = kPageTokens / kLanes;  // of a page's scores
 constexpr int kScoreQueries = kLanes == 16 ? 8 : 3;
 constexpr int kValueQueries = kLanes == 16 ? 4 : 3;
 
@@ -70,10 +73,10 @@ HWY_INLINE void StoreFirst(V value, float* to, int count) {
   std::memcpy(to, staged, count * sizeof(float));
 }
 
-// ---- rotary embedding -----------------------------------------------------------------------------------------------
+// ---- rotary embedding ----
 
-// sin and cos of position * frequency for kLanes frequencies. The angle is formed and reduced to [-pi/4, pi/4] in double:
-// a float angle of a late position would be off by more than its sine.
+// sin and cos of position * frequency for kLanes frequencies. The angle is formed and reduced to
+// [-pi/4, pi/4] in double: a float angle of a late position would be off by more than its sine.
 HWY_INLINE void SinCos(double position, V frequency, V& sine, V& cosine) {
   const D d;
   const hn::CappedTag<double, kPageTokens / 2> dd;
@@ -84,7 +87,8 @@ HWY_INLINE void SinCos(double position, V frequency, V& sine, V& cosine) {
   HWY_ALIGN int32_t quadrants[kLanes];
   hn::Store(frequency, d, staged);
   for (size_t i = 0; i < kLanes; i += hn::Lanes(dd)) {
-    const auto angle = hn::Mul(hn::Set(dd, position), hn::PromoteTo(dd, hn::Load(half, staged + i)));
+    const auto angle =
+        hn::Mul(hn::Set(dd, position), hn::PromoteTo(dd, hn::Load(half, staged + i)));
     const auto k = hn::Round(hn::Mul(angle, hn::Set(dd, 0.63661977236758134308)));
     const auto coarse = hn::NegMulAdd(k, hn::Set(dd, 1.57079632679489661923), angle);
     const auto fine = hn::NegMulAdd(k, hn::Set(dd, 6.123233995736766e-17), coarse);
@@ -113,13 +117,15 @@ HWY_INLINE void SinCos(double position, V frequency, V& sine, V& cosine) {
   cosine = hn::Xor(hn::IfThenElse(odd, s, c), cosine_sign);
 }
 
-// Rotates the query and key heads of a row in place: (a, b) <- (a cos - b sin, b cos + a sin), a and b the halves of a head.
+// Rotates the query and key heads of a row in place: (a, b) <- (a cos - b sin, b cos + a sin), a
+// and b the halves of a head.
 void RotateRow(const AttentionLayer& layer, int64_t position, float* row) {
   const int half = layer.head_width / 2, heads = layer.query_heads + layer.key_value_heads;
   for (int i = 0; i < half; i += kLanes) {
     const int count = std::min(kLanes, half - i);
     V sine, cosine;
-    SinCos(static_cast<double>(position), LoadFirst(layer.inverse_frequency + i, count), sine, cosine);
+    SinCos(static_cast<double>(position), LoadFirst(layer.inverse_frequency + i, count), sine,
+           cosine);
     for (int head = 0; head < heads; ++head) {
       float* first = row + int64_t{head} * layer.head_width + i;
       const V a = LoadFirst(first, count), b = LoadFirst(first + half, count);
@@ -130,14 +136,16 @@ void RotateRow(const AttentionLayer& layer, int64_t position, float* row) {
 }
 
 // Puts a row's keys (as a column) and values into its page.
-void AppendRow(const AttentionArguments& arguments, int sequence, int64_t position, const float* row) {
+void AppendRow(const AttentionArguments& arguments, int sequence, int64_t position,
+               const float* row) {
   const AttentionLayer& layer = arguments.layer;
   const int64_t token = position % kPageTokens, width = layer.head_width;
   for (int head = 0; head < layer.key_value_heads; ++head) {
     const int64_t at = arguments.PageOffset(sequence, position / kPageTokens, head);
     const float* key = row + (layer.query_heads + head) * width;
     for (int64_t i = 0; i < width; ++i) arguments.state.keys[at + i * kPageTokens + token] = key[i];
-    std::memcpy(arguments.state.values + at + token * width, key + layer.key_value_heads * width, width * sizeof(float));
+    std::memcpy(arguments.state.values + at + token * width, key + layer.key_value_heads * width,
+                width * sizeof(float));
   }
 }
 
@@ -154,28 +162,30 @@ void AppendRows(ThreadPool& pool, const AttentionArguments& arguments) {
   });
 }
 
-// ---- attention ------------------------------------------------------------------------------------------------------
+// ---- attention ----
 
 // Queries that share a key/value head, row by row, and their running softmax.
 struct Queries {
   int count = 0;
-  float scale = 1;                           // log2(e) / sqrt(hd): the softmax is taken in powers of two
-  const float* query[kMaxQueries];           // [hd]
-  float* out[kMaxQueries];                   // [hd], weighted values so far
+  float scale = 1;                  // log2(e) / sqrt(hd): the softmax is taken in powers of two
+  const float* query[kMaxQueries];  // [hd]
+  float* out[kMaxQueries];          // [hd], weighted values so far
   float maximum[kMaxQueries];
-  float correction[kMaxQueries];             // what the page's maximum makes of earlier weights
+  float correction[kMaxQueries];  // what the page's maximum makes of earlier weights
   HWY_ALIGN float sum[kMaxQueries][kPageTokens];
-  HWY_ALIGN float weights[kMaxQueries][kPageTokens];   // of the page at hand
+  HWY_ALIGN float weights[kMaxQueries][kPageTokens];  // of the page at hand
 };
 
 // One page and the tokens of it that count.
 struct PageRange {
   const float *keys = nullptr, *values = nullptr;
-  const float *next_keys = nullptr, *next_values = nullptr;   // of the page after it, asked for on the way
+  const float *next_keys = nullptr,
+              *next_values = nullptr;  // of the page after it, asked for on the way
   int begin = 0, end = kPageTokens;
 };
 
-// Scores of a page's 16 keys for queries [first, first + kQ). Even and odd columns are summed apart, then added.
+// Scores of a page's 16 keys for queries [first, first + kQ). Even and odd columns are summed
+// apart, then added.
 template <int kQ>
 HWY_INLINE void ScorePage(const PageRange& page, int width, int first, Queries& q) {
   const D d;
@@ -213,7 +223,8 @@ HWY_INLINE void ScorePage(const PageRange& page, int width, int first, Queries& 
   }
 }
 
-// Scores -> weights against the running maximum. Tokens outside the range weigh nothing, whatever stands there.
+// Scores -> weights against the running maximum. Tokens outside the range weigh nothing, whatever
+// stands there.
 template <bool kWhole>
 HWY_INLINE void WeighPage(const PageRange& page, int i, Queries& q) {
   const D d;
@@ -233,7 +244,7 @@ HWY_INLINE void WeighPage(const PageRange& page, int i, Queries& q) {
     highest = hn::Max(highest, score[v]);
   }
   highest = hn::MaxOfLanes(d, highest);
-  V correction = hn::Set(d, 1.0f);   // what Exp2 makes of an unchanged maximum
+  V correction = hn::Set(d, 1.0f);  // what Exp2 makes of an unchanged maximum
   const float maximum = hn::GetLane(highest);
   if (maximum != q.maximum[i]) {
     correction = Exp2(d, hn::Sub(hn::Set(d, q.maximum[i]), highest));
@@ -245,20 +256,24 @@ HWY_INLINE void WeighPage(const PageRange& page, int i, Queries& q) {
     V weight = Exp2(d, hn::Sub(score[v], highest));
     if constexpr (!kWhole) weight = hn::IfThenElseZero(inside[v], weight);
     hn::Store(weight, d, q.weights[i] + v * kLanes);
-    hn::Store(hn::MulAdd(hn::Load(d, q.sum[i] + v * kLanes), correction, weight), d, q.sum[i] + v * kLanes);
+    hn::Store(hn::MulAdd(hn::Load(d, q.sum[i] + v * kLanes), correction, weight), d,
+              q.sum[i] + v * kLanes);
   }
 }
 
-// out <- out * correction + sum over the range's tokens of weight * value, for kQ queries and kP vectors of columns.
+// out <- out * correction + sum over the range's tokens of weight * value, for kQ queries and kP
+// vectors of columns.
 template <int kQ, int kP>
-HWY_INLINE void AddValues(const PageRange& page, int width, int first, int column, const Queries& q) {
+HWY_INLINE void AddValues(const PageRange& page, int width, int first, int column,
+                          const Queries& q) {
   const D d;
   V out[kQ][kP];
 #pragma GCC unroll 8
   for (int i = 0; i < kQ; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < kP; ++j) {
-      out[i][j] = hn::Mul(hn::LoadU(d, q.out[first + i] + column + j * kLanes), hn::Set(d, q.correction[first + i]));
+      out[i][j] = hn::Mul(hn::LoadU(d, q.out[first + i] + column + j * kLanes),
+                          hn::Set(d, q.correction[first + i]));
     }
   }
   for (int t = page.begin; t < page.end; ++t) {
@@ -270,7 +285,8 @@ HWY_INLINE void AddValues(const PageRange& page, int width, int first, int colum
     for (int j = 0; j < kP; ++j) {
       const V value = hn::LoadU(d, values + j * kLanes);
 #pragma GCC unroll 8
-      for (int i = 0; i < kQ; ++i) out[i][j] = hn::MulAdd(value, hn::Set(d, q.weights[first + i][t]), out[i][j]);
+      for (int i = 0; i < kQ; ++i)
+        out[i][j] = hn::MulAdd(value, hn::Set(d, q.weights[first + i][t]), out[i][j]);
     }
   }
 #pragma GCC unroll 8
@@ -295,8 +311,10 @@ void AddLastValues(const PageRange& page, int width, int i, int column, const Qu
 template <int kQ>
 HWY_INLINE void AddPage(const PageRange& page, int width, int first, const Queries& q) {
   int column = 0;
-  for (; column + 4 * kLanes <= width; column += 4 * kLanes) AddValues<kQ, 4>(page, width, first, column, q);
-  for (; column + kLanes <= width; column += kLanes) AddValues<kQ, 1>(page, width, first, column, q);
+  for (; column + 4 * kLanes <= width; column += 4 * kLanes)
+    AddValues<kQ, 4>(page, width, first, column, q);
+  for (; column + kLanes <= width; column += kLanes)
+    AddValues<kQ, 1>(page, width, first, column, q);
   if (column == width) return;
   for (int i = 0; i < kQ; ++i) AddLastValues(page, width, first + i, column, q);
 }
@@ -314,11 +332,13 @@ void PassPage(const PageRange& page, int width, int first, int end, Queries& q) 
   } else {
     for (i = first; i < end; ++i) WeighPage<false>(page, i, q);
   }
-  for (i = first; i + kValueQueries <= end; i += kValueQueries) AddPage<kValueQueries>(page, width, i, q);
+  for (i = first; i + kValueQueries <= end; i += kValueQueries)
+    AddPage<kValueQueries>(page, width, i, q);
   for (; i < end; ++i) AddPage<1>(page, width, i, q);
 }
 
-void Begin(const AttentionArguments& arguments, int64_t first_row, int rows, int first_head, int heads, Queries& q) {
+void Begin(const AttentionArguments& arguments, int64_t first_row, int rows, int first_head,
+           int heads, Queries& q) {
   const int64_t width = arguments.layer.head_width;
   q.count = rows * heads;
   q.scale = static_cast<float>(1.44269504088896341 / std::sqrt(static_cast<double>(width)));
@@ -342,22 +362,26 @@ void Finish(int width, Queries& q) {
   }
 }
 
-// Rows [first_row, first_row + rows) of one sequence, heads [first_head, first_head + heads) of one key/value head, page by
-// page. A row's sums depend on its position alone: pages that some rows see only in part are taken row by row.
-void Attend(const AttentionArguments& arguments, int sequence, int key_head, int64_t first_row, int rows, int first_head,
-            int heads, Queries& q) {
+// Rows [first_row, first_row + rows) of one sequence, heads [first_head, first_head + heads) of one
+// key/value head, page by page. A row's sums depend on its position alone: pages that some rows see
+// only in part are taken row by row.
+void Attend(const AttentionArguments& arguments, int sequence, int key_head, int64_t first_row,
+            int rows, int first_head, int heads, Queries& q) {
   const AttentionLayer& layer = arguments.layer;
-  const int64_t position = arguments.batch.position[sequence] + first_row - arguments.batch.row_begin[sequence];
+  const int64_t position =
+      arguments.batch.position[sequence] + first_row - arguments.batch.row_begin[sequence];
   const int64_t last = position + rows - 1;
   const auto oldest = [&](int64_t p) {
-    return layer.sliding_window > 0 ? std::max<int64_t>(0, p - layer.sliding_window + 1) : int64_t{0};
+    return layer.sliding_window > 0 ? std::max<int64_t>(0, p - layer.sliding_window + 1)
+                                    : int64_t{0};
   };
   Begin(arguments, first_row, rows, first_head, heads, q);
   for (int64_t page = oldest(position) / kPageTokens; page <= last / kPageTokens; ++page) {
     const int64_t at = arguments.PageOffset(sequence, page, key_head), start = page * kPageTokens;
-    const int64_t next = arguments.PageOffset(sequence, std::min(page + 1, last / kPageTokens), key_head);
-    PageRange range{arguments.state.keys + at, arguments.state.values + at, arguments.state.keys + next,
-                    arguments.state.values + next};
+    const int64_t next =
+        arguments.PageOffset(sequence, std::min(page + 1, last / kPageTokens), key_head);
+    PageRange range{arguments.state.keys + at, arguments.state.values + at,
+                    arguments.state.keys + next, arguments.state.values + next};
     if (start >= oldest(last) && start + kPageTokens - 1 <= position) {
       PassPage(range, layer.head_width, 0, q.count, q);
       continue;
@@ -371,23 +395,26 @@ void Attend(const AttentionArguments& arguments, int sequence, int key_head, int
   Finish(layer.head_width, q);
 }
 
-// Threads take items, late rows first because they see most, as they come free: a result does not know its thread.
+// Threads take items, late rows first because they see most, as they come free: a result does not
+// know its thread.
 void AttendRows(ThreadPool& pool, const AttentionArguments& arguments, int64_t items) {
   std::atomic<int64_t> next{0};
   pool.Run([&](int) HWY_ATTR {
     Queries queries;
     int s = 0;
-    int64_t begin = 0;   // item with which sequence s begins
+    int64_t begin = 0;  // item with which sequence s begins
     const int parts = arguments.head_parts(), group = arguments.group();
     for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
       while (begin + arguments.ItemsOf(s) <= item) begin += arguments.ItemsOf(s++);
-      const int64_t first = arguments.batch.row_begin[s], rows = arguments.batch.row_begin[s + 1] - first;
+      const int64_t first = arguments.batch.row_begin[s],
+                    rows = arguments.batch.row_begin[s + 1] - first;
       const int64_t tiles = (rows + arguments.rows_per_item - 1) / arguments.rows_per_item;
       const int64_t tile = tiles - 1 - (item - begin) % tiles, pair = (item - begin) / tiles;
       const int key_head = static_cast<int>(pair / parts);
       const int head = static_cast<int>(pair % parts) * arguments.heads_per_item;
       const int64_t row = tile * arguments.rows_per_item;
-      Attend(arguments, s, key_head, first + row, static_cast<int>(std::min<int64_t>(arguments.rows_per_item, rows - row)),
+      Attend(arguments, s, key_head, first + row,
+             static_cast<int>(std::min<int64_t>(arguments.rows_per_item, rows - row)),
              key_head * group + head, std::min(arguments.heads_per_item, group - head), queries);
     }
   });
@@ -405,9 +432,10 @@ HWY_EXPORT(AttendRows);
 
 }  // namespace
 
-void PagedAttention(ThreadPool& pool, const Batch& batch, const AttentionLayer& layer, const KeyValueState& state,
-                    const RowsView& projected, const RowsView& out) {
-  if (layer.key_value_heads <= 0 || layer.query_heads % layer.key_value_heads != 0 || layer.head_width % 2 != 0) {
+void PagedAttention(ThreadPool& pool, const Batch& batch, const AttentionLayer& layer,
+                    const KeyValueState& state, const RowsView& projected, const RowsView& out) {
+  if (layer.key_value_heads <= 0 || layer.query_heads % layer.key_value_heads != 0 ||
+      layer.head_width % 2 != 0) {
     Fail("attention layer: query heads, key/value heads, head width",
          {layer.query_heads, layer.key_value_heads, layer.head_width});
   }

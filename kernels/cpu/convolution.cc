@@ -7,8 +7,8 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/convolution.cc"
-#include "hwy/foreach_target.h"
 #include "hwy/cache_control.h"
+#include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/math-inl.h"
 
@@ -16,18 +16,18 @@ HWY_BEFORE_NAMESPACE();
 namespace mambad::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr int kBlock = 16;   // channels
+constexpr int kBlock = 16;  // channels
 using D = hn::CappedTag<float, kBlock>;
 using V = hn::Vec<D>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
 constexpr int64_t kRowsTogether = 16;
-constexpr int64_t kFloatsAhead = 64;   // in a row: what is asked for early
+constexpr int64_t kFloatsAhead = 64;  // in a row: what is asked for early
 
 // Sixteen (at the end fewer) channels and where their inputs stand.
 struct ChannelBlock {
   int64_t channel = 0;
   int count = 0;
-  bool four = false;              // four taps, sixteen neighbouring inputs: only source[0] is filled in
+  bool four = false;  // four taps, sixteen neighbouring inputs: only source[0] is filled in
   int64_t source[kBlock] = {};
   HWY_ALIGN float weights[kMaxConvolutionWidth][kBlock] = {};
   HWY_ALIGN float bias[kBlock] = {};
@@ -39,7 +39,8 @@ int64_t SourceColumn(const ConvolutionShape& shape, int64_t channel) {
   const ChannelSegment& segment = shape.segments[i];
   const int64_t at = channel - segment.begin;
   if (segment.repeats == 1) return segment.source + at;
-  return segment.source + at / (segment.group * segment.repeats) * segment.group + at % segment.group;
+  return segment.source + at / (segment.group * segment.repeats) * segment.group +
+         at % segment.group;
 }
 
 void PrepareBlock(const ConvolutionShape& shape, int64_t channel, ChannelBlock& block) {
@@ -62,13 +63,15 @@ void PrepareBlock(const ConvolutionShape& shape, int64_t channel, ChannelBlock& 
   }
 }
 
-void StoreResult(const ConvolutionShape& shape, const ChannelBlock& block, const float* result, float* row) {
+void StoreResult(const ConvolutionShape& shape, const ChannelBlock& block, const float* result,
+                 float* row) {
   if (shape.out_repeats == 1) {
     std::copy_n(result, block.count, row + block.channel);
     return;
   }
   for (int i = 0; i < block.count; ++i) {
-    const int64_t group = (block.channel + i) / shape.out_group, at = (block.channel + i) % shape.out_group;
+    const int64_t group = (block.channel + i) / shape.out_group,
+                  at = (block.channel + i) % shape.out_group;
     for (int64_t k = 0; k < shape.out_repeats; ++k) {
       row[(group * shape.out_repeats + k) * shape.out_group + at] = result[i];
     }
@@ -77,7 +80,7 @@ void StoreResult(const ConvolutionShape& shape, const ChannelBlock& block, const
 
 // Where a sequence's earlier inputs of this block stand.
 struct Ring {
-  float* data = nullptr;   // of channel 0
+  float* data = nullptr;  // of channel 0
   int64_t channels = 0;
   int rows = 0;
 
@@ -92,8 +95,10 @@ struct BlockRows {
   int64_t position = 0, rows = 0;
 };
 
-// Any width and any arrangement of channels. A circle of W inputs: that of position p stands at p % width.
-void ConvolveRows(const ConvolutionShape& shape, const ChannelBlock& block, const Ring& ring, const BlockRows& rows) {
+// Any width and any arrangement of channels. A circle of W inputs: that of position p stands at p %
+// width.
+void ConvolveRows(const ConvolutionShape& shape, const ChannelBlock& block, const Ring& ring,
+                  const BlockRows& rows) {
   const D d;
   const int width = shape.width;
   HWY_ALIGN float taps[kMaxConvolutionWidth][kBlock] = {};
@@ -108,7 +113,8 @@ void ConvolveRows(const ConvolutionShape& shape, const ChannelBlock& block, cons
     for (int lane = 0; lane < kBlock; lane += kLanes) {
       V sum = hn::Load(d, block.bias + lane);
       for (int j = 0; j < width; ++j) {
-        sum = hn::MulAdd(hn::Load(d, block.weights[j] + lane), hn::Load(d, taps[(p + 1 + j) % width] + lane), sum);
+        sum = hn::MulAdd(hn::Load(d, block.weights[j] + lane),
+                         hn::Load(d, taps[(p + 1 + j) % width] + lane), sum);
       }
       hn::Store(SiLU(d, sum), d, result + lane);
     }
@@ -118,24 +124,28 @@ void ConvolveRows(const ConvolutionShape& shape, const ChannelBlock& block, cons
 }
 
 // Four taps over sixteen neighbouring columns: the taps slide through registers.
-void ConvolveFour(const ConvolutionShape& shape, const ChannelBlock& block, const Ring& ring, const BlockRows& rows) {
+void ConvolveFour(const ConvolutionShape& shape, const ChannelBlock& block, const Ring& ring,
+                  const BlockRows& rows) {
   const D d;
-  const int64_t ring_from = rows.rows - ring.rows;   // rows from here on stay in the ring
+  const int64_t ring_from = rows.rows - ring.rows;  // rows from here on stay in the ring
   for (int lane = 0; lane < kBlock; lane += kLanes) {
     const float* in = rows.in + block.source[0] + lane;
     float* out = rows.out + block.channel + lane;
     const auto before = [&](int64_t p) HWY_ATTR {
       return p < 0 ? hn::Zero(d) : hn::LoadU(d, ring.row(p) + block.channel + lane);
     };
-    V x0 = before(rows.position - 3), x1 = before(rows.position - 2), x2 = before(rows.position - 1);
+    V x0 = before(rows.position - 3), x1 = before(rows.position - 2),
+      x2 = before(rows.position - 1);
     V w0, w1, w2, w3;
     hn::LoadInterleaved4(d, shape.weights + (block.channel + lane) * 4, w0, w1, w2, w3);
-    const V bias = shape.bias == nullptr ? hn::Zero(d) : hn::LoadU(d, shape.bias + block.channel + lane);
+    const V bias =
+        shape.bias == nullptr ? hn::Zero(d) : hn::LoadU(d, shape.bias + block.channel + lane);
     for (int64_t r = 0; r < rows.rows; ++r) {
       hwy::Prefetch(in + r * rows.in_stride + kFloatsAhead);
       hwy::Prefetch(out + r * rows.out_stride + kFloatsAhead);
       const V x3 = hn::LoadU(d, in + r * rows.in_stride);
-      const V sum = hn::MulAdd(w3, x3, hn::MulAdd(w2, x2, hn::MulAdd(w1, x1, hn::MulAdd(w0, x0, bias))));
+      const V sum =
+          hn::MulAdd(w3, x3, hn::MulAdd(w2, x2, hn::MulAdd(w1, x1, hn::MulAdd(w0, x0, bias))));
       hn::StoreU(SiLU(d, sum), d, out + r * rows.out_stride);
       if (r >= ring_from) hn::StoreU(x3, d, ring.row(rows.position + r) + block.channel + lane);
       x0 = x1;
@@ -145,19 +155,21 @@ void ConvolveFour(const ConvolutionShape& shape, const ChannelBlock& block, cons
   }
 }
 
-void ConvolveAll(ThreadPool& pool, const Batch& batch, const ConvolutionShape& shape, const RecurrentState& state,
-                 const RowsView& in, const RowsView& out) {
+void ConvolveAll(ThreadPool& pool, const Batch& batch, const ConvolutionShape& shape,
+                 const RecurrentState& state, const RowsView& in, const RowsView& out) {
   const int64_t blocks = (shape.channels + kBlock - 1) / kBlock;
   pool.Split(blocks, 1, [&](int64_t begin, int64_t end, int) HWY_ATTR {
     ChannelBlock block;
     for (int s = 0; s < batch.sequences; ++s) {
       const int64_t first = batch.row_begin[s], rows = batch.row_begin[s + 1] - first;
-      const Ring ring{state.data + batch.slot[s] * state.layout.floats + state.layout.ring, shape.channels,
-                      state.layout.ring_rows};
-      // Rows lie far apart, neighbouring blocks side by side: a few rows of all blocks, then the next few, out of the ring.
+      const Ring ring{state.data + batch.slot[s] * state.layout.floats + state.layout.ring,
+                      shape.channels, state.layout.ring_rows};
+      // Rows lie far apart, neighbouring blocks side by side: a few rows of all blocks, then the
+      // next few, out of the ring.
       for (int64_t r = 0; r < rows; r += kRowsTogether) {
-        const BlockRows few{in.row(first + r), out.row(first + r), in.stride, out.stride, batch.position[s] + r,
-                            std::min(kRowsTogether, rows - r)};
+        const BlockRows few{
+            in.row(first + r), out.row(first + r),    in.stride,
+            out.stride,        batch.position[s] + r, std::min(kRowsTogether, rows - r)};
         for (int64_t i = begin; i < end; ++i) {
           PrepareBlock(shape, i * kBlock, block);
           if (block.four) {
@@ -179,9 +191,10 @@ namespace mambad::kernels {
 
 HWY_EXPORT(ConvolveAll);
 
-void Convolve(ThreadPool& pool, const Batch& batch, const ConvolutionShape& shape, const RecurrentState& state,
-              const RowsView& in, const RowsView& out) {
-  if (shape.width < 1 || shape.width > kMaxConvolutionWidth || state.layout.ring_rows < RingRows(shape.width)) {
+void Convolve(ThreadPool& pool, const Batch& batch, const ConvolutionShape& shape,
+              const RecurrentState& state, const RowsView& in, const RowsView& out) {
+  if (shape.width < 1 || shape.width > kMaxConvolutionWidth ||
+      state.layout.ring_rows < RingRows(shape.width)) {
     Fail("convolution: width, ring rows", {shape.width, state.layout.ring_rows});
   }
   HWY_DYNAMIC_DISPATCH(ConvolveAll)(pool, batch, shape, state, in, out);

@@ -1,9 +1,11 @@
-// Private to the recurrent mixers: the causal depthwise convolution with its ring of earlier inputs, then SiLU.
+// Private to the recurrent mixers: the causal depthwise convolution with its ring of earlier
+// inputs, then SiLU.
 //
-//   out_t[c] = SiLU(bias[c] + sum over j < W of w[c, j] * in_{t - W + 1 + j}[c]), summed in the order of j
+//   out_t[c] = SiLU(bias[c] + sum over j < W of w[c, j] * in_{t - W + 1 + j}[c]), summed in the
+//   order of j
 //
-// Inputs before position 0 count as zeros whatever the ring holds. Inputs of the call's rows are written to the ring, row
-// position % ring_rows.
+// Inputs before position 0 count as zeros whatever the ring holds. Inputs of the call's rows are
+// written to the ring, row position % ring_rows.
 
 #ifndef MAMBAD_KERNELS_CPU_CONVOLUTION_H_
 #define MAMBAD_KERNELS_CPU_CONVOLUTION_H_
@@ -15,29 +17,29 @@
 
 namespace mambad::kernels {
 
-// Channels [begin, end) read columns of the input from `source` on; whole groups of `group` columns serve `repeats`
-// consecutive groups of channels each.
+// Channels [begin, end) read columns of the input from `source` on; whole groups of `group` columns
+// serve `repeats` consecutive groups of channels each.
 struct ChannelSegment {
   int64_t begin = 0, end = 0, source = 0;
   int64_t group = 1, repeats = 1;
 };
 
 struct ConvolutionShape {
-  int width = 4;                         // W
-  const float* weights = nullptr;        // [channels, W]
-  const float* bias = nullptr;           // [channels] or nullptr
+  int width = 4;                   // W
+  const float* weights = nullptr;  // [channels, W]
+  const float* bias = nullptr;     // [channels] or nullptr
   int64_t channels = 0;
   ChannelSegment segments[3];
   int segment_count = 0;
-  int64_t out_group = 1, out_repeats = 1;   // the result's groups are each written out_repeats times
+  int64_t out_group = 1, out_repeats = 1;  // the result's groups are each written out_repeats times
 };
 
 // Rows of the ring that a window of kMaxWindowRows uncommitted rows needs.
 inline int RingRows(int convolution_width) { return convolution_width - 1 + kMaxWindowRows; }
 
 // in [R, ...], out [R, channels * out_repeats]. Split over threads by channels.
-void Convolve(ThreadPool& pool, const Batch& batch, const ConvolutionShape& shape, const RecurrentState& state,
-              const RowsView& in, const RowsView& out);
+void Convolve(ThreadPool& pool, const Batch& batch, const ConvolutionShape& shape,
+              const RecurrentState& state, const RowsView& in, const RowsView& out);
 
 }  // namespace mambad::kernels
 

@@ -1,5 +1,5 @@
-// 2^x for arguments that the caller knows to be at most 127: decays and softmax weights. Half the instructions of Exp.
-// Included once a target by files that use Highway's foreach_target.
+// 2^x for arguments that the caller knows to be at most 127: decays and softmax weights. Half the
+// instructions of Exp. Included once a target by files that use Highway's foreach_target.
 
 #if defined(MAMBAD_KERNELS_CPU_EXP2_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MAMBAD_KERNELS_CPU_EXP2_INL_H_
@@ -15,13 +15,15 @@ namespace mambad::kernels::HWY_NAMESPACE {
 
 inline constexpr float kLog2e = 1.44269504088896341f;
 
-// 2^x for x in [-infinity, 127]; 2^-126 below -126; 1 exactly at 0. Within 2 units in the last place: x = n + f with integer
-// n and |f| <= 1/2; 2^f by a minimax polynomial of degree 6 whose constant is exactly 1, so that decays near 1 carry no bias.
+// 2^x for x in [-infinity, 127]; 2^-126 below -126; 1 exactly at 0. Within 2 units in the last
+// place: x = n + f with integer n and |f| <= 1/2; 2^f by a minimax polynomial of degree 6 whose
+// constant is exactly 1, so that decays near 1 carry no bias.
 template <class D, class V = hwy::HWY_NAMESPACE::Vec<D>>
 HWY_INLINE V Exp2(D d, V x) {
   namespace hn = hwy::HWY_NAMESPACE;
   const hn::Rebind<int32_t, D> di;
-  const V magic = hn::Set(d, 12582912.0f);   // 1.5 * 2^23: adding it rounds to an integer that stands in the low bits
+  const V magic = hn::Set(
+      d, 12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer that stands in the low bits
   const V bounded = hn::Max(x, hn::Set(d, -126.0f));
   const V shifted = hn::Add(bounded, magic);
   const V f = hn::Sub(bounded, hn::Sub(shifted, magic));

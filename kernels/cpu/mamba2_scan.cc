@@ -33,9 +33,9 @@ struct Mamba2Widths {
   int64_t channels() const { return x + b + groups; }
   int64_t dt_column() const { return inner + source_x + source_b + groups; }
 
-  int64_t inner, groups;        // I, G N
-  int64_t source_x, source_b;   // in the projection
-  int64_t x, b;                 // convolved
+  int64_t inner, groups;       // I, G N
+  int64_t source_x, source_b;  // in the projection
+  int64_t x, b;                // convolved
 };
 
 struct Mamba2Arguments {
@@ -56,25 +56,25 @@ namespace hn = hwy::HWY_NAMESPACE;
 using D = hn::CappedTag<float, 16>;
 using V = hn::Vec<D>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
-constexpr int kPart = 64;                        // numbers of a head that run together, at most
-constexpr int kTileRows = 4;                     // of the state: n
+constexpr int kPart = 64;     // numbers of a head that run together, at most
+constexpr int kTileRows = 4;  // of the state: n
 constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
 
 // One part of one head: columns [first, first + width) of its P.
 struct HeadPart {
   int head = 0, first = 0, width = 0;
-  int64_t x = 0, b = 0, c = 0;                   // where they begin in a convolved row
-  int64_t state = 0;                             // where the part begins in the state
+  int64_t x = 0, b = 0, c = 0;  // where they begin in a convolved row
+  int64_t state = 0;            // where the part begins in the state
   int head_width = 0, state_size = 0;
 };
 
 struct HeadChunk {
-  HWY_ALIGN float input[kMaxChunkRows][kPart];   // dt x
+  HWY_ALIGN float input[kMaxChunkRows][kPart];  // dt x
   HWY_ALIGN float y[kMaxChunkRows][kPart];
   HWY_ALIGN float dt[kMaxChunkRows];
   HWY_ALIGN float decay[kMaxChunkRows];
   const float* b[kMaxChunkRows];
-  const float* c[kMaxChunkRows];                 // nullptr: a replayed row
+  const float* c[kMaxChunkRows];  // nullptr: a replayed row
 };
 
 HeadPart PartOf(const Mamba2Arguments& arguments, int64_t index) {
@@ -96,8 +96,8 @@ HeadPart PartOf(const Mamba2Arguments& arguments, int64_t index) {
 }
 
 // dt, decay, dt x and the places of B and C for the rows of a chunk.
-void PrepareChunk(const Mamba2Arguments& arguments, const SequenceRows& rows, const RecurrenceChunk& chunk,
-                  const HeadPart& part, HeadChunk& data) {
+void PrepareChunk(const Mamba2Arguments& arguments, const SequenceRows& rows,
+                  const RecurrenceChunk& chunk, const HeadPart& part, HeadChunk& data) {
   const D d;
   const Mamba2Layer& layer = arguments.layer;
   const Mamba2Widths& widths = arguments.widths;
@@ -109,7 +109,8 @@ void PrepareChunk(const Mamba2Arguments& arguments, const SequenceRows& rows, co
     x[at] = row + part.x;
     data.b[at] = row + part.b;
     data.c[at] = replayed ? nullptr : row + part.c;
-    const float* raw = replayed ? row + widths.x + widths.b : arguments.projected.row(rows.call_row(i)) + widths.dt_column();
+    const float* raw = replayed ? row + widths.x + widths.b
+                                : arguments.projected.row(rows.call_row(i)) + widths.dt_column();
     data.dt[at] = raw[part.head] + layer.dt_bias[part.head];
   }
   for (int at = chunk.rows(); at % kLanes != 0; ++at) data.dt[at] = 0;
@@ -122,13 +123,15 @@ void PrepareChunk(const Mamba2Arguments& arguments, const SequenceRows& rows, co
   for (int at = 0; at < chunk.rows(); ++at) {
     const V dt = hn::Set(d, data.dt[at]);
     int p = 0;
-    for (; p + kLanes <= part.width; p += kLanes) hn::Store(hn::Mul(dt, hn::LoadU(d, x[at] + p)), d, data.input[at] + p);
+    for (; p + kLanes <= part.width; p += kLanes)
+      hn::Store(hn::Mul(dt, hn::LoadU(d, x[at] + p)), d, data.input[at] + p);
     for (; p < part.width; ++p) data.input[at][p] = data.dt[at] * x[at][p];
   }
 }
 
-// S <- decay S + dt x B; y += S C over rows [begin, end) of a chunk, for kN rows of the state and kP vectors of p, which stay
-// in registers. y goes on in the order of n from where the tile before left it.
+// S <- decay S + dt x B; y += S C over rows [begin, end) of a chunk, for kN rows of the state and
+// kP vectors of p, which stay in registers. y goes on in the order of n from where the tile before
+// left it.
 template <int kN, int kP>
 HWY_INLINE void RunRows(HeadChunk& data, int begin, int end, int n, int p, V (&s)[kN][kP]) {
   const D d;
@@ -178,10 +181,11 @@ HWY_INLINE void StoreTile(const V (&s)[kN][kP], int64_t stride, float* to) {
   }
 }
 
-// One tile of a chunk: load the state, run up to the commit, store, run the rest, store the working copy.
+// One tile of a chunk: load the state, run up to the commit, store, run the rest, store the working
+// copy.
 template <int kN, int kP>
-HWY_INLINE void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk, const HeadPart& part, int n, int p,
-                        HeadChunk& data) {
+HWY_INLINE void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk,
+                        const HeadPart& part, int n, int p, HeadChunk& data) {
   const int64_t offset = part.state + int64_t{n} * part.head_width + p;
   const int stored = chunk.stored - chunk.begin;
   V s[kN][kP];
@@ -194,7 +198,8 @@ HWY_INLINE void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk, 
 }
 
 // A tile of one row of the state and fewer numbers than a vector: the same over staged copies.
-void RunTail(const SequenceRows& rows, const RecurrenceChunk& chunk, const HeadPart& part, int n, int p, HeadChunk& data) {
+void RunTail(const SequenceRows& rows, const RecurrenceChunk& chunk, const HeadPart& part, int n,
+             int p, HeadChunk& data) {
   const D d;
   const int64_t offset = part.state + int64_t{n} * part.head_width + p;
   const int stored = chunk.stored - chunk.begin;
@@ -212,8 +217,8 @@ void RunTail(const SequenceRows& rows, const RecurrenceChunk& chunk, const HeadP
 }
 
 template <int kN>
-HWY_INLINE void RunStateRows(const SequenceRows& rows, const RecurrenceChunk& chunk, const HeadPart& part, int n,
-                             HeadChunk& data) {
+HWY_INLINE void RunStateRows(const SequenceRows& rows, const RecurrenceChunk& chunk,
+                             const HeadPart& part, int n, HeadChunk& data) {
   int p = 0;
   for (; p + kTileVectors * kLanes <= part.width; p += kTileVectors * kLanes) {
     RunTile<kN, kTileVectors>(rows, chunk, part, n, p, data);
@@ -224,8 +229,8 @@ HWY_INLINE void RunStateRows(const SequenceRows& rows, const RecurrenceChunk& ch
 }
 
 // (y + D x) SiLU(z) for the chunk's rows of the call.
-void FinishChunk(const Mamba2Arguments& arguments, const SequenceRows& rows, const RecurrenceChunk& chunk,
-                 const HeadPart& part, const HeadChunk& data) {
+void FinishChunk(const Mamba2Arguments& arguments, const SequenceRows& rows,
+                 const RecurrenceChunk& chunk, const HeadPart& part, const HeadChunk& data) {
   const D d;
   const V skip = hn::Set(d, arguments.layer.skip[part.head]);
   const int64_t column = int64_t{part.head} * part.head_width + part.first;
@@ -236,9 +241,8 @@ void FinishChunk(const Mamba2Arguments& arguments, const SequenceRows& rows, con
     const float* z = arguments.projected.row(r) + column;
     float* out = arguments.out.row(r) + column;
     const float* sum = data.y[i - chunk.begin];
-    const auto gated = [&](V x_p, V sum_p, V z_p) HWY_ATTR {
-      return hn::Mul(hn::MulAdd(skip, x_p, sum_p), SiLU(d, z_p));
-    };
+    const auto gated = [&](V x_p, V sum_p, V z_p)
+                           HWY_ATTR { return hn::Mul(hn::MulAdd(skip, x_p, sum_p), SiLU(d, z_p)); };
     int p = 0;
     for (; p + kLanes <= part.width; p += kLanes) {
       hn::StoreU(gated(hn::LoadU(d, x + p), hn::Load(d, sum + p), hn::LoadU(d, z + p)), d, out + p);
@@ -246,17 +250,20 @@ void FinishChunk(const Mamba2Arguments& arguments, const SequenceRows& rows, con
     if (p == part.width) continue;
     std::copy(x + p, x + part.width, staged_x);
     std::copy(z + p, z + part.width, staged_z);
-    hn::Store(gated(hn::Load(d, staged_x), hn::Load(d, sum + p), hn::Load(d, staged_z)), d, staged_z);
+    hn::Store(gated(hn::Load(d, staged_x), hn::Load(d, sum + p), hn::Load(d, staged_z)), d,
+              staged_z);
     std::copy(staged_z, staged_z + part.width - p, out + p);
   }
 }
 
-void ScanSequence(const Mamba2Arguments& arguments, const SequenceRows& rows, const HeadPart& part, HeadChunk& data) {
+void ScanSequence(const Mamba2Arguments& arguments, const SequenceRows& rows, const HeadPart& part,
+                  HeadChunk& data) {
   for (int begin = 0; begin < rows.total();) {
     const RecurrenceChunk chunk = NextChunk(rows, begin);
     PrepareChunk(arguments, rows, chunk, part, data);
     int n = 0;
-    for (; n + kTileRows <= part.state_size; n += kTileRows) RunStateRows<kTileRows>(rows, chunk, part, n, data);
+    for (; n + kTileRows <= part.state_size; n += kTileRows)
+      RunStateRows<kTileRows>(rows, chunk, part, n, data);
     for (; n < part.state_size; ++n) RunStateRows<1>(rows, chunk, part, n, data);
     FinishChunk(arguments, rows, chunk, part, data);
     begin = chunk.end;
@@ -289,12 +296,14 @@ HWY_EXPORT(ScanHeads);
 int64_t RoundUp16(int64_t count) { return (count + 15) / 16 * 16; }
 
 void CheckLayer(const Mamba2Layer& layer) {
-  bool fits = layer.inner_width > 0 && layer.state_size > 0 && layer.groups > 0 && layer.heads > 0 &&
-              layer.inner_width % layer.heads == 0 && layer.heads % layer.groups == 0;
+  bool fits = layer.inner_width > 0 && layer.state_size > 0 && layer.groups > 0 &&
+              layer.heads > 0 && layer.inner_width % layer.heads == 0 &&
+              layer.heads % layer.groups == 0;
   if (fits && layer.source_width > 0) {
     const int64_t groups = int64_t{layer.groups} * layer.state_size;
     fits = layer.inner_width % layer.source_width == 0 && groups % layer.source_width == 0 &&
-           layer.source_width % layer.state_size == 0 && layer.source_width % layer.head_width() == 0;
+           layer.source_width % layer.state_size == 0 &&
+           layer.source_width % layer.head_width() == 0;
   }
   if (!fits) {
     Fail("Mamba-2 layer: inner width, state size, heads, groups, source width",
@@ -310,18 +319,21 @@ ConvolutionShape ConvolutionOf(const Mamba2Layer& layer, const Mamba2Widths& wid
   shape.channels = widths.channels();
   const int64_t x = widths.inner, b = x + widths.source_x, c = b + widths.source_b;
   shape.segments[0] = {0, widths.x, x, layer.head_width(), widths.x / widths.source_x};
-  shape.segments[1] = {widths.x, widths.x + widths.b, b, layer.state_size, widths.b / widths.source_b};
+  shape.segments[1] = {widths.x, widths.x + widths.b, b, layer.state_size,
+                       widths.b / widths.source_b};
   shape.segments[2] = {widths.x + widths.b, shape.channels, c, 1, 1};
   shape.segment_count = 3;
   return shape;
 }
 
-// x and B of uncommitted rows, which heads share, and dt go to the replay rows when all heads have read the old ones.
+// x and B of uncommitted rows, which heads share, and dt go to the replay rows when all heads have
+// read the old ones.
 void KeepWindow(ThreadPool& pool, const Mamba2Arguments& arguments) {
   const int64_t shared = arguments.widths.x + arguments.widths.b;
   const auto keep = [&](int64_t begin, int64_t end, int) {
     for (int64_t s = begin; s < end; ++s) {
-      const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, static_cast<int>(s));
+      const SequenceRows rows =
+          RowsOfSequence(arguments.batch, arguments.state, static_cast<int>(s));
       for (int i = rows.committed; i < rows.total(); ++i) {
         float* kept = rows.kept_row(i);
         const float* dt = arguments.projected.row(rows.call_row(i)) + arguments.widths.dt_column();
@@ -368,16 +380,19 @@ RecurrentSlotLayout Mamba2SlotLayout(const Mamba2Layer& layer, bool keeps_workin
   return layout;
 }
 
-void Mamba2Scan(ThreadPool& pool, const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state,
-                const RowsView& projected, const RowsView& convolved, const RowsView& gated) {
+void Mamba2Scan(ThreadPool& pool, const Batch& batch, const Mamba2Layer& layer,
+                const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
+                const RowsView& gated) {
   CheckLayer(layer);
-  const Mamba2Arguments arguments{batch, layer, state, projected, convolved, gated, Mamba2Widths(layer)};
+  const Mamba2Arguments arguments{
+      batch, layer, state, projected, convolved, gated, Mamba2Widths(layer)};
   HWY_DYNAMIC_DISPATCH(ScanHeads)(pool, arguments);
   KeepWindow(pool, arguments);
 }
 
-void Mamba2Mix(ThreadPool& pool, const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state,
-               const RowsView& projected, const RowsView& convolved, const RowsView& out) {
+void Mamba2Mix(ThreadPool& pool, const Batch& batch, const Mamba2Layer& layer,
+               const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
+               const RowsView& out) {
   CheckLayer(layer);
   Convolve(pool, batch, ConvolutionOf(layer, Mamba2Widths(layer)), state, projected, convolved);
   Mamba2Scan(pool, batch, layer, state, projected, convolved, out);

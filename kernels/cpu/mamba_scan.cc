@@ -7,8 +7,8 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/mamba_scan.cc"
-#include "hwy/foreach_target.h"
 #include "hwy/cache_control.h"
+#include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/exp2-inl.h"
 #include "kernels/cpu/math-inl.h"
@@ -22,7 +22,7 @@ struct MambaScanArguments {
   const MambaLayer& layer;
   const RecurrentState& state;
   const RowsView &x, &delta, &b, &c, &z, &gated;
-  int64_t b_groups = 1;   // groups of B before their repetition
+  int64_t b_groups = 1;  // groups of B before their repetition
 };
 
 }  // namespace mambad::kernels
@@ -32,19 +32,20 @@ HWY_BEFORE_NAMESPACE();
 namespace mambad::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr int kBlock = 16;   // channels
-constexpr int kTile = 16;    // state numbers of a channel that run together
+constexpr int kBlock = 16;  // channels
+constexpr int kTile = 16;   // state numbers of a channel that run together
 using D = hn::CappedTag<float, kBlock>;
 using V = hn::Vec<D>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
 constexpr int kVectors = kBlock / kLanes;
+constexpr int kStateAhead = 1024;  // floats: how far before its use a state is asked for
 
 // Everything about sixteen channels that does not depend on the sequence.
 struct ScanBlock {
   int64_t channel = 0;
-  int64_t state = 0;                           // where its state and its A begin
+  int64_t state = 0;  // where its state and its A begin
   int count = 0;
-  bool shared = true;                          // the block lies in one group: B and C are the same for all its channels
+  bool shared = true;  // the block lies in one group: B and C are the same for all its channels
   int64_t b_offset[kBlock] = {}, c_offset[kBlock] = {};
   HWY_ALIGN float dt_bias[kBlock] = {};
   HWY_ALIGN float skip[kBlock] = {};
@@ -52,11 +53,11 @@ struct ScanBlock {
 
 // Rows of one chunk, for one block.
 struct ScanChunk {
-  HWY_ALIGN float dt[kMaxChunkRows][kBlock];       // dt log2(e)
-  HWY_ALIGN float input[kMaxChunkRows][kBlock];    // dt x
+  HWY_ALIGN float dt[kMaxChunkRows][kBlock];     // dt log2(e)
+  HWY_ALIGN float input[kMaxChunkRows][kBlock];  // dt x
   HWY_ALIGN float y[kMaxChunkRows][kBlock];
   const float* b[kMaxChunkRows];
-  const float* c[kMaxChunkRows];                   // nullptr: a replayed row, whose output nobody asks for
+  const float* c[kMaxChunkRows];  // nullptr: a replayed row, whose output nobody asks for
 };
 
 void PrepareBlock(const MambaScanArguments& arguments, int64_t index, ScanBlock& block) {
@@ -64,7 +65,8 @@ void PrepareBlock(const MambaScanArguments& arguments, int64_t index, ScanBlock&
   block.state = index * layer.state_size * kBlock;
   block.channel = index * kBlock;
   block.count = static_cast<int>(std::min<int64_t>(kBlock, layer.inner_width - block.channel));
-  const int64_t group_width = layer.inner_width / layer.groups, repeats = layer.groups / arguments.b_groups;
+  const int64_t group_width = layer.inner_width / layer.groups,
+                repeats = layer.groups / arguments.b_groups;
   const auto place = [&](int i) {
     if (layer.groups == 1) return;
     const int64_t group = (block.channel + i) / group_width;
@@ -86,19 +88,22 @@ HWY_INLINE const float* Lanes(const float* from, int count, float* staged) {
   return staged;
 }
 
-// Copies a block's numbers by whole vectors where it can: what is loaded as a vector later must be stored as one.
+// Copies a block's numbers by whole vectors where it can: what is loaded as a vector later must be
+// stored as one.
 HWY_INLINE void CopyLanes(const float* from, int count, float* to) {
   const D d;
   if (HWY_LIKELY(count == kBlock)) {
-    for (int lane = 0; lane < kBlock; lane += kLanes) hn::StoreU(hn::LoadU(d, from + lane), d, to + lane);
+    for (int lane = 0; lane < kBlock; lane += kLanes)
+      hn::StoreU(hn::LoadU(d, from + lane), d, to + lane);
   } else {
     for (int i = 0; i < count; ++i) to[i] = from[i];
   }
 }
 
-// dt, dt x and the places of B and C for the rows of a chunk; keeps x and delta of uncommitted rows.
-void PrepareChunk(const MambaScanArguments& arguments, const SequenceRows& rows, const RecurrenceChunk& chunk,
-                  const ScanBlock& block, ScanChunk& data) {
+// dt, dt x and the places of B and C for the rows of a chunk; keeps x and delta of uncommitted
+// rows.
+void PrepareChunk(const MambaScanArguments& arguments, const SequenceRows& rows,
+                  const RecurrenceChunk& chunk, const ScanBlock& block, ScanChunk& data) {
   const D d;
   const int64_t inner = arguments.layer.inner_width;
   const int64_t last = rows.row_begin + rows.rows - 1;
@@ -133,7 +138,8 @@ void PrepareChunk(const MambaScanArguments& arguments, const SequenceRows& rows,
     delta = Lanes(delta, block.count, staged_delta);
     for (int v = 0; v < kVectors; ++v) {
       const int lane = v * kLanes;
-      const V dt = Softplus(d, hn::Add(hn::LoadU(d, delta + lane), hn::Load(d, block.dt_bias + lane)));
+      const V dt =
+          Softplus(d, hn::Add(hn::LoadU(d, delta + lane), hn::Load(d, block.dt_bias + lane)));
       hn::Store(hn::Mul(dt, hn::Set(d, kLog2e)), d, data.dt[at] + lane);
       hn::Store(hn::Mul(dt, hn::LoadU(d, x + lane)), d, data.input[at] + lane);
     }
@@ -141,17 +147,18 @@ void PrepareChunk(const MambaScanArguments& arguments, const SequenceRows& rows,
 }
 
 // B or C of a row for each channel of the block, where the block crosses groups.
-HWY_INLINE void Spread(const float* row, const int64_t* offset, int count, int n, int tile, float (*out)[kBlock]) {
+HWY_INLINE void Spread(const float* row, const int64_t* offset, int count, int n, int tile,
+                       float (*out)[kBlock]) {
   for (int k = 0; k < tile; ++k) {
     for (int i = 0; i < count; ++i) out[k][i] = row[offset[i] + n + k];
   }
 }
 
-// Runs rows [begin, end) of a chunk over kN state numbers of kLanes channels; s stays in registers. The sum over the state
-// goes on in the order of n from where the tile before left y.
+// Runs rows [begin, end) of a chunk over kN state numbers of kLanes channels; s stays in registers.
+// The sum over the state goes on in the order of n from where the tile before left y.
 template <int kN, bool kShared>
-HWY_INLINE void RunRows(const ScanBlock& block, const float* a, ScanChunk& data, int begin, int end, int lane, int n,
-                        V* s) {
+HWY_INLINE void RunRows(const ScanBlock& block, const float* a, ScanChunk& data, int begin, int end,
+                        int lane, int n, V* s) {
   const D d;
   HWY_ALIGN float spread_b[kShared ? 1 : kN][kBlock] = {}, spread_c[kShared ? 1 : kN][kBlock] = {};
   for (int r = begin; r < end; ++r) {
@@ -179,10 +186,11 @@ HWY_INLINE void RunRows(const ScanBlock& block, const float* a, ScanChunk& data,
   }
 }
 
-// One tile of a chunk: load the state, run up to the commit, store, run the rest, store the working copy.
+// One tile of a chunk: load the state, run up to the commit, store, run the rest, store the working
+// copy.
 template <int kN, bool kShared>
-void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk, const ScanBlock& block, const float* a, int n,
-             ScanChunk& data) {
+void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk, const ScanBlock& block,
+             const float* a, int n, ScanChunk& data) {
   const D d;
   const int stored = chunk.stored - chunk.begin;
   const int64_t offset = block.state + n * kBlock;
@@ -190,7 +198,10 @@ void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk, const ScanB
     V s[kN];
     const float* from = LoadedState(rows, chunk) + offset + lane;
 #pragma GCC unroll 16
-    for (int k = 0; k < kN; ++k) s[k] = hn::LoadU(d, from + k * kBlock);
+    for (int k = 0; k < kN; ++k) {
+      s[k] = hn::LoadU(d, from + k * kBlock);
+      hwy::Prefetch(from + k * kBlock + kStateAhead);
+    }
     RunRows<kN, kShared>(block, a, data, 0, stored, lane, n, s);
     if (chunk.stores_checkpoint()) {
       float* to = rows.checkpoint() + offset + lane;
@@ -207,8 +218,8 @@ void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk, const ScanB
 }
 
 template <int kN>
-void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk, const ScanBlock& block, const float* a, int n,
-             ScanChunk& data) {
+void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk, const ScanBlock& block,
+             const float* a, int n, ScanChunk& data) {
   if (block.shared) {
     RunTile<kN, true>(rows, chunk, block, a, n, data);
   } else {
@@ -217,8 +228,8 @@ void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk, const ScanB
 }
 
 // out = (y + D x) SiLU(z) for the chunk's rows of the call.
-void FinishChunk(const MambaScanArguments& arguments, const SequenceRows& rows, const RecurrenceChunk& chunk,
-                 const ScanBlock& block, const ScanChunk& data) {
+void FinishChunk(const MambaScanArguments& arguments, const SequenceRows& rows,
+                 const RecurrenceChunk& chunk, const ScanBlock& block, const ScanChunk& data) {
   const D d;
   HWY_ALIGN float staged_x[kBlock] = {}, staged_z[kBlock] = {};
   HWY_ALIGN float result[kBlock];
@@ -235,7 +246,8 @@ void FinishChunk(const MambaScanArguments& arguments, const SequenceRows& rows, 
   }
 }
 
-void ScanSequence(const MambaScanArguments& arguments, const SequenceRows& rows, const ScanBlock& block, ScanChunk& data) {
+void ScanSequence(const MambaScanArguments& arguments, const SequenceRows& rows,
+                  const ScanBlock& block, ScanChunk& data) {
   const int state_size = arguments.layer.state_size;
   for (int begin = 0; begin < rows.total();) {
     const RecurrenceChunk chunk = NextChunk(rows, begin);
@@ -288,9 +300,10 @@ int64_t GroupsOfB(const MambaLayer& layer) {
 void CheckLayer(const MambaLayer& layer) {
   const bool sizes = layer.inner_width > 0 && layer.state_size > 0 && layer.groups > 0;
   const bool groups = sizes && layer.inner_width % layer.groups == 0;
-  const bool sources = groups && (layer.source_width == 0 || (layer.source_width % layer.state_size == 0 &&
-                                                              layer.inner_width % layer.source_width == 0 &&
-                                                              layer.groups % GroupsOfB(layer) == 0));
+  const bool sources =
+      groups && (layer.source_width == 0 || (layer.source_width % layer.state_size == 0 &&
+                                             layer.inner_width % layer.source_width == 0 &&
+                                             layer.groups % GroupsOfB(layer) == 0));
   if (!sources) {
     Fail("Mamba layer: inner width, state size, groups, source width",
          {layer.inner_width, layer.state_size, layer.groups, layer.source_width});
@@ -313,13 +326,15 @@ RecurrentSlotLayout MambaSlotLayout(const MambaLayer& layer, bool keeps_working)
   layout.ring_rows = RingRows(layer.convolution_width);
   at += RoundUp16(int64_t{layout.ring_rows} * layer.convolution_channels());
   layout.replay = at;
-  layout.replay_row = RoundUp16(2 * int64_t{layer.inner_width} + GroupsOfB(layer) * layer.state_size);
+  layout.replay_row =
+      RoundUp16(2 * int64_t{layer.inner_width} + GroupsOfB(layer) * layer.state_size);
   layout.floats = at + kMaxWindowRows * layout.replay_row;
   return layout;
 }
 
-void MambaConvolution(ThreadPool& pool, const Batch& batch, const MambaLayer& layer, const RecurrentState& state,
-                      const RowsView& projected, const RowsView& x_out) {
+void MambaConvolution(ThreadPool& pool, const Batch& batch, const MambaLayer& layer,
+                      const RecurrentState& state, const RowsView& projected,
+                      const RowsView& x_out) {
   const bool repeats = layer.source_width > 0 && layer.source_width != layer.inner_width;
   ConvolutionShape shape;
   shape.width = layer.convolution_width;
@@ -331,14 +346,15 @@ void MambaConvolution(ThreadPool& pool, const Batch& batch, const MambaLayer& la
   if (repeats) {
     const int64_t times = layer.inner_width / layer.source_width;
     (layer.repeat_before_convolution ? shape.segments[0].repeats : shape.out_repeats) = times;
-    (layer.repeat_before_convolution ? shape.segments[0].group : shape.out_group) = layer.state_size;
+    (layer.repeat_before_convolution ? shape.segments[0].group : shape.out_group) =
+        layer.state_size;
   }
   Convolve(pool, batch, shape, state, projected, x_out);
 }
 
-void MambaScan(ThreadPool& pool, const Batch& batch, const MambaLayer& layer, const RecurrentState& state,
-               const RowsView& x, const RowsView& delta, const RowsView& b, const RowsView& c, const RowsView& z,
-               const RowsView& gated) {
+void MambaScan(ThreadPool& pool, const Batch& batch, const MambaLayer& layer,
+               const RecurrentState& state, const RowsView& x, const RowsView& delta,
+               const RowsView& b, const RowsView& c, const RowsView& z, const RowsView& gated) {
   CheckLayer(layer);
   const int64_t b_groups = GroupsOfB(layer);
   HWY_DYNAMIC_DISPATCH(ScanAll)(pool, {batch, layer, state, x, delta, b, c, z, gated, b_groups});

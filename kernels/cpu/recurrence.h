@@ -1,5 +1,5 @@
-// Private to the recurrent mixers: one sequence's rows of a call in the order in which the recurrence runs them, cut into
-// chunks of bounded size.
+// Private to the recurrent mixers: one sequence's rows of a call in the order in which the
+// recurrence runs them, cut into chunks of bounded size.
 
 #ifndef MAMBAD_KERNELS_CPU_RECURRENCE_H_
 #define MAMBAD_KERNELS_CPU_RECURRENCE_H_
@@ -12,19 +12,22 @@
 
 namespace mambad::kernels {
 
-// Rows that pass through the registers' copy of a state between its load and its store. Uncommitted rows join the last chunk.
+// Rows that pass through the registers' copy of a state between its load and its store. Uncommitted
+// rows join the last chunk.
 inline constexpr int kChunkRows = 32;
 inline constexpr int kMaxChunkRows = kChunkRows + kMaxWindowRows;
 
-// Row i of the recurrence is replay row i for i < replay, else row row_begin + i - replay of the call.
+// Row i of the recurrence is replay row i for i < replay, else row row_begin + i - replay of the
+// call.
 struct SequenceRows {
   float* slot = nullptr;
   RecurrentSlotLayout layout;
   int64_t row_begin = 0;
-  int replay = 0;            // replay rows to run first
-  int rows = 0;              // rows of the call
-  int committed = 0;         // rows of the recurrence, replay counted, after which the checkpoint is stored
-  int window_start = 0;      // replay row that takes the first uncommitted row
+  int replay = 0;  // replay rows to run first
+  int rows = 0;    // rows of the call
+  int committed =
+      0;  // rows of the recurrence, replay counted, after which the checkpoint is stored
+  int window_start = 0;  // replay row that takes the first uncommitted row
   bool keeps_working = false;
 
   int total() const { return replay + rows; }
@@ -49,8 +52,10 @@ inline SequenceRows RowsOfSequence(const Batch& batch, const RecurrentState& sta
   rows.committed = rows.replay + commit;
   rows.keeps_working = batch.keeps_working && rows.rows > commit;
   const int kept = rows.rows - commit;
-  const bool fits = kept >= 0 && kept + rows.window_start <= kMaxWindowRows && rows.replay <= kMaxWindowRows;
-  const bool has_working = state.layout.working >= 0 || (!rows.keeps_working && rows.window_start == 0);
+  const bool fits =
+      kept >= 0 && kept + rows.window_start <= kMaxWindowRows && rows.replay <= kMaxWindowRows;
+  const bool has_working =
+      state.layout.working >= 0 || (!rows.keeps_working && rows.window_start == 0);
   if (!fits || !has_working || commit < 0 || rows.replay < 0) {
     Fail("window of a sequence: rows, commit, replay, window_start, working",
          {rows.rows, commit, batch.replay[s], rows.window_start, state.layout.working});
@@ -58,7 +63,8 @@ inline SequenceRows RowsOfSequence(const Batch& batch, const RecurrentState& sta
   return rows;
 }
 
-// Rows [begin, end) of the recurrence between one load and one store of the state; the store comes after `stored`.
+// Rows [begin, end) of the recurrence between one load and one store of the state; the store comes
+// after `stored`.
 struct RecurrenceChunk {
   int begin = 0, stored = 0, end = 0;
 
@@ -77,9 +83,10 @@ inline const float* LoadedState(const SequenceRows& rows, const RecurrenceChunk&
   return rows.window_start > 0 && chunk.begin == 0 ? rows.working() : rows.checkpoint();
 }
 
-// Copies uncommitted rows of B [R, width] to their replay rows at `offset`. Runs after the scan: every channel block reads
-// the replay rows' B.
-inline void KeepRows(const Batch& batch, const RecurrentState& state, const RowsView& b, int64_t width, int64_t offset) {
+// Copies uncommitted rows of B [R, width] to their replay rows at `offset`. Runs after the scan:
+// every channel block reads the replay rows' B.
+inline void KeepRows(const Batch& batch, const RecurrentState& state, const RowsView& b,
+                     int64_t width, int64_t offset) {
   for (int s = 0; s < batch.sequences; ++s) {
     const SequenceRows rows = RowsOfSequence(batch, state, s);
     for (int i = rows.committed; i < rows.total(); ++i) {

@@ -1,7 +1,9 @@
-// The mixers between their products: nanoseconds a token and layer, beside what their multiplications alone would take at
-// the rate of a loop of fused multiply-adds in the same run. Usage: mixer_bench [rounds] [threads] [instruction set]
+// The mixers between their products: nanoseconds a token and layer, beside what their
+// multiplications alone would take at the rate of a loop of fused multiply-adds in the same run.
+// Usage: mixer_bench [rounds] [threads] [instruction set]
 //
-// Every layer of a model has states of its own, taken in turn as in decoding. Times are the best of the rounds.
+// Every layer of a model has states of its own, taken in turn as in decoding. Times are the best of
+// the rounds.
 
 #include <time.h>
 
@@ -24,7 +26,7 @@
 namespace mambad::bench {
 namespace {
 
-using namespace kernels;   // NOLINT: a program of one file
+using namespace kernels;  // NOLINT: a program of one file
 
 std::vector<float> Random(int64_t count, float low, float high) {
   static std::mt19937 random(1);
@@ -34,7 +36,8 @@ std::vector<float> Random(int64_t count, float low, float high) {
   return values;
 }
 
-// How rows come: `sequences` of `rows` each, `commit` of them committed, `replay` replayed before, at `position`.
+// How rows come: `sequences` of `rows` each, `commit` of them committed, `replay` replayed before,
+// at `position`.
 struct Load {
   const char* name;
   int sequences, rows, commit, replay, position;
@@ -76,10 +79,10 @@ struct Mixer {
   const char* name;
   int layers = 1;
   RecurrentSlotLayout layout;
-  std::vector<Buffer> states, values;   // one a layer; attention: keys and values
+  std::vector<Buffer> states, values;  // one a layer; attention: keys and values
   Buffer input, scratch, output;
   std::function<void(ThreadPool&, const Batch&, int layer)> run;
-  std::function<double(const Load&)> multiplications;   // a layer and call
+  std::function<double(const Load&)> multiplications;  // a layer and call
 
   void Allocate(int64_t state_floats, int64_t value_floats) {
     for (int layer = 0; layer < layers; ++layer) {
@@ -92,7 +95,8 @@ struct Mixer {
   }
 };
 
-RowsView View(const Buffer& data, const Batch& batch, int64_t stride, int64_t begin, int64_t columns) {
+RowsView View(const Buffer& data, const Batch& batch, int64_t stride, int64_t begin,
+              int64_t columns) {
   return {data.as<float>() + begin, batch.rows, columns, stride};
 }
 
@@ -110,11 +114,12 @@ struct MambaWeights {
   std::vector<float> convolution, bias, dt_bias, a, skip, norm;
 };
 
-// Mamba-130M: the recurrence multiplies ten times a state number (six for the exponential's polynomial).
+// Mamba-130M: the recurrence multiplies ten times a state number (six for the exponential's
+// polynomial).
 std::unique_ptr<Mixer> Mamba(MambaWeights& weights, MambaLayer& layer) {
   const int inner = 1536, size = 16;
-  weights = {Random(inner * 4, -1, 1), Random(inner, -1, 1), Random(inner, -6, -2), Random(inner * size, -16, -1),
-             Random(inner, 0, 1), {}};
+  weights = {Random(inner * 4, -1, 1),      Random(inner, -1, 1), Random(inner, -6, -2),
+             Random(inner * size, -16, -1), Random(inner, 0, 1),  {}};
   layer.inner_width = inner;
   layer.state_size = size;
   layer.convolution = weights.convolution.data();
@@ -136,7 +141,8 @@ std::unique_ptr<Mixer> Mamba(MambaWeights& weights, MambaLayer& layer) {
     const RowsView out = View(m->output, batch, inner, 0, inner);
     MambaConvolution(pool, batch, layer, state, View(m->input, batch, width, 0, 2 * inner), out);
     MambaScan(pool, batch, layer, state, out, View(m->input, batch, width, 2 * inner, inner),
-              View(m->input, batch, width, 3 * inner, size), View(m->input, batch, width, 3 * inner + size, size),
+              View(m->input, batch, width, 3 * inner, size),
+              View(m->input, batch, width, 3 * inner + size, size),
               View(m->input, batch, width, inner, inner), out);
   };
   mixer->multiplications = [=](const Load& load) {
@@ -148,8 +154,8 @@ std::unique_ptr<Mixer> Mamba(MambaWeights& weights, MambaLayer& layer) {
 // Mamba2-130M: three multiplications a state number.
 std::unique_ptr<Mixer> Mamba2(MambaWeights& weights, Mamba2Layer& layer) {
   const int inner = 1536, size = 128, heads = 24, channels = inner + 2 * size;
-  weights = {Random(channels * 4, -1, 1), Random(channels, -1, 1), Random(heads, -6, -2), Random(heads, -16, -1),
-             Random(heads, 0, 1), Random(inner, 0, 1)};
+  weights = {Random(channels * 4, -1, 1), Random(channels, -1, 1), Random(heads, -6, -2),
+             Random(heads, -16, -1),      Random(heads, 0, 1),     Random(inner, 0, 1)};
   layer.inner_width = inner;
   layer.state_size = size;
   layer.heads = heads;
@@ -169,8 +175,10 @@ std::unique_ptr<Mixer> Mamba2(MambaWeights& weights, Mamba2Layer& layer) {
   mixer->input = Activations(kMaxRows * width, true);
   mixer->scratch = Activations(kMaxRows * channels, false);
   mixer->output = Activations(kMaxRows * inner, false);
-  mixer->run = [m = mixer.get(), &layer, width, channels](ThreadPool& pool, const Batch& batch, int index) {
-    Mamba2Mix(pool, batch, layer, {m->states[index].as<float>(), m->layout}, View(m->input, batch, width, 0, width),
+  mixer->run = [m = mixer.get(), &layer, width, channels](ThreadPool& pool, const Batch& batch,
+                                                          int index) {
+    Mamba2Mix(pool, batch, layer, {m->states[index].as<float>(), m->layout},
+              View(m->input, batch, width, 0, width),
               View(m->scratch, batch, channels, 0, channels),
               View(m->output, batch, layer.inner_width, 0, layer.inner_width));
   };
@@ -183,7 +191,8 @@ std::unique_ptr<Mixer> Mamba2(MambaWeights& weights, Mamba2Layer& layer) {
 // SmolLM2-135M: two multiplications for each key a row sees, head and column.
 std::unique_ptr<Mixer> Attention(MambaWeights& weights, AttentionLayer& layer) {
   const int queries = 9, keys = 3, head = 64, width = (queries + 2 * keys) * head;
-  for (int i = 0; i < head / 2; ++i) weights.a.push_back(static_cast<float>(std::pow(1e5, -2.0 * i / head)));
+  for (int i = 0; i < head / 2; ++i)
+    weights.a.push_back(static_cast<float>(std::pow(1e5, -2.0 * i / head)));
   layer.query_heads = queries;
   layer.key_value_heads = keys;
   layer.head_width = head;
@@ -192,7 +201,8 @@ std::unique_ptr<Mixer> Attention(MambaWeights& weights, AttentionLayer& layer) {
   mixer->name = "SmolLM2-135M attention";
   mixer->layers = 30;
   const int64_t page = keys * head * kPageTokens;
-  mixer->Allocate(page * kPagesPerSequence * kMaxSequences, page * kPagesPerSequence * kMaxSequences);
+  mixer->Allocate(page * kPagesPerSequence * kMaxSequences,
+                  page * kPagesPerSequence * kMaxSequences);
   mixer->input = Activations(kMaxRows * width, true);
   mixer->output = Activations(kMaxRows * queries * head, false);
   mixer->run = [m = mixer.get(), &layer, width](ThreadPool& pool, const Batch& batch, int index) {
@@ -208,7 +218,8 @@ std::unique_ptr<Mixer> Attention(MambaWeights& weights, AttentionLayer& layer) {
   return mixer;
 }
 
-// Seconds of an arbitrary beginning. A single thread's own time leaves out what neighbours on the machine take.
+// Seconds of an arbitrary beginning. A single thread's own time leaves out what neighbours on the
+// machine take.
 double Now(const ThreadPool& pool) {
   timespec time;
   clock_gettime(pool.threads() == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &time);
@@ -225,8 +236,9 @@ void Measure(ThreadPool& pool, Mixer& mixer, double rate, int rounds) {
       best = std::min(best, (Now(pool) - start) / mixer.layers);
     }
     const double tokens = load.sequences * load.rows, bound = mixer.multiplications(load) / rate;
-    std::printf("  %-24s %-20s %9.0f ns a token and layer; multiplications alone %8.0f (%3.0f %%)\n", mixer.name, load.name,
-                best / tokens * 1e9, bound / tokens * 1e9, 100 * bound / best);
+    std::printf(
+        "  %-24s %-20s %9.0f ns a token and layer; multiplications alone %8.0f (%3.0f %%)\n",
+        mixer.name, load.name, best / tokens * 1e9, bound / tokens * 1e9, 100 * bound / best);
   }
 }
 
@@ -246,11 +258,14 @@ int main(int argc, char** argv) {
   const auto mamba2 = bench::Mamba2(weights[1], mamba2_layer);
   const auto attention = bench::Attention(weights[2], attention_layer);
   for (kernels::InstructionSet set : kernels::AvailableInstructionSets()) {
-    if (set == kernels::InstructionSet::kBaseline || set == kernels::InstructionSet::kAvx512Bfloat16) continue;
+    if (set == kernels::InstructionSet::kBaseline ||
+        set == kernels::InstructionSet::kAvx512Bfloat16)
+      continue;
     if (!only.empty() && only != kernels::Name(set)) continue;
     kernels::LimitInstructionSet(set);
     const double rate = bench::MultiplyAddRate(pool);
     std::printf("%s, %d threads, %.0f GFMA/s\n", kernels::Name(set), pool.threads(), rate * 1e-9);
-    for (bench::Mixer* mixer : {mamba.get(), mamba2.get(), attention.get()}) bench::Measure(pool, *mixer, rate, rounds);
+    for (bench::Mixer* mixer : {mamba.get(), mamba2.get(), attention.get()})
+      bench::Measure(pool, *mixer, rate, rounds);
   }
 }

@@ -13,13 +13,16 @@ HWY_BEFORE_NAMESPACE();
 namespace mambad::bench::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Ten independent chains; returns how many multiply-adds were done, and a value that keeps them alive.
+// Ten independent chains; returns how many multiply-adds were done, and a value that keeps them
+// alive.
 double MultiplyAdds(int64_t loops, float* alive) {
   const hn::CappedTag<float, 16> d;
   const auto factor = hn::Set(d, 0.999f), term = hn::Set(d, 0.001f);
   // All different, or the compiler keeps one of them.
-  auto a0 = hn::Iota(d, 0.0f), a1 = hn::Iota(d, 1.0f), a2 = hn::Iota(d, 2.0f), a3 = hn::Iota(d, 3.0f);
-  auto a4 = hn::Iota(d, 4.0f), a5 = hn::Iota(d, 5.0f), a6 = hn::Iota(d, 6.0f), a7 = hn::Iota(d, 7.0f);
+  auto a0 = hn::Iota(d, 0.0f), a1 = hn::Iota(d, 1.0f), a2 = hn::Iota(d, 2.0f),
+       a3 = hn::Iota(d, 3.0f);
+  auto a4 = hn::Iota(d, 4.0f), a5 = hn::Iota(d, 5.0f), a6 = hn::Iota(d, 6.0f),
+       a7 = hn::Iota(d, 7.0f);
   auto a8 = hn::Iota(d, 8.0f), a9 = hn::Iota(d, 9.0f);
   for (int64_t i = 0; i < loops; ++i) {
     a0 = hn::MulAdd(a0, factor, term);
@@ -59,7 +62,8 @@ double MultiplyAddRate(kernels::ThreadPool& pool) {
       sink = alive;
       (void)sink;
     });
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     double all = 0;
     for (const double one : done) all += one;
     best = std::max(best, all / seconds);

@@ -7,8 +7,8 @@
 
 namespace mambad::bench {
 
-// Float32 fused multiply-adds a second, all threads of the pool together, on the active instruction set; best of several
-// short loops over registers.
+// Float32 fused multiply-adds a second, all threads of the pool together, on the active instruction
+// set; best of several short loops over registers.
 double MultiplyAddRate(kernels::ThreadPool& pool);
 
 }  // namespace mambad::bench

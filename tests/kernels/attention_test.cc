@@ -34,11 +34,14 @@ class AttentionUnderTest : public MixerUnderTest {
   }
   int64_t output_width() const override { return int64_t{shape_.query_heads} * shape_.head_width; }
   RecurrentSlotLayout layout(bool) const override { return {}; }
-  int64_t page_floats() const override { return int64_t{shape_.key_value_heads} * shape_.head_width * kPageTokens; }
+  int64_t page_floats() const override {
+    return int64_t{shape_.key_value_heads} * shape_.head_width * kPageTokens;
+  }
   int64_t key_value_heads() const override { return shape_.key_value_heads; }
 
-  void Run(ThreadPool& pool, const Batch& batch, const RecurrentState&, const KeyValueState& pages, float* inputs,
-           int64_t input_stride, float* outputs, int64_t output_stride) const override {
+  void Run(ThreadPool& pool, const Batch& batch, const RecurrentState&, const KeyValueState& pages,
+           float* inputs, int64_t input_stride, float* outputs,
+           int64_t output_stride) const override {
     PagedAttention(pool, batch, layer_, pages, {inputs, batch.rows, input_width(), input_stride},
                    {outputs, batch.rows, output_width(), output_stride});
   }
@@ -63,7 +66,8 @@ class AttentionUnderTest : public MixerUnderTest {
       std::vector<double> out;
       for (int head = 0; head < shape_.query_heads; ++head) {
         const std::vector<double> query = Rotated(inputs[t], head, t);
-        const int key_head = shape_.query_heads + head / group, value_head = key_head + shape_.key_value_heads;
+        const int key_head = shape_.query_heads + head / group,
+                  value_head = key_head + shape_.key_value_heads;
         const int first = shape_.window > 0 ? std::max(0, t - shape_.window + 1) : 0;
         std::vector<double> sum(width);
         double total = 0;
@@ -101,8 +105,12 @@ TEST_P(AttentionMixer, AgreesWithDoublePrecision) {
     checks_.AgreesWithReference(3, 200);
   });
 }
-TEST_P(AttentionMixer, Invariant1CommitEqualsDecodingOneByOne) { checks_.CommitEqualsOneByOne(4, false); }
-TEST_P(AttentionMixer, Invariant1DraftWindowsEqualDecodingOneByOne) { checks_.CommitEqualsOneByOne(5, true); }
+TEST_P(AttentionMixer, Invariant1CommitEqualsDecodingOneByOne) {
+  checks_.CommitEqualsOneByOne(4, false);
+}
+TEST_P(AttentionMixer, Invariant1DraftWindowsEqualDecodingOneByOne) {
+  checks_.CommitEqualsOneByOne(5, true);
+}
 TEST_P(AttentionMixer, Invariant3PromptChunksAndThreadsDoNotMatter) {
   checks_.ChunksDoNotMatter(6, {1, 2, 3, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 65, 130});
 }
@@ -110,13 +118,16 @@ TEST_P(AttentionMixer, Invariant3OtherSequencesDoNotMatter) {
   checks_.OnEveryInstructionSet([&] { checks_.BatchDoesNotMatter(7, 5, false); });
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, AttentionMixer,
-    ::testing::Values(AttentionShape{"Grouped", 9, 3, 64}, AttentionShape{"OneEach", 2, 2, 32},
-                      AttentionShape{"ManyToOne", 40, 1, 16}, AttentionShape{"NarrowHeads", 8, 4, 8},
-                      AttentionShape{"OddWidth", 4, 2, 50}, AttentionShape{"Window", 6, 2, 32, 20},
-                      AttentionShape{"WindowOfOne", 2, 1, 16, 1}, AttentionShape{"WindowOfPages", 4, 2, 16, 48}),
-    [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Shapes, AttentionMixer,
+                         ::testing::Values(AttentionShape{"Grouped", 9, 3, 64},
+                                           AttentionShape{"OneEach", 2, 2, 32},
+                                           AttentionShape{"ManyToOne", 40, 1, 16},
+                                           AttentionShape{"NarrowHeads", 8, 4, 8},
+                                           AttentionShape{"OddWidth", 4, 2, 50},
+                                           AttentionShape{"Window", 6, 2, 32, 20},
+                                           AttentionShape{"WindowOfOne", 2, 1, 16, 1},
+                                           AttentionShape{"WindowOfPages", 4, 2, 16, 48}),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 // A key at a late position, read back from its page.
 TEST(RotaryEmbedding, IsAccurateAtLatePositions) {
@@ -124,7 +135,7 @@ TEST(RotaryEmbedding, IsAccurateAtLatePositions) {
   std::mt19937 random(3);
   ThreadPool pool(1);
   const int width = 64, pages = (1 << 20) / kPageTokens + 1;
-  const std::vector<int32_t> table(pages, 0);   // every page is the same one
+  const std::vector<int32_t> table(pages, 0);  // every page is the same one
   for (const int position : {0, 1, 15, 1000, 131071, 524287, 999999, 1048575}) {
     const Row row = RandomRow(random, mixer.input_width());
     Row keys(width * kPageTokens), values(width * kPageTokens), input = row, output(width);
@@ -139,11 +150,15 @@ TEST(RotaryEmbedding, IsAccurateAtLatePositions) {
     batch.position = at;
     batch.pages = table.data();
     batch.pages_per_sequence = pages;
-    PagedAttention(pool, batch, layer, {keys.data(), values.data()}, {input.data(), 1, 192, 192}, {output.data(), 1, 64, 64});
+    PagedAttention(pool, batch, layer, {keys.data(), values.data()}, {input.data(), 1, 192, 192},
+                   {output.data(), 1, 64, 64});
     Row key(width);
     for (int i = 0; i < width; ++i) key[i] = keys[i * kPageTokens + position % kPageTokens];
     EXPECT_LE(RelativeError({key}, {mixer.Rotated(row, 1, position)}), 3e-7) << position;
-    EXPECT_LE(RelativeError({Row(input.begin(), input.begin() + width)}, {mixer.Rotated(row, 0, position)}), 3e-7) << position;
+    EXPECT_LE(RelativeError({Row(input.begin(), input.begin() + width)},
+                            {mixer.Rotated(row, 0, position)}),
+              3e-7)
+        << position;
   }
 }
 

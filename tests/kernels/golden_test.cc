@@ -1,4 +1,5 @@
-// The mixers against outputs of the original CUDA and Triton kernels, where that data lies beside the checkout.
+// The mixers against outputs of the original CUDA and Triton kernels, where that data lies beside
+// the checkout.
 
 #include <cmath>
 #include <cstdlib>
@@ -20,7 +21,7 @@ namespace {
 using Json = nlohmann::json;
 using Numbers = std::vector<float>;
 
-constexpr float kOpenGate = 1.27846454f;   // SiLU of this is 1: for cases without a gate
+constexpr float kOpenGate = 1.27846454f;  // SiLU of this is 1: for cases without a gate
 
 Json Load(const std::string& file) {
   const char* folder = std::getenv("MAMBAD_SHARED_DATA");
@@ -28,7 +29,8 @@ Json Load(const std::string& file) {
   std::ifstream stream(std::string(folder) + "/golden/" + file);
   if (!stream) return nullptr;
   std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-  for (size_t at; (at = text.find("NaN")) != std::string::npos;) text.replace(at, 3, "null");   // not JSON, nor used here
+  for (size_t at; (at = text.find("NaN")) != std::string::npos;)
+    text.replace(at, 3, "null");  // not JSON, nor used here
   Json parsed = Json::parse(text, nullptr, false);
   EXPECT_FALSE(parsed.is_discarded()) << file;
   return parsed;
@@ -53,7 +55,8 @@ Numbers Tensor(const Json& parent, const char* name) {
 std::vector<size_t> Shape(const Json& parent, const char* name) {
   std::vector<size_t> shape;
   const Json& value = parent[name];
-  for (const Json* at = value.is_object() ? &value["data"] : &value; at->is_array(); at = &(*at)[0]) shape.push_back(at->size());
+  for (const Json* at = value.is_object() ? &value["data"] : &value; at->is_array(); at = &(*at)[0])
+    shape.push_back(at->size());
   return shape;
 }
 
@@ -80,9 +83,12 @@ struct OneSequence {
   Batch batch;
 };
 
-RowsView View(Numbers& numbers, int64_t rows, int64_t columns) { return {numbers.data(), rows, columns, columns}; }
+RowsView View(Numbers& numbers, int64_t rows, int64_t columns) {
+  return {numbers.data(), rows, columns, columns};
+}
 
-// One channel's selective scan. Vectors run over time; b and c [T, N]. `state` [N] is what it starts from and becomes.
+// One channel's selective scan. Vectors run over time; b and c [T, N]. `state` [N] is what it
+// starts from and becomes.
 struct Channel {
   Numbers x, delta, z, a, b, c, state;
   float dt_bias = 0, skip = 0;
@@ -104,13 +110,15 @@ Numbers Scan(Channel& channel) {
   for (int n = 0; n < size; ++n) slot[layout.checkpoint + n * 16] = channel.state[n];
   ThreadPool pool(1);
   OneSequence one(rows);
-  MambaScan(pool, one.batch, layer, {slot.data(), layout}, View(channel.x, rows, 1), View(channel.delta, rows, 1),
-            View(channel.b, rows, size), View(channel.c, rows, size), View(channel.z, rows, 1), View(out, rows, 1));
+  MambaScan(pool, one.batch, layer, {slot.data(), layout}, View(channel.x, rows, 1),
+            View(channel.delta, rows, 1), View(channel.b, rows, size), View(channel.c, rows, size),
+            View(channel.z, rows, 1), View(out, rows, 1));
   for (int n = 0; n < size; ++n) channel.state[n] = slot[layout.checkpoint + n * 16];
   return out;
 }
 
-// A selective scan case: x, delta, z [batch, channels, T]; B and C [channels, N], [N, ...] or with groups and time.
+// A selective scan case: x, delta, z [batch, channels, T]; B and C [channels, N], [N, ...] or with
+// groups and time.
 struct ScanCase {
   Numbers x, delta, a, b, c, skip, z, dt_bias, y;
   size_t batches = 0, channels = 0, rows = 0, states = 0, b_rank = 0, groups = 1;
@@ -154,13 +162,16 @@ ScanCase ReadScan(const Json& inputs, const Numbers& y) {
   scan.dt_bias = Tensor(inputs, inputs.contains("delta_bias") ? "delta_bias" : "dt_bias");
   scan.y = y;
   const Json& u = inputs["u"];
-  const std::vector<size_t> shape =
-      u.is_object() && u["shape"].size() == 3 ? u["shape"].get<std::vector<size_t>>() : Shape(inputs, "u");
+  const std::vector<size_t> shape = u.is_object() && u["shape"].size() == 3
+                                        ? u["shape"].get<std::vector<size_t>>()
+                                        : Shape(inputs, "u");
   scan.batches = shape[0];
   scan.channels = shape[1];
   scan.rows = shape[2];
   scan.states = scan.a.size() / scan.channels;
-  scan.b_rank = scan.b.size() == scan.a.size() ? 2 : scan.b.size() == scan.batches * scan.a.size() ? 3 : 4;
+  scan.b_rank = scan.b.size() == scan.a.size()                  ? 2
+                : scan.b.size() == scan.batches * scan.a.size() ? 3
+                                                                : 4;
   if (scan.b_rank == 4) scan.groups = scan.b.size() / (scan.batches * scan.states * scan.rows);
   return scan;
 }
@@ -174,7 +185,8 @@ void ExpectScan(const ScanCase& scan, size_t channels, double tolerance) {
       ours.insert(ours.end(), y.begin(), y.end());
       const float* at = &scan.y[(batch * scan.channels + c) * scan.rows];
       theirs.insert(theirs.end(), at, at + scan.rows);
-      EXPECT_LE(RelativeError(y, Numbers(at, at + scan.rows)), tolerance) << "batch " << batch << ", channel " << c;
+      EXPECT_LE(RelativeError(y, Numbers(at, at + scan.rows)), tolerance)
+          << "batch " << batch << ", channel " << c;
     }
   }
   EXPECT_LE(RelativeError(ours, theirs), tolerance);
@@ -185,7 +197,8 @@ class Golden : public ::testing::Test {
   void SetUp() override {
     cases_ = Load("mamba_ssm_cuda_reference_cases.json");
     if (!cases_.is_object()) {
-      GTEST_SKIP() << "no reference values: MAMBAD_SHARED_DATA names no folder with golden/mamba_ssm_cuda_reference_cases.json";
+      GTEST_SKIP() << "no reference values: MAMBAD_SHARED_DATA names no folder with "
+                      "golden/mamba_ssm_cuda_reference_cases.json";
     }
   }
   Json cases_;
@@ -213,11 +226,12 @@ TEST_F(Golden, CausalConvolution) {
   for (const char* name : {"channels_first_silu", "channels_last_identity"}) {
     SCOPED_TRACE(name);
     const Json& one = cases_["dw_causal_conv"][name];
-    Numbers x = Tensor(one["inputs"], "x"), weights = Tensor(one["inputs"], "weight"), bias = Tensor(one["inputs"], "bias");
+    Numbers x = Tensor(one["inputs"], "x"), weights = Tensor(one["inputs"], "weight"),
+            bias = Tensor(one["inputs"], "bias");
     Numbers y = Tensor(one["outputs"], "y");
     const bool channels_first = !bias.empty();
     const int channels = 8, rows = 5;
-    if (!channels_first) {   // ours always has the activation
+    if (!channels_first) {  // ours always has the activation
       for (float& value : y) value = static_cast<float>(value / (1 + std::exp(-double{value})));
     }
     MambaLayer layer;
@@ -237,8 +251,8 @@ TEST_F(Golden, CausalConvolution) {
       }
       ThreadPool pool(1);
       OneSequence one_sequence(rows);
-      MambaConvolution(pool, one_sequence.batch, layer, {slot.data(), layout}, View(in, rows, channels),
-                       View(out, rows, channels));
+      MambaConvolution(pool, one_sequence.batch, layer, {slot.data(), layout},
+                       View(in, rows, channels), View(out, rows, channels));
       for (int t = 0; t < rows; ++t) {
         for (int c = 0; c < channels; ++c) ours[place(t, c)] = out[t * channels + c];
       }
@@ -247,23 +261,27 @@ TEST_F(Golden, CausalConvolution) {
   }
 }
 
-// One step from a given state: the second half of every decoding step. "grouped" was made without softplus: there only the
-// channels with a positive dt can be compared, given as softplus takes it.
+// One step from a given state: the second half of every decoding step. "grouped" was made without
+// softplus: there only the channels with a positive dt can be compared, given as softplus takes it.
 TEST_F(Golden, SelectiveStateUpdate) {
   for (const char* name : {"baseline_full", "grouped"}) {
     SCOPED_TRACE(name);
     const Json& inputs = cases_["selective_state_update"][name]["inputs"];
     const Json& outputs = cases_["selective_state_update"][name]["outputs"];
-    const Numbers state = Tensor(inputs, "state"), x = Tensor(inputs, "x"), dt = Tensor(inputs, "dt"), a = Tensor(inputs, "A");
-    const Numbers b = Tensor(inputs, "B"), c = Tensor(inputs, "C"), skip = Tensor(inputs, "D"), z = Tensor(inputs, "z");
+    const Numbers state = Tensor(inputs, "state"), x = Tensor(inputs, "x"),
+                  dt = Tensor(inputs, "dt"), a = Tensor(inputs, "A");
+    const Numbers b = Tensor(inputs, "B"), c = Tensor(inputs, "C"), skip = Tensor(inputs, "D"),
+                  z = Tensor(inputs, "z");
     const Numbers dt_bias = Tensor(inputs, "dt_bias");
-    const size_t batches = 2, states = 4, channels = x.size() / batches, groups = b.size() / (batches * states);
+    const size_t batches = 2, states = 4, channels = x.size() / batches,
+                 groups = b.size() / (batches * states);
     const Numbers golden_y = Tensor(outputs, "y"), golden_state = Tensor(outputs, "updated_state");
     const bool softplus = std::string(name) == "baseline_full";
     Numbers y, updated, their_y, their_state;
     for (size_t batch = 0; batch < batches; ++batch) {
       for (size_t i = 0; i < channels; ++i) {
-        const size_t at = batch * channels + i, group = (batch * groups + i / (channels / groups)) * states;
+        const size_t at = batch * channels + i,
+                     group = (batch * groups + i / (channels / groups)) * states;
         Channel channel;
         channel.x = {x[at]};
         channel.delta = {dt[at]};
@@ -281,7 +299,8 @@ TEST_F(Golden, SelectiveStateUpdate) {
           channel.dt_bias = 0;
         }
         their_y.push_back(golden_y[at]);
-        their_state.insert(their_state.end(), &golden_state[at * states], &golden_state[at * states] + states);
+        their_state.insert(their_state.end(), &golden_state[at * states],
+                           &golden_state[at * states] + states);
         y.push_back(Scan(channel)[0]);
         updated.insert(updated.end(), channel.state.begin(), channel.state.end());
       }
@@ -292,13 +311,15 @@ TEST_F(Golden, SelectiveStateUpdate) {
   }
 }
 
-// The first head only: A of the second is positive, where the original clamps what the recurrence does not. Their products
-// run in TF32. D is one number a channel there and is added here.
+// The first head only: A of the second is positive, where the original clamps what the recurrence
+// does not. Their products run in TF32. D is one number a channel there and is added here.
 TEST_F(Golden, StateSpaceDuality) {
   const Json& inputs = cases_["ssd_combined"]["combined_full"]["inputs"];
   const Json& outputs = cases_["ssd_combined"]["combined_full"]["outputs"];
-  const Numbers x = Tensor(inputs, "X"), dt = Tensor(inputs, "dt"), a = Tensor(inputs, "A"), b = Tensor(inputs, "B");
-  const Numbers c = Tensor(inputs, "C"), d = Tensor(inputs, "D"), z = Tensor(inputs, "z"), y = Tensor(outputs, "y");
+  const Numbers x = Tensor(inputs, "X"), dt = Tensor(inputs, "dt"), a = Tensor(inputs, "A"),
+                b = Tensor(inputs, "B");
+  const Numbers c = Tensor(inputs, "C"), d = Tensor(inputs, "D"), z = Tensor(inputs, "z"),
+                y = Tensor(outputs, "y");
   const Numbers dt_bias = Tensor(inputs, "dt_bias"), initial = Tensor(inputs, "initial_states");
   const Numbers final_states = Tensor(outputs, "final_states");
   const int batches = 2, rows = 6, heads = 2, width = 3, size = 4;
@@ -332,7 +353,8 @@ TEST_F(Golden, StateSpaceDuality) {
     Numbers slot(layout.floats, 0.0f);
     const auto theirs_at = [&](int p, int n) { return (batch * heads * width + p) * size + n; };
     for (int p = 0; p < width; ++p) {
-      for (int n = 0; n < size; ++n) slot[layout.checkpoint + n * width + p] = initial[theirs_at(p, n)];
+      for (int n = 0; n < size; ++n)
+        slot[layout.checkpoint + n * width + p] = initial[theirs_at(p, n)];
     }
     ThreadPool pool(1);
     OneSequence one(rows);
@@ -360,7 +382,8 @@ TEST(GoldenSmall, SelectiveScanCases) {
   const Json cases = Load("b-vitamins-ssm/selective_scan_reference.json");
   const Json one = Load("b-vitamins-ssm/selective_scan_case1.json");
   if (!cases.is_array() || !one.is_object()) {
-    GTEST_SKIP() << "no reference values: MAMBAD_SHARED_DATA names no folder with golden/b-vitamins-ssm";
+    GTEST_SKIP()
+        << "no reference values: MAMBAD_SHARED_DATA names no folder with golden/b-vitamins-ssm";
   }
   ScanCase scan = ReadScan(one["inputs"], Tensor(one["outputs"], "out"));
   ExpectScan(scan, scan.channels, 2e-6);

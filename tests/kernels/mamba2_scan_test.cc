@@ -54,24 +54,30 @@ class Mamba2UnderTest : public MixerUnderTest {
     return shape_.inner + source_x() + source_b() + groups_width() + shape_.heads;
   }
   int64_t output_width() const override { return shape_.inner; }
-  RecurrentSlotLayout layout(bool keeps_working) const override { return Mamba2SlotLayout(layer_, keeps_working); }
+  RecurrentSlotLayout layout(bool keeps_working) const override {
+    return Mamba2SlotLayout(layer_, keeps_working);
+  }
   int ring_channels() const override { return layer_.convolution_channels(); }
   int convolution_width() const override { return shape_.taps; }
 
-  void Run(ThreadPool& pool, const Batch& batch, const RecurrentState& state, const KeyValueState&, float* inputs,
-           int64_t input_stride, float* outputs, int64_t output_stride) const override {
+  void Run(ThreadPool& pool, const Batch& batch, const RecurrentState& state, const KeyValueState&,
+           float* inputs, int64_t input_stride, float* outputs,
+           int64_t output_stride) const override {
     const int64_t channels = layer_.convolution_channels();
     Row convolved(batch.rows * channels + 16, kNaN);
     Mamba2Mix(pool, batch, layer_, state, {inputs, batch.rows, input_width(), input_stride},
-              {convolved.data(), batch.rows, channels, channels}, {outputs, batch.rows, shape_.inner, output_stride});
+              {convolved.data(), batch.rows, channels, channels},
+              {outputs, batch.rows, shape_.inner, output_stride});
   }
 
-  // Value of convolution channel c at row t: the convolution's own weights, its input taken from column `column`.
+  // Value of convolution channel c at row t: the convolution's own weights, its input taken from
+  // column `column`.
   double Convolved(const Rows& inputs, int t, int channel, int64_t column) const {
     double x = shape_.bias ? convolution_bias_[channel] : 0;
     for (int j = 0; j < shape_.taps; ++j) {
       if (t - shape_.taps + 1 + j < 0) continue;
-      x += double{convolution_[channel * shape_.taps + j]} * inputs[t - shape_.taps + 1 + j][column];
+      x +=
+          double{convolution_[channel * shape_.taps + j]} * inputs[t - shape_.taps + 1 + j][column];
     }
     return x / (1 + std::exp(-x));
   }
@@ -83,7 +89,8 @@ class Mamba2UnderTest : public MixerUnderTest {
     const bool before = shape_.source > 0 && shape_.repeat_before;
     const int x_width = before ? shape_.inner : static_cast<int>(source_x());
     const int b_width = before ? static_cast<int>(groups_width()) : static_cast<int>(source_b());
-    const int64_t x_column = shape_.inner, b_column = x_column + source_x(), c_column = b_column + source_b();
+    const int64_t x_column = shape_.inner, b_column = x_column + source_x(),
+                  c_column = b_column + source_b();
     std::vector<std::vector<double>> state(shape_.inner, std::vector<double>(size)), result;
     for (int t = 0; t < static_cast<int>(inputs.size()); ++t) {
       const Row& row = inputs[t];
@@ -142,8 +149,12 @@ TEST_P(Mamba2Mixer, AgreesWithDoublePrecision) {
     checks_.AgreesWithReference(3, 150);
   });
 }
-TEST_P(Mamba2Mixer, Invariant1CommitEqualsDecodingOneByOne) { checks_.CommitEqualsOneByOne(4, false); }
-TEST_P(Mamba2Mixer, Invariant1DraftWindowsEqualDecodingOneByOne) { checks_.CommitEqualsOneByOne(5, true); }
+TEST_P(Mamba2Mixer, Invariant1CommitEqualsDecodingOneByOne) {
+  checks_.CommitEqualsOneByOne(4, false);
+}
+TEST_P(Mamba2Mixer, Invariant1DraftWindowsEqualDecodingOneByOne) {
+  checks_.CommitEqualsOneByOne(5, true);
+}
 TEST_P(Mamba2Mixer, Invariant3PromptChunksAndThreadsDoNotMatter) {
   checks_.ChunksDoNotMatter(6, {1, 2, 3, 4, 5, 16, 18, 19, 20, 37, 38, 39, 64, 65, 130});
 }
@@ -156,10 +167,13 @@ TEST_P(Mamba2Mixer, Invariant3OtherSequencesDoNotMatterToDrafts) {
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, Mamba2Mixer,
-    ::testing::Values(Mamba2Shape{"Standard", 128, 32, 2, 1, 0}, Mamba2Shape{"Groups", 128, 16, 8, 2, 0},
+    ::testing::Values(Mamba2Shape{"Standard", 128, 32, 2, 1, 0},
+                      Mamba2Shape{"Groups", 128, 16, 8, 2, 0},
                       Mamba2Shape{"DtLimits", 64, 16, 4, 1, 0, 4, false, true, 0.05f, 0.2f},
-                      Mamba2Shape{"WideHeads", 192, 10, 2, 1, 0, 3}, Mamba2Shape{"OddHeads", 44, 7, 4, 2, 0, 2, false, false},
-                      Mamba2Shape{"Llama", 128, 32, 4, 4, 64}, Mamba2Shape{"LlamaRepeatBefore", 96, 16, 6, 6, 32, 4, true},
+                      Mamba2Shape{"WideHeads", 192, 10, 2, 1, 0, 3},
+                      Mamba2Shape{"OddHeads", 44, 7, 4, 2, 0, 2, false, false},
+                      Mamba2Shape{"Llama", 128, 32, 4, 4, 64},
+                      Mamba2Shape{"LlamaRepeatBefore", 96, 16, 6, 6, 32, 4, true},
                       Mamba2Shape{"LlamaSmallHeads", 48, 8, 6, 6, 16, 4, true}),
     [](const auto& info) { return std::string(info.param.name); });
 

@@ -16,8 +16,8 @@ struct MambaShape {
   bool bias = true;
 };
 
-// The kernels of a Mamba-1 mixer between its products. A token's input: [x, z] (MambaInLlama: [x, z, B, C]), delta, and for
-// the standard mixer B and C.
+// The kernels of a Mamba-1 mixer between its products. A token's input: [x, z] (MambaInLlama: [x,
+// z, B, C]), delta, and for the standard mixer B and C.
 class MambaUnderTest : public MixerUnderTest {
  public:
   explicit MambaUnderTest(const MambaShape& shape) : shape_(shape) {
@@ -51,26 +51,34 @@ class MambaUnderTest : public MixerUnderTest {
     layer_.skip = skip_.data();
   }
 
-  int64_t projected_width() const { return shape_.source > 0 ? 2 * shape_.source + 2 * shape_.inner : 2 * shape_.inner; }
+  int64_t projected_width() const {
+    return shape_.source > 0 ? 2 * shape_.source + 2 * shape_.inner : 2 * shape_.inner;
+  }
   int64_t input_width() const override {
-    return projected_width() + shape_.inner + (shape_.source > 0 ? 0 : 2 * shape_.groups * shape_.state);
+    return projected_width() + shape_.inner +
+           (shape_.source > 0 ? 0 : 2 * shape_.groups * shape_.state);
   }
   int64_t output_width() const override { return shape_.inner; }
-  RecurrentSlotLayout layout(bool keeps_working) const override { return MambaSlotLayout(layer_, keeps_working); }
+  RecurrentSlotLayout layout(bool keeps_working) const override {
+    return MambaSlotLayout(layer_, keeps_working);
+  }
   int ring_channels() const override { return layer_.convolution_channels(); }
   int convolution_width() const override { return shape_.taps; }
 
-  void Run(ThreadPool& pool, const Batch& batch, const RecurrentState& state, const KeyValueState&, float* inputs,
-           int64_t input_stride, float* outputs, int64_t output_stride) const override {
+  void Run(ThreadPool& pool, const Batch& batch, const RecurrentState& state, const KeyValueState&,
+           float* inputs, int64_t input_stride, float* outputs,
+           int64_t output_stride) const override {
     const auto columns = [&](int64_t begin, int64_t count) {
       return RowsView{inputs + begin, batch.rows, count, input_stride};
     };
-    const int64_t inner = shape_.inner, source = shape_.source, p = projected_width(), groups = inner_groups();
+    const int64_t inner = shape_.inner, source = shape_.source, p = projected_width(),
+                  groups = inner_groups();
     const RowsView out{outputs, batch.rows, inner, output_stride};
     MambaConvolution(pool, batch, layer_, state, columns(0, p), out);
     const RowsView z = columns(source > 0 ? source : inner, inner);
     const RowsView b = source > 0 ? columns(source + inner, source) : columns(p + inner, groups);
-    const RowsView c = source > 0 ? columns(2 * source + inner, inner) : columns(p + inner + groups, groups);
+    const RowsView c =
+        source > 0 ? columns(2 * source + inner, inner) : columns(p + inner + groups, groups);
     MambaScan(pool, batch, layer_, state, out, columns(p, inner), b, c, z, out);
   }
 
@@ -87,7 +95,8 @@ class MambaUnderTest : public MixerUnderTest {
         double x = shape_.bias ? convolution_bias_[channel] : 0;
         for (int j = 0; j < taps; ++j) {
           if (static_cast<int>(t) - taps + 1 + j < 0) continue;
-          x += double{convolution_[channel * taps + j]} * inputs[t - taps + 1 + j][source > 0 ? origin(c) : c];
+          x += double{convolution_[channel * taps + j]} *
+               inputs[t - taps + 1 + j][source > 0 ? origin(c) : c];
         }
         x = x / (1 + std::exp(-x));
         const Row& row = inputs[t];
@@ -97,8 +106,9 @@ class MambaUnderTest : public MixerUnderTest {
         for (int n = 0; n < size; ++n) {
           const double b = source > 0 ? row[source + inner + origin(group * size + n)]
                                       : row[projected_width() + inner + group * size + n];
-          const double k = source > 0 ? row[2 * source + inner + group * size + n]
-                                      : row[projected_width() + inner + inner_groups() + group * size + n];
+          const double k = source > 0
+                               ? row[2 * source + inner + group * size + n]
+                               : row[projected_width() + inner + inner_groups() + group * size + n];
           double& s = state[c][n];
           s = std::exp(dt * a_[c * size + n]) * s + dt * b * x;
           y[c] += k * s;
@@ -132,8 +142,12 @@ TEST_P(MambaMixer, AgreesWithDoublePrecision) {
     checks_.AgreesWithReference(3, 300);
   });
 }
-TEST_P(MambaMixer, Invariant1CommitEqualsDecodingOneByOne) { checks_.CommitEqualsOneByOne(4, false); }
-TEST_P(MambaMixer, Invariant1DraftWindowsEqualDecodingOneByOne) { checks_.CommitEqualsOneByOne(5, true); }
+TEST_P(MambaMixer, Invariant1CommitEqualsDecodingOneByOne) {
+  checks_.CommitEqualsOneByOne(4, false);
+}
+TEST_P(MambaMixer, Invariant1DraftWindowsEqualDecodingOneByOne) {
+  checks_.CommitEqualsOneByOne(5, true);
+}
 TEST_P(MambaMixer, Invariant3PromptChunksAndThreadsDoNotMatter) {
   checks_.ChunksDoNotMatter(6, {1, 2, 3, 4, 5, 16, 18, 19, 20, 37, 38, 39, 64, 65, 130});
 }
@@ -146,7 +160,8 @@ TEST_P(MambaMixer, Invariant3OtherSequencesDoNotMatterToDrafts) {
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, MambaMixer,
-    ::testing::Values(MambaShape{"Standard", 64, 16, 1, 0}, MambaShape{"Narrow", 20, 5, 1, 0, 2, true, false},
+    ::testing::Values(MambaShape{"Standard", 64, 16, 1, 0},
+                      MambaShape{"Narrow", 20, 5, 1, 0, 2, true, false},
                       MambaShape{"WideState", 32, 39, 1, 0, 3}, MambaShape{"Llama", 128, 16, 8, 32},
                       MambaShape{"LlamaRepeatAfter", 96, 16, 6, 32, 4, false},
                       MambaShape{"LlamaNarrowGroups", 48, 8, 6, 16, 4, false},

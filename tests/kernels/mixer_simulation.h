@@ -1,5 +1,5 @@
-// Drives one mixer (Mamba-1, Mamba-2 or attention) with ragged batches of verify-and-commit steps as an engine would, and
-// keeps what each sequence gave. Memory that a step may not read holds NaN.
+// Drives one mixer (Mamba-1, Mamba-2 or attention) with ragged batches of verify-and-commit steps
+// as an engine would, and keeps what each sequence gave. Memory that a step may not read holds NaN.
 
 #ifndef MAMBAD_TESTS_KERNELS_MIXER_SIMULATION_H_
 #define MAMBAD_TESTS_KERNELS_MIXER_SIMULATION_H_
@@ -51,26 +51,28 @@ inline double RelativeError(const Rows& a, const std::vector<std::vector<double>
   return std::sqrt(difference / size);
 }
 
-// A mixer under test. A token's input is one row of numbers: all that the mixer's call takes for it.
+// A mixer under test. A token's input is one row of numbers: all that the mixer's call takes for
+// it.
 class MixerUnderTest {
  public:
   virtual ~MixerUnderTest() = default;
   virtual int64_t input_width() const = 0;
   virtual int64_t output_width() const = 0;
-  virtual RecurrentSlotLayout layout(bool keeps_working) const = 0;   // floats 0: no recurrent state
+  virtual RecurrentSlotLayout layout(bool keeps_working) const = 0;  // floats 0: no recurrent state
   virtual int ring_channels() const { return 0; }
   virtual int convolution_width() const { return 1; }
-  virtual int64_t page_floats() const { return 0; }                   // of a page's keys; values take as many
+  virtual int64_t page_floats() const { return 0; }  // of a page's keys; values take as many
   virtual int64_t key_value_heads() const { return 1; }
   // `inputs` may be changed. Rows of `inputs` and `outputs` lie `stride` apart.
-  virtual void Run(ThreadPool& pool, const Batch& batch, const RecurrentState& state, const KeyValueState& pages,
-                   float* inputs, int64_t input_stride, float* outputs, int64_t output_stride) const = 0;
+  virtual void Run(ThreadPool& pool, const Batch& batch, const RecurrentState& state,
+                   const KeyValueState& pages, float* inputs, int64_t input_stride, float* outputs,
+                   int64_t output_stride) const = 0;
   // Outputs of a whole sequence in double.
   virtual std::vector<std::vector<double>> Reference(const Rows& inputs) const = 0;
 };
 
-// What one sequence does in one step: feed `commit` tokens of its own, then `drafts` more of which the first `kept` are its
-// own and the rest strangers.
+// What one sequence does in one step: feed `commit` tokens of its own, then `drafts` more of which
+// the first `kept` are its own and the rest strangers.
 struct SimulatedStep {
   int sequence = 0;
   int commit = 0, drafts = 0, kept = 0;
@@ -80,9 +82,15 @@ class Simulation {
  public:
   static constexpr int kPagesPerSequence = 16;
 
-  Simulation(const MixerUnderTest& mixer, std::vector<Rows> tokens, int threads, bool keeps_working = false)
-      : mixer_(mixer), tokens_(std::move(tokens)), pool_(threads), keeps_working_(keeps_working),
-        layout_(mixer.layout(keeps_working)), slots_(static_cast<int>(tokens_.size()) + 1), random_(99) {
+  Simulation(const MixerUnderTest& mixer, std::vector<Rows> tokens, int threads,
+             bool keeps_working = false)
+      : mixer_(mixer),
+        tokens_(std::move(tokens)),
+        pool_(threads),
+        keeps_working_(keeps_working),
+        layout_(mixer.layout(keeps_working)),
+        slots_(static_cast<int>(tokens_.size()) + 1),
+        random_(99) {
     state_.assign(slots_ * layout_.floats + 16, kNaN);
     const int pages = slots_ * kPagesPerSequence;
     keys_.assign(pages * mixer.page_floats() + 16, kNaN);
@@ -92,7 +100,7 @@ class Simulation {
     outputs_.resize(tokens_.size());
     fed_.assign(tokens_.size(), 0);
     replay_.assign(tokens_.size(), 0);
-    for (size_t s = 0; s < tokens_.size(); ++s) {   // as a slot changes hands; slot 0 stays poisoned
+    for (size_t s = 0; s < tokens_.size(); ++s) {  // as a slot changes hands; slot 0 stays poisoned
       std::fill_n(slot(s), layout_.floats, 0.0f);
       Poison(s, 0);
     }
@@ -116,7 +124,8 @@ class Simulation {
     }
   }
 
-  // The same tokens as Step, as a draft model takes them: the committed rows first, then the others one call each.
+  // The same tokens as Step, as a draft model takes them: the committed rows first, then the others
+  // one call each.
   void DraftStep(const std::vector<SimulatedStep>& steps) {
     int longest = 0;
     for (const SimulatedStep& step : steps) longest = std::max(longest, step.drafts);
@@ -139,7 +148,8 @@ class Simulation {
       for (size_t i = 0; i < present.size(); ++i) {
         if (round > present[i]->kept) continue;
         const int rows = round == 0 ? present[i]->commit : 1;
-        for (int r = 0; r < rows; ++r) outputs_[present[i]->sequence].push_back(outputs[call.row_begin[i] + r]);
+        for (int r = 0; r < rows; ++r)
+          outputs_[present[i]->sequence].push_back(outputs[call.row_begin[i] + r]);
       }
     }
     for (const SimulatedStep& step : steps) Advance(step);
@@ -148,7 +158,8 @@ class Simulation {
   // Folds the pending replay rows of all sequences into their checkpoints.
   void Fold() {
     Call call;
-    for (size_t s = 0; s < tokens_.size(); ++s) call.Begin(static_cast<int>(s) + 1, fed_[s], replay_[s], 0, 0);
+    for (size_t s = 0; s < tokens_.size(); ++s)
+      call.Begin(static_cast<int>(s) + 1, fed_[s], replay_[s], 0, 0);
     Run(call);
     for (size_t s = 0; s < tokens_.size(); ++s) {
       replay_[s] = 0;
@@ -161,15 +172,19 @@ class Simulation {
   int length(int sequence) const { return static_cast<int>(tokens_[sequence].size()); }
   const Rows& outputs(int sequence) const { return outputs_[sequence]; }
 
-  // Everything that a folded sequence is: checkpoint, the inputs of the last W - 1 positions, keys and values.
+  // Everything that a folded sequence is: checkpoint, the inputs of the last W - 1 positions, keys
+  // and values.
   Row FoldedState(int s) {
-    Row result(slot(s) + layout_.checkpoint, slot(s) + (layout_.working >= 0 ? layout_.working : layout_.ring));
-    for (int p = std::max(0, fed_[s] - mixer_.convolution_width() + 1); p < fed_[s] && layout_.floats > 0; ++p) {
+    Row result(slot(s) + layout_.checkpoint,
+               slot(s) + (layout_.working >= 0 ? layout_.working : layout_.ring));
+    for (int p = std::max(0, fed_[s] - mixer_.convolution_width() + 1);
+         p < fed_[s] && layout_.floats > 0; ++p) {
       const float* row = slot(s) + layout_.ring + p % layout_.ring_rows * mixer_.ring_channels();
       result.insert(result.end(), row, row + mixer_.ring_channels());
     }
     if (mixer_.page_floats() == 0) return result;
-    for (int p = 0; p < fed_[s]; ++p) ForEachPageFloat(s, p, [&](float& value) { result.push_back(value); });
+    for (int p = 0; p < fed_[s]; ++p)
+      ForEachPageFloat(s, p, [&](float& value) { result.push_back(value); });
     return result;
   }
 
@@ -197,9 +212,11 @@ class Simulation {
 
   Rows Run(Call& call) {
     call.row_begin.push_back(static_cast<int32_t>(call.inputs.size()));
-    const int64_t in = mixer_.input_width() + 3, out = mixer_.output_width() + 5;   // rows need not be aligned
+    const int64_t in = mixer_.input_width() + 3,
+                  out = mixer_.output_width() + 5;  // rows need not be aligned
     Row inputs(call.inputs.size() * in + 16, kNaN), outputs(call.inputs.size() * out + 16, kNaN);
-    for (size_t r = 0; r < call.inputs.size(); ++r) std::copy(call.inputs[r].begin(), call.inputs[r].end(), &inputs[r * in]);
+    for (size_t r = 0; r < call.inputs.size(); ++r)
+      std::copy(call.inputs[r].begin(), call.inputs[r].end(), &inputs[r * in]);
     Batch batch;
     batch.sequences = static_cast<int>(call.slot.size());
     batch.rows = static_cast<int>(call.inputs.size());
@@ -212,11 +229,13 @@ class Simulation {
     batch.pages = table_.data();
     batch.pages_per_sequence = kPagesPerSequence;
     batch.keeps_working = keeps_working_;
-    mixer_.Run(pool_, batch, {state_.data(), layout_}, {keys_.data(), values_.data()}, inputs.data(), in, outputs.data(), out);
+    mixer_.Run(pool_, batch, {state_.data(), layout_}, {keys_.data(), values_.data()},
+               inputs.data(), in, outputs.data(), out);
     Rows result;
     for (size_t r = 0; r < call.inputs.size(); ++r) {
       result.emplace_back(&outputs[r * out], &outputs[r * out] + mixer_.output_width());
-      for (int64_t i = mixer_.output_width(); i < out; ++i) EXPECT_TRUE(std::isnan(outputs[r * out + i])) << "beside a row";
+      for (int64_t i = mixer_.output_width(); i < out; ++i)
+        EXPECT_TRUE(std::isnan(outputs[r * out + i])) << "beside a row";
     }
     for (int64_t i = 0; i < layout_.floats; ++i) {
       if (!std::isnan(state_[i])) ADD_FAILURE() << "a free slot was written";
@@ -232,11 +251,13 @@ class Simulation {
 
   template <typename Visit>
   void ForEachPageFloat(int s, int position, const Visit& visit) {
-    const int page = table_[(s + 1) * kPagesPerSequence + position / kPageTokens], token = position % kPageTokens;
+    const int page = table_[(s + 1) * kPagesPerSequence + position / kPageTokens],
+              token = position % kPageTokens;
     for (int64_t i = 0; i < mixer_.page_floats() / kPageTokens; ++i) {
       visit(keys_[page * mixer_.page_floats() + i * kPageTokens + token]);
     }
-    const int64_t heads = mixer_.key_value_heads(), width = mixer_.page_floats() / kPageTokens / heads;
+    const int64_t heads = mixer_.key_value_heads(),
+                  width = mixer_.page_floats() / kPageTokens / heads;
     for (int64_t head = 0; head < heads; ++head) {
       for (int64_t i = 0; i < width; ++i) {
         visit(values_[page * mixer_.page_floats() + (head * kPageTokens + token) * width + i]);
@@ -244,22 +265,27 @@ class Simulation {
     }
   }
 
-  // Everything of a sequence that its next step may not read becomes NaN: replay rows that were not kept, the working
-  // state, ring rows of positions not fed or older than the taps, keys and values not fed.
+  // Everything of a sequence that its next step may not read becomes NaN: replay rows that were not
+  // kept, the working state, ring rows of positions not fed or older than the taps, keys and values
+  // not fed.
   void Poison(size_t s, int kept) {
     if (layout_.floats > 0) {
-      std::fill(slot(s) + layout_.replay + kept * layout_.replay_row, slot(s) + layout_.floats, kNaN);
+      std::fill(slot(s) + layout_.replay + kept * layout_.replay_row, slot(s) + layout_.floats,
+                kNaN);
       if (layout_.working >= 0) std::fill(slot(s) + layout_.working, slot(s) + layout_.ring, kNaN);
       for (int row = 0; row < layout_.ring_rows; ++row) {
         bool needed = false;
         for (int p = std::max(0, fed_[s] - mixer_.convolution_width() + 1); p < fed_[s]; ++p) {
           needed = needed || p % layout_.ring_rows == row;
         }
-        if (!needed) std::fill_n(slot(s) + layout_.ring + row * mixer_.ring_channels(), mixer_.ring_channels(), kNaN);
+        if (!needed)
+          std::fill_n(slot(s) + layout_.ring + row * mixer_.ring_channels(), mixer_.ring_channels(),
+                      kNaN);
       }
     }
     if (mixer_.page_floats() == 0) return;
-    for (int p = fed_[s]; p < fed_[s] + 2 * kMaxWindowRows && p < kPagesPerSequence * kPageTokens; ++p) {
+    for (int p = fed_[s]; p < fed_[s] + 2 * kMaxWindowRows && p < kPagesPerSequence * kPageTokens;
+         ++p) {
       ForEachPageFloat(static_cast<int>(s), p, [](float& value) { value = kNaN; });
     }
   }
@@ -281,10 +307,11 @@ inline bool SameBits(const Row& a, const Row& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-// What a sequence gives alone, one token a call, on one thread: the truth of every bit-exactness test.
+// What a sequence gives alone, one token a call, on one thread: the truth of every bit-exactness
+// test.
 struct Baseline {
   Rows outputs;
-  std::vector<Row> folded;   // after 1, 2, ... tokens
+  std::vector<Row> folded;  // after 1, 2, ... tokens
 };
 
 inline Baseline OneByOne(const MixerUnderTest& mixer, const Rows& tokens) {
@@ -298,17 +325,19 @@ inline Baseline OneByOne(const MixerUnderTest& mixer, const Rows& tokens) {
   return baseline;
 }
 
-inline void ExpectAsOneByOne(Simulation& simulation, int sequence, const Baseline& baseline, const std::string& what) {
+inline void ExpectAsOneByOne(Simulation& simulation, int sequence, const Baseline& baseline,
+                             const std::string& what) {
   const Rows& outputs = simulation.outputs(sequence);
   ASSERT_EQ(outputs.size(), static_cast<size_t>(simulation.fed(sequence))) << what;
   for (size_t t = 0; t < outputs.size(); ++t) {
     ASSERT_TRUE(SameBits(outputs[t], baseline.outputs[t])) << what << ": output of position " << t;
   }
   if (outputs.empty()) return;
-  ASSERT_TRUE(SameBits(simulation.FoldedState(sequence), baseline.folded[outputs.size() - 1])) << what << ": state";
+  ASSERT_TRUE(SameBits(simulation.FoldedState(sequence), baseline.folded[outputs.size() - 1]))
+      << what << ": state";
 }
 
-// ---- the checks that every mixer passes -----------------------------------------------------------------------------
+// ---- the checks that every mixer passes ----
 
 struct MixerChecks {
   const MixerUnderTest& mixer;
@@ -343,12 +372,14 @@ struct MixerChecks {
         Simulation simulation(mixer, {tokens}, 1 + n % 3, as_draft);
         simulation.Feed(0, 1 + 7 * n % 5);
         for (int window = 0; window < 3; ++window) {
-          const SimulatedStep step{0, 1 + (as_draft ? window % 2 : 0), rows - 1, (n + window) % rows};
+          const SimulatedStep step{0, 1 + (as_draft ? window % 2 : 0), rows - 1,
+                                   (n + window) % rows};
           as_draft ? simulation.DraftStep({step}) : simulation.Step({step});
         }
         simulation.Fold();
-        ExpectAsOneByOne(simulation, 0, baseline, std::to_string(rows) + " rows, " + std::to_string(n) + " kept");
-        simulation.Fold();   // nothing pending: nothing changes
+        ExpectAsOneByOne(simulation, 0, baseline,
+                         std::to_string(rows) + " rows, " + std::to_string(n) + " kept");
+        simulation.Fold();  // nothing pending: nothing changes
         ExpectAsOneByOne(simulation, 0, baseline, "folded twice");
       }
     }
@@ -363,10 +394,12 @@ struct MixerChecks {
       for (int chunk : {1, 2, 3, 7, 15, 16, 17, 18, 19, 20, 31, 32, 33, 48, 49, 130}) {
         if (chunk > length && chunk != 130) continue;
         Simulation simulation(mixer, {tokens}, 1 + (length + chunk) % 3);
-        while (simulation.fed(0) < length) simulation.Feed(0, std::min(chunk, length - simulation.fed(0)));
+        while (simulation.fed(0) < length)
+          simulation.Feed(0, std::min(chunk, length - simulation.fed(0)));
         simulation.Step({{0, 1, 4, 2}});
         simulation.Fold();
-        ExpectAsOneByOne(simulation, 0, baseline, std::to_string(length) + " in chunks of " + std::to_string(chunk));
+        ExpectAsOneByOne(simulation, 0, baseline,
+                         std::to_string(length) + " in chunks of " + std::to_string(chunk));
         if (::testing::Test::HasFatalFailure()) return;
       }
     }
@@ -399,7 +432,8 @@ struct MixerChecks {
       }
       simulation.Fold();
       for (int s = 0; s < sequences; ++s) {
-        ExpectAsOneByOne(simulation, s, baselines[s], "sequence " + std::to_string(s) + ", threads " + std::to_string(threads));
+        ExpectAsOneByOne(simulation, s, baselines[s],
+                         "sequence " + std::to_string(s) + ", threads " + std::to_string(threads));
       }
     }
   }
