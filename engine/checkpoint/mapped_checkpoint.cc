@@ -25,14 +25,20 @@ int64_t RowWidth(const Parameter& parameter) {
 
 // Sizes of one do not count: [heads] and [heads, 1], [channels, 1, W] and [channels, W] are the
 // same numbers in the same order.
-bool SameShape(const std::vector<int64_t>& a, const std::vector<int64_t>& b) {
-  const auto essence = [](const std::vector<int64_t>& shape) {
-    std::vector<int64_t> out;
-    std::copy_if(shape.begin(), shape.end(), std::back_inserter(out),
-                 [](int64_t size) { return size != 1; });
-    return out;
-  };
-  return essence(a) == essence(b);
+std::vector<int64_t> WithoutOnes(const std::vector<int64_t>& shape) {
+  std::vector<int64_t> out;
+  std::copy_if(shape.begin(), shape.end(), std::back_inserter(out),
+               [](int64_t size) { return size != 1; });
+  return out;
+}
+
+bool Fits(const std::vector<int64_t>& found, const Parameter& parameter,
+          const ModelConfig& config) {
+  if (WithoutOnes(found) == WithoutOnes(parameter.shape)) return true;
+  // llama.cpp cuts the gated norm's weight into its groups.
+  const bool grouped = config.layout == Layout::kGguf && parameter.role == Role::kMamba2Norm;
+  const int64_t groups = std::max(1, config.mamba2.groups);
+  return grouped && found == std::vector<int64_t>{groups, parameter.shape[0] / groups};
 }
 
 // Tensors that writers leave behind and that mean nothing to us: tables that follow from the
@@ -96,7 +102,7 @@ absl::Status MappedCheckpoint::CheckTensor(const Parameter& parameter,
                                            const StoredTensor& tensor) const {
   const std::string where =
       absl::StrCat(files_[tensor.file].path(), ": tensor ", Quoted(parameter.name));
-  if (!SameShape(tensor.shape, parameter.shape)) {
+  if (!Fits(tensor.shape, parameter, config_)) {
     return absl::InvalidArgumentError(absl::StrCat(where, ": shape ", ShapeText(tensor.shape),
                                                    " found, ", ShapeText(parameter.shape),
                                                    " expected"));

@@ -98,10 +98,8 @@ class TableBuilder {
 
   void Convolution(int layer, const std::string& prefix, int64_t channels, int64_t taps,
                    bool bias) {
-    std::vector<int64_t> shape = {channels, 1, taps};
-    if (config_.layout == Layout::kGguf) shape = {channels, taps};
-    Add(Role::kConvolution, layer, MixerName(prefix, "conv1d.weight", "ssm_conv1d.weight"), shape,
-        true);
+    Add(Role::kConvolution, layer, MixerName(prefix, "conv1d.weight", "ssm_conv1d.weight"),
+        {channels, 1, taps}, true);
     if (bias)
       Add(Role::kConvolutionBias, layer, MixerName(prefix, "conv1d.bias", "ssm_conv1d.bias"),
           {channels}, true);
@@ -145,15 +143,10 @@ class TableBuilder {
         {inner + x + b + groups + m.heads, d});
     Convolution(layer, prefix, repeated ? inner + 2 * groups : x + b + groups, m.convolution_width,
                 m.convolution_bias);
-    const bool gguf = config_.layout == Layout::kGguf;
-    const std::vector<int64_t> a_head =
-        gguf ? std::vector<int64_t>{m.heads, 1} : std::vector<int64_t>{m.heads};
     Add(Role::kMamba2DtBias, layer, name("dt_bias", "ssm_dt.bias"), {m.heads}, true);
-    Add(Role::kMambaALog, layer, name("A_log", "ssm_a"), a_head, true);
-    Add(Role::kMambaD, layer, name("D", "ssm_d"), a_head, true);
-    Add(Role::kMamba2Norm, layer, name("norm.weight", "ssm_norm.weight"),
-        gguf ? std::vector<int64_t>{m.groups, inner / m.groups} : std::vector<int64_t>{inner},
-        true);
+    Add(Role::kMambaALog, layer, name("A_log", "ssm_a"), {m.heads}, true);
+    Add(Role::kMambaD, layer, name("D", "ssm_d"), {m.heads}, true);
+    Add(Role::kMamba2Norm, layer, name("norm.weight", "ssm_norm.weight"), {inner}, true);
     Add(Role::kMambaOut, layer, name("out_proj.weight", "ssm_out.weight"), {d, inner});
   }
 

@@ -53,9 +53,9 @@ enum class Role {
 
 struct Parameter {
   Role role;
-  int layer;         // -1 outside the blocks
-  std::string name;  // in the layout's own spelling
-  std::vector<int64_t> shape;
+  int layer;                   // -1 outside the blocks
+  std::string name;            // in the layout's own spelling
+  std::vector<int64_t> shape;  // the role's; a file's may have more or fewer ones in it
   bool keep_float32;  // A_log, D, dt bias, norms, convolution: never rounded to the compute type by
                       // the engine
   bool optional;      // may be absent (a tied head that some writers store all the same)
