@@ -12,7 +12,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "nlohmann/json.hpp"
-#include "tests/support/model_directory.h"
 
 namespace mambad::testing {
 namespace {
@@ -192,7 +191,7 @@ std::string FindStories260K() {
   return std::filesystem::exists(folder + "/stories260K.bin") ? folder : "";
 }
 
-absl::Status WriteStories260K(const std::string& source, const std::string& directory) {
+absl::Status WriteStories260K(const std::string& source, const std::string& directory, StoredAs stored) {
   ModelDirectory model;
   auto header = AddWeights(source + "/stories260K.bin", model);
   if (!header.ok()) return header.status();
@@ -217,9 +216,9 @@ absl::Status WriteStories260K(const std::string& source, const std::string& dire
                                  {"tie_word_embeddings", true},
                                  {"bos_token_id", 1},
                                  {"eos_token_id", 2},
-                                 {"torch_dtype", "float32"}};
+                                 {"torch_dtype", stored == StoredAs::kFloat32 ? "float32" : "bfloat16"}};
   model.AddFile("config.json", config.dump(2));
-  model.Write(directory, StoredAs::kFloat32);
+  model.Write(directory, stored);
   return absl::OkStatus();
 }
 

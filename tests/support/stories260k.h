@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tests/support/model_directory.h"
 
 namespace mambad::testing {
 
@@ -16,7 +17,8 @@ namespace mambad::testing {
 std::string FindStories260K();
 
 // Converts the files of `source` into the existing folder `directory`.
-absl::Status WriteStories260K(const std::string& source, const std::string& directory);
+absl::Status WriteStories260K(const std::string& source, const std::string& directory,
+                              StoredAs stored = StoredAs::kFloat32);
 
 // What the model card says the greedy continuation of nothing is: up to 256 tokens after begin-of-text.
 absl::StatusOr<std::string> ReadStories260KCardText(const std::string& source);

@@ -1,0 +1,187 @@
+// Trained models through the whole engine: stories260K converted from llama2.c's files, against its card and the oracle, and
+// SmolLM2-135M-Instruct as a GGUF file, against answers computed elsewhere. Both are optional data: MAMBAD_SHARED_DATA is the
+// folder with weights/stories260K and smollm2/expected.json, MAMBAD_SMOLLM2_GGUF the file.
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "engine/engine_core.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/engine/engine_driver.h"
+#include "tests/support/model_directory.h"
+#include "tests/support/oracle.h"
+#include "tests/support/stories260k.h"
+
+namespace mambad::testing {
+namespace {
+
+std::unique_ptr<EngineCore> Open(const EngineOptions& options) {
+  auto core = EngineCore::Open(options, nullptr);
+  EXPECT_TRUE(core.ok()) << core.status();
+  return core.ok() ? *std::move(core) : nullptr;
+}
+
+Answer AnswerTo(EngineCore& core, Request request) {
+  const absl::Status valid = core.Validate(request);
+  EXPECT_TRUE(valid.ok()) << valid;
+  auto sink = std::make_shared<CollectingSink>();
+  const absl::Status admitted = core.Admit(1, std::move(request), sink, absl::Now());
+  EXPECT_TRUE(admitted.ok()) << admitted;
+  while (core.Step(absl::Now())) {
+  }
+  EXPECT_EQ(sink->answers[0].finishes, 1);
+  return sink->answers[0];
+}
+
+class Stories260K : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    source_ = FindStories260K();
+    if (source_.empty()) GTEST_SKIP() << "MAMBAD_SHARED_DATA has no weights/stories260K";
+    const absl::Status written = WriteStories260K(source_, folder_.path());
+    ASSERT_TRUE(written.ok()) << written;
+    auto card = ReadStories260KCardText(source_);
+    ASSERT_TRUE(card.ok()) << card.status();
+    // The first piece carries a space. The card's program leaves it out at the very start; an answer is the continuation
+    // of a prompt and keeps it.
+    card_text_ = *std::move(card);
+    answer_text_ = " " + card_text_;
+    options_.model = folder_.path();
+    options_.threads = 1;
+  }
+  // What the card's program does: begin of text, then 256 tokens, greedily.
+  Request Greedy() const {
+    Request request;
+    request.prompt = {1};
+    request.stopping.max_tokens = 256;
+    request.stopping.ignore_eos = true;
+    request.speculation.mode = SpeculationMode::kOff;
+    return request;
+  }
+
+  std::string source_, card_text_, answer_text_;
+  TemporaryDirectory folder_;
+  EngineOptions options_;
+};
+
+TEST_F(Stories260K, GreedyTextIsTheModelCards) {
+  const auto core = Open(options_);
+  ASSERT_NE(core, nullptr);
+  const Answer answer = AnswerTo(*core, Greedy());
+  EXPECT_EQ(answer.tokens.size(), 256u);
+  EXPECT_EQ(core->facts().tokenizer->Decode(answer.tokens, /*skip_special=*/true), card_text_);
+  EXPECT_EQ(answer.text, answer_text_);
+
+  // Each choice is the oracle's too.
+  std::vector<int32_t> tokens = {1};
+  tokens.insert(tokens.end(), answer.tokens.begin(), answer.tokens.end());
+  const auto oracle = oracle::Oracle::Open(folder_.path());
+  ASSERT_TRUE(oracle.ok()) << oracle.status();
+  const auto logits = (*oracle)->Logits(tokens);
+  for (size_t i = 0; i + 1 < tokens.size(); ++i) {
+    EXPECT_EQ(std::max_element(logits[i].begin(), logits[i].end()) - logits[i].begin(), tokens[i + 1]) << "position " << i;
+  }
+}
+
+TEST_F(Stories260K, SpeculationWritesTheSameText) {
+  TemporaryDirectory draft;   // the same model; in bf16 it proposes what is nearly always right
+  ASSERT_TRUE(WriteStories260K(source_, draft.path(), StoredAs::kBFloat16).ok());
+  options_.draft_model = draft.path();
+  const auto core = Open(options_);
+  ASSERT_NE(core, nullptr);
+  for (const SpeculationMode mode : {SpeculationMode::kDraftModel, SpeculationMode::kPromptLookup, SpeculationMode::kAuto}) {
+    for (int draft_length = 1; draft_length <= 8; ++draft_length) {
+      if (mode == SpeculationMode::kAuto && draft_length > 1) continue;   // it chooses its own lengths
+      SCOPED_TRACE(::testing::Message() << "mode " << static_cast<int>(mode) << ", draft length " << draft_length);
+      Request request = Greedy();
+      request.speculation.mode = mode;
+      if (mode != SpeculationMode::kAuto) request.speculation.draft_length = draft_length;
+      const Answer answer = AnswerTo(*core, std::move(request));
+      EXPECT_EQ(answer.text, answer_text_);
+      ASSERT_TRUE(answer.stats.has_value());
+      const int least = mode == SpeculationMode::kDraftModel ? 80 : mode == SpeculationMode::kPromptLookup ? 10 : 0;
+      EXPECT_GE(answer.stats->speculation.accepted, least);
+    }
+  }
+}
+
+TEST_F(Stories260K, TokenizerReadsTheCardsTextBack) {
+  const auto core = Open(options_);
+  ASSERT_NE(core, nullptr);
+  const text::Tokenizer* tokenizer = core->facts().tokenizer.get();
+  ASSERT_NE(tokenizer, nullptr);
+  EXPECT_EQ(core->facts().model.eos_ids, std::vector<TokenId>({2}));
+  const auto ids = tokenizer->Encode(card_text_, {});
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  EXPECT_EQ(ids->front(), 1);
+  EXPECT_EQ(tokenizer->Decode(*ids, /*skip_special=*/true), card_text_);
+  // The model writes as its tokenizer would.
+  const Answer answer = AnswerTo(*core, Greedy());
+  EXPECT_THAT(answer.tokens, ::testing::ElementsAreArray(ids->begin() + 1, ids->end()));
+}
+
+class SmolLM2 : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const char* file = std::getenv("MAMBAD_SMOLLM2_GGUF");
+    const char* shared = std::getenv("MAMBAD_SHARED_DATA");
+    if (file == nullptr) GTEST_SKIP() << "MAMBAD_SMOLLM2_GGUF names no SmolLM2-135M-Instruct file";
+    if (shared == nullptr) GTEST_SKIP() << "MAMBAD_SHARED_DATA is not set";
+    std::ifstream stream(std::string(shared) + "/smollm2/expected.json");
+    if (!stream) GTEST_SKIP() << "MAMBAD_SHARED_DATA has no smollm2/expected.json";
+    chats_ = nlohmann::json::parse(stream, nullptr, false);
+    ASSERT_TRUE(chats_.is_array());
+    options_.model = file;
+    options_.max_context = 512;
+    options_.max_sequences = 4;
+  }
+
+  nlohmann::json chats_;
+  EngineOptions options_;
+};
+
+TEST_F(SmolLM2, AnswersTokenForToken) {
+  const auto core = Open(options_);
+  ASSERT_NE(core, nullptr);
+  ASSERT_TRUE(core->facts().chat_template.has_value());
+  ASSERT_EQ(chats_.size(), 4u);
+  for (const nlohmann::json& chat : chats_) {
+    const std::string user = chat["user"];
+    SCOPED_TRACE(user);
+    const auto prompt = core->facts().chat_template->Render({{"user", user}}, core->facts().chat_variables);
+    ASSERT_TRUE(prompt.ok()) << prompt.status();
+    EXPECT_EQ(*prompt, chat["prompt"].get<std::string>());
+    const auto ids = core->facts().tokenizer->Encode(*prompt, {.add_special_tokens = false, .parse_special = true});
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    EXPECT_EQ(*ids, chat["prompt_ids"].get<std::vector<TokenId>>());
+
+    for (const SpeculationMode mode : {SpeculationMode::kOff, SpeculationMode::kPromptLookup}) {
+      SCOPED_TRACE(mode == SpeculationMode::kOff ? "plain" : "prompt lookup");
+      Request request;
+      request.prompt = *ids;
+      request.stopping.max_tokens = 64;
+      request.output.logprobs = 5;
+      request.speculation.mode = mode;
+      const Answer answer = AnswerTo(*core, std::move(request));
+      EXPECT_EQ(answer.tokens, chat["greedy_ids"].get<std::vector<TokenId>>());
+      EXPECT_EQ(answer.text, chat["greedy_text"].get<std::string>());
+      ASSERT_FALSE(answer.logprobs.empty());
+      const auto& alternatives = answer.logprobs[0].alternatives;
+      ASSERT_EQ(alternatives.size(), 5u);
+      for (size_t i = 0; i < 5; ++i) {
+        EXPECT_EQ(alternatives[i].first, chat["first_token_top5"]["ids"][i].get<TokenId>());
+        EXPECT_NEAR(alternatives[i].second, chat["first_token_top5"]["logprobs"][i].get<double>(), 1e-3);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mambad::testing
