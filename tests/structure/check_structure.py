@@ -35,7 +35,7 @@ RULES = {
     "engine/text": (["engine/text/**"], ["absl", "json", "sentencepiece", "pcre2", "utf8proc"]),
     "server": (
         ["server/**", "engine/engine.h", "engine/options.h", "engine/request.h", "engine/text/*.h", "mambad/v1/*.pb.h",
-         "vllm/**", "google/rpc/*.pb.h"],
+         "vllm/**", "google/rpc/*.pb.h", "grpc/health/v1/*.pb.h"],
         ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl"]),
     "proto": ([], []),
     "trainer": (
@@ -221,6 +221,8 @@ PLANTED = [
     ("engine/c.cc", "#include <grpcpp/grpcpp.h>\n", "may not use grpc"),
     ("engine/d.cc", '#include "mambad/v1/generation.pb.h"\n', "engine may include of ours only"),
     ("server/a.cc", '#include "engine/engine.h"\n#include "mambad/v1/generation.grpc.pb.h"\n#include <CLI/CLI.hpp>\n', None),
+    ("server/a.cc", '#include "grpc/health/v1/health.grpc.pb.h"\n', None),
+    ("engine/e.cc", '#include "grpc/health/v1/health.grpc.pb.h"\n', "engine may include of ours only"),
     ("server/b.cc", '#include "kernels/backend.h"\n', "server may include of ours only"),
     ("server/c.cc", '#include "engine/engine_core.h"\n', "server may include of ours only"),
     ("server/cli/d.cc", '#include "engine/state_pool.h"\n', "server may include of ours only"),
