@@ -342,12 +342,17 @@ void KeepWindow(ThreadPool& pool, const Mamba2Arguments& arguments) {
       }
     }
   };
-  pool.Split(arguments.batch.sequences, 1, keep);
+  int64_t uncommitted = 0;
+  for (int s = 0; s < arguments.batch.sequences; ++s) {
+    const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, s);
+    uncommitted += rows.total() - rows.committed;
+  }
+  if (uncommitted > 0) pool.Split(arguments.batch.sequences, 1, keep);
 }
 
-void NormGroups(ThreadPool& pool, const Mamba2Layer& layer, const RowsView& out) {
+void NormGroups(ThreadPool& pool, const Mamba2Layer& layer, int64_t rows, const RowsView& out) {
   const int64_t width = layer.inner_width / layer.groups;
-  pool.Split(out.rows, 1, [&](int64_t begin, int64_t end, int) {
+  pool.Split(rows, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
       for (int group = 0; group < layer.groups; ++group) {
         const NormWeights norm{layer.gated_norm.weight + group * width, layer.gated_norm.epsilon};
@@ -396,7 +401,7 @@ void Mamba2Mix(ThreadPool& pool, const Batch& batch, const Mamba2Layer& layer,
   CheckLayer(layer);
   Convolve(pool, batch, ConvolutionOf(layer, Mamba2Widths(layer)), state, projected, convolved);
   Mamba2Scan(pool, batch, layer, state, projected, convolved, out);
-  NormGroups(pool, layer, out);
+  NormGroups(pool, layer, batch.rows, out);
 }
 
 }  // namespace mambad::kernels
