@@ -1,5 +1,7 @@
 #include "engine/checkpoint/model_writer.h"
 
+#include <unistd.h>
+
 #include <cmath>
 #include <map>
 
@@ -24,6 +26,14 @@ std::string Text(const Json& json) {
 const char* TypeName(StorageType type) {
   if (type == StorageType::kFloat16) return "float16";
   return type == StorageType::kFloat32 ? "float32" : "bfloat16";
+}
+
+// A factor that gives `inner` when it is multiplied with the width and cut, as readers do.
+Json Expand(int inner, int width) {
+  if (inner % width == 0) return inner / width;
+  double expand = static_cast<double>(inner) / width;
+  while (static_cast<int>(expand * width) < inner) expand = std::nextafter(expand, 1e9);
+  return expand;
 }
 
 void AddEnds(const ModelConfig& config, Json& json) {
@@ -116,7 +126,7 @@ Json HuggingFaceMamba(const ModelConfig& config) {
   json["hidden_act"] = "silu";
   json["hidden_size"] = config.width;
   json["num_hidden_layers"] = config.layers;
-  json["expand"] = static_cast<double>(inner) / config.width;
+  json["expand"] = Expand(inner, config.width);
   json["state_size"] = second ? mamba2.state_size : mamba.state_size;
   json["conv_kernel"] = second ? mamba2.convolution_width : mamba.convolution_width;
   json["use_conv_bias"] = second ? mamba2.convolution_bias : mamba.convolution_bias;
@@ -145,7 +155,7 @@ Json StateSpaces(const ModelConfig& config) {
   const int inner = second ? mamba2.inner_width : mamba.inner_width;
   Json ssm;
   ssm["layer"] = second ? "Mamba2" : "Mamba1";
-  ssm["expand"] = static_cast<double>(inner) / config.width;
+  ssm["expand"] = Expand(inner, config.width);
   ssm["d_state"] = second ? mamba2.state_size : mamba.state_size;
   ssm["d_conv"] = second ? mamba2.convolution_width : mamba.convolution_width;
   ssm["conv_bias"] = second ? mamba2.convolution_bias : mamba.convolution_bias;
@@ -248,6 +258,8 @@ absl::Status WriteModelDirectory(const std::string& directory, const ModelConfig
   const ConfigTexts texts = WriteModelConfig(config, type);
   // config.json last: without it the directory is no model.
   if (status.ok()) status = WriteText(directory + "/mamba_config.json", texts.mamba_config);
+  // Of an earlier model; it would be believed.
+  if (status.ok() && texts.mamba_config.empty()) unlink((directory + "/mamba_config.json").c_str());
   if (status.ok())
     status = WriteText(directory + "/generation_config.json", texts.generation_config);
   if (status.ok()) status = WriteText(directory + "/config.json", texts.config);
