@@ -1,6 +1,7 @@
-// Invariants 1 to 3 of the architecture, bit for bit, on whole models: what a sequence computes does not depend on drafts,
-// kept or not, on chunks, on the company in its batch, on threads, or on what its slot held before. The truth is the same
-// model decoding alone, one token a call, on one thread.
+// Invariants 1 to 3 of the architecture, bit for bit, on whole models: what a sequence computes
+// does not depend on drafts, kept or not, on chunks, on the company in its batch, on threads, or on
+// what its slot held before. The truth is the same model decoding alone, one token a call, on one
+// thread.
 
 #include <algorithm>
 #include <cstring>
@@ -18,7 +19,7 @@
 namespace mambad::testing {
 namespace {
 
-constexpr int kVocabulary = 50;   // of all formula models
+constexpr int kVocabulary = 50;  // of all formula models
 
 bool SameBits(const LogitRow& a, const LogitRow& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), sizeof(float) * a.size()) == 0;
@@ -44,7 +45,8 @@ struct Case {
 std::vector<Case> AllCases() {
   std::vector<Case> cases;
   for (const std::string& name : FormulaModelNames()) {
-    for (const StoredAs stored : {StoredAs::kFloat32, StoredAs::kBFloat16}) cases.push_back({name, stored});
+    for (const StoredAs stored : {StoredAs::kFloat32, StoredAs::kBFloat16})
+      cases.push_back({name, stored});
   }
   return cases;
 }
@@ -52,14 +54,15 @@ std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
   return info.param.model + (info.param.stored == StoredAs::kFloat32 ? "_float32" : "_bfloat16");
 }
 
-// One sequence making its way through a known text by prompt chunks, verifications of right and wrong drafts, and folds.
+// One sequence making its way through a known text by prompt chunks, verifications of right and
+// wrong drafts, and folds.
 class Walker {
  public:
   Walker(int slot, uint64_t seed, std::vector<int32_t> text, const std::vector<LogitRow>* truth)
       : slot_(slot), dice_(seed), text_(std::move(text)), truth_(truth) {}
 
-  // Until `prompt` tokens only prompt chunks of at most `largest_chunk`, afterwards verifications of `drafts` drafts (0: a
-  // number by the dice).
+  // Until `prompt` tokens only prompt chunks of at most `largest_chunk`, afterwards verifications
+  // of `drafts` drafts (0: a number by the dice).
   void Begin(int prompt, int largest_chunk, int drafts) {
     at_ = replay_ = 0;
     prompt_ = prompt, largest_chunk_ = largest_chunk, drafts_ = drafts;
@@ -80,7 +83,7 @@ class Walker {
       next_replay_ = 0;
       return window;
     }
-    if (replay_ > 0 && dice_.Below(6) == 0) {   // only fold
+    if (replay_ > 0 && dice_.Below(6) == 0) {  // only fold
       kept_ = next_replay_ = 0;
       return window;
     }
@@ -89,18 +92,20 @@ class Walker {
     window.commit = 1;
     for (int i = 0; i <= drafts; ++i) {
       const int32_t right = text_[at_ + i];
-      window.tokens.push_back(i < kept_ ? right : (right + 1 + dice_.Below(kVocabulary - 1)) % kVocabulary);
+      window.tokens.push_back(i < kept_ ? right
+                                        : (right + 1 + dice_.Below(kVocabulary - 1)) % kVocabulary);
     }
     next_replay_ = kept_ - 1;
     return window;
   }
 
-  // Compares what was kept with the truth; `rows` begins with this window's first row. False after a difference.
+  // Compares what was kept with the truth; `rows` begins with this window's first row. False after
+  // a difference.
   bool Take(const LogitRow* rows) {
     for (int i = 0; i < kept_; ++i) {
       if (SameBits(rows[i], (*truth_)[at_ + i])) continue;
-      ADD_FAILURE() << "slot " << slot_ << ": row " << i << " of a window at position " << at_ << " after a prompt of "
-                    << prompt_ << ", replaying " << replay_ << ", differs";
+      ADD_FAILURE() << "slot " << slot_ << ": row " << i << " of a window at position " << at_
+                    << " after a prompt of " << prompt_ << ", replaying " << replay_ << ", differs";
       return false;
     }
     at_ += kept_;
@@ -160,7 +165,8 @@ class Exactness : public ::testing::TestWithParam<Case> {
   std::vector<std::vector<LogitRow>> truth_;
 };
 
-// Every prompt length from 1 to 130, around every ring, page and chunk border, alone, then some rounds of each draft length.
+// Every prompt length from 1 to 130, around every ring, page and chunk border, alone, then some
+// rounds of each draft length.
 TEST_P(Exactness, Invariant1CommitAfterVerifyEqualsDecodingOneByOne) {
   const auto runner = Open(2, 1);
   for (int prompt = 1; prompt <= 130; ++prompt) {
@@ -177,8 +183,8 @@ TEST_P(Exactness, Invariant1CommitAfterVerifyEqualsDecodingOneByOne) {
   }
 }
 
-// Ragged batches of 1 to 16 sequences, each at its own place in its own text with its own number of drafts, coming and
-// going; on one thread and on several; in slots that held NaN.
+// Ragged batches of 1 to 16 sequences, each at its own place in its own text with its own number of
+// drafts, coming and going; on one thread and on several; in slots that held NaN.
 TEST_P(Exactness, Invariant3SequencesDoNotFeelTheirCompanyChunksOrThreads) {
   constexpr int kSlots = 16;
   for (const int threads : {1, 3}) {
@@ -220,7 +226,8 @@ TEST_P(Exactness, Invariant1WindowsExtendedRowByRow) {
   ASSERT_TRUE(runner->Start(0));
   int at = 0, replay = 0;
   while (at + 2 + kernels::kMaxWindowRows < kLength) {
-    // What was kept last time beyond the replay rows is read and committed, then drafts follow one at a time.
+    // What was kept last time beyond the replay rows is read and committed, then drafts follow one
+    // at a time.
     const int backlog = 1 + dice.Below(at == 0 ? 40 : 3);
     ModelRunner::Window first;
     first.position = at;
@@ -228,7 +235,8 @@ TEST_P(Exactness, Invariant1WindowsExtendedRowByRow) {
     first.commit = backlog;
     first.tokens.assign(text.begin() + at, text.begin() + at + backlog);
     const std::vector<LogitRow> rows = runner->Forward({first});
-    for (int i = 0; i < backlog; ++i) ASSERT_TRUE(SameBits(rows[i], truth_[0][at + i])) << "position " << at + i;
+    for (int i = 0; i < backlog; ++i)
+      ASSERT_TRUE(SameBits(rows[i], truth_[0][at + i])) << "position " << at + i;
     at += backlog;
     const int drafts = dice.Below(kernels::kMaxWindowRows + 1), right = dice.Below(drafts + 1);
     for (int j = 0; j < drafts && at + j < kLength; ++j) {
@@ -238,7 +246,8 @@ TEST_P(Exactness, Invariant1WindowsExtendedRowByRow) {
       window.tokens = {j < right ? text[at + j] : (text[at + j] + 1) % kVocabulary};
       const std::vector<LogitRow> row = runner->Forward({window});
       if (j < right) {
-        ASSERT_TRUE(SameBits(row[0], truth_[0][at + j])) << "draft " << j << " at position " << at + j;
+        ASSERT_TRUE(SameBits(row[0], truth_[0][at + j]))
+            << "draft " << j << " at position " << at + j;
       }
     }
     at += right;
@@ -248,7 +257,7 @@ TEST_P(Exactness, Invariant1WindowsExtendedRowByRow) {
 
 INSTANTIATE_TEST_SUITE_P(Formula, Exactness, ::testing::ValuesIn(AllCases()), CaseName);
 
-// ---- the engine ------------------------------------------------------------------------------------------------------
+// ---- the engine
 
 void ExpectSameAnswer(const Answer& answer, const Answer& plain) {
   EXPECT_EQ(answer.tokens, plain.tokens);
@@ -267,8 +276,9 @@ Request GreedyRequest(const EngineDriver& driver, int prompt, uint64_t seed) {
 
 class GreedyAnswers : public ::testing::TestWithParam<std::string> {};
 
-// Target and draft model of one family. The good draft is the target in bf16, most of whose drafts are kept; the bad one has
-// other weights. Every draft length, every prompt length around page and ring borders, up to 16 requests together.
+// Target and draft model of one family. The good draft is the target in bf16, most of whose drafts
+// are kept; the bad one has other weights. Every draft length, every prompt length around page and
+// ring borders, up to 16 requests together.
 TEST_P(GreedyAnswers, Invariant2SpeculationChangesNothing) {
   EngineOptions one_thread;
   one_thread.threads = 1;
@@ -281,21 +291,26 @@ TEST_P(GreedyAnswers, Invariant2SpeculationChangesNothing) {
   EngineDriver good(GetParam(), "", good_options), bad(GetParam(), GetParam(), one_thread);
   const std::vector<int> prompts = {1, 2, 3, 15, 16, 17, 18, 19, 20, 31, 32, 33, 40, 63, 64, 130};
   std::vector<Answer> expected;
-  for (size_t i = 0; i < prompts.size(); ++i) expected.push_back(plain.Run(GreedyRequest(plain, prompts[i], i)));
+  for (size_t i = 0; i < prompts.size(); ++i)
+    expected.push_back(plain.Run(GreedyRequest(plain, prompts[i], i)));
 
   int64_t accepted = 0, rejected = 0;
   for (int draft_length = 0; draft_length <= 8; ++draft_length) {
-    for (const SpeculationMode mode : {SpeculationMode::kDraftModel, SpeculationMode::kPromptLookup, SpeculationMode::kAuto}) {
-      if (mode == SpeculationMode::kAuto && draft_length > 1) continue;   // it chooses its own lengths
+    for (const SpeculationMode mode :
+         {SpeculationMode::kDraftModel, SpeculationMode::kPromptLookup, SpeculationMode::kAuto}) {
+      if (mode == SpeculationMode::kAuto && draft_length > 1)
+        continue;  // it chooses its own lengths
       EngineDriver& driver = draft_length % 2 == 0 ? bad : good;
-      SCOPED_TRACE(::testing::Message() << "draft length " << draft_length << ", mode " << static_cast<int>(mode));
+      SCOPED_TRACE(::testing::Message()
+                   << "draft length " << draft_length << ", mode " << static_cast<int>(mode));
       std::vector<std::shared_ptr<CollectingSink>> sinks;
       for (size_t i = 0; i < prompts.size(); ++i) {
         Request request = GreedyRequest(driver, prompts[i], i);
         request.speculation.mode = mode;
         if (mode != SpeculationMode::kAuto) request.speculation.draft_length = draft_length;
         sinks.push_back(driver.Send(std::move(request)));
-        if (static_cast<int>(i) % 5 == draft_length % 5) driver.core().Step(absl::Now());   // some come later
+        if (static_cast<int>(i) % 5 == draft_length % 5)
+          driver.core().Step(absl::Now());  // some come later
       }
       driver.RunAll();
       for (size_t i = 0; i < prompts.size(); ++i) {
@@ -323,7 +338,7 @@ TEST_P(GreedyAnswers, Invariant3BatchChunksAndThreadsChangeNothing) {
   const Answer expected = alone.Run(GreedyRequest(alone, 77, 5));
   for (const int rows : {2, 3, 16, 64, 256}) {
     for (const int threads : {1, 3}) {
-      if (threads > 1 && rows < 64) continue;   // many steps, nothing new
+      if (threads > 1 && rows < 64) continue;  // many steps, nothing new
       SCOPED_TRACE(::testing::Message() << rows << " rows a step, " << threads << " threads");
       EngineOptions options;
       options.max_sequences = std::min(16, rows / 2);
@@ -331,9 +346,11 @@ TEST_P(GreedyAnswers, Invariant3BatchChunksAndThreadsChangeNothing) {
       options.threads = threads;
       EngineDriver driver(GetParam(), "", options);
       std::vector<std::shared_ptr<CollectingSink>> company;
-      for (int i = 0; i < 7; ++i) company.push_back(driver.Send(GreedyRequest(driver, 1 + 13 * i, 10 + i)));
+      for (int i = 0; i < 7; ++i)
+        company.push_back(driver.Send(GreedyRequest(driver, 1 + 13 * i, 10 + i)));
       const auto sink = driver.Send(GreedyRequest(driver, 77, 5));
-      for (int i = 0; i < 7; ++i) company.push_back(driver.Send(GreedyRequest(driver, 2 + 11 * i, 20 + i)));
+      for (int i = 0; i < 7; ++i)
+        company.push_back(driver.Send(GreedyRequest(driver, 2 + 11 * i, 20 + i)));
       driver.RunAll();
       ExpectSameAnswer(sink->answers[0], expected);
     }
@@ -341,8 +358,10 @@ TEST_P(GreedyAnswers, Invariant3BatchChunksAndThreadsChangeNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formula, GreedyAnswers,
-                         ::testing::Values("llama_tied", "mistral_window", "mamba", "mamba_state_spaces", "mamba2_groups",
-                                           "hybrid_mamba", "hybrid_mamba_late", "hybrid_mamba2", "hybrid_mamba2_early"),
+                         ::testing::Values("llama_tied", "mistral_window", "mamba",
+                                           "mamba_state_spaces", "mamba2_groups", "hybrid_mamba",
+                                           "hybrid_mamba_late", "hybrid_mamba2",
+                                           "hybrid_mamba2_early"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -1,4 +1,5 @@
-// A model on the CPU backend, driven row by row: what the engine's decoder does with Model and StatePool, without requests.
+// A model on the CPU backend, driven row by row: what the engine's decoder does with Model and
+// StatePool, without requests.
 
 #ifndef MAMBAD_TESTS_ENGINE_MODEL_RUNNER_H_
 #define MAMBAD_TESTS_ENGINE_MODEL_RUNNER_H_
@@ -36,7 +37,8 @@ class ModelRunner {
  public:
   static constexpr int kMaxRows = 320;
 
-  static absl::StatusOr<std::unique_ptr<ModelRunner>> Open(const std::string& directory, const RunnerOptions& options) {
+  static absl::StatusOr<std::unique_ptr<ModelRunner>> Open(const std::string& directory,
+                                                           const RunnerOptions& options) {
     auto opened = checkpoint::Checkpoint::Open(directory);
     if (!opened.ok()) return opened.status();
     std::unique_ptr<ModelRunner> runner(new ModelRunner);
@@ -76,7 +78,8 @@ class ModelRunner {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     for (size_t i = 0; i < model_->weights().blocks().size(); ++i) {
       const kernels::RecurrentState& recurrent = state_->recurrent(i);
-      if (recurrent.data != nullptr) backend_->Fill(recurrent.data, nan, recurrent.layout.floats * options_.slots);
+      if (recurrent.data != nullptr)
+        backend_->Fill(recurrent.data, nan, recurrent.layout.floats * options_.slots);
       const kernels::KeyValueState& cache = state_->key_values(i);
       if (cache.keys == nullptr) continue;
       const checkpoint::AttentionConfig& attention = config().attention;
@@ -141,7 +144,7 @@ class ModelRunner {
 
   RunnerOptions options_;
   bool keeps_working_ = false;
-  std::unique_ptr<kernels::Backend> backend_;   // outlives the others
+  std::unique_ptr<kernels::Backend> backend_;  // outlives the others
   std::unique_ptr<Model> model_;
   std::unique_ptr<StatePool> state_;
   StagingArea<int32_t> inputs_;

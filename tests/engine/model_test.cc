@@ -1,6 +1,6 @@
-// Whole models on the CPU backend against the double precision oracle: every family and layout, every stored type, every
-// compute type. Tolerances are those of the design's page on models; activations are float32, so that bf16 weights, exact
-// in both, meet the float32 tolerance too.
+// Whole models on the CPU backend against the double precision oracle: every family and layout,
+// every stored type, every compute type. Tolerances are those of the design's page on models;
+// activations are float32, so that bf16 weights, exact in both, meet the float32 tolerance too.
 
 #include "engine/model/model.h"
 
@@ -24,7 +24,8 @@ using oracle::Oracle;
 using oracle::OracleOptions;
 using TruthRow = std::vector<double>;
 
-constexpr double kFloat32Tolerance = 1e-5, kBFloat16Tolerance = 1e-2;   // relative L2 of a row of logits
+constexpr double kFloat32Tolerance = 1e-5,
+                 kBFloat16Tolerance = 1e-2;  // relative L2 of a row of logits
 
 double Distance(const LogitRow& row, const TruthRow& truth) {
   double error = 0, size = 0;
@@ -35,8 +36,10 @@ double Distance(const LogitRow& row, const TruthRow& truth) {
   return std::sqrt(error / size);
 }
 
-// Every row within `tolerance`, and the greedy choice equal unless the truth's two best are closer than the tolerance.
-void ExpectClose(const std::vector<LogitRow>& rows, const std::vector<TruthRow>& truth, double tolerance, int vocabulary) {
+// Every row within `tolerance`, and the greedy choice equal unless the truth's two best are closer
+// than the tolerance.
+void ExpectClose(const std::vector<LogitRow>& rows, const std::vector<TruthRow>& truth,
+                 double tolerance, int vocabulary) {
   ASSERT_LE(rows.size(), truth.size());
   double worst = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -45,7 +48,8 @@ void ExpectClose(const std::vector<LogitRow>& rows, const std::vector<TruthRow>&
     ASSERT_LE(distance, tolerance) << "position " << i << " of " << rows.size();
     worst = std::max(worst, distance);
     const auto best = std::max_element(truth[i].begin(), truth[i].begin() + vocabulary);
-    const auto chosen = std::max_element(rows[i].begin(), rows[i].begin() + vocabulary) - rows[i].begin();
+    const auto chosen =
+        std::max_element(rows[i].begin(), rows[i].begin() + vocabulary) - rows[i].begin();
     double size = 0;
     for (const double logit : truth[i]) size += logit * logit;
     if (*best - truth[i][chosen] > 2 * tolerance * std::sqrt(size)) {
@@ -62,7 +66,8 @@ class EveryLayout : public ::testing::TestWithParam<std::string> {
     vocabulary_ = model.vocabulary;
     model.directory.Write(folder_.path(), stored, shards);
   }
-  std::vector<TruthRow> Truth(const std::vector<int32_t>& tokens, const OracleOptions& options = {}) {
+  std::vector<TruthRow> Truth(const std::vector<int32_t>& tokens,
+                              const OracleOptions& options = {}) {
     const auto truth = Oracle::Open(folder_.path(), options);
     EXPECT_TRUE(truth.ok()) << truth.status();
     return (*truth)->Logits(tokens);
@@ -77,8 +82,9 @@ class EveryLayout : public ::testing::TestWithParam<std::string> {
   int vocabulary_ = 0;
 };
 
-// The logits of a row depend on the tokens up to it only, so that one sequence of 130 tests every length up to 130; reading
-// from a fresh start in chunks of every kind tests that chunking makes no difference beyond the tolerance.
+// The logits of a row depend on the tokens up to it only, so that one sequence of 130 tests every
+// length up to 130; reading from a fresh start in chunks of every kind tests that chunking makes no
+// difference beyond the tolerance.
 TEST_P(EveryLayout, AgreesWithTheOracle) {
   for (const StoredAs stored : {StoredAs::kFloat32, StoredAs::kBFloat16}) {
     SCOPED_TRACE(stored == StoredAs::kFloat32 ? "float32" : "bfloat16");
@@ -87,8 +93,9 @@ TEST_P(EveryLayout, AgreesWithTheOracle) {
     const std::vector<TruthRow> truth = Truth(tokens);
     const auto runner = Load({});
     ASSERT_NE(runner, nullptr);
-    EXPECT_EQ(runner->model().weights().type(),
-              stored == StoredAs::kFloat32 ? kernels::ElementType::kFloat32 : kernels::ElementType::kBFloat16);
+    EXPECT_EQ(runner->model().weights().type(), stored == StoredAs::kFloat32
+                                                    ? kernels::ElementType::kFloat32
+                                                    : kernels::ElementType::kBFloat16);
     for (const int chunk : {130, 1, 17}) {
       SCOPED_TRACE(chunk);
       ExpectClose(runner->Read(0, tokens, chunk), truth, kFloat32Tolerance, vocabulary_);
@@ -97,7 +104,8 @@ TEST_P(EveryLayout, AgreesWithTheOracle) {
     for (int length = 1; length <= 40; ++length) {
       SCOPED_TRACE(length);
       const std::vector<int32_t> prompt(tokens.begin(), tokens.begin() + length);
-      ExpectClose(runner->Read(length % 4, prompt, 1 + length * 7 % 23), truth, kFloat32Tolerance, vocabulary_);
+      ExpectClose(runner->Read(length % 4, prompt, 1 + length * 7 % 23), truth, kFloat32Tolerance,
+                  vocabulary_);
       if (HasFatalFailure()) return;
     }
   }
@@ -118,11 +126,12 @@ TEST_P(EveryLayout, RoundsMatricesOnlyWhenAskedForBFloat16) {
   const auto runner = Load({.type = ComputeType::kBFloat16});
   ASSERT_NE(runner, nullptr);
   EXPECT_EQ(runner->model().weights().type(), kernels::ElementType::kBFloat16);
-  ExpectClose(runner->Read(0, tokens, 40), Truth(tokens, {.bfloat16_matrices = true}), kFloat32Tolerance, vocabulary_);
+  ExpectClose(runner->Read(0, tokens, 40), Truth(tokens, {.bfloat16_matrices = true}),
+              kFloat32Tolerance, vocabulary_);
 }
 
-// With activations rounded too (on machines that have bf16 products; elsewhere the option does nothing) logits stay within
-// the tolerance of bf16.
+// With activations rounded too (on machines that have bf16 products; elsewhere the option does
+// nothing) logits stay within the tolerance of bf16.
 TEST_P(EveryLayout, BFloat16ActivationsStayWithinTheirTolerance) {
   Write(StoredAs::kBFloat16);
   const std::vector<int32_t> tokens = FormulaTokens(40, vocabulary_);

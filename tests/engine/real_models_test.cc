@@ -1,6 +1,7 @@
-// Trained models through the whole engine: stories260K converted from llama2.c's files, against its card and the oracle, and
-// SmolLM2-135M-Instruct as a GGUF file, against answers computed elsewhere. Both are optional data: MAMBAD_SHARED_DATA is the
-// folder with weights/stories260K and smollm2/expected.json, MAMBAD_SMOLLM2_GGUF the file.
+// Trained models through the whole engine: stories260K converted from llama2.c's files, against its
+// card and the oracle, and SmolLM2-135M-Instruct as a GGUF file, against answers computed
+// elsewhere. Both are optional data: MAMBAD_SHARED_DATA is the folder with weights/stories260K and
+// smollm2/expected.json, MAMBAD_SMOLLM2_GGUF the file.
 
 #include <algorithm>
 #include <cstdlib>
@@ -49,8 +50,8 @@ class Stories260K : public ::testing::Test {
     ASSERT_TRUE(written.ok()) << written;
     auto card = ReadStories260KCardText(source_);
     ASSERT_TRUE(card.ok()) << card.status();
-    // The first piece carries a space. The card's program leaves it out at the very start; an answer is the continuation
-    // of a prompt and keeps it.
+    // The first piece carries a space. The card's program leaves it out at the very start; an
+    // answer is the continuation of a prompt and keeps it.
     card_text_ = *std::move(card);
     answer_text_ = " " + card_text_;
     options_.model = folder_.path();
@@ -86,27 +87,34 @@ TEST_F(Stories260K, GreedyTextIsTheModelCards) {
   ASSERT_TRUE(oracle.ok()) << oracle.status();
   const auto logits = (*oracle)->Logits(tokens);
   for (size_t i = 0; i + 1 < tokens.size(); ++i) {
-    EXPECT_EQ(std::max_element(logits[i].begin(), logits[i].end()) - logits[i].begin(), tokens[i + 1]) << "position " << i;
+    EXPECT_EQ(std::max_element(logits[i].begin(), logits[i].end()) - logits[i].begin(),
+              tokens[i + 1])
+        << "position " << i;
   }
 }
 
 TEST_F(Stories260K, SpeculationWritesTheSameText) {
-  TemporaryDirectory draft;   // the same model; in bf16 it proposes what is nearly always right
+  TemporaryDirectory draft;  // the same model; in bf16 it proposes what is nearly always right
   ASSERT_TRUE(WriteStories260K(source_, draft.path(), StoredAs::kBFloat16).ok());
   options_.draft_model = draft.path();
   const auto core = Open(options_);
   ASSERT_NE(core, nullptr);
-  for (const SpeculationMode mode : {SpeculationMode::kDraftModel, SpeculationMode::kPromptLookup, SpeculationMode::kAuto}) {
+  for (const SpeculationMode mode :
+       {SpeculationMode::kDraftModel, SpeculationMode::kPromptLookup, SpeculationMode::kAuto}) {
     for (int draft_length = 1; draft_length <= 8; ++draft_length) {
-      if (mode == SpeculationMode::kAuto && draft_length > 1) continue;   // it chooses its own lengths
-      SCOPED_TRACE(::testing::Message() << "mode " << static_cast<int>(mode) << ", draft length " << draft_length);
+      if (mode == SpeculationMode::kAuto && draft_length > 1)
+        continue;  // it chooses its own lengths
+      SCOPED_TRACE(::testing::Message()
+                   << "mode " << static_cast<int>(mode) << ", draft length " << draft_length);
       Request request = Greedy();
       request.speculation.mode = mode;
       if (mode != SpeculationMode::kAuto) request.speculation.draft_length = draft_length;
       const Answer answer = AnswerTo(*core, std::move(request));
       EXPECT_EQ(answer.text, answer_text_);
       ASSERT_TRUE(answer.stats.has_value());
-      const int least = mode == SpeculationMode::kDraftModel ? 80 : mode == SpeculationMode::kPromptLookup ? 10 : 0;
+      const int least = mode == SpeculationMode::kDraftModel     ? 80
+                        : mode == SpeculationMode::kPromptLookup ? 10
+                                                                 : 0;
       EXPECT_GE(answer.stats->speculation.accepted, least);
     }
   }
@@ -155,10 +163,12 @@ TEST_F(SmolLM2, AnswersTokenForToken) {
   for (const nlohmann::json& chat : chats_) {
     const std::string user = chat["user"];
     SCOPED_TRACE(user);
-    const auto prompt = core->facts().chat_template->Render({{"user", user}}, core->facts().chat_variables);
+    const auto prompt =
+        core->facts().chat_template->Render({{"user", user}}, core->facts().chat_variables);
     ASSERT_TRUE(prompt.ok()) << prompt.status();
     EXPECT_EQ(*prompt, chat["prompt"].get<std::string>());
-    const auto ids = core->facts().tokenizer->Encode(*prompt, {.add_special_tokens = false, .parse_special = true});
+    const auto ids = core->facts().tokenizer->Encode(
+        *prompt, {.add_special_tokens = false, .parse_special = true});
     ASSERT_TRUE(ids.ok()) << ids.status();
     EXPECT_EQ(*ids, chat["prompt_ids"].get<std::vector<TokenId>>());
 
@@ -177,7 +187,8 @@ TEST_F(SmolLM2, AnswersTokenForToken) {
       ASSERT_EQ(alternatives.size(), 5u);
       for (size_t i = 0; i < 5; ++i) {
         EXPECT_EQ(alternatives[i].first, chat["first_token_top5"]["ids"][i].get<TokenId>());
-        EXPECT_NEAR(alternatives[i].second, chat["first_token_top5"]["logprobs"][i].get<double>(), 1e-3);
+        EXPECT_NEAR(alternatives[i].second, chat["first_token_top5"]["logprobs"][i].get<double>(),
+                    1e-3);
       }
     }
   }

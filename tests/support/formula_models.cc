@@ -40,7 +40,8 @@ class Builder {
  public:
   Builder(FormulaModel& model, uint64_t seed) : model_(model), seed_(seed) {}
 
-  // Values of a size that suits the kind of tensor its name tells: activations stay near one, decays between slow and fast.
+  // Values of a size that suits the kind of tensor its name tells: activations stay near one,
+  // decays between slow and fast.
   void Add(const std::string& name, std::vector<int64_t> shape) {
     int64_t count = 1;
     for (const int64_t size : shape) count *= size;
@@ -56,8 +57,10 @@ class Builder {
 
   void AddLlamaFrame(const json& config, bool tied);
   void AddMlp(const std::string& prefix, int mlp_width);
-  void AddAttention(const std::string& prefix, int heads, int key_heads, int head_width, bool fused);
-  void AddHybridMamba(const std::string& prefix, int inner, int source, int state, int rank, bool fused, bool late);
+  void AddAttention(const std::string& prefix, int heads, int key_heads, int head_width,
+                    bool fused);
+  void AddHybridMamba(const std::string& prefix, int inner, int source, int state, int rank,
+                      bool fused, bool late);
   void AddHybridMamba2(const std::string& prefix, int inner, int source, int state, bool early);
   void AddMamba(const std::string& prefix, int inner, int state, int rank, bool convolution_bias);
   void AddMamba2(const std::string& prefix, int inner, int state, int heads, int groups);
@@ -93,7 +96,8 @@ void Builder::AddMlp(const std::string& prefix, int mlp_width) {
   Add(prefix + "mlp.down_proj.weight", {kWidth, mlp_width});
 }
 
-void Builder::AddAttention(const std::string& prefix, int heads, int key_heads, int head_width, bool fused) {
+void Builder::AddAttention(const std::string& prefix, int heads, int key_heads, int head_width,
+                           bool fused) {
   if (fused) {
     Add(prefix + "mha.in_proj.weight", {(heads + 2 * key_heads) * head_width, kWidth});
     Add(prefix + "mha.out_proj.weight", {kWidth, heads * head_width});
@@ -105,7 +109,8 @@ void Builder::AddAttention(const std::string& prefix, int heads, int key_heads, 
   Add(prefix + "self_attn.o_proj.weight", {kWidth, heads * head_width});
 }
 
-void Builder::AddHybridMamba(const std::string& prefix, int inner, int source, int state, int rank, bool fused, bool late) {
+void Builder::AddHybridMamba(const std::string& prefix, int inner, int source, int state, int rank,
+                             bool fused, bool late) {
   if (fused) {
     Add(prefix + "in_proj.weight", {2 * inner + 2 * source + rank, kWidth});
   } else {
@@ -124,7 +129,8 @@ void Builder::AddHybridMamba(const std::string& prefix, int inner, int source, i
   Add(prefix + "out_proj.weight", {kWidth, inner});
 }
 
-void Builder::AddHybridMamba2(const std::string& prefix, int inner, int source, int state, bool early) {
+void Builder::AddHybridMamba2(const std::string& prefix, int inner, int source, int state,
+                              bool early) {
   const int heads = inner / state, channels = early ? 3 * inner : inner + 2 * source;
   Add(prefix + "in_proj.weight", {2 * inner + 2 * source + heads, kWidth});
   Add(prefix + "conv1d.weight", {channels, 1, 4});
@@ -134,7 +140,8 @@ void Builder::AddHybridMamba2(const std::string& prefix, int inner, int source, 
   Add(prefix + "out_proj.weight", {kWidth, inner});
 }
 
-void Builder::AddMamba(const std::string& prefix, int inner, int state, int rank, bool convolution_bias) {
+void Builder::AddMamba(const std::string& prefix, int inner, int state, int rank,
+                       bool convolution_bias) {
   Add(prefix + "norm.weight", {kWidth});
   Add(prefix + "mixer.in_proj.weight", {2 * inner, kWidth});
   Add(prefix + "mixer.x_proj.weight", {rank + 2 * state, inner});
@@ -180,7 +187,10 @@ json LlamaConfig(const char* type) {
 }
 
 json Llama3Scaling() {
-  return {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0},
+  return {{"rope_type", "llama3"},
+          {"factor", 8.0},
+          {"low_freq_factor", 1.0},
+          {"high_freq_factor", 4.0},
           {"original_max_position_embeddings", 64}};
 }
 
@@ -198,15 +208,18 @@ void MakeLlama(Builder& builder, const json& config) {
 struct HybridShape {
   bool second = false, fused = false, late = false, early = false;
 };
-void MakeHybrid(FormulaModel& model, Builder& builder, const json& config, json numbers, const HybridShape& shape,
-                bool applied_once = false) {
-  // Groups of the gated norm are as wide as the state: with very few numbers some are near zero, and then no float32
-  // arithmetic is accurate.
-  const int state = shape.second ? 16 : 4, inner = shape.second ? 96 : 48, source = inner / 3, rank = (kWidth + 15) / 16;
+void MakeHybrid(FormulaModel& model, Builder& builder, const json& config, json numbers,
+                const HybridShape& shape, bool applied_once = false) {
+  // Groups of the gated norm are as wide as the state: with very few numbers some are near zero,
+  // and then no float32 arithmetic is accurate.
+  const int state = shape.second ? 16 : 4, inner = shape.second ? 96 : 48, source = inner / 3,
+            rank = (kWidth + 15) / 16;
   numbers["d_state"] = state;
-  json hybrid = {{"d_model", kWidth}, {"ssm_cfg", numbers},        {"rms_norm_eps", 1e-4}, {"vocab_size", nullptr},
-                 {"d_inner", inner},  {"d_xb", source},            {"hidden_act", "silu"}, {"intermediate_size", 56},
-                 {"n_layer", kLayers}, {"attn_layers", json::array({1})}};
+  json hybrid = {{"d_model", kWidth},    {"ssm_cfg", numbers},
+                 {"rms_norm_eps", 1e-4}, {"vocab_size", nullptr},
+                 {"d_inner", inner},     {"d_xb", source},
+                 {"hidden_act", "silu"}, {"intermediate_size", 56},
+                 {"n_layer", kLayers},   {"attn_layers", json::array({1})}};
   if (applied_once) hybrid["dt_bias_applied"] = 1;
   builder.AddLlamaFrame(config, false);
   model.directory.AddFile("mamba_config.json", hybrid.dump(2));
@@ -218,17 +231,19 @@ void MakeHybrid(FormulaModel& model, Builder& builder, const json& config, json 
     } else if (shape.second) {
       builder.AddHybridMamba2(prefix + "mamba.", inner, source, state, shape.early);
     } else {
-      builder.AddHybridMamba(prefix + "mamba.", inner, source, state, rank, shape.fused, shape.late);
+      builder.AddHybridMamba(prefix + "mamba.", inner, source, state, rank, shape.fused,
+                             shape.late);
     }
   }
 }
 
 // The frame of HF and state-spaces models; `layer` adds one.
-void MakeStandard(FormulaModel& model, Builder& builder, const json& config, bool hugging_face, bool stores_head,
-                  const std::function<void(const std::string&)>& layer) {
+void MakeStandard(FormulaModel& model, Builder& builder, const json& config, bool hugging_face,
+                  bool stores_head, const std::function<void(const std::string&)>& layer) {
   model.vocabulary = kVocabulary;
   model.padded_vocabulary = hugging_face ? kVocabulary : (kVocabulary + 15) / 16 * 16;
-  builder.Add(hugging_face ? "backbone.embeddings.weight" : "backbone.embedding.weight", {model.padded_vocabulary, kWidth});
+  builder.Add(hugging_face ? "backbone.embeddings.weight" : "backbone.embedding.weight",
+              {model.padded_vocabulary, kWidth});
   builder.Add("backbone.norm_f.weight", {kWidth});
   for (int i = 0; i < kLayers; ++i) layer(Layer("backbone.layers.", i));
   if (stores_head) builder.Add("lm_head.weight", {model.padded_vocabulary, kWidth});
@@ -240,16 +255,30 @@ void MakeStandard(FormulaModel& model, Builder& builder, const json& config, boo
 }
 
 json HuggingFaceConfig(const char* type, int state, bool tied) {
-  return {{"model_type", type},       {"hidden_size", kWidth},  {"num_hidden_layers", kLayers}, {"vocab_size", kVocabulary},
-          {"state_size", state},      {"expand", 2},            {"conv_kernel", 4},             {"layer_norm_epsilon", 1e-4},
-          {"use_conv_bias", true},    {"use_bias", false},      {"hidden_act", "silu"},         {"rms_norm", true},
-          {"tie_word_embeddings", tied}, {"intermediate_size", 2 * kWidth}, {"bos_token_id", 0}, {"eos_token_id", 0}};
+  return {{"model_type", type},
+          {"hidden_size", kWidth},
+          {"num_hidden_layers", kLayers},
+          {"vocab_size", kVocabulary},
+          {"state_size", state},
+          {"expand", 2},
+          {"conv_kernel", 4},
+          {"layer_norm_epsilon", 1e-4},
+          {"use_conv_bias", true},
+          {"use_bias", false},
+          {"hidden_act", "silu"},
+          {"rms_norm", true},
+          {"tie_word_embeddings", tied},
+          {"intermediate_size", 2 * kWidth},
+          {"bos_token_id", 0},
+          {"eos_token_id", 0}};
 }
 
 json StateSpacesConfig(json numbers) {
-  return {{"d_model", kWidth},       {"n_layer", kLayers}, {"vocab_size", kVocabulary}, {"ssm_cfg", std::move(numbers)},
-          {"rms_norm", true},        {"residual_in_fp32", true}, {"fused_add_norm", true},
-          {"pad_vocab_size_multiple", 16}, {"tie_embeddings", true}};
+  return {{"d_model", kWidth},         {"n_layer", kLayers},
+          {"vocab_size", kVocabulary}, {"ssm_cfg", std::move(numbers)},
+          {"rms_norm", true},          {"residual_in_fp32", true},
+          {"fused_add_norm", true},    {"pad_vocab_size_multiple", 16},
+          {"tie_embeddings", true}};
 }
 
 using Maker = std::function<void(FormulaModel&, Builder&)>;
@@ -284,8 +313,9 @@ void MakeMambas(std::map<std::string, Maker>& makers) {
   makers["mamba"] = [](FormulaModel& model, Builder& builder) {
     json config = HuggingFaceConfig("mamba", 5, true);
     config["time_step_rank"] = 3;
-    MakeStandard(model, builder, config, true, false,
-                 [&](const std::string& prefix) { builder.AddMamba(prefix, 2 * kWidth, 5, 3, true); });
+    MakeStandard(model, builder, config, true, false, [&](const std::string& prefix) {
+      builder.AddMamba(prefix, 2 * kWidth, 5, 3, true);
+    });
   };
   makers["mamba_rank"] = [](FormulaModel& model, Builder& builder) {
     json config = HuggingFaceConfig("mamba", 16, false);
@@ -294,39 +324,48 @@ void MakeMambas(std::map<std::string, Maker>& makers) {
     config["ssm_cfg"] = json::object();
     config["d_model"] = kWidth;
     config["n_layer"] = kLayers;
-    MakeStandard(model, builder, config, true, true,
-                 [&](const std::string& prefix) { builder.AddMamba(prefix, 2 * kWidth, 16, 7, false); });
+    MakeStandard(model, builder, config, true, true, [&](const std::string& prefix) {
+      builder.AddMamba(prefix, 2 * kWidth, 16, 7, false);
+    });
   };
   makers["mamba_state_spaces"] = [](FormulaModel& model, Builder& builder) {
-    MakeStandard(model, builder, StateSpacesConfig(json::object()), false, true, [&](const std::string& prefix) {
-      builder.AddMamba(prefix, 2 * kWidth, 16, (kWidth + 15) / 16, true);
-    });
+    MakeStandard(model, builder, StateSpacesConfig(json::object()), false, true,
+                 [&](const std::string& prefix) {
+                   builder.AddMamba(prefix, 2 * kWidth, 16, (kWidth + 15) / 16, true);
+                 });
   };
   makers["mamba2"] = [](FormulaModel& model, Builder& builder) {
     json config = HuggingFaceConfig("mamba2", 12, false);
-    config["num_heads"] = 10, config["head_dim"] = 8, config["n_groups"] = 1, config["chunk_size"] = 16;
+    config["num_heads"] = 10, config["head_dim"] = 8, config["n_groups"] = 1,
+    config["chunk_size"] = 16;
     config["time_step_limit"] = {0.0, "INFINITY"};
-    MakeStandard(model, builder, config, true, true,
-                 [&](const std::string& prefix) { builder.AddMamba2(prefix, 2 * kWidth, 12, 10, 1); });
+    MakeStandard(model, builder, config, true, true, [&](const std::string& prefix) {
+      builder.AddMamba2(prefix, 2 * kWidth, 12, 10, 1);
+    });
   };
   makers["mamba2_infinity"] = [](FormulaModel& model, Builder& builder) {
     json config = HuggingFaceConfig("mamba2", 12, false);
-    config["num_heads"] = 10, config["head_dim"] = 8, config["n_groups"] = 1, config["chunk_size"] = 16;
+    config["num_heads"] = 10, config["head_dim"] = 8, config["n_groups"] = 1,
+    config["chunk_size"] = 16;
     config["time_step_limit"] = {0.0, {{"__float__", "Infinity"}}};
-    MakeStandard(model, builder, config, true, true,
-                 [&](const std::string& prefix) { builder.AddMamba2(prefix, 2 * kWidth, 12, 10, 1); });
+    MakeStandard(model, builder, config, true, true, [&](const std::string& prefix) {
+      builder.AddMamba2(prefix, 2 * kWidth, 12, 10, 1);
+    });
   };
   makers["mamba2_groups"] = [](FormulaModel& model, Builder& builder) {
     json config = HuggingFaceConfig("mamba2", 16, true);
-    config["num_heads"] = 10, config["head_dim"] = 8, config["n_groups"] = 2, config["chunk_size"] = 16;
+    config["num_heads"] = 10, config["head_dim"] = 8, config["n_groups"] = 2,
+    config["chunk_size"] = 16;
     config["time_step_limit"] = {0.2, 0.8};
-    MakeStandard(model, builder, config, true, false,
-                 [&](const std::string& prefix) { builder.AddMamba2(prefix, 2 * kWidth, 16, 10, 2); });
+    MakeStandard(model, builder, config, true, false, [&](const std::string& prefix) {
+      builder.AddMamba2(prefix, 2 * kWidth, 16, 10, 2);
+    });
   };
   makers["mamba2_state_spaces"] = [](FormulaModel& model, Builder& builder) {
     const json numbers = {{"layer", "Mamba2"}, {"headdim", 20}, {"d_state", 24}};
-    MakeStandard(model, builder, StateSpacesConfig(numbers), false, true,
-                 [&](const std::string& prefix) { builder.AddMamba2(prefix, 2 * kWidth, 24, 4, 1); });
+    MakeStandard(
+        model, builder, StateSpacesConfig(numbers), false, true,
+        [&](const std::string& prefix) { builder.AddMamba2(prefix, 2 * kWidth, 24, 4, 1); });
   };
 }
 
@@ -338,11 +377,12 @@ void MakeHybrids(std::map<std::string, Maker>& makers) {
   };
   makers["hybrid_mamba_fused"] = [](FormulaModel& model, Builder& builder) {
     json config = LlamaConfig("llama");
-    config["rope_scaling"] = Llama3Scaling();   // which the fused attention does not follow
+    config["rope_scaling"] = Llama3Scaling();  // which the fused attention does not follow
     MakeHybrid(model, builder, config, {{"expand", 1}}, {.fused = true});
   };
   makers["hybrid_mamba_late"] = [](FormulaModel& model, Builder& builder) {
-    MakeHybrid(model, builder, LlamaConfig("llama"), {{"expand", 1}, {"repeat_kv_before_conv", false}}, {.late = true});
+    MakeHybrid(model, builder, LlamaConfig("llama"),
+               {{"expand", 1}, {"repeat_kv_before_conv", false}}, {.late = true});
   };
   makers["hybrid_mamba_once"] = [](FormulaModel& model, Builder& builder) {
     MakeHybrid(model, builder, LlamaConfig("llama"), {{"expand", 1}}, {}, /*applied_once=*/true);
@@ -353,7 +393,8 @@ void MakeHybrids(std::map<std::string, Maker>& makers) {
     MakeHybrid(model, builder, config, {{"expand", 1}, {"ngroups", 6}}, {.second = true});
   };
   makers["hybrid_mamba2_early"] = [](FormulaModel& model, Builder& builder) {
-    const json numbers = {{"expand", 1}, {"ngroups", 6}, {"repeat_kv_before_conv", true}, {"dt_limit", {0.2, 0.8}}};
+    const json numbers = {
+        {"expand", 1}, {"ngroups", 6}, {"repeat_kv_before_conv", true}, {"dt_limit", {0.2, 0.8}}};
     MakeHybrid(model, builder, LlamaConfig("llama"), numbers, {.second = true, .early = true});
   };
 }

@@ -1,6 +1,6 @@
-// Tiny models of every family and layout, weights by a formula: the same numbers on every machine, written as the released
-// model directories are. Names, shapes and row orders are spelled out here from the published layouts, without
-// engine/checkpoint.
+// Tiny models of every family and layout, weights by a formula: the same numbers on every machine,
+// written as the released model directories are. Names, shapes and row orders are spelled out here
+// from the published layouts, without engine/checkpoint.
 
 #ifndef MAMBAD_TESTS_SUPPORT_FORMULA_MODELS_H_
 #define MAMBAD_TESTS_SUPPORT_FORMULA_MODELS_H_
@@ -15,8 +15,8 @@ namespace mambad::testing {
 
 struct FormulaModel {
   std::string name;
-  std::string family;            // "llama", "mamba", "mamba2", "hybrid"
-  int vocabulary = 0;            // ids that may be sampled
+  std::string family;  // "llama", "mamba", "mamba2", "hybrid"
+  int vocabulary = 0;  // ids that may be sampled
   int padded_vocabulary = 0;
   ModelDirectory directory;
 };
@@ -27,22 +27,19 @@ struct FormulaModel {
 //   llama_linear       linear RoPE scaling in the newer rope_parameters spelling
 //   mistral_window     sliding window of 7
 //   mamba              HF layout, tied
-//   mamba_rank         HF layout: own dt rank, no convolution bias, untied, leftover state-spaces keys in config.json
-//   mamba_state_spaces padded vocabulary, head stored though tied
-//   mamba2             HF layout, one group, untied, unquoted Infinity
-//   mamba2_infinity    the same; the infinite time step limit as newer transformers write it
-//   mamba2_groups      HF layout, two groups, time step limits, tied
-//   mamba2_state_spaces
-//   hybrid_mamba       MambaInLlama, Mamba-1, projections apart, self_attn layer with llama3 scaling, dt bias meant twice
-//   hybrid_mamba_fused one in_proj, mha layer
-//   hybrid_mamba_late  repeat after the convolution
-//   hybrid_mamba_once  dt_bias_applied: dt bias meant once
-//   hybrid_mamba2      repeat after the convolution (that family's default), Mistral config with a window
-//   hybrid_mamba2_early  repeat before it, time step limits
+//   mamba_rank         HF layout: own dt rank, no convolution bias, untied, leftover state-spaces
+//   keys in config.json mamba_state_spaces padded vocabulary, head stored though tied mamba2 HF
+//   layout, one group, untied, unquoted Infinity mamba2_infinity    the same; the infinite time
+//   step limit as newer transformers write it mamba2_groups      HF layout, two groups, time step
+//   limits, tied mamba2_state_spaces hybrid_mamba       MambaInLlama, Mamba-1, projections apart,
+//   self_attn layer with llama3 scaling, dt bias meant twice hybrid_mamba_fused one in_proj, mha
+//   layer hybrid_mamba_late  repeat after the convolution hybrid_mamba_once  dt_bias_applied: dt
+//   bias meant once hybrid_mamba2      repeat after the convolution (that family's default),
+//   Mistral config with a window hybrid_mamba2_early  repeat before it, time step limits
 const std::vector<std::string>& FormulaModelNames();
 
-// `seed` changes the weights, not the shapes: two seeds make a target and a draft with one vocabulary. Aborts on an unknown
-// name.
+// `seed` changes the weights, not the shapes: two seeds make a target and a draft with one
+// vocabulary. Aborts on an unknown name.
 FormulaModel MakeFormulaModel(const std::string& name, uint64_t seed = 0);
 
 // A sequence of ids below `vocabulary`, by a formula.

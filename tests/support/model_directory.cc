@@ -33,10 +33,12 @@ uint16_t ToBFloat16(float value) {
 uint16_t ToHalf(float value) {
   const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
   const double size = std::fabs(static_cast<double>(value));
-  if (size < std::ldexp(1.0, -14)) return sign | static_cast<uint16_t>(std::nearbyint(std::ldexp(size, 24)));
+  if (size < std::ldexp(1.0, -14))
+    return sign | static_cast<uint16_t>(std::nearbyint(std::ldexp(size, 24)));
   int exponent;
-  std::frexp(size, &exponent);   // size = [0.5, 1) * 2^exponent
-  const auto significand = static_cast<int>(std::nearbyint(std::ldexp(size, 11 - exponent)));   // [1024, 2048]
+  std::frexp(size, &exponent);  // size = [0.5, 1) * 2^exponent
+  const auto significand =
+      static_cast<int>(std::nearbyint(std::ldexp(size, 11 - exponent)));  // [1024, 2048]
   return sign | static_cast<uint16_t>(((exponent + 14) << 10) + significand - 1024);
 }
 
@@ -60,7 +62,8 @@ TemporaryDirectory::~TemporaryDirectory() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-void ModelDirectory::AddTensor(const std::string& name, std::vector<int64_t> shape, std::vector<float> values) {
+void ModelDirectory::AddTensor(const std::string& name, std::vector<int64_t> shape,
+                               std::vector<float> values) {
   tensors_[name] = {std::move(shape), std::move(values)};
 }
 
@@ -75,7 +78,9 @@ std::string ModelDirectory::Pack(const std::vector<std::string>& names, StoredAs
       if (stored == StoredAs::kFloat16) Append(data, ToHalf(value));
       if (stored == StoredAs::kBFloat16) Append(data, ToBFloat16(value));
     }
-    header[name] = {{"dtype", stored == StoredAs::kFloat32 ? "F32" : stored == StoredAs::kFloat16 ? "F16" : "BF16"},
+    header[name] = {{"dtype", stored == StoredAs::kFloat32   ? "F32"
+                              : stored == StoredAs::kFloat16 ? "F16"
+                                                             : "BF16"},
                     {"shape", tensor.shape},
                     {"data_offsets", {begin, data.size()}}};
   }
@@ -103,7 +108,8 @@ void ModelDirectory::Write(const std::string& path, StoredAs stored, int shards)
     std::snprintf(file, sizeof(file), "model-%05d-of-%05d.safetensors", shard + 1, shards);
     for (const std::string& name : names[shard]) {
       index["weight_map"][name] = file;
-      bytes += static_cast<int64_t>(tensors_.at(name).values.size()) * (stored == StoredAs::kFloat32 ? 4 : 2);
+      bytes += static_cast<int64_t>(tensors_.at(name).values.size()) *
+               (stored == StoredAs::kFloat32 ? 4 : 2);
     }
     WriteFile(path + "/" + file, Pack(names[shard], stored));
   }

@@ -1,5 +1,6 @@
-// Writes model directories for tests: tensors as safetensors in any stored type, in one file or in shards with an index, and
-// any text files beside them. Knows nothing of families or of engine/checkpoint.
+// Writes model directories for tests: tensors as safetensors in any stored type, in one file or in
+// shards with an index, and any text files beside them. Knows nothing of families or of
+// engine/checkpoint.
 
 #ifndef MAMBAD_TESTS_SUPPORT_MODEL_DIRECTORY_H_
 #define MAMBAD_TESTS_SUPPORT_MODEL_DIRECTORY_H_
@@ -29,10 +30,12 @@ class TemporaryDirectory {
 class ModelDirectory {
  public:
   void AddTensor(const std::string& name, std::vector<int64_t> shape, std::vector<float> values);
-  void AddFile(const std::string& name, std::string contents) { files_[name] = std::move(contents); }
+  void AddFile(const std::string& name, std::string contents) {
+    files_[name] = std::move(contents);
+  }
 
-  // Into the existing folder `path`. Tensors are spread over `shards` files in the order of their names; with more than one
-  // there is an index too. A failed write aborts the test program.
+  // Into the existing folder `path`. Tensors are spread over `shards` files in the order of their
+  // names; with more than one there is an index too. A failed write aborts the test program.
   void Write(const std::string& path, StoredAs stored, int shards = 1) const;
 
  private:

@@ -73,7 +73,10 @@ void ReadLimits(const json& numbers, const char* key, Mamba2& mamba) {
 class Reader {
  public:
   Reader(TensorFiles files, json config, json hybrid, const OracleOptions& options)
-      : files_(std::move(files)), config_(std::move(config)), hybrid_(std::move(hybrid)), options_(options) {}
+      : files_(std::move(files)),
+        config_(std::move(config)),
+        hybrid_(std::move(hybrid)),
+        options_(options) {}
 
   absl::StatusOr<std::unique_ptr<const Oracle>> Read();
 
@@ -83,8 +86,10 @@ class Reader {
   std::unique_ptr<Attention> ReadAttention(const std::string& prefix, bool fused);
   std::unique_ptr<Mixer> ReadHybridMamba(const std::string& prefix);
   std::unique_ptr<Mixer> ReadHybridMamba2(const std::string& prefix);
-  std::unique_ptr<Mixer> ReadMamba(const std::string& prefix, const json& numbers, bool hugging_face);
-  std::unique_ptr<Mixer> ReadMamba2(const std::string& prefix, const json& numbers, bool hugging_face);
+  std::unique_ptr<Mixer> ReadMamba(const std::string& prefix, const json& numbers,
+                                   bool hugging_face);
+  std::unique_ptr<Mixer> ReadMamba2(const std::string& prefix, const json& numbers,
+                                    bool hugging_face);
   std::vector<double> Frequencies(int head_width, bool scaled);
 
   std::vector<double> Values(const std::string& name, const std::vector<int64_t>& shape) {
@@ -98,9 +103,12 @@ class Reader {
   Product Matrix(const std::string& name, int64_t rows, int64_t columns) {
     return Product(Tensor{{rows, columns}, Values(name, {rows, columns})}, options_);
   }
-  RmsNorm Norm(const std::string& name, int64_t width, double epsilon) { return {Values(name, {width}), epsilon}; }
+  RmsNorm Norm(const std::string& name, int64_t width, double epsilon) {
+    return {Values(name, {width}), epsilon};
+  }
   Convolution ReadConvolution(const std::string& prefix, int channels, int taps, bool biased) {
-    Convolution convolution{channels, taps, Values(prefix + "conv1d.weight", {channels, 1, taps}), {}};
+    Convolution convolution{
+        channels, taps, Values(prefix + "conv1d.weight", {channels, 1, taps}), {}};
     if (biased) convolution.bias = Values(prefix + "conv1d.bias", {channels});
     return convolution;
   }
@@ -120,20 +128,23 @@ class Reader {
 // theta^(-2i/hd), then linear or llama3 scaling where the layer uses it.
 std::vector<double> Reader::Frequencies(int head_width, bool scaled) {
   json rope = config_.contains("rope_parameters") ? config_["rope_parameters"] : json();
-  const double theta = rope.is_object() && rope.contains("rope_theta") ? rope["rope_theta"].get<double>()
-                                                                        : Get(config_, "rope_theta", 10000.0);
+  const double theta = rope.is_object() && rope.contains("rope_theta")
+                           ? rope["rope_theta"].get<double>()
+                           : Get(config_, "rope_theta", 10000.0);
   if (!rope.is_object() && config_.contains("rope_scaling")) rope = config_["rope_scaling"];
   if (!rope.is_object() || !scaled) rope = json::object();
-  const std::string type = Get<std::string>(rope, "rope_type", Get<std::string>(rope, "type", "default"));
+  const std::string type =
+      Get<std::string>(rope, "rope_type", Get<std::string>(rope, "type", "default"));
   const double factor = Get(rope, "factor", 1.0), low = Get(rope, "low_freq_factor", 1.0);
-  const double high = Get(rope, "high_freq_factor", 4.0), context = Get(rope, "original_max_position_embeddings", 8192.0);
+  const double high = Get(rope, "high_freq_factor", 4.0),
+               context = Get(rope, "original_max_position_embeddings", 8192.0);
   std::vector<double> frequencies;
   for (int i = 0; i < head_width / 2; ++i) {
     double frequency = std::pow(theta, -2.0 * i / head_width);
     if (type == "linear") {
       frequency /= factor;
     } else if (type == "llama3") {
-      const double turns = context * frequency / (2 * M_PI);   // within the original context
+      const double turns = context * frequency / (2 * M_PI);  // within the original context
       const double keep = std::clamp((turns - low) / (high - low), 0.0, 1.0);
       frequency = (1 - keep) * frequency / factor + keep * frequency;
     } else if (type != "default") {
@@ -147,16 +158,19 @@ std::vector<double> Reader::Frequencies(int head_width, bool scaled) {
 std::unique_ptr<Attention> Reader::ReadAttention(const std::string& prefix, bool fused) {
   auto attention = std::make_unique<Attention>();
   const int width = config_["hidden_size"];
-  const int heads = config_["num_attention_heads"], sources = Get(config_, "num_key_value_heads", heads);
+  const int heads = config_["num_attention_heads"],
+            sources = Get(config_, "num_key_value_heads", heads);
   const int head_width = Get(config_, "head_dim", width / heads);
   attention->query_heads = heads;
   attention->key_value_heads = sources;
   attention->head_width = head_width;
-  attention->window = config_["model_type"] == "mistral" ? Get<int64_t>(config_, "sliding_window", 0) : 0;
+  attention->window =
+      config_["model_type"] == "mistral" ? Get<int64_t>(config_, "sliding_window", 0) : 0;
   attention->inverse_frequency = Frequencies(head_width, !fused);
   attention->fused = fused;
   if (fused) {
-    attention->in = Matrix(prefix + "mha.in_proj.weight", (heads + 2 * sources) * head_width, width);
+    attention->in =
+        Matrix(prefix + "mha.in_proj.weight", (heads + 2 * sources) * head_width, width);
     attention->output = Matrix(prefix + "mha.out_proj.weight", width, heads * head_width);
     return attention;
   }
@@ -171,10 +185,12 @@ std::unique_ptr<Mixer> Reader::ReadHybridMamba(const std::string& layer) {
   auto mamba = std::make_unique<Mamba>();
   const json numbers = hybrid_["ssm_cfg"];
   const std::string prefix = layer + "mamba.";
-  const int width = config_["hidden_size"], source = hybrid_["d_xb"], state = Get(numbers, "d_state", 16);
+  const int width = config_["hidden_size"], source = hybrid_["d_xb"],
+            state = Get(numbers, "d_state", 16);
   const int inner = Get(hybrid_, "d_inner", Get(numbers, "expand", 2) * width);
-  const int rank = numbers.contains("dt_rank") && numbers["dt_rank"].is_number() ? numbers["dt_rank"].get<int>()
-                                                                                : (width + 15) / 16;
+  const int rank = numbers.contains("dt_rank") && numbers["dt_rank"].is_number()
+                       ? numbers["dt_rank"].get<int>()
+                       : (width + 15) / 16;
   mamba->inner = inner, mamba->state = state, mamba->rank = rank, mamba->source_width = source;
   mamba->repeat_before_convolution = Get(numbers, "repeat_kv_before_conv", true);
   mamba->fused = files_.Has(prefix + "in_proj.weight");
@@ -205,7 +221,8 @@ std::unique_ptr<Mixer> Reader::ReadHybridMamba2(const std::string& layer) {
   auto mamba = std::make_unique<Mamba2>();
   const json numbers = hybrid_["ssm_cfg"];
   const std::string prefix = layer + "mamba.";
-  const int width = config_["hidden_size"], source = hybrid_["d_xb"], state = Get(numbers, "d_state", 128);
+  const int width = config_["hidden_size"], source = hybrid_["d_xb"],
+            state = Get(numbers, "d_state", 128);
   const int inner = Get(hybrid_, "d_inner", Get(numbers, "expand", 2) * width);
   const int heads = inner / state;
   mamba->inner = inner, mamba->state = state, mamba->heads = heads, mamba->groups = heads;
@@ -213,8 +230,9 @@ std::unique_ptr<Mixer> Reader::ReadHybridMamba2(const std::string& layer) {
   mamba->repeat_before_convolution = Get(numbers, "repeat_kv_before_conv", false);
   ReadLimits(numbers, "dt_limit", *mamba);
   mamba->in = Matrix(prefix + "in_proj.weight", 2 * inner + 2 * source + heads, width);
-  mamba->convolution = ReadConvolution(prefix, mamba->repeat_before_convolution ? 3 * inner : inner + 2 * source,
-                                       Get(numbers, "d_conv", 4), Get(numbers, "conv_bias", true));
+  mamba->convolution =
+      ReadConvolution(prefix, mamba->repeat_before_convolution ? 3 * inner : inner + 2 * source,
+                      Get(numbers, "d_conv", 4), Get(numbers, "conv_bias", true));
   mamba->dt_bias = Values(prefix + "dt_bias", {heads});
   mamba->a_log = Values(prefix + "A_log", {heads});
   mamba->skip = Values(prefix + "D", {heads});
@@ -224,14 +242,17 @@ std::unique_ptr<Mixer> Reader::ReadHybridMamba2(const std::string& layer) {
 }
 
 void Reader::ReadLlama() {
-  const int width = config_["hidden_size"], mlp_width = config_["intermediate_size"], layers = config_["num_hidden_layers"];
+  const int width = config_["hidden_size"], mlp_width = config_["intermediate_size"],
+            layers = config_["num_hidden_layers"];
   const double epsilon = Get(config_, "rms_norm_eps", 1e-6);
   const std::vector<int> attention_layers = Get(hybrid_, "attn_layers", std::vector<int>());
-  ReadHead(config_["vocab_size"], width, "model.embed_tokens.weight", Get(config_, "tie_word_embeddings", false));
+  ReadHead(config_["vocab_size"], width, "model.embed_tokens.weight",
+           Get(config_, "tie_word_embeddings", false));
   for (int i = 0; i < layers; ++i) {
     const std::string prefix = absl::StrCat("model.layers.", i, ".");
-    const bool recurrent = hybrid_.is_object() &&
-                           std::find(attention_layers.begin(), attention_layers.end(), i) == attention_layers.end();
+    const bool recurrent =
+        hybrid_.is_object() &&
+        std::find(attention_layers.begin(), attention_layers.end(), i) == attention_layers.end();
     Block block;
     const double block_epsilon = recurrent ? Get(hybrid_, "rms_norm_eps", 1e-5) : epsilon;
     block.mixer_norm = Norm(prefix + "input_layernorm.weight", width, block_epsilon);
@@ -252,42 +273,49 @@ void Reader::ReadLlama() {
   model_->final_norm = Norm("model.norm.weight", width, epsilon);
 }
 
-std::unique_ptr<Mixer> Reader::ReadMamba(const std::string& prefix, const json& numbers, bool hugging_face) {
+std::unique_ptr<Mixer> Reader::ReadMamba(const std::string& prefix, const json& numbers,
+                                         bool hugging_face) {
   auto mamba = std::make_unique<Mamba>();
   const int width = hugging_face ? numbers["hidden_size"] : config_["d_model"];
-  const int inner = Get(numbers, "expand", 2) * width, state = Get(numbers, hugging_face ? "state_size" : "d_state", 16);
+  const int inner = Get(numbers, "expand", 2) * width,
+            state = Get(numbers, hugging_face ? "state_size" : "d_state", 16);
   const char* rank_key = hugging_face ? "time_step_rank" : "dt_rank";
-  const int rank = numbers.contains(rank_key) && numbers[rank_key].is_number() ? numbers[rank_key].get<int>()
-                                                                               : (width + 15) / 16;
+  const int rank = numbers.contains(rank_key) && numbers[rank_key].is_number()
+                       ? numbers[rank_key].get<int>()
+                       : (width + 15) / 16;
   mamba->inner = inner, mamba->state = state, mamba->rank = rank;
   mamba->in = Matrix(prefix + "in_proj.weight", 2 * inner, width);
   mamba->select = Matrix(prefix + "x_proj.weight", rank + 2 * state, inner);
   mamba->dt = Matrix(prefix + "dt_proj.weight", inner, rank);
   mamba->dt_bias = Values(prefix + "dt_proj.bias", {inner});
-  mamba->convolution = ReadConvolution(prefix, inner, Get(numbers, hugging_face ? "conv_kernel" : "d_conv", 4),
-                                       Get(numbers, hugging_face ? "use_conv_bias" : "conv_bias", true));
+  mamba->convolution =
+      ReadConvolution(prefix, inner, Get(numbers, hugging_face ? "conv_kernel" : "d_conv", 4),
+                      Get(numbers, hugging_face ? "use_conv_bias" : "conv_bias", true));
   mamba->a_log = Values(prefix + "A_log", {inner, state});
   mamba->skip = Values(prefix + "D", {inner});
   mamba->out = Matrix(prefix + "out_proj.weight", width, inner);
   return mamba;
 }
 
-std::unique_ptr<Mixer> Reader::ReadMamba2(const std::string& prefix, const json& numbers, bool hugging_face) {
+std::unique_ptr<Mixer> Reader::ReadMamba2(const std::string& prefix, const json& numbers,
+                                          bool hugging_face) {
   auto mamba = std::make_unique<Mamba2>();
   const int width = hugging_face ? numbers["hidden_size"] : config_["d_model"];
-  const int inner = Get(numbers, "expand", 2) * width, state = Get(numbers, hugging_face ? "state_size" : "d_state", 128);
+  const int inner = Get(numbers, "expand", 2) * width,
+            state = Get(numbers, hugging_face ? "state_size" : "d_state", 128);
   const int heads = inner / Get(numbers, hugging_face ? "head_dim" : "headdim", 64);
   const int groups = Get(numbers, hugging_face ? "n_groups" : "ngroups", hugging_face ? 8 : 1);
   mamba->inner = inner, mamba->state = state, mamba->heads = heads, mamba->groups = groups;
   ReadLimits(numbers, hugging_face ? "time_step_limit" : "dt_limit", *mamba);
   mamba->in = Matrix(prefix + "in_proj.weight", 2 * inner + 2 * groups * state + heads, width);
-  mamba->convolution = ReadConvolution(prefix, inner + 2 * groups * state,
-                                       Get(numbers, hugging_face ? "conv_kernel" : "d_conv", 4),
-                                       Get(numbers, hugging_face ? "use_conv_bias" : "conv_bias", true));
+  mamba->convolution = ReadConvolution(
+      prefix, inner + 2 * groups * state, Get(numbers, hugging_face ? "conv_kernel" : "d_conv", 4),
+      Get(numbers, hugging_face ? "use_conv_bias" : "conv_bias", true));
   mamba->dt_bias = Values(prefix + "dt_bias", {heads});
   mamba->a_log = Values(prefix + "A_log", {heads});
   mamba->skip = Values(prefix + "D", {heads});
-  mamba->norm = Norm(prefix + "norm.weight", inner, hugging_face ? Get(config_, "layer_norm_epsilon", 1e-5) : 1e-5);
+  mamba->norm = Norm(prefix + "norm.weight", inner,
+                     hugging_face ? Get(config_, "layer_norm_epsilon", 1e-5) : 1e-5);
   mamba->out = Matrix(prefix + "out_proj.weight", width, inner);
   return mamba;
 }
@@ -302,8 +330,10 @@ void Reader::ReadStandard(bool hugging_face, bool second) {
     const int multiple = Get(config_, "pad_vocab_size_multiple", 8);
     vocabulary = (vocabulary + multiple - 1) / multiple * multiple;
   }
-  const bool tied = hugging_face ? Get(config_, "tie_word_embeddings", !second) : Get(config_, "tie_embeddings", true);
-  ReadHead(vocabulary, width, hugging_face ? "backbone.embeddings.weight" : "backbone.embedding.weight", tied);
+  const bool tied = hugging_face ? Get(config_, "tie_word_embeddings", !second)
+                                 : Get(config_, "tie_embeddings", true);
+  ReadHead(vocabulary, width,
+           hugging_face ? "backbone.embeddings.weight" : "backbone.embedding.weight", tied);
   for (int i = 0; i < layers; ++i) {
     const std::string prefix = absl::StrCat("backbone.layers.", i, ".");
     Block block;
@@ -322,7 +352,8 @@ absl::StatusOr<std::unique_ptr<const Oracle>> Reader::Read() {
   } else if (type == "mamba" || type == "mamba2") {
     ReadStandard(true, type == "mamba2");
   } else if (config_.contains("d_model") && config_.contains("n_layer")) {
-    ReadStandard(false, Get<std::string>(Get(config_, "ssm_cfg", json::object()), "layer", "Mamba1") == "Mamba2");
+    ReadStandard(false, Get<std::string>(Get(config_, "ssm_cfg", json::object()), "layer",
+                                         "Mamba1") == "Mamba2");
   } else {
     return absl::InvalidArgumentError(absl::StrCat("oracle: model_type ", type));
   }
@@ -333,7 +364,8 @@ absl::StatusOr<std::unique_ptr<const Oracle>> Reader::Read() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<const Oracle>> Oracle::Open(const std::string& directory, const OracleOptions& options) {
+absl::StatusOr<std::unique_ptr<const Oracle>> Oracle::Open(const std::string& directory,
+                                                           const OracleOptions& options) {
   auto files = TensorFiles::Read(directory);
   if (!files.ok()) return files.status();
   auto config = ReadJsonFile(directory + "/config.json");
@@ -347,7 +379,8 @@ absl::StatusOr<std::unique_ptr<const Oracle>> Oracle::Open(const std::string& di
   return Reader(*std::move(files), *std::move(config), std::move(hybrid), options).Read();
 }
 
-Oracle::Continuation Oracle::Greedy(absl::Span<const int32_t> prompt, int count, int vocabulary) const {
+Oracle::Continuation Oracle::Greedy(absl::Span<const int32_t> prompt, int count,
+                                    int vocabulary) const {
   std::vector<int32_t> tokens(prompt.begin(), prompt.end());
   Continuation result;
   result.smallest_gap = INFINITY;

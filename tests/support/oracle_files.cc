@@ -82,7 +82,9 @@ absl::StatusOr<TensorFiles> TensorFiles::Read(const std::string& directory) {
 
 absl::Status TensorFiles::ReadOne(const std::string& path) {
   const std::string bytes = ReadWhole(path);
-  const auto bad = [&path](const std::string& what) { return absl::InvalidArgumentError(absl::StrCat(path, ": ", what)); };
+  const auto bad = [&path](const std::string& what) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", what));
+  };
   if (bytes.size() < 8) return bad("too short");
   const uint64_t header_size = Load<uint64_t>(bytes.data());
   if (header_size > bytes.size() - 8) return bad("header beyond the end");
@@ -102,18 +104,23 @@ absl::Status TensorFiles::ReadOne(const std::string& path) {
     if (offsets[1] - offsets[0] != count * width || data_begin + offsets[1] > bytes.size()) {
       return bad(absl::StrCat(name, ": offsets do not fit its shape"));
     }
-    if (!Decode(type, bytes.data() + data_begin + offsets[0], tensor.values)) return bad(absl::StrCat(name, ": type ", type));
-    if (!tensors_.emplace(name, std::move(tensor)).second) return bad(absl::StrCat(name, ": twice"));
+    if (!Decode(type, bytes.data() + data_begin + offsets[0], tensor.values))
+      return bad(absl::StrCat(name, ": type ", type));
+    if (!tensors_.emplace(name, std::move(tensor)).second)
+      return bad(absl::StrCat(name, ": twice"));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<Tensor> TensorFiles::Take(const std::string& name, const std::vector<int64_t>& shape) {
+absl::StatusOr<Tensor> TensorFiles::Take(const std::string& name,
+                                         const std::vector<int64_t>& shape) {
   const auto found = tensors_.find(name);
-  if (found == tensors_.end()) return absl::NotFoundError(absl::StrCat("oracle: tensor ", name, " is missing"));
+  if (found == tensors_.end())
+    return absl::NotFoundError(absl::StrCat("oracle: tensor ", name, " is missing"));
   if (found->second.shape != shape) {
-    return absl::InvalidArgumentError(absl::StrCat("oracle: tensor ", name, " is [", absl::StrJoin(found->second.shape, ", "),
-                                                   "], expected [", absl::StrJoin(shape, ", "), "]"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("oracle: tensor ", name, " is [", absl::StrJoin(found->second.shape, ", "),
+                     "], expected [", absl::StrJoin(shape, ", "), "]"));
   }
   taken_.insert(name);
   return found->second;
@@ -121,7 +128,8 @@ absl::StatusOr<Tensor> TensorFiles::Take(const std::string& name, const std::vec
 
 absl::Status TensorFiles::CheckAllTaken() const {
   for (const auto& [name, tensor] : tensors_) {
-    if (!taken_.contains(name)) return absl::FailedPreconditionError(absl::StrCat("oracle: no use for tensor ", name));
+    if (!taken_.contains(name))
+      return absl::FailedPreconditionError(absl::StrCat("oracle: no use for tensor ", name));
   }
   return absl::OkStatus();
 }

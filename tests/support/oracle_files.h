@@ -1,5 +1,6 @@
-// The oracle's own reading of a model directory: safetensors and config files by the plainest means, on purpose without
-// engine/checkpoint, so that names, shapes and row orders get a second opinion. For small, trusted test models only.
+// The oracle's own reading of a model directory: safetensors and config files by the plainest
+// means, on purpose without engine/checkpoint, so that names, shapes and row orders get a second
+// opinion. For small, trusted test models only.
 
 #ifndef MAMBAD_TESTS_SUPPORT_ORACLE_FILES_H_
 #define MAMBAD_TESTS_SUPPORT_ORACLE_FILES_H_

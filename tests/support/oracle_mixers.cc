@@ -43,7 +43,9 @@ double Silu(double x) { return x / (1 + std::exp(-x)); }
 double Softplus(double x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 
 Product::Product(Tensor weight, const OracleOptions& options)
-    : rows_(weight.shape[0]), columns_(weight.shape[1]), weight_(std::move(weight.values)),
+    : rows_(weight.shape[0]),
+      columns_(weight.shape[1]),
+      weight_(std::move(weight.values)),
       round_input_(options.bfloat16_activations) {
   if (options.bfloat16_matrices) {
     for (double& number : weight_) number = RoundToBFloat16(number);
@@ -89,7 +91,8 @@ Row Convolution::At(const Rows& x, size_t position) const {
   return result;
 }
 
-// Rotate-half: number i of a head pairs with number i + head_width / 2, turned by position * inverse_frequency[i].
+// Rotate-half: number i of a head pairs with number i + head_width / 2, turned by position *
+// inverse_frequency[i].
 Row Attention::Rotate(const Row& heads, size_t position) const {
   Row result = heads;
   const int half = head_width / 2;
@@ -104,8 +107,8 @@ Row Attention::Rotate(const Row& heads, size_t position) const {
   return result;
 }
 
-// o = W_o softmax(q k / sqrt(hd)) v over keys at or before the query and less than `window` before it; query head h is
-// served by key/value head h / (H / K).
+// o = W_o softmax(q k / sqrt(hd)) v over keys at or before the query and less than `window` before
+// it; query head h is served by key/value head h / (H / K).
 Rows Attention::operator()(const Rows& input) const {
   const int query_width = query_heads * head_width, key_width = key_value_heads * head_width;
   Rows queries, keys, values, results;
@@ -131,7 +134,8 @@ Rows Attention::operator()(const Rows& input) const {
       Row scores;
       for (size_t s = first; s <= t; ++s) {
         double score = 0;
-        for (int i = 0; i < head_width; ++i) score += queries[t][head * head_width + i] * keys[s][source * head_width + i];
+        for (int i = 0; i < head_width; ++i)
+          score += queries[t][head * head_width + i] * keys[s][source * head_width + i];
         scores.push_back(score / std::sqrt(head_width));
       }
       const double largest = *std::max_element(scores.begin(), scores.end());
@@ -139,7 +143,8 @@ Rows Attention::operator()(const Rows& input) const {
       for (double& score : scores) total += score = std::exp(score - largest);
       for (size_t s = first; s <= t; ++s) {
         for (int i = 0; i < head_width; ++i) {
-          mixed[head * head_width + i] += scores[s - first] / total * values[s][source * head_width + i];
+          mixed[head * head_width + i] +=
+              scores[s - first] / total * values[s][source * head_width + i];
         }
       }
     }
@@ -165,7 +170,8 @@ Mamba::Projected Mamba::Project(const Row& u) const {
           .low = Slice(all, 2 * inner + 2 * source_width, rank)};
 }
 
-// dt = softplus(delta + dt_bias); s = exp(dt A) s + dt B x; y = (<C, s> + D x) SiLU(z), per channel.
+// dt = softplus(delta + dt_bias); s = exp(dt A) s + dt B x; y = (<C, s> + D x) SiLU(z), per
+// channel.
 Rows Mamba::operator()(const Rows& input) const {
   Rows before_convolution, results;
   Row states(static_cast<size_t>(inner) * state, 0);
@@ -186,7 +192,7 @@ Rows Mamba::operator()(const Rows& input) const {
     const Row delta = dt(row.low);
     Row y(inner);
     for (int c = 0; c < inner; ++c) {
-      const size_t group = repeats ? c / state * state : 0;   // where the channel's B and C begin
+      const size_t group = repeats ? c / state * state : 0;  // where the channel's B and C begin
       const double step = Softplus(delta[c] + dt_bias[c]);
       double sum = skip[c] * x[c];
       for (int n = 0; n < state; ++n) {
@@ -203,7 +209,8 @@ Rows Mamba::operator()(const Rows& input) const {
 
 Row Mamba2::Repeat(const Row& source) const { return RepeatGroups(source, state, inner); }
 
-// S = exp(dt A) S + dt x B^T; y = S C + D x per head; then norm(y SiLU(z)), out. Rows of `in`: z, x, B, C, dt.
+// S = exp(dt A) S + dt x B^T; y = S C + D x per head; then norm(y SiLU(z)), out. Rows of `in`: z,
+// x, B, C, dt.
 Rows Mamba2::operator()(const Rows& input) const {
   const bool repeats = source_width > 0;
   const int head_width = inner / heads, wide = groups * state;
@@ -217,7 +224,8 @@ Rows Mamba2::operator()(const Rows& input) const {
     Row b = Slice(all, inner + x_width, b_width);
     Row c = Slice(all, inner + x_width + b_width, wide);
     const Row raw_dt = Slice(all, inner + x_width + b_width + wide, heads);
-    const bool early = repeats && repeat_before_convolution, late = repeats && !repeat_before_convolution;
+    const bool early = repeats && repeat_before_convolution,
+               late = repeats && !repeat_before_convolution;
     if (early) x = Repeat(x), b = Repeat(b);
     const size_t x_size = x.size(), b_size = b.size();
     Append(x, b);

@@ -12,7 +12,7 @@
 namespace mambad::oracle {
 
 using Row = std::vector<double>;
-using Rows = std::vector<Row>;   // one a position
+using Rows = std::vector<Row>;  // one a position
 
 double RoundToBFloat16(double value);
 double Silu(double x);
@@ -39,14 +39,14 @@ class Product {
 struct RmsNorm {
   std::vector<double> weight;
   double epsilon = 0;
-  Row operator()(const Row& x, int64_t group = 0) const;   // 0: one group
+  Row operator()(const Row& x, int64_t group = 0) const;  // 0: one group
 };
 
 // Causal, depthwise: y_t[c] = bias[c] + sum_j w[c, j] x_{t - W + 1 + j}[c], then SiLU.
 struct Convolution {
   int channels = 0, taps = 0;
-  std::vector<double> weight;   // [channels, taps]
-  std::vector<double> bias;     // [channels]; empty: none
+  std::vector<double> weight;  // [channels, taps]
+  std::vector<double> bias;    // [channels]; empty: none
   Row At(const Rows& x, size_t position) const;
 };
 
@@ -59,11 +59,11 @@ class Mixer {
 
 struct Attention final : Mixer {
   int query_heads = 0, key_value_heads = 0, head_width = 0;
-  int64_t window = 0;                       // 0: none
-  std::vector<double> inverse_frequency;    // [head_width / 2]
-  Product query, key, value, output;        // unless fused
+  int64_t window = 0;                     // 0: none
+  std::vector<double> inverse_frequency;  // [head_width / 2]
+  Product query, key, value, output;      // unless fused
   bool fused = false;
-  Product in;                               // rows query, key, value
+  Product in;  // rows query, key, value
   Rows operator()(const Rows& input) const override;
 
  private:
@@ -74,11 +74,11 @@ struct Attention final : Mixer {
 struct Mamba final : Mixer {
   int inner = 0, state = 0, rank = 0, source_width = 0;
   bool fused = false, repeat_before_convolution = true;
-  Product in, select;                       // standard; `in` also of the fused MambaInLlama layout
-  Product in_z, in_x, in_b, in_c, in_dt;    // MambaInLlama, apart
+  Product in, select;                     // standard; `in` also of the fused MambaInLlama layout
+  Product in_z, in_x, in_b, in_c, in_dt;  // MambaInLlama, apart
   Product dt, out;
-  std::vector<double> dt_bias;              // [inner], as often as the layout means it
-  std::vector<double> a_log, skip;          // [inner, state], [inner]
+  std::vector<double> dt_bias;      // [inner], as often as the layout means it
+  std::vector<double> a_log, skip;  // [inner, state], [inner]
   Convolution convolution;
   Rows operator()(const Rows& input) const override;
 
@@ -96,9 +96,9 @@ struct Mamba2 final : Mixer {
   bool repeat_before_convolution = false;
   double dt_minimum = 0, dt_maximum = 1e308;
   Product in, out;
-  std::vector<double> dt_bias, a_log, skip; // [heads]
+  std::vector<double> dt_bias, a_log, skip;  // [heads]
   Convolution convolution;
-  RmsNorm norm;                             // over groups of inner / groups, after the gate
+  RmsNorm norm;  // over groups of inner / groups, after the gate
   Rows operator()(const Rows& input) const override;
 
  private:

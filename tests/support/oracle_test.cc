@@ -1,8 +1,9 @@
-// The oracle against truth that is not ours. The literals are logits of the formula models, computed in double precision by
-// transformers 5.23 (llama, mistral, mamba, mamba2 in the HF layout; 4.57 gives the same but for rope_parameters, which it
-// does not know; the gated norm of two groups done in groups), by the same classes with the tensors renamed (state-spaces),
-// and by the forward passes that the authors of MambaInLlama published with their kernels replaced by loops (hybrids). Those
-// keep some steps in float32, hence the tolerance.
+// The oracle against truth that is not ours. The literals are logits of the formula models,
+// computed in double precision by transformers 5.23 (llama, mistral, mamba, mamba2 in the HF
+// layout; 4.57 gives the same but for rope_parameters, which it does not know; the gated norm of
+// two groups done in groups), by the same classes with the tensors renamed (state-spaces), and by
+// the forward passes that the authors of MambaInLlama published with their kernels replaced by
+// loops (hybrids). Those keep some steps in float32, hence the tolerance.
 
 #include "tests/support/oracle.h"
 
@@ -64,7 +65,7 @@ TEST_P(FormulaModelTest, AgreesWithPublishedImplementations) {
   const auto logits = (*oracle)->Logits(FormulaTokens(40, 50));
   ASSERT_EQ(logits.size(), 40u);
   ASSERT_EQ(logits[0].size(), static_cast<size_t>(model.padded_vocabulary));
-  if (name == "mamba2_infinity") name = "mamba2";   // written differently, the same model
+  if (name == "mamba2_infinity") name = "mamba2";  // written differently, the same model
   ASSERT_TRUE(Truth().contains(name));
   for (size_t i = 0; i < std::size(kPlaces); ++i) {
     EXPECT_NEAR(logits[kPlaces[i][0]][kPlaces[i][1]], Truth().at(name)[i], 4e-6) << "place " << i;
@@ -82,7 +83,8 @@ TEST_P(FormulaModelTest, ReadsShardsAndSixteenBitTypes) {
   const std::vector<double> one = run(StoredAs::kFloat32, 1);
   EXPECT_EQ(run(StoredAs::kFloat32, 3), one);
   double size = 0, half_error = 0, bfloat16_error = 0;
-  const std::vector<double> half = run(StoredAs::kFloat16, 1), bfloat16 = run(StoredAs::kBFloat16, 1);
+  const std::vector<double> half = run(StoredAs::kFloat16, 1),
+                            bfloat16 = run(StoredAs::kBFloat16, 1);
   for (size_t i = 0; i < one.size(); ++i) {
     size += one[i] * one[i];
     half_error += std::pow(half[i] - one[i], 2);
@@ -105,13 +107,14 @@ TEST(OracleTest, NamesTensorsThatAreMissingWrongOrOfNoUse) {
   EXPECT_THAT(Oracle::Open(folder.path()).status().message(), ::testing::HasSubstr("in_proj.bias"));
   model.directory.AddTensor("backbone.layers.1.mixer.D", {79}, std::vector<float>(79));
   model.directory.Write(folder.path(), StoredAs::kFloat32);
-  EXPECT_THAT(Oracle::Open(folder.path()).status().message(), ::testing::HasSubstr("layers.1.mixer.D is [79], expected [80]"));
+  EXPECT_THAT(Oracle::Open(folder.path()).status().message(),
+              ::testing::HasSubstr("layers.1.mixer.D is [79], expected [80]"));
 }
 
 TEST(OracleTest, RoundsToBFloat16ToNearestEven) {
   EXPECT_EQ(RoundToBFloat16(1.0), 1.0);
-  EXPECT_EQ(RoundToBFloat16(1.00390625), 1.0);              // half way, down to even
-  EXPECT_EQ(RoundToBFloat16(1.01171875), 1.015625);         // half way, up to even
+  EXPECT_EQ(RoundToBFloat16(1.00390625), 1.0);       // half way, down to even
+  EXPECT_EQ(RoundToBFloat16(1.01171875), 1.015625);  // half way, up to even
   EXPECT_EQ(RoundToBFloat16(-1.004), -1.0078125);
 }
 
@@ -122,7 +125,8 @@ TEST(OracleTest, OptionsRoundMatricesAndTheirInputs) {
   const auto plain = (*Oracle::Open(folder.path()))->Logits(tokens);
   const auto matrices = (*Oracle::Open(folder.path(), {.bfloat16_matrices = true}))->Logits(tokens);
   const auto both =
-      (*Oracle::Open(folder.path(), {.bfloat16_matrices = true, .bfloat16_activations = true}))->Logits(tokens);
+      (*Oracle::Open(folder.path(), {.bfloat16_matrices = true, .bfloat16_activations = true}))
+          ->Logits(tokens);
   EXPECT_NE(plain, matrices);
   EXPECT_NE(matrices, both);
   for (size_t i = 0; i < plain[4].size(); ++i) {

@@ -64,7 +64,8 @@ class Bytes {
   bool short_of_data_ = false;
 };
 
-// Rows of each head from the interleaved RoPE order (pairs beside each other) to rotate-half: even rows, then odd rows.
+// Rows of each head from the interleaved RoPE order (pairs beside each other) to rotate-half: even
+// rows, then odd rows.
 std::vector<float> EvenRowsFirst(const std::vector<float>& matrix, int heads, int columns) {
   const int rows = static_cast<int>(matrix.size()) / columns, head_rows = rows / heads;
   std::vector<float> result;
@@ -87,17 +88,21 @@ absl::StatusOr<Header> AddWeights(const std::string& path, ModelDirectory& direc
     return absl::InvalidArgumentError(absl::StrCat(path, ": not the header of stories260K"));
   }
   const int key_width = h.key_heads * h.width / h.heads;
-  const auto name = [](int layer, const char* what) { return absl::StrCat("model.layers.", layer, ".", what, ".weight"); };
+  const auto name = [](int layer, const char* what) {
+    return absl::StrCat("model.layers.", layer, ".", what, ".weight");
+  };
   // One tensor of all layers after another.
   const auto take = [&](const char* what, int64_t rows, int64_t columns, int permuted_heads) {
     for (int layer = 0; layer < h.layers; ++layer) {
       std::vector<float> values = file->TakeFloats(rows * columns);
       if (permuted_heads > 0) values = EvenRowsFirst(values, permuted_heads, columns);
-      std::vector<int64_t> shape = rows == 1 ? std::vector<int64_t>{columns} : std::vector<int64_t>{rows, columns};
+      std::vector<int64_t> shape =
+          rows == 1 ? std::vector<int64_t>{columns} : std::vector<int64_t>{rows, columns};
       directory.AddTensor(name(layer, what), std::move(shape), std::move(values));
     }
   };
-  directory.AddTensor("model.embed_tokens.weight", {h.vocabulary, h.width}, file->TakeFloats(h.vocabulary * h.width));
+  directory.AddTensor("model.embed_tokens.weight", {h.vocabulary, h.width},
+                      file->TakeFloats(h.vocabulary * h.width));
   take("input_layernorm", 1, h.width, 0);
   take("self_attn.q_proj", h.width, h.width, h.heads);
   take("self_attn.k_proj", key_width, h.width, h.key_heads);
@@ -139,7 +144,7 @@ struct Piece {
 absl::StatusOr<std::vector<Piece>> ReadPieces(const std::string& path) {
   auto file = Bytes::Read(path);
   if (!file.ok()) return file.status();
-  file->Take<int32_t>();   // longest piece
+  file->Take<int32_t>();  // longest piece
   std::vector<Piece> pieces(512);
   for (Piece& piece : pieces) {
     piece.score = file->Take<float>();
@@ -149,7 +154,7 @@ absl::StatusOr<std::vector<Piece>> ReadPieces(const std::string& path) {
   return pieces;
 }
 
-constexpr int kNormal = 1, kUnknown = 2, kControl = 3, kByte = 6;   // SentencePiece.Type
+constexpr int kNormal = 1, kUnknown = 2, kControl = 3, kByte = 6;  // SentencePiece.Type
 
 absl::StatusOr<std::string> ConvertTokenizer(const std::string& path) {
   auto pieces = ReadPieces(path);
@@ -161,22 +166,26 @@ absl::StatusOr<std::string> ConvertTokenizer(const std::string& path) {
     std::string piece;
     AppendBytes(piece, 1, text);
     AppendFloat(piece, 2, (*pieces)[id].score);
-    AppendNumber(piece, 3, id == 0 ? kUnknown : id <= 2 ? kControl : id < 3 + 256 ? kByte : kNormal);
+    AppendNumber(piece, 3,
+                 id == 0        ? kUnknown
+                 : id <= 2      ? kControl
+                 : id < 3 + 256 ? kByte
+                                : kNormal);
     AppendBytes(model, 1, piece);
   }
   std::string trainer;
-  AppendNumber(trainer, 3, 2);             // model_type: BPE
+  AppendNumber(trainer, 3, 2);  // model_type: BPE
   AppendNumber(trainer, 4, pieces->size());
-  AppendNumber(trainer, 35, 1);            // byte_fallback
-  AppendNumber(trainer, 40, 0);            // unk_id
-  AppendNumber(trainer, 41, 1);            // bos_id
-  AppendNumber(trainer, 42, 2);            // eos_id
-  AppendNumber(trainer, 43, ~uint64_t{0}); // pad_id: -1, none
+  AppendNumber(trainer, 35, 1);             // byte_fallback
+  AppendNumber(trainer, 40, 0);             // unk_id
+  AppendNumber(trainer, 41, 1);             // bos_id
+  AppendNumber(trainer, 42, 2);             // eos_id
+  AppendNumber(trainer, 43, ~uint64_t{0});  // pad_id: -1, none
   std::string normalizer;
   AppendBytes(normalizer, 1, "identity");
-  AppendNumber(normalizer, 3, 1);          // add_dummy_prefix
-  AppendNumber(normalizer, 4, 0);          // remove_extra_whitespaces
-  AppendNumber(normalizer, 5, 1);          // escape_whitespaces
+  AppendNumber(normalizer, 3, 1);  // add_dummy_prefix
+  AppendNumber(normalizer, 4, 0);  // remove_extra_whitespaces
+  AppendNumber(normalizer, 5, 1);  // escape_whitespaces
   AppendBytes(model, 2, trainer);
   AppendBytes(model, 3, normalizer);
   return model;
@@ -191,32 +200,38 @@ std::string FindStories260K() {
   return std::filesystem::exists(folder + "/stories260K.bin") ? folder : "";
 }
 
-absl::Status WriteStories260K(const std::string& source, const std::string& directory, StoredAs stored) {
+absl::Status WriteStories260K(const std::string& source, const std::string& directory,
+                              StoredAs stored) {
   ModelDirectory model;
   auto header = AddWeights(source + "/stories260K.bin", model);
   if (!header.ok()) return header.status();
   auto tokenizer = ConvertTokenizer(source + "/tok512.bin");
   if (!tokenizer.ok()) return tokenizer.status();
   model.AddFile("tokenizer.model", *std::move(tokenizer));
-  const nlohmann::json text = {{"tokenizer_class", "LlamaTokenizer"}, {"add_bos_token", true}, {"add_eos_token", false},
-                               {"bos_token", "<s>"},                  {"eos_token", "</s>"},   {"unk_token", "<unk>"}};
+  const nlohmann::json text = {{"tokenizer_class", "LlamaTokenizer"},
+                               {"add_bos_token", true},
+                               {"add_eos_token", false},
+                               {"bos_token", "<s>"},
+                               {"eos_token", "</s>"},
+                               {"unk_token", "<unk>"}};
   model.AddFile("tokenizer_config.json", text.dump(2));
-  const nlohmann::json config = {{"model_type", "llama"},
-                                 {"architectures", {"LlamaForCausalLM"}},
-                                 {"hidden_size", header->width},
-                                 {"intermediate_size", header->hidden},
-                                 {"num_hidden_layers", header->layers},
-                                 {"num_attention_heads", header->heads},
-                                 {"num_key_value_heads", header->key_heads},
-                                 {"vocab_size", header->vocabulary},
-                                 {"max_position_embeddings", header->context},
-                                 {"rms_norm_eps", 1e-5},
-                                 {"rope_theta", 10000.0},
-                                 {"hidden_act", "silu"},
-                                 {"tie_word_embeddings", true},
-                                 {"bos_token_id", 1},
-                                 {"eos_token_id", 2},
-                                 {"torch_dtype", stored == StoredAs::kFloat32 ? "float32" : "bfloat16"}};
+  const nlohmann::json config = {
+      {"model_type", "llama"},
+      {"architectures", {"LlamaForCausalLM"}},
+      {"hidden_size", header->width},
+      {"intermediate_size", header->hidden},
+      {"num_hidden_layers", header->layers},
+      {"num_attention_heads", header->heads},
+      {"num_key_value_heads", header->key_heads},
+      {"vocab_size", header->vocabulary},
+      {"max_position_embeddings", header->context},
+      {"rms_norm_eps", 1e-5},
+      {"rope_theta", 10000.0},
+      {"hidden_act", "silu"},
+      {"tie_word_embeddings", true},
+      {"bos_token_id", 1},
+      {"eos_token_id", 2},
+      {"torch_dtype", stored == StoredAs::kFloat32 ? "float32" : "bfloat16"}};
   model.AddFile("config.json", config.dump(2));
   model.Write(directory, stored);
   return absl::OkStatus();

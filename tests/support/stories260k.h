@@ -1,5 +1,5 @@
-// stories260K, a real Llama of 260,000 parameters in llama2.c's files, as an HF directory: config.json, model.safetensors,
-// tokenizer.model (SentencePiece BPE), tokenizer_config.json.
+// stories260K, a real Llama of 260,000 parameters in llama2.c's files, as an HF directory:
+// config.json, model.safetensors, tokenizer.model (SentencePiece BPE), tokenizer_config.json.
 
 #ifndef MAMBAD_TESTS_SUPPORT_STORIES260K_H_
 #define MAMBAD_TESTS_SUPPORT_STORIES260K_H_
@@ -13,14 +13,16 @@
 
 namespace mambad::testing {
 
-// The folder with stories260K.bin, tok512.bin and the model card, found through MAMBAD_SHARED_DATA; empty when absent.
+// The folder with stories260K.bin, tok512.bin and the model card, found through MAMBAD_SHARED_DATA;
+// empty when absent.
 std::string FindStories260K();
 
 // Converts the files of `source` into the existing folder `directory`.
 absl::Status WriteStories260K(const std::string& source, const std::string& directory,
                               StoredAs stored = StoredAs::kFloat32);
 
-// What the model card says the greedy continuation of nothing is: up to 256 tokens after begin-of-text.
+// What the model card says the greedy continuation of nothing is: up to 256 tokens after
+// begin-of-text.
 absl::StatusOr<std::string> ReadStories260KCardText(const std::string& source);
 
 // The text of every token, spaces as spaces, byte tokens as their spelling "<0x0A>".
