@@ -16,7 +16,8 @@ absl::StatusOr<Engine*> CallEnvironment::ReadyEngine() const {
   return ready;
 }
 
-absl::Status EngineTicket::Submit(Engine* engine, Request request, std::shared_ptr<EventSink> sink) {
+absl::Status EngineTicket::Submit(Engine* engine, Request request,
+                                  std::shared_ptr<EventSink> sink) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (cancelled_) return absl::CancelledError("cancelled");
@@ -69,8 +70,9 @@ void CallRecord::OnEvent(const TokenEvent& event) {
   }
   if (event.finish == FinishReason::kNone) return;
   const v1::FinishReason reason = WireFinishReason(event.finish);
-  absl::StrAppend(&finish_reasons_, finish_reasons_.empty() ? "" : ",",
-                  reason == v1::FINISH_REASON_UNSPECIFIED ? "ERROR" : v1::FinishReason_Name(reason));
+  absl::StrAppend(
+      &finish_reasons_, finish_reasons_.empty() ? "" : ",",
+      reason == v1::FINISH_REASON_UNSPECIFIED ? "ERROR" : v1::FinishReason_Name(reason));
   if (!event.stats.has_value()) return;
   environment_->metrics.RecordSample(event.finish, *event.stats);
   if (stats_.has_value()) {

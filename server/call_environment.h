@@ -28,32 +28,33 @@ struct CallEnvironment {
   Metrics& metrics;
   RequestLog& log;
   TextWorker& text_worker;
-  std::atomic<Engine*> engine{nullptr};   // set once, when the model is loaded
+  std::atomic<Engine*> engine{nullptr};  // set once, when the model is loaded
   std::atomic<bool> draining{false};
 
   // The engine, or UNAVAILABLE while loading or draining.
   absl::StatusOr<Engine*> ReadyEngine() const;
 };
 
-// One request in the engine as its call sees it: it may be cancelled or resumed before Submit has told its id.
-// Thread-safe.
+// One request in the engine as its call sees it: it may be cancelled or resumed before Submit has
+// told its id. Thread-safe.
 class EngineTicket {
  public:
   // Once. The engine's errors with their wire details: BadRequest, RetryInfo.
   absl::Status Submit(Engine* engine, Request request, std::shared_ptr<EventSink> sink);
   void Cancel();
   void Resume();
-  RequestId id() const;   // 0: not submitted
+  RequestId id() const;  // 0: not submitted
 
  private:
   mutable std::mutex mutex_;
-  Engine* engine_ = nullptr;      // guarded by mutex_; set together with id_
-  RequestId id_ = 0;              // guarded by mutex_
-  bool cancelled_ = false;        // guarded by mutex_
-  bool resumed_ = false;          // guarded by mutex_
+  Engine* engine_ = nullptr;  // guarded by mutex_; set together with id_
+  RequestId id_ = 0;          // guarded by mutex_
+  bool cancelled_ = false;    // guarded by mutex_
+  bool resumed_ = false;      // guarded by mutex_
 };
 
-// Times and outcome of one call, told to metrics and log at its end. Not thread-safe: guarded by its call's own lock.
+// Times and outcome of one call, told to metrics and log at its end. Not thread-safe: guarded by
+// its call's own lock.
 class CallRecord {
  public:
   CallRecord(CallEnvironment* environment, absl::string_view method)
@@ -73,7 +74,7 @@ class CallRecord {
   const absl::Time arrival_;
   std::string request_id_;
   bool has_token_ = false;
-  std::vector<absl::Time> last_message_;   // by index
+  std::vector<absl::Time> last_message_;  // by index
   std::string finish_reasons_;
   std::optional<RequestStats> stats_;
 };

@@ -21,11 +21,15 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--config", flags->config, "Configuration file (YAML); flags win over it");
   app->add_option("--model", flags->model, "Checkpoint directory or .gguf file to serve");
   app->add_option("--draft", flags->draft, "Draft model for speculation: the same forms");
-  app->add_option("--listen", flags->listen, "host:port of gRPC; port 0 picks a free one (default 127.0.0.1:50051)");
-  app->add_option("--metrics", flags->metrics, "host:port of /metrics; empty: none (default 127.0.0.1:9464)");
+  app->add_option("--listen", flags->listen,
+                  "host:port of gRPC; port 0 picks a free one (default 127.0.0.1:50051)");
+  app->add_option("--metrics", flags->metrics,
+                  "host:port of /metrics; empty: none (default 127.0.0.1:9464)");
   app->add_option("--device", flags->device, "auto, cpu or cuda (default auto)");
-  app->add_option("--threads", flags->threads, "Compute threads of the CPU; 0: one a core (default 0)");
-  app->add_flag("--check-config", flags->check_config, "Check the configuration and exit: 0 good, 2 bad");
+  app->add_option("--threads", flags->threads,
+                  "Compute threads of the CPU; 0: one a core (default 0)");
+  app->add_flag("--check-config", flags->check_config,
+                "Check the configuration and exit: 0 good, 2 bad");
   app->add_flag("--version", flags->version, "Print the version and exit");
 }
 

@@ -13,11 +13,12 @@ namespace mambad::server {
 struct CommandLine {
   enum class Action { kServe, kCheckConfig, kPrint };
   Action action = Action::kServe;
-  ServerOptions options;   // file, then flags over it; validated. Not with kPrint
-  std::string text;        // kPrint: help or version, to standard output
+  ServerOptions options;  // file, then flags over it; validated. Not with kPrint
+  std::string text;       // kPrint: help or version, to standard output
 };
 
-// INVALID_ARGUMENT or NOT_FOUND in one line: which flag, or what is wrong in which line of the file.
+// INVALID_ARGUMENT or NOT_FOUND in one line: which flag, or what is wrong in which line of the
+// file.
 absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* const* arguments);
 
 }  // namespace mambad::server

@@ -21,19 +21,24 @@
 namespace mambad::server {
 namespace {
 
-// Clients may ping this often, also while nothing runs; a little less is tolerated, because clocks and networks are not exact.
+// Clients may ping this often, also while nothing runs; a little less is tolerated, because clocks
+// and networks are not exact.
 constexpr int kLeastPingIntervalMilliseconds = 9000;
 
 void ConfigureNetwork(const ServerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(static_cast<int>(options.limits.message_bytes));
   builder->SetMaxSendMessageSize(-1);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams_per_connection);
-  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kLeastPingIntervalMilliseconds);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                              kLeastPingIntervalMilliseconds);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);   // a taken port is an error, not a second server on it
+  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT,
+                              0);  // a taken port is an error, not a second server on it
   if (options.max_connection_age > absl::ZeroDuration()) {
-    const int64_t age = std::min<int64_t>(absl::ToInt64Milliseconds(options.max_connection_age), INT32_MAX);
-    builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, static_cast<int>(std::max<int64_t>(age, 1)));
+    const int64_t age =
+        std::min<int64_t>(absl::ToInt64Milliseconds(options.max_connection_age), INT32_MAX);
+    builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
+                                static_cast<int>(std::max<int64_t>(age, 1)));
   }
   if (options.memory_quota_bytes > 0) {
     grpc::ResourceQuota quota("mambad");
@@ -83,16 +88,18 @@ class RunningDaemon final : public Daemon {
       metrics_port_ = exposer_->GetListeningPorts().at(0);
       return absl::OkStatus();
     } catch (const std::exception&) {
-      return absl::FailedPreconditionError(absl::StrCat("metrics.listen: cannot listen on ", options_.metrics_listen));
+      return absl::FailedPreconditionError(
+          absl::StrCat("metrics.listen: cannot listen on ", options_.metrics_listen));
     }
   }
 
   absl::Status OpenServer() {
-    static std::once_flag plugins;   // both are for the whole process
+    static std::once_flag plugins;  // both are for the whole process
     std::call_once(plugins, [] { grpc::EnableDefaultHealthCheckService(true); });
     if (options_.reflection) {
       static std::once_flag reflection;
-      std::call_once(reflection, [] { grpc::reflection::InitProtoReflectionServerBuilderPlugin(); });
+      std::call_once(reflection,
+                     [] { grpc::reflection::InitProtoReflectionServerBuilderPlugin(); });
     }
     grpc::ServerBuilder builder;
     ConfigureNetwork(options_, &builder);
@@ -100,7 +107,8 @@ class RunningDaemon final : public Daemon {
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ == 0) {
-      return absl::FailedPreconditionError(absl::StrCat("listen: cannot listen on ", options_.listen));
+      return absl::FailedPreconditionError(
+          absl::StrCat("listen: cannot listen on ", options_.listen));
     }
     SetServing(false);
     return absl::OkStatus();
@@ -112,7 +120,8 @@ class RunningDaemon final : public Daemon {
     health->SetServingStatus(v1::Generation::service_full_name(), serving);
   }
 
-  // Idempotent. Calls live on network threads, in the text worker and in the engine: each is emptied before it is closed.
+  // Idempotent. Calls live on network threads, in the text worker and in the engine: each is
+  // emptied before it is closed.
   void Stop(absl::Time deadline) {
     if (server_ == nullptr || stopped_) return;
     stopped_ = true;
@@ -120,7 +129,8 @@ class RunningDaemon final : public Daemon {
     SetServing(false);
     if (engine_ != nullptr) engine_->Drain(deadline);
     // Answers that are made may still be on their way to slow readers.
-    server_->Shutdown(absl::ToChronoTime(std::max(deadline, absl::Now() + absl::Milliseconds(100))));
+    server_->Shutdown(
+        absl::ToChronoTime(std::max(deadline, absl::Now() + absl::Milliseconds(100))));
     text_worker_.reset();
     exposer_.reset();
     metrics_->SetEngine(nullptr);
@@ -143,8 +153,8 @@ class RunningDaemon final : public Daemon {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Listen(const ServerOptions& options, EngineOpener open_engine,
-                                                       RequestLog* log) {
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Listen(const ServerOptions& options,
+                                                       EngineOpener open_engine, RequestLog* log) {
   if (absl::Status status = ValidateOptions(options); !status.ok()) return status;
   auto daemon = std::make_unique<RunningDaemon>(options, std::move(open_engine), log);
   if (absl::Status status = daemon->Open(); !status.ok()) return status;

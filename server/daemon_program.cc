@@ -23,11 +23,12 @@ namespace {
 constexpr int kExitBadInput = 2;
 constexpr int kExitCutShort = 3;
 
-// Waits for SIGTERM and SIGINT in a thread of its own. Create before any other thread: it blocks them in all.
+// Waits for SIGTERM and SIGINT in a thread of its own. Create before any other thread: it blocks
+// them in all.
 class StopSignals {
  public:
   StopSignals() {
-    signal(SIGPIPE, SIG_IGN);   // a closed log must not end the daemon
+    signal(SIGPIPE, SIG_IGN);  // a closed log must not end the daemon
     sigemptyset(&signals_);
     sigaddset(&signals_, SIGTERM);
     sigaddset(&signals_, SIGINT);
@@ -64,8 +65,8 @@ class StopSignals {
   sigset_t signals_;
   std::mutex mutex_;
   std::condition_variable news_;
-  bool serving_ = false;   // guarded by mutex_
-  bool stopped_ = false;   // guarded by mutex_
+  bool serving_ = false;  // guarded by mutex_
+  bool stopped_ = false;  // guarded by mutex_
 };
 
 int Refuse(const absl::Status& status) {
@@ -82,11 +83,14 @@ std::string WithPort(const std::string& address, int port) {
 }
 
 void WarnWhenOpen(const ServerOptions& options, RequestLog* log) {
-  for (const auto& [key, address] : {std::pair<const char*, const std::string&>{"listen", options.listen},
-                                     {"metrics.listen", options.metrics_listen}}) {
+  for (const auto& [key, address] :
+       {std::pair<const char*, const std::string&>{"listen", options.listen},
+        {"metrics.listen", options.metrics_listen}}) {
     HostAndPort parts;
     if (!address.empty() && ParseHostAndPort(key, address, &parts).ok() && !parts.is_loopback) {
-      log->Warning(absl::StrCat(key, ": ", address, " can be reached from other machines, and nobody is asked who he is"));
+      log->Warning(
+          absl::StrCat(key, ": ", address,
+                       " can be reached from other machines, and nobody is asked who he is"));
     }
   }
 }
@@ -113,13 +117,16 @@ int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpe
   // gRPC's own lines about peers and sockets: what matters of them comes back as statuses.
   gpr_set_log_function([](gpr_log_func_args*) {});
 
-  absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Listen(options, std::move(open_engine), &log);
+  absl::StatusOr<std::unique_ptr<Daemon>> daemon =
+      Daemon::Listen(options, std::move(open_engine), &log);
   if (!daemon.ok()) return Refuse(daemon.status());
   if (absl::Status status = (*daemon)->Load(); !status.ok()) return Refuse(status);
   signals.Serving();
-  std::string ready = absl::StrCat("mambad ", kVersion, " ready: grpc ", WithPort(options.listen, (*daemon)->port()));
+  std::string ready = absl::StrCat("mambad ", kVersion, " ready: grpc ",
+                                   WithPort(options.listen, (*daemon)->port()));
   if (!options.metrics_listen.empty()) {
-    absl::StrAppend(&ready, ", metrics ", WithPort(options.metrics_listen, (*daemon)->metrics_port()));
+    absl::StrAppend(&ready, ", metrics ",
+                    WithPort(options.metrics_listen, (*daemon)->metrics_port()));
   }
   std::printf("%s\n", ready.c_str());
   std::fflush(stdout);

@@ -1,5 +1,5 @@
-// The daemon as a program: command line -> Daemon -> serve -> drain on SIGTERM. Apart from main.cc, so that tests run the same
-// program over an engine of their own.
+// The daemon as a program: command line -> Daemon -> serve -> drain on SIGTERM. Apart from main.cc,
+// so that tests run the same program over an engine of their own.
 
 #ifndef MAMBAD_SERVER_DAEMON_PROGRAM_H_
 #define MAMBAD_SERVER_DAEMON_PROGRAM_H_
@@ -8,9 +8,10 @@
 
 namespace mambad::server {
 
-// The exit code. 0: drained, or printed what was asked for; 2: a bad option, configuration or model file, said in one line
-// on standard error; 3: a second SIGTERM or SIGINT cut the drain short.
-// One line on standard output says when it is ready and on which ports. Call once, from main, before any thread is started.
+// The exit code. 0: drained, or printed what was asked for; 2: a bad option, configuration or model
+// file, said in one line on standard error; 3: a second SIGTERM or SIGINT cut the drain short. One
+// line on standard output says when it is ready and on which ports. Call once, from main, before
+// any thread is started.
 int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpener open_engine);
 
 }  // namespace mambad::server

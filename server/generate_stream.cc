@@ -11,9 +11,9 @@
 
 namespace mambad::server {
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateStream::Start(CallEnvironment* environment,
-                                                                      grpc::CallbackServerContext* context,
-                                                                      const v1::GenerateRequest* request) {
+grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateStream::Start(
+    CallEnvironment* environment, grpc::CallbackServerContext* context,
+    const v1::GenerateRequest* request) {
   std::shared_ptr<GenerateStream> stream(new GenerateStream(environment, context));
   stream->self_ = stream;
   absl::StatusOr<Engine*> engine = environment->ReadyEngine();
@@ -30,8 +30,8 @@ GenerateStream::GenerateStream(CallEnvironment* environment, grpc::CallbackServe
     : environment_(environment), context_(context), record_(environment, "Generate") {}
 
 void GenerateStream::PrepareAndSubmit(Engine* engine, const v1::GenerateRequest& request) {
-  absl::StatusOr<PreparedGenerate> prepared =
-      PrepareGenerate(request, *engine, environment_->options.limits, absl::FromChrono(context_->deadline()));
+  absl::StatusOr<PreparedGenerate> prepared = PrepareGenerate(
+      request, *engine, environment_->options.limits, absl::FromChrono(context_->deadline()));
   if (!prepared.ok()) return FailBeforeEngine(prepared.status());
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -77,7 +77,8 @@ bool GenerateStream::OnEvent(const TokenEvent& event) {
     }
     actions = Next();
     // Judged after Next: what is in flight is gRPC's and no longer pending.
-    if (pending_bytes_ > environment_->options.max_pending_bytes && samples_left_ > 0 && writing_ && !broken_) {
+    if (pending_bytes_ > environment_->options.max_pending_bytes && samples_left_ > 0 && writing_ &&
+        !broken_) {
       may_go_on = false;
       if (!paused_) ArmStallTimer();
     }
@@ -106,7 +107,8 @@ void GenerateStream::OnCancel() {
     broken_ = true;
     if (status_.ok()) {
       const bool late = absl::FromChrono(context_->deadline()) <= absl::Now();
-      status_ = late ? absl::DeadlineExceededError("the deadline passed") : absl::CancelledError("the caller is gone");
+      status_ = late ? absl::DeadlineExceededError("the deadline passed")
+                     : absl::CancelledError("the caller is gone");
     }
     actions = Next();
   }
@@ -115,7 +117,8 @@ void GenerateStream::OnCancel() {
 }
 
 void GenerateStream::OnDone() {
-  std::shared_ptr<GenerateStream> last_share;   // destroys *this at the end, when the engine holds no share
+  std::shared_ptr<GenerateStream>
+      last_share;  // destroys *this at the end, when the engine holds no share
   std::lock_guard<std::mutex> lock(mutex_);
   stall_timer_.reset();
   last_share = std::move(self_);
@@ -126,10 +129,11 @@ void GenerateStream::ArmStallTimer() {
   const int pause = ++pauses_;
   stall_timer_ = std::make_unique<grpc::Alarm>();
   std::weak_ptr<GenerateStream> weak = weak_from_this();
-  stall_timer_->Set(absl::ToChronoTime(absl::Now() + environment_->options.stall_timeout), [weak, pause](bool expired) {
-    if (!expired) return;
-    if (const auto stream = weak.lock()) stream->OnStall(pause);
-  });
+  stall_timer_->Set(absl::ToChronoTime(absl::Now() + environment_->options.stall_timeout),
+                    [weak, pause](bool expired) {
+                      if (!expired) return;
+                      if (const auto stream = weak.lock()) stream->OnStall(pause);
+                    });
 }
 
 void GenerateStream::OnStall(int pause) {
@@ -138,11 +142,11 @@ void GenerateStream::OnStall(int pause) {
     if (!paused_ || pauses_ != pause || finished_) return;
     broken_ = true;
     cancelling_ = true;
-    status_ = absl::CancelledError(absl::StrCat("the reader did not read for ",
-                                                absl::FormatDuration(environment_->options.stall_timeout)));
+    status_ = absl::CancelledError(absl::StrCat(
+        "the reader did not read for ", absl::FormatDuration(environment_->options.stall_timeout)));
   }
   ticket_.Cancel();
-  context_->TryCancel();   // frees the write that is stuck in flow control
+  context_->TryCancel();  // frees the write that is stuck in flow control
   Actions actions;
   {
     std::lock_guard<std::mutex> lock(mutex_);

@@ -1,9 +1,11 @@
-// One streaming Generate call: a write reactor with one write in flight, and the sink of its engine request.
+// One streaming Generate call: a write reactor with one write in flight, and the sink of its engine
+// request.
 //
-// Life: Start -> text worker prepares and submits -> engine events become messages -> when every sample has ended and all is
-// written: Finish -> OnDone. While a write is in flight, further events coalesce into one pending message a sample; beyond
-// `max_pending_bytes` the engine is told to pause, and told to go on when the writes have caught up. A pause of
-// `stall_timeout` cancels the call.
+// Life: Start -> text worker prepares and submits -> engine events become messages -> when every
+// sample has ended and all is written: Finish -> OnDone. While a write is in flight, further events
+// coalesce into one pending message a sample; beyond `max_pending_bytes` the engine is told to
+// pause, and told to go on when the writes have caught up. A pause of `stall_timeout` cancels the
+// call.
 
 #ifndef MAMBAD_SERVER_GENERATE_STREAM_H_
 #define MAMBAD_SERVER_GENERATE_STREAM_H_
@@ -23,8 +25,9 @@
 
 namespace mambad::server {
 
-// Entered from network threads (reactor methods), the engine thread (OnEvent), a text worker (Submit) and the stall timer;
-// everything mutable is guarded by mutex_. The engine and gRPC are never called with it held.
+// Entered from network threads (reactor methods), the engine thread (OnEvent), a text worker
+// (Submit) and the stall timer; everything mutable is guarded by mutex_. The engine and gRPC are
+// never called with it held.
 class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                              public EventSink,
                              public std::enable_shared_from_this<GenerateStream> {
@@ -42,17 +45,17 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
 
  private:
   struct Sample {
-    v1::GenerateResponse pending;   // events that are not yet being written
+    v1::GenerateResponse pending;  // events that are not yet being written
     int pending_tokens = 0;
     bool has_pending = false;
-    bool begun = false;             // its first message is written or being written
-    bool ended = false;             // the engine has sent its last event
+    bool begun = false;  // its first message is written or being written
+    bool ended = false;  // the engine has sent its last event
   };
   // What a thread that changed the state must do once it has released the lock.
   struct Actions {
-    bool write = false;    // StartWrite(&in_flight_)
-    bool resume = false;   // ticket_.Resume()
-    bool finish = false;   // Finish(status)
+    bool write = false;   // StartWrite(&in_flight_)
+    bool resume = false;  // ticket_.Resume()
+    bool finish = false;  // Finish(status)
     absl::Status status;
   };
 
@@ -70,26 +73,26 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
 
   CallEnvironment* const environment_;
   grpc::CallbackServerContext* const context_;
-  std::shared_ptr<GenerateStream> self_;   // until OnDone: gRPC's share of the ownership
+  std::shared_ptr<GenerateStream> self_;  // until OnDone: gRPC's share of the ownership
   EngineTicket ticket_;
 
   std::mutex mutex_;
   CallRecord record_;
   std::vector<Sample> samples_;
-  size_t samples_left_ = 1;          // not ended yet; 1 until the request is prepared
-  size_t next_sample_ = 0;           // whose turn it is to be written
+  size_t samples_left_ = 1;  // not ended yet; 1 until the request is prepared
+  size_t next_sample_ = 0;   // whose turn it is to be written
   int stream_interval_ = 1;
   uint64_t seed_ = 0;
   int64_t pending_bytes_ = 0;
-  v1::GenerateResponse in_flight_;   // gRPC's while writing_
+  v1::GenerateResponse in_flight_;  // gRPC's while writing_
   bool writing_ = false;
-  bool broken_ = false;              // a write failed or the caller is gone: nothing more is written
-  bool cancelling_ = false;          // the stall timer is using context_: no Finish meanwhile
+  bool broken_ = false;      // a write failed or the caller is gone: nothing more is written
+  bool cancelling_ = false;  // the stall timer is using context_: no Finish meanwhile
   bool finished_ = false;
   bool paused_ = false;
-  int pauses_ = 0;                   // numbers them, so that an old timer finds its pause gone
+  int pauses_ = 0;  // numbers them, so that an old timer finds its pause gone
   std::unique_ptr<grpc::Alarm> stall_timer_;
-  absl::Status status_;              // how the call ends
+  absl::Status status_;  // how the call ends
 };
 
 }  // namespace mambad::server

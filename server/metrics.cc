@@ -18,13 +18,21 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 using Buckets = Histogram::BucketBoundaries;
 
-// Seconds. Between them no step is wider than 2.5 times, from what a small model needs to what a long queue makes of it.
-const Buckets kShortTimes = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10};
-const Buckets kLongTimes = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 600};
+// Seconds. Between them no step is wider than 2.5 times, from what a small model needs to what a
+// long queue makes of it.
+const Buckets kShortTimes = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
+                             0.05,   0.1,     0.25,   0.5,   1,      2.5,   10};
+const Buckets kLongTimes = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+                            1,     2.5,    5,     10,   25,    60,   150, 600};
 const Buckets kBatchSizes = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
 
-Histogram& AddHistogram(prometheus::Registry& registry, const char* name, const char* help, const Buckets& buckets) {
-  return prometheus::BuildHistogram().Name(absl::StrCat("mambad_", name)).Help(help).Register(registry).Add({}, buckets);
+Histogram& AddHistogram(prometheus::Registry& registry, const char* name, const char* help,
+                        const Buckets& buckets) {
+  return prometheus::BuildHistogram()
+      .Name(absl::StrCat("mambad_", name))
+      .Help(help)
+      .Register(registry)
+      .Add({}, buckets);
 }
 
 Histogram& AddStepHistogram(prometheus::Registry& registry, const char* phase) {
@@ -54,11 +62,13 @@ class FamilyList {
   using Labels = std::vector<ClientMetric::Label>;
 
   void Gauge(std::string name, std::string help, double value, Labels labels = {}) {
-    ClientMetric& metric = Add(std::move(name), std::move(help), MetricType::Gauge, std::move(labels));
+    ClientMetric& metric =
+        Add(std::move(name), std::move(help), MetricType::Gauge, std::move(labels));
     metric.gauge.value = value;
   }
   void Counter(std::string name, std::string help, double value, Labels labels = {}) {
-    ClientMetric& metric = Add(std::move(name), std::move(help), MetricType::Counter, std::move(labels));
+    ClientMetric& metric =
+        Add(std::move(name), std::move(help), MetricType::Counter, std::move(labels));
     metric.counter.value = value;
   }
   std::vector<MetricFamily>& families() { return families_; }
@@ -82,25 +92,35 @@ void AddEngineFamilies(const Engine& engine, int draft_length, FamilyList* list)
   list->Gauge("mambad_requests_running", "Sequences that hold a slot", stats.running);
   list->Gauge("mambad_requests_waiting", "Requests in the queue", stats.waiting);
   list->Counter("mambad_prompt_tokens_total", "Prompt tokens taken", stats.prompt_tokens);
-  list->Counter("mambad_cached_prompt_tokens_total", "Prompt tokens whose state was at hand", stats.cached_prompt_tokens);
+  list->Counter("mambad_cached_prompt_tokens_total", "Prompt tokens whose state was at hand",
+                stats.cached_prompt_tokens);
   list->Counter("mambad_generation_tokens_total", "Tokens generated", stats.generation_tokens);
-  list->Counter("mambad_spec_decode_num_drafts_total", "Verify rounds with a draft", stats.draft_rounds);
+  list->Counter("mambad_spec_decode_num_drafts_total", "Verify rounds with a draft",
+                stats.draft_rounds);
   list->Counter("mambad_spec_decode_num_draft_tokens_total", "Tokens drafted", stats.draft_tokens);
-  list->Counter("mambad_spec_decode_num_accepted_tokens_total", "Drafted tokens accepted", stats.accepted_tokens);
+  list->Counter("mambad_spec_decode_num_accepted_tokens_total", "Drafted tokens accepted",
+                stats.accepted_tokens);
   for (size_t i = 0; i < stats.accepted_per_position.size(); ++i) {
-    list->Counter("mambad_spec_decode_num_accepted_tokens_per_pos_total", "Rounds whose draft at this position was accepted",
+    list->Counter("mambad_spec_decode_num_accepted_tokens_per_pos_total",
+                  "Rounds whose draft at this position was accepted",
                   stats.accepted_per_position[i], {{"position", absl::StrCat(i)}});
   }
-  list->Gauge("mambad_spec_decode_draft_length", "Longest draft of the latest step, in tokens", draft_length);
+  list->Gauge("mambad_spec_decode_draft_length", "Longest draft of the latest step, in tokens",
+              draft_length);
   list->Counter("mambad_draft_seconds_total", "Time spent drafting", stats.draft_seconds);
   list->Counter("mambad_verify_seconds_total", "Time spent verifying", stats.verify_seconds);
   list->Gauge("mambad_slots_used", "State slots in use", stats.slots_used);
   list->Gauge("mambad_slots_total", "State slots", stats.slots_total);
-  list->Gauge("mambad_state_bytes", "State in use by where it lies", stats.state_bytes, {{"tier", "slot"}});
-  list->Gauge("mambad_generation_tokens_per_second", "Over about the last 10 s", stats.generation_tokens_per_second);
-  list->Gauge("mambad_acceptance_rate", "Accepted of drafted tokens over about the last 10 s", stats.acceptance_rate);
-  list->Gauge("mambad_speculation_enabled", "1: drafts are made", stats.speculation_enabled ? 1 : 0);
-  list->Counter("mambad_self_check_failures_total", "Start-up self-checks in which speculation changed the tokens",
+  list->Gauge("mambad_state_bytes", "State in use by where it lies", stats.state_bytes,
+              {{"tier", "slot"}});
+  list->Gauge("mambad_generation_tokens_per_second", "Over about the last 10 s",
+              stats.generation_tokens_per_second);
+  list->Gauge("mambad_acceptance_rate", "Accepted of drafted tokens over about the last 10 s",
+              stats.acceptance_rate);
+  list->Gauge("mambad_speculation_enabled", "1: drafts are made",
+              stats.speculation_enabled ? 1 : 0);
+  list->Counter("mambad_self_check_failures_total",
+                "Start-up self-checks in which speculation changed the tokens",
                 stats.self_check_failures);
   list->Gauge("mambad_model_info", "The served model", 1,
               {{"model", model.path},
@@ -113,13 +133,18 @@ void AddVllmFamilies(const Engine& engine, FamilyList* list) {
   const EngineStats stats = engine.Stats();
   const FamilyList::Labels labels = {{"model_name", engine.model().path}};
   // What fills up first, keys and values or slots, is what routers want to know.
-  const double pages = stats.pages_total > 0 ? double(stats.pages_used) / double(stats.pages_total) : 0;
-  const double slots = stats.slots_total > 0 ? double(stats.slots_used) / double(stats.slots_total) : 0;
+  const double pages =
+      stats.pages_total > 0 ? double(stats.pages_used) / double(stats.pages_total) : 0;
+  const double slots =
+      stats.slots_total > 0 ? double(stats.slots_used) / double(stats.slots_total) : 0;
   list->Gauge("vllm:num_requests_running", "As mambad_requests_running", stats.running, labels);
   list->Gauge("vllm:num_requests_waiting", "As mambad_requests_waiting", stats.waiting, labels);
-  list->Gauge("vllm:kv_cache_usage_perc", "Share of slots or pages in use, 0 to 1", std::max(pages, slots), labels);
-  list->Counter("vllm:prompt_tokens_total", "As mambad_prompt_tokens_total", stats.prompt_tokens, labels);
-  list->Counter("vllm:generation_tokens_total", "As mambad_generation_tokens_total", stats.generation_tokens, labels);
+  list->Gauge("vllm:kv_cache_usage_perc", "Share of slots or pages in use, 0 to 1",
+              std::max(pages, slots), labels);
+  list->Counter("vllm:prompt_tokens_total", "As mambad_prompt_tokens_total", stats.prompt_tokens,
+                labels);
+  list->Counter("vllm:generation_tokens_total", "As mambad_generation_tokens_total",
+                stats.generation_tokens, labels);
 }
 
 }  // namespace
@@ -133,15 +158,21 @@ Metrics::Metrics(bool vllm_names)
                     .Name("mambad_request_failure_total")
                     .Help("Calls that ended otherwise, by gRPC code")
                     .Register(registry_)),
-      first_token_(AddHistogram(registry_, "time_to_first_token_seconds", "From arrival to the first token", kLongTimes)),
+      first_token_(AddHistogram(registry_, "time_to_first_token_seconds",
+                                "From arrival to the first token", kLongTimes)),
       between_messages_(AddHistogram(registry_, "inter_token_latency_seconds",
                                      "Between two messages of a sample", kShortTimes)),
       per_token_(AddHistogram(registry_, "time_per_output_token_seconds",
-                              "Mean time of a token after the first, one value a sample", kShortTimes)),
-      end_to_end_(AddHistogram(registry_, "e2e_request_latency_seconds", "From arrival to the end", kLongTimes)),
-      queue_(AddHistogram(registry_, "request_queue_time_seconds", "From arrival to the first step", kLongTimes)),
-      prefill_(AddHistogram(registry_, "request_prefill_time_seconds", "Reading the prompt", kLongTimes)),
-      step_batch_size_(AddHistogram(registry_, "step_batch_size", "Sequences in one engine step", kBatchSizes)),
+                              "Mean time of a token after the first, one value a sample",
+                              kShortTimes)),
+      end_to_end_(AddHistogram(registry_, "e2e_request_latency_seconds", "From arrival to the end",
+                               kLongTimes)),
+      queue_(AddHistogram(registry_, "request_queue_time_seconds", "From arrival to the first step",
+                          kLongTimes)),
+      prefill_(AddHistogram(registry_, "request_prefill_time_seconds", "Reading the prompt",
+                            kLongTimes)),
+      step_batch_size_(
+          AddHistogram(registry_, "step_batch_size", "Sequences in one engine step", kBatchSizes)),
       draft_step_(AddStepHistogram(registry_, "draft")),
       verify_step_(AddStepHistogram(registry_, "verify")),
       whole_step_(AddStepHistogram(registry_, "total")),
@@ -157,7 +188,9 @@ void Metrics::OnStep(const StepReport& report) {
   draft_length_.store(report.draft_length, std::memory_order_relaxed);
 }
 
-void Metrics::RecordMessage(absl::Duration since_last) { between_messages_.Observe(absl::ToDoubleSeconds(since_last)); }
+void Metrics::RecordMessage(absl::Duration since_last) {
+  between_messages_.Observe(absl::ToDoubleSeconds(since_last));
+}
 
 void Metrics::RecordFirstToken(absl::Duration since_arrival) {
   first_token_.Observe(absl::ToDoubleSeconds(since_arrival));

@@ -1,5 +1,5 @@
-// Prometheus families, all with the prefix `mambad_`. Counters of the engine are read at scrape time; histograms are fed by
-// calls and by the engine's steps.
+// Prometheus families, all with the prefix `mambad_`. Counters of the engine are read at scrape
+// time; histograms are fed by calls and by the engine's steps.
 
 #ifndef MAMBAD_SERVER_METRICS_H_
 #define MAMBAD_SERVER_METRICS_H_
@@ -19,7 +19,8 @@
 
 namespace mambad::server {
 
-// Thread-safe. Recording never blocks for longer than another recording or a scrape takes to read a histogram.
+// Thread-safe. Recording never blocks for longer than another recording or a scrape takes to read a
+// histogram.
 class Metrics : public prometheus::Collectable, public StepObserver {
  public:
   explicit Metrics(bool vllm_names);
@@ -27,7 +28,7 @@ class Metrics : public prometheus::Collectable, public StepObserver {
   // The engine whose counters are told; nullptr: none. It must live until another is set.
   void SetEngine(const Engine* engine) { engine_.store(engine); }
 
-  void OnStep(const StepReport& report) override;   // engine thread
+  void OnStep(const StepReport& report) override;  // engine thread
 
   // One message of a stream, `since_last` after the one before of the same sample.
   void RecordMessage(absl::Duration since_last);
@@ -40,7 +41,7 @@ class Metrics : public prometheus::Collectable, public StepObserver {
   std::vector<prometheus::MetricFamily> Collect() const override;
 
  private:
-  prometheus::Registry registry_;   // owns everything below
+  prometheus::Registry registry_;  // owns everything below
   prometheus::Family<prometheus::Counter>& successes_;
   prometheus::Family<prometheus::Counter>& failures_;
   prometheus::Histogram& first_token_;

@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "server/status_details.h"
+#include "server/text_conversion.h"
 
 namespace mambad::server {
 namespace {
@@ -23,46 +24,35 @@ uint64_t DrawSeed() {
   return generator();
 }
 
-template <typename Ids>
-void CheckIds(absl::string_view field, const Ids& ids, int vocabulary, FieldViolations* violations) {
-  for (int i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= vocabulary) {
-      violations->Add(absl::StrCat(field, "[", i, "]"), absl::StrCat(ids[i], " given, allowed 0 to ", vocabulary - 1));
-      return;
-    }
-  }
-}
-
-void CheckCount(absl::string_view field, int count, int64_t most, FieldViolations* violations) {
-  if (count > most) violations->Add(field, absl::StrCat(count, " entries given, allowed at most ", most));
-}
-
 void CheckRequestId(const std::string& id, FieldViolations* violations) {
   if (id.size() > kLongestRequestId) {
-    violations->Add("request_id", absl::StrCat(id.size(), " characters given, allowed at most ", kLongestRequestId));
+    violations->Add("request_id", absl::StrCat(id.size(), " characters given, allowed at most ",
+                                               kLongestRequestId));
   } else if (!IsValidRequestId(id)) {
     violations->Add("request_id", "allowed: printable ASCII characters");
   }
 }
 
-SamplingParams ConvertSampling(const v1::Sampling& wire, const Engine& engine, const v1::Limits& limits,
-                               FieldViolations* violations) {
+SamplingParams ConvertSampling(const v1::Sampling& wire, const Engine& engine,
+                               const v1::Limits& limits, FieldViolations* violations) {
   SamplingParams result = engine.default_sampling();
   const int vocabulary = engine.model().vocabulary;
-  const auto convert = [&](const char* field, bool given, float value, float least, float most, float* target) {
+  const auto convert = [&](const char* field, bool given, float value, float least, float most,
+                           float* target) {
     if (!given) return;
     violations->CheckRange(absl::StrCat("sampling.", field), value, least, most);
     *target = value;
   };
-  convert("temperature", wire.has_temperature(), wire.temperature(), 0.0f, 100.0f, &result.temperature);
+  convert("temperature", wire.has_temperature(), wire.temperature(), 0.0f, 100.0f,
+          &result.temperature);
   convert("min_p", wire.has_min_p(), wire.min_p(), 0.0f, 1.0f, &result.min_p);
   convert("top_p", wire.has_top_p(), wire.top_p(), kLeastPositive, 1.0f, &result.top_p);
-  convert("repetition_penalty", wire.has_repetition_penalty(), wire.repetition_penalty(), kLeastPositive, 100.0f,
-          &result.repetition_penalty);
+  convert("repetition_penalty", wire.has_repetition_penalty(), wire.repetition_penalty(),
+          kLeastPositive, 100.0f, &result.repetition_penalty);
   convert("presence_penalty", wire.has_presence_penalty(), wire.presence_penalty(), -100.0f, 100.0f,
           &result.presence_penalty);
-  convert("frequency_penalty", wire.has_frequency_penalty(), wire.frequency_penalty(), -100.0f, 100.0f,
-          &result.frequency_penalty);
+  convert("frequency_penalty", wire.has_frequency_penalty(), wire.frequency_penalty(), -100.0f,
+          100.0f, &result.frequency_penalty);
   if (wire.has_top_k()) {
     violations->CheckRange("sampling.top_k", wire.top_k(), 0, vocabulary);
     result.top_k = wire.top_k();
@@ -78,15 +68,15 @@ SamplingParams ConvertSampling(const v1::Sampling& wire, const Engine& engine, c
     violations->CheckRange(field, bias, -kLargestLogitBias, kLargestLogitBias);
     result.logit_bias.emplace_back(id, bias);
   }
-  std::sort(result.logit_bias.begin(), result.logit_bias.end());   // a map's order is not its own
+  std::sort(result.logit_bias.begin(), result.logit_bias.end());  // a map's order is not its own
   CheckCount("sampling.allowed_token_ids", wire.allowed_token_ids_size(), vocabulary, violations);
   CheckIds("sampling.allowed_token_ids", wire.allowed_token_ids(), vocabulary, violations);
   result.allowed_token_ids.assign(wire.allowed_token_ids().begin(), wire.allowed_token_ids().end());
   return result;
 }
 
-StoppingParams ConvertStopping(const v1::Stopping& wire, const Engine& engine, const v1::Limits& limits,
-                               FieldViolations* violations) {
+StoppingParams ConvertStopping(const v1::Stopping& wire, const Engine& engine,
+                               const v1::Limits& limits, FieldViolations* violations) {
   StoppingParams result;
   if (wire.has_max_tokens()) {
     violations->CheckRange<int64_t>("stopping.max_tokens", wire.max_tokens(), 1, limits.context());
@@ -100,12 +90,14 @@ StoppingParams ConvertStopping(const v1::Stopping& wire, const Engine& engine, c
   CheckCount("stopping.stop_strings", wire.stop_strings_size(), limits.stop_strings(), violations);
   for (int i = 0; i < wire.stop_strings_size(); ++i) {
     violations->CheckRange<int64_t>(absl::StrCat("stopping.stop_strings[", i, "]"),
-                                    static_cast<int64_t>(wire.stop_strings(i).size()), 1, limits.stop_string_bytes());
+                                    static_cast<int64_t>(wire.stop_strings(i).size()), 1,
+                                    limits.stop_string_bytes());
   }
   if (wire.stop_strings_size() > 0 && engine.tokenizer() == nullptr) {
     violations->Add("stopping.stop_strings", "the model has no tokenizer: use stop_token_ids");
   }
-  CheckCount("stopping.stop_token_ids", wire.stop_token_ids_size(), limits.stop_token_ids(), violations);
+  CheckCount("stopping.stop_token_ids", wire.stop_token_ids_size(), limits.stop_token_ids(),
+             violations);
   CheckIds("stopping.stop_token_ids", wire.stop_token_ids(), engine.model().vocabulary, violations);
   result.stop_strings.assign(wire.stop_strings().begin(), wire.stop_strings().end());
   result.stop_token_ids.assign(wire.stop_token_ids().begin(), wire.stop_token_ids().end());
@@ -117,24 +109,27 @@ StoppingParams ConvertStopping(const v1::Stopping& wire, const Engine& engine, c
 OutputParams ConvertOutput(const v1::Output& wire, const Engine& engine, const v1::Limits& limits,
                            FieldViolations* violations) {
   OutputParams result;
-  const auto convert = [&](const char* field, bool given, int value, int least, int most, int* target) {
+  const auto convert = [&](const char* field, bool given, int value, int least, int most,
+                           int* target) {
     if (!given) return;
     violations->CheckRange(absl::StrCat("output.", field), value, least, most);
     *target = value;
   };
   int ignored = 1;
   convert("logprobs", wire.has_logprobs(), wire.logprobs(), 0, limits.logprobs(), &result.logprobs);
-  convert("prompt_logprobs", wire.has_prompt_logprobs(), wire.prompt_logprobs(), 0, limits.logprobs(),
-          &result.prompt_logprobs);
+  convert("prompt_logprobs", wire.has_prompt_logprobs(), wire.prompt_logprobs(), 0,
+          limits.logprobs(), &result.prompt_logprobs);
   convert("n", wire.has_n(), wire.n(), 1, limits.n(), &result.samples);
-  convert("stream_interval", wire.has_stream_interval(), wire.stream_interval(), 1, 65536, &ignored);
+  convert("stream_interval", wire.has_stream_interval(), wire.stream_interval(), 1, 65536,
+          &ignored);
   result.echo = wire.echo();
-  if (wire.echo() && engine.tokenizer() == nullptr) violations->Add("output.echo", "the model has no tokenizer");
+  if (wire.echo() && engine.tokenizer() == nullptr)
+    violations->Add("output.echo", "the model has no tokenizer");
   return result;
 }
 
-SpeculationParams ConvertSpeculation(const v1::Speculation& wire, const Engine& engine, const v1::Limits& limits,
-                                     FieldViolations* violations) {
+SpeculationParams ConvertSpeculation(const v1::Speculation& wire, const Engine& engine,
+                                     const v1::Limits& limits, FieldViolations* violations) {
   SpeculationParams result;
   const EngineOptions& options = engine.options();
   switch (wire.mode()) {
@@ -146,17 +141,21 @@ SpeculationParams ConvertSpeculation(const v1::Speculation& wire, const Engine& 
       break;
     case v1::Speculation::DRAFT_MODEL:
       result.mode = SpeculationMode::kDraftModel;
-      if (engine.draft_model() == nullptr) violations->Add("speculation.mode", "DRAFT_MODEL given, the server has none");
+      if (engine.draft_model() == nullptr)
+        violations->Add("speculation.mode", "DRAFT_MODEL given, the server has none");
       break;
     case v1::Speculation::PROMPT_LOOKUP:
       result.mode = SpeculationMode::kPromptLookup;
-      if (!options.prompt_lookup) violations->Add("speculation.mode", "PROMPT_LOOKUP given, the server has it switched off");
+      if (!options.prompt_lookup)
+        violations->Add("speculation.mode", "PROMPT_LOOKUP given, the server has it switched off");
       break;
     default:
-      violations->Add("speculation.mode", absl::StrCat(static_cast<int>(wire.mode()), " given, allowed 0 to 4"));
+      violations->Add("speculation.mode",
+                      absl::StrCat(static_cast<int>(wire.mode()), " given, allowed 0 to 4"));
   }
   if (wire.has_draft_length()) {
-    violations->CheckRange("speculation.draft_length", wire.draft_length(), 0, limits.draft_length());
+    violations->CheckRange("speculation.draft_length", wire.draft_length(), 0,
+                           limits.draft_length());
     result.draft_length = wire.draft_length();
   }
   return result;
@@ -167,78 +166,8 @@ int ConvertPriority(int32_t priority, FieldViolations* violations) {
   return priority;
 }
 
-// An encoding error is the text's fault: name its field.
-absl::StatusOr<std::vector<TokenId>> EncodeText(absl::string_view field, const std::string& text,
-                                                const text::Tokenizer& tokenizer,
-                                                const text::Tokenizer::EncodeOptions& options) {
-  auto ids = tokenizer.Encode(text, options);
-  if (ids.ok() || ids.status().code() != absl::StatusCode::kInvalidArgument) return ids;
-  FieldViolations violations;
-  violations.Add(field, ids.status().message());
-  return violations.ToStatus();
-}
-
-absl::Status NeedsTokenizer(const Engine& engine) {
-  if (engine.tokenizer() != nullptr) return absl::OkStatus();
-  return absl::FailedPreconditionError("the model has no tokenizer: send token_ids");
-}
-
-absl::StatusOr<std::string> RenderConversation(const v1::Conversation& wire, const Engine& engine,
-                                               const v1::Limits& limits) {
-  FieldViolations violations;
-  if (wire.messages().empty()) violations.Add("conversation.messages", "no message given, allowed 1 or more");
-  CheckCount("conversation.messages", wire.messages_size(), limits.messages(), &violations);
-  for (int i = 0; i < wire.messages_size(); ++i) {
-    if (wire.messages(i).role().empty()) {
-      violations.Add(absl::StrCat("conversation.messages[", i, "].role"), "empty");
-    }
-  }
-  if (!violations.empty()) return violations.ToStatus();
-  if (engine.chat_template() == nullptr) {
-    return absl::FailedPreconditionError("the model has no chat template: send text or token_ids");
-  }
-  std::vector<text::ChatMessage> messages;
-  messages.reserve(static_cast<size_t>(wire.messages_size()));
-  for (const v1::Message& message : wire.messages()) messages.push_back({message.role(), message.content()});
-  auto prompt = engine.chat_template()->Render(messages, engine.chat_variables());
-  if (prompt.ok() || prompt.status().code() != absl::StatusCode::kInvalidArgument) return prompt;
-  violations.Add("conversation", prompt.status().message());
-  return violations.ToStatus();
-}
-
-absl::StatusOr<std::vector<TokenId>> ReadTokenIds(const v1::TokenIds& wire, const Engine& engine) {
-  FieldViolations violations;
-  if (wire.ids().empty()) violations.Add("token_ids.ids", "empty prompt, allowed 1 token or more");
-  CheckIds("token_ids.ids", wire.ids(), engine.model().vocabulary, &violations);
-  if (!violations.empty()) return violations.ToStatus();
-  return std::vector<TokenId>(wire.ids().begin(), wire.ids().end());
-}
-
-absl::StatusOr<std::vector<TokenId>> ReadText(const std::string& text, const Engine& engine) {
-  if (text.empty()) {
-    FieldViolations violations;
-    violations.Add("text", "empty prompt");
-    return violations.ToStatus();
-  }
-  if (absl::Status status = NeedsTokenizer(engine); !status.ok()) return status;
-  return EncodeText("text", text, *engine.tokenizer(), {});
-}
-
-absl::StatusOr<std::vector<TokenId>> ReadConversation(const v1::Conversation& wire, const Engine& engine,
-                                                      const v1::Limits& limits) {
-  auto prompt = RenderConversation(wire, engine, limits);
-  if (!prompt.ok()) return prompt.status();
-  if (absl::Status status = NeedsTokenizer(engine); !status.ok()) return status;
-  return EncodeText("conversation", *prompt, *engine.tokenizer(), {.add_special_tokens = false, .parse_special = true});
-}
-
-absl::Status NoInput(absl::string_view choices) {
-  FieldViolations violations;
-  violations.Add("input", absl::StrCat("not given, allowed: ", choices));
-  return violations.ToStatus();
-}
-
-absl::Status CheckPromptLength(absl::string_view field, const std::vector<TokenId>& prompt, int64_t least, int64_t most) {
+absl::Status CheckPromptLength(absl::string_view field, const std::vector<TokenId>& prompt,
+                               int64_t least, int64_t most) {
   FieldViolations violations;
   const auto length = static_cast<int64_t>(prompt.size());
   if (length < least || length > most) {
@@ -250,15 +179,17 @@ absl::Status CheckPromptLength(absl::string_view field, const std::vector<TokenI
 }  // namespace
 
 bool IsValidRequestId(absl::string_view id) {
-  return id.size() <= kLongestRequestId &&
-         std::all_of(id.begin(), id.end(), [](char c) { return absl::ascii_isprint(static_cast<unsigned char>(c)); });
+  return id.size() <= kLongestRequestId && std::all_of(id.begin(), id.end(), [](char c) {
+           return absl::ascii_isprint(static_cast<unsigned char>(c));
+         });
 }
 
 v1::Limits EffectiveLimits(const Engine& engine, const RequestLimits& limits) {
   v1::Limits result;
   const int64_t context = engine.model().context;
   result.set_context(context);
-  result.set_prompt_tokens(limits.prompt_tokens > 0 ? std::min(limits.prompt_tokens, context - 1) : context - 1);
+  result.set_prompt_tokens(limits.prompt_tokens > 0 ? std::min(limits.prompt_tokens, context - 1)
+                                                    : context - 1);
   result.set_message_bytes(limits.message_bytes);
   // Samples of one request run together, so that they must fit into the slots.
   result.set_n(std::min(limits.samples, engine.options().max_sequences));
@@ -274,8 +205,10 @@ v1::Limits EffectiveLimits(const Engine& engine, const RequestLimits& limits) {
   return result;
 }
 
-absl::StatusOr<PreparedGenerate> PrepareGenerate(const v1::GenerateRequest& wire, const Engine& engine,
-                                                 const RequestLimits& request_limits, absl::Time deadline) {
+absl::StatusOr<PreparedGenerate> PrepareGenerate(const v1::GenerateRequest& wire,
+                                                 const Engine& engine,
+                                                 const RequestLimits& request_limits,
+                                                 absl::Time deadline) {
   const v1::Limits limits = EffectiveLimits(engine, request_limits);
   FieldViolations unserved;
   if (!wire.session_id().empty()) unserved.Add("session_id", "sessions are not served");
@@ -341,54 +274,15 @@ absl::StatusOr<Request> PrepareScore(const v1::ScoreRequest& wire, const Engine&
     return NoInput("text or token_ids");
   }
   if (!prompt.ok()) return prompt.status();
-  absl::Status length = CheckPromptLength(is_text ? "text" : "token_ids.ids", *prompt, 2, limits.prompt_tokens());
+  absl::Status length =
+      CheckPromptLength(is_text ? "text" : "token_ids.ids", *prompt, 2, limits.prompt_tokens());
   if (!length.ok()) return length;
   request.score_from = wire.has_from() ? wire.from() : 1;
-  violations.CheckRange<int64_t>("from", *request.score_from, 1, static_cast<int64_t>(prompt->size()) - 1);
+  violations.CheckRange<int64_t>("from", *request.score_from, 1,
+                                 static_cast<int64_t>(prompt->size()) - 1);
   if (!violations.empty()) return violations.ToStatus();
   request.prompt = *std::move(prompt);
   return request;
-}
-
-absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& wire, const Engine& engine,
-                                              const RequestLimits& limits) {
-  if (absl::Status status = NeedsTokenizer(engine); !status.ok()) return status;
-  v1::TokenizeResponse response;
-  absl::StatusOr<std::vector<TokenId>> ids;
-  if (wire.input_case() == v1::TokenizeRequest::kText) {
-    text::Tokenizer::EncodeOptions options;
-    if (wire.has_add_special_tokens()) options.add_special_tokens = wire.add_special_tokens();
-    if (wire.has_parse_special()) options.parse_special = wire.parse_special();
-    ids = EncodeText("text", wire.text(), *engine.tokenizer(), options);
-  } else if (wire.input_case() == v1::TokenizeRequest::kConversation) {
-    FieldViolations violations;
-    if (wire.has_add_special_tokens()) violations.Add("add_special_tokens", "given, allowed with text only");
-    if (wire.has_parse_special()) violations.Add("parse_special", "given, allowed with text only");
-    if (!violations.empty()) return violations.ToStatus();
-    auto prompt = RenderConversation(wire.conversation(), engine, EffectiveLimits(engine, limits));
-    if (!prompt.ok()) return prompt.status();
-    ids = EncodeText("conversation", *prompt, *engine.tokenizer(), {.add_special_tokens = false, .parse_special = true});
-    response.set_prompt(*std::move(prompt));
-  } else {
-    return NoInput("text or conversation");
-  }
-  if (!ids.ok()) return ids.status();
-  for (TokenId id : *ids) response.add_pieces(engine.tokenizer()->TokenBytes(id));
-  response.mutable_token_ids()->Add(ids->begin(), ids->end());
-  return response;
-}
-
-absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& wire, const Engine& engine,
-                                                  const RequestLimits& limits) {
-  if (absl::Status status = NeedsTokenizer(engine); !status.ok()) return status;
-  FieldViolations violations;
-  CheckCount("token_ids", wire.token_ids_size(), EffectiveLimits(engine, limits).context(), &violations);
-  CheckIds("token_ids", wire.token_ids(), engine.model().vocabulary, &violations);
-  if (!violations.empty()) return violations.ToStatus();
-  const std::vector<TokenId> ids(wire.token_ids().begin(), wire.token_ids().end());
-  v1::DetokenizeResponse response;
-  response.set_text(engine.tokenizer()->Decode(ids, wire.has_skip_special() ? wire.skip_special() : true));
-  return response;
 }
 
 }  // namespace mambad::server

@@ -1,5 +1,6 @@
-// Wire requests to engine requests: validation of everything that is known at this edge, tokenizing, chat templates.
-// Pure functions of request, engine and limits; any thread, but they compute: not for the network's threads.
+// Wire requests to engine requests: validation of everything that is known at this edge,
+// tokenizing, chat templates. Pure functions of request, engine and limits; any thread, but they
+// compute: not for the network's threads.
 
 #ifndef MAMBAD_SERVER_REQUEST_CONVERSION_H_
 #define MAMBAD_SERVER_REQUEST_CONVERSION_H_
@@ -27,19 +28,15 @@ struct PreparedGenerate {
   int stream_interval = 1;
 };
 
-// INVALID_ARGUMENT or UNIMPLEMENTED with google.rpc.BadRequest; FAILED_PRECONDITION when the model lacks a tokenizer or a
-// chat template.
-absl::StatusOr<PreparedGenerate> PrepareGenerate(const v1::GenerateRequest& wire, const Engine& engine,
-                                                 const RequestLimits& limits, absl::Time deadline);
+// INVALID_ARGUMENT or UNIMPLEMENTED with google.rpc.BadRequest; FAILED_PRECONDITION when the model
+// lacks a tokenizer or a chat template.
+absl::StatusOr<PreparedGenerate> PrepareGenerate(const v1::GenerateRequest& wire,
+                                                 const Engine& engine, const RequestLimits& limits,
+                                                 absl::Time deadline);
 
 // A request with score_from set. Errors as above.
-absl::StatusOr<Request> PrepareScore(const v1::ScoreRequest& wire, const Engine& engine, const RequestLimits& limits,
-                                     absl::Time deadline);
-
-absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& wire, const Engine& engine,
-                                              const RequestLimits& limits);
-absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& wire, const Engine& engine,
-                                                  const RequestLimits& limits);
+absl::StatusOr<Request> PrepareScore(const v1::ScoreRequest& wire, const Engine& engine,
+                                     const RequestLimits& limits, absl::Time deadline);
 
 }  // namespace mambad::server
 

@@ -28,7 +28,8 @@ spdlog::level::level_enum SpdlogLevel(LogLevel level) {
 }
 
 std::shared_ptr<spdlog::logger> StandardErrorLogger(LogFormat format, LogLevel level) {
-  auto logger = std::make_shared<spdlog::logger>("mambad", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger =
+      std::make_shared<spdlog::logger>("mambad", std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_level(SpdlogLevel(level));
   logger->set_pattern(format == LogFormat::kJson ? "%v" : "%Y-%m-%dT%H:%M:%S.%e%z %l %v");
   logger->flush_on(spdlog::level::info);
@@ -63,7 +64,8 @@ std::string OneLine(absl::string_view message) {
 
 }  // namespace
 
-RequestLog::RequestLog(LogFormat format, LogLevel level) : RequestLog(format, StandardErrorLogger(format, level)) {}
+RequestLog::RequestLog(LogFormat format, LogLevel level)
+    : RequestLog(format, StandardErrorLogger(format, level)) {}
 
 RequestLog::RequestLog(LogFormat format, std::shared_ptr<spdlog::logger> logger)
     : format_(format), logger_(std::move(logger)) {}
@@ -90,15 +92,21 @@ void RequestLog::RequestEnd(const RequestSummary& summary) {
     logger_->info("{}", Dump(line));
     return;
   }
-  std::string line = absl::StrFormat("request end: method=%s id=%d", summary.method, summary.engine_id);
-  if (!summary.request_id.empty()) absl::StrAppend(&line, " request_id=\"", summary.request_id, "\"");
+  std::string line =
+      absl::StrFormat("request end: method=%s id=%d", summary.method, summary.engine_id);
+  if (!summary.request_id.empty())
+    absl::StrAppend(&line, " request_id=\"", summary.request_id, "\"");
   absl::StrAppend(&line, " code=", CodeName(summary.status.code()));
-  if (!summary.finish_reasons.empty()) absl::StrAppend(&line, " finish_reason=", summary.finish_reasons);
-  absl::StrAppendFormat(&line, " prompt_tokens=%d completion_tokens=%d queue_ms=%.1f first_token_ms=%.1f total_ms=%.1f",
-                        stats.prompt_tokens, stats.completion_tokens,
-                        static_cast<double>(stats.queue_microseconds) * 1e-3,
-                        static_cast<double>(stats.first_token_microseconds) * 1e-3, milliseconds);
-  absl::StrAppend(&line, " drafted=", stats.speculation.drafted, " accepted=", stats.speculation.accepted);
+  if (!summary.finish_reasons.empty())
+    absl::StrAppend(&line, " finish_reason=", summary.finish_reasons);
+  absl::StrAppendFormat(
+      &line,
+      " prompt_tokens=%d completion_tokens=%d queue_ms=%.1f first_token_ms=%.1f total_ms=%.1f",
+      stats.prompt_tokens, stats.completion_tokens,
+      static_cast<double>(stats.queue_microseconds) * 1e-3,
+      static_cast<double>(stats.first_token_microseconds) * 1e-3, milliseconds);
+  absl::StrAppend(&line, " drafted=", stats.speculation.drafted,
+                  " accepted=", stats.speculation.accepted);
   logger_->info("{}", line);
 }
 

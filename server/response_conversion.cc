@@ -11,8 +11,10 @@ void FillSpeculation(const SpeculationReport& report, v1::SpeculationReport* wir
   wire->set_rounds(report.rounds);
   wire->set_drafted(report.drafted);
   wire->set_accepted(report.accepted);
-  wire->mutable_accepted_per_position()->Add(report.accepted_per_position.begin(), report.accepted_per_position.end());
-  wire->mutable_tokens_per_round()->Add(report.tokens_per_round.begin(), report.tokens_per_round.end());
+  wire->mutable_accepted_per_position()->Add(report.accepted_per_position.begin(),
+                                             report.accepted_per_position.end());
+  wire->mutable_tokens_per_round()->Add(report.tokens_per_round.begin(),
+                                        report.tokens_per_round.end());
   wire->set_draft_us(report.draft_microseconds);
   wire->set_verify_us(report.verify_microseconds);
 }
@@ -49,7 +51,8 @@ void FillModel(const ModelInfo& info, v1::Model* wire) {
 
 int64_t LogprobBytes(const std::vector<TokenLogprob>& logprobs) {
   int64_t bytes = 0;
-  for (const TokenLogprob& logprob : logprobs) bytes += 12 + 12 * static_cast<int64_t>(logprob.alternatives.size());
+  for (const TokenLogprob& logprob : logprobs)
+    bytes += 12 + 12 * static_cast<int64_t>(logprob.alternatives.size());
   return bytes;
 }
 
@@ -83,14 +86,17 @@ void AppendEvent(const TokenEvent& event, uint64_t seed, v1::GenerateResponse* m
   message->set_index(event.index);
   message->mutable_text()->append(event.text);
   message->mutable_token_ids()->Add(event.tokens.begin(), event.tokens.end());
-  for (const TokenLogprob& logprob : event.logprobs) AppendLogprob(logprob, message->add_logprobs());
-  for (const TokenLogprob& logprob : event.prompt_logprobs) AppendLogprob(logprob, message->add_prompt_logprobs());
-  if (event.finish != FinishReason::kNone) FillCompletion(event, seed, message->mutable_completion());
+  for (const TokenLogprob& logprob : event.logprobs)
+    AppendLogprob(logprob, message->add_logprobs());
+  for (const TokenLogprob& logprob : event.prompt_logprobs)
+    AppendLogprob(logprob, message->add_prompt_logprobs());
+  if (event.finish != FinishReason::kNone)
+    FillCompletion(event, seed, message->mutable_completion());
 }
 
 int64_t EventBytes(const TokenEvent& event) {
-  return static_cast<int64_t>(event.text.size() + 4 * event.tokens.size()) + LogprobBytes(event.logprobs) +
-         LogprobBytes(event.prompt_logprobs);
+  return static_cast<int64_t>(event.text.size() + 4 * event.tokens.size()) +
+         LogprobBytes(event.logprobs) + LogprobBytes(event.prompt_logprobs);
 }
 
 v1::FinishReason WireFinishReason(FinishReason reason) {
@@ -130,10 +136,12 @@ absl::Status FinishStatus(FinishReason reason, const absl::Status& error, bool d
   return absl::InternalError("unknown finish reason");
 }
 
-v1::GetModelInfoResponse DescribeModel(const Engine& engine, const RequestLimits& limits, absl::string_view version) {
+v1::GetModelInfoResponse DescribeModel(const Engine& engine, const RequestLimits& limits,
+                                       absl::string_view version) {
   v1::GetModelInfoResponse response;
   FillModel(engine.model(), response.mutable_model());
-  if (engine.draft_model() != nullptr) FillModel(*engine.draft_model(), response.mutable_draft_model());
+  if (engine.draft_model() != nullptr)
+    FillModel(*engine.draft_model(), response.mutable_draft_model());
   *response.mutable_limits() = EffectiveLimits(engine, limits);
   const SamplingParams& sampling = engine.default_sampling();
   v1::Sampling* wire = response.mutable_default_sampling();

@@ -13,7 +13,8 @@
 
 namespace mambad::server {
 
-// Adds the news of `event` to what `message` already holds of the same sample. `seed`: of the whole request.
+// Adds the news of `event` to what `message` already holds of the same sample. `seed`: of the whole
+// request.
 void AppendEvent(const TokenEvent& event, uint64_t seed, v1::GenerateResponse* message);
 
 // A part of AppendEvent that scoring uses too.
@@ -26,10 +27,12 @@ int64_t EventBytes(const TokenEvent& event);
 
 v1::FinishReason WireFinishReason(FinishReason reason);
 
-// How the call ends when a sample ended like this: OK for EOS, STOP and LENGTH. `draining`: the server cancelled it.
+// How the call ends when a sample ended like this: OK for EOS, STOP and LENGTH. `draining`: the
+// server cancelled it.
 absl::Status FinishStatus(FinishReason reason, const absl::Status& error, bool draining);
 
-v1::GetModelInfoResponse DescribeModel(const Engine& engine, const RequestLimits& limits, absl::string_view version);
+v1::GetModelInfoResponse DescribeModel(const Engine& engine, const RequestLimits& limits,
+                                       absl::string_view version);
 v1::GetLoadResponse DescribeLoad(const Engine& engine, bool draining);
 
 }  // namespace mambad::server

@@ -16,8 +16,8 @@
 namespace mambad::server {
 namespace {
 
-using FieldPointer = std::variant<std::string*, bool*, int*, int64_t*, absl::Duration*, ComputeType*,
-                                  LogFormat*, LogLevel*>;
+using FieldPointer = std::variant<std::string*, bool*, int*, int64_t*, absl::Duration*,
+                                  ComputeType*, LogFormat*, LogLevel*>;
 
 // One row of the table of settings. Numbers must lie in [least, most]; durations are not negative.
 struct Setting {
@@ -63,10 +63,10 @@ const Setting kSettings[] = {
     {"limits.message_bytes", FIELD(limits.message_bytes), 1024, std::numeric_limits<int>::max()},
     {"limits.prompt_tokens", FIELD(limits.prompt_tokens), 0, kManyTokens},
     {"limits.samples", FIELD(limits.samples), 1, 4096},
-    {"limits.logprobs", FIELD(limits.logprobs), 0, 1024},
+    {"limits.logprobs", FIELD(limits.logprobs), 0, 32},
     {"limits.stop_strings", FIELD(limits.stop_strings), 0, 4096},
     {"limits.stop_string_bytes", FIELD(limits.stop_string_bytes), 1, 65536},
-    {"limits.stop_token_ids", FIELD(limits.stop_token_ids), 0, 65536},
+    {"limits.stop_token_ids", FIELD(limits.stop_token_ids), 0, 32},
     {"limits.logit_bias", FIELD(limits.logit_bias), 0, 1 << 20},
     {"limits.messages", FIELD(limits.messages), 1, 1 << 20},
 };
@@ -80,7 +80,8 @@ struct NamedValue {
 constexpr NamedValue<ComputeType> kComputeTypes[] = {{"auto", ComputeType::kAuto},
                                                      {"float32", ComputeType::kFloat32},
                                                      {"bfloat16", ComputeType::kBFloat16}};
-constexpr NamedValue<LogFormat> kLogFormats[] = {{"plain", LogFormat::kPlain}, {"json", LogFormat::kJson}};
+constexpr NamedValue<LogFormat> kLogFormats[] = {{"plain", LogFormat::kPlain},
+                                                 {"json", LogFormat::kJson}};
 constexpr NamedValue<LogLevel> kLogLevels[] = {{"debug", LogLevel::kDebug},
                                                {"info", LogLevel::kInfo},
                                                {"warning", LogLevel::kWarning},
@@ -96,11 +97,12 @@ absl::Status Expected(absl::string_view key, absl::string_view expected, absl::s
 
 absl::Status CheckRange(const Setting& setting, int64_t value) {
   if (value >= setting.least && value <= setting.most) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(setting.key, ": ", value, " given, allowed ", setting.least, " to ", setting.most));
+  return absl::InvalidArgumentError(absl::StrCat(setting.key, ": ", value, " given, allowed ",
+                                                 setting.least, " to ", setting.most));
 }
 
-// Text of a setting -> its field. Ranges are ValidateOptions' business, except that a number must fit its type.
+// Text of a setting -> its field. Ranges are ValidateOptions' business, except that a number must
+// fit its type.
 struct Parser {
   const Setting& setting;
   const std::string& text;
@@ -174,11 +176,13 @@ class Reader {
   absl::Status Read(const YAML::Node& node, const std::string& prefix, int depth) {
     if (node.IsNull()) return absl::OkStatus();
     if (!node.IsMap()) {
-      return At(node, absl::InvalidArgumentError(
-                          prefix.empty() ? std::string("expected keys and values") : absl::StrCat(prefix, ": expected keys")));
+      return At(node, absl::InvalidArgumentError(prefix.empty()
+                                                     ? std::string("expected keys and values")
+                                                     : absl::StrCat(prefix, ": expected keys")));
     }
     for (const auto& entry : node) {
-      if (!entry.first.IsScalar()) return At(entry.first, absl::InvalidArgumentError("a key must be a word"));
+      if (!entry.first.IsScalar())
+        return At(entry.first, absl::InvalidArgumentError("a key must be a word"));
       const std::string key = absl::StrCat(prefix, prefix.empty() ? "" : ".", entry.first.Scalar());
       if (!seen_.insert(key).second) {
         return At(entry.first, absl::InvalidArgumentError(absl::StrCat(key, ": given twice")));
@@ -190,7 +194,8 @@ class Reader {
   }
 
  private:
-  absl::Status ReadEntry(const std::string& key, const YAML::Node& key_node, const YAML::Node& value, int depth) {
+  absl::Status ReadEntry(const std::string& key, const YAML::Node& key_node,
+                         const YAML::Node& value, int depth) {
     bool is_group = false;
     for (const Setting& setting : kSettings) {
       if (key == setting.key) {
@@ -198,10 +203,14 @@ class Reader {
           return At(value, absl::InvalidArgumentError(absl::StrCat(key, ": expected one value")));
         }
         const std::string text = value.IsNull() ? "" : value.Scalar();
-        return At(value, std::visit([&](auto* field) { return Parser{setting, text}(field); },
-                                    setting.field(*options_)));
+        return At(value, std::visit(
+                             [&](auto* field) {
+                               return Parser{setting, text}(field);
+                             },
+                             setting.field(*options_)));
       }
-      is_group |= absl::string_view(setting.key).substr(0, key.size() + 1) == absl::StrCat(key, ".");
+      is_group |=
+          absl::string_view(setting.key).substr(0, key.size() + 1) == absl::StrCat(key, ".");
     }
     if (is_group && depth < 4) return Read(value, key, depth + 1);
     return At(key_node, absl::InvalidArgumentError(absl::StrCat("unknown key \"", key, "\"")));
@@ -209,7 +218,8 @@ class Reader {
 
   absl::Status At(const YAML::Node& node, const absl::Status& status) const {
     if (status.ok()) return status;
-    return absl::Status(status.code(), absl::StrCat(name_, ":", node.Mark().line + 1, ": ", status.message()));
+    return absl::Status(status.code(),
+                        absl::StrCat(name_, ":", node.Mark().line + 1, ": ", status.message()));
   }
 
   const std::string name_;
@@ -223,7 +233,8 @@ std::vector<SettingDescription> DescribeSettings() {
   ServerOptions defaults;
   std::vector<SettingDescription> result;
   for (const Setting& setting : kSettings) {
-    result.push_back({setting.key, std::visit([](auto* field) { return Printer()(field); }, setting.field(defaults))});
+    result.push_back({setting.key, std::visit([](auto* field) { return Printer()(field); },
+                                              setting.field(defaults))});
   }
   return result;
 }
@@ -231,11 +242,13 @@ std::vector<SettingDescription> DescribeSettings() {
 absl::Status ReadOptions(absl::string_view yaml, absl::string_view name, ServerOptions* options) {
   try {
     const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(yaml));
-    if (documents.size() > 1) return absl::InvalidArgumentError(absl::StrCat(name, ": expected one YAML document"));
+    if (documents.size() > 1)
+      return absl::InvalidArgumentError(absl::StrCat(name, ": expected one YAML document"));
     if (documents.empty()) return absl::OkStatus();
     return Reader(name, options).Read(documents[0], "", 0);
   } catch (const YAML::Exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ":", error.mark.line + 1, ": ", error.msg));
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ":", error.mark.line + 1, ": ", error.msg));
   }
 }
 
@@ -252,7 +265,7 @@ absl::Status ReadOptionsFile(const std::string& path, ServerOptions* options) {
 }
 
 absl::Status ValidateOptions(const ServerOptions& options) {
-  ServerOptions copy = options;   // the table points to mutable fields
+  ServerOptions copy = options;  // the table points to mutable fields
   for (const Setting& setting : kSettings) {
     absl::Status status =
         std::visit([&](auto* field) { return RangeCheck{setting}(field); }, setting.field(copy));
@@ -263,7 +276,8 @@ absl::Status ValidateOptions(const ServerOptions& options) {
     return Expected("compute.device", "auto or cpu or cuda", device);
   }
   if (options.engine.model.empty()) {
-    return absl::InvalidArgumentError("model: not given (--model DIR, or the key in the configuration file)");
+    return absl::InvalidArgumentError(
+        "model: not given (--model DIR, or the key in the configuration file)");
   }
   HostAndPort ignored;
   absl::Status status = ParseHostAndPort("listen", options.listen, &ignored);
@@ -275,8 +289,9 @@ absl::Status ValidateOptions(const ServerOptions& options) {
 
 absl::Status ParseHostAndPort(absl::string_view key, absl::string_view text, HostAndPort* result) {
   const size_t colon = text.rfind(':');
-  if (colon == absl::string_view::npos || colon == 0 || !absl::SimpleAtoi(text.substr(colon + 1), &result->port) ||
-      result->port < 0 || result->port > 65535) {
+  if (colon == absl::string_view::npos || colon == 0 ||
+      !absl::SimpleAtoi(text.substr(colon + 1), &result->port) || result->port < 0 ||
+      result->port > 65535) {
     return Expected(key, "host:port with a port from 0 to 65535", text);
   }
   absl::string_view host = text.substr(0, colon);

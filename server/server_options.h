@@ -1,4 +1,5 @@
-// Every setting of the daemon in one struct, and the YAML file it is read from. Parsed once, validated once, passed as const.
+// Every setting of the daemon in one struct, and the YAML file it is read from. Parsed once,
+// validated once, passed as const.
 
 #ifndef MAMBAD_SERVER_SERVER_OPTIONS_H_
 #define MAMBAD_SERVER_SERVER_OPTIONS_H_
@@ -19,33 +20,39 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 // What a request may ask for. Told to callers by GetModelInfo.
 struct RequestLimits {
-  int64_t message_bytes = 4 << 20;   // of one request message
-  int64_t prompt_tokens = 0;         // 0: as many as the context allows
-  int samples = 16;                  // output.n
-  int logprobs = 20;                 // alternatives a token
+  int64_t message_bytes = 4 << 20;  // of one request message
+  int64_t prompt_tokens = 0;        // 0: as many as the context allows
+  int samples = 16;                 // output.n
+  int logprobs = 20;                // alternatives a token
   int stop_strings = 16;
-  int stop_string_bytes = 256;       // of each
-  int stop_token_ids = 64;
-  int logit_bias = 1024;             // entries
-  int messages = 1024;               // of a conversation
+  int stop_string_bytes = 256;  // of each
+  int stop_token_ids = 16;
+  int logit_bias = 1024;  // entries
+  int messages = 1024;    // of a conversation
 };
 
 struct ServerOptions {
   EngineOptions engine;
 
-  std::string listen = "127.0.0.1:50051";    // host:port; port 0 picks a free one. Loopback, as nobody is asked who he is
-  std::string metrics_listen = "127.0.0.1:9464";   // the same, for /metrics; empty: no metrics endpoint
-  bool vllm_metric_names = false;            // add the names that LLM routers know
+  std::string listen = "127.0.0.1:50051";  // host:port; port 0 picks a free one. Loopback, as
+                                           // nobody is asked who he is
+  std::string metrics_listen =
+      "127.0.0.1:9464";            // the same, for /metrics; empty: no metrics endpoint
+  bool vllm_metric_names = false;  // add the names that LLM routers know
   bool reflection = true;
 
-  int max_streams_per_connection = 1024;     // calls at a time on one connection
-  absl::Duration max_connection_age = absl::ZeroDuration();   // 0: connections live as long as clients want
-  int64_t memory_quota_bytes = 0;            // what gRPC may hold in buffers; 0: no quota
-  int text_threads = 1;                      // threads that tokenize and render, apart from the network's
+  int max_streams_per_connection = 1024;  // calls at a time on one connection
+  absl::Duration max_connection_age =
+      absl::ZeroDuration();        // 0: connections live as long as clients want
+  int64_t memory_quota_bytes = 0;  // what gRPC may hold in buffers; 0: no quota
+  int text_threads = 1;            // threads that tokenize and render, apart from the network's
 
-  int64_t max_pending_bytes = 64 << 10;      // unsent answer of a slow reader; beyond it its generation pauses
-  absl::Duration stall_timeout = absl::Seconds(30);   // a reader that lets it pause this long is cancelled
-  absl::Duration drain_timeout = absl::Seconds(30);   // running calls may go on this long after SIGTERM
+  int64_t max_pending_bytes =
+      64 << 10;  // unsent answer of a slow reader; beyond it its generation pauses
+  absl::Duration stall_timeout =
+      absl::Seconds(30);  // a reader that lets it pause this long is cancelled
+  absl::Duration drain_timeout =
+      absl::Seconds(30);  // running calls may go on this long after SIGTERM
 
   RequestLimits limits;
 
@@ -55,15 +62,16 @@ struct ServerOptions {
 
 // One setting as the file knows it.
 struct SettingDescription {
-  std::string key;             // dotted path, for example "limits.samples"
-  std::string default_value;   // as the file would spell it
+  std::string key;            // dotted path, for example "limits.samples"
+  std::string default_value;  // as the file would spell it
 };
 
 // All settings, in the order of the sample file.
 std::vector<SettingDescription> DescribeSettings();
 
-// Reads YAML text over `options`. `name` is what errors call the file. INVALID_ARGUMENT in one line: file, line, key, and
-// for a value what was expected and found; unknown and repeated keys are errors. `options` is then half read: drop it.
+// Reads YAML text over `options`. `name` is what errors call the file. INVALID_ARGUMENT in one
+// line: file, line, key, and for a value what was expected and found; unknown and repeated keys are
+// errors. `options` is then half read: drop it.
 absl::Status ReadOptions(absl::string_view yaml, absl::string_view name, ServerOptions* options);
 
 // The same from a file of at most 1 MiB. NOT_FOUND, or as above.

@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
+#include "absl/strings/match.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/server_context.h"
@@ -19,14 +20,15 @@ constexpr size_t kLongestMessage = 1024;
 
 bool IsFieldPath(absl::string_view text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
-    return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '_' || c == '.' || c == '[' || c == ']';
+    return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '_' || c == '.' || c == '[' ||
+           c == ']';
   });
 }
 
 // Where the engine's name of a field is not the wire's.
 absl::string_view WireName(absl::string_view field) {
   if (field == "output.samples") return "output.n";
-  if (field == "prompt") return "input";
+  if (field == "prompt" || absl::StartsWith(field, "prompt[")) return "input";
   if (field == "score_from") return "from";
   return field;
 }
@@ -52,12 +54,14 @@ absl::Status FieldViolations::ToStatus(absl::StatusCode code) const {
 }
 
 absl::Status WithFieldDetails(const absl::Status& status) {
-  if (status.code() != absl::StatusCode::kInvalidArgument || status.GetPayload(kBadRequestType)) return status;
+  if (status.code() != absl::StatusCode::kInvalidArgument || status.GetPayload(kBadRequestType))
+    return status;
   const absl::string_view message = status.message();
   const size_t colon = message.find(':');
   if (colon == absl::string_view::npos || !IsFieldPath(message.substr(0, colon))) return status;
   FieldViolations violations;
-  violations.Add(WireName(message.substr(0, colon)), absl::StripLeadingAsciiWhitespace(message.substr(colon + 1)));
+  violations.Add(WireName(message.substr(0, colon)),
+                 absl::StripLeadingAsciiWhitespace(message.substr(colon + 1)));
   return violations.ToStatus();
 }
 
@@ -65,8 +69,8 @@ absl::Status ExhaustedError(absl::string_view message, absl::Duration retry_afte
   google::rpc::RetryInfo details;
   const absl::Duration delay = std::clamp(retry_after, absl::Milliseconds(1), absl::Hours(1));
   details.mutable_retry_delay()->set_seconds(absl::ToInt64Seconds(delay));
-  details.mutable_retry_delay()->set_nanos(
-      static_cast<int>(absl::ToInt64Nanoseconds(delay - absl::Seconds(absl::ToInt64Seconds(delay)))));
+  details.mutable_retry_delay()->set_nanos(static_cast<int>(
+      absl::ToInt64Nanoseconds(delay - absl::Seconds(absl::ToInt64Seconds(delay)))));
   absl::Status status = absl::ResourceExhaustedError(message);
   status.SetPayload(kRetryInfoType, absl::Cord(details.SerializeAsString()));
   return status;
@@ -74,7 +78,8 @@ absl::Status ExhaustedError(absl::string_view message, absl::Duration retry_afte
 
 grpc::Status ToGrpcStatus(const absl::Status& status, grpc::ServerContextBase* context) {
   if (status.ok()) return grpc::Status::OK;
-  const auto code = static_cast<grpc::StatusCode>(status.code());   // the numbers are the same by design
+  const auto code =
+      static_cast<grpc::StatusCode>(status.code());  // the numbers are the same by design
   const std::string message(status.message().substr(0, kLongestMessage));
   google::rpc::Status wire;
   wire.set_code(code);
@@ -87,8 +92,10 @@ grpc::Status ToGrpcStatus(const absl::Status& status, grpc::ServerContextBase* c
   if (const auto payload = status.GetPayload(kRetryInfoType)) {
     google::rpc::RetryInfo retry;
     if (retry.ParseFromString(std::string(*payload))) {
-      const int64_t milliseconds = retry.retry_delay().seconds() * 1000 + retry.retry_delay().nanos() / 1000000;
-      context->AddTrailingMetadata("grpc-retry-pushback-ms", absl::StrCat(std::max<int64_t>(1, milliseconds)));
+      const int64_t milliseconds =
+          retry.retry_delay().seconds() * 1000 + retry.retry_delay().nanos() / 1000000;
+      context->AddTrailingMetadata("grpc-retry-pushback-ms",
+                                   absl::StrCat(std::max<int64_t>(1, milliseconds)));
     }
   }
   if (wire.details().empty()) return grpc::Status(code, message);
@@ -96,10 +103,23 @@ grpc::Status ToGrpcStatus(const absl::Status& status, grpc::ServerContextBase* c
 }
 
 absl::string_view CodeName(absl::StatusCode code) {
-  static constexpr absl::string_view kNames[] = {
-      "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
-      "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
-      "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"};
+  static constexpr absl::string_view kNames[] = {"OK",
+                                                 "CANCELLED",
+                                                 "UNKNOWN",
+                                                 "INVALID_ARGUMENT",
+                                                 "DEADLINE_EXCEEDED",
+                                                 "NOT_FOUND",
+                                                 "ALREADY_EXISTS",
+                                                 "PERMISSION_DENIED",
+                                                 "RESOURCE_EXHAUSTED",
+                                                 "FAILED_PRECONDITION",
+                                                 "ABORTED",
+                                                 "OUT_OF_RANGE",
+                                                 "UNIMPLEMENTED",
+                                                 "INTERNAL",
+                                                 "UNAVAILABLE",
+                                                 "DATA_LOSS",
+                                                 "UNAUTHENTICATED"};
   const auto index = static_cast<size_t>(code);
   return index < std::size(kNames) ? kNames[index] : "UNKNOWN";
 }

@@ -1,4 +1,5 @@
-// Statuses with machine-readable details: absl::Status payloads inside the server, google.rpc.Status on the wire.
+// Statuses with machine-readable details: absl::Status payloads inside the server,
+// google.rpc.Status on the wire.
 
 #ifndef MAMBAD_SERVER_STATUS_DETAILS_H_
 #define MAMBAD_SERVER_STATUS_DETAILS_H_
@@ -33,22 +34,24 @@ class FieldViolations {
   }
 
   bool empty() const { return violations_.empty(); }
-  // OK when empty; else `code` with "field: description" of the first and a google.rpc.BadRequest of all.
+  // OK when empty; else `code` with "field: description" of the first and a google.rpc.BadRequest
+  // of all.
   absl::Status ToStatus(absl::StatusCode code = absl::StatusCode::kInvalidArgument) const;
 
  private:
   std::vector<std::pair<std::string, std::string>> violations_;
 };
 
-// An engine's INVALID_ARGUMENT "field.path: text" with the field's wire name as a google.rpc.BadRequest; other statuses and
-// messages without a path come back unchanged.
+// An engine's INVALID_ARGUMENT "field.path: text" with the field's wire name as a
+// google.rpc.BadRequest; other statuses and messages without a path come back unchanged.
 absl::Status WithFieldDetails(const absl::Status& status);
 
 // RESOURCE_EXHAUSTED with google.rpc.RetryInfo.
 absl::Status ExhaustedError(absl::string_view message, absl::Duration retry_after);
 
-// The status as gRPC sends it: payloads as google.rpc.Status in `grpc-status-details-bin`, and `grpc-retry-pushback-ms` in
-// the trailing metadata of `context` when there is a RetryInfo. Call before Finish, with the call's own context.
+// The status as gRPC sends it: payloads as google.rpc.Status in `grpc-status-details-bin`, and
+// `grpc-retry-pushback-ms` in the trailing metadata of `context` when there is a RetryInfo. Call
+// before Finish, with the call's own context.
 grpc::Status ToGrpcStatus(const absl::Status& status, grpc::ServerContextBase* context);
 
 // "OK", "INVALID_ARGUMENT", ...: for labels and logs.

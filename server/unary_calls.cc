@@ -61,7 +61,8 @@ void UnaryEngineCall::OnCancel() {
     std::lock_guard<std::mutex> lock(mutex_);
     const bool late = absl::FromChrono(context_->deadline()) <= absl::Now();
     if (status_.ok()) {
-      status_ = late ? absl::DeadlineExceededError("the deadline passed") : absl::CancelledError("the caller is gone");
+      status_ = late ? absl::DeadlineExceededError("the deadline passed")
+                     : absl::CancelledError("the caller is gone");
     }
   }
   ticket_.Cancel();
@@ -77,14 +78,18 @@ void UnaryEngineCall::End(const absl::Status& status) {
   Finish(ToGrpcStatus(status, context_));
 }
 
-grpc::ServerUnaryReactor* GenerateOnceCall::Start(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                                                  const v1::GenerateRequest* request, v1::GenerateResponse* response) {
-  return UnaryEngineCall::Start(
-      std::shared_ptr<UnaryEngineCall>(new GenerateOnceCall(environment, context, request, response)));
+grpc::ServerUnaryReactor* GenerateOnceCall::Start(CallEnvironment* environment,
+                                                  grpc::CallbackServerContext* context,
+                                                  const v1::GenerateRequest* request,
+                                                  v1::GenerateResponse* response) {
+  return UnaryEngineCall::Start(std::shared_ptr<UnaryEngineCall>(
+      new GenerateOnceCall(environment, context, request, response)));
 }
 
-GenerateOnceCall::GenerateOnceCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                                   const v1::GenerateRequest* request, v1::GenerateResponse* response)
+GenerateOnceCall::GenerateOnceCall(CallEnvironment* environment,
+                                   grpc::CallbackServerContext* context,
+                                   const v1::GenerateRequest* request,
+                                   v1::GenerateResponse* response)
     : UnaryEngineCall(environment, context, "GenerateOnce", request->request_id()),
       request_(request),
       response_(response) {}
@@ -99,21 +104,27 @@ absl::StatusOr<Request> GenerateOnceCall::Prepare(const Engine& engine, absl::Ti
 }
 
 void GenerateOnceCall::Gather(const TokenEvent& event) {
-  AppendEvent(event, seed_, event.index == 0 ? response_ : response_->mutable_further_samples(event.index - 1));
+  AppendEvent(event, seed_,
+              event.index == 0 ? response_ : response_->mutable_further_samples(event.index - 1));
 }
 
-grpc::ServerUnaryReactor* ScoreCall::Start(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                                           const v1::ScoreRequest* request, v1::ScoreResponse* response) {
+grpc::ServerUnaryReactor* ScoreCall::Start(CallEnvironment* environment,
+                                           grpc::CallbackServerContext* context,
+                                           const v1::ScoreRequest* request,
+                                           v1::ScoreResponse* response) {
   return UnaryEngineCall::Start(
       std::shared_ptr<UnaryEngineCall>(new ScoreCall(environment, context, request, response)));
 }
 
 ScoreCall::ScoreCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
                      const v1::ScoreRequest* request, v1::ScoreResponse* response)
-    : UnaryEngineCall(environment, context, "Score", request->request_id()), request_(request), response_(response) {}
+    : UnaryEngineCall(environment, context, "Score", request->request_id()),
+      request_(request),
+      response_(response) {}
 
 absl::StatusOr<Request> ScoreCall::Prepare(const Engine& engine, absl::Time deadline) {
-  absl::StatusOr<Request> prepared = PrepareScore(*request_, engine, environment_->options.limits, deadline);
+  absl::StatusOr<Request> prepared =
+      PrepareScore(*request_, engine, environment_->options.limits, deadline);
   if (!prepared.ok()) return prepared;
   response_->mutable_token_ids()->Add(prepared->prompt.begin(), prepared->prompt.end());
   response_->set_from(*prepared->score_from);
@@ -124,7 +135,8 @@ void ScoreCall::Gather(const TokenEvent& event) {
   for (const TokenLogprob& logprob : event.prompt_logprobs) {
     AppendLogprob(logprob, response_->add_logprobs());
     response_->set_total_logprob(response_->total_logprob() + double{logprob.logprob});
-    const bool most_likely = !logprob.alternatives.empty() && logprob.alternatives[0].first == logprob.id;
+    const bool most_likely =
+        !logprob.alternatives.empty() && logprob.alternatives[0].first == logprob.id;
     if (most_likely && response_->greedy_tokens() == response_->logprobs_size() - 1) {
       response_->set_greedy_tokens(response_->logprobs_size());
     }

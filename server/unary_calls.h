@@ -1,7 +1,7 @@
 // The calls that are answered once but run in the engine: GenerateOnce and Score.
 //
-// Life: Start -> text worker prepares and submits -> engine events are gathered -> when every sample has ended: Finish ->
-// OnDone. The answer is bounded by the context and the request limits.
+// Life: Start -> text worker prepares and submits -> engine events are gathered -> when every
+// sample has ended: Finish -> OnDone. The answer is bounded by the context and the request limits.
 
 #ifndef MAMBAD_SERVER_UNARY_CALLS_H_
 #define MAMBAD_SERVER_UNARY_CALLS_H_
@@ -20,8 +20,8 @@
 
 namespace mambad::server {
 
-// What both have in common. Entered from network threads, a text worker and the engine thread; what is mutable is guarded by
-// mutex_. The engine and gRPC are never called with it held.
+// What both have in common. Entered from network threads, a text worker and the engine thread; what
+// is mutable is guarded by mutex_. The engine and gRPC are never called with it held.
 class UnaryEngineCall : public grpc::ServerUnaryReactor,
                         public EventSink,
                         public std::enable_shared_from_this<UnaryEngineCall> {
@@ -31,8 +31,8 @@ class UnaryEngineCall : public grpc::ServerUnaryReactor,
   void OnDone() final;
 
  protected:
-  UnaryEngineCall(CallEnvironment* environment, grpc::CallbackServerContext* context, absl::string_view method,
-                  const std::string& request_id);
+  UnaryEngineCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
+                  absl::string_view method, const std::string& request_id);
 
   static grpc::ServerUnaryReactor* Start(std::shared_ptr<UnaryEngineCall> call);
 
@@ -45,10 +45,10 @@ class UnaryEngineCall : public grpc::ServerUnaryReactor,
 
  private:
   void PrepareAndSubmit(Engine* engine);
-  void End(const absl::Status& status);   // once; no event comes after
+  void End(const absl::Status& status);  // once; no event comes after
 
   grpc::CallbackServerContext* const context_;
-  std::shared_ptr<UnaryEngineCall> self_;   // until OnDone: gRPC's share of the ownership
+  std::shared_ptr<UnaryEngineCall> self_;  // until OnDone: gRPC's share of the ownership
   EngineTicket ticket_;
   std::mutex mutex_;
   CallRecord record_;
@@ -59,8 +59,10 @@ class UnaryEngineCall : public grpc::ServerUnaryReactor,
 class GenerateOnceCall final : public UnaryEngineCall {
  public:
   // The reactor to return to gRPC; request, response and context are gRPC's and live until OnDone.
-  static grpc::ServerUnaryReactor* Start(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                                         const v1::GenerateRequest* request, v1::GenerateResponse* response);
+  static grpc::ServerUnaryReactor* Start(CallEnvironment* environment,
+                                         grpc::CallbackServerContext* context,
+                                         const v1::GenerateRequest* request,
+                                         v1::GenerateResponse* response);
 
  private:
   GenerateOnceCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
@@ -70,17 +72,19 @@ class GenerateOnceCall final : public UnaryEngineCall {
 
   const v1::GenerateRequest* const request_;
   v1::GenerateResponse* const response_;
-  uint64_t seed_ = 0;   // written before Submit, read by events after it
+  uint64_t seed_ = 0;  // written before Submit, read by events after it
 };
 
 class ScoreCall final : public UnaryEngineCall {
  public:
-  static grpc::ServerUnaryReactor* Start(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                                         const v1::ScoreRequest* request, v1::ScoreResponse* response);
+  static grpc::ServerUnaryReactor* Start(CallEnvironment* environment,
+                                         grpc::CallbackServerContext* context,
+                                         const v1::ScoreRequest* request,
+                                         v1::ScoreResponse* response);
 
  private:
-  ScoreCall(CallEnvironment* environment, grpc::CallbackServerContext* context, const v1::ScoreRequest* request,
-            v1::ScoreResponse* response);
+  ScoreCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
+            const v1::ScoreRequest* request, v1::ScoreResponse* response);
   absl::StatusOr<Request> Prepare(const Engine& engine, absl::Time deadline) override;
   void Gather(const TokenEvent& event) override;
 

@@ -1,4 +1,5 @@
-// mambactl bench: load with a fixed number of requests at a time (closed loop) or at a given rate (open loop).
+// mambactl bench: load with a fixed number of requests at a time (closed loop) or at a given rate
+// (open loop).
 
 #include <atomic>
 #include <chrono>
@@ -30,10 +31,10 @@ struct BenchFlags {
   GenerationFlags generation;
   int requests = 64;
   int concurrency = 4;
-  std::optional<double> rate;            // requests a second: open loop
-  std::optional<int> prompt_tokens;      // random prompts of this many ids
-  std::string prompts_file;              // one prompt a line
-  uint64_t bench_seed = 1;               // of prompts and arrival times
+  std::optional<double> rate;        // requests a second: open loop
+  std::optional<int> prompt_tokens;  // random prompts of this many ids
+  std::string prompts_file;          // one prompt a line
+  uint64_t bench_seed = 1;           // of prompts and arrival times
   std::optional<double> goal_first_token_ms, goal_per_token_ms, goal_end_to_end_ms;
 };
 
@@ -43,7 +44,8 @@ std::optional<double> Seconds(const std::optional<double>& milliseconds) {
 }
 
 // The requests of a run, made before its clock starts.
-std::string MakeRequests(const BenchFlags& flags, int vocabulary, std::vector<v1::GenerateRequest>* requests) {
+std::string MakeRequests(const BenchFlags& flags, int vocabulary,
+                         std::vector<v1::GenerateRequest>* requests) {
   v1::GenerateRequest base;
   if (std::string problem = flags.generation.Fill(&base); !problem.empty()) return problem;
   std::vector<std::string> prompts;
@@ -70,8 +72,8 @@ std::string MakeRequests(const BenchFlags& flags, int vocabulary, std::vector<v1
   return "";
 }
 
-BenchSample RunRequest(const Connection& connection, v1::Generation::Stub* stub, const v1::GenerateRequest& request,
-                       Clock::time_point begin) {
+BenchSample RunRequest(const Connection& connection, v1::Generation::Stub* stub,
+                       const v1::GenerateRequest& request, Clock::time_point begin) {
   BenchSample sample;
   grpc::ClientContext context;
   connection.Prepare(&context);
@@ -103,7 +105,8 @@ BenchSample RunRequest(const Connection& connection, v1::Generation::Stub* stub,
 }
 
 void RunClosedLoop(const Connection& connection, v1::Generation::Stub* stub, int concurrency,
-                   const std::vector<v1::GenerateRequest>& requests, std::vector<BenchSample>* samples) {
+                   const std::vector<v1::GenerateRequest>& requests,
+                   std::vector<BenchSample>* samples) {
   std::atomic<size_t> next{0};
   std::vector<std::thread> threads;
   for (int i = 0; i < concurrency; ++i) {
@@ -116,10 +119,11 @@ void RunClosedLoop(const Connection& connection, v1::Generation::Stub* stub, int
   for (std::thread& thread : threads) thread.join();
 }
 
-// Requests arrive as a Poisson process, whatever the server does. Times count from the planned arrival, so that a late start
-// is the server's loss and not hidden.
-void RunOpenLoop(const Connection& connection, v1::Generation::Stub* stub, double rate, uint64_t seed,
-                 const std::vector<v1::GenerateRequest>& requests, std::vector<BenchSample>* samples) {
+// Requests arrive as a Poisson process, whatever the server does. Times count from the planned
+// arrival, so that a late start is the server's loss and not hidden.
+void RunOpenLoop(const Connection& connection, v1::Generation::Stub* stub, double rate,
+                 uint64_t seed, const std::vector<v1::GenerateRequest>& requests,
+                 std::vector<BenchSample>* samples) {
   std::mt19937_64 random(seed);
   std::exponential_distribution<double> gap(rate);
   std::vector<std::thread> threads;
@@ -129,7 +133,8 @@ void RunOpenLoop(const Connection& connection, v1::Generation::Stub* stub, doubl
     threads.emplace_back([&, index, arrival] {
       (*samples)[index] = RunRequest(connection, stub, requests[index], arrival);
     });
-    arrival += std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(gap(random)));
+    arrival +=
+        std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(gap(random)));
   }
   for (std::thread& thread : threads) thread.join();
 }
@@ -139,7 +144,8 @@ int Bench(const Connection& connection, const BenchFlags& flags) {
   v1::GetModelInfoResponse info;
   grpc::ClientContext context;
   connection.Prepare(&context);
-  const grpc::Status status = stub->GetModelInfo(&context, {}, &info);   // also opens the connection before the clock starts
+  const grpc::Status status =
+      stub->GetModelInfo(&context, {}, &info);  // also opens the connection before the clock starts
   if (!status.ok()) return ReportFailure(connection, status);
   std::vector<v1::GenerateRequest> requests;
   std::string problem = MakeRequests(flags, info.model().vocabulary(), &requests);
@@ -163,19 +169,27 @@ int Bench(const Connection& connection, const BenchFlags& flags) {
 }  // namespace
 
 void AddBenchCommand(CLI::App* app, const Connection* connection, int* result) {
-  CLI::App* command = app->add_subcommand("bench", "Load the server and measure: closed loop, or open loop with --rate");
+  CLI::App* command = app->add_subcommand(
+      "bench", "Load the server and measure: closed loop, or open loop with --rate");
   auto flags = std::make_shared<BenchFlags>();
   flags->generation.Register(command, /*with_input=*/true);
-  command->add_option("--requests", flags->requests, "Requests in all (default 64)")->check(CLI::Range(1, 1000000));
-  command->add_option("--concurrency", flags->concurrency, "Closed loop: requests at a time (default 4)")
+  command->add_option("--requests", flags->requests, "Requests in all (default 64)")
+      ->check(CLI::Range(1, 1000000));
+  command
+      ->add_option("--concurrency", flags->concurrency,
+                   "Closed loop: requests at a time (default 4)")
       ->check(CLI::Range(1, 4096));
-  command->add_option("--rate", flags->rate, "Open loop: requests a second")->check(CLI::PositiveNumber);
+  command->add_option("--rate", flags->rate, "Open loop: requests a second")
+      ->check(CLI::PositiveNumber);
   command->add_option("--prompt-tokens", flags->prompt_tokens, "Random prompts of this many tokens")
       ->check(CLI::Range(1, 1 << 20));
   command->add_option("--prompts", flags->prompts_file, "File with one prompt a line");
-  command->add_option("--bench-seed", flags->bench_seed, "Seed of prompts and arrivals (default 1)");
-  command->add_option("--goal-ttft", flags->goal_first_token_ms, "Goodput counts requests with a first token within this, ms");
-  command->add_option("--goal-tpot", flags->goal_per_token_ms, "and a mean time of a token within this, ms");
+  command->add_option("--bench-seed", flags->bench_seed,
+                      "Seed of prompts and arrivals (default 1)");
+  command->add_option("--goal-ttft", flags->goal_first_token_ms,
+                      "Goodput counts requests with a first token within this, ms");
+  command->add_option("--goal-tpot", flags->goal_per_token_ms,
+                      "and a mean time of a token within this, ms");
   command->add_option("--goal-e2e", flags->goal_end_to_end_ms, "and an end within this, ms");
   command->callback([=] { *result = Bench(*connection, *flags); });
 }

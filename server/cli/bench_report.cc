@@ -28,7 +28,8 @@ BenchReport::Row BenchReport::Summarize(std::vector<double> seconds) {
   row.count = static_cast<int64_t>(seconds.size());
   if (seconds.empty()) return row;
   std::sort(seconds.begin(), seconds.end());
-  row.mean = 1e3 * std::accumulate(seconds.begin(), seconds.end(), 0.0) / static_cast<double>(seconds.size());
+  row.mean = 1e3 * std::accumulate(seconds.begin(), seconds.end(), 0.0) /
+             static_cast<double>(seconds.size());
   row.p50 = 1e3 * Percentile(seconds, 0.5);
   row.p90 = 1e3 * Percentile(seconds, 0.9);
   row.p99 = 1e3 * Percentile(seconds, 0.99);
@@ -63,15 +64,18 @@ BenchReport::BenchReport(std::vector<BenchSample> samples, double seconds, const
 }
 
 std::string BenchReport::Table() const {
-  std::string text = absl::StrFormat("%-6s %10s %10s %10s %10s %10s %8s\n", "ms", "mean", "p50", "p90", "p99", "max", "count");
+  std::string text = absl::StrFormat("%-6s %10s %10s %10s %10s %10s %8s\n", "ms", "mean", "p50",
+                                     "p90", "p99", "max", "count");
   for (const auto& [name, row] : rows_) {
-    absl::StrAppendFormat(&text, "%-6s %10.3f %10.3f %10.3f %10.3f %10.3f %8d\n", name, row.mean, row.p50, row.p90,
-                          row.p99, row.most, row.count);
+    absl::StrAppendFormat(&text, "%-6s %10.3f %10.3f %10.3f %10.3f %10.3f %8d\n", name, row.mean,
+                          row.p50, row.p90, row.p99, row.most, row.count);
   }
   const double acceptance = drafted_ > 0 ? double(accepted_) / double(drafted_) : 0;
-  absl::StrAppendFormat(&text, "%d requests in %.3f s: %.2f requests/s, good %.2f/s, %.1f tokens/s out, %.1f tokens/s in\n",
-                        requests_, seconds_, double(requests_) / seconds_, double(good_) / seconds_,
-                        double(completion_tokens_) / seconds_, double(prompt_tokens_) / seconds_);
+  absl::StrAppendFormat(
+      &text,
+      "%d requests in %.3f s: %.2f requests/s, good %.2f/s, %.1f tokens/s out, %.1f tokens/s in\n",
+      requests_, seconds_, double(requests_) / seconds_, double(good_) / seconds_,
+      double(completion_tokens_) / seconds_, double(prompt_tokens_) / seconds_);
   absl::StrAppendFormat(&text, "drafted %d, accepted %d (%.3f)\n", drafted_, accepted_, acceptance);
   for (const auto& [code, count] : codes_) absl::StrAppendFormat(&text, "%s %d\n", code, count);
   return text;
@@ -80,7 +84,7 @@ std::string BenchReport::Table() const {
 std::string BenchReport::Json() const {
   nlohmann::ordered_json line;
   for (const auto& [name, row] : rows_) {
-    line[absl::StrCat(name, "_ms")] = {{"mean", row.mean}, {"p50", row.p50}, {"p90", row.p90},
+    line[absl::StrCat(name, "_ms")] = {{"mean", row.mean}, {"p50", row.p50},  {"p90", row.p90},
                                        {"p99", row.p99},   {"max", row.most}, {"count", row.count}};
   }
   line["seconds"] = seconds_;

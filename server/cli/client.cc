@@ -34,8 +34,8 @@ std::string DescribeDetails(const std::string& bytes) {
         absl::StrAppend(&text, "  ", violation.field(), ": ", violation.description(), "\n");
       }
     } else if (detail.UnpackTo(&retry)) {
-      absl::StrAppend(&text, "  try again in ", retry.retry_delay().seconds() + retry.retry_delay().nanos() * 1e-9,
-                      " s\n");
+      absl::StrAppend(&text, "  try again in ",
+                      retry.retry_delay().seconds() + retry.retry_delay().nanos() * 1e-9, " s\n");
     }
   }
   return text;
@@ -56,7 +56,8 @@ std::shared_ptr<grpc::Channel> Connection::Open() const {
 
 void Connection::Prepare(grpc::ClientContext* context) const {
   if (timeout_seconds <= 0) return;
-  context->set_deadline(std::chrono::system_clock::now() + std::chrono::microseconds(int64_t(timeout_seconds * 1e6)));
+  context->set_deadline(std::chrono::system_clock::now() +
+                        std::chrono::microseconds(int64_t(timeout_seconds * 1e6)));
 }
 
 std::string ToJson(const google::protobuf::Message& message) {
@@ -77,11 +78,12 @@ int ReportFailure(const Connection& connection, const grpc::Status& status) {
   if (connection.json) {
     nlohmann::ordered_json line;
     line["error"] = {{"code", CodeText(status.error_code())}, {"message", status.error_message()}};
-    std::printf("%s\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    std::printf("%s\n",
+                line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     return kExitFailed;
   }
-  std::fprintf(stderr, "mambactl: %s: %s\n%s", CodeText(status.error_code()).c_str(), status.error_message().c_str(),
-               DescribeDetails(status.error_details()).c_str());
+  std::fprintf(stderr, "mambactl: %s: %s\n%s", CodeText(status.error_code()).c_str(),
+               status.error_message().c_str(), DescribeDetails(status.error_details()).c_str());
   return kExitFailed;
 }
 
@@ -106,11 +108,14 @@ std::string ParseMessages(const std::string& text, v1::Conversation* conversatio
     json messages = document["messages"];
     document = std::move(messages);
   }
-  if (!document.is_array()) return "messages: expected a JSON list of {\"role\": ..., \"content\": ...}";
+  if (!document.is_array())
+    return "messages: expected a JSON list of {\"role\": ..., \"content\": ...}";
   for (const json& entry : document) {
     const bool good = entry.is_object() && entry.contains("role") && entry["role"].is_string() &&
                       entry.contains("content") && entry["content"].is_string();
-    if (!good) return absl::StrCat("messages[", conversation->messages_size(), "]: expected a role and a content");
+    if (!good)
+      return absl::StrCat("messages[", conversation->messages_size(),
+                          "]: expected a role and a content");
     v1::Message* message = conversation->add_messages();
     message->set_role(entry["role"].get<std::string>());
     message->set_content(entry["content"].get<std::string>());
@@ -122,15 +127,18 @@ void GenerationFlags::Register(CLI::App* app, bool with_input) {
   if (with_input) {
     app->add_option("--prompt", prompt_, "Text to go on from; - reads standard input");
     app->add_option("--token-ids", token_ids_, "Token ids to go on from: 1,2,3");
-    app->add_option("--messages", messages_file_, "JSON file with a list of {role, content}; - reads standard input");
+    app->add_option("--messages", messages_file_,
+                    "JSON file with a list of {role, content}; - reads standard input");
   }
-  app->add_option("--max-tokens", max_tokens_, "Tokens at most (default: what the context has room for)");
+  app->add_option("--max-tokens", max_tokens_,
+                  "Tokens at most (default: what the context has room for)");
   app->add_option("--min-tokens", min_tokens_, "Tokens at least (default 0)");
   app->add_option("--temperature", temperature_, "0: greedy, to 100 (default: the model's)");
   app->add_option("--top-p", top_p_, "Above 0, to 1 (default: the model's)");
   app->add_option("--top-k", top_k_, "0: off (default: the model's)");
   app->add_option("--min-p", min_p_, "0 to 1 (default: the model's)");
-  app->add_option("--repetition-penalty", repetition_penalty_, "Above 0, to 100 (default: the model's)");
+  app->add_option("--repetition-penalty", repetition_penalty_,
+                  "Above 0, to 100 (default: the model's)");
   app->add_option("--presence-penalty", presence_penalty_, "-100 to 100 (default 0)");
   app->add_option("--frequency-penalty", frequency_penalty_, "-100 to 100 (default 0)");
   app->add_option("--seed", seed_, "Repeats an answer (default: drawn by the server)");
@@ -145,7 +153,8 @@ void GenerationFlags::Register(CLI::App* app, bool with_input) {
   app->add_flag("--echo", echo_, "The prompt's text first");
   app->add_option("--n", n_, "Samples (default 1)");
   app->add_option("--stream-interval", stream_interval_, "Tokens a message (default 1)");
-  app->add_option("--speculation", speculation_, "auto, off, draft-model or prompt-lookup (default auto)")
+  app->add_option("--speculation", speculation_,
+                  "auto, off, draft-model or prompt-lookup (default auto)")
       ->check(CLI::IsMember({"auto", "off", "draft-model", "prompt-lookup"}));
   app->add_option("--draft-length", draft_length_, "Tokens a round (default: adapted)");
   app->add_option("--priority", priority_, "-100 to 100, higher first (default 0)");
@@ -193,19 +202,22 @@ std::string GenerationFlags::Fill(v1::GenerateRequest* request) const {
     const std::vector<std::string> parts = absl::StrSplit(entry, ':');
     int32_t id = 0;
     float bias = 0;
-    if (parts.size() != 2 || !absl::SimpleAtoi(parts[0], &id) || !absl::SimpleAtof(parts[1], &bias)) {
+    if (parts.size() != 2 || !absl::SimpleAtoi(parts[0], &id) ||
+        !absl::SimpleAtof(parts[1], &bias)) {
       return "--logit-bias: expected ID:BIAS";
     }
     (*sampling->mutable_logit_bias())[id] = bias;
   }
   std::vector<int32_t> ids;
-  if (!ParseTokenIds(allowed_token_ids_.value_or(""), &ids)) return "--allowed-token-ids: expected numbers as in 1,2,3";
+  if (!ParseTokenIds(allowed_token_ids_.value_or(""), &ids))
+    return "--allowed-token-ids: expected numbers as in 1,2,3";
   sampling->mutable_allowed_token_ids()->Add(ids.begin(), ids.end());
   v1::Stopping* stopping = request->mutable_stopping();
   if (max_tokens_) stopping->set_max_tokens(*max_tokens_);
   if (min_tokens_) stopping->set_min_tokens(*min_tokens_);
   for (const std::string& text : stop_strings_) stopping->add_stop_strings(text);
-  if (!ParseTokenIds(stop_token_ids_.value_or(""), &ids)) return "--stop-token-ids: expected numbers as in 1,2,3";
+  if (!ParseTokenIds(stop_token_ids_.value_or(""), &ids))
+    return "--stop-token-ids: expected numbers as in 1,2,3";
   stopping->mutable_stop_token_ids()->Add(ids.begin(), ids.end());
   if (ignore_eos_) stopping->set_ignore_eos(true);
   if (include_stop_) stopping->set_include_stop(true);

@@ -16,15 +16,18 @@ void PrintSummary(const v1::GenerateResponse& message) {
   const v1::Completion& completion = message.completion();
   const double seconds = static_cast<double>(completion.timing().total_us()) * 1e-6;
   std::string line = absl::StrCat("[", v1::FinishReason_Name(completion.finish_reason()), ", ",
-                                  completion.usage().prompt_tokens(), " + ", completion.usage().completion_tokens(),
-                                  " tokens");
+                                  completion.usage().prompt_tokens(), " + ",
+                                  completion.usage().completion_tokens(), " tokens");
   if (seconds > 0) {
-    absl::StrAppend(&line, ", ", static_cast<int64_t>(double(completion.usage().completion_tokens()) / seconds + 0.5),
-                    " tokens/s");
+    absl::StrAppend(
+        &line, ", ",
+        static_cast<int64_t>(double(completion.usage().completion_tokens()) / seconds + 0.5),
+        " tokens/s");
   }
   const v1::SpeculationReport& speculation = completion.speculation();
   if (speculation.drafted() > 0) {
-    absl::StrAppend(&line, ", ", speculation.accepted(), " of ", speculation.drafted(), " drafts accepted");
+    absl::StrAppend(&line, ", ", speculation.accepted(), " of ", speculation.drafted(),
+                    " drafts accepted");
   }
   std::fprintf(stderr, "%s]\n", line.c_str());
 }
@@ -48,24 +51,28 @@ int GenerateOnce(const Connection& connection, const v1::GenerateRequest& reques
   }
   const bool numbered = response.further_samples_size() > 0;
   PrintSample(response, numbered);
-  for (const v1::GenerateResponse& sample : response.further_samples()) PrintSample(sample, numbered);
+  for (const v1::GenerateResponse& sample : response.further_samples())
+    PrintSample(sample, numbered);
   return kExitGood;
 }
 
 // Texts of several samples come interleaved: they are gathered and printed as each ends.
-int GenerateStreaming(const Connection& connection, const v1::GenerateRequest& request, std::string* answer) {
+int GenerateStreaming(const Connection& connection, const v1::GenerateRequest& request,
+                      std::string* answer) {
   auto stub = v1::Generation::NewStub(connection.Open());
   grpc::ClientContext context;
   connection.Prepare(&context);
   auto reader = stub->Generate(&context, request);
   const bool several = request.output().n() > 1;
-  std::vector<v1::GenerateResponse> samples(static_cast<size_t>(several ? request.output().n() : 1));
+  std::vector<v1::GenerateResponse> samples(
+      static_cast<size_t>(several ? request.output().n() : 1));
   v1::GenerateResponse message;
   while (reader->Read(&message)) {
     if (connection.json) {
       PrintJson(message);
     } else if (several) {
-      v1::GenerateResponse& sample = samples.at(static_cast<size_t>(message.index()) % samples.size());
+      v1::GenerateResponse& sample =
+          samples.at(static_cast<size_t>(message.index()) % samples.size());
       sample.mutable_text()->append(message.text());
       sample.set_index(message.index());
       if (message.has_completion()) {
@@ -131,7 +138,8 @@ void AddGenerateCommand(CLI::App* app, const Connection* connection, int* result
 }
 
 void AddChatCommand(CLI::App* app, const Connection* connection, int* result) {
-  CLI::App* command = app->add_subcommand("chat", "Talk with the model, a line at a time; ends with the input");
+  CLI::App* command =
+      app->add_subcommand("chat", "Talk with the model, a line at a time; ends with the input");
   auto flags = std::make_shared<GenerationFlags>();
   auto system = std::make_shared<std::string>();
   flags->Register(command, /*with_input=*/false);

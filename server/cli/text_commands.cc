@@ -21,7 +21,8 @@ struct TextFlags {
 int Score(const Connection& connection, const TextFlags& flags) {
   v1::ScoreRequest request;
   std::vector<int32_t> ids;
-  if (flags.text.has_value() == flags.token_ids.has_value()) return ReportBadInput("give --text or --token-ids");
+  if (flags.text.has_value() == flags.token_ids.has_value())
+    return ReportBadInput("give --text or --token-ids");
   if (flags.text) {
     request.set_text(*flags.text);
   } else if (!ParseTokenIds(*flags.token_ids, &ids)) {
@@ -44,7 +45,8 @@ int Score(const Connection& connection, const TextFlags& flags) {
   std::printf("position       id    logprob\n");
   for (int i = 0; i < response.logprobs_size(); ++i) {
     const v1::TokenLogprob& logprob = response.logprobs(i);
-    std::printf("%8ld %8d %10.5f", static_cast<long>(response.from() + i), logprob.id(), logprob.logprob());
+    std::printf("%8ld %8d %10.5f", static_cast<long>(response.from() + i), logprob.id(),
+                logprob.logprob());
     for (const auto& alternative : logprob.alternatives()) {
       std::printf("   %d %.5f", alternative.id(), alternative.logprob());
     }
@@ -56,12 +58,14 @@ int Score(const Connection& connection, const TextFlags& flags) {
 
 int Tokenize(const Connection& connection, const TextFlags& flags) {
   v1::TokenizeRequest request;
-  if (flags.text.has_value() == flags.messages.has_value()) return ReportBadInput("give --text or --messages");
+  if (flags.text.has_value() == flags.messages.has_value())
+    return ReportBadInput("give --text or --messages");
   if (flags.text) {
     request.set_text(*flags.text);
     if (flags.plain) request.set_add_special_tokens(false);
     if (flags.plain) request.set_parse_special(false);
-  } else if (std::string problem = ParseMessages(*flags.messages, request.mutable_conversation()); !problem.empty()) {
+  } else if (std::string problem = ParseMessages(*flags.messages, request.mutable_conversation());
+             !problem.empty()) {
     return ReportBadInput(problem);
   }
   auto stub = v1::Generation::NewStub(connection.Open());
@@ -74,7 +78,8 @@ int Tokenize(const Connection& connection, const TextFlags& flags) {
     PrintJson(response);
     return kExitGood;
   }
-  for (int i = 0; i < response.token_ids_size(); ++i) std::printf(i == 0 ? "%d" : ",%d", response.token_ids(i));
+  for (int i = 0; i < response.token_ids_size(); ++i)
+    std::printf(i == 0 ? "%d" : ",%d", response.token_ids(i));
   std::printf("\n");
   return kExitGood;
 }
@@ -109,7 +114,8 @@ void AddScoreCommand(CLI::App* app, const Connection* connection, int* result) {
   command->add_option("--text,--prompt", flags->text, "Text to score");
   command->add_option("--token-ids", flags->token_ids, "Token ids to score: 1,2,3");
   command->add_option("--from", flags->from, "Position of the first scored token (default 1)");
-  command->add_option("--alternatives", flags->alternatives, "Most likely tokens at each position (default 0)");
+  command->add_option("--alternatives", flags->alternatives,
+                      "Most likely tokens at each position (default 0)");
   command->callback([=] { *result = Score(*connection, *flags); });
 }
 

@@ -17,9 +17,9 @@
 namespace mambad::server {
 namespace {
 
+using grpc::health::v1::HealthCheckResponse;
 using ::testing::HasSubstr;
 using ::testing::Not;
-using grpc::health::v1::HealthCheckResponse;
 
 HealthCheckResponse::ServingStatus Health(const TestDaemon& daemon, const std::string& service) {
   auto stub = grpc::health::v1::Health::NewStub(daemon.Channel());
@@ -36,7 +36,8 @@ TEST(DaemonTest, ServesOnlyWhenTheModelIsLoaded) {
   for (const char* service : {"", "mambad.v1.Generation"}) {
     EXPECT_EQ(Health(daemon, service), HealthCheckResponse::NOT_SERVING) << service;
   }
-  EXPECT_EQ(daemon.Generate(TextRequest("hello")).status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(daemon.Generate(TextRequest("hello")).status.error_code(),
+            grpc::StatusCode::UNAVAILABLE);
   grpc::ClientContext context;
   v1::GetLoadResponse load;
   EXPECT_EQ(daemon.stub().GetLoad(&context, {}, &load).error_code(), grpc::StatusCode::UNAVAILABLE);
@@ -57,7 +58,8 @@ TEST(DaemonTest, DrainLetsRunningCallsFinishAndRefusesNewOnes) {
   auto drained = std::async(std::launch::async, [&] { daemon.daemon().Drain(); });
   // Refused from some moment on, while the stream goes on.
   grpc::StatusCode code = grpc::StatusCode::OK;
-  while (code == grpc::StatusCode::OK) code = daemon.Generate(TextRequest("x", 1)).status.error_code();
+  while (code == grpc::StatusCode::OK)
+    code = daemon.Generate(TextRequest("x", 1)).status.error_code();
   EXPECT_EQ(code, grpc::StatusCode::UNAVAILABLE);
   while (reader->Read(&message)) text += message.text();
   EXPECT_TRUE(reader->Finish().ok());
@@ -87,13 +89,17 @@ TEST(DaemonTest, TakenPortsAndMissingModelsAreErrors) {
   options.metrics_listen = "127.0.0.1:0";
   TestDaemon first(options);
   RequestLog log(LogFormat::kPlain, LogLevel::kError);
-  const auto open = [](const EngineOptions& options, StepObserver* observer) { return OpenFakeEngine(options, observer); };
+  const auto open = [](const EngineOptions& options, StepObserver* observer) {
+    return OpenFakeEngine(options, observer);
+  };
   options = TestDaemon::Options();
   options.listen = absl::StrCat("127.0.0.1:", first.daemon().port());
-  EXPECT_THAT(std::string(Daemon::Listen(options, open, &log).status().message()), HasSubstr("listen: cannot listen on"));
+  EXPECT_THAT(std::string(Daemon::Listen(options, open, &log).status().message()),
+              HasSubstr("listen: cannot listen on"));
   options = TestDaemon::Options();
   options.metrics_listen = absl::StrCat("127.0.0.1:", first.daemon().metrics_port());
-  EXPECT_THAT(std::string(Daemon::Listen(options, open, &log).status().message()), HasSubstr("metrics.listen: cannot"));
+  EXPECT_THAT(std::string(Daemon::Listen(options, open, &log).status().message()),
+              HasSubstr("metrics.listen: cannot"));
   options = TestDaemon::Options();
   options.engine.model = "missing";
   auto daemon = Daemon::Listen(options, open, &log);
@@ -129,7 +135,7 @@ TEST(MetricsTest, NamesAndValues) {
            "mambad_request_failure_total{code=\"INVALID_ARGUMENT\"} 1",
            "mambad_prompt_tokens_total 13",
            "mambad_cached_prompt_tokens_total 0",
-           "mambad_generation_tokens_total 1",   // 15 and the step that only ended a sample
+           "mambad_generation_tokens_total 1",  // 15 and the step that only ended a sample
            "mambad_spec_decode_num_drafts_total 4",
            "mambad_spec_decode_num_draft_tokens_total 8",
            "mambad_spec_decode_num_accepted_tokens_total 4",

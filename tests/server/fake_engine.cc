@@ -19,7 +19,8 @@ namespace {
 
 class ByteTokenizer : public text::Tokenizer {
  public:
-  absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text, const EncodeOptions& options) const override {
+  absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
+                                              const EncodeOptions& options) const override {
     std::vector<TokenId> ids;
     if (options.add_special_tokens) ids.push_back(kFakeBos);
     for (char c : text) {
@@ -54,12 +55,14 @@ class ByteTokenizer : public text::Tokenizer {
 };
 
 constexpr char kFakeTemplate[] =
-    "{% for m in messages %}{% if m['role'] == 'nobody' %}{{ raise_exception('nobody may not speak') }}{% endif %}"
-    "[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+    "{% for m in messages %}{% if m['role'] == 'nobody' %}{{ raise_exception('nobody may not "
+    "speak') }}{% endif %}"
+    "[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[assistant]{% "
+    "endif %}";
 
 struct Sample {
   bool ended = false;
-  std::string text;   // made so far, for stop strings
+  std::string text;  // made so far, for stop strings
   int64_t tokens = 0;
 };
 
@@ -76,7 +79,10 @@ struct Active {
 class FakeEngine : public Engine {
  public:
   FakeEngine(const EngineOptions& options, StepObserver* observer, const FakeOptions& fake)
-      : options_(options), observer_(observer), fake_(fake), chat_template_(text::ChatTemplate::Parse(kFakeTemplate)) {
+      : options_(options),
+        observer_(observer),
+        fake_(fake),
+        chat_template_(text::ChatTemplate::Parse(kFakeTemplate)) {
     model_.family = "mamba";
     model_.path = options.model;
     model_.weight_type = "float32";
@@ -101,7 +107,8 @@ class FakeEngine : public Engine {
 
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override {
     // One rule that only the engine knows, to see its words become details.
-    if (request.sampling.top_k == 13) return absl::InvalidArgumentError("sampling.top_k: 13 given, allowed anything else");
+    if (request.sampling.top_k == 13)
+      return absl::InvalidArgumentError("sampling.top_k: 13 given, allowed anything else");
     std::lock_guard<std::mutex> lock(mutex_);
     if (draining_) return absl::UnavailableError("draining");
     if (static_cast<int>(active_.size()) >= options_.max_waiting + options_.max_sequences) {
@@ -142,21 +149,28 @@ class FakeEngine : public Engine {
   }
   absl::Duration EstimatedWait() const override { return absl::Milliseconds(1500); }
   const ModelInfo& model() const override { return model_; }
-  const ModelInfo* draft_model() const override { return options_.draft_model.empty() ? nullptr : &draft_; }
+  const ModelInfo* draft_model() const override {
+    return options_.draft_model.empty() ? nullptr : &draft_;
+  }
   const EngineOptions& options() const override { return options_; }
   const SamplingParams& default_sampling() const override { return default_sampling_; }
-  const text::Tokenizer* tokenizer() const override { return fake_.has_tokenizer ? &tokenizer_ : nullptr; }
-  const text::ChatTemplate* chat_template() const override { return fake_.has_tokenizer ? &*chat_template_ : nullptr; }
+  const text::Tokenizer* tokenizer() const override {
+    return fake_.has_tokenizer ? &tokenizer_ : nullptr;
+  }
+  const text::ChatTemplate* chat_template() const override {
+    return fake_.has_tokenizer ? &*chat_template_ : nullptr;
+  }
   text::ChatTemplate::Variables chat_variables() const override { return {}; }
 
  private:
   bool HasWork() const {
     return stopping_ || !cancelled_.empty() || !resumed_.empty() ||
-           std::any_of(active_.begin(), active_.end(), [](const Active& a) { return !a.running || !a.paused; });
+           std::any_of(active_.begin(), active_.end(),
+                       [](const Active& a) { return !a.running || !a.paused; });
   }
 
-  // Only this thread adds to running requests and removes them; others append to active_ under the lock, and a deque keeps its
-  // elements where they are then. Sinks are called without the lock.
+  // Only this thread adds to running requests and removes them; others append to active_ under the
+  // lock, and a deque keeps its elements where they are then. Sinks are called without the lock.
   void Run() {
     for (;;) {
       std::vector<Active*> step;
@@ -196,13 +210,15 @@ class FakeEngine : public Engine {
         }
       }
       if (observer_ != nullptr && made > 0) {
-        observer_->OnStep({static_cast<int>(step.size()), static_cast<int>(made), 0, 2, 1e-5, 2e-5, 5e-5});
+        observer_->OnStep(
+            {static_cast<int>(step.size()), static_cast<int>(made), 0, 2, 1e-5, 2e-5, 5e-5});
       }
       std::lock_guard<std::mutex> lock(mutex_);
       stats_.generation_tokens += made;
       stats_.steps += 1;
       for (auto it = active_.begin(); it != active_.end();) {
-        const bool ended = std::all_of(it->samples.begin(), it->samples.end(), [](const Sample& s) { return s.ended; });
+        const bool ended = std::all_of(it->samples.begin(), it->samples.end(),
+                                       [](const Sample& s) { return s.ended; });
         it = ended ? active_.erase(it) : it + 1;
       }
       if (stop && active_.empty()) return;
@@ -283,14 +299,16 @@ class FakeEngine : public Engine {
     if (active.request.output.echo) event->text = tokenizer_.Decode(prompt, true);
     const int alternatives = active.request.output.prompt_logprobs;
     if (alternatives < 0 || event->index != 0) return;
-    for (size_t i = 1; i < prompt.size(); ++i) event->prompt_logprobs.push_back(Logprob(prompt[i], alternatives));
+    for (size_t i = 1; i < prompt.size(); ++i)
+      event->prompt_logprobs.push_back(Logprob(prompt[i], alternatives));
   }
 
   static TokenLogprob Logprob(TokenId id, int alternatives) {
     TokenLogprob logprob;
     logprob.id = id;
     logprob.logprob = -0.5f;
-    for (int i = 0; i < alternatives; ++i) logprob.alternatives.emplace_back((id + i) % kFakeVocabulary, -0.5f - i);
+    for (int i = 0; i < alternatives; ++i)
+      logprob.alternatives.emplace_back((id + i) % kFakeVocabulary, -0.5f - i);
     return logprob;
   }
 
@@ -307,17 +325,21 @@ class FakeEngine : public Engine {
     }
     const TokenId token = FakeToken(request.prompt, event->index, sample.tokens);
     event->tokens.push_back(token);
-    if (request.output.logprobs >= 0) event->logprobs.push_back(Logprob(token, request.output.logprobs));
+    if (request.output.logprobs >= 0)
+      event->logprobs.push_back(Logprob(token, request.output.logprobs));
     event->text += static_cast<char>(token);
     sample.text += static_cast<char>(token);
     ++sample.tokens;
     for (const std::string& stop : request.stopping.stop_strings) {
-      if (sample.text.size() < stop.size() || sample.text.substr(sample.text.size() - stop.size()) != stop) continue;
+      if (sample.text.size() < stop.size() ||
+          sample.text.substr(sample.text.size() - stop.size()) != stop)
+        continue;
       event->matched_stop = stop;
       return End(active, sample, FinishReason::kStop, event);
     }
     const int64_t room = model_.context - static_cast<int64_t>(request.prompt.size());
-    const int64_t limit = request.stopping.max_tokens > 0 ? std::min(room, request.stopping.max_tokens) : room;
+    const int64_t limit =
+        request.stopping.max_tokens > 0 ? std::min(room, request.stopping.max_tokens) : room;
     if (sample.tokens >= limit) End(active, sample, FinishReason::kLength, event);
   }
 
@@ -343,11 +365,12 @@ class FakeEngine : public Engine {
 
   mutable std::mutex mutex_;
   std::condition_variable news_, emptied_;
-  std::deque<Active> active_;                  // appended under mutex_ by anyone; erased under it by the engine thread
-  std::set<RequestId> cancelled_, resumed_;    // guarded by mutex_
-  RequestId last_id_ = 0;                      // guarded by mutex_
-  bool draining_ = false, stopping_ = false;   // guarded by mutex_
-  EngineStats stats_;                          // guarded by mutex_
+  std::deque<Active>
+      active_;  // appended under mutex_ by anyone; erased under it by the engine thread
+  std::set<RequestId> cancelled_, resumed_;   // guarded by mutex_
+  RequestId last_id_ = 0;                     // guarded by mutex_
+  bool draining_ = false, stopping_ = false;  // guarded by mutex_
+  EngineStats stats_;                         // guarded by mutex_
   std::thread thread_;
 };
 
@@ -366,7 +389,8 @@ std::string FakeText(const std::string& prompt, int sample, int64_t tokens) {
   return text;
 }
 
-absl::StatusOr<std::unique_ptr<Engine>> OpenFakeEngine(const EngineOptions& options, StepObserver* observer,
+absl::StatusOr<std::unique_ptr<Engine>> OpenFakeEngine(const EngineOptions& options,
+                                                       StepObserver* observer,
                                                        const FakeOptions& fake) {
   if (options.model == "missing") return absl::NotFoundError("missing/config.json: cannot be read");
   return std::make_unique<FakeEngine>(options, observer, fake);

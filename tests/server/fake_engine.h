@@ -1,5 +1,6 @@
-// An engine without a model, for tests of everything around it: one thread, a byte tokenizer, answers that can be computed by
-// hand. It pauses, cancels, drains, limits its queue and counts slots as the contract in engine/engine.h says.
+// An engine without a model, for tests of everything around it: one thread, a byte tokenizer,
+// answers that can be computed by hand. It pauses, cancels, drains, limits its queue and counts
+// slots as the contract in engine/engine.h says.
 
 #ifndef MAMBAD_TESTS_SERVER_FAKE_ENGINE_H_
 #define MAMBAD_TESTS_SERVER_FAKE_ENGINE_H_
@@ -18,23 +19,26 @@ inline constexpr int kFakeVocabulary = 258;
 inline constexpr TokenId kFakeBos = 256;
 inline constexpr TokenId kFakeEos = 257;
 
-// The rules of an answer: token i of sample s is the letter 'a' + (sum of the prompt's ids + s + i) % 26.
-// A prompt whose last byte is
+// The rules of an answer: token i of sample s is the letter 'a' + (sum of the prompt's ids + s + i)
+// % 26. A prompt whose last byte is
 //   '.'  ends after five tokens with end-of-text;
 //   '!'  fails after three tokens with INTERNAL;
-// others go on until max_tokens, a stop string or the context. Seeds, temperatures and biases change nothing.
+// others go on until max_tokens, a stop string or the context. Seeds, temperatures and biases
+// change nothing.
 TokenId FakeToken(const std::vector<TokenId>& prompt, int sample, int64_t position);
 std::string FakeText(const std::string& prompt, int sample, int64_t tokens);
 
 struct FakeOptions {
-  absl::Duration step = absl::Microseconds(50);   // time of one step
-  int tokens_per_step = 1;                        // that each sequence gets
+  absl::Duration step = absl::Microseconds(50);  // time of one step
+  int tokens_per_step = 1;                       // that each sequence gets
   int64_t context = 2048;
   bool has_tokenizer = true;
 };
 
-// As Engine::Open. A draft model is present when options.draft_model is given; the model "missing" is NOT_FOUND.
-absl::StatusOr<std::unique_ptr<Engine>> OpenFakeEngine(const EngineOptions& options, StepObserver* observer,
+// As Engine::Open. A draft model is present when options.draft_model is given; the model "missing"
+// is NOT_FOUND.
+absl::StatusOr<std::unique_ptr<Engine>> OpenFakeEngine(const EngineOptions& options,
+                                                       StepObserver* observer,
                                                        const FakeOptions& fake = {});
 
 }  // namespace mambad

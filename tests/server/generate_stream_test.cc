@@ -47,7 +47,8 @@ TEST(GenerateStreamTest, UnaryCallsAreCancelledToo) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Milliseconds(100)));
   v1::GenerateResponse response;
-  const auto status = daemon.stub().GenerateOnce(&context, TextRequest("hello", 1 << 19), &response);
+  const auto status =
+      daemon.stub().GenerateOnce(&context, TextRequest("hello", 1 << 19), &response);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_TRUE(daemon.BecomesIdle());
 }
@@ -59,7 +60,9 @@ ServerOptions SlowReaderOptions() {
 }
 
 // Steps of 100 tokens fill every window in the way within moments.
-FakeOptions FastAnswers() { return {.step = absl::Microseconds(200), .tokens_per_step = 100, .context = 1 << 22}; }
+FakeOptions FastAnswers() {
+  return {.step = absl::Microseconds(200), .tokens_per_step = 100, .context = 1 << 22};
+}
 
 // The engine makes no more once the windows on the way and the pending bound are full.
 TEST(GenerateStreamTest, SlowReaderPausesItsGenerationAndLosesNothing) {
@@ -96,7 +99,7 @@ TEST(GenerateStreamTest, StalledReaderIsCancelled) {
   v1::GenerateResponse message;
   ASSERT_TRUE(reader->Read(&message));
   absl::SleepFor(absl::Milliseconds(500));
-  EXPECT_TRUE(daemon.BecomesIdle());   // while nothing is read
+  EXPECT_TRUE(daemon.BecomesIdle());  // while nothing is read
   while (reader->Read(&message)) {
   }
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);

@@ -87,7 +87,7 @@ TEST(GenerateTest, EchoLogprobsAndPromptLogprobs) {
   ASSERT_EQ(response.logprobs_size(), 4);
   EXPECT_EQ(response.logprobs(1).id(), response.token_ids(1));
   EXPECT_EQ(response.logprobs(1).alternatives_size(), 2);
-  ASSERT_EQ(response.prompt_logprobs_size(), 3);   // of four tokens, the first has none
+  ASSERT_EQ(response.prompt_logprobs_size(), 3);  // of four tokens, the first has none
   EXPECT_EQ(response.prompt_logprobs(0).id(), 'a');
   EXPECT_EQ(response.prompt_logprobs(0).alternatives_size(), 0);
 }
@@ -174,7 +174,8 @@ TEST(GenerateTest, SessionsAreRefusedByName) {
 
 TEST(GenerateTest, AModelWithoutTokenizerTakesIdsOnly) {
   TestDaemon daemon(TestDaemon::Options(), {.has_tokenizer = false});
-  EXPECT_EQ(daemon.Generate(TextRequest("hello", 3)).status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(daemon.Generate(TextRequest("hello", 3)).status.error_code(),
+            grpc::StatusCode::FAILED_PRECONDITION);
   v1::GenerateRequest request;
   request.mutable_token_ids()->add_ids(5);
   request.mutable_stopping()->set_max_tokens(3);
@@ -239,7 +240,8 @@ TEST(LogTest, OneLineARequestAndNoText) {
   request.set_request_id("call-7");
   const Streamed result = daemon.Generate(request);
   daemon.daemon().Drain();
-  EXPECT_THAT(daemon.log(), HasSubstr("method=Generate id=1 request_id=\"call-7\" code=OK finish_reason=LENGTH"));
+  EXPECT_THAT(daemon.log(),
+              HasSubstr("method=Generate id=1 request_id=\"call-7\" code=OK finish_reason=LENGTH"));
   EXPECT_THAT(daemon.log(), HasSubstr("prompt_tokens=16 completion_tokens=5"));
   EXPECT_THAT(daemon.log(), Not(HasSubstr("secret")));
   EXPECT_THAT(daemon.log(), Not(HasSubstr(result.text())));

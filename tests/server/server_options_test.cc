@@ -27,7 +27,8 @@ std::string ErrorOf(const std::string& yaml) {
   return std::string(ReadOptions(yaml, "test.yaml", &options).message());
 }
 
-// "a:" / "  b: value # comment" of a two-level file -> {"a.b": "value"}. Written apart from the reader under test.
+// "a:" / "  b: value # comment" of a two-level file -> {"a.b": "value"}. Written apart from the
+// reader under test.
 std::map<std::string, std::string> KeysOfSample(const std::string& text) {
   std::map<std::string, std::string> keys;
   std::string group;
@@ -52,7 +53,8 @@ std::map<std::string, std::string> KeysOfSample(const std::string& text) {
 TEST(ServerOptionsTest, SampleFileHasEveryKeyWithItsDefaultAndNoOther) {
   const auto keys = KeysOfSample(SampleFile());
   std::map<std::string, std::string> settings;
-  for (const SettingDescription& setting : DescribeSettings()) settings[setting.key] = setting.default_value;
+  for (const SettingDescription& setting : DescribeSettings())
+    settings[setting.key] = setting.default_value;
   EXPECT_EQ(keys, settings);
 }
 
@@ -87,11 +89,13 @@ TEST(ServerOptionsTest, EveryKeyIsReadIntoItsOwnField) {
     if (setting.key == "compute.weight_type") other = "float32";
     if (setting.key == "speculation.max_draft_length") other = "3";
     if (setting.key == "limits.message_bytes") other = "1024";
+    if (setting.key == "limits.logprobs" || setting.key == "limits.stop_token_ids") other = "5";
     if (!value.empty() && value.back() == 's') other = "7s";
     if (setting.key == "network.max_connection_age") other = "7s";
     const std::vector<std::string> parts = absl::StrSplit(setting.key, '.');
-    const std::string yaml = parts.size() == 1 ? absl::StrCat(parts[0], ": \"", other, "\"\n")
-                                               : absl::StrCat(parts[0], ":\n  ", parts[1], ": \"", other, "\"\n");
+    const std::string yaml = parts.size() == 1
+                                 ? absl::StrCat(parts[0], ": \"", other, "\"\n")
+                                 : absl::StrCat(parts[0], ":\n  ", parts[1], ": \"", other, "\"\n");
     ServerOptions changed;
     const absl::Status status = ReadOptions(yaml, "test.yaml", &changed);
     EXPECT_TRUE(status.ok()) << status << "\n" << yaml;
@@ -99,19 +103,24 @@ TEST(ServerOptionsTest, EveryKeyIsReadIntoItsOwnField) {
 }
 
 TEST(ServerOptionsTest, UnknownKeyIsNamedWithItsLine) {
-  EXPECT_THAT(ErrorOf("model: m\nlimits:\n  sample: 3\n"), "test.yaml:3: unknown key \"limits.sample\"");
+  EXPECT_THAT(ErrorOf("model: m\nlimits:\n  sample: 3\n"),
+              "test.yaml:3: unknown key \"limits.sample\"");
   EXPECT_THAT(ErrorOf("modell: m\n"), "test.yaml:1: unknown key \"modell\"");
 }
 
 TEST(ServerOptionsTest, BadValuesAreNamed) {
   EXPECT_THAT(ErrorOf("limits:\n  samples: many\n"),
               "test.yaml:2: limits.samples: expected a whole number, found \"many\"");
-  EXPECT_THAT(ErrorOf("limits: {samples: 0}"), HasSubstr("limits.samples: 0 given, allowed 1 to 4096"));
-  EXPECT_THAT(ErrorOf("batching: {max_waiting: 99999999999999999999}"), HasSubstr("expected a whole number"));
-  EXPECT_THAT(ErrorOf("reflection: maybe"), HasSubstr("reflection: expected true or false, found \"maybe\""));
+  EXPECT_THAT(ErrorOf("limits: {samples: 0}"),
+              HasSubstr("limits.samples: 0 given, allowed 1 to 4096"));
+  EXPECT_THAT(ErrorOf("batching: {max_waiting: 99999999999999999999}"),
+              HasSubstr("expected a whole number"));
+  EXPECT_THAT(ErrorOf("reflection: maybe"),
+              HasSubstr("reflection: expected true or false, found \"maybe\""));
   EXPECT_THAT(ErrorOf("drain_timeout: 30"), HasSubstr("drain_timeout: expected a duration"));
   EXPECT_THAT(ErrorOf("drain_timeout: -1s"), HasSubstr("drain_timeout: expected a duration"));
-  EXPECT_THAT(ErrorOf("log: {format: xml}"), HasSubstr("log.format: expected plain or json, found \"xml\""));
+  EXPECT_THAT(ErrorOf("log: {format: xml}"),
+              HasSubstr("log.format: expected plain or json, found \"xml\""));
   EXPECT_THAT(ErrorOf("model: [a, b]"), HasSubstr("model: expected one value"));
   EXPECT_THAT(ErrorOf("limits: 3"), HasSubstr("limits: expected keys"));
   EXPECT_THAT(ErrorOf("- a\n- b\n"), HasSubstr("expected keys and values"));
@@ -130,8 +139,11 @@ TEST(ServerOptionsTest, AddressesAreChecked) {
   EXPECT_TRUE(parts.is_loopback);
   EXPECT_TRUE(ParseHostAndPort("listen", "0.0.0.0:0", &parts).ok());
   EXPECT_FALSE(parts.is_loopback);
-  for (const char* bad : {"", "localhost", ":5", "localhost:", "localhost:70000", "localhost:-1", "::1:50", "a:b"}) {
-    EXPECT_THAT(std::string(ParseHostAndPort("listen", bad, &parts).message()), HasSubstr("listen: expected")) << bad;
+  for (const char* bad :
+       {"", "localhost", ":5", "localhost:", "localhost:70000", "localhost:-1", "::1:50", "a:b"}) {
+    EXPECT_THAT(std::string(ParseHostAndPort("listen", bad, &parts).message()),
+                HasSubstr("listen: expected"))
+        << bad;
   }
 }
 
@@ -143,7 +155,8 @@ absl::StatusOr<CommandLine> Parse(std::vector<const char*> arguments) {
 TEST(CommandLineTest, FlagsWinOverTheFile) {
   const std::string path = testing::TempDir() + "/command_line_test.yaml";
   std::ofstream(path) << "model: from_file\nlisten: \"127.0.0.1:1\"\ncompute: {threads: 3}\n";
-  const auto command = Parse({"--config", path.c_str(), "--listen", "127.0.0.1:0", "--draft", "small"});
+  const auto command =
+      Parse({"--config", path.c_str(), "--listen", "127.0.0.1:0", "--draft", "small"});
   ASSERT_TRUE(command.ok()) << command.status();
   EXPECT_EQ(command->options.engine.model, "from_file");
   EXPECT_EQ(command->options.engine.draft_model, "small");
@@ -154,16 +167,21 @@ TEST(CommandLineTest, FlagsWinOverTheFile) {
 TEST(CommandLineTest, BadOptionsAreNamed) {
   EXPECT_THAT(std::string(Parse({}).status().message()), HasSubstr("model: not given"));
   EXPECT_THAT(std::string(Parse({"--modle", "x"}).status().message()), HasSubstr("--modle"));
-  EXPECT_THAT(std::string(Parse({"--model", "x", "--threads", "x"}).status().message()), HasSubstr("--threads"));
-  EXPECT_THAT(std::string(Parse({"--model", "x", "--threads", "-1"}).status().message()), HasSubstr("compute.threads"));
-  EXPECT_THAT(std::string(Parse({"--model", "x", "--device", "tpu"}).status().message()), HasSubstr("compute.device"));
-  EXPECT_THAT(std::string(Parse({"--model", "x", "--metrics", "9"}).status().message()), HasSubstr("metrics.listen"));
+  EXPECT_THAT(std::string(Parse({"--model", "x", "--threads", "x"}).status().message()),
+              HasSubstr("--threads"));
+  EXPECT_THAT(std::string(Parse({"--model", "x", "--threads", "-1"}).status().message()),
+              HasSubstr("compute.threads"));
+  EXPECT_THAT(std::string(Parse({"--model", "x", "--device", "tpu"}).status().message()),
+              HasSubstr("compute.device"));
+  EXPECT_THAT(std::string(Parse({"--model", "x", "--metrics", "9"}).status().message()),
+              HasSubstr("metrics.listen"));
   EXPECT_EQ(Parse({"--config", "/nonexistent.yaml"}).status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST(CommandLineTest, PrintsWhatIsAskedFor) {
   EXPECT_THAT(Parse({"--version"})->text, HasSubstr("mambad "));
-  for (const char* flag : {"--config", "--model", "--draft", "--listen", "--metrics", "--device", "--threads"}) {
+  for (const char* flag :
+       {"--config", "--model", "--draft", "--listen", "--metrics", "--device", "--threads"}) {
     EXPECT_THAT(Parse({"--help"})->text, HasSubstr(flag));
   }
   EXPECT_EQ(Parse({"--model", "x", "--check-config"})->action, CommandLine::Action::kCheckConfig);

@@ -33,12 +33,13 @@ ServerOptions TestDaemon::Options() {
   ServerOptions options;
   options.engine.model = "fake";
   options.listen = "127.0.0.1:0";
-  options.metrics_listen = "";   // closing the endpoint takes up to two seconds
+  options.metrics_listen = "";  // closing the endpoint takes up to two seconds
   return options;
 }
 
 TestDaemon::TestDaemon(ServerOptions options, FakeOptions fake, bool load) {
-  auto logger = std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log_text_));
+  auto logger = std::make_shared<spdlog::logger>(
+      "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log_text_));
   logger->set_pattern("%v");
   log_ = std::make_unique<RequestLog>(options.log_format, logger);
   auto opener = [this, fake](const EngineOptions& engine_options, StepObserver* observer) {
@@ -55,13 +56,13 @@ TestDaemon::TestDaemon(ServerOptions options, FakeOptions fake, bool load) {
 
 std::shared_ptr<grpc::Channel> TestDaemon::Channel(int stream_window_bytes) const {
   grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);   // a connection of its own
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
   if (stream_window_bytes > 0) {
     arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, stream_window_bytes);
-    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);   // or the window grows by itself
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // or the window grows by itself
   }
-  return grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", daemon_->port()), grpc::InsecureChannelCredentials(),
-                                   arguments);
+  return grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", daemon_->port()),
+                                   grpc::InsecureChannelCredentials(), arguments);
 }
 
 Streamed TestDaemon::Generate(const v1::GenerateRequest& request) {

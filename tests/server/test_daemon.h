@@ -24,7 +24,7 @@ struct Streamed {
   std::vector<v1::GenerateResponse> messages;
   grpc::Status status;
   std::string text(int index = 0) const;
-  const v1::Completion* completion(int index = 0) const;   // nullptr: none came
+  const v1::Completion* completion(int index = 0) const;  // nullptr: none came
 };
 
 class TestDaemon {
@@ -35,7 +35,7 @@ class TestDaemon {
   explicit TestDaemon(ServerOptions options = Options(), FakeOptions fake = {}, bool load = true);
 
   Daemon& daemon() { return *daemon_; }
-  const Engine& engine() const { return *engine_; }   // after Load, until Drain
+  const Engine& engine() const { return *engine_; }  // after Load, until Drain
   std::shared_ptr<grpc::Channel> Channel(int stream_window_bytes = 0) const;
   v1::Generation::Stub& stub() { return *stub_; }
   Streamed Generate(const v1::GenerateRequest& request);
