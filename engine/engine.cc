@@ -37,15 +37,16 @@ class ThreadedEngine : public Engine {
       return absl::UnavailableError("draining: no new requests are taken");
     // Counted here as well as in the core, so that a burst is refused at once and not after it has
     // been queued.
-    const int waiting = stats_.waiting + static_cast<int>(submitted_.size());
+    const int waiting = Waiting();
     if (waiting >= options.max_waiting + FreeSlots()) {
       return absl::ResourceExhaustedError(
           absl::StrCat("the queue is full: ", waiting, " requests wait"));
     }
-    if (waiting > 0 &&
-        stats_.waiting_tokens + submitted_tokens_ + tokens > options.max_waiting_tokens) {
+    if (waiting > 0 && stats_.waiting_tokens + handed_over_tokens_ + submitted_tokens_ + tokens >
+                           options.max_waiting_tokens) {
       return absl::ResourceExhaustedError(absl::StrCat(
-          "the queue is full: ", stats_.waiting_tokens + submitted_tokens_, " prompt tokens wait"));
+          "the queue is full: ", stats_.waiting_tokens + handed_over_tokens_ + submitted_tokens_,
+          " prompt tokens wait"));
     }
     const RequestId id = ++last_id_;
     submitted_tokens_ += tokens;
@@ -74,15 +75,14 @@ class ThreadedEngine : public Engine {
   EngineStats Stats() const override {
     absl::MutexLock lock(&mutex_);
     EngineStats stats = stats_;
-    stats.waiting += static_cast<int>(submitted_.size());
+    stats.waiting = Waiting();
     return stats;
   }
 
   // Waiting and running requests, at the rate at which requests have been finishing.
   absl::Duration EstimatedWait() const override {
     absl::MutexLock lock(&mutex_);
-    const int ahead =
-        stats_.waiting + static_cast<int>(submitted_.size()) + (FreeSlots() == 0 ? 1 : 0);
+    const int ahead = Waiting() + (FreeSlots() == 0 ? 1 : 0);
     const absl::Duration each = finish_interval_;
     return std::min(absl::Minutes(10), std::max(absl::Milliseconds(10), ahead * each));
   }
@@ -116,6 +116,10 @@ class ThreadedEngine : public Engine {
   int FreeSlots() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stats_.slots_total - stats_.slots_used;
   }
+  // Those that the core has been given since the numbers were last published count too.
+  int Waiting() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stats_.waiting + handed_over_ + static_cast<int>(submitted_.size());
+  }
   bool Empty() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return submitted_.empty() && core_idle_;
   }
@@ -141,10 +145,13 @@ class ThreadedEngine : public Engine {
         submitted.swap(submitted_);
         cancelled.swap(cancelled_);
         resumed.swap(resumed_);
+        handed_over_ = static_cast<int>(submitted.size());
+        handed_over_tokens_ = submitted_tokens_;
         submitted_tokens_ = 0;
         if (!submitted.empty()) core_idle_ = false;
         stop = stopping_;
         cancel_all = cancel_all_ || stop;
+        cancel_all_ = false;  // nothing new comes in after it was asked for
       }
       for (Submission& submission : submitted) {
         RefuseOrAdmit(submission);
@@ -193,6 +200,8 @@ class ThreadedEngine : public Engine {
       last_finish_ = now;
     }
     stats_ = core_->stats();
+    handed_over_ = 0;
+    handed_over_tokens_ = 0;
     core_idle_ = core_->idle();
   }
 
@@ -202,6 +211,8 @@ class ThreadedEngine : public Engine {
   std::vector<Submission> submitted_ ABSL_GUARDED_BY(mutex_);
   std::vector<RequestId> cancelled_ ABSL_GUARDED_BY(mutex_), resumed_ ABSL_GUARDED_BY(mutex_);
   int64_t submitted_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  int handed_over_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t handed_over_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   RequestId last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;

@@ -38,7 +38,9 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
                                absl::Time now) {
   const EngineOptions& options = facts_.options;
   const int64_t tokens = static_cast<int64_t>(request.prompt.size());
-  if (static_cast<int>(waiting_.size()) >= options.max_waiting) {
+  // Those that the next step starts do not wait.
+  const int64_t room = options.max_waiting + static_cast<int64_t>(free_slots_.size());
+  if (static_cast<int64_t>(waiting_.size()) >= room) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", options.max_waiting, " requests wait"));
   }
@@ -155,14 +157,14 @@ void EngineCore::EndLateAndCancelled(absl::Time now) {
 void EngineCore::EndWaiting(ActiveRequest& active, FinishReason reason, absl::Time now) {
   stats_.waiting_tokens -= static_cast<int64_t>(active.request.prompt.size());
   for (int sample = 0; sample < active.samples(); ++sample) {
-    event_ = TokenEvent();
-    event_.request = active.id;
-    event_.index = sample;
-    event_.finish = reason;
-    event_.stats.emplace();
-    event_.stats->queue_microseconds = event_.stats->total_microseconds =
+    TokenEvent event;
+    event.request = active.id;
+    event.index = sample;
+    event.finish = reason;
+    event.stats.emplace();
+    event.stats->queue_microseconds = event.stats->total_microseconds =
         Microseconds(now - active.submitted);
-    active.sink->OnEvent(event_);
+    active.sink->OnEvent(event);
   }
   by_id_.erase(active.id);
 }

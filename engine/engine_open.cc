@@ -239,7 +239,8 @@ absl::Status EngineCore::ResolveOptions(const Checkpoint& target, const Checkpoi
       CheckOption("max_sequences", options.max_sequences, 1, kMaxSequences),
       CheckOption("max_context", options.max_context, 0, kMaxContext),
       CheckOption("kv_cache_tokens", options.kv_cache_tokens, 0, int64_t{1} << 32),
-      CheckOption("max_step_rows", options.max_step_rows, 2 * options.max_sequences, 1 << 16),
+      CheckOption("max_step_rows", options.max_step_rows, int64_t{2} * options.max_sequences,
+                  1 << 16),
       CheckOption("max_waiting", options.max_waiting, 0, 1 << 20),
       CheckOption("max_draft_length", options.max_draft_length, 1, kMaxDraftLength),
       CheckOption("threads", options.threads, 0, 1024),
@@ -340,6 +341,10 @@ absl::Status EngineCore::Validate(const Request& request) const {
   if (request.speculation.mode == SpeculationMode::kDraftModel && draft_ == nullptr) {
     return absl::InvalidArgumentError(
         "speculation.mode: DRAFT_MODEL given, but no draft model is loaded");
+  }
+  if (request.score_from.has_value() && request.output.samples != 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("output.n: ", request.output.samples, " given, scoring allows 1"));
   }
   if (request.score_from.has_value() &&
       (*request.score_from < 1 || *request.score_from >= prompt)) {

@@ -90,7 +90,7 @@ TEST(EngineCore, TheQueueIsBounded) {
   options.max_sequences = 1;
   options.max_waiting = 2;
   EngineDriver driver("mamba", "", options);
-  for (int i = 0; i < 2; ++i) driver.Send(driver.Plain(3, 2));
+  for (int i = 0; i < 3; ++i) driver.Send(driver.Plain(3, 2));  // one starts, two wait
   auto sink = std::make_shared<CollectingSink>();
   EXPECT_EQ(driver.core().Admit(99, driver.Plain(3, 2), sink, absl::Now()).code(),
             absl::StatusCode::kResourceExhausted);
@@ -132,6 +132,7 @@ TEST(EngineCore, BadRequestsAreNamed) {
       {"speculation.draft_length", [](Request& r) { r.speculation.draft_length = 100; }},
       {"speculation.mode", [](Request& r) { r.speculation.mode = SpeculationMode::kDraftModel; }},
       {"from: 0 given", [](Request& r) { r.score_from = 0; }},
+      {"output.n: 2 given", [](Request& r) { r.score_from = 1, r.output.samples = 2; }},
   };
   for (const Case& c : cases) {
     Request request = driver.Plain(5, 5);

@@ -1,0 +1,152 @@
+// The thread-safe shell: many callers, one engine thread.
+
+#include "engine/engine.h"
+
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+#include "tests/support/formula_models.h"
+#include "tests/support/model_directory.h"
+
+namespace mambad::testing {
+namespace {
+
+// Counts tokens and ends; waits for the end.
+class WaitingSink : public EventSink {
+ public:
+  bool OnEvent(const TokenEvent& event) override {
+    absl::MutexLock lock(&mutex_);
+    tokens_ += static_cast<int64_t>(event.tokens.size());
+    if (event.finish != FinishReason::kNone) {
+      ++ends_;
+      finish_ = event.finish;
+    }
+    return true;
+  }
+  FinishReason Wait() {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(
+        +[](int* ends) { return *ends > 0; }, &ends_));
+    return finish_;
+  }
+  int ends() {
+    absl::MutexLock lock(&mutex_);
+    return ends_;
+  }
+
+ private:
+  absl::Mutex mutex_;
+  int64_t tokens_ = 0;
+  int ends_ = 0;
+  FinishReason finish_ = FinishReason::kNone;
+};
+
+class EngineTest : public ::testing::Test {
+ protected:
+  void Open(EngineOptions options) {
+    MakeFormulaModel("hybrid_mamba").directory.Write(directory_.path(), StoredAs::kFloat32);
+    options.model = directory_.path();
+    options.threads = 1;
+    absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Open(options);
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    engine_ = *std::move(engine);
+  }
+  Request Plain(int prompt, int max_tokens) const {
+    Request request;
+    request.prompt = FormulaTokens(prompt, engine_->model().vocabulary);
+    request.stopping.max_tokens = max_tokens;
+    request.stopping.ignore_eos = true;
+    return request;
+  }
+  // The final event comes before the numbers are published.
+  void ExpectNothingHeld() {
+    for (int i = 0; i < 2000; ++i) {
+      const EngineStats stats = engine_->Stats();
+      if (stats.slots_used + stats.pages_used + stats.running + stats.waiting == 0) return;
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    ADD_FAILURE() << "slots, pages or queue places are still held";
+  }
+
+  TemporaryDirectory directory_;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(EngineTest, ManyCallersSubmitAndCancelAtOnce) {
+  EngineOptions options;
+  options.max_sequences = 4;
+  Open(options);
+  std::atomic<int> ended{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 4; ++caller) {
+    callers.emplace_back([&, caller] {
+      for (int i = 0; i < 25; ++i) {
+        auto sink = std::make_shared<WaitingSink>();
+        const absl::StatusOr<RequestId> id = engine_->Submit(Plain(5 + i, 8), sink);
+        ASSERT_TRUE(id.ok()) << id.status();
+        if ((i + caller) % 3 == 0) engine_->Cancel(*id);
+        sink->Wait();
+        EXPECT_EQ(sink->ends(), 1);
+        ++ended;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(ended.load(), 100);
+  ExpectNothingHeld();
+}
+
+TEST_F(EngineTest, ABurstIsRefusedAtTheDoorAndNeverAfterwards) {
+  EngineOptions options;
+  options.max_sequences = 2;
+  options.max_waiting = 3;
+  Open(options);
+  std::vector<std::shared_ptr<WaitingSink>> accepted;
+  int refused = 0;
+  for (int i = 0; i < 40; ++i) {
+    auto sink = std::make_shared<WaitingSink>();
+    const absl::StatusOr<RequestId> id = engine_->Submit(Plain(60, 60), sink);
+    if (id.ok()) {
+      accepted.push_back(sink);
+    } else {
+      EXPECT_EQ(id.status().code(), absl::StatusCode::kResourceExhausted);
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 0);
+  for (const auto& sink : accepted) EXPECT_EQ(sink->Wait(), FinishReason::kLength);
+  ExpectNothingHeld();
+}
+
+TEST_F(EngineTest, DrainWaitsThenCancelsAndRefusesNewRequests) {
+  Open({});
+  auto quick = std::make_shared<WaitingSink>();
+  ASSERT_TRUE(engine_->Submit(Plain(5, 3), quick).ok());
+  auto endless = std::make_shared<WaitingSink>();
+  ASSERT_TRUE(engine_->Submit(Plain(5, 0), endless).ok());  // up to the context's end
+  engine_->Drain(absl::Now() + absl::Milliseconds(5));
+  EXPECT_EQ(quick->ends(), 1);
+  EXPECT_EQ(endless->ends(), 1);
+  EXPECT_EQ(engine_->Submit(Plain(5, 3), std::make_shared<WaitingSink>()).status().code(),
+            absl::StatusCode::kUnavailable);
+  ExpectNothingHeld();
+}
+
+TEST_F(EngineTest, TheDestructorEndsWhatRuns) {
+  Open({});
+  std::vector<std::shared_ptr<WaitingSink>> sinks;
+  for (int i = 0; i < 30; ++i) {
+    sinks.push_back(std::make_shared<WaitingSink>());
+    ASSERT_TRUE(engine_->Submit(Plain(20, 100), sinks.back()).ok());
+  }
+  engine_.reset();
+  for (const auto& sink : sinks) EXPECT_EQ(sink->ends(), 1);
+}
+
+}  // namespace
+}  // namespace mambad::testing
