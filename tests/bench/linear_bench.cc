@@ -52,7 +52,7 @@ class LinearBench {
  public:
   LinearBench(kernels::ThreadPool& pool, const MatrixSet& set, ElementType type,
               bool bfloat16_activations, int rounds)
-      : pool_(pool), set_(set), type_(type), rounds_(rounds), probe_(pool, size_t{256} << 20) {
+      : pool_(pool), set_(set), type_(type), rounds_(rounds) {
     settings_.bfloat16_activations = bfloat16_activations;
     kernels::MatrixSource source;
     for (const Shape& shape : set.shapes) {
@@ -64,7 +64,7 @@ class LinearBench {
       };
       for (int copy = 0; copy < set.copies; ++copy) {
         matrices_.push_back(kernels::PackMatrix(shape.rows, shape.columns, type, source, pool));
-        bytes_ += matrices_.back().packed.bytes();
+        bytes_ += SpanOf(matrices_.back()).bytes;
         products_ += double(shape.rows) * shape.columns;
       }
       max_rows_ = std::max(max_rows_, shape.rows);
@@ -79,11 +79,14 @@ class LinearBench {
   }
 
   void Print() {
+    std::vector<Span> spans;
+    for (const kernels::WeightMatrix& matrix : matrices_) spans.push_back(SpanOf(matrix));
+    ReadBandwidthProbe probe(pool_, spans);
     const std::vector<int64_t> counts = {1, 2, 3, 5, 8, 16, 64, 512};
     std::vector<std::vector<double>> best(counts.size(),
                                           std::vector<double>(matrices_.size(), 1e9));
     for (int round = 0; round < rounds_; ++round) {
-      probe_.Measure();
+      probe.Measure();
       // A dot product of bf16 pairs does two multiply-adds a lane.
       peak_ = std::max(peak_, MultiplyAddRate(pool_) * (settings_.bfloat16_activations ? 2 : 1));
       for (size_t i = 0; i < counts.size(); ++i) {
@@ -96,7 +99,7 @@ class LinearBench {
     std::vector<double> times;
     for (const std::vector<double>& each : best)
       times.push_back(std::accumulate(each.begin(), each.end(), 0.0));
-    const double read = probe_.BestBytesPerSecond(), one = times[0];
+    const double read = probe.BestBytesPerSecond(), one = times[0];
     std::printf("%-18s %s%s, %d thread(s), %.0f MB\n", set_.name,
                 kernels::LinearInstructionSet().c_str(),
                 type_ == ElementType::kFloat32   ? ", fp32 weights"
@@ -138,7 +141,6 @@ class LinearBench {
   const MatrixSet& set_;
   const ElementType type_;
   const int rounds_;
-  ReadBandwidthProbe probe_;
   kernels::LinearSettings settings_;
   std::vector<kernels::WeightMatrix> matrices_;
   Buffer x_, y_;

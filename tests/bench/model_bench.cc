@@ -77,16 +77,20 @@ class Subject {
     return std::chrono::duration<double>(Clock::now() - start).count();
   }
 
-  // Bytes that one row must read: all matrices, but of an embedding that is not the head only a
-  // row.
-  double BytesPerRow() const {
-    const Weights& weights = model_->weights();
-    const double unread =
-        &weights.embedding() == &weights.head()
-            ? 0.0
-            : static_cast<double>(weights.embedding().rows * weights.embedding().columns *
-                                  kernels::ElementBytes(weights.type()));
-    return static_cast<double>(weights.bytes()) - unread;
+  // All matrices that one row of one sequence must read, in the order it reads them.
+  std::vector<Span> MatricesOfARow() const {
+    std::vector<Span> spans;
+    const auto add = [&spans](const kernels::WeightMatrix* matrix) {
+      if (matrix != nullptr) spans.push_back(SpanOf(*matrix));
+    };
+    for (const Block& block : model_->weights().blocks()) {
+      add(block.attention.in), add(block.attention.out);
+      add(block.mamba.in), add(block.mamba.select), add(block.mamba.dt), add(block.mamba.out);
+      add(block.mamba2.in), add(block.mamba2.out);
+      add(block.mlp.in), add(block.mlp.out);
+    }
+    add(&model_->weights().head());
+    return spans;
   }
 
  private:
@@ -103,9 +107,10 @@ class Subject {
   unsigned calls_ = 0;
 };
 
-void Measure(const std::string& path, kernels::Backend& backend, ReadBandwidthProbe& probe,
+void Measure(const std::string& path, kernels::Backend& backend, kernels::ThreadPool& pool,
              double seconds) {
   Subject subject(path, backend);
+  ReadBandwidthProbe probe(pool, subject.MatricesOfARow());
   std::vector<double> one, five, sixteen, prompt;
   subject.Pass(1, 1, 1, 1);
   const Clock::time_point start = Clock::now();
@@ -116,15 +121,16 @@ void Measure(const std::string& path, kernels::Backend& backend, ReadBandwidthPr
     sixteen.push_back(subject.Pass(kSequences, 1, 1, 1));
     if (prompt.size() < one.size() / 16 + 1) prompt.push_back(subject.Pass(1, kPrompt, kPrompt, 1));
   }
-  const double bandwidth = probe.BestBytesPerSecond(), row = Median(one);
+  const double row = Median(one), share = probe.BestSeconds() / row;
   const std::string name = path.substr(path.find_last_of('/', path.size() - 2) + 1);
   std::printf(
-      "%-32s %8.1f tok/s %5.1f %% of probe | 5 rows %5.2f x | 16 sequences %8.1f tok/s %5.2f x | "
+      "%-32s probe %5.1f GB/s | %8.1f tok/s %5.1f %% of probe | 5 rows %5.2f x | 16 sequences "
+      "%8.1f tok/s %5.2f x | "
       "prompt %8.1f tok/s | "
       "weights %6.1f MB\n",
-      name.c_str(), 1 / row, 100 * subject.BytesPerRow() / row / bandwidth, Median(five) / row,
+      name.c_str(), probe.BestBytesPerSecond() / 1e9, 1 / row, 100 * share, Median(five) / row,
       kSequences / Median(sixteen), kSequences * row / Median(sixteen), kPrompt / Median(prompt),
-      subject.BytesPerRow() / 1e6);
+      probe.bytes() / 1e6);
   std::fflush(stdout);
 }
 
@@ -159,12 +165,9 @@ int Main(int argc, char** argv) {
   }
   const std::unique_ptr<kernels::Backend> backend = kernels::CreateCpuBackend(options);
   kernels::ThreadPool pool(options.threads);
-  ReadBandwidthProbe probe(pool, size_t{512} << 20);
-  for (int i = 0; i < 5; ++i) probe.Measure();
-  std::printf("%s; read probe %.1f GB/s%s\n", backend->Description().c_str(),
-              probe.BestBytesPerSecond() / 1e9,
+  std::printf("%s%s\n", backend->Description().c_str(),
               options.bfloat16_activations ? "; activations rounded to bf16" : "");
-  for (const std::string& model : models) Measure(model, *backend, probe, seconds);
+  for (const std::string& model : models) Measure(model, *backend, pool, seconds);
   return 0;
 }
 

@@ -4,16 +4,12 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstring>
-
-#include "kernels/cpu/memory.h"
+#include <utility>
 
 namespace mambad::bench {
 namespace {
 
 using Words = uint64_t __attribute__((vector_size(32), may_alias));
-
-constexpr size_t kStretch = size_t{8} << 20;
 
 #if defined(__x86_64__)
 __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -36,31 +32,25 @@ SumOf(const char* data, size_t bytes) {
 
 }  // namespace
 
-ReadBandwidthProbe::ReadBandwidthProbe(kernels::ThreadPool& pool, size_t bytes)
-    : pool_(pool), memory_(kernels::AllocateMemory(bytes)), best_(bytes / kStretch, 1e9) {
-  pool_.Split(static_cast<int64_t>(bytes), 4096, [this](int64_t begin, int64_t end, int) {
-    std::memset(memory_.as<char>() + begin, 1, end - begin);
-  });
+ReadBandwidthProbe::ReadBandwidthProbe(kernels::ThreadPool& pool, std::vector<Span> spans)
+    : pool_(pool), spans_(std::move(spans)) {
+  for (const Span& span : spans_) bytes_ += static_cast<double>(span.bytes);
 }
 
 void ReadBandwidthProbe::Measure() {
   static std::atomic<uint64_t> sink{0};  // keeps the reads
-  for (size_t stretch = 0; stretch < best_.size(); ++stretch) {
-    const char* data = memory_.as<const char>() + stretch * kStretch;
-    const auto start = std::chrono::steady_clock::now();
-    pool_.Split(kStretch, 4096, [data](int64_t begin, int64_t end, int) {
-      sink.fetch_add(SumOf(data + begin, end - begin), std::memory_order_relaxed);
-    });
-    best_[stretch] =
-        std::min(best_[stretch],
-                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-}
-
-double ReadBandwidthProbe::BestBytesPerSecond() const {
-  double seconds = 0;
-  for (double best : best_) seconds += best;
-  return best_.size() * kStretch / seconds;
+  const auto start = std::chrono::steady_clock::now();
+  pool_.Run([this](int thread) {
+    uint64_t sum = 0;
+    for (const Span& span : spans_) {
+      const size_t begin = span.bytes * thread / pool_.threads() / 64 * 64;
+      const size_t end = span.bytes * (thread + 1) / pool_.threads() / 64 * 64;
+      sum += SumOf(span.data + begin, end - begin);
+    }
+    sink.fetch_add(sum, std::memory_order_relaxed);
+  });
+  seconds_ = std::min(
+      seconds_, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
 
 }  // namespace mambad::bench
