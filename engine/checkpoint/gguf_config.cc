@@ -160,7 +160,8 @@ class Reader {
     const int64_t count = config_.attention.head_width / 2;
     const StoredTensor& tensor = it->second;
     std::vector<float> factors(count);
-    bool same = tensor.type == StorageType::kFloat32 && rope.scaling == RopeScalingKind::kNone &&
+    bool same = count > 0 && tensor.type == StorageType::kFloat32 &&
+                rope.scaling == RopeScalingKind::kNone &&
                 static_cast<int64_t>(tensor.data.size()) == count * 4;
     if (same) {
       Dequantise(tensor.type, tensor.data.data(), count, factors.data());

@@ -1,7 +1,9 @@
 #include "engine/text/chat_template_file.h"
 
+#include <filesystem>
 #include <fstream>
 #include <optional>
+#include <system_error>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -15,8 +17,17 @@ constexpr std::streamoff kMaximumBytes = 16 << 20;
 
 // The file's contents; NOT_FOUND when there is no such file.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
+  std::error_code error;
+  const auto type = std::filesystem::status(path, error).type();
+  if (type == std::filesystem::file_type::not_found) {
+    return absl::NotFoundError(absl::StrCat(path, ": no such file"));
+  }
+  // Opening a pipe would wait for its writer.
+  if (type != std::filesystem::file_type::regular) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
+  }
   std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) return absl::NotFoundError(absl::StrCat(path, ": no such file"));
+  if (!file) return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be opened"));
   const std::streamoff size = file.tellg();
   if (size < 0 || size > kMaximumBytes) {
     return absl::InvalidArgumentError(

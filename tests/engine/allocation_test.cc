@@ -28,6 +28,7 @@ void* operator new[](size_t bytes) { return CountedAllocation(bytes, alignof(std
 void* operator new(size_t bytes, std::align_val_t alignment) {
   return CountedAllocation(bytes, static_cast<size_t>(alignment));
 }
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept { return operator new(bytes); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }

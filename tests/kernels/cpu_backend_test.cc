@@ -26,6 +26,7 @@ __attribute__((noinline)) void* operator new(size_t bytes) {
   if (void* data = std::malloc(bytes)) return data;
   std::abort();
 }
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept { return operator new(bytes); }
 __attribute__((noinline)) void operator delete(void* data) noexcept { std::free(data); }
 __attribute__((noinline)) void operator delete(void* data, size_t) noexcept { std::free(data); }
 

@@ -78,7 +78,8 @@ TEST(ParseGguf, FindsTensors) {
   writer.Number("general.alignment", 64);
   writer.Float32("a", {3, 2}, {1, 2, 3, 4, 5, 6});
   writer.Tensor("b", {64}, 8, std::string(68, 'q'));
-  const auto parsed = Parse(writer.Finish());
+  const std::string bytes = writer.Finish();  // what is parsed points into it
+  const auto parsed = Parse(bytes);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   const StoredTensor& a = parsed->tensors.at("a");
   EXPECT_EQ(a.shape, (std::vector<int64_t>{2, 3}));  // rows first
