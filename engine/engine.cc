@@ -7,9 +7,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "engine/engine_core.h"
+#include "engine/mutex.h"
 #include "engine/self_check.h"
 
 namespace mambad {
@@ -22,9 +22,10 @@ class ThreadedEngine : public Engine {
 
   ~ThreadedEngine() override {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       stopping_ = true;
     }
+    news_.NotifyOne();
     thread_.join();
   }
 
@@ -32,7 +33,7 @@ class ThreadedEngine : public Engine {
     if (absl::Status status = core_->Validate(request); !status.ok()) return status;
     const EngineOptions& options = core_->facts().options;
     const int64_t tokens = static_cast<int64_t>(request.prompt.size());
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (draining_ || stopping_)
       return absl::UnavailableError("draining: no new requests are taken");
     // Counted here as well as in the core, so that a burst is refused at once and not after it has
@@ -51,29 +52,35 @@ class ThreadedEngine : public Engine {
     const RequestId id = ++last_id_;
     submitted_tokens_ += tokens;
     submitted_.push_back({id, std::move(request), std::move(sink), absl::Now()});
+    news_.NotifyOne();
     return id;
   }
 
   void Cancel(RequestId id) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     cancelled_.push_back(id);
+    news_.NotifyOne();
   }
 
   void Resume(RequestId id) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     resumed_.push_back(id);
+    news_.NotifyOne();
   }
 
   void Drain(absl::Time deadline) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     draining_ = true;
-    if (mutex_.AwaitWithDeadline(absl::Condition(this, &ThreadedEngine::Empty), deadline)) return;
-    cancel_all_ = true;
-    mutex_.Await(absl::Condition(this, &ThreadedEngine::Empty));
+    while (!Empty()) {
+      if (emptied_.WaitUntil(&mutex_, deadline)) continue;
+      cancel_all_ = true;
+      news_.NotifyOne();
+      deadline = absl::InfiniteFuture();
+    }
   }
 
   EngineStats Stats() const override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     EngineStats stats = stats_;
     stats.waiting = Waiting();
     return stats;
@@ -81,7 +88,7 @@ class ThreadedEngine : public Engine {
 
   // Waiting and running requests, at the rate at which requests have been finishing.
   absl::Duration EstimatedWait() const override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const int ahead = Waiting() + (FreeSlots() == 0 ? 1 : 0);
     const absl::Duration each = finish_interval_;
     return std::min(absl::Minutes(10), std::max(absl::Milliseconds(10), ahead * each));
@@ -136,11 +143,9 @@ class ThreadedEngine : public Engine {
     for (;;) {
       bool stop = false, cancel_all = false;
       {
-        absl::MutexLock lock(&mutex_);
+        MutexLock lock(&mutex_);
         Publish();
-        if (!ran) {
-          mutex_.AwaitWithDeadline(absl::Condition(this, &ThreadedEngine::HasNews),
-                                   core_->NextDeadline());
+        while (!ran && !HasNews() && news_.WaitUntil(&mutex_, core_->NextDeadline())) {
         }
         submitted.swap(submitted_);
         cancelled.swap(cancelled_);
@@ -164,7 +169,7 @@ class ThreadedEngine : public Engine {
       if (cancel_all) core_->CancelAll();
       ran = core_->Step(absl::Now());
       if (stop && core_->idle()) {
-        absl::MutexLock lock(&mutex_);
+        MutexLock lock(&mutex_);
         Publish();
         return;
       }
@@ -203,11 +208,14 @@ class ThreadedEngine : public Engine {
     handed_over_ = 0;
     handed_over_tokens_ = 0;
     core_idle_ = core_->idle();
+    if (Empty()) emptied_.NotifyAll();
   }
 
   const std::unique_ptr<EngineCore> core_;  // the engine thread's, but for Validate and facts
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
+  Condition news_;     // for the engine thread: HasNews()
+  Condition emptied_;  // for Drain: Empty()
   std::vector<Submission> submitted_ ABSL_GUARDED_BY(mutex_);
   std::vector<RequestId> cancelled_ ABSL_GUARDED_BY(mutex_), resumed_ ABSL_GUARDED_BY(mutex_);
   int64_t submitted_tokens_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -19,7 +19,7 @@ absl::StatusOr<Engine*> CallEnvironment::ReadyEngine() const {
 absl::Status EngineTicket::Submit(Engine* engine, Request request,
                                   std::shared_ptr<EventSink> sink) {
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     if (cancelled_) return absl::CancelledError("cancelled");
   }
   absl::StatusOr<RequestId> id = engine->Submit(std::move(request), std::move(sink));
@@ -31,7 +31,7 @@ absl::Status EngineTicket::Submit(Engine* engine, Request request,
   }
   bool cancel = false, resume = false;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     engine_ = engine;
     id_ = *id;
     cancel = cancelled_;
@@ -43,23 +43,31 @@ absl::Status EngineTicket::Submit(Engine* engine, Request request,
 }
 
 void EngineTicket::Cancel() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  cancelled_ = true;
-  if (engine_ == nullptr) return;
-  lock.unlock();
-  engine_->Cancel(id_);
+  Engine* engine;
+  RequestId id;
+  {
+    MutexLock lock(&mutex_);
+    cancelled_ = true;
+    engine = engine_;
+    id = id_;
+  }
+  if (engine != nullptr) engine->Cancel(id);
 }
 
 void EngineTicket::Resume() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  resumed_ = true;
-  if (engine_ == nullptr) return;
-  lock.unlock();
-  engine_->Resume(id_);
+  Engine* engine;
+  RequestId id;
+  {
+    MutexLock lock(&mutex_);
+    resumed_ = true;
+    engine = engine_;
+    id = id_;
+  }
+  if (engine != nullptr) engine->Resume(id);
 }
 
 RequestId EngineTicket::id() const {
-  std::lock_guard<std::mutex> lock(mutex_);
+  MutexLock lock(&mutex_);
   return id_;
 }
 

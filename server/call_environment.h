@@ -5,7 +5,6 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "engine/engine.h"
+#include "engine/mutex.h"
 #include "server/metrics.h"
 #include "server/request_log.h"
 #include "server/server_options.h"
@@ -46,11 +46,11 @@ class EngineTicket {
   RequestId id() const;  // 0: not submitted
 
  private:
-  mutable std::mutex mutex_;
-  Engine* engine_ = nullptr;  // guarded by mutex_; set together with id_
-  RequestId id_ = 0;          // guarded by mutex_
-  bool cancelled_ = false;    // guarded by mutex_
-  bool resumed_ = false;      // guarded by mutex_
+  mutable Mutex mutex_;
+  Engine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;  // set together with id_
+  RequestId id_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool resumed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 // Times and outcome of one call, told to metrics and log at its end. Not thread-safe: guarded by

@@ -4,16 +4,15 @@
 #include <pthread.h>
 #include <signal.h>
 
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/mutex.h"
 #include "server/command_line.h"
 #include "server/version.h"
 
@@ -40,12 +39,12 @@ class StopSignals {
     std::thread([this] { Run(); }).detach();
   }
   void Serving() {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     serving_ = true;
   }
   void WaitForFirst() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    news_.wait(lock, [this] { return stopped_; });
+    MutexLock lock(&mutex_);
+    while (!stopped_) news_.Wait(&mutex_);
   }
 
  private:
@@ -53,20 +52,20 @@ class StopSignals {
     int number = 0;
     sigwait(&signals_, &number);
     {
-      std::lock_guard<std::mutex> lock(mutex_);
+      MutexLock lock(&mutex_);
       if (!serving_) std::_Exit(0);
       stopped_ = true;
-      news_.notify_all();
+      news_.NotifyAll();
     }
     sigwait(&signals_, &number);
     std::_Exit(kExitCutShort);
   }
 
-  sigset_t signals_;
-  std::mutex mutex_;
-  std::condition_variable news_;
-  bool serving_ = false;  // guarded by mutex_
-  bool stopped_ = false;  // guarded by mutex_
+  sigset_t signals_;  // written before any thread, read by the watching one
+  Mutex mutex_;
+  Condition news_;
+  bool serving_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 int Refuse(const absl::Status& status) {

@@ -15,7 +15,11 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateStream::Start(
     CallEnvironment* environment, grpc::CallbackServerContext* context,
     const v1::GenerateRequest* request) {
   std::shared_ptr<GenerateStream> stream(new GenerateStream(environment, context));
-  stream->self_ = stream;
+  {
+    // What was made so far is handed to every later thread with this lock.
+    MutexLock lock(&stream->mutex_);
+    stream->self_ = stream;
+  }
   absl::StatusOr<Engine*> engine = environment->ReadyEngine();
   if (!engine.ok()) {
     stream->FailBeforeEngine(engine.status());
@@ -34,7 +38,7 @@ void GenerateStream::PrepareAndSubmit(Engine* engine, const v1::GenerateRequest&
       request, *engine, environment_->options.limits, absl::FromChrono(context_->deadline()));
   if (!prepared.ok()) return FailBeforeEngine(prepared.status());
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     record_.SetRequestId(request.request_id());
     samples_.resize(static_cast<size_t>(prepared->request.output.samples));
     samples_left_ = samples_.size();
@@ -48,7 +52,7 @@ void GenerateStream::PrepareAndSubmit(Engine* engine, const v1::GenerateRequest&
 void GenerateStream::FailBeforeEngine(const absl::Status& status) {
   Actions actions;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     samples_left_ = 0;
     if (status_.ok()) status_ = status;
     actions = Next();
@@ -60,7 +64,7 @@ bool GenerateStream::OnEvent(const TokenEvent& event) {
   Actions actions;
   bool may_go_on = true;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     record_.OnEvent(event);
     Sample& sample = samples_[static_cast<size_t>(event.index)];
     if (!broken_) {
@@ -90,7 +94,7 @@ bool GenerateStream::OnEvent(const TokenEvent& event) {
 void GenerateStream::OnWriteDone(bool ok) {
   Actions actions;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     writing_ = false;
     in_flight_.Clear();
     if (!ok) broken_ = true;
@@ -103,7 +107,7 @@ void GenerateStream::OnWriteDone(bool ok) {
 void GenerateStream::OnCancel() {
   Actions actions;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     broken_ = true;
     if (status_.ok()) {
       const bool late = absl::FromChrono(context_->deadline()) <= absl::Now();
@@ -119,7 +123,7 @@ void GenerateStream::OnCancel() {
 void GenerateStream::OnDone() {
   std::shared_ptr<GenerateStream>
       last_share;  // destroys *this at the end, when the engine holds no share
-  std::lock_guard<std::mutex> lock(mutex_);
+  MutexLock lock(&mutex_);
   stall_timer_.reset();
   last_share = std::move(self_);
 }
@@ -138,7 +142,7 @@ void GenerateStream::ArmStallTimer() {
 
 void GenerateStream::OnStall(int pause) {
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     if (!paused_ || pauses_ != pause || finished_) return;
     broken_ = true;
     cancelling_ = true;
@@ -149,7 +153,7 @@ void GenerateStream::OnStall(int pause) {
   context_->TryCancel();  // frees the write that is stuck in flow control
   Actions actions;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     cancelling_ = false;
     actions = Next();
   }

@@ -15,10 +15,10 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "engine/mutex.h"
 #include "engine/request.h"
 #include "mambad/v1/generation.pb.h"
 #include "server/call_environment.h"
@@ -65,34 +65,39 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   void FailBeforeEngine(const absl::Status& status);
   void OnStall(int pause);
 
-  // With mutex_ held: decides what comes next. Perform acts on it without the lock.
-  Actions Next();
-  bool TakeReadyMessage();
-  void Perform(const Actions& actions);
-  void ArmStallTimer();
+  // Decides what comes next. Perform acts on it without the lock.
+  Actions Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool TakeReadyMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Perform(const Actions& actions) ABSL_LOCKS_EXCLUDED(mutex_);
+  void ArmStallTimer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   CallEnvironment* const environment_;
   grpc::CallbackServerContext* const context_;
-  std::shared_ptr<GenerateStream> self_;  // until OnDone: gRPC's share of the ownership
   EngineTicket ticket_;
+  v1::GenerateResponse in_flight_;  // gRPC's while writing_, else guarded by mutex_
 
-  std::mutex mutex_;
-  CallRecord record_;
-  std::vector<Sample> samples_;
-  size_t samples_left_ = 1;  // not ended yet; 1 until the request is prepared
-  size_t next_sample_ = 0;   // whose turn it is to be written
-  int stream_interval_ = 1;
-  uint64_t seed_ = 0;
-  int64_t pending_bytes_ = 0;
-  v1::GenerateResponse in_flight_;  // gRPC's while writing_
-  bool writing_ = false;
-  bool broken_ = false;      // a write failed or the caller is gone: nothing more is written
-  bool cancelling_ = false;  // the stall timer is using context_: no Finish meanwhile
-  bool finished_ = false;
-  bool paused_ = false;
-  int pauses_ = 0;  // numbers them, so that an old timer finds its pause gone
-  std::unique_ptr<grpc::Alarm> stall_timer_;
-  absl::Status status_;  // how the call ends
+  Mutex mutex_;
+  // Until OnDone: gRPC's share of the ownership.
+  std::shared_ptr<GenerateStream> self_ ABSL_GUARDED_BY(mutex_);
+  CallRecord record_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Sample> samples_ ABSL_GUARDED_BY(mutex_);
+  // Not ended yet; 1 until the request is prepared.
+  size_t samples_left_ ABSL_GUARDED_BY(mutex_) = 1;
+  size_t next_sample_ ABSL_GUARDED_BY(mutex_) = 0;  // whose turn it is to be written
+  int stream_interval_ ABSL_GUARDED_BY(mutex_) = 1;
+  uint64_t seed_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  // A write failed or the caller is gone: nothing more is written.
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;
+  // The stall timer is using context_: no Finish meanwhile.
+  bool cancelling_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  bool paused_ ABSL_GUARDED_BY(mutex_) = false;
+  // Numbers them, so that an old timer finds its pause gone.
+  int pauses_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::unique_ptr<grpc::Alarm> stall_timer_ ABSL_GUARDED_BY(mutex_);
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);  // how the call ends
 };
 
 }  // namespace mambad::server

@@ -10,27 +10,27 @@ TextWorker::TextWorker(int threads) {
 
 TextWorker::~TextWorker() {
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     stopping_ = true;
   }
-  news_.notify_all();
+  news_.NotifyAll();
   for (std::thread& thread : threads_) thread.join();
 }
 
 void TextWorker::Run(std::function<void()> task) {
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     tasks_.push_back(std::move(task));
   }
-  news_.notify_one();
+  news_.NotifyOne();
 }
 
 void TextWorker::Work() {
   for (;;) {
     std::function<void()> task;
     {
-      std::unique_lock<std::mutex> lock(mutex_);
-      news_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+      MutexLock lock(&mutex_);
+      while (!stopping_ && tasks_.empty()) news_.Wait(&mutex_);
       if (tasks_.empty()) return;
       task = std::move(tasks_.front());
       tasks_.pop_front();

@@ -3,12 +3,12 @@
 #ifndef MAMBAD_SERVER_TEXT_WORKER_H_
 #define MAMBAD_SERVER_TEXT_WORKER_H_
 
-#include <condition_variable>
 #include <deque>
 #include <functional>
-#include <mutex>
 #include <thread>
 #include <vector>
+
+#include "engine/mutex.h"
 
 namespace mambad::server {
 
@@ -27,10 +27,10 @@ class TextWorker {
  private:
   void Work();
 
-  std::mutex mutex_;
-  std::condition_variable news_;
-  std::deque<std::function<void()>> tasks_;  // guarded by mutex_
-  bool stopping_ = false;                    // guarded by mutex_
+  Mutex mutex_;
+  Condition news_;
+  std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
 };
 

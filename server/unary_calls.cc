@@ -18,7 +18,11 @@ UnaryEngineCall::UnaryEngineCall(CallEnvironment* environment, grpc::CallbackSer
 
 grpc::ServerUnaryReactor* UnaryEngineCall::Start(std::shared_ptr<UnaryEngineCall> call) {
   UnaryEngineCall* reactor = call.get();
-  reactor->self_ = call;
+  {
+    // What was made so far is handed to every later thread with this lock.
+    MutexLock lock(&reactor->mutex_);
+    reactor->self_ = call;
+  }
   absl::StatusOr<Engine*> engine = reactor->environment_->ReadyEngine();
   if (engine.ok()) {
     reactor->environment_->text_worker.Run(
@@ -33,7 +37,7 @@ void UnaryEngineCall::PrepareAndSubmit(Engine* engine) {
   absl::StatusOr<Request> request = Prepare(*engine, absl::FromChrono(context_->deadline()));
   if (!request.ok()) return End(request.status());
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     samples_left_ = request->output.samples;
   }
   absl::Status status = ticket_.Submit(engine, *std::move(request), shared_from_this());
@@ -43,7 +47,7 @@ void UnaryEngineCall::PrepareAndSubmit(Engine* engine) {
 bool UnaryEngineCall::OnEvent(const TokenEvent& event) {
   absl::Status status;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     record_.OnEvent(event);
     Gather(event);
     if (event.finish == FinishReason::kNone) return true;
@@ -58,7 +62,7 @@ bool UnaryEngineCall::OnEvent(const TokenEvent& event) {
 
 void UnaryEngineCall::OnCancel() {
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     const bool late = absl::FromChrono(context_->deadline()) <= absl::Now();
     if (status_.ok()) {
       status_ = late ? absl::DeadlineExceededError("the deadline passed")
@@ -68,11 +72,15 @@ void UnaryEngineCall::OnCancel() {
   ticket_.Cancel();
 }
 
-void UnaryEngineCall::OnDone() { std::shared_ptr<UnaryEngineCall> last_share = std::move(self_); }
+void UnaryEngineCall::OnDone() {
+  std::shared_ptr<UnaryEngineCall> last_share;  // destroys *this at the end, without the lock
+  MutexLock lock(&mutex_);
+  last_share = std::move(self_);
+}
 
 void UnaryEngineCall::End(const absl::Status& status) {
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(&mutex_);
     record_.End(status, ticket_.id());
   }
   Finish(ToGrpcStatus(status, context_));

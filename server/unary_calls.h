@@ -10,10 +10,10 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <memory>
-#include <mutex>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/mutex.h"
 #include "engine/request.h"
 #include "mambad/v1/generation.pb.h"
 #include "server/call_environment.h"
@@ -39,21 +39,22 @@ class UnaryEngineCall : public grpc::ServerUnaryReactor,
   // Text worker: the engine request.
   virtual absl::StatusOr<Request> Prepare(const Engine& engine, absl::Time deadline) = 0;
   // With mutex_ held: takes what is wanted of the event.
-  virtual void Gather(const TokenEvent& event) = 0;
+  virtual void Gather(const TokenEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
 
   CallEnvironment* const environment_;
+  Mutex mutex_;
 
  private:
   void PrepareAndSubmit(Engine* engine);
   void End(const absl::Status& status);  // once; no event comes after
 
   grpc::CallbackServerContext* const context_;
-  std::shared_ptr<UnaryEngineCall> self_;  // until OnDone: gRPC's share of the ownership
   EngineTicket ticket_;
-  std::mutex mutex_;
-  CallRecord record_;
-  int samples_left_ = 1;
-  absl::Status status_;
+  // Until OnDone: gRPC's share of the ownership.
+  std::shared_ptr<UnaryEngineCall> self_ ABSL_GUARDED_BY(mutex_);
+  CallRecord record_ ABSL_GUARDED_BY(mutex_);
+  int samples_left_ ABSL_GUARDED_BY(mutex_) = 1;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
 class GenerateOnceCall final : public UnaryEngineCall {
@@ -68,7 +69,7 @@ class GenerateOnceCall final : public UnaryEngineCall {
   GenerateOnceCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
                    const v1::GenerateRequest* request, v1::GenerateResponse* response);
   absl::StatusOr<Request> Prepare(const Engine& engine, absl::Time deadline) override;
-  void Gather(const TokenEvent& event) override;
+  void Gather(const TokenEvent& event) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const v1::GenerateRequest* const request_;
   v1::GenerateResponse* const response_;
@@ -86,7 +87,7 @@ class ScoreCall final : public UnaryEngineCall {
   ScoreCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
             const v1::ScoreRequest* request, v1::ScoreResponse* response);
   absl::StatusOr<Request> Prepare(const Engine& engine, absl::Time deadline) override;
-  void Gather(const TokenEvent& event) override;
+  void Gather(const TokenEvent& event) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const v1::ScoreRequest* const request_;
   v1::ScoreResponse* const response_;

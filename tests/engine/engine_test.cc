@@ -7,8 +7,8 @@
 #include <thread>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "engine/mutex.h"
 #include "gtest/gtest.h"
 #include "tests/support/formula_models.h"
 #include "tests/support/model_directory.h"
@@ -20,30 +20,31 @@ namespace {
 class WaitingSink : public EventSink {
  public:
   bool OnEvent(const TokenEvent& event) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     tokens_ += static_cast<int64_t>(event.tokens.size());
     if (event.finish != FinishReason::kNone) {
       ++ends_;
       finish_ = event.finish;
+      ended_.NotifyAll();
     }
     return true;
   }
   FinishReason Wait() {
-    absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(
-        +[](int* ends) { return *ends > 0; }, &ends_));
+    MutexLock lock(&mutex_);
+    while (ends_ == 0) ended_.Wait(&mutex_);
     return finish_;
   }
   int ends() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return ends_;
   }
 
  private:
-  absl::Mutex mutex_;
-  int64_t tokens_ = 0;
-  int ends_ = 0;
-  FinishReason finish_ = FinishReason::kNone;
+  Mutex mutex_;
+  Condition ended_;
+  int64_t tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  int ends_ ABSL_GUARDED_BY(mutex_) = 0;
+  FinishReason finish_ ABSL_GUARDED_BY(mutex_) = FinishReason::kNone;
 };
 
 class EngineTest : public ::testing::Test {

@@ -34,8 +34,8 @@ RULES = {
     "engine/checkpoint": (["engine/checkpoint/**"], ["absl", "json"]),
     "engine/text": (["engine/text/**"], ["absl", "json", "sentencepiece", "pcre2", "utf8proc"]),
     "server": (
-        ["server/**", "engine/engine.h", "engine/options.h", "engine/request.h", "engine/text/*.h", "mambad/v1/*.pb.h",
-         "vllm/**", "google/rpc/*.pb.h", "grpc/health/v1/*.pb.h"],
+        ["server/**", "engine/engine.h", "engine/mutex.h", "engine/options.h", "engine/request.h", "engine/text/*.h",
+         "mambad/v1/*.pb.h", "vllm/**", "google/rpc/*.pb.h", "grpc/health/v1/*.pb.h"],
         ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl"]),
     "proto": ([], []),
     "trainer": (
