@@ -5,8 +5,8 @@
 # from one fixed seed of randomness. Fails on the first fault, on an input that takes 10 s, or on memory beyond 1 GiB (256
 # MiB in one allocation); the input is left beside PROGRAM as x-crash-*, x-timeout-* or x-oom-*.
 #
-#   --keep   afterwards adds to corpus/x those inputs, smallest first and of at most 4 KiB, that reach what no seed did:
-#            for long runs by hand, for example
+#   --keep   afterwards adds to corpus/x those inputs, smallest first and of at most 4 KiB, that reach a branch which no
+#            seed did: for long runs by hand, for example
 #            tests/fuzz/run_target.sh build/tests/fuzz/clang/bin/gguf_fuzz 600 --keep -seed=7
 set -euo pipefail
 
@@ -32,5 +32,6 @@ export ASAN_OPTIONS=detect_stack_use_after_return=1:${ASAN_OPTIONS:-} UBSAN_OPTI
   -dict="$dictionary" -print_final_stats=1 -artifact_prefix="${program%_fuzz}-" "$@" "$found" "$seeds"
 if [[ -n $keep ]]; then
   find "$found" -type f -size +4k -delete
-  "$program" -merge=1 "$seeds" "$found"
+  # Branches alone, not how often they are taken: a tenth of the files.
+  "$program" -merge=1 -use_counters=0 "$seeds" "$found"
 fi
