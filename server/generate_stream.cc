@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/network_thread.h"
 #include "server/request_conversion.h"
 #include "server/response_conversion.h"
 #include "server/status_details.h"
@@ -16,17 +17,18 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateStream::Start(
     const v1::GenerateRequest* request) {
   std::shared_ptr<GenerateStream> stream(new GenerateStream(environment, context));
   {
-    // What was made so far is handed to every later thread with this lock.
     MutexLock lock(&stream->mutex_);
     stream->self_ = stream;
   }
   absl::StatusOr<Engine*> engine = environment->ReadyEngine();
   if (!engine.ok()) {
     stream->FailBeforeEngine(engine.status());
+    GiveToNetwork(stream.get());
     return stream.get();
   }
   environment->text_worker.Run(
       [stream, request, engine = *engine] { stream->PrepareAndSubmit(engine, *request); });
+  GiveToNetwork(stream.get());
   return stream.get();
 }
 
@@ -92,6 +94,7 @@ bool GenerateStream::OnEvent(const TokenEvent& event) {
 }
 
 void GenerateStream::OnWriteDone(bool ok) {
+  NetworkCallback callback(this);
   Actions actions;
   {
     MutexLock lock(&mutex_);
@@ -105,6 +108,7 @@ void GenerateStream::OnWriteDone(bool ok) {
 }
 
 void GenerateStream::OnCancel() {
+  NetworkCallback callback(this);
   Actions actions;
   {
     MutexLock lock(&mutex_);
@@ -121,6 +125,7 @@ void GenerateStream::OnCancel() {
 }
 
 void GenerateStream::OnDone() {
+  TakeFromNetwork(this);
   std::shared_ptr<GenerateStream>
       last_share;  // destroys *this at the end, when the engine holds no share
   MutexLock lock(&mutex_);
@@ -128,16 +133,39 @@ void GenerateStream::OnDone() {
   last_share = std::move(self_);
 }
 
+// What a timer's thread runs and destroys.
+class GenerateStream::TimerCallback {
+ public:
+  TimerCallback(std::weak_ptr<GenerateStream> stream, int pause)
+      : stream_(std::move(stream)), pause_(pause) {}
+  TimerCallback(const TimerCallback&) = default;
+  ~TimerCallback() { TakeFromNetwork(&handed_over_); }
+
+  void operator()(bool expired) const {
+    TakeFromNetwork(&handed_over_);
+    if (!expired) return;
+    if (const auto stream = stream_.lock()) stream->OnStall(pause_);
+  }
+  static void GiveToTimers() { GiveToNetwork(&handed_over_); }
+
+ private:
+  static inline char handed_over_ = 0;  // its address stands for all timers
+  std::weak_ptr<GenerateStream> stream_;
+  int pause_;
+};
+
+// A function of its own, of which ThreadSanitizer is told that another thread takes what it made.
+void GenerateStream::SetTimer(grpc::Alarm* timer, absl::Time when, TimerCallback callback) {
+  TimerCallback::GiveToTimers();
+  timer->Set(absl::ToChronoTime(when), std::move(callback));
+}
+
 void GenerateStream::ArmStallTimer() {
   paused_ = true;
   const int pause = ++pauses_;
   stall_timer_ = std::make_unique<grpc::Alarm>();
-  std::weak_ptr<GenerateStream> weak = weak_from_this();
-  stall_timer_->Set(absl::ToChronoTime(absl::Now() + environment_->options.stall_timeout),
-                    [weak, pause](bool expired) {
-                      if (!expired) return;
-                      if (const auto stream = weak.lock()) stream->OnStall(pause);
-                    });
+  SetTimer(stall_timer_.get(), absl::Now() + environment_->options.stall_timeout,
+           TimerCallback(weak_from_this(), pause));
 }
 
 void GenerateStream::OnStall(int pause) {

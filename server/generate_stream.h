@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "engine/mutex.h"
 #include "engine/request.h"
 #include "mambad/v1/generation.pb.h"
@@ -51,6 +52,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
     bool begun = false;  // its first message is written or being written
     bool ended = false;  // the engine has sent its last event
   };
+  class TimerCallback;
   // What a thread that changed the state must do once it has released the lock.
   struct Actions {
     bool write = false;   // StartWrite(&in_flight_)
@@ -69,6 +71,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   Actions Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool TakeReadyMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Perform(const Actions& actions) ABSL_LOCKS_EXCLUDED(mutex_);
+  static void SetTimer(grpc::Alarm* timer, absl::Time when, TimerCallback callback);
   void ArmStallTimer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   CallEnvironment* const environment_;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "server/network_thread.h"
 #include "server/request_conversion.h"
 #include "server/response_conversion.h"
 #include "server/status_details.h"
@@ -19,7 +20,6 @@ UnaryEngineCall::UnaryEngineCall(CallEnvironment* environment, grpc::CallbackSer
 grpc::ServerUnaryReactor* UnaryEngineCall::Start(std::shared_ptr<UnaryEngineCall> call) {
   UnaryEngineCall* reactor = call.get();
   {
-    // What was made so far is handed to every later thread with this lock.
     MutexLock lock(&reactor->mutex_);
     reactor->self_ = call;
   }
@@ -30,6 +30,7 @@ grpc::ServerUnaryReactor* UnaryEngineCall::Start(std::shared_ptr<UnaryEngineCall
   } else {
     call->End(engine.status());
   }
+  GiveToNetwork(reactor);
   return reactor;
 }
 
@@ -61,6 +62,7 @@ bool UnaryEngineCall::OnEvent(const TokenEvent& event) {
 }
 
 void UnaryEngineCall::OnCancel() {
+  NetworkCallback callback(this);
   {
     MutexLock lock(&mutex_);
     const bool late = absl::FromChrono(context_->deadline()) <= absl::Now();
@@ -73,6 +75,7 @@ void UnaryEngineCall::OnCancel() {
 }
 
 void UnaryEngineCall::OnDone() {
+  TakeFromNetwork(this);
   std::shared_ptr<UnaryEngineCall> last_share;  // destroys *this at the end, without the lock
   MutexLock lock(&mutex_);
   last_share = std::move(self_);
