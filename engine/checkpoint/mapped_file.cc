@@ -16,10 +16,13 @@ namespace mambad::checkpoint {
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   // Not blocking: somebody's pipe must not stop the start.
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot be opened"));
+  if (descriptor < 0 && errno != ENXIO)
+    return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot be opened"));
   struct stat info;
-  if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size == 0) {
-    close(descriptor);
+  // ENXIO: a socket. Left to itself it would read as "no such file".
+  if (descriptor < 0 || fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode) ||
+      info.st_size == 0) {
+    if (descriptor >= 0) close(descriptor);
     return absl::InvalidArgumentError(absl::StrCat(path, ": not a file with contents"));
   }
   MappedFile file;

@@ -23,9 +23,9 @@ absl::Status ReadOptionalFile(const std::filesystem::path& path, std::string* co
   }
   const uint64_t size = std::filesystem::file_size(path, error);
   if (error) return absl::UnavailableError(absl::StrCat(path.string(), ": ", error.message()));
-  if (size > kLargestFile) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path.string(), ": expected at most ", kLargestFile, " bytes, found ", size));
+  if (size == 0 || size > kLargestFile) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path.string(), ": expected 1 to ", kLargestFile, " bytes, found ", size));
   }
   contents->resize(size);
   std::ifstream stream(path, std::ios::binary);
