@@ -137,6 +137,8 @@ class RunningDaemon final : public Daemon {
     engine_.reset();
   }
 
+  // What changes here belongs to the thread that uses the daemon. Calls, on threads of their own,
+  // reach only environment_, whose engine is atomic, and what it points to.
   const ServerOptions options_;
   const EngineOpener open_engine_;
   const std::shared_ptr<Metrics> metrics_;
