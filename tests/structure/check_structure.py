@@ -64,6 +64,7 @@ LIBRARIES = [
     ("openssl", ["openssl/**"]),
     ("torch", ["torch/**", "ATen/**", "c10/**"]),
     ("cuda", ["cuda*.h", "cublas*.h", "nccl.h", "cub/**", "cuda/**", "cooperative_groups*"]),
+    ("compiler", ["sanitizer/*.h"]),
     ("posix", ["unistd.h", "fcntl.h", "sched.h", "signal.h", "pthread.h", "poll.h", "string.h", "strings.h", "stdio.h",
                "stdlib.h", "stdint.h", "stddef.h", "math.h", "errno.h", "time.h", "dirent.h", "netdb.h", "termios.h",
                "dlfcn.h", "getopt.h", "sys/*.h", "netinet/*.h", "arpa/*.h", "linux/*.h"]),
@@ -129,7 +130,7 @@ def check_include(path, line, header):
     library = library_of(header)
     if library is None:
         return [f"{where}: neither a path from the repository's root nor a library this check knows"]
-    if library in ("standard", "posix") or library in libraries:
+    if library in ("standard", "compiler", "posix") or library in libraries:
         return []
     return [f"{where}: {folder} may not use {library} (it may: {', '.join(libraries) or 'none'})"]
 
