@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -27,11 +28,17 @@ struct ActiveRequest {
   bool forked = false;  // samples beyond the first have their state
   bool paused = false;
   bool cancelled = false;
+  // Set when the request was preempted and waits again: how many requests had given back their
+  // slots by then. It starts anew when one more has.
+  std::optional<int64_t> preempted_at;
 
-  absl::Time submitted, admitted, prefilled, first_token;
+  absl::Time submitted, admitted;
+  int64_t prompt_rows_counted = 0;            // rows of the prompt that are in the statistics
   std::vector<TokenLogprob> prompt_logprobs;  // collected while the prompt is read
 
   bool scoring() const { return request.score_from.has_value(); }
+  // Its length is not known beforehand: pages come as it grows, and it may be preempted.
+  bool grows() const { return request.stopping.max_tokens == 0 && !scoring(); }
   int samples() const { return request.output.samples; }
 };
 

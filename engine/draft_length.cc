@@ -16,7 +16,8 @@ constexpr double kRiseShare = 0.05,
 // Before rows were measured: a step costs as if eight rows' arithmetic came on top of its own.
 constexpr double kFixedRows = 8;
 constexpr double kLeastGain = 1.02;    // predicted, before drafting replaces plain decoding
-constexpr int64_t kProbeInterval = 8;  // steps between probes, however cheap
+constexpr int64_t kProbeInterval = 8;    // steps between probes, however cheap
+constexpr double kProbeBudgetSteps = 4;  // plain steps that the probe budget holds
 
 }  // namespace
 
@@ -103,6 +104,35 @@ double DraftLengthController::Seconds(const Plan& plan) const {
   return verify + plan.draft_seconds;
 }
 
+// What the draft model takes to read what it is behind, once. Its cost curve goes by rows.
+double DraftLengthController::CatchUpSeconds(const DraftChoice& choice) const {
+  if (choice.catch_up_rows <= 0 || !draft_.measured()) return 0;
+  const auto rows = static_cast<int>(std::min<int64_t>(choice.catch_up_rows, 1 << 20));
+  return std::max(0.0, draft_.At(1 + rows, now_) - draft_.At(1, now_));
+}
+
+// The same, spread over the tokens in which it is to be earned back: answers are expected to go on
+// for as long as they have been going.
+double DraftLengthController::CatchUpSecondsPerToken(const DraftChoice& choice) const {
+  const int64_t tokens = std::min(std::max<int64_t>(kInvestmentTokens, choice.generated),
+                                  std::max<int64_t>(1, choice.remaining));
+  return CatchUpSeconds(choice) / static_cast<double>(tokens);
+}
+
+// Whether drafting would still be faster than plain with the price of catching up in it, and is not
+// too much to have invested at a time. Adds that price to `invested`.
+bool DraftLengthController::WorthCatchingUp(const DraftChoice& choice, int sequences,
+                                            double plain_seconds, double* invested) const {
+  const double price = CatchUpSeconds(choice);
+  if (price <= 0) return true;
+  if (*invested + price > kCreditSteps * plain_seconds) return false;
+  int length = 0;
+  if (BestRate(choice, DrafterKind::kDraftModel, sequences, &length) * plain_seconds <= kLeastGain)
+    return false;
+  *invested += price;
+  return true;
+}
+
 // ---- acceptance ---------------------------------------------------------------------------------
 
 double DraftLengthController::Acceptance(const DraftStatistics& statistics, DrafterKind drafter,
@@ -138,7 +168,10 @@ double DraftLengthController::BestRate(const DraftChoice& choice, DrafterKind dr
     tokens += reach;
     Plan plan;
     plan.rows = sequences * (k + 1);
-    if (drafter == DrafterKind::kDraftModel) plan.draft_seconds = k * draft_.At(sequences, now_);
+    if (drafter == DrafterKind::kDraftModel) {
+      plan.draft_seconds =
+          k * draft_.At(sequences, now_) + sequences * tokens * CatchUpSecondsPerToken(choice);
+    }
     const double rate = tokens / Seconds(plan);
     if (rate <= best) continue;
     best = rate;
@@ -167,6 +200,7 @@ void DraftLengthController::AddDraft(const DraftChoice& choice, int length, doub
   ++plan.rows;
   plan.tokens += reach;
   if (choice.drafter != DrafterKind::kDraftModel) return;
+  plan.draft_seconds += CatchUpSecondsPerToken(choice) * (length == 1 ? 1 + reach : reach);
   int& drafting = plan.drafting[length - 1];
   plan.draft_seconds -= drafting > 0 ? draft_.At(drafting, now_) : 0;
   plan.draft_seconds += draft_.At(++drafting, now_);
@@ -182,9 +216,14 @@ DraftLengthController::Plan DraftLengthController::ChooseLengths(absl::Span<Draf
   plan.tokens = static_cast<double>(sequences.size());
   increments_.clear();
   bool forced = false;
+  double invested = invested_;
   for (size_t s = 0; s < sequences.size(); ++s) {
     DraftChoice& choice = sequences[s];
     if (choice.drafter == DrafterKind::kNone) continue;
+    if (choice.drafter == DrafterKind::kDraftModel && !choice.fixed_length.has_value() &&
+        !WorthCatchingUp(choice, static_cast<int>(sequences.size()), plain_seconds, &invested)) {
+      continue;
+    }
     double reach = 1;
     const int most = choice.fixed_length.has_value()
                          ? std::min(*choice.fixed_length, choice.max_length)
@@ -255,6 +294,7 @@ void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Pl
   Plan extended = plan;
   int curious = 0;
   double replaced = 0;  // drafts given up for another drafter's
+  double catch_up = 0;
   for (int i = 0; i < count && (everyone || curious == 0); ++i) {
     const size_t s = static_cast<size_t>((probes_ / 2 + i) % count);
     DraftChoice probe;
@@ -262,6 +302,9 @@ void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Pl
     ++curious;
     const bool other = probe.drafter != sequences[s].drafter;
     if (other) replaced += sequences[s].length * plain_seconds / count;
+    // A probe may not last: it pays for catching up at once.
+    if (probe.drafter == DrafterKind::kDraftModel && (other || sequences[s].length == 0))
+      catch_up += CatchUpSeconds(probe);
     for (int k = other ? 1 : sequences[s].length + 1; k <= probe.length; ++k)
       AddDraft(probe, k, 0, extended);
     probe_choices_[s] = probe;
@@ -270,8 +313,18 @@ void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Pl
     ++probes_;  // of another kind next time
     return;
   }
-  const double cost = Seconds(extended) - (alone ? plain_seconds : Seconds(plan)) + replaced;
-  if (cost > probe_budget_) return;
+  const double cost = Seconds(extended) - (alone ? plain_seconds : Seconds(plan)) + replaced + catch_up;
+  if (cost > probe_budget_) {
+    // What the budget would never hold is not waited for by all: one sequence's probe is, and the
+    // budget grows until it can be paid.
+    if (everyone && cost > kProbeBudgetSteps * plain_seconds) {
+      ++probes_;
+    } else {
+      wanted_budget_ = cost;
+    }
+    return;
+  }
+  wanted_budget_ = 0;
   probe_cost_ = std::max(cost, 0.0);
   probe_alone_ = alone;
   probing_ = true;
@@ -297,6 +350,28 @@ void DraftLengthController::Choose(absl::Span<DraftChoice> sequences, int other_
 
 // ---- accounts -----------------------------------------------------------------------------------
 
+// Learns what the draft model costs. Returns the seconds in which it read what it was behind.
+double DraftLengthController::ObserveDraftModel(const StepMeasurement& step) {
+  const int sequences = step.model_draft_sequences, steps = step.model_draft_steps;
+  if (steps > 0 && step.first_draft_rows <= 2 * sequences) {
+    draft_.Add(sequences, step.draft_seconds / steps, now_);
+    return 0;
+  }
+  if (step.first_draft_rows == 0) return 0;
+  // One long call and `steps` - 1 usual ones, of which only the sum was measured.
+  double usual = 0;
+  if (steps > 0 && draft_.measured()) {
+    usual = draft_.At(sequences, now_);
+  } else if (steps > 0) {
+    const double weight = kFixedRows + sequences;
+    usual = step.draft_seconds * weight /
+            (kFixedRows + step.first_draft_rows + (steps - 1) * weight);
+  }
+  const double first = step.draft_seconds - std::max(0, steps - 1) * usual;
+  draft_.Add(step.first_draft_rows, first, now_);
+  return std::max(0.0, first - usual);
+}
+
 void DraftLengthController::ObserveStep(const StepMeasurement& step) {
   ++now_;
   if (step.sequences == 0) {
@@ -310,23 +385,25 @@ void DraftLengthController::ObserveStep(const StepMeasurement& step) {
     ++plain_steps_;
     last_plain_ = now_;
   }
-  if (step.model_draft_steps > 0) {
-    draft_.Add(step.model_draft_sequences, step.draft_seconds / step.model_draft_steps, now_);
-  }
+  const double catch_up = ObserveDraftModel(step);
   const double plain = PlainSeconds(step.sequences, step.other_rows);
   debt_ -= kDebtAllowance * total;
   probe_budget_ += kProbeAllowance * total;
-  if (step.drafts > 0 && !step.fixed) {
+  if ((step.drafts > 0 || catch_up > 0) && !step.fixed) {
     const double lost = total - plain * step.kept / step.sequences;
     if (probing_ && probe_alone_) {
       probe_budget_ -= lost;
     } else {
-      debt_ += lost;
+      debt_ += lost - catch_up;
+      invested_ += catch_up;
       if (probing_) probe_budget_ -= probe_cost_;
     }
   }
+  const double due = invested_ / kRepaySteps;
+  invested_ -= due;
+  debt_ += due;
   debt_ = std::max(debt_, -kCreditSteps * plain);
-  probe_budget_ = std::min(probe_budget_, 4 * plain);
+  probe_budget_ = std::min(probe_budget_, std::max(kProbeBudgetSteps * plain, wanted_budget_));
 }
 
 }  // namespace mambad

@@ -10,10 +10,16 @@
 //   probes  are drafts out of curiosity: they are paid from a budget that grows by kProbeAllowance
 //           of all time, and only start when it covers their whole expected cost, as if nothing
 //           were accepted.
-// The sum of both allowances is 3 %; beyond it goes at most one step's loss, and what the plain
-// cost is misjudged by while it changes (noise, batch sizes not seen for long). Gains count up to
-// kCreditSteps plain steps: after a change for the worse, no more than that is given back of what
-// was gained before.
+// A draft model that has not read a sequence yet (a long prompt, a time without drafts) reads it
+// before its first draft. That is an investment: it is chosen when drafts are expected to earn it
+// back within as many tokens as the sequence has got so far (at least kInvestmentTokens), and it
+// becomes debt bit by bit, over about kRepaySteps steps, so that its returns can come first. What is
+// invested at a time is bounded by kCreditSteps plain steps.
+//
+// The sum of both allowances is 3 %; beyond it goes at most one step's loss, the investments of the
+// moment, and what the plain cost is misjudged by while it changes (noise, batch sizes not seen for
+// long). Gains count up to kCreditSteps plain steps: after a change for the worse, no more than that
+// is given back of what was gained before.
 //
 // Deterministic given what it was told. Owned by EngineCore; engine thread. Allocates only when
 // more sequences than ever run.
@@ -83,6 +89,10 @@ struct DraftChoice {
        prompt_lookup = false;       // may be used now; prompt lookup: it has a match
   int max_length = 0;               // 0 .. kMaxDraftLength; token limits counted in
   std::optional<int> fixed_length;  // the request's own; then max_length only caps it
+  int64_t catch_up_rows = 0;        // that the draft model has to read before its first draft, beyond
+                                    // the one or two that every round brings
+  int64_t generated = 0;            // tokens of the answer so far
+  int64_t remaining = int64_t{1} << 40;  // tokens that its limit still allows
   // Answered:
   DrafterKind drafter = DrafterKind::kNone;
   int length = 0;
@@ -95,7 +105,8 @@ struct StepMeasurement {
   int other_rows = 0;             // of prompts
   int drafts = 0;                 // tokens proposed, by any drafter
   int model_draft_steps = 0;      // steps of the draft model
-  int model_draft_sequences = 0;  // sequences in its first step
+  int model_draft_sequences = 0;  // sequences that it drafted for
+  int first_draft_rows = 0;       // rows of its first step: their last tokens and what it was behind
   int kept = 0;                   // tokens kept, of all sequences
   bool fixed = false;  // a request fixed its draft length: not held against the controller
   double draft_seconds = 0, verify_seconds = 0;
@@ -106,6 +117,7 @@ class DraftLengthController {
   static constexpr int kPlainInterval = 128;
   static constexpr int kPlainMemory = 512;
   static constexpr double kDebtAllowance = 0.02, kProbeAllowance = 0.01, kCreditSteps = 16;
+  static constexpr int kInvestmentTokens = 32, kRepaySteps = 32;
 
   // Chooses for all decoding sequences of the next step; `other_rows` of prompts share it.
   void Choose(absl::Span<DraftChoice> sequences, int other_rows);
@@ -133,6 +145,11 @@ class DraftLengthController {
   bool PlainDue(int sequences, int other_rows) const;
   double PlainSeconds(int sequences, int other_rows) const;
   double Seconds(const Plan& plan) const;
+  double CatchUpSeconds(const DraftChoice& choice) const;
+  double CatchUpSecondsPerToken(const DraftChoice& choice) const;
+  bool WorthCatchingUp(const DraftChoice& choice, int sequences, double plain_seconds,
+                       double* invested) const;
+  double ObserveDraftModel(const StepMeasurement& step);
   void AddDraft(const DraftChoice& choice, int length, double reach, Plan& plan) const;
   double BestRate(const DraftChoice& choice, DrafterKind drafter, int sequences, int* length) const;
   void ChooseDrafter(DraftChoice& choice, int sequences) const;
@@ -151,6 +168,8 @@ class DraftLengthController {
   double probe_cost_ = 0;               // charged for it when the step speculates anyway
   bool probe_alone_ = false;            // nothing but the probe drafts
   double debt_ = 0, probe_budget_ = 0;  // seconds
+  double invested_ = 0;                 // seconds of catching up that are not debt yet
+  double wanted_budget_ = 0;            // what the probe costs that is waited for
 };
 
 }  // namespace mambad

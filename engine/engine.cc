@@ -1,6 +1,8 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -17,10 +19,14 @@ namespace {
 
 class ThreadedEngine : public Engine {
  public:
-  explicit ThreadedEngine(std::unique_ptr<EngineCore> core)
-      : core_(std::move(core)), stats_(core_->stats()), thread_([this] { Run(); }) {}
+  ThreadedEngine(std::unique_ptr<EngineCore> core, absl::Status self_check)
+      : core_(std::move(core)),
+        self_check_(std::move(self_check)),
+        stats_(core_->stats()),
+        thread_([this] { Run(); }) {}
 
   ~ThreadedEngine() override {
+    DieOnEngineThread("Engine's destructor");
     {
       MutexLock lock(&mutex_);
       stopping_ = true;
@@ -69,6 +75,7 @@ class ThreadedEngine : public Engine {
   }
 
   void Drain(absl::Time deadline) override {
+    DieOnEngineThread("Engine::Drain");
     MutexLock lock(&mutex_);
     draining_ = true;
     while (!Empty()) {
@@ -81,12 +88,14 @@ class ThreadedEngine : public Engine {
 
   EngineStats Stats() const override {
     MutexLock lock(&mutex_);
+    const absl::Time now = absl::Now();
     EngineStats stats = stats_;
     stats.waiting = Waiting();
+    stats.generation_tokens_per_second = rates_.TokensPerSecond(now);
+    stats.acceptance_rate = rates_.AcceptanceRate(now);
     return stats;
   }
 
-  // Waiting and running requests, at the rate at which requests have been finishing.
   absl::Duration EstimatedWait() const override {
     MutexLock lock(&mutex_);
     const int ahead = Waiting() + (FreeSlots() == 0 ? 1 : 0);
@@ -94,6 +103,7 @@ class ThreadedEngine : public Engine {
     return std::min(absl::Minutes(10), std::max(absl::Milliseconds(10), ahead * each));
   }
 
+  absl::Status self_check() const override { return self_check_; }
   const ModelInfo& model() const override { return core_->facts().model; }
   const ModelInfo* draft_model() const override {
     const auto& draft = core_->facts().draft_model;
@@ -119,6 +129,13 @@ class ThreadedEngine : public Engine {
     std::shared_ptr<EventSink> sink;
     absl::Time when;
   };
+
+  // A sink or observer that waits for the engine thread waits for itself.
+  void DieOnEngineThread(const char* what) const {
+    if (std::this_thread::get_id() != thread_.get_id()) return;
+    std::fprintf(stderr, "mambad engine: %s was called by a sink or observer\n", what);
+    std::abort();
+  }
 
   int FreeSlots() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stats_.slots_total - stats_.slots_used;
@@ -167,7 +184,7 @@ class ThreadedEngine : public Engine {
       cancelled.clear();
       resumed.clear();
       if (cancel_all) core_->CancelAll();
-      ran = core_->Step(absl::Now());
+      ran = core_->Step(absl::Now);
       if (stop && core_->idle()) {
         MutexLock lock(&mutex_);
         Publish();
@@ -178,6 +195,7 @@ class ThreadedEngine : public Engine {
 
   void RefuseOrAdmit(Submission& submission) {
     const int samples = submission.request.output.samples;
+    const auto prompt = static_cast<int64_t>(submission.request.prompt.size());
     std::shared_ptr<EventSink> sink = submission.sink;
     const absl::Status status = core_->Admit(submission.id, std::move(submission.request),
                                              std::move(submission.sink), submission.when);
@@ -188,23 +206,15 @@ class ThreadedEngine : public Engine {
       event.index = sample;
       event.finish = FinishReason::kError;
       event.error = status;
+      event.stats = StatsOfUnstarted(prompt, absl::Now() - submission.when);
       sink->OnEvent(event);
     }
   }
 
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const int64_t finished = core_->finished_requests();
-    const absl::Time now = absl::Now();
-    if (finished > published_finished_) {
-      // Decayed mean of the time between two ends, kept from growing by idle time.
-      const absl::Duration each = std::min(now - last_finish_, absl::Seconds(30)) /
-                                  static_cast<double>(finished - published_finished_);
-      finish_interval_ =
-          published_finished_ == 0 ? absl::Seconds(1) : finish_interval_ * 0.8 + each * 0.2;
-      published_finished_ = finished;
-      last_finish_ = now;
-    }
     stats_ = core_->stats();
+    rates_ = core_->rates();
+    finish_interval_ = core_->finish_interval();
     handed_over_ = 0;
     handed_over_tokens_ = 0;
     core_idle_ = core_->idle();
@@ -212,6 +222,7 @@ class ThreadedEngine : public Engine {
   }
 
   const std::unique_ptr<EngineCore> core_;  // the engine thread's, but for Validate and facts
+  const absl::Status self_check_;
 
   mutable Mutex mutex_;
   Condition news_;     // for the engine thread: HasNews()
@@ -227,9 +238,8 @@ class ThreadedEngine : public Engine {
   bool cancel_all_ ABSL_GUARDED_BY(mutex_) = false;
   bool core_idle_ ABSL_GUARDED_BY(mutex_) = true;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
+  RecentRates rates_ ABSL_GUARDED_BY(mutex_);
   absl::Duration finish_interval_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1);
-  int64_t published_finished_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::Time last_finish_ ABSL_GUARDED_BY(mutex_) = absl::Now();
 
   std::thread thread_;  // last: starts when all else is there
 };
@@ -240,11 +250,13 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const EngineOptions& option
                                                      StepObserver* observer) {
   absl::StatusOr<std::unique_ptr<EngineCore>> core = EngineCore::Open(options, observer);
   if (!core.ok()) return core.status();
-  if ((*core)->facts().options.speculation && !SelfCheck(**core)) {
+  absl::Status self_check;
+  if ((*core)->facts().options.speculation) self_check = SelfCheck(**core);
+  if (!self_check.ok()) {
     (*core)->CountSelfCheckFailure();
     (*core)->set_speculation_enabled(false);
   }
-  return std::make_unique<ThreadedEngine>(*std::move(core));
+  return std::make_unique<ThreadedEngine>(*std::move(core), std::move(self_check));
 }
 
 }  // namespace mambad

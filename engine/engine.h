@@ -1,11 +1,9 @@
 // START HERE. The thread-safe shell around the engine: requests go in from any thread, events come
 // out on the one engine thread, which alone touches sequences, slots and the device.
 //
-//   auto engine = Engine::Open(options);                       // loads, checks itself, starts the
-//   engine thread auto id = (*engine)->Submit(std::move(request), sink);     // events until one
-//   with `finish` a sample
-//   (*engine)->Cancel(*id);                                    // its samples end with kCancelled
-//   at the next step
+//   auto engine = Engine::Open(options);          // loads, checks itself, starts the engine thread
+//   auto id = (*engine)->Submit(std::move(request), sink);  // events until a `finish` for each sample
+//   (*engine)->Cancel(*id);                       // its samples end with kCancelled at the next step
 
 #ifndef MAMBAD_ENGINE_ENGINE_H_
 #define MAMBAD_ENGINE_ENGINE_H_
@@ -46,14 +44,19 @@ struct EngineStats {
   int64_t pages_used = 0, pages_total = 0;
   int64_t waiting_tokens = 0;
   int64_t state_bytes = 0;  // of slots and pages in use
+  // prompt_tokens: read by the target, once a request, however many samples or readings it takes.
   int64_t prompt_tokens = 0, cached_prompt_tokens = 0, generation_tokens = 0;
   int64_t draft_rounds = 0, draft_tokens = 0, accepted_tokens = 0;
   std::vector<int64_t> accepted_per_position;
+  // draft_seconds: the draft model's. The target's time goes to prefill and verify (decoding, plain
+  // or not) by their rows in each step.
   double draft_seconds = 0, verify_seconds = 0, prefill_seconds = 0;
+  int64_t preemptions = 0;  // requests interrupted for want of pages
   int64_t steps = 0, step_rows = 0, step_sequences = 0;  // sums over steps
   double step_seconds = 0;
-  double generation_tokens_per_second = 0;  // over about the last 10 s
-  double acceptance_rate = 0;  // accepted / drafted over about the last 10 s; 0 without drafts
+  // Over about the last 10 s before the call; 0 when nothing ran in them.
+  double generation_tokens_per_second = 0;
+  double acceptance_rate = 0;  // accepted / drafted; 0 without drafts
   bool speculation_enabled = false;
   int64_t self_check_failures = 0;
 };
@@ -73,15 +76,17 @@ class StepObserver {
 class Engine {
  public:
   // Opens the checkpoint(s), loads weights, decodes fixed prompts plain and speculatively (when
-  // they differ, speculation is switched off and self_check_failures says so), starts the engine
-  // thread. Errors: what is wrong with which file or option.
+  // they differ, speculation is switched off, and self_check_failures and self_check say so), starts
+  // the engine thread, which alone calls `observer`. Errors: what is wrong with which file or
+  // option.
   static absl::StatusOr<std::unique_ptr<Engine>> Open(const EngineOptions& options,
                                                       StepObserver* observer = nullptr);
 
-  // Cancels what runs, joins the engine thread.
+  // Cancels what runs, joins the engine thread. Not from a sink or the observer: dies with words.
   virtual ~Engine() = default;
 
-  // Any thread. INVALID_ARGUMENT with the field's name (as in Request) and allowed range;
+  // Any thread. INVALID_ARGUMENT "field: what was given, what is allowed", where the field is a path
+  // as in the wire contract (sampling.top_p, output.n; `prompt` for the tokens of any input);
   // RESOURCE_EXHAUSTED when a queue limit is reached; UNAVAILABLE while draining. After OK, `sink`
   // gets events until every sample has finished; it is kept alive until then.
   virtual absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
@@ -90,12 +95,16 @@ class Engine {
   // Any thread. The reader has caught up: a paused request goes on.
   virtual void Resume(RequestId id) = 0;
   // Any thread. Refuses new requests from now on; running ones go on. Returns when none is left or
-  // at `deadline`, after cancelling what then remains.
+  // at `deadline`, after cancelling what then remains. Not from a sink or the observer, which the
+  // engine thread calls: it would wait for itself, so it dies with words instead.
   virtual void Drain(absl::Time deadline) = 0;
 
   virtual EngineStats Stats() const = 0;  // any thread
-  virtual absl::Duration EstimatedWait()
-      const = 0;  // how long a new request would wait, from measured rate
+  // How long a new request would wait: those before it, at the rate at which requests have been
+  // ending while there were any. 10 ms to 10 min.
+  virtual absl::Duration EstimatedWait() const = 0;
+  // What the check at Open found: OK, or what differed.
+  virtual absl::Status self_check() const { return absl::OkStatus(); }
   virtual const ModelInfo& model() const = 0;
   virtual const ModelInfo* draft_model() const = 0;  // nullptr: none
   virtual const EngineOptions& options() const = 0;  // as resolved at Open

@@ -1,6 +1,11 @@
-// The single-threaded core of the engine: Admit, Step, Cancel. Deterministic but for the clock it
-// is handed and the measured times that choose draft lengths, neither of which can change a token.
-// Driven by Engine's thread in the daemon and directly in tests.
+// The single-threaded core of the engine: Admit, Step, Cancel. Deterministic given the clock it is
+// handed, but for the measured times that choose draft lengths; neither can change a token. Driven
+// by Engine's thread in the daemon and directly in tests.
+//
+// One class in six files, by what a request meets on its way: engine_open.cc (before there are
+// any), engine_validate.cc (at the door), engine_core.cc (queue, slots, pages, the step),
+// engine_drafts.cc (who drafts how much), engine_results.cc (out again), engine_accounts.cc (what
+// is counted meanwhile).
 
 #ifndef MAMBAD_ENGINE_ENGINE_CORE_H_
 #define MAMBAD_ENGINE_ENGINE_CORE_H_
@@ -9,9 +14,11 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -24,6 +31,7 @@
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "engine/service_rates.h"
 #include "engine/speculative_decoder.h"
 #include "engine/state_pool.h"
 #include "engine/text/chat_template.h"
@@ -43,15 +51,24 @@ struct EngineFacts {
   text::ChatTemplate::Variables chat_variables;
 };
 
+// Tokens of context that can be configured at all.
+inline constexpr int64_t kMaxContext = int64_t{1} << 24;
+
+// What the final event of a request says that never ran.
+RequestStats StatsOfUnstarted(int64_t prompt_tokens, absl::Duration waited);
+
 class EngineCore {
  public:
-  static absl::StatusOr<std::unique_ptr<EngineCore>> Open(const EngineOptions& options,
-                                                          StepObserver* observer);
+  // `backend`: what to run on; null: the one that the options name.
+  static absl::StatusOr<std::unique_ptr<EngineCore>> Open(
+      const EngineOptions& options, StepObserver* observer,
+      std::unique_ptr<kernels::Backend> backend = nullptr);
   ~EngineCore();
 
   const EngineFacts& facts() const { return facts_; }
 
-  // Any thread: reads facts only. INVALID_ARGUMENT: "field: value given, allowed range".
+  // Any thread: reads only what never changes after Open. INVALID_ARGUMENT: "field: what was given,
+  // what is allowed", the field as engine.h's Submit says.
   absl::Status Validate(const Request& request) const;
 
   // Queues a validated request. RESOURCE_EXHAUSTED when a queue limit is reached.
@@ -62,20 +79,33 @@ class EngineCore {
   void CancelAll();
 
   // Ends what is cancelled or too late, admits what fits, runs one step. False: nothing could run
-  // (idle, or all paused).
-  bool Step(absl::Time now);
+  // (idle, or all paused). `clock` is read before and after the step.
+  bool Step(absl::FunctionRef<absl::Time()> clock);
 
   bool idle() const { return waiting_.empty() && active_.empty(); }
   // When the next deadline of a waiting or running request passes.
   absl::Time NextDeadline() const;
 
-  const EngineStats& stats() const { return stats_; }
-  int64_t finished_requests() const { return finished_requests_; }
+  const EngineStats& stats() const { return stats_; }  // rates: as of the last step
+  const RecentRates& rates() const { return rates_; }
+  absl::Duration finish_interval() const { return pace_.interval(); }  // FinishPace
+
   void set_speculation_enabled(bool enabled);
   void CountSelfCheckFailure() { ++stats_.self_check_failures; }
+  // Returns the one before. Null: nobody looks.
+  StepObserver* set_observer(StepObserver* observer) { return std::exchange(observer_, observer); }
+  // Counters, rates and what was learned about drafts begin anew; self-check failures stay. Idle.
+  void ForgetHistory();
 
  private:
   EngineCore() = default;
+
+  // Validate's parts.
+  absl::Status ValidatePrompt(const Request& request) const;
+  absl::Status ValidateStopping(const Request& request) const;
+  absl::Status ValidateOutput(const Request& request) const;
+  absl::Status ValidateRoom(const Request& request) const;
+  bool AllowsMoreThanStops(const Request& request) const;
 
   // Start-up, in order.
   absl::Status OpenModels();
@@ -85,6 +115,7 @@ class EngineCore {
 
   // The phases of a step.
   void EndLateAndCancelled(absl::Time now);
+  void GrowPages();
   void AdmitWaiting(absl::Time now);
   void ForkSamples();
   void ChooseDrafts();
@@ -93,15 +124,31 @@ class EngineCore {
   void Account(const StepTimes& times, absl::Time now);
   void ObserveDrafts(const StepTimes& times);
 
+  // Slots and pages.
+  int64_t TokenLimit(const Request& request) const;
+  int64_t Reservation(const ActiveRequest& active, int64_t tokens) const;
   bool Start(ActiveRequest& active, absl::Time now);
-  void StartSequence(ActiveRequest& active, Sequence& sequence, int slot);
+  void PrepareSequences(ActiveRequest& active, absl::Time now);
+  void TakeSlot(ActiveRequest& active, Sequence& sequence);
+  bool Grow(ActiveRequest& active);
+  void Preempt(size_t index);
+  void ReleaseSequence(Sequence& sequence);
+
+  // Results.
+  void ResizeLogprobs(int64_t count);
   void CollectPromptLogprobs(const StepEntry& entry);
   int64_t ReadText(Sequence& sequence, const StepEntry& entry, std::string* matched);
   void Finish(Sequence& sequence, FinishReason reason, absl::Time now);
-  void Emit(ActiveRequest& active);
-  void ReleaseSequence(Sequence& sequence);
-  void RemoveFinished();
+  void FinishAll(ActiveRequest& active, FinishReason reason, absl::Time now);
   void EndWaiting(ActiveRequest& active, FinishReason reason, absl::Time now);
+  void Emit(ActiveRequest& active);
+  void RemoveFinished();
+
+  // Books.
+  static bool Decodes(const StepEntry& entry);
+  void CountPromptRows(const StepEntry& entry);
+  static void ShareTime(const StepEntry& entry, const StepTimes& times, int rows);
+  void ObservePace(absl::Time now);
   void UpdateGauges(absl::Time now);
 
   EngineFacts facts_;
@@ -130,12 +177,13 @@ class EngineCore {
   std::vector<TokenId> lookup_;
   TokenEvent event_;
 
+  std::vector<TokenLogprob> spare_logprobs_;  // of event_
+
   EngineStats stats_;
-  int64_t finished_requests_ = 0;
-  struct RateWindow {  // for the gauges that people read
-    absl::Time begun = absl::InfinitePast();
-    int64_t tokens = 0, drafted = 0, accepted = 0;
-  } rate_;
+  RecentRates rates_;
+  FinishPace pace_;
+  int64_t ended_requests_ = 0;   // that had started and gave everything back
+  int64_t paced_requests_ = 0;   // of them, those that pace_ knows
 };
 
 }  // namespace mambad

@@ -31,6 +31,12 @@ void EngineCore::ChooseDrafts() {
     const int64_t room = sequence.token_limit - static_cast<int64_t>(sequence.tokens.size()) - 1;
     choice.max_length = static_cast<int>(std::clamp<int64_t>(room, 0, options.max_draft_length));
     choice.fixed_length = wish.draft_length;
+    choice.generated = sequence.generated();
+    choice.remaining = room + 1;
+    if (choice.draft_model) {
+      const int64_t unread = static_cast<int64_t>(sequence.tokens.size()) - sequence.draft.fed;
+      choice.catch_up_rows = std::max<int64_t>(0, unread - 2);  // two are what a full round leaves
+    }
   }
   draft_lengths_.Choose(absl::MakeSpan(choices_),
                         static_cast<int>(std::min<int64_t>(prompt_rows, options.max_step_rows)));
@@ -56,15 +62,17 @@ void EngineCore::ObserveDrafts(const StepTimes& times) {
   StepMeasurement step;
   for (const StepEntry& entry : plan_) {
     step.rows += entry.feed + entry.draft_length;
-    if (!entry.sampled || entry.feed > 1) {
+    if (!Decodes(entry)) {
       step.other_rows += entry.feed;
       continue;
     }
     ++step.sequences;
     step.kept += entry.kept;
     step.drafts += entry.draft_length;
+    // A draft model that only reads what it is behind was asked for drafts, too.
+    const bool fixed = entry.sequence->request->request.speculation.draft_length.has_value();
+    step.fixed |= fixed && (entry.draft_length > 0 || entry.draft_rows > 0);
     if (entry.draft_length == 0) continue;
-    step.fixed |= entry.sequence->request->request.speculation.draft_length.has_value();
     if (entry.drafter == DrafterKind::kDraftModel) {
       ++step.model_draft_sequences;
       step.model_draft_steps = std::max(step.model_draft_steps, entry.draft_length);
@@ -72,6 +80,7 @@ void EngineCore::ObserveDrafts(const StepTimes& times) {
     draft_lengths_.ObserveDrafts(entry.drafter, entry.draft_length, entry.accepted,
                                  entry.sequence->draft_statistics);
   }
+  step.first_draft_rows = times.first_draft_rows;
   step.draft_seconds = times.draft_seconds;
   step.verify_seconds = times.verify_seconds;
   draft_lengths_.ObserveStep(step);

@@ -1,5 +1,4 @@
-// Opening: checkpoints -> resolved options -> models, state, tokenizer; and the checks of a request
-// against what was opened.
+// EngineCore's opening: checkpoints -> resolved options -> models, state, tokenizer.
 
 #include <algorithm>
 #include <optional>
@@ -17,8 +16,9 @@ using checkpoint::ModelConfig;
 
 constexpr int64_t kUnboundedContext =
     32768;  // served by default where the model itself has no limit
-constexpr int64_t kMaxContext = int64_t{1} << 24;
 constexpr int kMaxSequences = 4096;
+// Pages over all slots that page tables may name: 1 GiB, on the host and on the device.
+constexpr int64_t kMaxTableEntries = int64_t{1} << 28;
 
 const char* FamilyName(checkpoint::Family family) {
   switch (family) {
@@ -118,11 +118,13 @@ absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(const EngineOptions& options,
-                                                             StepObserver* observer) {
+absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(
+    const EngineOptions& options, StepObserver* observer,
+    std::unique_ptr<kernels::Backend> backend) {
   auto core = std::unique_ptr<EngineCore>(new EngineCore());
   core->facts_.options = options;
   core->observer_ = observer;
+  core->backend_ = std::move(backend);
   if (absl::Status status = core->OpenModels(); !status.ok()) return status;
   return core;
 }
@@ -144,7 +146,8 @@ absl::Status EngineCore::OpenModels() {
   }
   if (absl::Status status = ResolveOptions(**target, draft.get()); !status.ok()) return status;
 
-  backend_ = kernels::CreateCpuBackend({options.threads, options.bfloat16_activations});
+  if (backend_ == nullptr)
+    backend_ = kernels::CreateCpuBackend({options.threads, options.bfloat16_activations});
   const int64_t context = options.max_context;
   ModelLimits limits;
   limits.max_rows = options.max_step_rows;
@@ -189,10 +192,12 @@ absl::Status EngineCore::OpenModels() {
   chosen_.reserve(options.max_sequences);
   lookup_.reserve(kMaxDraftLength);
   event_.tokens.reserve(kernels::kMaxWindowRows + 1);
+  event_.logprobs.reserve(kernels::kMaxWindowRows + 1);
+  spare_logprobs_.reserve(kernels::kMaxWindowRows + 1);
   stats_.accepted_per_position.reserve(kMaxDraftLength);
   facts_.default_sampling = DefaultSampling(config);
   set_speculation_enabled(options.speculation);
-  UpdateGauges(absl::InfinitePast());
+  UpdateGauges(absl::UnixEpoch());
   return OpenText(**target);
 }
 
@@ -268,99 +273,11 @@ absl::Status EngineCore::ResolveOptions(const Checkpoint& target, const Checkpoi
   }
   if (config.HasMixer(checkpoint::MixerKind::kAttention)) {
     options.max_context = std::min(options.max_context, options.kv_cache_tokens);
-  }
-  return absl::OkStatus();
-}
-
-// ---- requests
-// ----------------------------------------------------------------------------------------------------------
-
-absl::Status EngineCore::Validate(const Request& request) const {
-  const EngineOptions& options = facts_.options;
-  const int vocabulary = facts_.model.vocabulary;
-  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
-  if (prompt == 0) return absl::InvalidArgumentError("prompt: empty; at least one token is needed");
-  const int64_t room = facts_.model.context - (request.score_from.has_value() ? 0 : 1);
-  if (prompt > room) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("prompt: ", prompt, " tokens given, allowed 1 to ", room));
-  }
-  for (int64_t i = 0; i < prompt; ++i) {
-    if (request.prompt[i] < 0 || request.prompt[i] >= vocabulary) {
-      return absl::InvalidArgumentError(absl::StrCat("prompt[", i, "]: token id ",
-                                                     request.prompt[i], " given, allowed 0 to ",
-                                                     vocabulary - 1));
-    }
-  }
-  if (absl::Status status = ValidateSampling(request.sampling, vocabulary); !status.ok())
-    return status;
-
-  const StoppingParams& stopping = request.stopping;
-  const size_t own_stops = stopping.ignore_eos ? 0 : facts_.model.eos_ids.size();
-  const absl::Status checks[] = {
-      CheckOption("stopping.max_tokens", stopping.max_tokens, 0, kMaxContext),
-      CheckOption("stopping.min_tokens", stopping.min_tokens, 0,
-                  stopping.max_tokens > 0 ? stopping.max_tokens : facts_.model.context),
-      CheckOption("stopping.stop_token_ids: count",
-                  static_cast<int64_t>(stopping.stop_token_ids.size()), 0,
-                  kernels::kMaxStopIds - static_cast<int64_t>(own_stops)),
-      CheckOption("output.logprobs", request.output.logprobs, -1,
-                  std::min(kernels::kMaxAlternatives, vocabulary)),
-      CheckOption("output.prompt_logprobs", request.output.prompt_logprobs, -1,
-                  std::min(kernels::kMaxAlternatives, vocabulary)),
-      CheckOption("output.n", request.output.samples, 1, options.max_sequences),
-      CheckOption("speculation.draft_length", request.speculation.draft_length.value_or(0), 0,
-                  options.max_draft_length),
-  };
-  for (const absl::Status& status : checks) {
-    if (!status.ok()) return status;
-  }
-  for (TokenId id : stopping.stop_token_ids) {
-    if (id < 0 || id >= vocabulary) {
-      return absl::InvalidArgumentError(absl::StrCat("stopping.stop_token_ids: token id ", id,
-                                                     " given, allowed 0 to ", vocabulary - 1));
-    }
-  }
-  for (const std::string& stop : stopping.stop_strings) {
-    if (stop.empty())
-      return absl::InvalidArgumentError("stopping.stop_strings: empty string given");
-  }
-  if (!stopping.stop_strings.empty() && facts_.tokenizer == nullptr) {
-    return absl::InvalidArgumentError(
-        "stopping.stop_strings: given, but the model has no tokenizer");
-  }
-  if (!stopping.stop_strings.empty()) {
-    text::Detokenizer::Options detokenizer;
-    detokenizer.stop_strings = stopping.stop_strings;
-    const absl::Status status =
-        text::Detokenizer::Create(facts_.tokenizer.get(), std::move(detokenizer)).status();
-    if (!status.ok())
+    const int64_t longest = kMaxTableEntries / options.max_sequences * kernels::kPageTokens;
+    if (options.max_context > longest) {
       return absl::InvalidArgumentError(
-          absl::StrCat("stopping.stop_strings: ", std::string(status.message())));
-  }
-  if (request.speculation.mode == SpeculationMode::kDraftModel && draft_ == nullptr) {
-    return absl::InvalidArgumentError(
-        "speculation.mode: DRAFT_MODEL given, but no draft model is loaded");
-  }
-  if (request.score_from.has_value() && request.output.samples != 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("output.n: ", request.output.samples, " given, scoring allows 1"));
-  }
-  if (request.score_from.has_value() &&
-      (*request.score_from < 1 || *request.score_from >= prompt)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("from: ", *request.score_from, " given, allowed 1 to ", prompt - 1));
-  }
-  // What one request takes must fit an empty engine, or it would wait for ever.
-  const int64_t longest = stopping.max_tokens > 0
-                              ? std::min(facts_.model.context, prompt + stopping.max_tokens)
-                              : facts_.model.context;
-  for (const StatePool* pool : {target_state_.get(), draft_state_.get()}) {
-    if (pool != nullptr && pool->PagesFor(longest) * request.output.samples > pool->pages_total()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("output.n: ", request.output.samples, " samples of up to ", longest,
-                       " tokens need more than the cache's ",
-                       pool->pages_total() * kernels::kPageTokens, " tokens"));
+          absl::StrCat("max_context: ", options.max_context, " given, allowed at most ", longest,
+                       " with max_sequences ", options.max_sequences));
     }
   }
   return absl::OkStatus();

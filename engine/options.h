@@ -68,8 +68,10 @@ struct SamplingParams {
 };
 
 struct StoppingParams {
-  int64_t max_tokens = 0;  // 0: as many as the context allows
-  int64_t min_tokens = 0;  // end-of-text and stop ids cannot be sampled before
+  int64_t max_tokens = 0;  // 0: as many as the context allows and the cache could hold; such an
+                           // answer may be interrupted and read again when pages run out
+  int64_t min_tokens = 0;  // end-of-text and stop ids cannot be sampled before; some other token must
+                           // be allowed then
   std::vector<std::string> stop_strings;
   std::vector<TokenId> stop_token_ids;
   bool ignore_eos = false;

@@ -9,7 +9,7 @@ namespace {
 // then forgets a run.
 constexpr int kMaxProbes = 64;
 
-constexpr int64_t kMaxTokens = int64_t{1} << 28;  // ends of runs fit an entry
+static_assert(PromptLookup::kWindow < int64_t{1} << 29, "ends of runs fit an entry");
 
 uint64_t Mix(uint64_t hash) {
   hash ^= hash >> 32;
@@ -37,7 +37,7 @@ std::array<uint64_t, PromptLookup::kMatchLengths.size()> RunHashes(
 }  // namespace
 
 void PromptLookup::Reserve(int64_t tokens) {
-  tokens = std::min(tokens, kMaxTokens);
+  tokens = std::min(tokens, kWindow);
   tokens_.reserve(tokens);
   size_t slots = 64;
   while (slots < 2 * kMatchLengths.size() * static_cast<size_t>(tokens)) slots *= 2;
@@ -45,16 +45,21 @@ void PromptLookup::Reserve(int64_t tokens) {
 }
 
 void PromptLookup::Append(absl::Span<const TokenId> tokens) {
-  for (const TokenId token : tokens) {
-    if (static_cast<int64_t>(tokens_.size()) < kMaxTokens) AppendOne(token);
-  }
+  // Of a text longer than the window nothing but its end would be left.
+  if (tokens.size() > static_cast<size_t>(kWindow)) tokens = tokens.last(kWindow);
+  for (const TokenId token : tokens) AppendOne(token);
 }
 
 void PromptLookup::AppendOne(TokenId token) {
+  if (static_cast<int64_t>(tokens_.size()) == kWindow) ForgetOlderHalf();
   tokens_.push_back(token);
   if (2 * (entries_ + kMatchLengths.size()) > table_.size())
     Grow(std::max<size_t>(64, 2 * table_.size()));
-  const auto end = static_cast<int64_t>(tokens_.size());
+  NoteRuns(static_cast<int64_t>(tokens_.size()));
+}
+
+// Enters the runs that end at `end` and remembers where they ended before.
+void PromptLookup::NoteRuns(int64_t end) {
   const auto hashes = RunHashes(tokens_, end);
   for (int kind = 0; kind < static_cast<int>(kMatchLengths.size()); ++kind) {
     earlier_[kind] = end < kMatchLengths[kind] ? -1 : Exchange(kind, hashes[kind], end);
@@ -97,6 +102,16 @@ void PromptLookup::Grow(size_t slots) {
     const int kind = static_cast<int>(entry & 7);
     Exchange(kind, RunHashes(tokens_, entry >> 3)[kind], entry >> 3);
   }
+}
+
+// Tokens move down, which all ends of runs are counted by: the table is made anew, in its place.
+void PromptLookup::ForgetOlderHalf() {
+  const auto kept = static_cast<int64_t>(tokens_.size()) / 2;
+  std::move(tokens_.end() - kept, tokens_.end(), tokens_.begin());
+  std::fill(table_.begin(), table_.end(), kEmpty);
+  entries_ = 0;
+  tokens_.resize(kept);
+  for (int64_t end = 1; end <= kept; ++end) NoteRuns(end);
 }
 
 int PromptLookup::match_length() const {

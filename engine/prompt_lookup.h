@@ -19,16 +19,22 @@ namespace mambad {
 //
 // Cost: constant time a token appended (a table look-up for each run length, doubling now and
 // then), whatever the text; a proposal costs its own length. Memory: 4 bytes for a token and 5
-// table entries of 4 bytes at a load of at most one half: 44 to 84 bytes a token of context, up to
-// twice that while vectors grow; see Reserve.
+// table entries of 4 bytes at a load of at most one half: 44 to 84 bytes a token, up to twice that
+// while vectors grow. It grows with the text and ends at kWindow tokens, 9 MB: of longer texts the
+// older half is forgotten then, so that between kWindow / 2 and kWindow of the latest are known.
 class PromptLookup {
  public:
   static constexpr std::array<int, 5> kMatchLengths = {8, 6, 4, 3, 2};
+  static constexpr int64_t kWindow = int64_t{1} << 17;
 
-  // Room for `tokens` of context: until then Append allocates nothing.
+  // Room for `tokens` of context, kWindow at most: until then, and beyond kWindow, Append allocates
+  // nothing.
   void Reserve(int64_t tokens);
 
   void Append(absl::Span<const TokenId> tokens);
+
+  // Memory held, in bytes.
+  int64_t bytes() const { return 4 * static_cast<int64_t>(tokens_.capacity() + table_.capacity()); }
 
   // Tokens of the suffix that has been met before: the longest of kMatchLengths; 0: none, Propose
   // gives nothing.
@@ -43,11 +49,13 @@ class PromptLookup {
   static constexpr uint32_t kEmpty = 0xffffffff;
 
   void AppendOne(TokenId token);
+  void NoteRuns(int64_t end);
+  void ForgetOlderHalf();
   bool Matches(uint32_t entry, int kind, int64_t end) const;
   int64_t Exchange(int kind, uint64_t hash, int64_t end);
   void Grow(size_t slots);
 
-  std::vector<TokenId> tokens_;
+  std::vector<TokenId> tokens_;  // the latest, at most kWindow
   std::vector<uint32_t>
       table_;  // end of a run * 8 + its kind; a power of two of slots, linear probing
   size_t entries_ = 0;

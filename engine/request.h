@@ -43,8 +43,8 @@ struct SpeculationReport {
   int64_t drafted = 0, accepted = 0;           // tokens
   std::vector<int64_t> accepted_per_position;  // [i]: rounds whose draft i was accepted
   std::vector<int64_t> tokens_per_round;       // [t]: rounds (plain ones too) that kept t tokens
-  int64_t draft_microseconds = 0,
-          verify_microseconds = 0;  // this sequence's share of its batches' time
+  // This sequence's share of its batches' time, by rows: of the draft model's and of the target's.
+  int64_t draft_microseconds = 0, verify_microseconds = 0;
 };
 
 struct RequestStats {

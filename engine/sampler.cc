@@ -21,10 +21,10 @@ absl::Status CheckRange(const char* field, double value, double low, bool low_al
                                                  low, " to ", high));
 }
 
-absl::Status CheckToken(const char* field, int64_t id, int vocabulary) {
+absl::Status CheckToken(const std::string& field, int64_t id, int vocabulary) {
   if (id >= 0 && id < vocabulary) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("sampling.", field, ": token id ", id, " given, allowed 0 to ", vocabulary - 1));
+      absl::StrCat("sampling.", field, ": id ", id, " given, allowed 0 to ", vocabulary - 1));
 }
 
 }  // namespace
@@ -47,9 +47,10 @@ absl::Status ValidateSampling(const SamplingParams& params, int vocabulary) {
     if (absl::Status status = CheckRange("logit_bias", bias, -1e4, true, 1e4); !status.ok())
       return status;
   }
-  for (TokenId id : params.allowed_token_ids) {
-    if (absl::Status status = CheckToken("allowed_token_ids", id, vocabulary); !status.ok())
-      return status;
+  for (size_t i = 0; i < params.allowed_token_ids.size(); ++i) {
+    const TokenId id = params.allowed_token_ids[i];
+    if (id >= 0 && id < vocabulary) continue;
+    return CheckToken(absl::StrCat("allowed_token_ids[", i, "]"), id, vocabulary);
   }
   return absl::OkStatus();
 }
@@ -70,8 +71,8 @@ Sampler::Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Back
 }
 
 void Sampler::Configure(int slot, const SamplingParams& params, int sample,
-                        absl::Span<const TokenId> prompt, absl::Span<const TokenId> stop_ids,
-                        int64_t stop_from) {
+                        absl::Span<const TokenId> prompt, absl::Span<const TokenId> answer,
+                        absl::Span<const TokenId> stop_ids, int64_t stop_from) {
   kernels::SamplingState state;
   state.temperature = params.temperature;
   state.top_p = params.top_p;
@@ -86,7 +87,7 @@ void Sampler::Configure(int slot, const SamplingParams& params, int sample,
   std::copy_n(stop_ids.begin(), state.stop_count, state.stop_ids);
   if (params.repetition_penalty != 1 || params.presence_penalty != 0 ||
       params.frequency_penalty != 0) {
-    WriteCounts(slot, prompt);
+    WriteCounts(slot, prompt, answer);
     state.counts_row = slot;
   }
   if (!params.logit_bias.empty() || !params.allowed_token_ids.empty()) {
@@ -97,9 +98,11 @@ void Sampler::Configure(int slot, const SamplingParams& params, int sample,
   backend_.Synchronize();  // `state` goes away
 }
 
-void Sampler::WriteCounts(int slot, absl::Span<const TokenId> prompt) {
+void Sampler::WriteCounts(int slot, absl::Span<const TokenId> prompt,
+                          absl::Span<const TokenId> answer) {
   std::fill(count_row_.begin(), count_row_.end(), 0);
   for (TokenId id : prompt) count_row_[id] = kInPrompt;
+  for (TokenId id : answer) ++count_row_[id];  // the top bit stays: it is the sign
   backend_.Write(tables_.counts + int64_t{slot} * tables_.padded_vocabulary, count_row_.data(),
                  count_row_.size() * sizeof(int32_t));
 }

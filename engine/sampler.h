@@ -25,14 +25,15 @@ class Sampler {
 
   // Prepares a slot for a sequence. `stop_ids` (at most kMaxStopIds) end it from position
   // `stop_from` on. `sample` tells the samples of one request apart: their random draws differ.
+  // `answer`: what a sequence that was preempted has said already; penalties count it.
   void Configure(int slot, const SamplingParams& params, int sample,
-                 absl::Span<const TokenId> prompt, absl::Span<const TokenId> stop_ids,
-                 int64_t stop_from);
+                 absl::Span<const TokenId> prompt, absl::Span<const TokenId> answer,
+                 absl::Span<const TokenId> stop_ids, int64_t stop_from);
 
   const kernels::SamplingTables& tables() const { return tables_; }
 
  private:
-  void WriteCounts(int slot, absl::Span<const TokenId> prompt);
+  void WriteCounts(int slot, absl::Span<const TokenId> prompt, absl::Span<const TokenId> answer);
   void WriteBias(int slot, const SamplingParams& params);
 
   kernels::Backend& backend_;

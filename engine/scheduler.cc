@@ -25,9 +25,10 @@ Scored ScoredRows(const Sequence& sequence, int feed) {
   } else {
     return {};
   }
-  const int64_t begin = std::max(sequence.target.fed, first_row);
+  // A preempted request reads its prompt again, but its scores have been told.
+  const int64_t begin = std::max({sequence.target.fed, first_row, sequence.scored_to});
   const int64_t end = std::min(sequence.target.fed + feed, sequence.prompt_length - 1);
-  return {begin, std::max(begin, end)};
+  return begin < end ? Scored{begin, end} : Scored{sequence.target.fed, sequence.target.fed};
 }
 
 // The longest prompt chunk of at most `feed` rows whose logits fit.

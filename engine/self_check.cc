@@ -1,72 +1,150 @@
 #include "engine/self_check.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
 namespace mambad {
 namespace {
 
-constexpr int kAnswerTokens = 12;
+constexpr int kAnswerTokens = 12, kShortestAnswer = 3, kDraftLength = 3;
 constexpr RequestId kFirstId = RequestId{1} << 62;  // far from the ids that requests get
 
 class Collector : public EventSink {
  public:
   bool OnEvent(const TokenEvent& event) override {
     tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
+    for (const TokenLogprob& logprob : event.logprobs) logprobs.push_back(logprob.logprob);
+    if (event.stats.has_value()) drafted += event.stats->speculation.drafted;
+    if (event.finish != FinishReason::kNone) finish = event.finish;
     return true;
   }
   std::vector<TokenId> tokens;
+  std::vector<float> logprobs;
+  int64_t drafted = 0;
+  FinishReason finish = FinishReason::kNone;
 };
 
-// A prompt that repeats itself, so that prompt lookup has something to propose.
-std::vector<TokenId> FixedPrompt(int which, int vocabulary) {
-  std::vector<TokenId> prompt;
-  for (int i = 0; i < 9 + 4 * which; ++i)
-    prompt.push_back((37 * (i % 5) + 101 * which + 11) % vocabulary);
-  return prompt;
+// What is decoded, again and again in different ways. Nothing of its answers is known beforehand.
+Request Probe(const EngineFacts& facts, int which, bool few_tokens) {
+  const int vocabulary = facts.model.vocabulary;
+  const auto context = static_cast<int>(std::min<int64_t>(facts.model.context, 1000));
+  const auto token = [&](int i) { return (37 * i + 101 * which + 11) % vocabulary; };
+  Request request;
+  if (few_tokens) {
+    // Two tokens in all their pairs, and no others allowed: whatever the answer, its last two have
+    // been seen before, so that prompt lookup has something to propose.
+    for (int i : {0, 0, 1, 1, 0}) request.prompt.push_back(token(i));
+    request.sampling.allowed_token_ids = {token(0), token(1)};
+  } else {
+    const int length = std::clamp(context - kAnswerTokens, 1, 9 + 4 * which);
+    for (int i = 0; i < length; ++i) request.prompt.push_back(token(i % 5));
+  }
+  request.stopping.max_tokens =
+      std::min(kAnswerTokens, context - static_cast<int>(request.prompt.size()));
+  request.stopping.ignore_eos = true;
+  request.output.logprobs = 0;
+  return request;
 }
 
-std::vector<std::vector<TokenId>> Decode(EngineCore& core, SpeculationMode mode, int prompts) {
-  const EngineFacts& facts = core.facts();
+struct Decoded {
+  std::vector<std::vector<TokenId>> tokens;
+  std::vector<std::vector<float>> logprobs;
+  int64_t drafted = 0;
+};
+
+absl::StatusOr<Decoded> Decode(EngineCore& core, SpeculationMode mode, int probes,
+                               bool few_tokens) {
   std::vector<std::shared_ptr<Collector>> collectors;
-  for (int i = 0; i < prompts; ++i) {
-    Request request;
-    request.prompt = FixedPrompt(i, facts.model.vocabulary);
-    request.stopping.max_tokens = kAnswerTokens;
-    request.stopping.ignore_eos = true;
+  absl::Status refused;
+  for (int i = 0; i < probes; ++i) {
+    Request request = Probe(core.facts(), i, few_tokens);
     request.speculation.mode = mode;
     if (mode != SpeculationMode::kOff)
-      request.speculation.draft_length = std::min(3, facts.options.max_draft_length);
+      request.speculation.draft_length =
+          std::min(kDraftLength, core.facts().options.max_draft_length);
     collectors.push_back(std::make_shared<Collector>());
-    if (core.Validate(request).ok())
-      core.Admit(kFirstId + i, std::move(request), collectors.back(), absl::Now()).IgnoreError();
+    refused.Update(core.Validate(request));
+    if (!refused.ok()) break;
+    refused.Update(core.Admit(kFirstId + i, std::move(request), collectors.back(), absl::Now()));
+    if (!refused.ok()) break;
   }
-  while (core.Step(absl::Now())) {
+  while (core.Step(absl::Now)) {
   }
-  std::vector<std::vector<TokenId>> answers;
-  for (const auto& collector : collectors) answers.push_back(std::move(collector->tokens));
-  return answers;
+  if (!refused.ok())
+    return absl::InternalError(absl::StrCat("a probe was refused: ", refused.message()));
+  Decoded decoded;
+  for (const auto& collector : collectors) {
+    if (collector->finish != FinishReason::kLength)
+      return absl::InternalError("a probe did not end by its length");
+    for (float logprob : collector->logprobs) {
+      if (!std::isfinite(logprob))
+        return absl::InternalError("the model gives numbers that are not finite");
+    }
+    decoded.tokens.push_back(std::move(collector->tokens));
+    decoded.logprobs.push_back(std::move(collector->logprobs));
+    decoded.drafted += collector->drafted;
+  }
+  return decoded;
+}
+
+absl::Status Compare(EngineCore& core, const Decoded& plain, SpeculationMode mode, int probes,
+                     bool few_tokens) {
+  const char* drafter = mode == SpeculationMode::kDraftModel ? "the draft model" : "prompt lookup";
+  const absl::StatusOr<Decoded> decoded = Decode(core, mode, probes, few_tokens);
+  if (!decoded.ok()) {
+    return absl::InternalError(absl::StrCat("with ", drafter, ": ", decoded.status().message()));
+  }
+  if (decoded->drafted == 0) return absl::InternalError(absl::StrCat(drafter, " drafted nothing"));
+  if (decoded->tokens != plain.tokens)
+    return absl::InternalError(absl::StrCat("with ", drafter, ", other tokens come than without"));
+  if (decoded->logprobs != plain.logprobs) {
+    return absl::InternalError(
+        absl::StrCat("with ", drafter, ", other log-probabilities come than without"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckDrafters(EngineCore& core) {
+  const EngineFacts& facts = core.facts();
+  const absl::Time start = absl::Now();
+  // A draft model is asked both: for any token, and for so few that some of its drafts are accepted,
+  // however bad it is.
+  for (bool few_tokens : {false, true}) {
+    std::vector<SpeculationMode> modes;
+    if (facts.draft_model.has_value()) modes.push_back(SpeculationMode::kDraftModel);
+    if (facts.options.prompt_lookup && few_tokens) modes.push_back(SpeculationMode::kPromptLookup);
+    if (modes.empty()) continue;
+    int probes = 1;
+    absl::StatusOr<Decoded> plain = Decode(core, SpeculationMode::kOff, probes, few_tokens);
+    if (plain.ok() && absl::Now() - start < absl::Milliseconds(50)) {
+      probes = std::min(3, facts.options.max_sequences);
+      plain = Decode(core, SpeculationMode::kOff, probes, few_tokens);
+    }
+    if (!plain.ok()) return plain.status();
+    for (SpeculationMode mode : modes) {
+      if (absl::Status status = Compare(core, *plain, mode, probes, few_tokens); !status.ok())
+        return status;
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-bool SelfCheck(EngineCore& core) {
-  const EngineFacts& facts = core.facts();
-  const absl::Time start = absl::Now();
-  int prompts = 1;
-  std::vector<std::vector<TokenId>> plain = Decode(core, SpeculationMode::kOff, prompts);
-  if (absl::Now() - start < absl::Milliseconds(50)) {
-    prompts = std::min(3, facts.options.max_sequences);
-    plain = Decode(core, SpeculationMode::kOff, prompts);
-  }
-  if (facts.draft_model.has_value() && Decode(core, SpeculationMode::kDraftModel, prompts) != plain)
-    return false;
-  return !facts.options.prompt_lookup ||
-         Decode(core, SpeculationMode::kPromptLookup, prompts) == plain;
+absl::Status SelfCheck(EngineCore& core) {
+  constexpr int kShortestContext = 5 + kShortestAnswer;
+  if (core.facts().model.context < kShortestContext) return absl::OkStatus();
+  StepObserver* const observer = core.set_observer(nullptr);
+  absl::Status status = CheckDrafters(core);
+  core.ForgetHistory();
+  core.set_observer(observer);
+  return status;
 }
 
 }  // namespace mambad

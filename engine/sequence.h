@@ -26,15 +26,20 @@ struct ReadPosition {
   int replay = 0;
 };
 
+// Tokens of an answer for which all memory is taken before it begins.
+inline constexpr int64_t kTextReserve = 4096;
+
 struct Sequence {
   ActiveRequest* request = nullptr;
   int index = 0;  // which sample of its request
   int slot = -1;  // -1: none yet, or returned
 
-  std::vector<TokenId>
-      tokens;  // prompt, then what was kept; capacity for all is reserved at admission
+  // Prompt, then what was kept. Room for the first kTextReserve tokens of the answer is there from
+  // the start; a longer one doubles it now and then.
+  std::vector<TokenId> tokens;
   int64_t prompt_length = 0;
   int64_t token_limit = 0;  // tokens.size() may not pass this
+  int64_t scored_to = 0;    // rows of the prompt below this one have been scored
   ReadPosition target, draft;
 
   std::optional<text::Detokenizer> detokenizer;  // absent when the model has no tokenizer

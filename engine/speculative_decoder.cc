@@ -90,6 +90,7 @@ StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternative
     times.draft_seconds = SecondsSince(start);
     for (int call = 0; call < draft_call_count_; ++call)
       times.draft_rows += draft_calls_[call].batch.rows();
+    times.first_draft_rows = draft_calls_[0].batch.rows();
   }
   RunVerify(alternatives, score_alternatives);
   backend_.EndRound();
@@ -122,6 +123,7 @@ void SpeculativeDecoder::PlanDraftModel(absl::Span<StepEntry> entries) {
     if (rows < backlog) entry.draft_length = 0;
     if (rows == 0) continue;
     rows_left -= rows;
+    entry.draft_rows = rows;
     StepBatch& batch = draft_calls_[0].batch;
     const int first = batch.AddSequence({sequence.slot, sequence.draft.fed, sequence.draft.replay,
                                          /*commit=*/rows, /*window_start=*/0, rows});
@@ -181,10 +183,11 @@ void SpeculativeDecoder::PlanDraftCalls(absl::Span<StepEntry> entries) {
     std::fill_n(call.logit_row.host, accept_count_, -1);
     int next_rows = 0;  // rows that call j+1 will have
     for (size_t e = 0; e < entries.size(); ++e) {
-      const StepEntry& entry = entries[e];
+      StepEntry& entry = entries[e];
       const int a = accept_index_[e];
       if (entry.drafter != DrafterKind::kDraftModel || entry.draft_length <= j || a < 0) continue;
       const Sequence& sequence = *entry.sequence;
+      entry.draft_rows += j > 0;
       const int row =
           j == 0 ? draft_row_[e]
                  : call.batch.AddSequence({sequence.slot, sequence.draft.fed + j - 1, /*replay=*/0,

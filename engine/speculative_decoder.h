@@ -39,6 +39,7 @@ struct StepEntry {
   // Results. Pointers are into the decoder and good until the next Run.
   int64_t position = 0;  // of the first row fed
   bool sampled = false;
+  int draft_rows = 0;  // rows that the draft model ran for it: its own backlog, then drafts
   int accepted = 0;  // drafts accepted before the cut
   int kept = 0;
   const TokenId* tokens = nullptr;  // [kept]
@@ -59,6 +60,7 @@ struct LogprobView {
 struct StepTimes {
   double draft_seconds = 0, verify_seconds = 0;
   int draft_rows = 0;  // rows the draft model ran
+  int first_draft_rows = 0;  // of them in its first call, which reads what it has not read yet
 };
 
 class SpeculativeDecoder {

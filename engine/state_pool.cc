@@ -53,20 +53,27 @@ int64_t StatePool::max_positions() const {
 }
 
 bool StatePool::Acquire(int slot, int64_t positions) {
-  const int64_t pages = PagesFor(positions);
-  if (pages > pages_free() || pages > pages_per_sequence_) return false;
+  assigned_[slot] = 0;
+  if (!Extend(slot, positions)) return false;
   for (Layer& layer : layers_) {
     if (layer.recurrent.data == nullptr) continue;
     const int64_t floats = layer.recurrent.layout.floats;
     backend_.Fill(layer.recurrent.data + slot * floats, 0.0f, floats);
   }
+  return true;
+}
+
+bool StatePool::Extend(int slot, int64_t positions) {
+  const int64_t pages = PagesFor(positions), had = assigned_[slot];
+  if (pages <= had) return true;
+  if (pages - had > pages_free() || pages > pages_per_sequence_) return false;
   int32_t* row = table_.data() + int64_t{slot} * pages_per_sequence_;
-  for (int64_t i = 0; i < pages; ++i) {
+  for (int64_t i = had; i < pages; ++i) {
     row[i] = free_pages_.back();
     free_pages_.pop_back();
   }
   assigned_[slot] = static_cast<int32_t>(pages);
-  if (pages > 0) UploadTableRow(slot);
+  UploadPages(slot, had, pages - had);
   return true;
 }
 
@@ -97,10 +104,10 @@ void StatePool::Fork(int from, int to, int64_t positions) {
   }
 }
 
-void StatePool::UploadTableRow(int slot) {
-  const int64_t offset = int64_t{slot} * pages_per_sequence_;
+void StatePool::UploadPages(int slot, int64_t first, int64_t count) {
+  const int64_t offset = int64_t{slot} * pages_per_sequence_ + first;
   backend_.Write(device_table_.as<int32_t>() + offset, table_.data() + offset,
-                 pages_per_sequence_ * sizeof(int32_t));
+                 count * sizeof(int32_t));
   backend_.Synchronize();  // the row may change again before the copy has run
 }
 

@@ -37,6 +37,11 @@ class StatePool {
   // Zeroes the slot's recurrent state and assigns pages for `positions` positions. False, and
   // nothing changed, when too few pages are free. The slot must be released.
   bool Acquire(int slot, int64_t positions);
+  // Assigns more pages to an acquired slot, so that it has `positions` positions. False, and nothing
+  // changed, when too few are free. Costs what is added, whatever the slot has.
+  bool Extend(int slot, int64_t positions);
+  // Positions that the slot has pages for; any number without attention layers.
+  bool Reaches(int slot, int64_t positions) const { return PagesFor(positions) <= assigned_[slot]; }
   // Returns the slot's pages.
   void Release(int slot);
   // Makes `to`, already acquired, what `from` is after `positions` positions: copies state, keys
@@ -60,7 +65,7 @@ class StatePool {
     kernels::Buffer memory, values;
   };
 
-  void UploadTableRow(int slot);
+  void UploadPages(int slot, int64_t first, int64_t count);
 
   kernels::Backend& backend_;
   const StatePoolShape shape_;

@@ -52,6 +52,8 @@ class CountingSink : public EventSink {
 struct Case {
   std::string name, target, draft;
   SpeculationMode mode;
+  int logprobs = -1;
+  bool grows = false;  // the length is not named: pages come on the way
 };
 
 class DecodeStep : public ::testing::TestWithParam<Case> {};
@@ -65,18 +67,22 @@ TEST_P(DecodeStep, Invariant6AllocatesNothingOnceWarm) {
     Request request = driver.Plain(10 + 7 * i, 400, i);
     request.speculation.mode = GetParam().mode;
     if (GetParam().mode != SpeculationMode::kOff) request.speculation.draft_length = 3;
+    request.output.logprobs = GetParam().logprobs;
+    if (GetParam().grows) request.stopping.max_tokens = 0;
     ASSERT_TRUE(driver.core().Admit(i + 1, std::move(request), sink, absl::Now()).ok());
   }
-  while (sink->tokens < 150) ASSERT_TRUE(driver.core().Step(absl::Now()));
+  while (sink->tokens < 150) ASSERT_TRUE(driver.core().Step(absl::Now));
   const int64_t before = allocations.load();
   ASSERT_GT(before, 0);  // opening was counted
   int steps = 0;
-  while (sink->tokens < 600) {
-    ASSERT_TRUE(driver.core().Step(absl::Now()));
+  const int64_t pages = driver.core().stats().pages_used;
+  while (sink->tokens < (GetParam().grows ? 1200 : 600)) {
+    ASSERT_TRUE(driver.core().Step(absl::Now));
     ++steps;
   }
   EXPECT_EQ(allocations.load() - before, 0) << "in " << steps << " steps";
   EXPECT_GT(steps, 25);
+  EXPECT_EQ(driver.core().stats().pages_used > pages, GetParam().grows);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -87,7 +93,15 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"hybrid_lookup", "hybrid_mamba2", "", SpeculationMode::kPromptLookup},
                       Case{"hybrid_draft", "hybrid_mamba", "hybrid_mamba",
                            SpeculationMode::kDraftModel},
-                      Case{"mamba_draft", "mamba", "mamba", SpeculationMode::kDraftModel}),
+                      Case{"mamba_draft", "mamba", "mamba", SpeculationMode::kDraftModel},
+                      Case{"mamba_logprobs", "mamba", "", SpeculationMode::kOff, 0},
+                      Case{"llama_alternatives", "llama_tied", "", SpeculationMode::kOff, 5},
+                      Case{"lookup_alternatives", "hybrid_mamba", "",
+                           SpeculationMode::kPromptLookup, 20},
+                      Case{"draft_alternatives", "mamba2", "mamba2", SpeculationMode::kDraftModel,
+                           3},
+                      Case{"llama_grows", "llama_tied", "", SpeculationMode::kPromptLookup, -1,
+                           true}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

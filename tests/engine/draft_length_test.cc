@@ -21,6 +21,9 @@ struct World {
   std::function<double(int sequence, int position)> lookup = [](int, int) { return 0.0; };
   int sequences = 1, max_length = 8;
   bool has_model = true, has_lookup = false;
+  // Answers end after so many tokens; the next begins with a prompt of so many that the draft model
+  // has not read. 0: one answer without end.
+  int answer_tokens = 0, prompt_tokens = 0;
   double noise = 0;  // standard deviation of a step's time, as a share; every 50th step takes three
                      // times as long
 };
@@ -33,6 +36,7 @@ class Simulation {
     double seconds = 0,
            plain_seconds = 0;  // plain: the same tokens without drafts, noise of the same kind
     double tokens = 0, drafts = 0;
+    int64_t read_rows = 0;  // by the draft model, to catch up
     int64_t steps = 0, lookup_sequences = 0, model_sequences = 0;
     double slowdown() const { return seconds / plain_seconds; }
     double rate() const { return tokens / seconds; }
@@ -40,6 +44,8 @@ class Simulation {
 
   Totals Run(const World& world, int steps, std::optional<int> fixed = std::nullopt) {
     statistics_.resize(std::max<size_t>(statistics_.size(), world.sequences));
+    generated_.resize(statistics_.size(), 1);
+    unread_.resize(statistics_.size(), world.prompt_tokens);
     Totals totals;
     for (int i = 0; i < steps; ++i) Step(world, fixed, totals);
     return totals;
@@ -62,6 +68,8 @@ class Simulation {
       choices[s].prompt_lookup = world.has_lookup;
       choices[s].max_length = world.max_length;
       choices[s].fixed_length = fixed;
+      choices[s].catch_up_rows = world.answer_tokens > 0 ? std::max(0, unread_[s] - 2) : 0;
+      choices[s].generated = generated_[s];
     }
     controller.Choose(absl::MakeSpan(choices), 0);
     StepMeasurement step;
@@ -74,10 +82,19 @@ class Simulation {
       for (const DraftChoice& choice : choices) {
         drafting += choice.drafter == DrafterKind::kDraftModel && choice.length >= k;
       }
-      if (k == 1) step.model_draft_sequences = drafting;
       if (drafting == 0) break;
+      int rows = drafting;
+      if (k == 1) {
+        for (int s = 0; s < world.sequences; ++s) {
+          if (choices[s].drafter == DrafterKind::kDraftModel)
+            rows += static_cast<int>(choices[s].catch_up_rows);
+        }
+        step.model_draft_sequences = drafting;
+        step.first_draft_rows = rows;
+        totals.read_rows += rows - drafting;
+      }
       step.model_draft_steps = k;
-      step.draft_seconds += world.draft(drafting) * noise;
+      step.draft_seconds += world.draft(rows) * noise;
     }
     for (int s = 0; s < world.sequences; ++s) {
       const DraftChoice& choice = choices[s];
@@ -89,6 +106,7 @@ class Simulation {
       step.kept += accepted + 1;
       totals.lookup_sequences += choice.drafter == DrafterKind::kPromptLookup;
       totals.model_sequences += choice.drafter == DrafterKind::kDraftModel;
+      if (world.answer_tokens > 0) EndOrGoOn(world, choice, s, accepted + 1);
       if (choice.length > 0)
         controller.ObserveDrafts(choice.drafter, choice.length, accepted, statistics_[s]);
     }
@@ -102,10 +120,20 @@ class Simulation {
         world.verify(world.sequences) * Noise(world) * step.kept / world.sequences;
   }
 
+  void EndOrGoOn(const World& world, const DraftChoice& choice, int s, int kept) {
+    generated_[s] += kept;
+    unread_[s] = choice.drafter == DrafterKind::kDraftModel ? 1 : unread_[s] + kept;
+    if (generated_[s] < world.answer_tokens) return;
+    generated_[s] = 1;
+    unread_[s] = world.prompt_tokens;
+    statistics_[s] = DraftStatistics();
+  }
+
   double Uniform() { return std::uniform_real_distribution<double>()(random_); }
 
   std::mt19937 random_;
   std::vector<DraftStatistics> statistics_;
+  std::vector<int> generated_, unread_;
 };
 
 // Tokens a second of the best fixed length for sequences that are all alike.
@@ -213,6 +241,76 @@ TEST(DraftLengthTest, NeverLosesMoreThanFivePercentAgainstPlain) {
     }
     EXPECT_LT(all.slowdown(), 1.05) << "seed " << seed;
   }
+}
+
+// Short answers to long prompts: reading the prompt would take the draft model longer than its
+// drafts could save.
+TEST(DraftLengthTest, DoesNotReadPromptsThatDraftsCannotEarnBack) {
+  for (const int sequences : {1, 4}) {
+    World world;
+    world.sequences = sequences;
+    world.answer_tokens = 12;
+    world.prompt_tokens = 2000;
+    world.draft = [](int rows) { return 0.0006 + 0.0002 * rows; };  // 0.4 s for a prompt
+    Simulation simulation(11);
+    simulation.Run(world, 500);
+    const auto totals = simulation.Run(world, 3000);
+    EXPECT_LT(totals.slowdown(), 1.05) << sequences;
+  }
+}
+
+TEST(DraftLengthTest, ReadsPromptsThatDraftsEarnBack) {
+  World world;
+  world.answer_tokens = 300;
+  world.prompt_tokens = 500;
+  world.draft = [](int rows) { return 0.0006 + 0.00002 * rows; };  // 0.01 s: one plain step
+  Simulation simulation(12);
+  simulation.Run(world, 1000);
+  const auto totals = simulation.Run(world, 3000);
+  int best_length = 0;
+  EXPECT_GT(totals.rate(), 0.85 * BestFixedRate(world, true, &best_length));
+  EXPECT_GT(totals.read_rows, 0);
+}
+
+// As above, with prompts in between and from the first step on.
+TEST(DraftLengthTest, NeverLosesMoreThanFivePercentWithPromptsToCatchUpOn) {
+  for (int seed = 0; seed < 60; ++seed) {
+    std::mt19937 random(seed);
+    const auto uniform = [&](double low, double high) {
+      return std::uniform_real_distribution<double>(low, high)(random);
+    };
+    World world;
+    world.sequences = 1 + static_cast<int>(random() % 6);
+    world.answer_tokens = 4 + static_cast<int>(random() % 400);
+    world.prompt_tokens = 1 + static_cast<int>(random() % 3000);
+    world.noise = uniform(0, 0.1);
+    const double acceptance = uniform(0, 0.9), row = uniform(0.00005, 0.003);
+    const double step = uniform(0.0002, 0.003), read = uniform(0.000005, 0.0003);
+    world.model = [=](int, int) { return acceptance; };
+    world.verify = [=](int rows) { return 0.010 + row * rows; };
+    world.draft = [=](int rows) { return step + read * rows; };
+    const auto totals = Simulation(seed).Run(world, 4000);
+    EXPECT_LT(totals.slowdown(), 1.05)
+        << "seed " << seed << ": " << world.sequences << " sequences, prompts of "
+        << world.prompt_tokens << ", answers of " << world.answer_tokens << ", acceptance "
+        << acceptance << ", a row read in " << read;
+  }
+}
+
+TEST(DraftLengthTest, ComesBackWhenAcceptanceImprovesThoughPromptsAreLong) {
+  World bad, good;
+  for (World* world : {&bad, &good}) {
+    world->answer_tokens = 400;
+    world->prompt_tokens = 1500;
+    world->draft = [](int rows) { return 0.0006 + 0.00004 * rows; };  // 6 plain steps
+  }
+  bad.model = [](int, int) { return 0.0; };
+  good.model = [](int, int) { return 0.9; };
+  Simulation simulation(13);
+  simulation.Run(bad, 4000);
+  simulation.Run(good, 4000);
+  const auto totals = simulation.Run(good, 3000);
+  EXPECT_GT(totals.rate(), 1.5 / 0.0108);  // plain: one token in 10.8 ms
 }
 
 TEST(DraftLengthTest, UsesTheBetterDrafterOfEachSequence) {

@@ -13,6 +13,8 @@ namespace mambad::testing {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
+using ::testing::StartsWith;
 
 // ---- invariant 5: every way out returns slot, pages and queue place
 // ------------------------------------------------------
@@ -32,11 +34,11 @@ TEST_P(WaysOut, Invariant5EveryWayOutReturnsSlotPagesAndQueuePlace) {
   auto waiting = driver.Send(driver.Plain(9, 50));
   const RequestId waiting_id = driver.last_id();
   auto queued = driver.Send(driver.Plain(9, 50));
-  for (int i = 0; i < 3; ++i) driver.core().Step(absl::Now());
+  for (int i = 0; i < 3; ++i) driver.core().Step(absl::Now);
   EXPECT_GT(driver.Held(), 0);
   driver.core().Cancel(waiting_id - 1);  // while it runs
   driver.core().Cancel(waiting_id + 1);  // while it waits
-  driver.core().Step(absl::Now());
+  driver.core().Step(absl::Now);
   EXPECT_EQ(cancelled->answers[0].finish, FinishReason::kCancelled);
   EXPECT_EQ(queued->answers[0].finish, FinishReason::kCancelled);
   driver.RunAll();
@@ -46,17 +48,17 @@ TEST_P(WaysOut, Invariant5EveryWayOutReturnsSlotPagesAndQueuePlace) {
   Request late = driver.Plain(9, 50);
   late.deadline = absl::Now() + absl::Hours(1);
   auto late_sink = driver.Send(std::move(late));
-  driver.core().Step(absl::Now());
-  driver.core().Step(absl::Now() + absl::Hours(2));
+  driver.core().Step(absl::Now);
+  driver.core().Step([] { return absl::Now() + absl::Hours(2); });
   EXPECT_EQ(late_sink->answers[0].finish, FinishReason::kDeadline);
   EXPECT_EQ(driver.Held(), 0);
 
   Request samples = driver.Plain(9, 50);
   samples.output.samples = 2;
   auto samples_sink = driver.Send(std::move(samples));
-  driver.core().Step(absl::Now());
+  driver.core().Step(absl::Now);
   driver.core().CancelAll();
-  driver.core().Step(absl::Now());
+  driver.core().Step(absl::Now);
   EXPECT_EQ(samples_sink->answers.size(), 2u);
   EXPECT_EQ(driver.Held(), 0);
   EXPECT_TRUE(driver.core().idle());
@@ -105,26 +107,37 @@ TEST(EngineCore, BadRequestsAreNamed) {
     void (*spoil)(Request&);
   };
   const Case cases[] = {
-      {"prompt: empty", [](Request& r) { r.prompt.clear(); }},
-      {"prompt[1]: token id -1", [](Request& r) { r.prompt[1] = -1; }},
-      {"prompt[0]: token id 1000000", [](Request& r) { r.prompt[0] = 1000000; }},
-      {"prompt: 100000 tokens given", [](Request& r) { r.prompt.assign(100000, 1); }},
+      {"prompt: 0 tokens given, allowed 1 to", [](Request& r) { r.prompt.clear(); }},
+      {"prompt[1]: id -1 given, allowed 0 to", [](Request& r) { r.prompt[1] = -1; }},
+      {"prompt[0]: id 1000000 given", [](Request& r) { r.prompt[0] = 1000000; }},
+      {"prompt: 100000 tokens given, allowed 1 to", [](Request& r) { r.prompt.assign(100000, 1); }},
       {"sampling.temperature: -1", [](Request& r) { r.sampling.temperature = -1; }},
       {"sampling.temperature: nan", [](Request& r) { r.sampling.temperature = NAN; }},
       {"sampling.top_p: 0 given, allowed above 0", [](Request& r) { r.sampling.top_p = 0; }},
       {"sampling.top_k", [](Request& r) { r.sampling.top_k = -1; }},
       {"sampling.min_p", [](Request& r) { r.sampling.min_p = 1.5; }},
       {"sampling.repetition_penalty", [](Request& r) { r.sampling.repetition_penalty = 0; }},
-      {"sampling.logit_bias: token id",
+      {"sampling.logit_bias: id -3 given, allowed 0 to",
        [](Request& r) {
          r.sampling.logit_bias = {{-3, 1.0f}};
        }},
-      {"sampling.allowed_token_ids: token id",
+      {"sampling.allowed_token_ids[0]: id 1048576 given, allowed 0 to",
        [](Request& r) { r.sampling.allowed_token_ids = {1 << 20}; }},
       {"stopping.max_tokens", [](Request& r) { r.stopping.max_tokens = -1; }},
       {"stopping.min_tokens",
        [](Request& r) { r.stopping.min_tokens = 100, r.stopping.max_tokens = 10; }},
-      {"stopping.stop_token_ids", [](Request& r) { r.stopping.stop_token_ids.assign(100, 1); }},
+      {"stopping.stop_token_ids: 100 ids given, allowed at most",
+       [](Request& r) { r.stopping.stop_token_ids.assign(100, 1); }},
+      {"stopping.stop_token_ids[1]: id -5 given, allowed 0 to",
+       [](Request& r) {
+         r.stopping.stop_token_ids = {1, -5};
+       }},
+      {"stopping.min_tokens: 1 given, allowed 0 when",
+       [](Request& r) {
+         r.stopping.min_tokens = 1;
+         r.sampling.allowed_token_ids = {4, 5};
+         r.stopping.stop_token_ids = {5, 4};
+       }},
       {"stopping.stop_strings", [](Request& r) { r.stopping.stop_strings = {""}; }},
       {"output.logprobs", [](Request& r) { r.output.logprobs = 1000; }},
       {"output.n", [](Request& r) { r.output.samples = 0; }},
@@ -133,15 +146,54 @@ TEST(EngineCore, BadRequestsAreNamed) {
       {"speculation.mode", [](Request& r) { r.speculation.mode = SpeculationMode::kDraftModel; }},
       {"from: 0 given", [](Request& r) { r.score_from = 0; }},
       {"output.n: 2 given", [](Request& r) { r.score_from = 1, r.output.samples = 2; }},
+      {"alternatives: 99 given",
+       [](Request& r) { r.score_from = 1, r.output.prompt_logprobs = 99; }},
   };
   for (const Case& c : cases) {
     Request request = driver.Plain(5, 5);
     c.spoil(request);
     const absl::Status status = driver.core().Validate(request);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.field;
-    EXPECT_THAT(std::string(status.message()), HasSubstr(c.field));
+    EXPECT_THAT(std::string(status.message()), StartsWith(c.field));
+    // "field: what was given, what is allowed", the field a path that the wire knows.
+    EXPECT_THAT(std::string(status.message()),
+                MatchesRegex("[a-z_.]+(\\[[0-9]+\\])?: .+ given, allowed .+"));
   }
   EXPECT_TRUE(driver.core().Validate(driver.Plain(5, 5)).ok());
+}
+
+TEST(EngineCore, MinTokensNeedSomethingToSay) {
+  EngineDriver driver("mamba");
+  Request request = driver.Plain(5, 5);
+  request.stopping.min_tokens = 2;
+  request.sampling.allowed_token_ids = {4, 5};
+  request.stopping.stop_token_ids = {5};
+  const Answer answer = driver.Run(request);
+  ASSERT_GE(answer.tokens.size(), 2u);
+  EXPECT_EQ(answer.tokens[0], 4);
+  EXPECT_EQ(answer.tokens[1], 4);
+  request.stopping.stop_token_ids = {5, 4};
+  EXPECT_FALSE(driver.core().Validate(request).ok());
+  request.stopping.min_tokens = 0;  // the answer ends with its first token
+  EXPECT_EQ(driver.Run(request).tokens.size(), 1u);
+}
+
+TEST(EngineCore, LogprobsOfPromptsAreBounded) {
+  EngineOptions options;
+  options.max_context = 1 << 20;
+  options.max_sequences = 1;
+  EngineDriver driver("mamba", "", options);
+  Request request = driver.Plain(800000, 1);
+  EXPECT_TRUE(driver.core().Validate(request).ok());
+  request.output.prompt_logprobs = 0;
+  EXPECT_THAT(std::string(driver.core().Validate(request).message()),
+              StartsWith("output.prompt_logprobs: 0 for 799999 tokens given, allowed for at most"));
+  request.prompt.resize(100000);
+  EXPECT_TRUE(driver.core().Validate(request).ok());
+  request.output.prompt_logprobs = 20;
+  EXPECT_FALSE(driver.core().Validate(request).ok());
+  request.score_from = 99000;  // few are asked for
+  EXPECT_TRUE(driver.core().Validate(request).ok());
 }
 
 // ---- what an answer says
@@ -273,7 +325,7 @@ TEST(EngineCore, HigherPriorityStartsFirst) {
   Request urgent = driver.Plain(4, 2);
   urgent.priority = 5;
   auto high = driver.Send(urgent);
-  while (high->answers[0].finishes == 0) ASSERT_TRUE(driver.core().Step(absl::Now()));
+  while (high->answers[0].finishes == 0) ASSERT_TRUE(driver.core().Step(absl::Now));
   EXPECT_EQ(low->answers[0].finishes, 0);
   driver.RunAll();
   EXPECT_EQ(low->answers[0].finishes, 1);

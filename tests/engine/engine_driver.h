@@ -85,7 +85,7 @@ class EngineDriver {
   RequestId last_id() const { return last_id_; }
 
   void RunAll() {
-    while (core_->Step(absl::Now())) {
+    while (core_->Step(absl::Now)) {
     }
   }
 

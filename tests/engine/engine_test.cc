@@ -138,6 +138,39 @@ TEST_F(EngineTest, DrainWaitsThenCancelsAndRefusesNewRequests) {
   ExpectNothingHeld();
 }
 
+// Calls the engine back from the engine thread.
+class DrainingSink : public EventSink {
+ public:
+  explicit DrainingSink(Engine* engine) : engine_(engine) {}
+  bool OnEvent(const TokenEvent&) override {
+    engine_->Drain(absl::Now());
+    return true;
+  }
+
+ private:
+  Engine* const engine_;
+};
+
+TEST_F(EngineTest, DrainFromASinkDiesWithWords) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(
+      {
+        Open({});
+        (void)engine_->Submit(Plain(5, 3), std::make_shared<DrainingSink>(engine_.get()));
+        absl::SleepFor(absl::Seconds(20));
+      },
+      "Drain was called by a sink");
+}
+
+TEST_F(EngineTest, OpeningLeavesNothingInTheNumbers) {
+  Open({});
+  EXPECT_TRUE(engine_->self_check().ok()) << engine_->self_check();
+  const EngineStats stats = engine_->Stats();
+  EXPECT_EQ(stats.steps + stats.prompt_tokens + stats.generation_tokens + stats.draft_tokens, 0);
+  EXPECT_EQ(stats.self_check_failures, 0);
+  EXPECT_TRUE(stats.speculation_enabled);
+}
+
 TEST_F(EngineTest, TheDestructorEndsWhatRuns) {
   Open({});
   std::vector<std::shared_ptr<WaitingSink>> sinks;

@@ -310,7 +310,7 @@ TEST_P(GreedyAnswers, Invariant2SpeculationChangesNothing) {
         if (mode != SpeculationMode::kAuto) request.speculation.draft_length = draft_length;
         sinks.push_back(driver.Send(std::move(request)));
         if (static_cast<int>(i) % 5 == draft_length % 5)
-          driver.core().Step(absl::Now());  // some come later
+          driver.core().Step(absl::Now);  // some come later
       }
       driver.RunAll();
       for (size_t i = 0; i < prompts.size(); ++i) {

@@ -110,6 +110,64 @@ TEST(PromptLookupTest, LongMonotonousTextIsLinear) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
 }
 
+TEST(PromptLookupTest, MemoryFollowsTheTextAndEndsAtTheWindow) {
+  PromptLookup lookup;
+  lookup.Reserve(1000);
+  const int64_t reserved = lookup.bytes();
+  EXPECT_LT(reserved, 100 * 1000);
+  std::mt19937 random(3);
+  for (int i = 0; i < 1000; ++i) lookup.Append({static_cast<TokenId>(random())});
+  EXPECT_EQ(lookup.bytes(), reserved);
+  lookup.Reserve(int64_t{1} << 24);
+  const int64_t most = lookup.bytes();
+  EXPECT_LE(most, 9 << 20);
+  for (int64_t i = 0; i < 3 * PromptLookup::kWindow; ++i)
+    lookup.Append({static_cast<TokenId>(random())});
+  EXPECT_EQ(lookup.bytes(), most);
+}
+
+// Half a window back everything is found, a whole one back nothing.
+TEST(PromptLookupTest, LongTextsAreForgottenFromTheirBeginning) {
+  std::mt19937 random(4);
+  const auto fill = [&](PromptLookup& lookup, int64_t tokens) {
+    std::vector<TokenId> text;
+    for (int64_t i = 0; i < tokens; ++i) text.push_back(static_cast<TokenId>(random() >> 1));
+    lookup.Append(text);
+    return text;
+  };
+  PromptLookup lookup;
+  fill(lookup, 2 * PromptLookup::kWindow + 777);
+  lookup.Append({-10, -11, -12, -13});
+  fill(lookup, PromptLookup::kWindow / 2 - 10);
+  lookup.Append({-10, -11});
+  EXPECT_EQ(lookup.match_length(), 2);
+  EXPECT_THAT(Proposal(lookup, 2), ElementsAre(-12, -13));
+  fill(lookup, PromptLookup::kWindow);
+  lookup.Append({-12, -13});
+  EXPECT_EQ(lookup.match_length(), 0);
+}
+
+// What is known after forgetting is what a search in the latest tokens finds.
+TEST(PromptLookupTest, AgreesWithSearchAfterForgetting) {
+  std::mt19937 random(5);
+  PromptLookup lookup;
+  std::vector<TokenId> tokens;
+  const auto append = [&](TokenId token) {
+    lookup.Append({token});
+    tokens.push_back(token);
+  };
+  for (int64_t i = 0; i < PromptLookup::kWindow - 100; ++i)
+    append(static_cast<TokenId>(1000 + (random() >> 1) % 100000000));
+  for (int i = 0; i < 300; ++i) {  // forgets on the way
+    append(static_cast<TokenId>(random() % 4));
+    const std::vector<TokenId> latest(tokens.end() - PromptLookup::kWindow / 2, tokens.end());
+    int match = 0;
+    const std::vector<TokenId> expected = Searched(latest, 3, &match);
+    ASSERT_EQ(lookup.match_length(), match) << i;
+    ASSERT_EQ(Proposal(lookup, 3), expected) << i;
+  }
+}
+
 TEST(PromptLookupTest, ReserveChangesNothing) {
   PromptLookup plain, reserved;
   reserved.Reserve(1000);

@@ -35,7 +35,7 @@ Answer AnswerTo(EngineCore& core, Request request) {
   auto sink = std::make_shared<CollectingSink>();
   const absl::Status admitted = core.Admit(1, std::move(request), sink, absl::Now());
   EXPECT_TRUE(admitted.ok()) << admitted;
-  while (core.Step(absl::Now())) {
+  while (core.Step(absl::Now)) {
   }
   EXPECT_EQ(sink->answers[0].finishes, 1);
   return sink->answers[0];
