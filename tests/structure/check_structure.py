@@ -39,9 +39,9 @@ RULES = {
         ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl"]),
     "proto": ([], []),
     "trainer": (
-        ["trainer/**", "engine/checkpoint/**", "engine/text/**", "kernels/*.h", "kernels/cpu/training_scan.h",
-         "kernels/cuda/training_scan.h"],
-        ["absl", "json", "torch", "yaml", "spdlog", "cli11", "cuda"]),
+        ["trainer/**", "engine/checkpoint/**", "engine/text/**", "kernels/*.h", "kernels/cpu/training_*.h",
+         "kernels/cpu/thread_pool.h", "kernels/cuda/training_*.h"],
+        ["absl", "json", "torch", "yaml", "cli11", "cuda", "compression", "sentencepiece"]),
 }
 # Tests may include anything.
 UNRULED = ("tests",)
@@ -64,6 +64,7 @@ LIBRARIES = [
     ("openssl", ["openssl/**"]),
     ("torch", ["torch/**", "ATen/**", "c10/**"]),
     ("cuda", ["cuda*.h", "cublas*.h", "nccl.h", "cub/**", "cuda/**", "cooperative_groups*"]),
+    ("compression", ["zlib.h", "lzma.h"]),
     ("compiler", ["sanitizer/*.h"]),
     ("posix", ["unistd.h", "fcntl.h", "sched.h", "signal.h", "pthread.h", "poll.h", "string.h", "strings.h", "stdio.h",
                "stdlib.h", "stdint.h", "stddef.h", "math.h", "errno.h", "time.h", "dirent.h", "netdb.h", "termios.h",
