@@ -1,0 +1,139 @@
+// The engine without a server: many sequences decoding together, in tokens a second.
+//
+//   engine_bench MODEL [--draft MODEL] [--sequences N] [--prompt N] [--tokens N] [--threads N]
+//                [--repeat N] [--repetitive]
+//
+// N greedy requests of random prompts run together to their last token, plain and, where there is a
+// drafter, speculatively: both in turn, best and median of the repetitions, and their ratio.
+// --repetitive: prompts that repeat themselves, for prompt lookup. Text that random weights write is
+// no measure of acceptance; trained models' is.
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "engine/engine_core.h"
+
+namespace mambad::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+[[noreturn]] void Die(const std::string& words) {
+  std::fprintf(stderr, "engine_bench: %s\n", words.c_str());
+  std::exit(2);
+}
+
+struct Work {
+  int sequences = 16, prompt = 16, tokens = 128, repeat = 5;
+  bool repetitive = false;
+};
+
+class CountingSink : public EventSink {
+ public:
+  bool OnEvent(const TokenEvent& event) override {
+    tokens += static_cast<int64_t>(event.tokens.size());
+    if (event.stats.has_value()) {
+      rounds += event.stats->speculation.rounds;
+      drafted += event.stats->speculation.drafted;
+      accepted += event.stats->speculation.accepted;
+    }
+    return true;
+  }
+  int64_t tokens = 0, rounds = 0, drafted = 0, accepted = 0;
+};
+
+struct Run {
+  double tokens_per_second = 0, acceptance = 0, tokens_per_step = 0;
+};
+
+Run Decode(EngineCore& core, const Work& work, SpeculationMode mode, RequestId* next_id) {
+  std::mt19937_64 random(1);
+  const auto sink = std::make_shared<CountingSink>();
+  for (int s = 0; s < work.sequences; ++s) {
+    Request request;
+    for (int i = 0; i < work.prompt; ++i) {
+      const bool repeats = work.repetitive && i >= 8;
+      request.prompt.push_back(repeats ? request.prompt[i - 8]
+                                       : static_cast<TokenId>(random() % core.facts().model.vocabulary));
+    }
+    request.stopping.max_tokens = work.tokens;
+    request.stopping.ignore_eos = true;
+    request.speculation.mode = mode;
+    absl::Status status = core.Validate(request);
+    if (status.ok()) status = core.Admit((*next_id)++, std::move(request), sink, absl::Now());
+    if (!status.ok()) Die(std::string(status.message()));
+  }
+  int64_t steps = 0;
+  const Clock::time_point begin = Clock::now();
+  while (core.Step(absl::Now)) ++steps;
+  const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  const double drafted = static_cast<double>(std::max<int64_t>(1, sink->drafted));
+  return {static_cast<double>(sink->tokens) / seconds, static_cast<double>(sink->accepted) / drafted,
+          static_cast<double>(sink->tokens) / static_cast<double>(steps) / work.sequences};
+}
+
+double Median(std::vector<Run> runs) {
+  std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) {
+    return a.tokens_per_second < b.tokens_per_second;
+  });
+  return runs[runs.size() / 2].tokens_per_second;
+}
+
+void Measure(EngineCore& core, const Work& work) {
+  RequestId next_id = 1;
+  const bool drafts = core.facts().options.prompt_lookup || core.facts().draft_model.has_value();
+  std::vector<Run> plain, speculative;
+  Decode(core, work, SpeculationMode::kOff, &next_id);
+  for (int i = 0; i < work.repeat; ++i) {
+    plain.push_back(Decode(core, work, SpeculationMode::kOff, &next_id));
+    if (drafts) speculative.push_back(Decode(core, work, SpeculationMode::kAuto, &next_id));
+  }
+  std::printf("%d sequences of %d + %d tokens: plain %.1f tokens/s", work.sequences, work.prompt,
+              work.tokens, Median(plain));
+  if (drafts) {
+    std::printf(", speculative %.1f tokens/s (%.3f of plain), accepted %.3f of drafts, %.2f tokens a step",
+                Median(speculative), Median(speculative) / Median(plain),
+                speculative.back().acceptance, speculative.back().tokens_per_step);
+  }
+  std::printf("\n");
+}
+
+int Main(int argc, char** argv) {
+  EngineOptions options;
+  Work work;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    const std::string value = i + 1 < argc ? argv[i + 1] : "";
+    const auto number = [&](int* out) { *out = std::atoi(value.c_str()), ++i; };
+    if (argument == "--draft") options.draft_model = value, ++i;
+    else if (argument == "--sequences") number(&work.sequences);
+    else if (argument == "--prompt") number(&work.prompt);
+    else if (argument == "--tokens") number(&work.tokens);
+    else if (argument == "--threads") number(&options.threads);
+    else if (argument == "--repeat") number(&work.repeat);
+    else if (argument == "--repetitive") work.repetitive = true;
+    else if (argument.rfind("--", 0) == 0) Die("unknown option " + argument);
+    else options.model = argument;
+  }
+  if (options.model.empty() || work.sequences < 1 || work.repeat < 1) {
+    Die("usage: engine_bench MODEL [--draft MODEL] [--sequences N] [--prompt N] [--tokens N] "
+        "[--threads N] [--repeat N] [--repetitive]");
+  }
+  options.max_sequences = work.sequences;
+  auto core = EngineCore::Open(options, nullptr);
+  if (!core.ok()) Die(std::string(core.status().message()));
+  Measure(**core, work);
+  return 0;
+}
+
+}  // namespace
+}  // namespace mambad::bench
+
+int main(int argc, char** argv) { return mambad::bench::Main(argc, argv); }
