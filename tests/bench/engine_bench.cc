@@ -5,8 +5,8 @@
 //
 // N greedy requests of random prompts run together to their last token, plain and, where there is a
 // drafter, speculatively: both in turn, best and median of the repetitions, and their ratio.
-// --repetitive: prompts that repeat themselves, for prompt lookup. Text that random weights write is
-// no measure of acceptance; trained models' is.
+// --repetitive: prompts that repeat themselves, for prompt lookup. Text that random weights write
+// is no measure of acceptance; trained models' is.
 
 #include <algorithm>
 #include <chrono>
@@ -60,8 +60,9 @@ Run Decode(EngineCore& core, const Work& work, SpeculationMode mode, RequestId* 
     Request request;
     for (int i = 0; i < work.prompt; ++i) {
       const bool repeats = work.repetitive && i >= 8;
-      request.prompt.push_back(repeats ? request.prompt[i - 8]
-                                       : static_cast<TokenId>(random() % core.facts().model.vocabulary));
+      request.prompt.push_back(
+          repeats ? request.prompt[i - 8]
+                  : static_cast<TokenId>(random() % core.facts().model.vocabulary));
     }
     request.stopping.max_tokens = work.tokens;
     request.stopping.ignore_eos = true;
@@ -75,14 +76,14 @@ Run Decode(EngineCore& core, const Work& work, SpeculationMode mode, RequestId* 
   while (core.Step(absl::Now)) ++steps;
   const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   const double drafted = static_cast<double>(std::max<int64_t>(1, sink->drafted));
-  return {static_cast<double>(sink->tokens) / seconds, static_cast<double>(sink->accepted) / drafted,
+  return {static_cast<double>(sink->tokens) / seconds,
+          static_cast<double>(sink->accepted) / drafted,
           static_cast<double>(sink->tokens) / static_cast<double>(steps) / work.sequences};
 }
 
 double Median(std::vector<Run> runs) {
-  std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) {
-    return a.tokens_per_second < b.tokens_per_second;
-  });
+  std::sort(runs.begin(), runs.end(),
+            [](const Run& a, const Run& b) { return a.tokens_per_second < b.tokens_per_second; });
   return runs[runs.size() / 2].tokens_per_second;
 }
 
@@ -98,9 +99,10 @@ void Measure(EngineCore& core, const Work& work) {
   std::printf("%d sequences of %d + %d tokens: plain %.1f tokens/s", work.sequences, work.prompt,
               work.tokens, Median(plain));
   if (drafts) {
-    std::printf(", speculative %.1f tokens/s (%.3f of plain), accepted %.3f of drafts, %.2f tokens a step",
-                Median(speculative), Median(speculative) / Median(plain),
-                speculative.back().acceptance, speculative.back().tokens_per_step);
+    std::printf(
+        ", speculative %.1f tokens/s (%.3f of plain), accepted %.3f of drafts, %.2f tokens a step",
+        Median(speculative), Median(speculative) / Median(plain), speculative.back().acceptance,
+        speculative.back().tokens_per_step);
   }
   std::printf("\n");
 }
@@ -112,15 +114,24 @@ int Main(int argc, char** argv) {
     const std::string argument = argv[i];
     const std::string value = i + 1 < argc ? argv[i + 1] : "";
     const auto number = [&](int* out) { *out = std::atoi(value.c_str()), ++i; };
-    if (argument == "--draft") options.draft_model = value, ++i;
-    else if (argument == "--sequences") number(&work.sequences);
-    else if (argument == "--prompt") number(&work.prompt);
-    else if (argument == "--tokens") number(&work.tokens);
-    else if (argument == "--threads") number(&options.threads);
-    else if (argument == "--repeat") number(&work.repeat);
-    else if (argument == "--repetitive") work.repetitive = true;
-    else if (argument.rfind("--", 0) == 0) Die("unknown option " + argument);
-    else options.model = argument;
+    if (argument == "--draft")
+      options.draft_model = value, ++i;
+    else if (argument == "--sequences")
+      number(&work.sequences);
+    else if (argument == "--prompt")
+      number(&work.prompt);
+    else if (argument == "--tokens")
+      number(&work.tokens);
+    else if (argument == "--threads")
+      number(&options.threads);
+    else if (argument == "--repeat")
+      number(&work.repeat);
+    else if (argument == "--repetitive")
+      work.repetitive = true;
+    else if (argument.rfind("--", 0) == 0)
+      Die("unknown option " + argument);
+    else
+      options.model = argument;
   }
   if (options.model.empty() || work.sequences < 1 || work.repeat < 1) {
     Die("usage: engine_bench MODEL [--draft MODEL] [--sequences N] [--prompt N] [--tokens N] "

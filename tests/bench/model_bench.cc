@@ -5,7 +5,10 @@
 // For each model: one row (plain decoding at batch 1) as a share of the read-bandwidth probe
 // measured in turn with it; five rows of one sequence (verifying four drafts) and sixteen sequences
 // of one row, as multiples of one row; a prompt of 512 tokens. Head included, sampling not. Medians
-// over repetitions; the probe's best.
+// over repetitions; the probe's best. "products": the row's products alone, one after the other, as
+// a share of the probe: what is missing from it to 100 % is lost inside and between products, what
+// is missing from the model's share to it is the rest of the model. "state": megabytes of recurrent
+// state that a row reads and writes on top of the weights.
 
 #include <algorithm>
 #include <chrono>
@@ -22,6 +25,7 @@
 #include "engine/step_batch.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/instruction_set.h"
+#include "kernels/cpu/linear.h"
 #include "kernels/cpu/thread_pool.h"
 #include "tests/bench/read_bandwidth_probe.h"
 
@@ -77,11 +81,41 @@ class Subject {
     return std::chrono::duration<double>(Clock::now() - start).count();
   }
 
+  // Seconds of one row's products, with no other work between them.
+  double Products(kernels::ThreadPool& pool) {
+    const Clock::time_point start = Clock::now();
+    for (const kernels::WeightMatrix* matrix : Matrices()) {
+      const kernels::RowsView x{input_.data(), 1, matrix->columns, matrix->columns};
+      const kernels::RowsView y{output_.data(), 1, matrix->rows, matrix->rows};
+      kernels::Linear(pool, *matrix, x, nullptr, y, kernels::LinearOutput::kStore, {}, scratch_);
+    }
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  }
+
+  // Bytes of checkpoint state of one sequence, read and written once a step.
+  double StateBytes() const {
+    double floats = 0;
+    for (const Block& block : model_->weights().blocks()) {
+      if (block.mixer == checkpoint::MixerKind::kMamba)
+        floats += double(block.mamba.inner_width) * block.mamba.state_size;
+      if (block.mixer == checkpoint::MixerKind::kMamba2)
+        floats += double(block.mamba2.inner_width) * block.mamba2.state_size;
+    }
+    return 2 * 4 * floats;
+  }
+
   // All matrices that one row of one sequence must read, in the order it reads them.
   std::vector<Span> MatricesOfARow() const {
     std::vector<Span> spans;
-    const auto add = [&spans](const kernels::WeightMatrix* matrix) {
-      if (matrix != nullptr) spans.push_back(SpanOf(*matrix));
+    for (const kernels::WeightMatrix* matrix : Matrices()) spans.push_back(SpanOf(*matrix));
+    return spans;
+  }
+
+ private:
+  std::vector<const kernels::WeightMatrix*> Matrices() const {
+    std::vector<const kernels::WeightMatrix*> matrices;
+    const auto add = [&matrices](const kernels::WeightMatrix* matrix) {
+      if (matrix != nullptr) matrices.push_back(matrix);
     };
     for (const Block& block : model_->weights().blocks()) {
       add(block.attention.in), add(block.attention.out);
@@ -90,10 +124,9 @@ class Subject {
       add(block.mlp.in), add(block.mlp.out);
     }
     add(&model_->weights().head());
-    return spans;
+    return matrices;
   }
 
- private:
   [[noreturn]] static void Die(const std::string& words) {
     std::fprintf(stderr, "model_bench: %s\n", words.c_str());
     std::exit(2);
@@ -105,18 +138,22 @@ class Subject {
   StagingArea<int32_t> arrays_;
   StepBatch batch_;
   unsigned calls_ = 0;
+  std::vector<float> input_ = std::vector<float>(1 << 16, 0.5f),
+                     output_ = std::vector<float>(1 << 18);
+  kernels::LinearScratch scratch_ = kernels::CreateLinearScratch(1, 1 << 16);
 };
 
 void Measure(const std::string& path, kernels::Backend& backend, kernels::ThreadPool& pool,
              double seconds) {
   Subject subject(path, backend);
   ReadBandwidthProbe probe(pool, subject.MatricesOfARow());
-  std::vector<double> one, five, sixteen, prompt;
+  std::vector<double> one, five, sixteen, prompt, products;
   subject.Pass(1, 1, 1, 1);
   const Clock::time_point start = Clock::now();
   while (one.size() < 3 || std::chrono::duration<double>(Clock::now() - start).count() < seconds) {
     probe.Measure();
     for (int i = 0; i < 4; ++i) one.push_back(subject.Pass(1, 1, 1, 1));
+    for (int i = 0; i < 2; ++i) products.push_back(subject.Products(pool));
     for (int i = 0; i < 2; ++i) five.push_back(subject.Pass(1, 5, 1, 5));
     sixteen.push_back(subject.Pass(kSequences, 1, 1, 1));
     if (prompt.size() < one.size() / 16 + 1) prompt.push_back(subject.Pass(1, kPrompt, kPrompt, 1));
@@ -124,13 +161,15 @@ void Measure(const std::string& path, kernels::Backend& backend, kernels::Thread
   const double row = Median(one), share = probe.BestSeconds() / row;
   const std::string name = path.substr(path.find_last_of('/', path.size() - 2) + 1);
   std::printf(
-      "%-32s probe %5.1f GB/s | %8.1f tok/s %5.1f %% of probe | 5 rows %5.2f x | 16 sequences "
+      "%-32s probe %5.1f GB/s | %8.1f tok/s %5.1f %% of probe (products %5.1f %%) | 5 rows %5.2f x "
+      "| 16 sequences "
       "%8.1f tok/s %5.2f x | "
       "prompt %8.1f tok/s | "
-      "weights %6.1f MB\n",
-      name.c_str(), probe.BestBytesPerSecond() / 1e9, 1 / row, 100 * share, Median(five) / row,
+      "weights %6.1f MB, state %5.1f MB\n",
+      name.c_str(), probe.BestBytesPerSecond() / 1e9, 1 / row, 100 * share,
+      100 * probe.BestSeconds() / Median(products), Median(five) / row,
       kSequences / Median(sixteen), kSequences * row / Median(sixteen), kPrompt / Median(prompt),
-      probe.bytes() / 1e6);
+      probe.bytes() / 1e6, subject.StateBytes() / 1e6);
   std::fflush(stdout);
 }
 
