@@ -7,8 +7,8 @@
 // of one row, as multiples of one row; a prompt of 512 tokens. Head included, sampling not. Medians
 // over repetitions; the probe's best. "products": the row's products alone, one after the other, as
 // a share of the probe: what is missing from it to 100 % is lost inside and between products, what
-// is missing from the model's share to it is the rest of the model. "state": megabytes of recurrent
-// state that a row reads and writes on top of the weights.
+// is missing from the model's share to it is the rest of the model. "with state":
+// the share when states, keys and values that a row moves are counted beside the weights.
 
 #include <algorithm>
 #include <chrono>
@@ -34,7 +34,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kSequences = 16, kPrompt = 512, kContext = 2048;
+constexpr int kSequences = 16, kPrompt = 512, kContext = 2048, kPosition = 256;
 
 double Median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
@@ -69,7 +69,7 @@ class Subject {
     batch_.Clear();
     for (int s = 0; s < sequences; ++s) {
       const int first =
-          batch_.AddSequence({s, /*position=*/256, /*replay=*/0, commit, /*window_start=*/0, rows});
+          batch_.AddSequence({s, kPosition, /*replay=*/0, commit, /*window_start=*/0, rows});
       for (int r = 0; r < rows; ++r)
         batch_.token(first + r) = (17 * r + 31 * s + 7 * ++calls_) % model_->config().vocabulary;
       for (int r = rows - logits; r < rows; ++r) batch_.AddLogits(first + r);
@@ -92,16 +92,19 @@ class Subject {
     return std::chrono::duration<double>(Clock::now() - start).count();
   }
 
-  // Bytes of checkpoint state of one sequence, read and written once a step.
+  // Bytes of one sequence's memory that a step moves: checkpoint states, read and written, and the
+  // keys and values before its position, read.
   double StateBytes() const {
     double floats = 0;
     for (const Block& block : model_->weights().blocks()) {
       if (block.mixer == checkpoint::MixerKind::kMamba)
-        floats += double(block.mamba.inner_width) * block.mamba.state_size;
+        floats += 2.0 * block.mamba.inner_width * block.mamba.state_size;
       if (block.mixer == checkpoint::MixerKind::kMamba2)
-        floats += double(block.mamba2.inner_width) * block.mamba2.state_size;
+        floats += 2.0 * block.mamba2.inner_width * block.mamba2.state_size;
+      if (block.mixer == checkpoint::MixerKind::kAttention)
+        floats += 2.0 * kPosition * block.attention.key_value_heads * block.attention.head_width;
     }
-    return 2 * 4 * floats;
+    return 4 * floats;
   }
 
   // All matrices that one row of one sequence must read, in the order it reads them.
@@ -161,12 +164,14 @@ void Measure(const std::string& path, kernels::Backend& backend, kernels::Thread
   const double row = Median(one), share = probe.BestSeconds() / row;
   const std::string name = path.substr(path.find_last_of('/', path.size() - 2) + 1);
   std::printf(
-      "%-32s probe %5.1f GB/s | %8.1f tok/s %5.1f %% of probe (products %5.1f %%) | 5 rows %5.2f x "
+      "%-32s probe %5.1f GB/s | %8.1f tok/s %5.1f %% of probe (with state %5.1f %%, products %5.1f "
+      "%%) | 5 rows %5.2f x "
       "| 16 sequences "
       "%8.1f tok/s %5.2f x | "
       "prompt %8.1f tok/s | "
       "weights %6.1f MB, state %5.1f MB\n",
       name.c_str(), probe.BestBytesPerSecond() / 1e9, 1 / row, 100 * share,
+      100 * share * (probe.bytes() + subject.StateBytes()) / probe.bytes(),
       100 * probe.BestSeconds() / Median(products), Median(five) / row,
       kSequences / Median(sixteen), kSequences * row / Median(sixteen), kPrompt / Median(prompt),
       probe.bytes() / 1e6, subject.StateBytes() / 1e6);
