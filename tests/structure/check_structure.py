@@ -68,7 +68,7 @@ LIBRARIES = [
     ("compiler", ["sanitizer/*.h"]),
     ("posix", ["unistd.h", "fcntl.h", "sched.h", "signal.h", "pthread.h", "poll.h", "string.h", "strings.h", "stdio.h",
                "stdlib.h", "stdint.h", "stddef.h", "math.h", "errno.h", "time.h", "dirent.h", "netdb.h", "termios.h",
-               "dlfcn.h", "getopt.h", "sys/*.h", "netinet/*.h", "arpa/*.h", "linux/*.h"]),
+               "dlfcn.h", "getopt.h", "spawn.h", "sys/*.h", "netinet/*.h", "arpa/*.h", "linux/*.h"]),
 ]
 
 MAX_LINES = 600
