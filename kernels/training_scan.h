@@ -8,8 +8,9 @@
 //
 // TYPES. All activations and their gradients have the batch's element type. Parameters (A_log, D,
 // dt_bias, the convolution's weight and bias) and their gradients have the parameter type: double
-// for kFloat64, float otherwise (so float beside bf16 activations). Inside, everything is of the parameter
-// type. A backend names the types it has; kFloat64 (for finite differences) is the CPU's alone.
+// for kFloat64, float otherwise (so float beside bf16 activations). Inside, everything is of the
+// parameter type. A backend names the types it has; kFloat64 (for finite differences) is the CPU's
+// alone.
 //
 // DOCUMENTS. document_start[row] = 1: a document begins with this row; the state is zero before it
 // and the convolution sees nothing before it. Token 0 of a sequence always begins one.
