@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "engine/model/rope_frequencies.h"
+#include "engine/checkpoint/rope_frequencies.h"
 
 namespace mambad {
 
@@ -105,8 +105,8 @@ class WeightsLoader {
     out.out = Matrix({Whole(Role::kAttentionOutput, layer)});
     const float*& frequencies = fused ? fused_frequencies_ : frequencies_;
     if (frequencies == nullptr) {
-      frequencies = Upload(
-          InverseFrequencies(fused ? attention.fused_rope : attention.rope, attention.head_width));
+      frequencies = Upload(checkpoint::InverseFrequencies(
+          fused ? attention.fused_rope : attention.rope, attention.head_width));
     }
     out.inverse_frequency = frequencies;
     return out;

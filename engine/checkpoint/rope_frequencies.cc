@@ -1,13 +1,13 @@
-#include "engine/model/rope_frequencies.h"
+#include "engine/checkpoint/rope_frequencies.h"
 
 #include <cmath>
 
-namespace mambad {
+namespace mambad::checkpoint {
 namespace {
 
 constexpr double kPi = 3.14159265358979323846;
 
-double Llama3Scaled(double frequency, const checkpoint::RopeConfig& rope) {
+double Llama3Scaled(double frequency, const RopeConfig& rope) {
   const double wavelength = 2 * kPi / frequency;
   const double context = static_cast<double>(rope.original_context);
   if (wavelength < context / rope.high_frequency_factor) return frequency;
@@ -19,16 +19,15 @@ double Llama3Scaled(double frequency, const checkpoint::RopeConfig& rope) {
 
 }  // namespace
 
-std::vector<float> InverseFrequencies(const checkpoint::RopeConfig& rope, int head_width) {
+std::vector<float> InverseFrequencies(const RopeConfig& rope, int head_width) {
   std::vector<float> frequencies(head_width / 2);
   for (int i = 0; i < head_width / 2; ++i) {
     double frequency = std::pow(rope.theta, -2.0 * i / head_width);
-    if (rope.scaling == checkpoint::RopeScalingKind::kLinear) frequency /= rope.factor;
-    if (rope.scaling == checkpoint::RopeScalingKind::kLlama3)
-      frequency = Llama3Scaled(frequency, rope);
+    if (rope.scaling == RopeScalingKind::kLinear) frequency /= rope.factor;
+    if (rope.scaling == RopeScalingKind::kLlama3) frequency = Llama3Scaled(frequency, rope);
     frequencies[i] = static_cast<float>(frequency);
   }
   return frequencies;
 }
 
-}  // namespace mambad
+}  // namespace mambad::checkpoint
