@@ -20,6 +20,7 @@ size_t PreviousCharacter(std::string_view text, size_t end) {
   return begin;
 }
 
+// \w of Unicode's UTS 18.
 bool IsWordCharacter(uint32_t code_point) {
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(code_point))) {
     case UTF8PROC_CATEGORY_LU:
@@ -31,10 +32,16 @@ bool IsWordCharacter(uint32_t code_point) {
     case UTF8PROC_CATEGORY_MC:
     case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_PC:
       return true;
     default:
-      return false;
+      // The joiners and the letters in circles and squares.
+      return code_point == 0x200C || code_point == 0x200D ||
+             (code_point >= 0x24B6 && code_point <= 0x24E9) ||
+             (code_point >= 0x1F130 && code_point <= 0x1F149) ||
+             (code_point >= 0x1F150 && code_point <= 0x1F169) ||
+             (code_point >= 0x1F170 && code_point <= 0x1F189);
   }
 }
 
@@ -106,7 +113,6 @@ void AddedTokenMatcher::Split(std::string_view text, bool parse_special,
     size_t end = at + token.content.size();
     at = end;
     if (token.special && !parse_special) continue;
-    if (begin < plain) continue;  // inside the white space that the token before took
     if (token.single_word && TouchesWord(text, begin, end)) continue;
     if (token.lstrip) begin = SkipSpacesBack(text, begin, plain);
     if (token.rstrip) end = SkipSpaces(text, end);

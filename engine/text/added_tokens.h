@@ -19,7 +19,7 @@ struct AddedToken {
   bool normalized = false;   // looked for after the normalizer, in its normalized spelling
   bool lstrip = false;       // takes the white space before it
   bool rstrip = false;       // takes the white space after it
-  bool single_word = false;  // only where no letter, mark, digit or connector touches it
+  bool single_word = false;  // only where no word character (UTS 18) touches it
 };
 
 // Longest content that is accepted, in bytes; it bounds the work at one position of a text.
@@ -39,7 +39,9 @@ class AddedTokenMatcher {
   explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
 
   // Cuts valid UTF-8 at its added tokens: leftmost, there the longest. Without `parse_special`,
-  // special tokens are plain text. Segments are in order, cover `text`, and are not empty.
+  // special tokens are plain text. Segments are in order, cover `text`, and are not empty; they
+  // overlap only where a token stands in the white space that the one before it took (rstrip): it
+  // counts nevertheless, and what comes after it is text again.
   void Split(std::string_view text, bool parse_special, std::vector<Segment>* segments) const;
 
  private:

@@ -133,6 +133,9 @@ absl::Status PreTokenizer::Split(std::string_view text, bool at_start, Pieces* r
       }
       first = false;
     }
+    if (step.kind == PreTokenizerStep::Kind::kSplit && at_start) {  // its beginning may be removed
+      at_start = !result->pieces.empty() && result->pieces.front().data() == before.front().data();
+    }
   }
   return absl::OkStatus();
 }

@@ -25,7 +25,11 @@ constexpr uint32_t kHeapLimitKib = 64 << 10;
 constexpr char kSpaces[] =
     "\\t-\\r\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}"
     "\\x{3000}";
-constexpr char kWordCharacters[] = "\\p{L}\\p{M}\\p{Nd}\\p{Pc}";
+constexpr char kWordCharacters[] =
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}"
+    "\\x{1F170}-\\x{1F189}";
+// Only where the letter stands outside of brackets.
+constexpr char kLatin1WordNumbers[] = "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
 constexpr char kDigits[] = "\\p{Nd}";
 
 const char* ClassMembers(char letter) {
@@ -57,7 +61,8 @@ absl::Status TranslateEscape(std::string_view pattern, size_t at, bool in_class,
     if (in_class) {
       out->append(members);
     } else {
-      absl::StrAppend(out, negated ? "[^" : "[", members, "]");
+      const bool word = members == kWordCharacters;
+      absl::StrAppend(out, negated ? "[^" : "[", members, word ? kLatin1WordNumbers : "", "]");
     }
     return absl::OkStatus();
   }

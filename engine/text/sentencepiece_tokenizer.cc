@@ -93,7 +93,10 @@ absl::Status BuildTable(const SentencePieceLibrary& library, const TokenizerConf
     added_tokens->push_back(std::move(token));
   }
   for (const AddedToken& token : config.added_tokens) {
-    absl::Status status = table->Add(token.id, token.content, token.content, token.special);
+    const bool is_piece = token.id < library.size() && !token.special;
+    absl::Status status =
+        table->Add(token.id, token.content,
+                   is_piece ? PieceBytes(library, token.id) : token.content, token.special);
     if (!status.ok()) return status;
   }
   return table->BuildIndex();

@@ -236,6 +236,8 @@ absl::Status ReadStrip(const JsonReader& component, DecoderRule* rule) {
   if (*content != " " || *start > 1 || *stop != 0) {
     return component.Unexpected("Strip of one space at the start");
   }
+  // Before Fuse every token would lose its space.
+  if (!rule->joins) return component.Unexpected("Strip after Fuse");
   rule->strips_leading_space = *start == 1;
   return absl::OkStatus();
 }
@@ -250,12 +252,17 @@ absl::Status AppendDecoder(const JsonReader& component, int depth, DecoderRule* 
       return AppendDecoder(element, depth + 1, rule);
     });
   }
+  const bool replaces = *type == "Replace" || *type == "Metaspace";
+  if (replaces && (rule->byte_level || rule->byte_fallback || rule->joins)) {
+    return component.Unexpected(absl::StrCat(*type, " before ByteLevel, ByteFallback and Fuse"));
+  }
   if (*type == "ByteLevel") {
+    if (!rule->replacements.empty()) return component.Unexpected("ByteLevel without Replace");
     rule->byte_level = true;
   } else if (*type == "ByteFallback") {
     rule->byte_fallback = true;
   } else if (*type == "Fuse") {
-    // Tokens are always joined here.
+    rule->joins = true;  // tokens are always joined here
   } else if (*type == "Strip") {
     return ReadStrip(component, rule);
   } else if (*type == "Replace") {

@@ -29,12 +29,13 @@ struct DecoderRule {
   bool present = false;
   bool byte_level = false;
   bool byte_fallback = false;  // "<0xNN>" is a byte
+  bool joins = false;          // Fuse: what follows sees all tokens as one
   bool strips_leading_space = false;
   std::vector<std::pair<std::string, std::string>> replacements;
 };
 absl::StatusOr<DecoderRule> ReadDecoder(const JsonReader& decoder);
 
-// Bytes in running text of a token that is not an added one.
+// Bytes in running text of a token of the vocabulary.
 std::string DecodeSpelling(const DecoderRule& rule, std::string_view spelling);
 
 // The byte that "<0xNN>" stands for, or -1.

@@ -82,7 +82,12 @@ absl::StatusOr<TokenTable> BuildTable(const Document& document) {
     }
   }
   for (const AddedToken& token : document.added_tokens) {
-    absl::Status status = table.Add(token.id, token.content, token.content, token.special);
+    // The decoder sees added tokens as well. Only its byte alphabet is not for them: their content
+    // is text, and some letters in it would come out as bytes.
+    const DecoderRule& rule = document.decoder;
+    absl::Status status = table.Add(
+        token.id, token.content,
+        rule.byte_level ? token.content : DecodeSpelling(rule, token.content), token.special);
     if (!status.ok()) {
       return absl::InvalidArgumentError(absl::StrCat("added token: ", status.message()));
     }

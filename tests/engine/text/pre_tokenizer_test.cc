@@ -75,6 +75,12 @@ TEST(PreTokenizer, Metaspace) {
                         "split":false})",
                     "a b"),
               ElementsAre("a▁b"));
+  // Where the beginning of the text was removed, nothing stands at its start.
+  const std::string removed =
+      R"({"type":"Split","pattern":{"String":"-"},"behavior":"Removed","invert":false})";
+  const std::string both = R"({"type":"Sequence","pretokenizers":[)" + removed + "," + first + "]}";
+  EXPECT_THAT(Split(both, "a-b"), ElementsAre("▁a", "b"));
+  EXPECT_THAT(Split(both, "-a-b"), ElementsAre("a", "b"));
 }
 
 }  // namespace

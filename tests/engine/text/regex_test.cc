@@ -30,7 +30,13 @@ TEST(Regex, ClassesFollowUnicode) {
   EXPECT_THAT(FindAll("\\s", "a\u0085\u180E\u3000b"), ElementsAre("\u0085", "\u3000"));
   EXPECT_THAT(FindAll("\\S+", "a\u0085\u180E\u3000b"), ElementsAre("a", "\u180E", "b"));
   EXPECT_THAT(FindAll("[^\\s\\p{L}]+", "a\u0085\u180E\u3000!b"), ElementsAre("\u180E", "!"));
-  EXPECT_THAT(FindAll("\\w+", "a\u0301_1-\u00BD"), ElementsAre("a\u0301_1"));
+  // Numbers of letters and letters in circles are of words everywhere, the fractions and raised
+  // numbers of Latin-1 only outside of brackets.
+  const std::string words = "a\u0301_1-\u00BD \u2167\u24B6\U0001F130 \u200D";
+  EXPECT_THAT(FindAll("\\w+", words), ElementsAre("a\u0301_1", "\u00BD", "\u2167\u24B6\U0001F130"));
+  EXPECT_THAT(FindAll("\\W+", words), ElementsAre("-", " ", " \u200D"));
+  EXPECT_THAT(FindAll("[\\w]+", words), ElementsAre("a\u0301_1", "\u2167\u24B6\U0001F130"));
+  EXPECT_THAT(FindAll("[^\\w]+", words), ElementsAre("-\u00BD ", " \u200D"));
   EXPECT_THAT(FindAll("\\d", "1\u0661\u00BD"), ElementsAre("1", "\u0661"));
 }
 

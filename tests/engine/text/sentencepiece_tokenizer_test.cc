@@ -87,6 +87,14 @@ TEST(SentencePieceTokenizer, ConfigurationAddsTokens) {
   EXPECT_EQ((*tokenizer)->vocabulary_size(), 265);
 }
 
+TEST(SentencePieceTokenizer, ListedPiecesKeepTheirSpaces) {
+  const std::string model = Model() + Piece("▁▁", -3, 4);
+  const auto tokenizer = Create(model, R"({"added_tokens_decoder": {
+      "264": {"content": "▁▁", "normalized": false, "special": false}}})");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
+  EXPECT_EQ((*tokenizer)->TokenBytes(264), "  ");
+}
+
 TEST(SentencePieceTokenizer, WithoutDummyPrefix) {
   const auto tokenizer = Create(Model(Bytes(1, "identity") + Number(3, 0) + Number(4, 0)));
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();

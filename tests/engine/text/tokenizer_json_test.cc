@@ -15,9 +15,11 @@ namespace mambad::text {
 namespace {
 
 using Json = nlohmann::json;
+using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 
 Json AddedToken(int id, const std::string& content, bool special) {
   return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
@@ -107,7 +109,66 @@ TEST(TokenizerJson, AddedTokenFlags) {
   EXPECT_THAT(Encode(*tokenizer, "cat"), ElementsAre(262));
   EXPECT_THAT(Encode(*tokenizer, "cats"), ElementsAre('c', 'a', 't', 's'));
   EXPECT_THAT(Encode(*tokenizer, "é cat-"), ElementsAre(0xC3, 0xA9, ' ', 262, '-'));
+  for (const char* word :
+       {"cat\u200D", "\u2167cat", "cat\u24B6", "\u0301cat", "cat_", "\u0661cat"}) {
+    EXPECT_THAT(Encode(*tokenizer, word), Not(Contains(262))) << word;
+  }
+  EXPECT_THAT(Encode(*tokenizer, "\u00BDcat"), Contains(262));
   EXPECT_THAT(Encode(*tokenizer, "<m><m>x"), ElementsAre(263, 'x')) << "the longest wins";
+}
+
+TEST(TokenizerJson, TokensInWhiteSpaceThatAnotherTakesCountNevertheless) {
+  Json document = ByteLevelDocument();
+  Json strip = AddedToken(261, "<m>", true);
+  strip["rstrip"] = true;
+  document["added_tokens"].push_back(strip);
+  document["added_tokens"].push_back(AddedToken(262, "\n", false));
+  const auto tokenizer = Create(document);
+  EXPECT_THAT(Encode(*tokenizer, "<m>  b"), ElementsAre(261, 'b'));
+  EXPECT_THAT(Encode(*tokenizer, "<m> \n b"), ElementsAre(261, 262, ' ', 'b'));
+}
+
+// The decoder of a vocabulary with SentencePiece's spelling.
+Json SpacesDecoder() {
+  return {{"type", "Sequence"},
+          {"decoders",
+           {{{"type", "Replace"}, {"pattern", {{"String", "▁"}}}, {"content", " "}},
+            {{"type", "ByteFallback"}},
+            {{"type", "Fuse"}},
+            {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}};
+}
+
+TEST(TokenizerJson, AddedTokensGoThroughTheDecoder) {
+  Json document = ByteLevelDocument();
+  document["added_tokens"].push_back(AddedToken(261, "▁▁", false));
+  document["added_tokens"].push_back(AddedToken(262, "né", false));
+  EXPECT_EQ(Create(document)->TokenBytes(262), "né") << "not the byte of that letter";
+  document["pre_tokenizer"] = nullptr;
+  document["decoder"] = SpacesDecoder();
+  const auto tokenizer = Create(document);
+  EXPECT_EQ(tokenizer->TokenBytes(261), "  ");
+  EXPECT_EQ(tokenizer->Decode({'a', 261, 'b'}, true), "a  b");
+}
+
+TEST(TokenizerJson, DecodersInAnotherOrderAreRefused) {
+  Json document = ByteLevelDocument();
+  document["pre_tokenizer"] = nullptr;
+  const Json sound = SpacesDecoder();
+  const std::pair<std::vector<int>, const char*> orders[] = {
+      {{0, 1, 3}, "decoder.decoders[2]: expected Strip after Fuse"},
+      {{1, 0, 2}, "decoder.decoders[1]: expected Replace before"},
+      {{1, 2, 0}, "decoder.decoders[2]: expected Replace before"}};
+  for (const auto& [order, message] : orders) {
+    Json decoders = Json::array();
+    for (const int index : order) decoders.push_back(sound["decoders"][index]);
+    document["decoder"] = {{"type", "Sequence"}, {"decoders", decoders}};
+    EXPECT_THAT(std::string(TryCreate(document).status().message()), HasSubstr(message));
+  }
+  document = ByteLevelDocument();
+  document["decoder"] = {{"type", "Sequence"},
+                         {"decoders", {sound["decoders"][0], document["decoder"]}}};
+  EXPECT_THAT(std::string(TryCreate(document).status().message()),
+              HasSubstr("expected ByteLevel without Replace"));
 }
 
 TEST(TokenizerJson, NormalizedAddedTokensAreFoundInNormalizedText) {
