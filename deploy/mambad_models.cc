@@ -1,0 +1,67 @@
+// mambad-models: models that are shipped as what their training changed.
+//   mambad-models assemble --teacher FILE --parts FILE --output DIRECTORY
+//   mambad-models pack     --teacher FILE --model DIRECTORY --output FILE
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <string>
+
+#include "trainer/formats/model_parts.h"
+
+namespace {
+
+void Assemble(const std::string& parts, const std::string& teacher, const std::string& output) {
+  const mambad::trainer::AssembledModel model =
+      mambad::trainer::AssembleModel(parts, teacher, output);
+  std::printf("%s: %.1f M parameters, sha256 %s as expected\n", output.c_str(),
+              static_cast<double>(model.numbers) / 1e6, model.sha256.c_str());
+}
+
+void Pack(const std::string& model, const std::string& teacher, const std::string& output,
+          double most_distance) {
+  const mambad::trainer::PackedModel packed =
+      mambad::trainer::PackModel(model, teacher, output, most_distance);
+  std::printf("%s: %.2f MB; %.2f M numbers shipped, %.2f M are the teacher's\n", output.c_str(),
+              static_cast<double>(packed.bytes) / 1e6,
+              static_cast<double>(packed.shipped_numbers) / 1e6,
+              static_cast<double>(packed.teacher_numbers) / 1e6);
+  std::printf("rounding of shipped matrices: %.3f %% of their length\n", 100 * packed.rounding);
+  if (packed.projection_distance >= 0) {
+    std::printf("embedding shipped as a projection of the teacher's, %.4f %% off\n",
+                100 * packed.projection_distance);
+  }
+  std::printf("sha256 of the assembled tensors: %s\n", packed.sha256.c_str());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Models that are shipped as what their training changed.");
+  app.require_subcommand(1);
+  std::string teacher, parts, model, output;
+  double most_distance = 0.01;
+  CLI::App* assemble = app.add_subcommand(
+      "assemble", "Teacher and parts -> a model directory that mambad serves. Checks its digest.");
+  CLI::App* pack = app.add_subcommand(
+      "pack", "A trained model directory -> the parts that its teacher has not, in 8-bit blocks.");
+  for (CLI::App* command : {assemble, pack}) {
+    command->add_option("--teacher", teacher, "GGUF file or model directory")->required();
+  }
+  assemble->add_option("--parts", parts, "file that `pack` wrote")->required();
+  assemble->add_option("--output", output, "model directory to write")->required();
+  pack->add_option("--model", model, "trained model directory")->required();
+  pack->add_option("--output", output, "file to write")->required();
+  pack->add_option("--most-distance", most_distance,
+                   "relative distance up to which the embedding is shipped as a projection")
+      ->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  try {
+    if (assemble->parsed()) Assemble(parts, teacher, output);
+    if (pack->parsed()) Pack(model, teacher, output, most_distance);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "mambad-models: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
