@@ -1,0 +1,197 @@
+// A hybrid from a Transformer: what is copied, where rows go, what stays in a second round, and
+// that the engine reads it.
+
+#include "trainer/initialize.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/engine/model_runner.h"
+#include "tests/support/formula_models.h"
+#include "tests/support/model_directory.h"
+#include "tests/trainer/modules/batches.h"
+
+namespace mambad::trainer::testing {
+namespace {
+
+using at::Tensor;
+using checkpoint::MixerKind;
+using checkpoint::ModelConfig;
+using checkpoint::Role;
+using mambad::testing::FormulaTokens;
+using mambad::testing::ModelRunner;
+using mambad::testing::TemporaryDirectory;
+
+// 4 query heads and 2 key/value heads of 32.
+ModelConfig TeacherConfig() {
+  ModelConfig config;
+  config.width = 48;
+  config.layers = 4;
+  config.vocabulary = config.padded_vocabulary = 50;
+  config.mlp_width = 64;
+  config.tied_head = true;
+  config.context_length = 128;
+  config.mixers.assign(4, MixerKind::kAttention);
+  config.fused_attention.assign(4, false);
+  config.fused_mamba.assign(4, false);
+  config.attention.query_heads = 4;
+  config.attention.key_value_heads = 2;
+  config.attention.head_width = 32;
+  return config;
+}
+
+std::unique_ptr<LanguageModel> Teacher() {
+  return LanguageModel::Create(TeacherConfig(), 1, at::kCPU, at::kFloat);
+}
+
+Tensor Logits(const LanguageModel& model, const std::vector<int32_t>& tokens) {
+  return at::mm(model.Hidden(PackedRows({{tokens}}))[0], model.Head().t());
+}
+
+void ExpectSameOutsideMixers(const LanguageModel& a, const LanguageModel& b) {
+  int compared = 0;
+  for (const ModelParameter& parameter : a.parameters()) {
+    const Role role = parameter.description.role;
+    if (IsRecurrentMixerRole(role) || IsAttentionRole(role)) continue;
+    EXPECT_TRUE(at::equal(parameter.value, b.Find(role, parameter.description.layer)))
+        << parameter.description.name;
+    ++compared;
+  }
+  EXPECT_GT(compared, 10);
+}
+
+TEST(Initialize, Mamba2TakesValueKeyQueryAndOutput) {
+  const auto teacher = Teacher();
+  const auto student = InitializeHybrid(*teacher, {.recurrent_layers = {3, 1}});
+  ExpectSameOutsideMixers(*teacher, *student);
+  const Tensor in = student->Find(Role::kMamba2In, 3);
+  ASSERT_EQ(in.sizes(), at::IntArrayRef({128 + 64 + 64 + 128 + 4, 48}));
+  EXPECT_TRUE(at::equal(in.narrow(0, 128, 64), teacher->Find(Role::kAttentionValue, 3)));
+  EXPECT_TRUE(at::equal(in.narrow(0, 192, 64), teacher->Find(Role::kAttentionKey, 3)));
+  EXPECT_TRUE(at::equal(in.narrow(0, 256, 128), teacher->Find(Role::kAttentionQuery, 3)));
+  EXPECT_TRUE(
+      at::equal(student->Find(Role::kMambaOut, 3), teacher->Find(Role::kAttentionOutput, 3)));
+  EXPECT_NEAR(in.narrow(0, 0, 128).std().item<double>(), 0.02, 1e-3);
+  const Tensor taps = student->Find(Role::kConvolution, 3);
+  EXPECT_EQ(taps.select(2, 3).sum().item<float>(), taps.size(0));
+  EXPECT_EQ(taps.sum().item<float>(), taps.size(0));
+  EXPECT_TRUE(
+      at::equal(student->Find(Role::kAttentionQuery, 0), teacher->Find(Role::kAttentionQuery, 0)));
+  EXPECT_FALSE(student->Find(Role::kAttentionQuery, 1).defined());
+}
+
+// With weights that say whose they are, every channel group of C must meet the key/value head that
+// its query head had, and the same part of it.
+TEST(Initialize, CorrectedOrderMeetsTheRightHead) {
+  const auto teacher = Teacher();
+  const auto mark = [&](Role role, int64_t heads) {  // head, and which sixteenth of it
+    Tensor value = teacher->Find(role, 2);
+    value.view({heads, 2, 16, 48}).copy_(at::arange(heads * 2).view({heads, 2, 1, 1}));
+  };
+  mark(Role::kAttentionQuery, 4);
+  mark(Role::kAttentionKey, 2);
+  mark(Role::kAttentionValue, 2);
+  teacher->Find(Role::kAttentionOutput, 2)
+      .copy_(teacher->Find(Role::kAttentionQuery, 2).select(1, 0).expand({48, 128}));
+  const auto misplaced = [&](bool corrected) {
+    const auto student = InitializeHybrid(
+        *teacher,
+        {.recurrent_layers = {2}, .mixer = MixerKind::kMamba, .corrected_head_order = corrected});
+    const Tensor c = student->Find(Role::kMambaInC, 2), b = student->Find(Role::kMambaInB, 2),
+                 x = student->Find(Role::kMambaInX, 2), out = student->Find(Role::kMambaOut, 2);
+    int wrong = 0;
+    for (int channel = 0; channel < 128; ++channel) {
+      const int group = channel / 16, source = group / 2;  // 8 groups, 4 sources
+      const int query_part = c[channel][0].item<int>(), key_part = b[source * 16][0].item<int>();
+      EXPECT_EQ(out[0][channel].item<int>(), query_part);
+      EXPECT_EQ(x[source * 16][0].item<int>(), key_part);
+      const int query_head = query_part / 2, key_head = key_part / 2;
+      wrong += query_head / 2 != key_head || query_part % 2 != key_part % 2;
+    }
+    return wrong;
+  };
+  EXPECT_EQ(misplaced(true), 0);
+  EXPECT_GT(misplaced(false), 0);
+}
+
+TEST(Initialize, ASecondRoundKeepsTrainedMixers) {
+  const auto teacher = Teacher();
+  for (const MixerKind kind : {MixerKind::kMamba, MixerKind::kMamba2}) {
+    const auto half = InitializeHybrid(*teacher, {.recurrent_layers = {1, 3}, .mixer = kind});
+    half->Find(Role::kMambaOut, 1).fill_(0.25);
+    half->Find(Role::kAttentionOutput, 2).fill_(0.5);
+    const auto all =
+        InitializeHybrid(*half, {.recurrent_layers = {0, 1, 2, 3}, .mixer = kind, .seed = 9});
+    ExpectSameOutsideMixers(*half, *all);
+    for (const ModelParameter& parameter : half->parameters()) {
+      if (!IsRecurrentMixerRole(parameter.description.role)) continue;
+      EXPECT_TRUE(at::equal(parameter.value,
+                            all->Find(parameter.description.role, parameter.description.layer)));
+    }
+    EXPECT_EQ(all->Find(Role::kMambaOut, 2).min().item<float>(), 0.5f);
+    EXPECT_EQ(all->config().context_length, 0);
+    // Dropping or changing a trained one is refused.
+    EXPECT_THROW(InitializeHybrid(*half, {.recurrent_layers = {3}, .mixer = kind}),
+                 std::runtime_error);
+  }
+}
+
+TEST(Initialize, Invariant8TheEngineReadsWhatIsMade) {
+  at::NoGradGuard no_grad;
+  const auto teacher = Teacher();
+  const std::vector<int32_t> tokens = FormulaTokens(40, 50);
+  for (const MixerKind kind : {MixerKind::kMamba, MixerKind::kMamba2}) {
+    for (const std::vector<int>& layers : {std::vector<int>{1, 3}, std::vector<int>{0, 1, 2, 3}}) {
+      for (const bool published : {false, true}) {
+        const auto student = InitializeHybrid(
+            *teacher, {.recurrent_layers = layers, .mixer = kind, .published_rest = published});
+        TemporaryDirectory folder;
+        student->Save(folder.path(), checkpoint::StorageType::kFloat32, "");
+        const auto runner = ModelRunner::Open(folder.path(), {.type = ComputeType::kFloat32});
+        ASSERT_TRUE(runner.ok()) << runner.status();
+        const auto rows = (*runner)->Read(0, tokens, 40);
+        Tensor engine = at::empty({40, 50});
+        for (int i = 0; i < 40; ++i) {
+          std::copy_n(rows[i].begin(), 50, engine.data_ptr<float>() + i * 50);
+        }
+        EXPECT_LE(((Logits(*student, tokens) - engine).norm() / engine.norm()).item<double>(),
+                  1e-5);
+      }
+    }
+  }
+}
+
+TEST(Initialize, DrawsDependOnSeedAndLayerAlone) {
+  const auto teacher = Teacher();
+  const auto one = InitializeHybrid(*teacher, {.recurrent_layers = {1}, .from_attention = false});
+  const auto two =
+      InitializeHybrid(*teacher, {.recurrent_layers = {1, 2}, .from_attention = false});
+  const auto other =
+      InitializeHybrid(*teacher, {.recurrent_layers = {1}, .from_attention = false, .seed = 2});
+  EXPECT_TRUE(at::equal(one->Find(Role::kMamba2In, 1), two->Find(Role::kMamba2In, 1)));
+  EXPECT_FALSE(at::equal(two->Find(Role::kMamba2In, 1), two->Find(Role::kMamba2In, 2)));
+  EXPECT_FALSE(at::equal(one->Find(Role::kMamba2In, 1), other->Find(Role::kMamba2In, 1)));
+  EXPECT_NEAR(one->Find(Role::kMamba2In, 1).std().item<double>(), 0.02, 1e-3);
+}
+
+TEST(Initialize, WrongWishesAreRefused) {
+  const auto teacher = Teacher();
+  const auto refused = [&](const InitializeOptions& options) {
+    EXPECT_THROW(InitializeHybrid(*teacher, options), std::runtime_error);
+  };
+  refused({.recurrent_layers = {}});
+  refused({.recurrent_layers = {4}});
+  refused({.recurrent_layers = {-1}});
+  refused({.recurrent_layers = {1, 1}});
+  refused({.recurrent_layers = {1}, .mixer = MixerKind::kAttention});
+  refused({.recurrent_layers = {1}, .mixer = MixerKind::kMamba, .state_size = 12});
+  refused({.recurrent_layers = {1}, .mixer = MixerKind::kMamba2, .state_size = 16});
+}
+
+}  // namespace
+}  // namespace mambad::trainer::testing

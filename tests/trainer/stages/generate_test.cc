@@ -1,0 +1,131 @@
+// The command on random models: what it writes, and that an interrupted run writes the same.
+
+#include "trainer/stages/generate.h"
+
+#include <filesystem>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/engine/checkpoint/test_directory.h"
+#include "tests/support/checkpoint_writer.h"
+#include "tests/trainer/expect_error.h"
+
+namespace mambad::trainer {
+namespace {
+
+using checkpoint::TestDirectory;
+using mambad::testing::ErrorOf;
+using ::testing::HasSubstr;
+
+class Generate : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    support::RandomModelOptions options;
+    options.vocabulary = 300;
+    options.tied_head = true;
+    options.family = checkpoint::Family::kHybrid;
+    options.hybrid_mixer = checkpoint::MixerKind::kMamba2;
+    options.logit_deviation = 1;
+    // Many ends, so that many records come to one.
+    options.eos_ids = {2};
+    for (int id = 3; id < 30; ++id) options.eos_ids.push_back(id);
+    ASSERT_TRUE(support::SaveRandomCheckpoint(model_.path(), options).ok());
+    ASSERT_TRUE(support::SaveByteTokenizer(model_.path()).ok());
+    model_.Write("tokenizer_config.json",
+                 R"({"bos_token": "<s>", "eos_token": "</s>", "chat_template": )"
+                 R"("{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}[a]"})");
+    config_.run.output = output_ / "run";
+    config_.run.device = DeviceChoice::kCpu;
+    config_.run.threads = 1;
+    config_.model = model_.path();
+    config_.records = 40;
+    config_.sequences = 8;
+    config_.shard_records = 16;
+    config_.maximum_tokens = 60;
+    config_.most_compression = 100;
+  }
+
+  // Lines of generated.jsonl.
+  std::vector<nlohmann::json> Lines() const {
+    std::istringstream stream(output_.Read("run/generated.jsonl"));
+    std::vector<nlohmann::json> lines;
+    for (std::string line; std::getline(stream, line);) {
+      lines.push_back(nlohmann::json::parse(line));
+    }
+    return lines;
+  }
+
+  TestDirectory model_, output_;
+  GenerateConfig config_;
+};
+
+TEST_F(Generate, InterruptedRunsWriteTheSame) {
+  RunGenerate(config_);
+  const std::string whole = output_.Read("run/generated.jsonl");
+  ASSERT_GT(Lines().size(), 5u);
+  for (const nlohmann::json& line : Lines()) {
+    ASSERT_EQ(line.at("messages").size(), 2u);
+    EXPECT_EQ(line.at("messages")[0].at("role"), "user");
+    EXPECT_EQ(line.at("messages")[1].at("role"), "assistant");
+  }
+  // Killed in the second shard: its lines may be there, its counts are not.
+  std::filesystem::remove(output_ / "run/generated.jsonl");
+  std::filesystem::remove(output_ / "run/shards/00001.json");
+  output_.Write("run/shards/00001.jsonl", "{\"half");
+  std::filesystem::remove(output_ / "run/shards/00002.json");
+  const std::string first = output_.Read("run/shards/00000.json");
+  RunGenerate(config_);
+  EXPECT_EQ(output_.Read("run/generated.jsonl"), whole);
+  EXPECT_EQ(output_.Read("run/shards/00000.json"), first);
+
+  // More of the same: what was there stays.
+  config_.records = 60;
+  RunGenerate(config_);
+  EXPECT_THAT(output_.Read("run/generated.jsonl"), ::testing::StartsWith(whole));
+  EXPECT_GT(output_.Read("run/generated.jsonl").size(), whole.size());
+}
+
+TEST_F(Generate, OtherSettingsNeedAnotherFolder) {
+  RunGenerate(config_);
+  config_.top_p = 0.5;
+  EXPECT_THAT(ErrorOf([&] { RunGenerate(config_); }), HasSubstr("give another output"));
+}
+
+TEST_F(Generate, PromptsAreAnsweredInOrder) {
+  output_.Write("prompts.jsonl", "{\"prompt\": \"one\"}\n{\"prompt\": \"two\"}\n");
+  config_.prompts = {output_ / "prompts.jsonl"};
+  config_.samples_per_prompt = 20;
+  RunGenerate(config_);
+  const auto lines = Lines();
+  ASSERT_GT(lines.size(), 5u);
+  std::set<std::string> answers;
+  int turns = 0;
+  std::string before = "one";
+  for (const nlohmann::json& line : lines) {
+    const std::string user = line.at("messages")[0].at("content");
+    turns += user != before;
+    before = user;
+    answers.insert(line.at("messages")[1].at("content"));
+  }
+  EXPECT_EQ(turns, 1);
+  EXPECT_EQ(before, "two");
+  EXPECT_GT(answers.size(), lines.size() / 2);  // samples differ
+}
+
+TEST_F(Generate, FaultsAreNamed) {
+  config_.prompts = {"none", "file"};
+  EXPECT_THAT(ErrorOf([&] { RunGenerate(config_); }), HasSubstr("the word none alone"));
+  config_.prompts = {output_ / "absent"};
+  EXPECT_THAT(ErrorOf([&] { RunGenerate(config_); }), HasSubstr("absent"));
+  config_.prompts = {"none"};
+  config_.lowest_temperature = 2;
+  EXPECT_THAT(ErrorOf([&] { RunGenerate(config_); }), HasSubstr("highest_temperature"));
+}
+
+}  // namespace
+}  // namespace mambad::trainer

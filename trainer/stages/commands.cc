@@ -1,0 +1,52 @@
+#include "trainer/stages/stage.h"
+
+#include <utility>
+
+#include "trainer/stages/convert.h"
+#include "trainer/stages/generate.h"
+
+namespace mambad::trainer {
+namespace {
+
+template <typename Config>
+Command Make(std::string name, std::string purpose, void (*run)(const Config&)) {
+  Command command;
+  command.name = std::move(name);
+  command.purpose = std::move(purpose);
+  command.explain = [] {
+    Config config;
+    return ExplainSettings([&](Settings* settings) { Describe(settings, &config); });
+  };
+  command.run = [run](const std::string& path) {
+    Config config;
+    ReadSettings(path, [&](Settings* settings) { Describe(settings, &config); });
+    run(config);
+  };
+  return command;
+}
+
+}  // namespace
+
+std::vector<Command> Commands() {
+  return {
+      Make("tokenizer", "SentencePiece BPE from text", RunTokenizer),
+      Make("convert", "models of other programs to the Hugging Face layout", RunConvert),
+      Make("pretrain", "a Llama, Mamba, Mamba-2 or hybrid from nothing but text", RunPretrain),
+      Make("initialize", "a hybrid student from a teacher's attention matrices", RunInitialize),
+      Make("generate", "a teacher's answers to prompts, or whole conversations out of nothing",
+           RunGenerate),
+      Make("align", "replaced layers learn their attention layers' outputs, all at once", RunAlign),
+      Make("layers", "where attention is missed most: an order in which layers should keep it",
+           RunLayers),
+      Make("distill", "the student learns the teacher's distribution, token by token", RunDistill),
+      Make("finetune", "supervised fine-tuning on chats and completions", RunFinetune),
+      Make("preference", "direct preference optimisation on chosen and rejected answers",
+           RunPreference),
+      Make("draft", "a small model that proposes tokens to a target", RunDraft),
+      Make("evaluate",
+           "perplexity, divergence from a teacher, acceptance of a draft, choices, preference",
+           RunEvaluate),
+  };
+}
+
+}  // namespace mambad::trainer

@@ -1,0 +1,108 @@
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <stdexcept>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "trainer/layer_choice.h"
+#include "trainer/modules/trained_parameters.h"
+#include "trainer/stages/language_work.h"
+#include "trainer/stages/new_model.h"
+#include "trainer/stages/stage.h"
+#include "trainer/stages/stage_run.h"
+
+namespace mambad::trainer {
+namespace {
+
+// The target without its last layers.
+std::unique_ptr<LanguageModel> FirstLayers(const LanguageModel& target, int64_t count) {
+  checkpoint::ModelConfig config = target.config();
+  if (count > config.layers) {
+    throw std::runtime_error(absl::StrFormat("copied_layers: expected at most %d, found %d",
+                                             config.layers, count));
+  }
+  config.layers = static_cast<int>(count);
+  config.mixers.resize(count);
+  config.fused_attention.resize(count);
+  config.fused_mamba.resize(count);
+  if (config.family == checkpoint::Family::kHybrid && RecurrentLayersOf(config).empty()) {
+    config.family = checkpoint::Family::kLlama;
+    config.layout = checkpoint::Layout::kHuggingFace;
+  }
+  auto draft = std::make_unique<LanguageModel>(config, target.device(), target.compute_type());
+  at::NoGradGuard no_grad;
+  for (const ModelParameter& parameter : draft->parameters()) {
+    at::Tensor value = parameter.value;
+    value.copy_(target.Find(parameter.description.role, parameter.description.layer));
+  }
+  return draft;
+}
+
+std::unique_ptr<LanguageModel> MakeDraft(const DraftConfig& config, const StageRun& run,
+                                         const LanguageModel& target) {
+  if (!config.draft.empty()) return LoadModel(run, "draft", config.draft);
+  if (config.copied_layers > 0) return FirstLayers(target, config.copied_layers);
+  checkpoint::ModelConfig numbers =
+      NewModelConfiguration(config.model, target.config().vocabulary, config.target);
+  // The same ids end a text, whatever the tokenizer's files say.
+  numbers.padded_vocabulary = target.config().padded_vocabulary;
+  numbers.bos_id = target.config().bos_id;
+  numbers.eos_ids = target.config().eos_ids;
+  auto draft = LanguageModel::Create(numbers, run.seed, run.device, run.compute);
+  if (config.projected_embedding) draft->FactoriseEmbedding(target.Embedding(), run.seed);
+  return draft;
+}
+
+struct Drafting {
+  const DraftConfig& config;
+  const StageRun& run;
+  const LanguageModel& target;
+  const StageText& text;
+};
+
+TrainResult TrainPart(const Drafting& all, LanguageModel* draft, bool acceptance) {
+  const DraftConfig& config = all.config;
+  LoopConfig loop = config.loop;
+  if (acceptance) loop.steps = config.acceptance_steps;
+  const double learning_rate =
+      acceptance ? config.acceptance_learning_rate : config.optimizer.learning_rate;
+  draft->SetTrained([](const checkpoint::Parameter&) { return true; });
+  draft->SetRecompute(loop.activation_checkpointing);
+  PackedDataset data(all.text.train.get(), TrainingOrder(all.run, config.data, acceptance));
+  Optimizer optimizer(
+      TrainedGroups(*draft, {learning_rate, learning_rate, config.optimizer.weight_decay}),
+      AdamFrom(config.optimizer), all.run.processes.get());
+  HeadLossOptions loss;
+  loss.acceptance = acceptance;
+  LanguageWork work(draft, &all.target, loss, all.text.held_out.get());
+  const char* part = acceptance ? "acceptance" : "divergence";
+  return Train(LoopOptions(all.run, loop, std::string("draft ") + part, part), all.run.device,
+               &data, &optimizer, all.run.processes.get(), &work);
+}
+
+}  // namespace
+
+void RunDraft(const DraftConfig& config) {
+  StageRun run = OpenStageRun("draft", config.run, [&](Settings* settings) {
+    DraftConfig copy = config;
+    Describe(settings, &copy);
+  });
+  const auto target = LoadModel(run, "target", config.target);
+  const auto draft = MakeDraft(config, run, *target);
+  const std::string text_source = config.draft.empty() ? config.target : config.draft;
+  CheckVocabularies("draft", text_source, *draft, "target", config.target, *target);
+  Say(run, absl::StrFormat("draft: %d parameters for a target of %d", draft->ParameterCount(),
+                           target->ParameterCount()));
+  const StageText text = OpenStageText(run, config.data, config.loop, config.target,
+                                       target->config().vocabulary);
+  const Drafting all = {config, run, *target, text};
+  TrainResult result = TrainPart(all, draft.get(), false);
+  if (config.acceptance_steps > 0) {
+    if (!FinishPart(run, result, *draft, text_source, config.loop.stored, "divergence")) return;
+    result = TrainPart(all, draft.get(), true);
+  }
+  FinishStage(run, result, *draft, text_source, config.loop.stored);
+}
+
+}  // namespace mambad::trainer

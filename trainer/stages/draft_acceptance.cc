@@ -1,0 +1,135 @@
+#include "trainer/stages/draft_acceptance.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "trainer/counter_random.h"
+#include "trainer/losses.h"
+#include "trainer/modules/decode_state.h"
+#include "trainer/stages/document_rows.h"
+
+namespace mambad::trainer {
+namespace {
+
+using at::Tensor;
+
+// The part of a document before its first answer, or its first tokens where it has none.
+std::vector<WrittenAnswer> Prompts(const TokenStore& store, const AcceptanceOptions& options) {
+  std::vector<WrittenAnswer> prompts;
+  const int64_t count = std::min(options.prompts, store.documents());
+  for (int64_t document = 0; document < count; ++document) {
+    const int64_t length = store.Length(document);
+    if (length == 0) continue;
+    std::vector<int64_t> tokens(length);
+    std::vector<uint8_t> trained(length);
+    store.Read(document, 0, length, tokens.data(), trained.data());
+    int64_t end = std::find(trained.begin(), trained.end(), 1) - trained.begin();
+    if (end == 0 || end == length) end = std::min(length, options.prompt_tokens);
+    tokens.resize(end);
+    prompts.push_back({std::move(tokens), end});
+  }
+  if (prompts.empty()) throw std::runtime_error("held-out text: no documents to take prompts from");
+  return prompts;
+}
+
+// The next token of each place from logits [places, vocabulary].
+std::vector<int64_t> Choose(const Tensor& logits, const AcceptanceOptions& options, int64_t step) {
+  Tensor chosen;
+  if (options.temperature == 0) {
+    chosen = logits.argmax(-1);
+  } else {
+    const int64_t places = logits.size(0);
+    Tensor draws = at::empty({places, 1}, at::kFloat);
+    for (int64_t place = 0; place < places; ++place) {
+      draws.data_ptr<float>()[place] = static_cast<float>(
+          CounterRandom(options.seed, static_cast<uint64_t>(place)).Uniform(step));
+    }
+    const Tensor sums = at::softmax(logits / options.temperature, -1).cumsum(-1);
+    // The last sum is not quite 1; a draw above it belongs to the last token.
+    const Tensor wanted = draws.to(logits.device()) * sums.narrow(1, sums.size(1) - 1, 1);
+    chosen = sums.le(wanted).sum(-1).clamp_max(logits.size(1) - 1);
+  }
+  const Tensor host = chosen.to(at::kCPU).contiguous();
+  return {host.data_ptr<int64_t>(), host.data_ptr<int64_t>() + host.numel()};
+}
+
+// min(1, q(y) / p(y)) of each token, or at temperature 0 whether the draft finds it most probable.
+Tensor AcceptanceOf(const LanguageModel& target, const LanguageModel& draft,
+                    const TokenBatch& batch, double temperature) {
+  const auto rows = [](const Tensor& hidden) { return hidden.reshape({-1, hidden.size(-1)}); };
+  const Tensor targets = batch.target_ids.view({-1});
+  const Tensor draft_hidden = rows(draft.Hidden(batch)), draft_head = draft.Head();
+  Tensor accepted;
+  if (temperature == 0) {
+    constexpr int64_t kRowsAtOnce = 512;
+    std::vector<Tensor> best;
+    for (const Tensor& part : draft_hidden.split(kRowsAtOnce)) {
+      best.push_back(at::mm(part, draft_head.t()).argmax(-1));
+    }
+    accepted = at::cat(best).eq(targets).to(at::kFloat);
+  } else {
+    // Dividing the head's input divides its logits.
+    const Tensor q =
+        TokenLogProbabilities(draft_hidden / temperature, draft_head, targets);
+    const Tensor p =
+        TokenLogProbabilities(rows(target.Hidden(batch)) / temperature, target.Head(), targets);
+    accepted = (q - p).clamp_max(0).exp();
+  }
+  return accepted.to(at::kCPU).to(at::kFloat).view(batch.target_ids.sizes()).contiguous();
+}
+
+}  // namespace
+
+std::vector<WrittenAnswer> WriteAnswers(const LanguageModel& model, const TokenStore& store,
+                                        const AcceptanceOptions& options) {
+  at::NoGradGuard no_grad;
+  std::vector<WrittenAnswer> answers = Prompts(store, options);
+  int64_t longest = 0;
+  for (const WrittenAnswer& answer : answers) longest = std::max(longest, answer.prompt_tokens);
+  const auto places = static_cast<int64_t>(answers.size());
+  DecodeState state(&model, places, longest + options.answer_tokens);
+  for (int64_t place = 0; place < places; ++place) state.Reset(place);
+  std::vector<bool> ended(places, false);
+  const std::vector<int32_t>& ends = model.config().eos_ids;
+  for (int64_t step = 0; step + 1 < longest + options.answer_tokens; ++step) {
+    std::vector<int64_t> fed(places, -1);
+    bool any = false;
+    for (int64_t place = 0; place < places; ++place) {
+      const WrittenAnswer& answer = answers[place];
+      if (ended[place] || step >= answer.prompt_tokens + options.answer_tokens - 1) continue;
+      fed[place] = answer.tokens[step];
+      any = true;
+    }
+    if (!any) break;
+    const std::vector<int64_t> next = Choose(state.Step(fed), options, step);
+    for (int64_t place = 0; place < places; ++place) {
+      WrittenAnswer& answer = answers[place];
+      if (fed[place] < 0 || step + 1 < answer.prompt_tokens) continue;
+      ended[place] = std::find(ends.begin(), ends.end(), next[place]) != ends.end();
+      if (!ended[place]) answer.tokens.push_back(next[place]);
+    }
+  }
+  return answers;
+}
+
+SpeculationCounts MeasureAcceptance(const LanguageModel& target, const LanguageModel& draft,
+                                    const TokenStore& store, const AcceptanceOptions& options) {
+  at::NoGradGuard no_grad;
+  std::vector<std::vector<float>> acceptance;
+  for (const WrittenAnswer& answer : WriteAnswers(target, store, options)) {
+    const auto length = static_cast<int64_t>(answer.tokens.size());
+    if (length <= answer.prompt_tokens) continue;
+    const PackedBatch row = DocumentRows({{answer.tokens, answer.prompt_tokens}});
+    const Tensor probabilities = AcceptanceOf(
+        target, draft, MoveToDevice(row, target.device()), options.temperature);
+    // What stands at a column is told of the token after it.
+    const float* first = probabilities.data_ptr<float>() + answer.prompt_tokens - 1;
+    acceptance.emplace_back(first, first + (length - answer.prompt_tokens));
+  }
+  return SimulateSpeculation(acceptance, options.draft_tokens, options.seed);
+}
+
+}  // namespace mambad::trainer

@@ -1,0 +1,300 @@
+#include "trainer/stages/stage_run.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/ops/full.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <set>
+#include <sstream>
+#include <stdexcept>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "engine/checkpoint/safetensors.h"
+#include "engine/text/tokenizer.h"
+#include "trainer/report.h"
+
+namespace mambad::trainer {
+namespace {
+
+namespace filesystem = std::filesystem;
+
+std::optional<std::string> Environment(const std::string& name) {
+  const char* value = std::getenv(name.c_str());
+  return value == nullptr ? std::nullopt : std::optional<std::string>(value);
+}
+
+bool WantsCuda(DeviceChoice choice) {
+  if (choice == DeviceChoice::kCpu) return false;
+  const bool there = at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0;
+  if (!there && choice == DeviceChoice::kCuda) {
+    throw std::runtime_error(at::hasCUDA() ? "device: cuda: no GPU is visible"
+                                           : "device: cuda: this build has no CUDA");
+  }
+  return there;
+}
+
+at::Device ChooseDevice(bool cuda, int local_rank) {
+  if (!cuda) return at::Device(at::kCPU);
+  const int devices = at::detail::getCUDAHooks().deviceCount();
+  if (local_rank >= devices) {
+    throw std::runtime_error(absl::StrFormat(
+        "process %d of this machine wants a GPU of its own, %d are visible", local_rank, devices));
+  }
+  const auto index = static_cast<c10::DeviceIndex>(local_rank);
+  at::globalContext().lazyInitDevice(at::kCUDA);
+  c10::impl::getDeviceGuardImpl(at::kCUDA)->setDevice(at::Device(at::kCUDA, index));
+  return at::Device(at::kCUDA, index);
+}
+
+at::ScalarType ChooseCompute(ComputeType choice, bool cuda) {
+  if (choice == ComputeType::kFloat32) return at::kFloat;
+  if (choice == ComputeType::kBFloat16) {
+    if (!cuda) throw std::runtime_error("compute: bf16 needs device: cuda");
+    return at::kBFloat16;
+  }
+  return cuda ? at::kBFloat16 : at::kFloat;
+}
+
+// Lines of a resolved configuration that a run goes on from when they are the same: all but those
+// that only say how long, how often, where or on how many threads.
+std::vector<std::string> DecidingLines(const std::string& text) {
+  static const std::set<std::string> free = {
+      "output",         "device",        "threads",      "tokens",       "activation_checkpointing",
+      "log_every",      "evaluate_every", "evaluate_rows", "save_every", "keep_states",
+      "most_seconds",   "divergence_factor", "stored"};
+  std::vector<std::string> lines;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const absl::string_view key = absl::StripLeadingAsciiWhitespace(line.substr(0, line.find(':')));
+    if (free.count(std::string(key)) == 0) lines.emplace_back(line);
+  }
+  return lines;
+}
+
+bool HoldsStates(const std::string& folder) {
+  std::error_code error;
+  for (filesystem::recursive_directory_iterator entry(folder, error), end; entry != end && !error;
+       entry.increment(error)) {
+    if (entry.depth() >= 1 && entry->path().parent_path().filename() == "states") return true;
+    if (entry.depth() >= 2) entry.disable_recursion_pending();
+  }
+  return false;
+}
+
+void WriteResolved(const std::string& folder, const std::string& text) {
+  const std::string path = folder + "/config.yaml";
+  std::ifstream in(path, std::ios::binary);
+  if (in && HoldsStates(folder)) {
+    std::stringstream before;
+    before << in.rdbuf();
+    const std::vector<std::string> old_lines = DecidingLines(before.str());
+    const std::vector<std::string> new_lines = DecidingLines(text);
+    for (size_t i = 0; i < std::max(old_lines.size(), new_lines.size()); ++i) {
+      const std::string was = i < old_lines.size() ? old_lines[i] : "";
+      const std::string is = i < new_lines.size() ? new_lines[i] : "";
+      if (was == is) continue;
+      throw std::runtime_error(absl::StrFormat(
+          "%s: a run of other settings was begun here: expected \"%s\", found \"%s\"; give another "
+          "output", path, absl::StripAsciiWhitespace(was), absl::StripAsciiWhitespace(is)));
+    }
+  }
+  const std::vector<absl::Span<const std::byte>> pieces = {
+      {reinterpret_cast<const std::byte*>(text.data()), text.size()}};
+  const absl::Status written = checkpoint::WriteFileAtomically(path, pieces);
+  if (!written.ok()) throw std::runtime_error(std::string(written.message()));
+}
+
+}  // namespace
+
+StageRun OpenStageRun(const std::string& command, const RunConfig& config,
+                      const DescribeFunction& describe) {
+  StageRun run;
+  run.command = command;
+  run.folder = config.output;
+  run.seed = static_cast<uint64_t>(config.seed);
+  if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
+  const bool cuda = WantsCuda(config.device);
+  const Rendezvous rendezvous = ReadRendezvous(Environment);
+  run.device = ChooseDevice(cuda, rendezvous.local_rank);
+  run.compute = ChooseCompute(config.compute, cuda);
+  run.processes = JoinProcessGroup(rendezvous, cuda);
+  if (!run.first()) run.progress = nullptr;
+  InFirstProcess(run, [&] {
+    std::error_code error;
+    filesystem::create_directories(run.folder, error);
+    if (error) throw std::runtime_error(run.folder + ": cannot be made: " + error.message());
+    WriteResolved(run.folder, "# trainer " + command + "\n" + WriteSettings(describe));
+  });
+  return run;
+}
+
+void InFirstProcess(const StageRun& run, const std::function<void()>& work) {
+  std::string failure;
+  if (run.first()) {
+    try {
+      work();
+    } catch (const std::runtime_error& error) {
+      failure = error.what();
+      if (run.processes->size() == 1) throw;
+    }
+  }
+  if (run.processes->size() == 1) return;
+  at::Tensor failed = at::full({1}, failure.empty() ? 0.0 : 1.0,
+                               at::TensorOptions().device(run.device).dtype(at::kFloat));
+  run.processes->Broadcast(failed, 0);
+  if (!failure.empty()) throw std::runtime_error(failure);
+  if (failed.item<float>() > 0) throw std::runtime_error("stopped, because the first process was");
+}
+
+void Say(const StageRun& run, const std::string& words) {
+  if (run.progress != nullptr) std::fprintf(run.progress, "%s\n", words.c_str());
+}
+
+std::unique_ptr<LanguageModel> LoadModel(const StageRun& run, const std::string& key,
+                                         const std::string& directory) {
+  try {
+    return LanguageModel::Load(directory, run.device, run.compute);
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(key + ": " + error.what());
+  }
+}
+
+void SaveModel(const StageRun& run, const LanguageModel& model, const std::string& text_source,
+               StoredType stored, const std::string& name) {
+  InFirstProcess(run, [&] {
+    const std::string finished = run.folder + "/" + name, unfinished = finished + ".unfinished";
+    std::error_code error;
+    filesystem::remove_all(unfinished, error);
+    model.Save(unfinished,
+               stored == StoredType::kBFloat16 ? checkpoint::StorageType::kBFloat16
+                                               : checkpoint::StorageType::kFloat32,
+               text_source);
+    filesystem::remove_all(finished, error);
+    filesystem::rename(unfinished, finished, error);
+    if (error) throw std::runtime_error(finished + ": cannot be written: " + error.message());
+    Say(run, run.command + ": wrote " + finished);
+  });
+}
+
+void CheckVocabularies(const std::string& first_key, const std::string& first_directory,
+                       const LanguageModel& first, const std::string& second_key,
+                       const std::string& second_directory, const LanguageModel& second) {
+  const int first_size = first.config().vocabulary, second_size = second.config().vocabulary;
+  if (first_size != second_size) {
+    throw std::runtime_error(absl::StrFormat(
+        "%s and %s have different vocabularies: %d tokens in %s, %d in %s", first_key, second_key,
+        first_size, first_directory, second_size, second_directory));
+  }
+  const auto first_words = text::OpenTokenizer(first_directory);
+  const auto second_words = text::OpenTokenizer(second_directory);
+  if (!first_words.ok() || !second_words.ok()) return;
+  for (text::TokenId id = 0; id < first_size; ++id) {
+    const std::string one = (*first_words)->IdToToken(id), other = (*second_words)->IdToToken(id);
+    if (one == other) continue;
+    throw std::runtime_error(absl::StrFormat(
+        "%s and %s have different vocabularies: token %d is \"%s\" in %s and \"%s\" in %s",
+        first_key, second_key, id, one, first_directory, other, second_directory));
+  }
+}
+
+TokenStore OpenText(const StageRun& run, const DataConfig& data, const std::string& name,
+                    const std::vector<std::string>& files, const std::string& model_directory,
+                    int64_t vocabulary) {
+  TokenStoreSource source;
+  source.files = files;
+  source.model_directory = model_directory;
+  source.options.separator = data.separator;
+  source.options.skip_malformed = data.skip_malformed;
+  source.options.prompts_are_chat = data.prompts_are_chat;
+  source.options.append_end_of_text = data.append_end_of_text;
+  source.options.train_on_prompts = data.loss_on == TargetTokens::kAll;
+  source.options.maximum_tokens = data.maximum_tokens;
+  const std::string directory =
+      (data.tokens.empty() ? run.folder + "/tokens" : data.tokens) + "/" + name;
+  InFirstProcess(run, [&] { OpenOrMakeTokenStore(directory, source); });
+  TokenStore store = TokenStore::Open(directory);
+  const TokenStoreIndex& index = store.index();
+  if (index.vocabulary_size > vocabulary) {
+    throw std::runtime_error(absl::StrFormat(
+        "the tokenizer of %s has %d tokens, the model %d", model_directory, index.vocabulary_size,
+        vocabulary));
+  }
+  Say(run, absl::StrFormat("%s: %s: %d documents, %d tokens, %d of them count%s", run.command, name,
+                           index.documents, index.tokens, index.trained_tokens,
+                           index.skipped_records == 0
+                               ? ""
+                               : absl::StrFormat("; %d malformed records left out",
+                                                 index.skipped_records)));
+  return store;
+}
+
+StageText OpenStageText(const StageRun& run, const DataConfig& data, const LoopConfig& loop,
+                        const std::string& model_directory, int64_t vocabulary) {
+  StageText text;
+  text.train = std::make_unique<TokenStore>(
+      OpenText(run, data, "train", data.train, model_directory, vocabulary));
+  if (data.valid.empty()) return text;
+  text.valid = std::make_unique<TokenStore>(
+      OpenText(run, data, "valid", data.valid, model_directory, vocabulary));
+  text.held_out = std::make_unique<HeldOut>(
+      text.valid.get(), HeldOutOptions{data.row_tokens, loop.evaluate_rows, loop.micro_batch},
+      run.processes.get());
+  return text;
+}
+
+DatasetOptions TrainingOrder(const StageRun& run, const DataConfig& data, int64_t part) {
+  DatasetOptions options;
+  options.row_tokens = data.row_tokens;
+  options.seed = run.seed + static_cast<uint64_t>(part);
+  return options;
+}
+
+TrainLoopOptions LoopOptions(const StageRun& run, const LoopConfig& loop, const std::string& title,
+                             const std::string& folder) {
+  TrainLoopOptions options;
+  options.title = title;
+  options.directory = folder.empty() ? run.folder : run.folder + "/" + folder;
+  options.steps = loop.steps;
+  options.micro_batch = loop.micro_batch;
+  options.accumulation = loop.accumulation;
+  options.schedule = {loop.steps, std::min(loop.warmup_steps, loop.steps), loop.final_fraction};
+  options.log_every = loop.log_every;
+  options.evaluate_every = loop.evaluate_every;
+  options.save_every = loop.save_every;
+  options.keep_states = loop.keep_states;
+  options.most_seconds = loop.most_seconds;
+  options.divergence_factor = loop.divergence_factor;
+  options.progress = run.progress;
+  return options;
+}
+
+AdamOptions AdamFrom(const OptimizerConfig& config) {
+  return {config.beta1, config.beta2, config.epsilon, config.clip_norm};
+}
+
+bool FinishPart(const StageRun& run, const TrainResult& result, const LanguageModel& model,
+                const std::string& text_source, StoredType stored, const std::string& folder) {
+  if (!result.finished) {
+    Say(run, absl::StrFormat("%s: stopped in time at step %d; the same command goes on from there",
+                             run.command, result.steps));
+    return false;
+  }
+  SaveModel(run, model, text_source, stored, folder.empty() ? "model" : folder + "/model");
+  return true;
+}
+
+void FinishStage(const StageRun& run, const TrainResult& result, const LanguageModel& model,
+                 const std::string& text_source, StoredType stored) {
+  if (!FinishPart(run, result, model, text_source, stored, "")) return;
+  InFirstProcess(run, [&] { Say(run, run.command + ": wrote " + WriteRunReport(run.folder)); });
+}
+
+}  // namespace mambad::trainer

@@ -1,0 +1,96 @@
+// What every stage needs before it can begin: device, processes, the run's folder, models and text.
+
+#ifndef MAMBAD_TRAINER_STAGES_STAGE_RUN_H_
+#define MAMBAD_TRAINER_STAGES_STAGE_RUN_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "trainer/modules/language_model.h"
+#include "trainer/process_group.h"
+#include "trainer/stages/held_out.h"
+#include "trainer/token_store.h"
+#include "trainer/train_config.h"
+#include "trainer/train_loop.h"
+
+namespace mambad::trainer {
+
+struct StageRun {
+  std::string command;
+  std::string folder;  // of the run
+  uint64_t seed = 1;
+  at::Device device = at::Device(at::kCPU);
+  at::ScalarType compute = at::kFloat;
+  std::unique_ptr<ProcessGroup> processes;
+  std::FILE* progress = stderr;  // null for all but the first process
+
+  bool first() const { return processes->rank() == 0; }
+};
+
+// Joins the process group, sets threads and device, makes the folder and writes the resolved settings
+// to config.yaml there. Throws std::runtime_error: no such device, a folder that cannot be written,
+// or one that holds a run of other settings (the first that differs is named; settings that only say
+// how long or how often may differ).
+StageRun OpenStageRun(const std::string& command, const RunConfig& config,
+                      const DescribeFunction& describe);
+
+// Does `work` in the first process while the others wait; when it throws, all throw.
+void InFirstProcess(const StageRun& run, const std::function<void()>& work);
+
+// Says a line to whoever watches.
+void Say(const StageRun& run, const std::string& words);
+
+// `key`: the setting that named the directory, for messages.
+std::unique_ptr<LanguageModel> LoadModel(const StageRun& run, const std::string& key,
+                                         const std::string& directory);
+
+// Writes a whole model directory to run.folder + "/" + name (first process; replaces it).
+void SaveModel(const StageRun& run, const LanguageModel& model, const std::string& text_source,
+               StoredType stored, const std::string& name = "model");
+
+// Throws std::runtime_error unless both models share a vocabulary: the number of tokens and, where
+// both directories have a tokenizer, the tokenizer.
+void CheckVocabularies(const std::string& first_key, const std::string& first_directory,
+                       const LanguageModel& first, const std::string& second_key,
+                       const std::string& second_directory, const LanguageModel& second);
+
+// Tokens of data.train or data.valid made with the tokenizer of `model_directory`. `vocabulary` is
+// the model's. Throws std::runtime_error, also when tokens lie outside the vocabulary.
+TokenStore OpenText(const StageRun& run, const DataConfig& data, const std::string& name,
+                    const std::vector<std::string>& files, const std::string& model_directory,
+                    int64_t vocabulary);
+
+// What a stage reads: `train`, and `held_out` where data.valid names files.
+struct StageText {
+  std::unique_ptr<TokenStore> train, valid;
+  std::unique_ptr<HeldOut> held_out;
+};
+StageText OpenStageText(const StageRun& run, const DataConfig& data, const LoopConfig& loop,
+                        const std::string& model_directory, int64_t vocabulary);
+
+// `part`: stages that train more than once give each time another order.
+DatasetOptions TrainingOrder(const StageRun& run, const DataConfig& data, int64_t part = 0);
+
+// `folder`: under the run's; "" for the run's own.
+TrainLoopOptions LoopOptions(const StageRun& run, const LoopConfig& loop, const std::string& title,
+                             const std::string& folder = "");
+
+AdamOptions AdamFrom(const OptimizerConfig& config);
+
+// After a loop that came to its last step: the model in run.folder + "/" + folder + "/model", true. Else
+// says that the same command goes on from here; false.
+bool FinishPart(const StageRun& run, const TrainResult& result, const LanguageModel& model,
+                const std::string& text_source, StoredType stored, const std::string& folder);
+// Likewise for a whole stage: run.folder + "/model" and report.md beside it.
+void FinishStage(const StageRun& run, const TrainResult& result, const LanguageModel& model,
+                 const std::string& text_source, StoredType stored);
+
+}  // namespace mambad::trainer
+
+#endif  // MAMBAD_TRAINER_STAGES_STAGE_RUN_H_
