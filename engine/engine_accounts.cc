@@ -39,12 +39,13 @@ void EngineCore::Account(const StepTimes& times, absl::Time now) {
   report.draft_seconds = times.draft_seconds;
   report.verify_seconds = times.verify_seconds;
   report.total_seconds = times.draft_seconds + times.verify_seconds;
-  const double prefill = times.verify_seconds * report.prefill_rows / report.rows;
+  // Both from their rows: as what is left over, rounding could make it less than nothing.
+  const double second_a_row = times.verify_seconds / report.rows;
   stats_.draft_tokens += drafted;
   stats_.accepted_tokens += accepted;
   stats_.draft_seconds += times.draft_seconds;
-  stats_.prefill_seconds += prefill;
-  stats_.verify_seconds += times.verify_seconds - prefill;
+  stats_.prefill_seconds += second_a_row * report.prefill_rows;
+  stats_.verify_seconds += second_a_row * (report.rows - report.prefill_rows);
   ++stats_.steps;
   stats_.step_rows += report.rows;
   stats_.step_sequences += report.sequences;
