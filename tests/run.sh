@@ -26,15 +26,17 @@ test_packages=(
   clang libclang-rt-14-dev  # libFuzzer
   git curl
 )
-trainer_packages=(libgloo-dev zlib1g-dev liblzma-dev)
+trainer_packages=(libgloo-dev zlib1g-dev liblzma-dev gnuplot-nox)
 python_packages=(
   grpcio grpcio-tools grpcio-health-checking grpcio-reflection grpcio-status
   # What tokenizers are held to. Later versions of the first decode normalized special tokens as plain text.
   'tokenizers>=0.22,<0.23' sentencepiece
 )
 
-# LibTorch is in the first one; its CPU library wants the other two on machines without a CUDA toolkit.
+# LibTorch is in the first one. Its CPU library wants the next two where no CUDA toolkit is, its CUDA library, which is linked
+# where a CUDA compiler is found, the other three; none of them needs a GPU.
 torch_packages=('torch==2.11.0' nvidia-cuda-runtime nvidia-cuda-cupti)
+! command -v nvcc >/dev/null || torch_packages+=('nvidia-cusparselt-cu13==0.8.0' 'nvidia-nvshmem-cu13==3.4.5' nvidia-cufile)
 
 preset=release install=1 ctest_options=()
 while (($#)); do

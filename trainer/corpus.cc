@@ -18,8 +18,8 @@ std::string Spelling(const CorpusTokenizer& tokenizer, std::optional<text::Token
   return id ? tokenizer.tokenizer->IdToToken(*id) : std::string();
 }
 
-void AppendText(const std::string& words, bool trained, bool first, const CorpusTokenizer& tokenizer,
-                TokenizedDocument* document, bool parse_special) {
+void AppendText(const std::string& words, bool trained, bool first,
+                const CorpusTokenizer& tokenizer, TokenizedDocument* document, bool parse_special) {
   text::Tokenizer::EncodeOptions encode;
   encode.add_special_tokens = first;
   encode.parse_special = parse_special;
@@ -52,8 +52,8 @@ std::string Render(const std::vector<text::ChatMessage>& messages, size_t count,
   variables.bos_token = Spelling(tokenizer, tokenizer.tokenizer->bos_id());
   variables.eos_token = Spelling(tokenizer, tokenizer.tokenizer->eos_id());
   variables.add_generation_prompt = generation_prompt;
-  auto prompt = tokenizer.chat_template->Render(
-      absl::MakeConstSpan(messages.data(), count), variables);
+  auto prompt =
+      tokenizer.chat_template->Render(absl::MakeConstSpan(messages.data(), count), variables);
   if (!prompt.ok()) Refuse(std::string(prompt.status().message()));
   return *std::move(prompt);
 }

@@ -20,7 +20,8 @@ class CounterRandom {
  public:
   // Streams with different (seed, stream) have nothing to do with each other.
   CounterRandom(uint64_t seed, uint64_t stream)
-      : key_(MixBits(MixBits(seed + 0x9e3779b97f4a7c15ull) ^ (stream * 0xd1342543de82ef95ull + 1))) {}
+      : key_(MixBits(MixBits(seed + 0x9e3779b97f4a7c15ull) ^
+                     (stream * 0xd1342543de82ef95ull + 1))) {}
 
   uint64_t At(uint64_t counter) const {
     return MixBits(MixBits(counter * 0x9e3779b97f4a7c15ull + key_) ^ key_);

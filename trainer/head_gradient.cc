@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #ifdef MAMBAD_TRAINING_CUDA
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include "kernels/cuda/training_divergence.h"
@@ -91,6 +92,7 @@ Tensor LogitsToGradient(Tensor student, const Tensor& teacher, const Tensor& tar
     arguments.temperature = static_cast<float>(options.temperature);
     arguments.acceptance = options.acceptance;
     arguments.wants_gradient = wants_gradient;
+    const c10::cuda::CUDAGuard guard(student.device());
     const char* error = kernels::cuda::DivergenceGradient(
         arguments, c10::cuda::getCurrentCUDAStream(student.get_device()).stream());
     TORCH_CHECK(error == nullptr, "head gradient kernel: ", error);

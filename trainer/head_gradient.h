@@ -13,9 +13,10 @@ namespace mambad::trainer {
 // arg max agrees with the teacher's, alpha. [rows, 5].
 inline constexpr int64_t kRowResults = 5;
 
-// student [rows, V], teacher [rows, V] or undefined, targets [rows] or undefined, row_weight [rows].
-// Returns [rows, kRowResults]; when wants_gradient, `student` then holds d(row_weight * loss)/d
-// logits. Own CUDA kernel for bf16 on CUDA where it was built, LibTorch's operations elsewhere.
+// student [rows, V], teacher [rows, V] or undefined, targets [rows] or undefined, row_weight
+// [rows]. Returns [rows, kRowResults]; when wants_gradient, `student` then holds d(row_weight *
+// loss)/d logits. Own CUDA kernel for bf16 on CUDA where it was built, LibTorch's operations
+// elsewhere.
 at::Tensor LogitsToGradient(at::Tensor student, const at::Tensor& teacher,
                             const at::Tensor& targets, const at::Tensor& row_weight,
                             const HeadLossOptions& options, bool wants_gradient);

@@ -253,15 +253,19 @@ void CopyMixer(const LanguageModel& trained, int layer, const LanguageModel& res
     if (own.layer != layer || !IsRecurrentMixerRole(own.role)) continue;
     const Tensor value = trained.Find(own.role, layer);
     if (!value.defined() || value.sizes() != parameter.value.sizes()) {
-      throw std::runtime_error(absl::StrFormat(
-          "trained mixers: layer %d has no %s of %s numbers", layer, own.name,
-          absl::StrJoin(parameter.value.sizes(), " x ")));
+      throw std::runtime_error(absl::StrFormat("trained mixers: layer %d has no %s of %s numbers",
+                                               layer, own.name,
+                                               absl::StrJoin(parameter.value.sizes(), " x ")));
     }
     Tensor(parameter.value).copy_(value);
   }
 }
 
 }  // namespace
+
+ModelConfig HybridConfiguration(const ModelConfig& source, const InitializeOptions& options) {
+  return HybridConfig(source, CheckedLayers(source, options), options);
+}
 
 std::unique_ptr<LanguageModel> InitializeHybrid(const LanguageModel& source,
                                                 const InitializeOptions& options) {

@@ -38,6 +38,10 @@ struct InitializeOptions {
   uint64_t seed = 1;  // of every draw; a layer's draws depend on seed and layer alone
 };
 
+// What InitializeHybrid makes of a model of configuration `source`, and the same errors.
+checkpoint::ModelConfig HybridConfiguration(const checkpoint::ModelConfig& source,
+                                            const InitializeOptions& options);
+
 // `source`: a Llama or a hybrid; its device and compute type are the result's. Parameters are
 // copies. Throws std::runtime_error: another family, layers outside the model or repeated, a
 // recurrent layer of the source left out or of the other kind, head counts that the layout cannot

@@ -18,9 +18,10 @@ bool Keeps(double percent, int layer) {
   if (percent == 25) return layer % 4 == 3;
   if (percent == 12.5) return layer % 8 == 7;
   if (percent == 0) return false;
-  throw std::runtime_error(absl::StrFormat(
-      "attention_percent: expected 100, 75, 50, 25, 12.5 or 0 (or layers in \"replaced\"), found %g",
-      percent));
+  throw std::runtime_error(
+      absl::StrFormat("attention_percent: expected 100, 75, 50, 25, 12.5 or 0 (or layers in "
+                      "\"replaced\"), found %g",
+                      percent));
 }
 
 }  // namespace

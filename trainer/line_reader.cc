@@ -74,8 +74,10 @@ class LineReader::XzSource : public LineReader::Source {
         stream_.avail_in = std::fread(input_, 1, sizeof(input_), file_);
       }
       const lzma_ret result = lzma_code(&stream_, stream_.avail_in == 0 ? LZMA_FINISH : LZMA_RUN);
-      if (result == LZMA_STREAM_END) finished_ = true;
-      else if (result != LZMA_OK) throw std::runtime_error(path_ + ": damaged xz data");
+      if (result == LZMA_STREAM_END)
+        finished_ = true;
+      else if (result != LZMA_OK)
+        throw std::runtime_error(path_ + ": damaged xz data");
     }
     return capacity - stream_.avail_out;
   }
@@ -94,8 +96,10 @@ LineReader::LineReader(const std::string& path) : path_(path) {
     throw std::runtime_error(path + ": " + std::strerror(errno));
   }
   if (!S_ISREG(status.st_mode)) throw std::runtime_error(path + ": not a regular file");
-  if (EndsWith(path, ".xz")) source_ = std::make_unique<XzSource>(path);
-  else source_ = std::make_unique<GzipSource>(path);
+  if (EndsWith(path, ".xz"))
+    source_ = std::make_unique<XzSource>(path);
+  else
+    source_ = std::make_unique<GzipSource>(path);
 }
 
 LineReader::~LineReader() = default;

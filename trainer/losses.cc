@@ -28,8 +28,8 @@ int64_t RowsAtOnce(int64_t wanted, const Tensor& head, int64_t rows) {
 void CheckShapes(const Tensor& hidden, const Tensor& head, const Tensor& targets) {
   TORCH_CHECK(hidden.dim() == 2 && head.dim() == 2 && hidden.size(1) == head.size(1),
               "head loss: hidden ", hidden.sizes(), " and head ", head.sizes());
-  TORCH_CHECK(!targets.defined() || targets.numel() == hidden.size(0), "head loss: ",
-              hidden.size(0), " rows and ", targets.numel(), " targets");
+  TORCH_CHECK(!targets.defined() || targets.numel() == hidden.size(0),
+              "head loss: ", hidden.size(0), " rows and ", targets.numel(), " targets");
 }
 
 // Forward makes the gradients, backward hands them out. `options` in fields because autograd

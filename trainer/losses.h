@@ -5,7 +5,8 @@
 // and loss are one pass, and no tensor of all tokens and all vocabulary ever exists.
 //
 // CPU: fp32 and fp64. CUDA: bf16 or fp32 products, everything between logits and gradient in fp32.
-// Sums over rows are taken in a fixed order: same input, same bits. Nothing here waits for a device.
+// Sums over rows are taken in a fixed order: same input, same bits. Nothing here waits for a
+// device.
 
 #ifndef MAMBAD_TRAINER_LOSSES_H_
 #define MAMBAD_TRAINER_LOSSES_H_

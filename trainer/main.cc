@@ -31,9 +31,8 @@ int main(int argc, char** argv) {
   for (const mambad::trainer::Command& command : commands) {
     CLI::App* sub = app.add_subcommand(command.name, command.purpose);
     sub->add_option("--config", config_path, "YAML file with the settings below")->required();
-    sub->footer([&command] {
-      return "Settings, as \"key: default  # meaning\":\n" + command.explain();
-    });
+    sub->footer(
+        [&command] { return "Settings, as \"key: default  # meaning\":\n" + command.explain(); });
     sub->callback([&command, &config_path] { command.run(config_path); });
   }
   try {

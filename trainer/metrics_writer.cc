@@ -165,8 +165,10 @@ void MetricsWriter::Write(int64_t step, const Metrics& metrics) {
   json object = {{"step", step}};
   // JSON has no word for them; a text says more than null.
   for (const auto& [name, value] : metrics) {
-    if (std::isfinite(value)) object[name] = value;
-    else object[name] = std::isnan(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity";
+    if (std::isfinite(value))
+      object[name] = value;
+    else
+      object[name] = std::isnan(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity";
   }
   const std::string line = object.dump() + "\n";
   if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0) {
@@ -197,8 +199,10 @@ void Progress::Show(int64_t step, double tokens_per_second, double seconds_left,
   for (const auto& [name, value] : metrics) line += absl::StrFormat("  %s %.5g", name, value);
   line += absl::StrFormat("  %.0f tokens/s  %s left", tokens_per_second, Duration(seconds_left));
   // A shorter line leaves nothing of a longer one before it.
-  if (terminal_) std::fprintf(out_, "\r\x1b[K%s", line.c_str());
-  else std::fprintf(out_, "%s\n", line.c_str());
+  if (terminal_)
+    std::fprintf(out_, "\r\x1b[K%s", line.c_str());
+  else
+    std::fprintf(out_, "%s\n", line.c_str());
   std::fflush(out_);
   bar_shown_ = terminal_;
 }

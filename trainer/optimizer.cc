@@ -96,10 +96,16 @@ void Optimizer::MakeRegion(at::ScalarType type) {
   processes_->Broadcast(region.working, 0);
   region.working_shard = region.working.narrow(0, begin, shard_size);
   const bool narrow = type != at::kFloat && type != at::kDouble;
-  region.gradient_sum = narrow ? at::zeros(region.working.sizes(), wide) : region.gradient;
-  region.gradient_shard = processes_->size() == 1
+  const bool alone = processes_->size() == 1;
+  if (!narrow)
+    region.gradient_sum = region.gradient;
+  else if (alone)
+    region.gradient_sum = at::zeros(region.working.sizes(), wide);
+  else
+    region.narrow_shard = at::zeros({shard_size}, options);
+  region.gradient_shard = alone
                               ? region.gradient_sum
-                              : at::zeros({shard_size}, region.gradient_sum.options());
+                              : at::zeros({shard_size}, narrow ? wide : region.gradient.options());
   region.master = narrow ? region.working_shard.to(at::kFloat) : region.working_shard;
   region.average = at::zeros_like(region.master);
   region.square = at::zeros_like(region.master);
@@ -121,8 +127,16 @@ void Optimizer::AccumulateGradients() {
   at::NoGradGuard no_grad;
   for (Region& region : regions_) {
     if (region.gradient_sum.is_same(region.gradient)) continue;
-    if (accumulated_) region.gradient_sum.add_(region.gradient);
-    else region.gradient_sum.copy_(region.gradient);
+    Tensor from = region.gradient, sum = region.gradient_sum;
+    if (region.narrow_shard.defined()) {
+      processes_->ReduceScatterSum(region.narrow_shard, region.gradient);
+      from = region.narrow_shard;
+      sum = region.gradient_shard;
+    }
+    if (accumulated_)
+      sum.add_(from);
+    else
+      sum.copy_(from);
     region.gradient.zero_();
   }
   accumulated_ = true;
@@ -154,6 +168,7 @@ void Optimizer::Step(double learning_rate_factor) {
   AccumulateGradients();
   if (processes_->size() > 1) {
     for (Region& region : regions_) {
+      if (region.narrow_shard.defined()) continue;  // has come together already
       processes_->ReduceScatterSum(region.gradient_shard, region.gradient_sum);
     }
   }

@@ -49,13 +49,15 @@ class Optimizer {
  public:
   // Parameters are turned into views (their handles stay, their storage moves); each stands in one
   // group only. All processes give the same. Throws std::runtime_error: none, or one given twice.
-  Optimizer(std::vector<ParameterGroup> groups, const AdamOptions& options, ProcessGroup* processes);
+  Optimizer(std::vector<ParameterGroup> groups, const AdamOptions& options,
+            ProcessGroup* processes);
 
   // After each backward pass but the last one of a step, when the working type is not fp32: moves
-  // the gradients into fp32 sums. May be called after the last one too.
+  // the gradients into fp32 sums, with several processes into each one's part of them (so that none
+  // holds all in fp32). May be called after the last one too; by all processes equally often.
   void AccumulateGradients();
-  // Sums gradients over processes, clips, updates, and clears the gradients. With a gradient that is
-  // not finite nothing moves (but the count of bad steps). Does not wait for the device.
+  // Sums gradients over processes, clips, updates, and clears the gradients. With a gradient that
+  // is not finite nothing moves (but the count of bad steps). Does not wait for the device.
   void Step(double learning_rate_factor);
 
   // fp32 scalars on the device: of the last step; and how many steps were not finite.
@@ -71,14 +73,16 @@ class Optimizer {
   int64_t parameter_count() const { return parameter_count_; }
 
  private:
-  // Parameters of one element type in one flat tensor: groups one after the other, padded so that it
-  // can be cut into equal shards.
+  // Parameters of one element type in one flat tensor: groups one after the other, padded so that
+  // it can be cut into equal shards.
   struct Region {
     at::ScalarType type;
     at::Tensor working;          // [padded], the parameters are views of it
     at::Tensor working_shard;    // this process's part of it
     at::Tensor gradient;         // [padded], type; the parameters' gradients are views of it
-    at::Tensor gradient_sum;     // [padded] fp32; `gradient` itself when that is fp32
+    at::Tensor gradient_sum;     // [padded] fp32; `gradient` itself when that is fp32; undefined
+                                 // when narrow_shard is there in its place
+    at::Tensor narrow_shard;     // [padded / size] type: what comes of one micro-batch
     at::Tensor gradient_shard;   // [padded / size] fp32
     at::Tensor master;           // [padded / size] fp32; working_shard itself when that is fp32
     at::Tensor average, square;  // moments, as master

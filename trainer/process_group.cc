@@ -2,12 +2,11 @@
 
 #include <chrono>
 #include <stdexcept>
-#include <utility>
-#include <vector>
-
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <utility>
+#include <vector>
 #ifdef USE_C10D_NCCL
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 #endif
@@ -86,8 +85,8 @@ std::unique_ptr<ProcessGroup> JoinProcessGroup(const Rendezvous& rendezvous, boo
       return std::make_unique<BackendGroup>(store, std::move(backend), at::Device(at::kCPU));
     }
 #ifdef USE_C10D_NCCL
-    auto backend = c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rendezvous.rank,
-                                                               rendezvous.size);
+    auto backend =
+        c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rendezvous.rank, rendezvous.size);
     return std::make_unique<BackendGroup>(
         store, std::move(backend),
         at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rendezvous.local_rank)));

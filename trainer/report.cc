@@ -32,7 +32,7 @@ namespace filesystem = std::filesystem;
 
 // What a metrics.jsonl holds, column by column.
 struct RunHistory {
-  std::string name;  // "" for the run itself
+  std::string name;                             // "" for the run itself
   std::vector<std::string> training, held_out;  // names of metrics, in the order of their coming
   std::map<std::string, PlotLine> lines;        // x: millions of tokens
   std::vector<std::pair<int64_t, std::map<std::string, double>>> evaluations;
@@ -116,8 +116,7 @@ std::string SectionOf(const RunHistory& history, const std::string& folder, bool
   const auto draw = [&](const std::string& metric) {
     const auto line = history.lines.find(metric);
     if (line == history.lines.end() || line->second.x.size() < 2) return;
-    const std::string file =
-        (history.name.empty() ? "" : history.name + "-") + metric + ".svg";
+    const std::string file = (history.name.empty() ? "" : history.name + "-") + metric + ".svg";
     if (DrawPlot(folder + "/" + file, "", "million tokens", metric, {line->second})) {
       text += "![" + metric + "](" + file + ")\n\n";
     } else {
@@ -133,7 +132,8 @@ std::string SectionOf(const RunHistory& history, const std::string& folder, bool
 }  // namespace
 
 std::string ReportNumber(double value) {
-  if (!std::isfinite(value)) return std::isnan(value) ? "NaN" : value > 0 ? "infinite" : "-infinite";
+  if (!std::isfinite(value))
+    return std::isnan(value) ? "NaN" : value > 0 ? "infinite" : "-infinite";
   const double size = std::fabs(value);
   if (size != 0 && (size < 1e-3 || size >= 1e15)) return absl::StrFormat("%.3e", value);
   const int decimals = size >= 1000 || value == std::floor(value)
@@ -149,7 +149,8 @@ std::string ReportNumber(double value) {
 
 std::string MarkdownTable(const ReportTable& table) {
   std::vector<size_t> widths;
-  for (const std::string& column : table.columns) widths.push_back(std::max<size_t>(3, column.size()));
+  for (const std::string& column : table.columns)
+    widths.push_back(std::max<size_t>(3, column.size()));
   for (const auto& row : table.rows) {
     for (size_t i = 0; i < widths.size(); ++i) widths[i] = std::max(widths[i], row.at(i).size());
   }
@@ -186,8 +187,9 @@ bool DrawPlot(const std::string& path, const std::string& title, const std::stri
       script += absl::StrFormat("%.9g %.9g\n", lines[i].x[point], lines[i].y[point]);
     }
     script += "END_OF_LINE\n";
-    plot += absl::StrFormat("%s$line%d using 1:2 with linespoints pointtype 7 pointsize 0.3 title %s",
-                            i == 0 ? "" : ", ", i, quoted(lines[i].name));
+    plot +=
+        absl::StrFormat("%s$line%d using 1:2 with linespoints pointtype 7 pointsize 0.3 title %s",
+                        i == 0 ? "" : ", ", i, quoted(lines[i].name));
   }
   script += plot + "\n";
   const std::string script_path = path + ".gnuplot";
@@ -229,7 +231,8 @@ std::string WriteRunReport(const std::string& folder) {
       text += SectionOf(history, folder, &drew_all);
     }
   }
-  if (!drew_all) text += "Plots are missing: gnuplot, which draws them, was not found or failed.\n\n";
+  if (!drew_all)
+    text += "Plots are missing: gnuplot, which draws them, was not found or failed.\n\n";
   text += "## Settings\n\n```yaml\n" + config + "```\n";
   const std::string path = folder + "/report.md";
   const std::vector<absl::Span<const std::byte>> pieces = {

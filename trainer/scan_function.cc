@@ -12,6 +12,7 @@
 #include "trainer/optional_tensor.h"
 
 #ifdef MAMBAD_TRAINING_CUDA
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include "kernels/cuda/training_scan.h"
@@ -74,10 +75,15 @@ class CpuBackend {
     static std::mutex mutex;
     return mutex;
   }
-  // As many threads as LibTorch's own operations take.
+  // LibTorch's own threads, as many as its operations take.
   static kernels::ThreadPool& Pool() {
-    static kernels::ThreadPool pool(at::get_num_threads());
+    static kernels::ThreadPool pool(at::get_num_threads(), RunOnLibTorch);
     return pool;
+  }
+  static void RunOnLibTorch(int threads, void (*call)(const void*, int), const void* task) {
+    at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t thread = begin; thread < end; ++thread) call(task, static_cast<int>(thread));
+    });
   }
   std::lock_guard<std::mutex> lock_;
 };
@@ -87,7 +93,7 @@ class CpuBackend {
 class CudaBackend {
  public:
   explicit CudaBackend(c10::Device device)
-      : stream_(c10::cuda::getCurrentCUDAStream(device.index()).stream()) {}
+      : guard_(device), stream_(c10::cuda::getCurrentCUDAStream(device.index()).stream()) {}
 
   template <typename Problem>
   TrainingWorkspaceBytes Workspace(const Problem& problem) {
@@ -118,6 +124,7 @@ class CudaBackend {
   }
 
  private:
+  c10::cuda::CUDAGuard guard_;  // kernels are launched on the current device
   CUstream_st* stream_;
 };
 #endif

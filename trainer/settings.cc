@@ -40,9 +40,7 @@ std::string RealRange(double low, double high) {
 
 class Reader : public Settings {
  public:
-  Reader(std::string path, const YAML::Node& root) : path_(std::move(path)) {
-    Enter(root, "");
-  }
+  Reader(std::string path, const YAML::Node& root) : path_(std::move(path)) { Enter(root, ""); }
 
   void Whole(const char* key, int64_t* value, int64_t low, int64_t high, const char*) override {
     const YAML::Node node = Find(key);
@@ -106,10 +104,10 @@ class Reader : public Settings {
     for (const auto& entry : level.node) {
       const std::string key = entry.first.Scalar();
       if (level.known.count(key) == 0) {
-        throw std::runtime_error(Place(entry.first) + "\"" + level.prefix + key +
-                                 "\": no such key; expected " +
-                                 (level.prefix.empty() ? "" : "one under \"" + level.name + "\": ") +
-                                 absl::StrJoin(level.known, ", "));
+        throw std::runtime_error(
+            Place(entry.first) + "\"" + level.prefix + key + "\": no such key; expected " +
+            (level.prefix.empty() ? "" : "one under \"" + level.name + "\": ") +
+            absl::StrJoin(level.known, ", "));
       }
     }
     levels_.pop_back();
@@ -129,8 +127,7 @@ class Reader : public Settings {
     Refuse(node, key, "one of " + absl::StrJoin(names, ", "));
   }
   void ItemList(const char* key, const char*, size_t, const std::function<void(size_t)>& resize,
-                const std::function<void(size_t)>& fields,
-                const std::function<void()>&) override {
+                const std::function<void(size_t)>& fields, const std::function<void()>&) override {
     const YAML::Node node = Find(key);
     if (!node.IsDefined()) return;
     if (!node.IsSequence()) Refuse(node, key, "a list");
@@ -181,7 +178,8 @@ class Reader : public Settings {
     }
     std::set<std::string> seen;
     for (const auto& entry : node) {
-      if (!entry.first.IsScalar()) throw std::runtime_error(Place(entry.first) + "a key is no text");
+      if (!entry.first.IsScalar())
+        throw std::runtime_error(Place(entry.first) + "a key is no text");
       if (!seen.insert(entry.first.Scalar()).second) {
         throw std::runtime_error(Place(entry.first) + "\"" + level.prefix + entry.first.Scalar() +
                                  "\": given twice");
@@ -256,8 +254,7 @@ class Writer : public Settings {
     out_ << YAML::Key << key << YAML::Value << names.at(*index);
   }
   void ItemList(const char* key, const char*, size_t size, const std::function<void(size_t)>&,
-                const std::function<void(size_t)>& fields,
-                const std::function<void()>&) override {
+                const std::function<void(size_t)>& fields, const std::function<void()>&) override {
     out_ << YAML::Key << key << YAML::Value << YAML::BeginSeq;
     for (size_t index = 0; index < size; ++index) {
       out_ << YAML::BeginMap;
@@ -277,11 +274,10 @@ class Explainer : public Settings {
 
   void Whole(const char* key, int64_t* value, int64_t low, int64_t high,
              const char* meaning) override {
-    Line(key, std::to_string(*value), std::string(meaning) + " (whole number " +
-                                          WholeRange(low, high) + ")");
+    Line(key, std::to_string(*value),
+         std::string(meaning) + " (whole number " + WholeRange(low, high) + ")");
   }
-  void Real(const char* key, double* value, double low, double high,
-            const char* meaning) override {
+  void Real(const char* key, double* value, double low, double high, const char* meaning) override {
     Line(key, RealText(*value), std::string(meaning) + " (number " + RealRange(low, high) + ")");
   }
   void Flag(const char* key, bool* value, const char* meaning) override {
@@ -313,8 +309,7 @@ class Explainer : public Settings {
          std::string(meaning) + " (one of " + absl::StrJoin(names, ", ") + ")");
   }
   void ItemList(const char* key, const char* meaning, size_t, const std::function<void(size_t)>&,
-                const std::function<void(size_t)>&,
-                const std::function<void()>& example) override {
+                const std::function<void(size_t)>&, const std::function<void()>& example) override {
     Section(key, (std::string(meaning) + "; a list (- ...), empty by default").c_str(), example);
   }
 
@@ -334,8 +329,8 @@ void ReadSettings(const std::string& path, const DescribeFunction& describe) {
   } catch (const YAML::BadFile&) {
     throw std::runtime_error(path + ": cannot be read");
   } catch (const YAML::ParserException& error) {
-    throw std::runtime_error(absl::StrFormat("%s:%d: no YAML: %s", path, error.mark.line + 1,
-                                             error.msg));
+    throw std::runtime_error(
+        absl::StrFormat("%s:%d: no YAML: %s", path, error.mark.line + 1, error.msg));
   }
   Reader reader(path, root);
   describe(&reader);

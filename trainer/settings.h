@@ -70,9 +70,9 @@ class Settings {
 
 using DescribeFunction = std::function<void(Settings*)>;
 
-// Sets what the file says. Throws std::runtime_error "file:line: "key": expected ..., found ..." for
-// a file that is no YAML map, an unknown or repeated key, a wrong type, a number out of range, a
-// required key without value.
+// Sets what the file says. Throws std::runtime_error "file:line: "key": expected ..., found ..."
+// for a file that is no YAML map, an unknown or repeated key, a wrong type, a number out of range,
+// a required key without value.
 void ReadSettings(const std::string& path, const DescribeFunction& describe);
 
 // YAML that ReadSettings reads back to the same values, every key in it.

@@ -99,8 +99,10 @@ TokenStoreIndex ReadIndex(const std::string& directory) {
 
 void AddFile(const std::string& path, checkpoint::Fingerprint* fingerprint) {
   auto file = checkpoint::MappedFile::Open(path);
-  if (file.ok()) fingerprint->Add(file->bytes());
-  else fingerprint->Add(std::string());
+  if (file.ok())
+    fingerprint->Add(file->bytes());
+  else
+    fingerprint->Add(std::string());
 }
 
 std::string SourceFingerprint(const TokenStoreSource& source, const std::string& tokenizer) {
@@ -167,8 +169,10 @@ void TokenStoreWriter::CloseShard() {
   }
   content += mask;
   for (const uint32_t token : tokens_) {
-    if (narrow) Append(static_cast<uint16_t>(token), &content);
-    else Append(token, &content);
+    if (narrow)
+      Append(static_cast<uint16_t>(token), &content);
+    else
+      Append(token, &content);
   }
   index_.shards.push_back(absl::StrFormat("tokens-%05d.bin", index_.shards.size()));
   WriteFile(directory_ + "/" + index_.shards.back(), content);

@@ -98,8 +98,8 @@ struct TokenStoreSource {
   int64_t shard_tokens = int64_t{1} << 24;
 };
 
-// Opens the store in `directory` if it was made from the same text, options and tokenizer, and makes
-// it otherwise. Throws std::runtime_error.
+// Opens the store in `directory` if it was made from the same text, options and tokenizer, and
+// makes it otherwise. Throws std::runtime_error.
 TokenStore OpenOrMakeTokenStore(const std::string& directory, const TokenStoreSource& source);
 
 // Of tokenizer.json or tokenizer.model and what stands beside them.

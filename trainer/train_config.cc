@@ -54,7 +54,8 @@ void DescribeLoop(Settings* s, LoopConfig* c) {
     s->Real("final_fraction", &c->final_fraction, 0, 1, "of the learning rate at the last step");
     s->Whole("micro_batch", &c->micro_batch, 1, 1 << 20,
              "rows (preference: pairs) a process takes at once");
-    s->Whole("accumulation", &c->accumulation, 1, 1 << 20, "micro-batches a process takes per step");
+    s->Whole("accumulation", &c->accumulation, 1, 1 << 20,
+             "micro-batches a process takes per step");
     s->Flag("activation_checkpointing", &c->activation_checkpointing,
             "recompute blocks in the backward pass: less memory, a third more work");
     s->Whole("log_every", &c->log_every, 1, Settings::kNoBound, "steps between metrics");
@@ -74,8 +75,9 @@ void DescribeLoop(Settings* s, LoopConfig* c) {
 }
 
 void DescribeLayers(Settings* s, LayerChoiceConfig* c) {
-  s->Real("attention_percent", &c->attention_percent, 0, 100,
-          "layers that keep attention: 75, 50 (odd ones), 25 (3, 7, 11, ...), 12.5 (7, 15, ...), 0");
+  s->Real(
+      "attention_percent", &c->attention_percent, 0, 100,
+      "layers that keep attention: 75, 50 (odd ones), 25 (3, 7, 11, ...), 12.5 (7, 15, ...), 0");
   s->Wholes("replaced", &c->replaced, 0, kMostLayers - 1,
             "layers that give up attention, from 0; wins over attention_percent when not empty");
 }
@@ -153,7 +155,8 @@ DraftConfig::DraftConfig() {
 }
 
 void DescribeRun(Settings* s, RunConfig* c) {
-  s->Text("output", &c->output, Need::kRequired, "folder of the run; a run that was stopped goes on");
+  s->Text("output", &c->output, Need::kRequired,
+          "folder of the run; a run that was stopped goes on");
   s->Choice("device", &c->device, {"auto", "cpu", "cuda"}, "auto: cuda where there is one");
   s->Choice("compute", &c->compute, {"auto", "fp32", "bf16"},
             "type of weights and activations; auto: bf16 on cuda, fp32 on the CPU");
@@ -235,7 +238,7 @@ void Describe(Settings* s, DistillConfig* c) {
           "trained: all; peak for everything but mixers; published: 7e-6 to 2e-5");
   s->Items("phases", &c->phases,
            "progressive replacement: each phase replaces more layers, keeps the trained mixers and "
-           "trains loop.steps or its own steps");
+           "trains its own number of steps (loop.steps is not used)");
   DescribeStart(s, &c->start);
   DescribeData(s, &c->data, Need::kRequired);
   DescribeOptimizer(s, &c->optimizer, "peak for mixers; published: 8e-5 (mixers), 2e-5 (all)");

@@ -224,12 +224,12 @@ struct EvaluateConfig {
 
 // A training run on hardware that need not exist yet.
 struct PlanConfig {
-  std::string output;     // file of the plan (Markdown); empty: printed only
-  std::string model;      // directory with config.json (weights are not needed)
-  std::string teacher;    // likewise; empty: no teacher in the run
+  std::string output;   // file of the plan (Markdown); empty: printed only
+  std::string model;    // directory with config.json (weights are not needed)
+  std::string teacher;  // likewise; empty: no teacher in the run
   LayerChoiceConfig layers;
   MixerStartConfig start;
-  bool hybrid = true;     // the model's attention is replaced as `layers` says
+  bool hybrid = true;  // the model's attention is replaced as `layers` says
   TrainedPart trained = TrainedPart::kAll;
   int64_t accelerators = 8;
   double memory_gib = 80;

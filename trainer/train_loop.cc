@@ -66,7 +66,7 @@ class Loop {
       if (saves || !in_time) Save();
     }
     TrainResult result{state_.step, state_.tokens, state_.seconds, state_.step >= options_.steps,
-                       last_, evaluations_};
+                       last_,       evaluations_};
     return result;
   }
 
@@ -121,16 +121,17 @@ class Loop {
   // Waits for the device, once.
   void Tell() {
     processes_->AllReduceSum(sums_);
-    const Tensor both = at::cat({sums_, optimizer_->gradient_norm().view({1}),
-                                 optimizer_->bad_steps().view({1})})
-                            .to(at::kCPU);
+    const Tensor both =
+        at::cat({sums_, optimizer_->gradient_norm().view({1}), optimizer_->bad_steps().view({1})})
+            .to(at::kCPU);
     const float* values = both.data_ptr<float>();
     sums_.zero_();
     last_.clear();
     for (size_t i = 0; i < kinds_.size(); ++i) {
       const int64_t count = kinds_[i].per == StageMetric::Per::kTrainedToken ? trained_since_told_
                                                                              : batches_since_told_;
-      last_.emplace_back(kinds_[i].name, values[i] / static_cast<double>(std::max<int64_t>(count, 1)));
+      last_.emplace_back(kinds_[i].name,
+                         values[i] / static_cast<double>(std::max<int64_t>(count, 1)));
     }
     const double seconds = SecondsSince(told_);
     const double rate = static_cast<double>(state_.tokens - tokens_told_) / std::max(seconds, 1e-9);
@@ -157,8 +158,10 @@ class Loop {
     if (!std::isfinite(loss)) {
       what = absl::StrFormat("the %s is %f", kinds_.front().name, loss);
     } else if (bad_steps > bad_steps_) {
-      what = absl::StrFormat("the gradient was not finite in %.0f of the last steps (those were "
-                             "left out)", bad_steps - bad_steps_);
+      what = absl::StrFormat(
+          "the gradient was not finite in %.0f of the last steps (those were "
+          "left out)",
+          bad_steps - bad_steps_);
     } else if (options_.divergence_factor > 0 && state_.lowest_loss > 0 &&
                loss > options_.divergence_factor * state_.lowest_loss) {
       if (++state_.losses_too_high >= kHighLossesAllowed) {
@@ -172,15 +175,16 @@ class Loop {
     if (what.empty()) return;
     throw TrainingDiverged(absl::StrFormat(
         "stopped at step %d: %s; %s", state_.step, what,
-        saved_step_ > 0 ? absl::StrFormat("the state of step %d is kept in %s", saved_step_, states_)
-                        : std::string("no state had been saved yet")));
+        saved_step_ > 0
+            ? absl::StrFormat("the state of step %d is kept in %s", saved_step_, states_)
+            : std::string("no state had been saved yet")));
   }
 
   // The first process's clock decides for all.
   bool AllInTime() {
     if (options_.most_seconds <= 0) return true;
-    Tensor late = at::full({1}, SecondsSince(started_) > options_.most_seconds ? 1.0 : 0.0,
-                           sums_.options());
+    Tensor late =
+        at::full({1}, SecondsSince(started_) > options_.most_seconds ? 1.0 : 0.0, sums_.options());
     processes_->Broadcast(late, 0);
     return late.item<float>() == 0;
   }

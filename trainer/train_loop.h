@@ -32,10 +32,10 @@ class StageWork {
   virtual ~StageWork() = default;
   // The first one is the loss that is watched for divergence.
   virtual std::vector<StageMetric> metrics() const = 0;
-  // Forward and backward of one micro-batch: gradients of sum(loss of its tokens) * token_weight, or
-  // of loss * batch_weight where the loss is a mean already. The weights are 1 / (trained tokens,
-  // micro-batches) of the whole step over all processes. Adds to `sums` [metrics]. Must not wait for
-  // the device.
+  // Forward and backward of one micro-batch: gradients of sum(loss of its tokens) * token_weight,
+  // or of loss * batch_weight where the loss is a mean already. The weights are 1 / (trained
+  // tokens, micro-batches) of the whole step over all processes. Adds to `sums` [metrics]. Must not
+  // wait for the device.
   virtual void Backward(const TokenBatch& batch, double token_weight, double batch_weight,
                         at::Tensor sums) = 0;
   // On held-out data; empty: nothing to tell.
@@ -45,20 +45,20 @@ class StageWork {
 };
 
 struct TrainLoopOptions {
-  std::string title = "train";     // of the progress line
-  std::string directory;           // of the run
+  std::string title = "train";  // of the progress line
+  std::string directory;        // of the run
   int64_t steps = 1;
-  int64_t micro_batch = 1;         // rows (or pairs) a process takes at once
-  int64_t accumulation = 1;        // micro-batches a process takes per step
+  int64_t micro_batch = 1;   // rows (or pairs) a process takes at once
+  int64_t accumulation = 1;  // micro-batches a process takes per step
   Schedule schedule;
-  int64_t log_every = 10;          // steps; the only moments at which the host waits for a device
-  int64_t evaluate_every = 0;      // steps; 0: at the end only
-  int64_t save_every = 0;          // steps; 0: at the end only
+  int64_t log_every = 10;      // steps; the only moments at which the host waits for a device
+  int64_t evaluate_every = 0;  // steps; 0: at the end only
+  int64_t save_every = 0;      // steps; 0: at the end only
   int64_t keep_states = 2;
-  double most_seconds = 0;         // stops (and saves) when this start took so long; 0: no bound
+  double most_seconds = 0;  // stops (and saves) when this start took so long; 0: no bound
   // The run stops when three losses told in a row are this many times the lowest one; 0: never.
   double divergence_factor = 3.0;
-  std::FILE* progress = stderr;    // null: silent
+  std::FILE* progress = stderr;  // null: silent
 };
 
 struct TrainResult {

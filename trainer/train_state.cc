@@ -72,7 +72,9 @@ void WriteFiles(const std::string& folder, const TrainState& state, const Proces
   for (const auto& [name, tensor] : state.tensors) {
     kept.push_back(tensor.detach().to(at::kCPU).to(at::kFloat).contiguous());
     const auto* data = static_cast<const std::byte*>(kept.back().data_ptr());
-    tensors.push_back({name, checkpoint::StorageType::kFloat32, {kept.back().numel()},
+    tensors.push_back({name,
+                       checkpoint::StorageType::kFloat32,
+                       {kept.back().numel()},
                        {data, static_cast<size_t>(kept.back().nbytes())}});
   }
   const std::string stem = folder + "/" + FileStem(processes);
@@ -86,8 +88,8 @@ void WriteFiles(const std::string& folder, const TrainState& state, const Proces
                        {"place", state.cursor.place},
                        {"offset", state.cursor.offset}};
   const std::string words = object.dump(2) + "\n";
-  const std::array<absl::Span<const std::byte>, 1> pieces = {absl::Span<const std::byte>(
-      reinterpret_cast<const std::byte*>(words.data()), words.size())};
+  const std::array<absl::Span<const std::byte>, 1> pieces = {
+      absl::Span<const std::byte>(reinterpret_cast<const std::byte*>(words.data()), words.size())};
   Require(checkpoint::WriteFileAtomically(stem + ".json", pieces));
 }
 
@@ -191,7 +193,8 @@ std::optional<TrainState> LoadNewestTrainState(const std::string& directory,
     if (stored.type != checkpoint::StorageType::kFloat32) {
       throw std::runtime_error(stem + ".safetensors: \"" + name + "\": expected type F32");
     }
-    Tensor tensor = at::empty(at::IntArrayRef(stored.shape.data(), stored.shape.size()), at::kFloat);
+    Tensor tensor =
+        at::empty(at::IntArrayRef(stored.shape.data(), stored.shape.size()), at::kFloat);
     std::memcpy(tensor.data_ptr(), stored.data.data(), stored.data.size());
     state.tensors[name] = tensor;
   }

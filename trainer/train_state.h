@@ -1,5 +1,5 @@
-// What a run needs to go on exactly where it was: saved so that a kill at any moment leaves the last
-// complete state readable.
+// What a run needs to go on exactly where it was: saved so that a kill at any moment leaves the
+// last complete state readable.
 
 #ifndef MAMBAD_TRAINER_TRAIN_STATE_H_
 #define MAMBAD_TRAINER_TRAIN_STATE_H_
@@ -27,8 +27,8 @@ struct TrainState {
 };
 
 // `directory`/step-000000042/, with one pair of files a process: state-0-of-2.safetensors and
-// state-0-of-2.json. It is written under another name, flushed to disk and renamed, so that a folder
-// of that name is complete. Afterwards the `keep` newest remain.
+// state-0-of-2.json. It is written under another name, flushed to disk and renamed, so that a
+// folder of that name is complete. Afterwards the `keep` newest remain.
 //
 // Every process calls it at the same step; each throws std::runtime_error (with the path and the
 // system's words) when any of them could not write, and then everything saved before is untouched.

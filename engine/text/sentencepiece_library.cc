@@ -1,54 +1,51 @@
 #include "engine/text/sentencepiece_library.h"
 
-#include <sentencepiece_processor.h>
+#include <dlfcn.h>
 
-#include <exception>
+#include "engine/text/sentencepiece_module.h"
 
 namespace mambad::text {
 namespace {
 
-class Library final : public SentencePieceLibrary {
- public:
-  bool Load(std::string_view model, std::string* error) {
-    try {  // the trie inside throws at keys that it cannot hold
-      const auto status = processor_.LoadFromSerializedProto(model);
-      if (!status.ok()) *error = status.message();
-      return status.ok();
-    } catch (const std::exception& exception) {
-      *error = exception.what();
-      return false;
-    }
-  }
+constexpr char kModule[] = "libmambad_sentencepiece.so";
 
-  bool Encode(std::string_view text, std::vector<int>* ids, std::string* error) const override {
-    ids->clear();
-    const auto status = processor_.Encode(text, ids);
-    if (!status.ok()) *error = status.message();
-    return status.ok();
-  }
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kOwnSymbolsFirst = 0;  // the sanitizers' loader refuses the flag
+#else
+constexpr int kOwnSymbolsFirst = RTLD_DEEPBIND;
+#endif
 
-  int size() const override { return processor_.GetPieceSize(); }
-  const std::string& Piece(int id) const override { return processor_.IdToPiece(id); }
-  Type TypeOf(int id) const override {
-    if (processor_.IsUnknown(id)) return Type::kUnknown;
-    if (processor_.IsControl(id)) return Type::kControl;
-    return processor_.IsByte(id) ? Type::kByte : Type::kText;
-  }
-  float Score(int id) const override { return processor_.GetScore(id); }
-  int bos_id() const override { return processor_.bos_id(); }
-  int eos_id() const override { return processor_.eos_id(); }
+using LoadFunction = decltype(&MambadLoadSentencePiece);
 
- private:
-  sentencepiece::SentencePieceProcessor processor_;
+struct Module {
+  LoadFunction load = nullptr;
+  std::string error;
 };
+
+Module OpenModule() {
+  Module module;
+  // Not linked: the library exports the old protobuf that it carries, and in one scope of symbols
+  // with a program's own protobuf one of the two would be served by the other and end the process.
+  void* const handle = dlopen(kModule, RTLD_NOW | RTLD_LOCAL | kOwnSymbolsFirst);
+  if (handle != nullptr)
+    module.load = reinterpret_cast<LoadFunction>(dlsym(handle, "MambadLoadSentencePiece"));
+  if (module.load == nullptr) {
+    const char* const words = dlerror();
+    module.error = std::string(kModule) + " cannot be loaded: " + (words != nullptr ? words : "?");
+  }
+  return module;
+}
 
 }  // namespace
 
 std::unique_ptr<const SentencePieceLibrary> SentencePieceLibrary::Load(std::string_view model,
                                                                        std::string* error) {
-  auto library = std::make_unique<Library>();
-  if (!library->Load(model, error)) return nullptr;
-  return library;
+  static const Module module = OpenModule();
+  if (module.load == nullptr) {
+    *error = module.error;
+    return nullptr;
+  }
+  return std::unique_ptr<const SentencePieceLibrary>(module.load(model, error));
 }
 
 }  // namespace mambad::text

@@ -91,6 +91,7 @@ struct ThreadPool::State {
   explicit State(int count) : threads(count), workers(count) {}
 
   const int threads;
+  Runner run = nullptr;  // null: the workers
   alignas(64) std::atomic<uint32_t> epoch{0};
   void (*call)(const void*, int) = nullptr;  // written before epoch, read after it
   const void* task = nullptr;
@@ -124,7 +125,12 @@ ThreadPool::ThreadPool(int threads)
   }
 }
 
+ThreadPool::ThreadPool(int threads, Runner run) : state_(std::make_unique<State>(threads)) {
+  state_->run = run;
+}
+
 ThreadPool::~ThreadPool() {
+  if (state_->run != nullptr) return;
   state_->stop = true;
   state_->Announce();
   for (int thread = 1; thread < state_->threads; ++thread) state_->workers[thread].thread.join();
@@ -136,6 +142,10 @@ void ThreadPool::RunErased(void (*call)(const void*, int), const void* task) {
   State& state = *state_;
   if (state.threads == 1) {
     call(task, 0);
+    return;
+  }
+  if (state.run != nullptr) {
+    state.run(state.threads, call, task);
     return;
   }
   state.call = call;

@@ -22,6 +22,11 @@ class ThreadPool {
  public:
   // `threads`: the caller counts as one; 0: UsableCores().
   explicit ThreadPool(int threads);
+  // Borrows another library's threads, so that two sets of waiting threads do not fight over the
+  // cores: `run` calls call(task, thread) once for each thread in [0, threads), at the same time or
+  // one after another, and returns when all have returned.
+  using Runner = void (*)(int threads, void (*call)(const void*, int), const void* task);
+  ThreadPool(int threads, Runner run);
   ~ThreadPool();
 
   int threads() const;

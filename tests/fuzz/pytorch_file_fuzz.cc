@@ -1,5 +1,5 @@
-// Any bytes as a PyTorch checkpoint, or as the pickle inside of one: an error of one line, or tensors
-// whose every byte can be read.
+// Any bytes as a PyTorch checkpoint, or as the pickle inside of one: an error of one line, or
+// tensors whose every byte can be read.
 
 #include <cstddef>
 #include <cstdint>

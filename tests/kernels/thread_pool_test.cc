@@ -28,6 +28,23 @@ TEST(ThreadPoolTest, EveryThreadRunsTheTaskOnce) {
   }
 }
 
+TEST(ThreadPoolTest, BorrowedThreadsRunTheTaskOnceToo) {
+  static int calls;
+  calls = 0;
+  ThreadPool pool(3, [](int threads, void (*call)(const void*, int), const void* task) {
+    ++calls;
+    for (int thread = threads - 1; thread >= 0; --thread) call(task, thread);
+  });
+  ASSERT_EQ(pool.threads(), 3);
+  std::vector<int> runs(3);
+  pool.Run([&runs](int thread) { ++runs[thread]; });
+  int64_t covered = 0;
+  pool.Split(100, 8, [&](int64_t begin, int64_t end, int) { covered += end - begin; });
+  EXPECT_EQ(runs, std::vector<int>(3, 1));
+  EXPECT_EQ(covered, 100);
+  EXPECT_EQ(calls, 2);
+}
+
 TEST(ThreadPoolTest, TheCallerIsThreadZeroAndSeesAllWrites) {
   ThreadPool pool(4);
   const std::thread::id caller = std::this_thread::get_id();

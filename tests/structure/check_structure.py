@@ -42,6 +42,9 @@ RULES = {
         ["trainer/**", "engine/checkpoint/**", "engine/text/**", "kernels/*.h", "kernels/cpu/training_*.h",
          "kernels/cpu/thread_pool.h", "kernels/cuda/training_*.h"],
         ["absl", "json", "torch", "yaml", "cli11", "cuda", "compression", "openssl", "sentencepiece"]),
+    # What the tool of deploy/ shares with the trainer: built where there is no LibTorch.
+    "trainer/formats": (["trainer/formats/**", "engine/checkpoint/**"], ["absl", "json", "openssl"]),
+    "deploy": (["deploy/**", "trainer/formats/*.h"], ["absl", "cli11"]),
 }
 # Tests may include anything.
 UNRULED = ("tests",)
@@ -230,6 +233,9 @@ PLANTED = [
     ("server/cli/d.cc", '#include "engine/state_pool.h"\n', "server may include of ours only"),
     ("trainer/a.cc", '#include "engine/engine.h"\n', "trainer may include of ours only"),
     ("trainer/b.cc", "#include <grpcpp/grpcpp.h>\n", "may not use grpc"),
+    ("trainer/formats/a.cc", "#include <ATen/ATen.h>\n", "trainer/formats may not use torch"),
+    ("trainer/formats/b.cc", '#include "trainer/corpus.h"\n', "trainer/formats may include of ours only"),
+    ("deploy/a.cc", '#include "trainer/corpus.h"\n', "deploy may include of ours only"),
     ("server/e.cc", '#include "daemon.h"\n', "neither a path from the repository's root"),
     ("server/f.cc", "#include <boost/asio.hpp>\n", "neither a path from the repository's root"),
     ("tests/engine/a_test.cc", '#include "kernels/cpu/linear.h"\n#include <gtest/gtest.h>\n', None),

@@ -13,8 +13,8 @@ namespace mambad::trainer {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using testing::ErrorOf;
+using ::testing::HasSubstr;
 using testing::Spelled;
 
 class CorpusTest : public ::testing::Test {
@@ -118,11 +118,10 @@ TEST_F(CorpusTest, MalformedLinesAreNamedWithFileAndLine) {
             place + "\"messages\": expected a list of messages, found an empty one");
   EXPECT_EQ(ErrorOf([&] { Read(good + "{\"prompt\": \"a\", \"chosen\": \"b\"}\n"); }),
             place + "\"rejected\": expected a text, found nothing");
-  EXPECT_THAT(ErrorOf([&] { Read(good + "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\"}"); }),
-              HasSubstr(place + "preference pairs and other records"));
-  EXPECT_THAT(ErrorOf([&] {
-                Read(good + R"({"messages": [{"role": "user", "content": "A"}]})");
-              }),
+  EXPECT_THAT(
+      ErrorOf([&] { Read(good + "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\"}"); }),
+      HasSubstr(place + "preference pairs and other records"));
+  EXPECT_THAT(ErrorOf([&] { Read(good + R"({"messages": [{"role": "user", "content": "A"}]})"); }),
               HasSubstr("need a chat template"));
   EXPECT_THAT(ErrorOf([&] { Read(good + "{\"text\": \"\xff\"}\n"); }), HasSubstr(place));
   const std::string deep = "{\"text\": " + std::string(100000, '[');
@@ -142,9 +141,7 @@ TEST_F(CorpusTest, MalformedLinesAreLeftOutAndCountedOnRequest) {
 
 TEST_F(CorpusTest, AFileThatIsMissingIsNamed) {
   Open(false);
-  EXPECT_THAT(ErrorOf([&] {
-                ReadCorpus("/nowhere/x.jsonl", text_.corpus(), {}, [](auto) {});
-              }),
+  EXPECT_THAT(ErrorOf([&] { ReadCorpus("/nowhere/x.jsonl", text_.corpus(), {}, [](auto) {}); }),
               HasSubstr("/nowhere/x.jsonl: No such file"));
 }
 

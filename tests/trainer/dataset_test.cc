@@ -18,8 +18,8 @@ namespace mambad::trainer {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using testing::ErrorOf;
+using ::testing::HasSubstr;
 using testing::ReadText;
 using testing::WriteText;
 
@@ -69,7 +69,8 @@ TEST(TokenStore, GivesBackWhatWasWrittenOverSeveralShards) {
 TEST(TokenStore, DamageIsFoundAtOpening) {
   testing::TemporaryDirectory folder;
   MakeStore(folder.path(), {10, 20}, 1);
-  const std::string shard = folder.path() + "/tokens-00000.bin", index = folder.path() + "/index.json";
+  const std::string shard = folder.path() + "/tokens-00000.bin",
+                    index = folder.path() + "/index.json";
   const std::string good = ReadText(shard), good_index = ReadText(index);
   const auto opened = [&] { return ErrorOf([&] { TokenStore::Open(folder.path()); }); };
   EXPECT_EQ(opened(), "nothing was thrown");
@@ -83,6 +84,10 @@ TEST(TokenStore, DamageIsFoundAtOpening) {
     WriteText(shard, huge);
     EXPECT_THAT(opened(), HasSubstr("a damaged token shard")) << place;
   }
+  std::string wrapped = good;  // 2^61 documents more: their bytes are 2^64, nothing in 64 bits
+  wrapped[31] = 0x20;
+  WriteText(shard, wrapped);
+  EXPECT_THAT(opened(), HasSubstr("a damaged token shard"));
   std::string start = good;
   start[48] = 31;  // the second document's
   WriteText(shard, start);

@@ -17,8 +17,8 @@ namespace mambad::trainer {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using testing::ErrorOf;
+using ::testing::HasSubstr;
 using testing::ReadText;
 using testing::WriteText;
 
@@ -49,10 +49,9 @@ void WriteGzip(const std::string& path, const std::string& content) {
 void WriteXz(const std::string& path, const std::string& content) {
   std::string out(lzma_stream_buffer_bound(content.size()), '\0');
   size_t size = 0;
-  ASSERT_EQ(lzma_easy_buffer_encode(0, LZMA_CHECK_CRC32, nullptr,
-                                    reinterpret_cast<const uint8_t*>(content.data()),
-                                    content.size(), reinterpret_cast<uint8_t*>(out.data()), &size,
-                                    out.size()),
+  ASSERT_EQ(lzma_easy_buffer_encode(
+                0, LZMA_CHECK_CRC32, nullptr, reinterpret_cast<const uint8_t*>(content.data()),
+                content.size(), reinterpret_cast<uint8_t*>(out.data()), &size, out.size()),
             LZMA_OK);
   WriteText(path, out.substr(0, size));
 }

@@ -96,7 +96,8 @@ TEST(HeadLoss, ValuesByDefinition) {
     const Tensor counted = c.weight.gt(0).to(at::kDouble);
     const Tensor agreement = logits.argmax(1).eq(teacher.argmax(1)).to(at::kDouble);
     const Tensor alpha = at::minimum(at::softmax(logits / options.temperature, 1),
-                                     at::softmax(teacher / options.temperature, 1)).sum(1);
+                                     at::softmax(teacher / options.temperature, 1))
+                             .sum(1);
     HeadLossOptions only = options;
     only.acceptance = false;
     only.divergence_weight = 1.0 / (options.temperature * options.temperature);
@@ -115,8 +116,10 @@ TEST(HeadLoss, GradientsAgainstDifferences) {
   for (const HeadLossOptions& options : AllOptions()) {
     if (options.acceptance) continue;  // lambda counts as a constant there: below
     Case c;
-    ExpectGradient(c.hidden, [&] { return c.Run(options).loss; }, "hidden");
-    ExpectGradient(c.head, [&] { return c.Run(options).loss; }, "head");
+    ExpectGradient(
+        c.hidden, [&] { return c.Run(options).loss; }, "hidden");
+    ExpectGradient(
+        c.head, [&] { return c.Run(options).loss; }, "head");
   }
 }
 
@@ -219,9 +222,8 @@ TEST(HeadLoss, WithoutGradientsTheValuesAreTheSame) {
 TEST(TokenLogProbabilities, ValuesAndGradients) {
   for (const int64_t rows_at_once : {0, 2}) {
     Case c;
-    const Tensor expected = at::log_softmax(c.hidden.mm(c.head.t()), 1)
-                                .gather(1, c.targets.unsqueeze(1))
-                                .squeeze(1);
+    const Tensor expected =
+        at::log_softmax(c.hidden.mm(c.head.t()), 1).gather(1, c.targets.unsqueeze(1)).squeeze(1);
     EXPECT_TRUE(at::allclose(TokenLogProbabilities(c.hidden, c.head, c.targets, rows_at_once),
                              expected, 1e-12, 1e-14));
     const auto loss = [&] {
@@ -237,21 +239,22 @@ TEST(AlignmentLoss, ValuesAndGradients) {
   const Tensor teacher = Numbers({2, 3, 4}, 6);
   const Tensor mask = at::tensor({1, 1, 0, 1, 0, 1}, at::kFloat).view({2, 3});
   for (const Tensor& counted : {mask, Tensor()}) {
-    const Tensor weight = counted.defined() ? counted.to(at::kDouble)
-                                            : at::ones({2, 3}, at::kDouble);
+    const Tensor weight =
+        counted.defined() ? counted.to(at::kDouble) : at::ones({2, 3}, at::kDouble);
     const Tensor squares = (student - teacher).square().sum(-1);
-    const double relative = ((squares * weight).sum() /
-                             (teacher.square().sum(-1) * weight).sum()).item<double>();
+    const double relative =
+        ((squares * weight).sum() / (teacher.square().sum(-1) * weight).sum()).item<double>();
     const double distance =
         ((squares.sqrt() * weight).sum() / weight.sum()).item<double>() / std::sqrt(4.0);
     EXPECT_NEAR(AlignmentLoss(student, teacher, counted, AlignmentKind::kRelativeSquaredError)
-                    .item<double>(), relative, 1e-12);
+                    .item<double>(),
+                relative, 1e-12);
     EXPECT_NEAR(AlignmentLoss(student, teacher, counted, AlignmentKind::kDistance).item<double>(),
                 distance, 1e-11);
     for (const AlignmentKind kind :
          {AlignmentKind::kRelativeSquaredError, AlignmentKind::kDistance}) {
-      ExpectGradient(student, [&] { return AlignmentLoss(student, teacher, counted, kind); },
-                     "student");
+      ExpectGradient(
+          student, [&] { return AlignmentLoss(student, teacher, counted, kind); }, "student");
     }
   }
 }

@@ -19,8 +19,8 @@
 namespace mambad::trainer {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::ErrorOf;
+using ::testing::HasSubstr;
 using testing::ReadText;
 
 // RFC 3720, B.4.
@@ -41,7 +41,10 @@ TEST(MetricsWriter, LinesOfStepsThatComeAgainAreDropped) {
   }
   // What a kill leaves of a line.
   testing::WriteText(path, ReadText(path) + "{\"step\": 5");
-  { MetricsWriter writer(folder.path(), 25); writer.Write(30, {{"loss", 7}}); }
+  {
+    MetricsWriter writer(folder.path(), 25);
+    writer.Write(30, {{"loss", 7}});
+  }
   EXPECT_EQ(ReadText(path),
             "{\"loss\":1.0,\"step\":10}\n{\"loss\":2.0,\"step\":20}\n{\"loss\":7.0,\"step\":30}\n");
 }

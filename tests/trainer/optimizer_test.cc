@@ -16,9 +16,9 @@
 namespace mambad::trainer {
 namespace {
 
-using ::testing::HasSubstr;
 using at::Tensor;
 using testing::ErrorOf;
+using ::testing::HasSubstr;
 
 std::unique_ptr<ProcessGroup> Alone() { return JoinProcessGroup({}, false); }
 
@@ -32,13 +32,14 @@ struct PlainAdam {
   std::vector<float> value, average, square;
   explicit PlainAdam(const Tensor& start)
       : value(start.data_ptr<float>(), start.data_ptr<float>() + start.numel()),
-        average(value.size()), square(value.size()) {}
+        average(value.size()),
+        square(value.size()) {}
   void Step(const std::vector<double>& gradient, double rate, double decay,
             const AdamOptions& options, int step) {
     for (size_t i = 0; i < value.size(); ++i) {
       value[i] = static_cast<float>(value[i] * (1 - rate * decay));
-      average[i] = static_cast<float>(options.beta1 * average[i] +
-                                      (1 - options.beta1) * gradient[i]);
+      average[i] =
+          static_cast<float>(options.beta1 * average[i] + (1 - options.beta1) * gradient[i]);
       square[i] = static_cast<float>(options.beta2 * square[i] +
                                      (1 - options.beta2) * gradient[i] * gradient[i]);
       const double mean = average[i] / (1 - std::pow(options.beta1, step));
@@ -78,8 +79,9 @@ TEST(Optimizer, StepsAsPlainAdamDoes) {
   AdamOptions options;
   options.clip_norm = 2.0;
   const auto processes = Alone();
-  Optimizer optimizer({{"a", 0.01, 0.1, {{"one", one}, {"two", two}}}, {"b", 0.05, 0, {{"three", three}}}},
-                      options, processes.get());
+  Optimizer optimizer(
+      {{"a", 0.01, 0.1, {{"one", one}, {"two", two}}}, {"b", 0.05, 0, {{"three", three}}}}, options,
+      processes.get());
   EXPECT_EQ(optimizer.parameter_count(), 15 + 70 + 4);
   const std::vector<Tensor> parameters = {one, two, three};
   for (int step = 1; step <= 20; ++step) {
@@ -143,8 +145,8 @@ TEST(Optimizer, AGradientThatIsNotFiniteMovesNothing) {
     return copies;
   }();
   const Tensor kept = weight.detach().clone();
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
-                          std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     (weight.sum() * bad).backward();
     optimizer.Step(1);
     EXPECT_TRUE(at::equal(weight.detach(), kept));
@@ -193,6 +195,38 @@ TEST(Optimizer, RefusesNothingAndTheSameTwice) {
                           processes.get());
               }),
               HasSubstr("v: a parameter of two groups"));
+}
+
+// The same with bf16 working copies, whose micro-batches each come together on the way.
+TEST(Optimizer, TwoProcessesWithNarrowWorkingCopies) {
+  const auto run = [](ProcessGroup* processes) {
+    Tensor weight = Numbers({30, 5}, 1).to(at::kBFloat16);
+    Optimizer optimizer({{"a", 0.01, 0.1, {{"w", weight}}}}, {}, processes);
+    for (int step = 0; step < 10; ++step) {
+      for (int micro = 0; micro < 4; ++micro) {
+        if (processes->size() == 2 && processes->rank() != micro % 2) continue;
+        (weight * Numbers({30, 5}, 10 * step + micro).to(at::kBFloat16)).sum().backward();
+        optimizer.AccumulateGradients();
+      }
+      optimizer.Step(1);
+    }
+    return weight.detach().to(at::kFloat);
+  };
+  const Tensor one = run(Alone().get());
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < 2; ++rank) {
+    threads.emplace_back([&, rank] {
+      Rendezvous rendezvous;
+      rendezvous.rank = rank;
+      rendezvous.size = 2;
+      rendezvous.port = 29735;
+      const auto processes = JoinProcessGroup(rendezvous, false, 30);
+      // Gradients of two micro-batches are rounded when they meet; steps are 1e-2 at most.
+      EXPECT_TRUE(at::allclose(run(processes.get()), one, 2e-2, 2e-3)) << rank;
+      processes->Barrier();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 // Two processes that each have half of a step's micro-batches end up where one with all of them

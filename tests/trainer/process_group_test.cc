@@ -12,8 +12,8 @@
 namespace mambad::trainer {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::ErrorOf;
+using ::testing::HasSubstr;
 
 Rendezvous Read(const std::map<std::string, std::string>& variables) {
   return ReadRendezvous([&](const std::string& name) -> std::optional<std::string> {
@@ -23,9 +23,13 @@ Rendezvous Read(const std::map<std::string, std::string>& variables) {
 }
 
 TEST(Rendezvous, Torchrun) {
-  const Rendezvous found = Read({{"RANK", "5"}, {"WORLD_SIZE", "8"}, {"LOCAL_RANK", "1"},
-                                 {"MASTER_ADDR", "node7"}, {"MASTER_PORT", "1234"},
-                                 {"TORCHELASTIC_USE_AGENT_STORE", "True"}, {"SLURM_PROCID", "3"}});
+  const Rendezvous found = Read({{"RANK", "5"},
+                                 {"WORLD_SIZE", "8"},
+                                 {"LOCAL_RANK", "1"},
+                                 {"MASTER_ADDR", "node7"},
+                                 {"MASTER_PORT", "1234"},
+                                 {"TORCHELASTIC_USE_AGENT_STORE", "True"},
+                                 {"SLURM_PROCID", "3"}});
   EXPECT_EQ(found.rank, 5);
   EXPECT_EQ(found.size, 8);
   EXPECT_EQ(found.local_rank, 1);
@@ -35,13 +39,17 @@ TEST(Rendezvous, Torchrun) {
 }
 
 TEST(Rendezvous, KubeflowAndSlurm) {
-  Rendezvous found = Read({{"PET_NNODES", "4"}, {"PET_NODE_RANK", "2"},
-                           {"PET_MASTER_ADDR", "job-0"}, {"PET_MASTER_PORT", "29400"}});
+  Rendezvous found = Read({{"PET_NNODES", "4"},
+                           {"PET_NODE_RANK", "2"},
+                           {"PET_MASTER_ADDR", "job-0"},
+                           {"PET_MASTER_PORT", "29400"}});
   EXPECT_EQ(found.rank, 2);
   EXPECT_EQ(found.size, 4);
   EXPECT_EQ(found.address, "job-0");
   EXPECT_EQ(found.port, 29400);
-  found = Read({{"SLURM_PROCID", "9"}, {"SLURM_NTASKS", "16"}, {"SLURM_LOCALID", "1"},
+  found = Read({{"SLURM_PROCID", "9"},
+                {"SLURM_NTASKS", "16"},
+                {"SLURM_LOCALID", "1"},
                 {"SLURM_JOB_NODELIST", "gpu[03-05,9],login"}});
   EXPECT_EQ(found.rank, 9);
   EXPECT_EQ(found.size, 16);
@@ -62,9 +70,13 @@ TEST(Rendezvous, FirstHostOfALine) {
 
 TEST(Rendezvous, VariablesThatAreWrongAreNamed) {
   EXPECT_EQ(ErrorOf([] { Read({{"RANK", "0"}}); }), "WORLD_SIZE is not set");
-  EXPECT_EQ(ErrorOf([] { Read({{"RANK", "8"}, {"WORLD_SIZE", "8"}}); }),
+  EXPECT_EQ(ErrorOf([] {
+              Read({{"RANK", "8"}, {"WORLD_SIZE", "8"}});
+            }),
             "RANK: expected a number from 0 to 7, found \"8\"");
-  EXPECT_THAT(ErrorOf([] { Read({{"RANK", "0"}, {"WORLD_SIZE", "two"}}); }),
+  EXPECT_THAT(ErrorOf([] {
+                Read({{"RANK", "0"}, {"WORLD_SIZE", "two"}});
+              }),
               HasSubstr("WORLD_SIZE: expected a number"));
   EXPECT_THAT(ErrorOf([] {
                 Read({{"RANK", "0"}, {"WORLD_SIZE", "1"}, {"MASTER_PORT", "70000"}});

@@ -14,8 +14,8 @@ namespace mambad::trainer {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using testing::ErrorOf;
+using ::testing::HasSubstr;
 
 class SettingsTest : public ::testing::Test {
  protected:
@@ -112,7 +112,10 @@ void ExpectEchoed(const std::string& path, Config config) {
   Config read;
   ReadSettings(path, [&](Settings* settings) { Describe(settings, &read); });
   EXPECT_EQ(echo(&read), written);
-  EXPECT_NE(echo(&read), [&] { Config other; return echo(&other); }());
+  EXPECT_NE(echo(&read), [&] {
+    Config other;
+    return echo(&other);
+  }());
 }
 
 TEST_F(SettingsTest, EchoesReadBack) {

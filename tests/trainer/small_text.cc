@@ -31,9 +31,9 @@ void WriteSmallTokenizer(const std::string& directory, bool chat_template) {
       {"version", "1.0"},
       {"truncation", nullptr},
       {"padding", nullptr},
-      {"added_tokens", {Special(kSmallEndOfText, "<|endoftext|>"),
-                        Special(kSmallTurnStart, "<|im_start|>"),
-                        Special(kSmallTurnEnd, "<|im_end|>")}},
+      {"added_tokens",
+       {Special(kSmallEndOfText, "<|endoftext|>"), Special(kSmallTurnStart, "<|im_start|>"),
+        Special(kSmallTurnEnd, "<|im_end|>")}},
       {"normalizer", nullptr},
       {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}}},
       {"post_processor", nullptr},
@@ -63,8 +63,10 @@ std::string ReadText(const std::string& path) {
 std::string Spelled(const std::vector<int64_t>& tokens) {
   std::string text;
   for (const int64_t token : tokens) {
-    if (token < 256) text += static_cast<char>(token);
-    else text += "[" + std::to_string(token) + "]";
+    if (token < 256)
+      text += static_cast<char>(token);
+    else
+      text += "[" + std::to_string(token) + "]";
   }
   return text;
 }

@@ -20,8 +20,8 @@ namespace mambad::trainer {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using testing::ErrorOf;
+using ::testing::HasSubstr;
 namespace filesystem = std::filesystem;
 
 TrainState State(int64_t step, int64_t numbers = 1000) {

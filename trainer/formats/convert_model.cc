@@ -58,7 +58,8 @@ class Tensors {
     const size_t size = static_cast<size_t>(numbers) * checkpoint::BlockOf(type).bytes;
     std::byte* const out = bytes_.emplace_back(new std::byte[size]).get();
     if (type == StorageType::kFloat32) {
-      checkpoint_.Read(from, 0, rows, {reinterpret_cast<float*>(out), static_cast<size_t>(numbers)});
+      checkpoint_.Read(from, 0, rows,
+                       {reinterpret_cast<float*>(out), static_cast<size_t>(numbers)});
     } else if (type == StorageType::kBFloat16) {
       checkpoint_.ReadBFloat16(from, 0, rows,
                                {reinterpret_cast<uint16_t*>(out), static_cast<size_t>(numbers)});

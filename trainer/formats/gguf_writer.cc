@@ -42,8 +42,7 @@ uint32_t TypeNumber(StorageType type, const std::string& name) {
       return 30;
     default:
       throw std::runtime_error(absl::StrCat("tensor ", checkpoint::Quoted(name), ": type ",
-                                            checkpoint::StorageTypeName(type),
-                                            " is not written"));
+                                            checkpoint::StorageTypeName(type), " is not written"));
   }
 }
 

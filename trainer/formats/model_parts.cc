@@ -283,7 +283,8 @@ bool AddAsProjection(const Checkpoint& teacher, const Parameter& parameter,
   if (base_parameter.shape[0] < rows || rows < base_width || width >= base_width) return false;
   const std::vector<float> base = ReadRounded(teacher, base_parameter, rows);
   const std::vector<float> projection = SolveProjection(base, numbers, rows, base_width, width);
-  *distance = RelativeDistance(ProjectEmbedding(base, projection, rows, base_width, width), numbers);
+  *distance =
+      RelativeDistance(ProjectEmbedding(base, projection, rows, base_width, width), numbers);
   if (!(*distance <= most_distance)) return false;
   parts->AddProjection(base_width, width, projection);
   return true;
@@ -326,9 +327,8 @@ ModelConfig ConfigOf(const std::string& source, const GgufFile& file) {
   const auto parse = [&](const char* name, bool required) {
     const std::string key = absl::StrCat("mambad.parts.", name);
     const std::string text = TextIn(source, file, key, required);
-    return text.empty()
-               ? nlohmann::json()
-               : ValueOf(checkpoint::ParseJson(absl::StrCat(source, ": ", key), text));
+    return text.empty() ? nlohmann::json()
+                        : ValueOf(checkpoint::ParseJson(absl::StrCat(source, ": ", key), text));
   };
   files.config = parse("config", true);
   files.mamba_config = parse("mamba_config", false);
@@ -356,9 +356,8 @@ PackedModel PackModel(const std::string& model, const std::string& teacher,
     std::vector<float> numbers(NumbersOf(parameter.shape));
     trained.Read(parameter, 0, parameter.shape[0], absl::MakeSpan(numbers));
     const Parameter* shared = Counterpart(*base.checkpoint, parameter);
-    if (shared != nullptr &&
-        ReadRounded(*base.checkpoint, *shared, parameter.shape[0]) ==
-            ReadRounded(trained, parameter, parameter.shape[0])) {
+    if (shared != nullptr && ReadRounded(*base.checkpoint, *shared, parameter.shape[0]) ==
+                                 ReadRounded(trained, parameter, parameter.shape[0])) {
       result.teacher_numbers += static_cast<int64_t>(numbers.size());
       continue;
     }

@@ -17,14 +17,14 @@ namespace mambad::trainer {
 //   mambad.parts.sha256            of the assembled tensors: 64 digits
 // and tensors under the names of the model's directory: matrices Q8_0 (BF16 where rows are no whole
 // blocks), what the engine keeps in float32 F32. Instead of the embedding there may be
-// "embedding_projection" [teacher width, width] in F16: the embedding is the teacher's in bf16 times
-// it, rounded to bf16.
+// "embedding_projection" [teacher width, width] in F16: the embedding is the teacher's in bf16
+// times it, rounded to bf16.
 //
 // A parameter that is not in the file is the teacher's of the same role, layer and shape, in bf16
 // (float32 where the engine keeps it).
 
 struct PackedModel {
-  int64_t bytes = 0;           // of the file
+  int64_t bytes = 0;  // of the file
   int64_t shipped_numbers = 0;
   int64_t teacher_numbers = 0;  // left out
   // |stored - trained| / |trained| over all shipped matrices: what 8 bits cost.
@@ -45,9 +45,9 @@ struct AssembledModel {
   std::string sha256;
 };
 
-// Puts the model together again: a directory with bf16 safetensors, configuration, and the teacher's
-// tokenizer and chat template. Nothing is written unless the digest is that of the file. Throws
-// std::runtime_error.
+// Puts the model together again: a directory with bf16 safetensors, configuration, and the
+// teacher's tokenizer and chat template. Nothing is written unless the digest is that of the file.
+// Throws std::runtime_error.
 AssembledModel AssembleModel(const std::string& parts, const std::string& teacher,
                              const std::string& output);
 

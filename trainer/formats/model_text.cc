@@ -16,10 +16,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kNames[] = {"tokenizer.json",        "tokenizer.model",
-                                  "tokenizer_config.json", "special_tokens_map.json",
-                                  "added_tokens.json",     "chat_template.jinja",
-                                  "vocab.json",            "merges.txt"};
+constexpr const char* kNames[] = {"tokenizer.json",
+                                  "tokenizer.model",
+                                  "tokenizer_config.json",
+                                  "special_tokens_map.json",
+                                  "added_tokens.json",
+                                  "chat_template.jinja",
+                                  "vocab.json",
+                                  "merges.txt"};
 
 std::string ReadFile(const std::string& path) {
   const checkpoint::MappedFile file = ValueOf(checkpoint::MappedFile::Open(path));
@@ -49,8 +53,7 @@ TextFilesByName FilesOfLlama2c(const std::string& path, int64_t vocabulary) {
 // llama2.c calls it tokenizer.bin, that of a model with another vocabulary tok512.bin and the like.
 std::string TokenizerBeside(const ModelSource& source) {
   const fs::path folder = fs::path(source.path).parent_path();
-  const std::string numbered =
-      absl::StrCat("tok", source.checkpoint->config().vocabulary, ".bin");
+  const std::string numbered = absl::StrCat("tok", source.checkpoint->config().vocabulary, ".bin");
   for (const std::string& name : {numbered, std::string("tokenizer.bin")}) {
     if (fs::exists(folder / name)) return (folder / name).string();
   }

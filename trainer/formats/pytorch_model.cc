@@ -191,8 +191,7 @@ PytorchTensors ReadPytorchFile(const std::string& source, absl::Span<const std::
       Fail(where, absl::StrCat("entry ", Quoted(absl::StrCat("data/", tensor.storage)),
                                " expected, not in the archive"));
     }
-    result.tensors.emplace(name,
-                           StoredTensorOf(where, tensor, *type, storage->second, rearranged));
+    result.tensors.emplace(name, StoredTensorOf(where, tensor, *type, storage->second, rearranged));
   }
   return result;
 }

@@ -27,7 +27,7 @@ struct SentencePieceFile {
     float score = 0;
     Type type = kNormal;
   };
-  std::vector<Piece> pieces;                           // by id
+  std::vector<Piece> pieces;                          // by id
   int32_t unknown_id = -1, bos_id = -1, eos_id = -1;  // -1: none
   bool add_space_prefix = true;
 

@@ -39,8 +39,7 @@ std::string Sha256::Digits() {
   unsigned char bytes[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
   Check(EVP_DigestFinal_ex(context_->digest, bytes, &size));
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(bytes), size));
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(bytes), size));
 }
 
 }  // namespace mambad::trainer

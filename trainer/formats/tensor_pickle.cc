@@ -64,8 +64,7 @@ std::string ElementOf(const std::string& name) {
 class Machine {
  public:
   Machine(const std::string& source, absl::Span<const std::byte> pickle)
-      : source_(source),
-        pickle_(reinterpret_cast<const char*>(pickle.data()), pickle.size()) {}
+      : source_(source), pickle_(reinterpret_cast<const char*>(pickle.data()), pickle.size()) {}
 
   std::map<std::string, PickledTensor> Run() {
     if (pickle_.size() > kMostBytes) {

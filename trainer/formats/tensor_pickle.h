@@ -24,8 +24,8 @@ struct PickledTensor {
 };
 
 // Throws std::runtime_error, beginning with `source`: an opcode, a class or a protocol that is not
-// known here is named; so is an entry that is no tensor. Bounded in memory (some 200 MB whatever the
-// bytes say) and linear in time.
+// known here is named; so is an entry that is no tensor. Bounded in memory (some 200 MB whatever
+// the bytes say) and linear in time.
 std::map<std::string, PickledTensor> ReadTensorPickle(const std::string& source,
                                                       absl::Span<const std::byte> pickle);
 

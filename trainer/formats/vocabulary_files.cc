@@ -63,8 +63,8 @@ ByteLevelRule RuleOf(const std::string& source, const std::string& name) {
   };
   ByteLevelRule rule;
   if (is_any_of({"smollm", "starcoder", "refact", "command-r", "codeshell"})) {
-    rule.pre_tokenizer = Sequence(
-        Json::array({{{"type", "Digits"}, {"individual_digits", true}}, ByteLevel(true)}));
+    rule.pre_tokenizer =
+        Sequence(Json::array({{{"type", "Digits"}, {"individual_digits", true}}, ByteLevel(true)}));
   } else if (is_any_of({"gpt-2", "gpt2", "phi-2", "jais"})) {
     rule.pre_tokenizer = ByteLevel(true);
   } else if (is_any_of({"gpt-neox", "mpt", "olmo", "dolly-v2"})) {
@@ -154,8 +154,8 @@ std::string TokenizerJson(const std::string& source, const TextFiles& text, bool
 
 std::string TokenizerModel(const std::string& source, const TextFiles& text) {
   if (text.scores.size() != text.pieces.size()) {
-    Fail(source, absl::StrCat(text.scores.size(), " scores found, ", text.pieces.size(),
-                              " expected"));
+    Fail(source,
+         absl::StrCat(text.scores.size(), " scores found, ", text.pieces.size(), " expected"));
   }
   SentencePieceFile file;
   for (size_t id = 0; id < text.pieces.size(); ++id) {
@@ -194,7 +194,8 @@ std::map<std::string, std::string> VocabularyFiles(const std::string& source,
   }
   const bool byte_level = text.tokenizer_model == "gpt2";
   if (!byte_level && text.tokenizer_model != "llama") {
-    Fail(source, absl::StrCat(Quoted(text.tokenizer_model), " found, \"gpt2\" or \"llama\" expected"));
+    Fail(source,
+         absl::StrCat(Quoted(text.tokenizer_model), " found, \"gpt2\" or \"llama\" expected"));
   }
   const bool usual = byte_level ? RuleOf(source, text.pre_tokenizer).add_bos : true;
   const bool add_bos = text.add_bos.value_or(usual && text.bos_id >= 0);

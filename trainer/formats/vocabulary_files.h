@@ -10,10 +10,10 @@
 
 namespace mambad::trainer {
 
-// File name -> contents: tokenizer.json (byte-level BPE, with the pre-tokenizer that the file names)
-// or tokenizer.model (scored pieces), and tokenizer_config.json. engine/text makes the same
-// tokenizer of them as of the vocabulary itself. Throws std::runtime_error, beginning with `source`:
-// no vocabulary, one that is not understood.
+// File name -> contents: tokenizer.json (byte-level BPE, with the pre-tokenizer that the file
+// names) or tokenizer.model (scored pieces), and tokenizer_config.json. engine/text makes the same
+// tokenizer of them as of the vocabulary itself. Throws std::runtime_error, beginning with
+// `source`: no vocabulary, one that is not understood.
 std::map<std::string, std::string> VocabularyFiles(const std::string& source,
                                                    const checkpoint::TextFiles& text);
 

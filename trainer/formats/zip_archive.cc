@@ -93,9 +93,10 @@ class Archive {
           "archives in several parts are not read");
     Directory directory{At<uint16_t>(bytes_, at + 10), At<uint32_t>(bytes_, at + 16),
                         At<uint32_t>(bytes_, at + 12)};
-    const bool wide = directory.entries == kWide16 || directory.offset == kWide32 ||
-                      directory.bytes == kWide32;
-    if (at >= kEnd64LocatorBytes && At<uint32_t>(bytes_, at - kEnd64LocatorBytes) == kEnd64Locator) {
+    const bool wide =
+        directory.entries == kWide16 || directory.offset == kWide32 || directory.bytes == kWide32;
+    if (at >= kEnd64LocatorBytes &&
+        At<uint32_t>(bytes_, at - kEnd64LocatorBytes) == kEnd64Locator) {
       const uint64_t record = At<uint64_t>(bytes_, at - kEnd64LocatorBytes + 8);
       Check(Inside(record, kEnd64Bytes) && At<uint32_t>(bytes_, record) == kEnd64,
             "the Zip64 end of the directory is not where it should be");
@@ -126,8 +127,8 @@ class Archive {
     uint64_t packed = At<uint32_t>(bytes_, *at + 20);
     entry.size = At<uint32_t>(bytes_, *at + 24);
     entry.header = At<uint32_t>(bytes_, *at + 42);
-    Widen(bytes_.subspan(name_at + name_bytes, extra_bytes), where, {&entry.size, &packed,
-                                                                      &entry.header});
+    Widen(bytes_.subspan(name_at + name_bytes, extra_bytes), where,
+          {&entry.size, &packed, &entry.header});
     Check(packed == entry.size, absl::StrCat(where, " has two sizes"));
     *at = name_at + name_bytes + extra_bytes + comment_bytes;
     return entry;

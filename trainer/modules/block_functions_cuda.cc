@@ -1,6 +1,7 @@
 #include "trainer/modules/block_functions_cuda.h"
 
 #include <ATen/ATen.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include "kernels/cuda/training_block.h"
@@ -12,9 +13,18 @@ namespace {
 using at::Tensor;
 using kernels::ElementType;
 
-CUstream_st* Stream(const Tensor& tensor) {
-  return c10::cuda::getCurrentCUDAStream(tensor.device().index()).stream();
-}
+// The tensor's device is the current one while this lives; its current stream.
+class Launch {
+ public:
+  explicit Launch(const Tensor& tensor)
+      : guard_(tensor.device()),
+        stream_(c10::cuda::getCurrentCUDAStream(tensor.device().index()).stream()) {}
+  CUstream_st* stream() const { return stream_; }
+
+ private:
+  c10::cuda::CUDAGuard guard_;
+  CUstream_st* stream_;
+};
 
 ElementType Type(at::ScalarType type) {
   TORCH_CHECK(type == at::kFloat || type == at::kBFloat16,
@@ -53,7 +63,7 @@ std::pair<Tensor, Tensor> NormForward(const Tensor& residual, const Tensor& delt
   arguments.sum = Address(sum);
   arguments.weight = weight.data_ptr<float>();
   arguments.output = normed.data_ptr();
-  Check(kernels::cuda::NormForward(arguments, Stream(input)));
+  Check(kernels::cuda::NormForward(arguments, Launch(input).stream()));
   return {added.defined() ? sum : input, normed};
 }
 
@@ -83,7 +93,7 @@ NormGradients NormBackward(const Tensor& sum, const Tensor& weight, const Tensor
   arguments.delta_gradient = Address(result.delta);
   arguments.weight_gradient = static_cast<float*>(Address(result.weight));
   arguments.workspace = static_cast<float*>(Address(workspace));
-  Check(kernels::cuda::NormBackward(arguments, Stream(sum)));
+  Check(kernels::cuda::NormBackward(arguments, Launch(sum).stream()));
   return result;
 }
 
@@ -103,7 +113,7 @@ Tensor GatedNormForward(const Tensor& input, const Tensor& gate, const Tensor& w
   arguments.input_stride = input.stride(0);
   arguments.gate_stride = gate.stride(0);
   arguments.output_stride = output.stride(0);
-  Check(kernels::cuda::GatedNormForward(arguments, Stream(input)));
+  Check(kernels::cuda::GatedNormForward(arguments, Launch(input).stream()));
   return output;
 }
 
@@ -137,7 +147,7 @@ GatedNormGradients GatedNormBackward(const Tensor& input, const Tensor& gate, co
   arguments.gate_gradient_stride = result.gate.stride(0);
   arguments.weight_gradient = static_cast<float*>(Address(result.weight));
   arguments.workspace = static_cast<float*>(Address(workspace));
-  Check(kernels::cuda::GatedNormBackward(arguments, Stream(input)));
+  Check(kernels::cuda::GatedNormBackward(arguments, Launch(input).stream()));
   return result;
 }
 
@@ -153,7 +163,7 @@ Tensor GateForward(const Tensor& fused, int64_t width) {
   arguments.output = output.data_ptr();
   arguments.gate_stride = arguments.up_stride = fused.stride(0);
   arguments.output_stride = output.stride(0);
-  Check(kernels::cuda::GateForward(arguments, Stream(fused)));
+  Check(kernels::cuda::GateForward(arguments, Launch(fused).stream()));
   return output;
 }
 
@@ -170,7 +180,7 @@ void GateBackward(const Tensor& fused, int64_t width, const Tensor& gradient, Te
   arguments.gate_stride = arguments.up_stride = fused.stride(0);
   arguments.output_stride = gradient.stride(0);
   arguments.gate_gradient_stride = arguments.up_gradient_stride = result.stride(0);
-  Check(kernels::cuda::GateBackward(arguments, Stream(fused)));
+  Check(kernels::cuda::GateBackward(arguments, Launch(fused).stream()));
 }
 
 std::vector<Tensor> Rotate(const Tensor& query, const Tensor& key, const Tensor& positions,
@@ -191,7 +201,7 @@ std::vector<Tensor> Rotate(const Tensor& query, const Tensor& key, const Tensor&
   Tensor turned_query, turned_key;
   arguments.query = operand(query, &turned_query);
   arguments.key = operand(key, &turned_key);
-  Check(kernels::cuda::Rotate(arguments, Stream(query)));
+  Check(kernels::cuda::Rotate(arguments, Launch(query).stream()));
   return {turned_query.unflatten(1, {-1, head_width}), turned_key.unflatten(1, {-1, head_width})};
 }
 

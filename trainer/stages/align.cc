@@ -19,8 +19,8 @@ namespace {
 
 using at::Tensor;
 
-// Every recurrent layer learns its attention layer's output from the teacher's own hidden states: no
-// layer waits for another's errors to go away, and the student's other parts are not needed.
+// Every recurrent layer learns its attention layer's output from the teacher's own hidden states:
+// no layer waits for another's errors to go away, and the student's other parts are not needed.
 class AlignWork : public StageWork {
  public:
   AlignWork(const LanguageModel* student, const LanguageModel* teacher, AlignmentKind kind,
@@ -99,13 +99,15 @@ void RunAlign(const AlignConfig& config) {
   student->SetTrained(
       [](const checkpoint::Parameter& parameter) { return IsRecurrentMixerRole(parameter.role); });
 
-  const StageText text = OpenStageText(run, config.data, config.loop, config.teacher,
-                                       teacher->config().vocabulary);
+  CheckMemory(run, *student, teacher.get(), TrainedPart::kMixers, config.data, config.loop);
+
+  const StageText text =
+      OpenStageText(run, config.data, config.loop, config.teacher, teacher->config().vocabulary);
   PackedDataset data(text.train.get(), TrainingOrder(run, config.data));
-  Optimizer optimizer(TrainedGroups(*student, {config.optimizer.learning_rate,
-                                               config.optimizer.learning_rate,
-                                               config.optimizer.weight_decay}),
-                      AdamFrom(config.optimizer), run.processes.get());
+  Optimizer optimizer(
+      TrainedGroups(*student, {config.optimizer.learning_rate, config.optimizer.learning_rate,
+                               config.optimizer.weight_decay}),
+      AdamFrom(config.optimizer), run.processes.get());
   AlignWork work(student.get(), teacher.get(),
                  config.loss == AlignConfig::Loss::kDistance ? AlignmentKind::kDistance
                                                              : AlignmentKind::kRelativeSquaredError,

@@ -1,9 +1,8 @@
-#include "trainer/stages/stage.h"
-
 #include <utility>
 
 #include "trainer/stages/convert.h"
 #include "trainer/stages/generate.h"
+#include "trainer/stages/stage.h"
 
 namespace mambad::trainer {
 namespace {
@@ -46,6 +45,7 @@ std::vector<Command> Commands() {
       Make("evaluate",
            "perplexity, divergence from a teacher, acceptance of a draft, choices, preference",
            RunEvaluate),
+      Make("plan", "memory, operations, days and cost of a run, before it is paid for", RunPlan),
   };
 }
 

@@ -33,8 +33,7 @@ void RunConvert(const ConvertConfig& config) {
   const ConvertedModel model = ConvertModel(options);
   std::fprintf(stderr, "convert: %s %s -> %s: %lld parameters, %s\n", SourceKindName(model.kind),
                config.input.c_str(), config.output.c_str(),
-               static_cast<long long>(model.parameters),
-               checkpoint::StorageTypeName(model.type));
+               static_cast<long long>(model.parameters), checkpoint::StorageTypeName(model.type));
   if (!model.has_tokenizer) {
     std::fprintf(stderr, "convert: no tokenizer found: name one in the setting \"tokenizer\"\n");
   }

@@ -32,11 +32,12 @@ TrainResult TrainPhase(const Distillation& all, LanguageModel* student, const Lo
     return !mixers_only || IsRecurrentMixerRole(parameter.role);
   });
   student->SetRecompute(loop.activation_checkpointing);
+  CheckMemory(all.run, *student, &all.teacher, config.trained, config.data, loop);
   PackedDataset data(all.text.train.get(), TrainingOrder(all.run, config.data, phase));
-  Optimizer optimizer(TrainedGroups(*student, {config.optimizer.learning_rate,
-                                               config.rest_learning_rate,
-                                               config.optimizer.weight_decay}),
-                      AdamFrom(config.optimizer), all.run.processes.get());
+  Optimizer optimizer(
+      TrainedGroups(*student, {config.optimizer.learning_rate, config.rest_learning_rate,
+                               config.optimizer.weight_decay}),
+      AdamFrom(config.optimizer), all.run.processes.get());
   HeadLossOptions loss;
   loss.divergence_weight = config.divergence_weight;
   loss.cross_entropy_weight = config.cross_entropy_weight;
@@ -96,8 +97,8 @@ void RunDistill(const DistillConfig& config) {
     student = LoadModel(run, "student", config.student);
     CheckVocabularies("student", config.student, *student, "teacher", config.teacher, *teacher);
   }
-  const StageText text = OpenStageText(run, config.data, config.loop, config.teacher,
-                                       teacher->config().vocabulary);
+  const StageText text =
+      OpenStageText(run, config.data, config.loop, config.teacher, teacher->config().vocabulary);
   std::unique_ptr<LanguageModel> trained;
   if (!config.start.trained_mixers.empty())
     trained = LoadModel(run, "start.trained_mixers", config.start.trained_mixers);

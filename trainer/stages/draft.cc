@@ -19,8 +19,8 @@ namespace {
 std::unique_ptr<LanguageModel> FirstLayers(const LanguageModel& target, int64_t count) {
   checkpoint::ModelConfig config = target.config();
   if (count > config.layers) {
-    throw std::runtime_error(absl::StrFormat("copied_layers: expected at most %d, found %d",
-                                             config.layers, count));
+    throw std::runtime_error(
+        absl::StrFormat("copied_layers: expected at most %d, found %d", config.layers, count));
   }
   config.layers = static_cast<int>(count);
   config.mixers.resize(count);
@@ -69,6 +69,7 @@ TrainResult TrainPart(const Drafting& all, LanguageModel* draft, bool acceptance
       acceptance ? config.acceptance_learning_rate : config.optimizer.learning_rate;
   draft->SetTrained([](const checkpoint::Parameter&) { return true; });
   draft->SetRecompute(loop.activation_checkpointing);
+  CheckMemory(all.run, *draft, &all.target, TrainedPart::kAll, config.data, loop);
   PackedDataset data(all.text.train.get(), TrainingOrder(all.run, config.data, acceptance));
   Optimizer optimizer(
       TrainedGroups(*draft, {learning_rate, learning_rate, config.optimizer.weight_decay}),
@@ -94,8 +95,8 @@ void RunDraft(const DraftConfig& config) {
   CheckVocabularies("draft", text_source, *draft, "target", config.target, *target);
   Say(run, absl::StrFormat("draft: %d parameters for a target of %d", draft->ParameterCount(),
                            target->ParameterCount()));
-  const StageText text = OpenStageText(run, config.data, config.loop, config.target,
-                                       target->config().vocabulary);
+  const StageText text =
+      OpenStageText(run, config.data, config.loop, config.target, target->config().vocabulary);
   const Drafting all = {config, run, *target, text};
   TrainResult result = TrainPart(all, draft.get(), false);
   if (config.acceptance_steps > 0) {

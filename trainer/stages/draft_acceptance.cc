@@ -72,8 +72,7 @@ Tensor AcceptanceOf(const LanguageModel& target, const LanguageModel& draft,
     accepted = at::cat(best).eq(targets).to(at::kFloat);
   } else {
     // Dividing the head's input divides its logits.
-    const Tensor q =
-        TokenLogProbabilities(draft_hidden / temperature, draft_head, targets);
+    const Tensor q = TokenLogProbabilities(draft_hidden / temperature, draft_head, targets);
     const Tensor p =
         TokenLogProbabilities(rows(target.Hidden(batch)) / temperature, target.Head(), targets);
     accepted = (q - p).clamp_max(0).exp();
@@ -123,8 +122,8 @@ SpeculationCounts MeasureAcceptance(const LanguageModel& target, const LanguageM
     const auto length = static_cast<int64_t>(answer.tokens.size());
     if (length <= answer.prompt_tokens) continue;
     const PackedBatch row = DocumentRows({{answer.tokens, answer.prompt_tokens}});
-    const Tensor probabilities = AcceptanceOf(
-        target, draft, MoveToDevice(row, target.device()), options.temperature);
+    const Tensor probabilities =
+        AcceptanceOf(target, draft, MoveToDevice(row, target.device()), options.temperature);
     // What stands at a column is told of the token after it.
     const float* first = probabilities.data_ptr<float>() + answer.prompt_tokens - 1;
     acceptance.emplace_back(first, first + (length - answer.prompt_tokens));

@@ -41,8 +41,7 @@ struct Evaluation {
 };
 
 void EvaluateText(const TokenStore& store, Evaluation* all) {
-  HeldOut held_out(&store,
-                   {all->config.data.row_tokens, all->config.rows, all->config.micro_batch},
+  HeldOut held_out(&store, {all->config.data.row_tokens, all->config.rows, all->config.micro_batch},
                    all->run.processes.get());
   all->findings.Add("held-out text", held_out.Compare(all->model, all->teacher));
 }
@@ -93,11 +92,10 @@ void EvaluatePreference(Evaluation* all) {
   if (!store.index().pairs) {
     throw std::runtime_error("preference: " + config.preference + " holds no pairs");
   }
-  all->findings.Add(
-      "preference pairs",
-      MeasurePreference(all->model, reference.get(), store,
-                        {config.beta, config.data.row_tokens, config.rows, config.micro_batch},
-                        all->run.processes.get()));
+  all->findings.Add("preference pairs", MeasurePreference(all->model, reference.get(), store,
+                                                          {config.beta, config.data.row_tokens,
+                                                           config.rows, config.micro_batch},
+                                                          all->run.processes.get()));
 }
 
 void EvaluateChoices(Evaluation* all) {
@@ -107,10 +105,10 @@ void EvaluateChoices(Evaluation* all) {
   options.append_end_of_text = false;
   const ChoiceAccuracy accuracy =
       MeasureChoices(all->model, all->config.choices, text.corpus(), options);
-  all->findings.Add("multiple choice", {{"choice_accuracy", accuracy.accuracy},
-                                        {"choice_accuracy_per_token", accuracy.accuracy_per_token},
-                                        {"choice_questions",
-                                         static_cast<double>(accuracy.questions)}});
+  all->findings.Add("multiple choice",
+                    {{"choice_accuracy", accuracy.accuracy},
+                     {"choice_accuracy_per_token", accuracy.accuracy_per_token},
+                     {"choice_questions", static_cast<double>(accuracy.questions)}});
 }
 
 void WriteText(const std::string& path, const std::string& text) {

@@ -13,13 +13,14 @@ void RunFinetune(const FinetuneConfig& config) {
   const auto student = LoadModel(run, "student", config.student);
   student->SetTrained([](const checkpoint::Parameter&) { return true; });
   student->SetRecompute(config.loop.activation_checkpointing);
-  const StageText text = OpenStageText(run, config.data, config.loop, config.student,
-                                       student->config().vocabulary);
+  CheckMemory(run, *student, nullptr, TrainedPart::kAll, config.data, config.loop);
+  const StageText text =
+      OpenStageText(run, config.data, config.loop, config.student, student->config().vocabulary);
   PackedDataset data(text.train.get(), TrainingOrder(run, config.data));
-  Optimizer optimizer(TrainedGroups(*student, {config.optimizer.learning_rate,
-                                               config.rest_learning_rate,
-                                               config.optimizer.weight_decay}),
-                      AdamFrom(config.optimizer), run.processes.get());
+  Optimizer optimizer(
+      TrainedGroups(*student, {config.optimizer.learning_rate, config.rest_learning_rate,
+                               config.optimizer.weight_decay}),
+      AdamFrom(config.optimizer), run.processes.get());
   HeadLossOptions loss;
   loss.divergence_weight = 0;
   loss.cross_entropy_weight = 1;

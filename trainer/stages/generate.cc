@@ -172,9 +172,8 @@ class Generator {
     while (!place->record.has_value() && next_ < end_) {
       place->index = next_++;
       const GenerationPrompt prompt =
-          prompts_.from_nothing()
-              ? GenerationPrompt()
-              : prompts_.prompt(place->index / config_.samples_per_prompt);
+          prompts_.from_nothing() ? GenerationPrompt()
+                                  : prompts_.prompt(place->index / config_.samples_per_prompt);
       place->record.emplace(&prompts_, prompt,
                             GenerationLimits{config_.maximum_tokens, config_.most_compression});
       if (place->record->outcome() == Outcome::kRunning) return;
@@ -195,11 +194,11 @@ class Generator {
       // Counter 0 is the temperature, 1 + n the n-th token.
       const CounterRandom random(seed, static_cast<uint64_t>(places_[i].index));
       const double share = random.Uniform(0);
-      temperatures[i] = static_cast<float>(
-          config_.lowest_temperature +
-          share * (config_.highest_temperature - config_.lowest_temperature));
-      uniforms[i] = static_cast<float>(
-          random.Uniform(1 + static_cast<uint64_t>(record.written_tokens())));
+      temperatures[i] =
+          static_cast<float>(config_.lowest_temperature +
+                             share * (config_.highest_temperature - config_.lowest_temperature));
+      uniforms[i] =
+          static_cast<float>(random.Uniform(1 + static_cast<uint64_t>(record.written_tokens())));
     }
     const at::Tensor drawn =
         DrawTokens(state_.Step(tokens), OnDevice(temperatures), OnDevice(uniforms), config_.top_p)
@@ -254,8 +253,8 @@ void Check(const GenerateConfig& config) {
   if (config.highest_temperature < config.lowest_temperature) {
     throw std::runtime_error("highest_temperature: at least lowest_temperature expected");
   }
-  const bool none = std::find(config.prompts.begin(), config.prompts.end(), "none") !=
-                    config.prompts.end();
+  const bool none =
+      std::find(config.prompts.begin(), config.prompts.end(), "none") != config.prompts.end();
   if (config.prompts.empty() || (none && config.prompts.size() > 1)) {
     throw std::runtime_error("prompts: files, or the word none alone, expected");
   }
@@ -305,8 +304,8 @@ void Describe(Settings* s, GenerateConfig* c) {
 void RunGenerate(const GenerateConfig& config) {
   Check(config);
   GenerateConfig shown = config;
-  const StageRun run = OpenStageRun("generate", config.run,
-                                    [&](Settings* settings) { Describe(settings, &shown); });
+  const StageRun run =
+      OpenStageRun("generate", config.run, [&](Settings* settings) { Describe(settings, &shown); });
   const auto model = LoadModel(run, "model", config.model);
   GenerationPrompts prompts(config.model, model->config().eos_ids);
   if (config.prompts[0] != "none") {

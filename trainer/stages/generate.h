@@ -13,13 +13,13 @@ namespace mambad::trainer {
 
 struct GenerateConfig {
   RunConfig run;
-  std::string model;                           // directory
+  std::string model;                            // directory
   std::vector<std::string> prompts = {"none"};  // files, or "none"
-  int64_t records = 1000;           // without prompts
-  int64_t samples_per_prompt = 1;   // with prompts
+  int64_t records = 1000;                       // without prompts
+  int64_t samples_per_prompt = 1;               // with prompts
   int64_t sequences = 64;
   int64_t shard_records = 1024;
-  int64_t maximum_tokens = 512;     // prompt and answer
+  int64_t maximum_tokens = 512;  // prompt and answer
   double lowest_temperature = 0.7, highest_temperature = 1.0;
   double top_p = 0.95;
   double most_compression = 3.0;

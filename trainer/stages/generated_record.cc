@@ -85,14 +85,14 @@ GenerationPrompts::GenerationPrompts(const std::string& model_directory,
                                      std::vector<TokenId> end_ids)
     : end_ids_(std::move(end_ids)) {
   if (!std::filesystem::is_directory(model_directory)) {
-    throw std::runtime_error(absl::StrCat(model_directory,
-                                          ": a model directory expected: convert the file first"));
+    throw std::runtime_error(
+        absl::StrCat(model_directory, ": a model directory expected: convert the file first"));
   }
   tokenizer_ = ValueOf(text::OpenTokenizer(model_directory));
   if (const auto end = tokenizer_->eos_id(); end && !IsEnd(*end)) end_ids_.push_back(*end);
   if (end_ids_.empty()) {
-    throw std::runtime_error(absl::StrCat(
-        model_directory, ": neither model nor tokenizer names an end-of-text token"));
+    throw std::runtime_error(
+        absl::StrCat(model_directory, ": neither model nor tokenizer names an end-of-text token"));
   }
   const auto spelling = [&](std::optional<TokenId> id) {
     return id ? tokenizer_->IdToToken(*id) : std::string();
@@ -109,6 +109,7 @@ void GenerationPrompts::Read(const std::string& path) {
   LineReader reader(path);
   checkpoint::Fingerprint sum;
   sum.Add(identity_);
+  const size_t before = prompts_.size();
   std::string line;
   while (reader.Next(&line)) {
     if (absl::StripAsciiWhitespace(line).empty()) continue;
@@ -121,7 +122,7 @@ void GenerationPrompts::Read(const std::string& path) {
     }
     sum.Add(line);
   }
-  if (prompts_.empty()) throw std::runtime_error(absl::StrCat(path, ": no prompts"));
+  if (prompts_.size() == before) throw std::runtime_error(absl::StrCat(path, ": no prompts"));
   identity_ = sum.Digits();
 }
 
@@ -153,8 +154,8 @@ std::string GenerationPrompts::Render(const std::vector<ChatMessage>& messages) 
 
 // `special`: begin-of-text and its like are added; a template brings its own.
 std::vector<TokenId> GenerationPrompts::Encode(const std::string& words, bool special) const {
-  std::vector<TokenId> ids = ValueOf(tokenizer_->Encode(
-      words, {.add_special_tokens = special, .parse_special = !special}));
+  std::vector<TokenId> ids = ValueOf(
+      tokenizer_->Encode(words, {.add_special_tokens = special, .parse_special = !special}));
   while (special && !ids.empty() && IsEnd(ids.back())) ids.pop_back();
   return ids;
 }
@@ -188,7 +189,7 @@ void GeneratedRecord::Take(TokenId token) {
   ++fed_;
   if (!used) return;
   ++written_;
-  if (prompts_->IsEnd(token)) return EndTurn(token);
+  if (prompts_->IsEnd(token)) return EndTurn();
   if (prompts_->tokenizer().IsSpecial(token)) {  // another turn within this one
     outcome_ = Outcome::kBroken;
     return;
@@ -198,7 +199,7 @@ void GeneratedRecord::Take(TokenId token) {
   if (static_cast<int64_t>(ids_.size()) >= limits_.maximum_tokens) outcome_ = Outcome::kUnfinished;
 }
 
-void GeneratedRecord::EndTurn(TokenId end) {
+void GeneratedRecord::EndTurn() {
   std::string words = prompts_->tokenizer().Decode(turn_, /*skip_special=*/true);
   turn_.clear();
   if (absl::StripAsciiWhitespace(words).empty()) {
@@ -215,9 +216,9 @@ void GeneratedRecord::EndTurn(TokenId end) {
   writes_user_ = false;
   prompt_.messages = {{"user", std::move(words)}};
   std::vector<TokenId> whole = prompts_->Beginning(prompt_);
-  ids_.push_back(end);
-  const bool goes_on = whole.size() > ids_.size() && std::equal(ids_.begin(), ids_.end(), whole.begin());
-  if (!goes_on) {  // the teacher's tokens are not those that its words are cut into
+  const bool goes_on =
+      whole.size() > ids_.size() && std::equal(ids_.begin(), ids_.end(), whole.begin());
+  if (!goes_on) {  // what was fed is not how the template and the tokenizer spell it
     fed_ = 0;
     reset_ = true;
   }

@@ -1,5 +1,5 @@
-// One conversation or text that a teacher writes, token by token: what is fed to the model, what its
-// tokens mean, and whether the result is worth keeping. Knows no LibTorch.
+// One conversation or text that a teacher writes, token by token: what is fed to the model, what
+// its tokens mean, and whether the result is worth keeping. Knows no LibTorch.
 
 #ifndef MAMBAD_TRAINER_STAGES_GENERATED_RECORD_H_
 #define MAMBAD_TRAINER_STAGES_GENERATED_RECORD_H_
@@ -22,7 +22,7 @@ struct GenerationPrompt {
 };
 
 struct GenerationLimits {
-  int64_t maximum_tokens = 512;  // of the whole record
+  int64_t maximum_tokens = 512;   // of the whole record
   double most_compression = 3.0;  // CompressionRatio of a turn; more is a loop
 };
 
@@ -98,7 +98,7 @@ class GeneratedRecord {
   std::string Line() const;
 
  private:
-  void EndTurn(text::TokenId end);
+  void EndTurn();
 
   const GenerationPrompts* prompts_;
   GenerationPrompt prompt_;

@@ -69,10 +69,10 @@ Metrics HeldOut::Compare(const LanguageModel& model, const LanguageModel* teache
   Metrics metrics = {{"valid_cross_entropy", cross_entropy},
                      {"valid_perplexity", std::exp(cross_entropy)}};
   if (teacher == nullptr) return metrics;
-  if (!teacher_cross_entropy_) teacher_cross_entropy_ = value[kTeacherCrossEntropy] / value[kTokens];
+  if (!teacher_cross_entropy_)
+    teacher_cross_entropy_ = value[kTeacherCrossEntropy] / value[kTokens];
   metrics.emplace_back("valid_divergence", value[kDivergence] / value[kTokens]);
-  metrics.emplace_back("valid_perplexity_ratio",
-                       std::exp(cross_entropy - *teacher_cross_entropy_));
+  metrics.emplace_back("valid_perplexity_ratio", std::exp(cross_entropy - *teacher_cross_entropy_));
   metrics.emplace_back("valid_agreement", value[kAgreement] / value[kTokens]);
   metrics.emplace_back("valid_overlap", value[kOverlap] / value[kTokens]);
   return metrics;

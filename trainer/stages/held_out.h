@@ -32,7 +32,8 @@ class HeldOut {
   //   valid_divergence       KL(teacher || model) a token
   //   valid_perplexity_ratio perplexity over the teacher's
   //   valid_agreement        share of tokens where both find the same token most probable
-  //   valid_overlap          sum over tokens v of min(p_v, q_v): what a draft's sampled tokens would be
+  //   valid_overlap          sum over tokens v of min(p_v, q_v): what a draft's sampled tokens
+  //   would be
   //                          accepted with at temperature 1
   // The teacher's own cross entropy is taken once: it must be the same one in every call. Every
   // process calls it and gets the same numbers.

@@ -38,8 +38,8 @@ double Divergence(HeldOut* held_out, const LanguageModel& model, const LanguageM
 
 struct GivenBack {
   int layer = 0;
-  double divergence = 0;        // with attention in it and in all given back before
-  std::vector<int> recurrent;   // layers that are left
+  double divergence = 0;       // with attention in it and in all given back before
+  std::vector<int> recurrent;  // layers that are left
 };
 
 // The next layer of `recurrent` to give attention back to.
@@ -69,13 +69,15 @@ void RunLayers(const LayersConfig& config) {
   CheckVocabularies("student", config.student, *student, "teacher", config.teacher, *teacher);
   std::vector<int> recurrent = RecurrentLayersOf(student->config());
   if (recurrent.size() < 2) {
-    throw std::runtime_error("student: expected two recurrent layers at least, aligned to the teacher's");
+    throw std::runtime_error(
+        "student: expected two recurrent layers at least, aligned to the teacher's");
   }
   const TokenStore store = OpenText(run, config.data, "valid", config.data.valid, config.teacher,
                                     teacher->config().vocabulary);
   HeldOut held_out(&store, {config.data.row_tokens, config.rows, config.micro_batch},
                    run.processes.get());
-  ReportTable table{{"attention layers", "given back to", "divergence", "recurrent layers left"}, {}};
+  ReportTable table{{"attention layers", "given back to", "divergence", "recurrent layers left"},
+                    {}};
   const auto add = [&](const std::string& layer, double divergence) {
     table.rows.push_back({absl::StrFormat("%d", student->config().layers - recurrent.size()), layer,
                           ReportNumber(divergence), absl::StrJoin(recurrent, ", ")});
@@ -93,8 +95,7 @@ void RunLayers(const LayersConfig& config) {
                              "\n## Settings\n\n```yaml\n" + WriteSettings(describe) + "```\n";
     const std::vector<absl::Span<const std::byte>> pieces = {
         {reinterpret_cast<const std::byte*>(text.data()), text.size()}};
-    const absl::Status written =
-        checkpoint::WriteFileAtomically(run.folder + "/report.md", pieces);
+    const absl::Status written = checkpoint::WriteFileAtomically(run.folder + "/report.md", pieces);
     if (!written.ok()) throw std::runtime_error(std::string(written.message()));
   });
 }

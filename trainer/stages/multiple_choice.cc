@@ -26,8 +26,8 @@ Question ReadQuestion(const std::string& line, const CorpusTokenizer& tokenizer,
                       const CorpusOptions& options) {
   const json record = json::parse(line, nullptr, false);
   if (!record.is_object() || !record.contains("prompt") || !record["prompt"].is_string() ||
-      !record.contains("choices") || !record["choices"].is_array() ||
-      !record.contains("answer") || !record["answer"].is_number_unsigned()) {
+      !record.contains("choices") || !record["choices"].is_array() || !record.contains("answer") ||
+      !record["answer"].is_number_unsigned()) {
     throw std::runtime_error(
         "expected {\"prompt\": text, \"choices\": [texts], \"answer\": index}");
   }
@@ -38,12 +38,12 @@ Question ReadQuestion(const std::string& line, const CorpusTokenizer& tokenizer,
   }
   for (const json& choice : record["choices"]) {
     if (!choice.is_string()) throw std::runtime_error("\"choices\": expected texts");
-    const TokenizedDocument document = TokenizeAnswer(
-        record["prompt"].get_ref<const std::string&>(), choice.get_ref<const std::string&>(),
-        tokenizer, options);
+    const TokenizedDocument document =
+        TokenizeAnswer(record["prompt"].get_ref<const std::string&>(),
+                       choice.get_ref<const std::string&>(), tokenizer, options);
     const auto first = std::find(document.trained.begin(), document.trained.end(), true);
-    question.rows.push_back({{document.tokens.begin(), document.tokens.end()},
-                             first - document.trained.begin()});
+    question.rows.push_back(
+        {{document.tokens.begin(), document.tokens.end()}, first - document.trained.begin()});
   }
   return question;
 }
@@ -71,10 +71,10 @@ ChoiceAccuracy MeasureChoices(const LanguageModel& model, const std::string& pat
     }
     const TokenBatch batch = MoveToDevice(DocumentRows(question.rows), model.device());
     const Tensor hidden = model.Hidden(batch);
-    const Tensor scores =
-        TokenLogProbabilities(hidden.reshape({-1, hidden.size(-1)}), head,
-                              batch.target_ids.view({-1}))
-            .view(batch.target_ids.sizes()) * batch.loss_mask;
+    const Tensor scores = TokenLogProbabilities(hidden.reshape({-1, hidden.size(-1)}), head,
+                                                batch.target_ids.view({-1}))
+                              .view(batch.target_ids.sizes()) *
+                          batch.loss_mask;
     const Tensor sums = scores.sum(1), tokens = batch.loss_mask.sum(1).clamp_min(1);
     right += Best(sums) == question.answer;
     right_per_token += Best(sums / tokens) == question.answer;

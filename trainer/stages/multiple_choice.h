@@ -13,8 +13,8 @@ namespace mambad::trainer {
 
 struct ChoiceAccuracy {
   int64_t questions = 0;
-  double accuracy = 0;             // by the answer's log probability
-  double accuracy_per_token = 0;   // by its mean over the answer's tokens
+  double accuracy = 0;            // by the answer's log probability
+  double accuracy_per_token = 0;  // by its mean over the answer's tokens
 };
 
 // `path`: JSON Lines {"prompt": text, "choices": [texts], "answer": index from 0}. Throws

@@ -11,14 +11,12 @@ namespace {
 using checkpoint::Family;
 using checkpoint::MixerKind;
 
-int Or(int64_t value, int64_t otherwise) {
-  return static_cast<int>(value > 0 ? value : otherwise);
-}
+int Or(int64_t value, int64_t otherwise) { return static_cast<int>(value > 0 ? value : otherwise); }
 
 void RequireDivides(const char* part, int64_t divisor, const char* whole, int64_t value) {
   if (divisor > 0 && value % divisor == 0) return;
-  throw std::runtime_error(absl::StrFormat("model: %s: expected a divisor of %s = %d, found %d", part,
-                                           whole, value, divisor));
+  throw std::runtime_error(absl::StrFormat("model: %s: expected a divisor of %s = %d, found %d",
+                                           part, whole, value, divisor));
 }
 
 void SetLlama(const NewModelConfig& model, checkpoint::ModelConfig* config) {
@@ -74,9 +72,15 @@ checkpoint::ModelConfig NewModelConfiguration(const NewModelConfig& model, int64
   config.fused_attention.assign(config.layers, false);
   config.fused_mamba.assign(config.layers, false);
   switch (model.family) {
-    case NewModelConfig::Family::kLlama: SetLlama(model, &config); break;
-    case NewModelConfig::Family::kMamba: SetMamba(model, &config); break;
-    case NewModelConfig::Family::kMamba2: SetMamba2(model, &config); break;
+    case NewModelConfig::Family::kLlama:
+      SetLlama(model, &config);
+      break;
+    case NewModelConfig::Family::kMamba:
+      SetMamba(model, &config);
+      break;
+    case NewModelConfig::Family::kMamba2:
+      SetMamba2(model, &config);
+      break;
   }
   const auto words = text::OpenTokenizer(text_source);
   if (!words.ok()) throw std::runtime_error(std::string(words.status().message()));

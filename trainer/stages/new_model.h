@@ -10,8 +10,8 @@
 
 namespace mambad::trainer {
 
-// The configuration that `model` asks for, for a vocabulary of so many tokens; begin- and end-of-text
-// ids from the tokenizer of `text_source`. Numbers left 0 get the customary values that
+// The configuration that `model` asks for, for a vocabulary of so many tokens; begin- and
+// end-of-text ids from the tokenizer of `text_source`. Numbers left 0 get the customary values that
 // `trainer pretrain --help` tells. Throws std::runtime_error naming the setting that does not fit.
 checkpoint::ModelConfig NewModelConfiguration(const NewModelConfig& model, int64_t vocabulary,
                                               const std::string& text_source);

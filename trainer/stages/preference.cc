@@ -16,8 +16,7 @@ namespace {
 LoopConfig WithEpochs(const PreferenceConfig& config, const TokenStore& store, int processes) {
   LoopConfig loop = config.loop;
   if (config.epochs <= 0) return loop;
-  const double pairs_a_step =
-      static_cast<double>(loop.micro_batch * loop.accumulation * processes);
+  const double pairs_a_step = static_cast<double>(loop.micro_batch * loop.accumulation * processes);
   const double pairs = static_cast<double>(store.documents() / 2) * config.epochs;
   loop.steps = std::max<int64_t>(1, std::llround(std::ceil(pairs / pairs_a_step)));
   loop.warmup_steps = loop.steps / 10;
@@ -35,6 +34,9 @@ void RunPreference(const PreferenceConfig& config) {
   const auto reference = LoadModel(run, "student", config.student);
   student->SetTrained([](const checkpoint::Parameter&) { return true; });
   student->SetRecompute(config.loop.activation_checkpointing);
+  LoopConfig rows = config.loop;
+  rows.micro_batch *= 2;  // a pair is two of them
+  CheckMemory(run, *student, reference.get(), TrainedPart::kAll, config.data, rows);
   const int64_t vocabulary = student->config().vocabulary;
   const TokenStore train =
       OpenText(run, config.data, "train", config.data.train, config.student, vocabulary);
@@ -44,10 +46,10 @@ void RunPreference(const PreferenceConfig& config) {
         OpenText(run, config.data, "valid", config.data.valid, config.student, vocabulary));
   }
   PairDataset data(&train, TrainingOrder(run, config.data));
-  Optimizer optimizer(TrainedGroups(*student, {config.optimizer.learning_rate,
-                                               config.optimizer.learning_rate,
-                                               config.optimizer.weight_decay}),
-                      AdamFrom(config.optimizer), run.processes.get());
+  Optimizer optimizer(
+      TrainedGroups(*student, {config.optimizer.learning_rate, config.optimizer.learning_rate,
+                               config.optimizer.weight_decay}),
+      AdamFrom(config.optimizer), run.processes.get());
   const LoopConfig loop = WithEpochs(config, train, run.processes->size());
   PreferenceWork work(
       student.get(), reference.get(), valid.get(),

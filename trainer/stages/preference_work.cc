@@ -80,8 +80,8 @@ std::vector<StageMetric> PreferenceWork::metrics() const {
   return {{"loss", Per::kMicroBatch}, {"accuracy", Per::kMicroBatch}, {"margin", Per::kMicroBatch}};
 }
 
-void PreferenceWork::Backward(const TokenBatch& batch, double /*token_weight*/,
-                              double batch_weight, Tensor sums) {
+void PreferenceWork::Backward(const TokenBatch& batch, double /*token_weight*/, double batch_weight,
+                              Tensor sums) {
   const int64_t pairs = batch.rows() / 2;
   const PreferenceLoss loss = LossOf(*model_, reference_, batch, pairs, options_.beta);
   const double share = 1.0 / static_cast<double>(pairs);

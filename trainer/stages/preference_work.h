@@ -14,14 +14,14 @@ namespace mambad::trainer {
 struct PreferenceOptions {
   double beta = 0.1;
   int64_t row_tokens = 1024;
-  int64_t pairs = 128;       // of held-out text, at most
-  int64_t micro_batch = 8;   // pairs at once there
+  int64_t pairs = 128;      // of held-out text, at most
+  int64_t micro_batch = 8;  // pairs at once there
 };
 
 // Over held-out pairs: valid_preference_accuracy (share in which the model's log probability ratio
-// prefers the chosen answer), valid_preference_margin (beta times the mean difference of ratios) and
-// valid_preference_loss; ratios against `reference`, or against nothing when it is null. Every process
-// calls it and gets the same numbers.
+// prefers the chosen answer), valid_preference_margin (beta times the mean difference of ratios)
+// and valid_preference_loss; ratios against `reference`, or against nothing when it is null. Every
+// process calls it and gets the same numbers.
 Metrics MeasurePreference(const LanguageModel& model, const LanguageModel* reference,
                           const TokenStore& store, const PreferenceOptions& options,
                           ProcessGroup* processes);

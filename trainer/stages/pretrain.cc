@@ -34,13 +34,14 @@ void RunPretrain(const PretrainConfig& config) {
   const auto model = MakeModel(config, run);
   model->SetTrained([](const checkpoint::Parameter&) { return true; });
   model->SetRecompute(config.loop.activation_checkpointing);
-  const StageText text = OpenStageText(run, config.data, config.loop, config.tokenizer,
-                                       model->config().vocabulary);
+  CheckMemory(run, *model, nullptr, TrainedPart::kAll, config.data, config.loop);
+  const StageText text =
+      OpenStageText(run, config.data, config.loop, config.tokenizer, model->config().vocabulary);
   PackedDataset data(text.train.get(), TrainingOrder(run, config.data));
-  Optimizer optimizer(TrainedGroups(*model, {config.optimizer.learning_rate,
-                                             config.optimizer.learning_rate,
-                                             config.optimizer.weight_decay}),
-                      AdamFrom(config.optimizer), run.processes.get());
+  Optimizer optimizer(
+      TrainedGroups(*model, {config.optimizer.learning_rate, config.optimizer.learning_rate,
+                             config.optimizer.weight_decay}),
+      AdamFrom(config.optimizer), run.processes.get());
   HeadLossOptions loss;
   loss.divergence_weight = 0;
   loss.cross_entropy_weight = 1;

@@ -6,9 +6,14 @@
 #include <ATen/ops/full.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
+#ifdef MAMBAD_TRAINING_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -20,6 +25,7 @@
 #include "absl/strings/strip.h"
 #include "engine/checkpoint/safetensors.h"
 #include "engine/text/tokenizer.h"
+#include "trainer/plan.h"
 #include "trainer/report.h"
 
 namespace mambad::trainer {
@@ -67,16 +73,41 @@ at::ScalarType ChooseCompute(ComputeType choice, bool cuda) {
 // Lines of a resolved configuration that a run goes on from when they are the same: all but those
 // that only say how long, how often, where or on how many threads.
 std::vector<std::string> DecidingLines(const std::string& text) {
-  static const std::set<std::string> free = {
-      "output",         "device",        "threads",      "tokens",       "activation_checkpointing",
-      "log_every",      "evaluate_every", "evaluate_rows", "save_every", "keep_states",
-      "most_seconds",   "divergence_factor", "stored"};
+  static const std::set<std::string> free = {"output",
+                                             "device",
+                                             "threads",
+                                             "tokens",
+                                             "activation_checkpointing",
+                                             "log_every",
+                                             "evaluate_every",
+                                             "evaluate_rows",
+                                             "save_every",
+                                             "keep_states",
+                                             "most_seconds",
+                                             "divergence_factor",
+                                             "stored"};
   std::vector<std::string> lines;
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {
     const absl::string_view key = absl::StripLeadingAsciiWhitespace(line.substr(0, line.find(':')));
     if (free.count(std::string(key)) == 0) lines.emplace_back(line);
   }
   return lines;
+}
+
+// Of a GPU, or of the machine's memory.
+double FreeBytes([[maybe_unused]] at::Device device) {
+#ifdef MAMBAD_TRAINING_CUDA
+  if (device.is_cuda()) {
+    size_t free = 0, whole = 0;
+    if (cudaMemGetInfo(&free, &whole) == cudaSuccess) return static_cast<double>(free);
+  }
+#endif
+  std::ifstream in("/proc/meminfo");
+  std::string name;
+  for (double kibibytes = 0; in >> name >> kibibytes; in.ignore(64, '\n')) {
+    if (name == "MemAvailable:") return kibibytes * 1024;
+  }
+  return std::numeric_limits<double>::infinity();
 }
 
 bool HoldsStates(const std::string& folder) {
@@ -103,7 +134,8 @@ void WriteResolved(const std::string& folder, const std::string& text) {
       if (was == is) continue;
       throw std::runtime_error(absl::StrFormat(
           "%s: a run of other settings was begun here: expected \"%s\", found \"%s\"; give another "
-          "output", path, absl::StripAsciiWhitespace(was), absl::StripAsciiWhitespace(is)));
+          "output",
+          path, absl::StripAsciiWhitespace(was), absl::StripAsciiWhitespace(is)));
     }
   }
   const std::vector<absl::Span<const std::byte>> pieces = {
@@ -223,16 +255,15 @@ TokenStore OpenText(const StageRun& run, const DataConfig& data, const std::stri
   TokenStore store = TokenStore::Open(directory);
   const TokenStoreIndex& index = store.index();
   if (index.vocabulary_size > vocabulary) {
-    throw std::runtime_error(absl::StrFormat(
-        "the tokenizer of %s has %d tokens, the model %d", model_directory, index.vocabulary_size,
-        vocabulary));
+    throw std::runtime_error(absl::StrFormat("the tokenizer of %s has %d tokens, the model %d",
+                                             model_directory, index.vocabulary_size, vocabulary));
   }
-  Say(run, absl::StrFormat("%s: %s: %d documents, %d tokens, %d of them count%s", run.command, name,
-                           index.documents, index.tokens, index.trained_tokens,
-                           index.skipped_records == 0
-                               ? ""
-                               : absl::StrFormat("; %d malformed records left out",
-                                                 index.skipped_records)));
+  Say(run, absl::StrFormat(
+               "%s: %s: %d documents, %d tokens, %d of them count%s", run.command, name,
+               index.documents, index.tokens, index.trained_tokens,
+               index.skipped_records == 0
+                   ? ""
+                   : absl::StrFormat("; %d malformed records left out", index.skipped_records)));
   return store;
 }
 
@@ -248,6 +279,22 @@ StageText OpenStageText(const StageRun& run, const DataConfig& data, const LoopC
       text.valid.get(), HeldOutOptions{data.row_tokens, loop.evaluate_rows, loop.micro_batch},
       run.processes.get());
   return text;
+}
+
+void CheckMemory(const StageRun& run, const LanguageModel& model, const LanguageModel* teacher,
+                 TrainedPart trained, const DataConfig& data, const LoopConfig& loop) {
+  PlannedRun plan;
+  plan.model = model.config();
+  if (teacher != nullptr) plan.teacher = teacher->config();
+  plan.trained = trained;
+  plan.processes = run.processes->size();
+  plan.row_tokens = data.row_tokens;
+  plan.micro_batch = loop.micro_batch;
+  plan.recompute = loop.activation_checkpointing;
+  plan.half_precision = run.compute == at::kBFloat16;
+  const PlannedMemory memory = PlanMemory(plan);
+  RequireMemory(plan, FreeBytes(run.device) + memory.weights + memory.teacher_weights,
+                run.device.str());
 }
 
 DatasetOptions TrainingOrder(const StageRun& run, const DataConfig& data, int64_t part) {

@@ -33,10 +33,10 @@ struct StageRun {
   bool first() const { return processes->rank() == 0; }
 };
 
-// Joins the process group, sets threads and device, makes the folder and writes the resolved settings
-// to config.yaml there. Throws std::runtime_error: no such device, a folder that cannot be written,
-// or one that holds a run of other settings (the first that differs is named; settings that only say
-// how long or how often may differ).
+// Joins the process group, sets threads and device, makes the folder and writes the resolved
+// settings to config.yaml there. Throws std::runtime_error: no such device, a folder that cannot be
+// written, or one that holds a run of other settings (the first that differs is named; settings
+// that only say how long or how often may differ).
 StageRun OpenStageRun(const std::string& command, const RunConfig& config,
                       const DescribeFunction& describe);
 
@@ -74,6 +74,12 @@ struct StageText {
 StageText OpenStageText(const StageRun& run, const DataConfig& data, const LoopConfig& loop,
                         const std::string& model_directory, int64_t vocabulary);
 
+// Throws std::runtime_error (plan.h) when the run would not fit into the device's free memory.
+// Called before anything is trained; `model` and `teacher` (or null) are loaded already and count
+// as there.
+void CheckMemory(const StageRun& run, const LanguageModel& model, const LanguageModel* teacher,
+                 TrainedPart trained, const DataConfig& data, const LoopConfig& loop);
+
 // `part`: stages that train more than once give each time another order.
 DatasetOptions TrainingOrder(const StageRun& run, const DataConfig& data, int64_t part = 0);
 
@@ -83,8 +89,8 @@ TrainLoopOptions LoopOptions(const StageRun& run, const LoopConfig& loop, const 
 
 AdamOptions AdamFrom(const OptimizerConfig& config);
 
-// After a loop that came to its last step: the model in run.folder + "/" + folder + "/model", true. Else
-// says that the same command goes on from here; false.
+// After a loop that came to its last step: the model in run.folder + "/" + folder + "/model", true.
+// Else says that the same command goes on from here; false.
 bool FinishPart(const StageRun& run, const TrainResult& result, const LanguageModel& model,
                 const std::string& text_source, StoredType stored, const std::string& folder);
 // Likewise for a whole stage: run.folder + "/model" and report.md beside it.

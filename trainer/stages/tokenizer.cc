@@ -123,8 +123,11 @@ void RunTokenizer(const TokenizerConfig& config) {
   std::filesystem::create_directories(config.output, error);
   if (error) throw std::runtime_error(config.output + ": cannot be made: " + error.message());
   WriteFile(config.output + "/tokenizer.model", model);
-  const json texts = {{"bos_token", "<s>"}, {"eos_token", "</s>"}, {"unk_token", "<unk>"},
-                      {"add_bos_token", true}, {"add_eos_token", false}};
+  const json texts = {{"bos_token", "<s>"},
+                      {"eos_token", "</s>"},
+                      {"unk_token", "<unk>"},
+                      {"add_bos_token", true},
+                      {"add_eos_token", false}};
   WriteFile(config.output + "/tokenizer_config.json", texts.dump(2) + "\n");
   std::fprintf(stderr, "tokenizer: wrote %s/tokenizer.model with %lld pieces\n",
                config.output.c_str(), static_cast<long long>(config.vocabulary));

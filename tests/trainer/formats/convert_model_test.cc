@@ -24,11 +24,11 @@
 namespace mambad::trainer {
 namespace {
 
-using mambad::testing::ErrorOf;
 using checkpoint::Checkpoint;
 using checkpoint::Layout;
 using checkpoint::StorageType;
 using checkpoint::TestDirectory;
+using mambad::testing::ErrorOf;
 using ::testing::HasSubstr;
 
 ConvertedModel Convert(const std::string& input, const std::string& output,
@@ -41,8 +41,7 @@ ConvertedModel Convert(const std::string& input, const std::string& output,
 }
 
 // Logits of a formula's tokens; columns beyond the vocabulary cut off.
-std::vector<testing::LogitRow> Logits(const std::string& model,
-                                      absl::Span<const int32_t> tokens) {
+std::vector<testing::LogitRow> Logits(const std::string& model, absl::Span<const int32_t> tokens) {
   testing::RunnerOptions options;
   options.slots = 1;
   auto runner = testing::ModelRunner::Open(model, options);
@@ -82,7 +81,8 @@ TEST(ConvertModel, TypesAreChosen) {
   SavePytorchCheckpoint(input, options, 1);
   const ModelSource source = OpenModelSource(input.path());
   const auto stored = [&](std::optional<StorageType> type) {
-    EXPECT_EQ(Convert(input.path(), output.path(), type).type, type.value_or(StorageType::kFloat32));
+    EXPECT_EQ(Convert(input.path(), output.path(), type).type,
+              type.value_or(StorageType::kFloat32));
     auto opened = Checkpoint::Open(output.path());
     EXPECT_TRUE(opened.ok()) << opened.status();
     return *std::move(opened);
@@ -214,8 +214,8 @@ TEST(SmolLM2, IsTheSameModelConverted) {
   for (const nlohmann::json& chat : nlohmann::json::parse(stream)) {
     const std::string user = chat["user"];
     SCOPED_TRACE(user);
-    const auto prompt = (*core)->facts().chat_template->Render({{"user", user}},
-                                                               (*core)->facts().chat_variables);
+    const auto prompt =
+        (*core)->facts().chat_template->Render({{"user", user}}, (*core)->facts().chat_variables);
     ASSERT_TRUE(prompt.ok()) << prompt.status();
     EXPECT_EQ(*prompt, chat["prompt"].get<std::string>());
     const auto ids = (*core)->facts().tokenizer->Encode(

@@ -31,11 +31,10 @@ std::string File(int vocabulary) {
     bytes += Raw<int32_t>(number);
   }
   const int tokens = std::abs(vocabulary), head_width = kWidth / kHeads;
-  const int layer = 2 * kWidth + 2 * kWidth * kWidth + 2 * kWidth * kKeyHeads * head_width +
-                    3 * kWidth * kMlp;
+  const int layer =
+      2 * kWidth + 2 * kWidth * kWidth + 2 * kWidth * kKeyHeads * head_width + 3 * kWidth * kMlp;
   const int head = vocabulary < 0 ? tokens * kWidth : 0;
-  const int total =
-      tokens * kWidth + kLayers * layer + kWidth + kContext * head_width + head;
+  const int total = tokens * kWidth + kLayers * layer + kWidth + kContext * head_width + head;
   for (int i = 0; i < total; ++i) bytes += Raw<float>(static_cast<float>(i));
   return bytes;
 }
@@ -70,7 +69,8 @@ TEST(Llama2c, TensorsStandInTheFormatsOrder) {
     const std::vector<float> query = Read(model, Role::kAttentionQuery, 1);
     for (int row = 0; row < kWidth; ++row) first_column.push_back(query[row * kWidth]);
     const float q = at + kWidth * kWidth;
-    EXPECT_THAT(first_column, ElementsAre(q, q + 16, q + 8, q + 24, q + 32, q + 48, q + 40, q + 56));
+    EXPECT_THAT(first_column,
+                ElementsAre(q, q + 16, q + 8, q + 24, q + 32, q + 48, q + 40, q + 56));
     at += kLayers * kWidth * kWidth;
     const std::vector<float> key = Read(model, Role::kAttentionKey, 0);
     EXPECT_THAT((std::vector<float>{key[0], key[8], key[16], key[24]}),

@@ -67,8 +67,8 @@ void SavePytorchCheckpoint(const checkpoint::TestDirectory& directory,
   if (files > 1) directory.Write("pytorch_model.bin.index.json", index.dump());
 }
 
-void ExpectSameNumbers(const checkpoint::Checkpoint& expected,
-                       const checkpoint::Checkpoint& found, bool rounded) {
+void ExpectSameNumbers(const checkpoint::Checkpoint& expected, const checkpoint::Checkpoint& found,
+                       bool rounded) {
   for (const checkpoint::Parameter& parameter : found.table().parameters()) {
     if (!found.Has(parameter)) {
       EXPECT_TRUE(parameter.optional) << parameter.name;

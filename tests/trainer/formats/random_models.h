@@ -21,8 +21,8 @@ void SavePytorchCheckpoint(const checkpoint::TestDirectory& directory,
 // Every parameter of `found` holds what the one of the same role and layer in `expected` does; rows
 // beyond the vocabulary may be missing. `rounded`: matrices of `found` are those of `expected` in
 // bf16.
-void ExpectSameNumbers(const checkpoint::Checkpoint& expected,
-                       const checkpoint::Checkpoint& found, bool rounded = false);
+void ExpectSameNumbers(const checkpoint::Checkpoint& expected, const checkpoint::Checkpoint& found,
+                       bool rounded = false);
 
 }  // namespace mambad::trainer
 

@@ -21,8 +21,8 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 std::map<std::string, PickledTensor> Read(const std::string& pickle) {
-  return ReadTensorPickle(
-      "file", {reinterpret_cast<const std::byte*>(pickle.data()), pickle.size()});
+  return ReadTensorPickle("file",
+                          {reinterpret_cast<const std::byte*>(pickle.data()), pickle.size()});
 }
 
 std::string ErrorOfPickle(const std::string& pickle) {
@@ -68,8 +68,7 @@ TEST_P(PythonPickle, IsRead) {
 TEST_P(PythonPickle, TruncatedIsAnError) {
   const std::string pickle = Testdata(GetParam());
   for (size_t length = 0; length < pickle.size(); ++length) {
-    EXPECT_THAT(ErrorOfPickle(pickle.substr(0, length)), HasSubstr("file: "))
-        << length << " bytes";
+    EXPECT_THAT(ErrorOfPickle(pickle.substr(0, length)), HasSubstr("file: ")) << length << " bytes";
   }
 }
 
@@ -101,7 +100,9 @@ TEST(TensorPickle, ClassesAreNotCreated) {
   EXPECT_THAT(ErrorOfPickle("\x80\x02" + PickledClass("os", "system") + "(" +
                             PickledText("touch /tmp/x") + "tR."),
               HasSubstr("\"os.system\" is not part of a state dictionary"));
-  EXPECT_THAT(ErrorOfPickle("\x80\x04\x8c\x08" "builtins\x8c\x04" "eval\x93."),
+  EXPECT_THAT(ErrorOfPickle("\x80\x04\x8c\x08"
+                            "builtins\x8c\x04"
+                            "eval\x93."),
               HasSubstr("\"builtins.eval\""));
   EXPECT_THAT(ErrorOfPickle(OneTensor(PickledClass("torch._utils", "_rebuild_qtensor"))),
               HasSubstr("\"torch._utils._rebuild_qtensor\""));
@@ -167,10 +168,10 @@ TEST(TensorPickle, RootIsADictionaryOfTensors) {
 }
 
 TEST(TensorPickle, StackIsKept) {
-  for (const char* pickle : {"\x80\x02.", "\x80\x02t.", "\x80\x02(.", "\x80\x02u.", "\x80\x02}s.",
-                             "\x80\x02\x86.", "\x80\x02R.", "\x80\x02Q.", "\x80\x02h\x07.",
-                             "\x80\x02q\x01.", "\x80\x02](e(e.", "\x80\x02}(K\x01u.",
-                             "\x80\x02}(s.", "\x80\x02]K\x01u.", "\x80\x02N(\x85."}) {
+  for (const char* pickle :
+       {"\x80\x02.", "\x80\x02t.", "\x80\x02(.", "\x80\x02u.", "\x80\x02}s.", "\x80\x02\x86.",
+        "\x80\x02R.", "\x80\x02Q.", "\x80\x02h\x07.", "\x80\x02q\x01.", "\x80\x02](e(e.",
+        "\x80\x02}(K\x01u.", "\x80\x02}(s.", "\x80\x02]K\x01u.", "\x80\x02N(\x85."}) {
     EXPECT_THAT(ErrorOfPickle(pickle), HasSubstr("file: ")) << pickle;
   }
 }
@@ -179,7 +180,10 @@ TEST(TensorPickle, StackIsKept) {
 TEST(TensorPickle, SelfReferencesAreHarmless) {
   EXPECT_THAT(ErrorOfPickle("\x80\x02}q\x01X\x01" + std::string(3, '\0') + "ah\x01s."),
               HasSubstr("entry \"a\" is no tensor"));
-  EXPECT_THAT(ErrorOfPickle("\x80\x02]q\x01h\x01" "ah\x01" "ah\x01" "a."),
+  EXPECT_THAT(ErrorOfPickle("\x80\x02]q\x01h\x01"
+                            "ah\x01"
+                            "ah\x01"
+                            "a."),
               HasSubstr("dictionary of tensors"));
 }
 

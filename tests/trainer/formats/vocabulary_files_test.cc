@@ -17,10 +17,10 @@
 namespace mambad::trainer {
 namespace {
 
-using mambad::testing::ErrorOf;
 using checkpoint::TextFiles;
-using text::Tokenizer;
+using mambad::testing::ErrorOf;
 using ::testing::HasSubstr;
+using text::Tokenizer;
 
 constexpr const char* kTexts[] = {
     "",
@@ -41,9 +41,17 @@ TextFiles ByteLevelVocabulary(const std::string& pre_tokenizer) {
   text.pre_tokenizer = pre_tokenizer;
   for (int byte = 0; byte < 256; ++byte) text.pieces.push_back(text::ByteLevelCharacter(byte));
   const std::string space = text::ByteLevelCharacter(' ');
-  for (const auto& [left, right] : std::vector<std::pair<std::string, std::string>>{
-           {"t", "h"}, {"th", "e"}, {space, "the"}, {"1", "2"}, {"1", "9"}, {"12", "3"},
-           {space, space}, {"\xc3\x83", "\xc2\xa9"}, {"'", "t"}, {"n", "'t"}}) {
+  for (const auto& [left, right] :
+       std::vector<std::pair<std::string, std::string>>{{"t", "h"},
+                                                        {"th", "e"},
+                                                        {space, "the"},
+                                                        {"1", "2"},
+                                                        {"1", "9"},
+                                                        {"12", "3"},
+                                                        {space, space},
+                                                        {"\xc3\x83", "\xc2\xa9"},
+                                                        {"'", "t"},
+                                                        {"n", "'t"}}) {
     text.merges.push_back(left + " " + right);
     text.pieces.push_back(left + right);
   }
@@ -116,7 +124,8 @@ std::unique_ptr<const Tokenizer> FromFiles(const TextFiles& text) {
   text::TokenizerFiles files;
   files.source_name = "file";
   if (written.contains("tokenizer.json")) files.tokenizer_json = written.at("tokenizer.json");
-  if (written.contains("tokenizer.model")) files.sentencepiece_model = written.at("tokenizer.model");
+  if (written.contains("tokenizer.model"))
+    files.sentencepiece_model = written.at("tokenizer.model");
   files.tokenizer_config_json = written.at("tokenizer_config.json");
   auto tokenizer = text::CreateTokenizer(files);
   EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();

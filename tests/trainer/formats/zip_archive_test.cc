@@ -80,8 +80,7 @@ TEST(ZipArchive, OtherKindsAreRefused) {
   ZipWriter compressed;
   compressed.method = 8;
   compressed.Add("a/data.pkl", "pickle");
-  EXPECT_THAT(ErrorOfArchive(compressed.Finish()),
-              HasSubstr("\"a/data.pkl\" is compressed"));
+  EXPECT_THAT(ErrorOfArchive(compressed.Finish()), HasSubstr("\"a/data.pkl\" is compressed"));
   ZipWriter encrypted;
   encrypted.flags = 1;
   encrypted.Add("a/data.pkl", "pickle");

@@ -141,6 +141,19 @@ TEST(Initialize, ASecondRoundKeepsTrainedMixers) {
   }
 }
 
+TEST(Initialize, TrainedMixersComeFromAnotherHybrid) {
+  const auto teacher = Teacher();
+  const auto trained = InitializeHybrid(*teacher, {.recurrent_layers = {0, 1, 2, 3}});
+  trained->Find(Role::kMambaOut, 2).fill_(0.25);
+  const auto result = InitializeHybrid(
+      *teacher, {.recurrent_layers = {2}, .trained_mixers = trained.get(), .seed = 5});
+  EXPECT_TRUE(at::equal(result->Find(Role::kMambaOut, 2), trained->Find(Role::kMambaOut, 2)));
+  EXPECT_TRUE(at::equal(result->Find(Role::kMamba2In, 2), trained->Find(Role::kMamba2In, 2)));
+  const auto half = InitializeHybrid(*teacher, {.recurrent_layers = {1}});
+  EXPECT_THROW(InitializeHybrid(*teacher, {.recurrent_layers = {2}, .trained_mixers = half.get()}),
+               std::runtime_error);
+}
+
 TEST(Initialize, Invariant8TheEngineReadsWhatIsMade) {
   at::NoGradGuard no_grad;
   const auto teacher = Teacher();

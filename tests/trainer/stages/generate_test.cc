@@ -36,9 +36,10 @@ class Generate : public ::testing::Test {
     for (int id = 3; id < 30; ++id) options.eos_ids.push_back(id);
     ASSERT_TRUE(support::SaveRandomCheckpoint(model_.path(), options).ok());
     ASSERT_TRUE(support::SaveByteTokenizer(model_.path()).ok());
-    model_.Write("tokenizer_config.json",
-                 R"({"bos_token": "<s>", "eos_token": "</s>", "chat_template": )"
-                 R"("{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}[a]"})");
+    model_.Write(
+        "tokenizer_config.json",
+        R"({"bos_token": "<s>", "eos_token": "</s>", "chat_template": )"
+        R"("{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}[a]"})");
     config_.run.output = output_ / "run";
     config_.run.device = DeviceChoice::kCpu;
     config_.run.threads = 1;

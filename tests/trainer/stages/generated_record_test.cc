@@ -78,9 +78,10 @@ TEST_F(Generation, AnswersAPrompt) {
   record.Take(kEnd);
   EXPECT_EQ(record.outcome(), Outcome::kFinished);
   EXPECT_EQ(record.written_tokens(), 3);
-  EXPECT_EQ(record.Line(),
-            R"({"messages":[{"role":"system","content":"be kind"},{"role":"user","content":"hello"},)"
-            R"({"role":"assistant","content":"hi"}]})");
+  EXPECT_EQ(
+      record.Line(),
+      R"({"messages":[{"role":"system","content":"be kind"},{"role":"user","content":"hello"},)"
+      R"({"role":"assistant","content":"hi"}]})");
 }
 
 TEST_F(Generation, InventsTheUsersTurn) {
@@ -119,7 +120,7 @@ TEST_F(Generation, PlainModelsWriteTexts) {
 TEST_F(Generation, OnlyGoodRecordsAreKept) {
   Open(true);
   const GenerationPrompt hello{{{"user", "hello"}}, ""};
-  GeneratedRecord endless = Begin(hello, 40);
+  GeneratedRecord endless = Begin(hello, 39);
   Draw(&endless, "abcdefghijklmno", /*end=*/false);
   EXPECT_EQ(endless.outcome(), Outcome::kUnfinished);
   EXPECT_EQ(Begin(hello, 10).outcome(), Outcome::kUnfinished);  // the prompt is too long
@@ -140,13 +141,12 @@ TEST_F(Generation, OnlyGoodRecordsAreKept) {
 
 TEST_F(Generation, PromptsAreRead) {
   Open(true);
-  directory_.Write("prompts.jsonl",
-                   R"({"messages": [{"role": "user", "content": "a"},)"
-                   R"( {"role": "assistant", "content": "cut off"}]})"
-                   "\n\n"
-                   R"({"prompt": "b", "completion": "ignored"})"
-                   "\n"
-                   R"({"text": "c"})");
+  directory_.Write("prompts.jsonl", R"({"messages": [{"role": "user", "content": "a"},)"
+                                    R"( {"role": "assistant", "content": "cut off"}]})"
+                                    "\n\n"
+                                    R"({"prompt": "b", "completion": "ignored"})"
+                                    "\n"
+                                    R"({"text": "c"})");
   prompts_->Read(directory_ / "prompts.jsonl");
   ASSERT_EQ(prompts_->size(), 3);
   EXPECT_EQ(prompts_->prompt(0).messages.size(), 1u);
@@ -154,7 +154,8 @@ TEST_F(Generation, PromptsAreRead) {
   EXPECT_EQ(prompts_->prompt(2).messages[0].content, "c");
   const auto error = [&](const std::string& line) {
     directory_.Write("bad.jsonl", "{\"text\": \"x\"}\n" + line);
-    EXPECT_THAT(ErrorOf([&] { prompts_->Read(directory_ / "bad.jsonl"); }), HasSubstr("bad.jsonl:2: "));
+    EXPECT_THAT(ErrorOf([&] { prompts_->Read(directory_ / "bad.jsonl"); }),
+                HasSubstr("bad.jsonl:2: "));
   };
   error("{");
   error("[]");
@@ -163,14 +164,17 @@ TEST_F(Generation, PromptsAreRead) {
   error(R"({"messages": [{"role": "assistant", "content": "x"}]})");
   error(R"({"messages": [{"role": "user"}]})");
   directory_.Write("empty.jsonl", "\n");
-  EXPECT_THAT(ErrorOf([&] { prompts_->Read(directory_ / "empty.jsonl"); }), HasSubstr("no prompts"));
+  EXPECT_THAT(ErrorOf([&] { prompts_->Read(directory_ / "empty.jsonl"); }),
+              HasSubstr("no prompts"));
 }
 
 TEST_F(Generation, ModelsWithoutAnEndAreRefused) {
   ASSERT_TRUE(support::SaveByteTokenizer(directory_.path()).ok());
   directory_.Write("tokenizer_config.json", "{}");
-  EXPECT_THAT(ErrorOf([&] { GenerationPrompts(directory_.path(), {}); }), HasSubstr("names an end-of-text token"));
-  EXPECT_THAT(ErrorOf([&] { GenerationPrompts(directory_ / "model.gguf", {2}); }), HasSubstr("convert the file first"));
+  EXPECT_THAT(ErrorOf([&] { GenerationPrompts(directory_.path(), {}); }),
+              HasSubstr("names an end-of-text token"));
+  EXPECT_THAT(ErrorOf([&] { GenerationPrompts(directory_ / "model.gguf", {2}); }),
+              HasSubstr("convert the file first"));
 }
 
 TEST(Compression, RepetitionIsTold) {

@@ -1,0 +1,345 @@
+#!/usr/bin/env python3
+"""The trainer's commands one after the other, from a Transformer to a hybrid that mambad serves with its draft.
+
+    trainer_chain_test.py --trainer PROGRAM --mambad PROGRAM --mambactl PROGRAM
+
+Needs no package. The teacher is stories260K where the optional test data are (MAMBAD_SHARED_DATA), and else a Llama that the
+chain trains itself on sentences made here: also done where the data are, with fewer steps.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+OPTIONS = None  # set by main
+SHARED = pathlib.Path(os.environ.get("MAMBAD_SHARED_DATA", pathlib.Path(__file__).resolve().parents[2] / "../shared/data"))
+STORIES = SHARED / "weights/stories260K"
+STORY_TEXT = SHARED / "text/tinystories_valid.txt"
+
+
+def made_text(count, seed):
+    """Documents of a language so simple that a tiny model learns much of it."""
+    draw = random.Random(seed)
+    names, animals, verbs = ["Tom", "Lily", "Ben", "Mia"], ["cat", "dog", "bird", "fish"], ["saw", "liked", "fed", "met"]
+    documents = []
+    for _ in range(count):
+        name, animal = draw.choice(names), draw.choice(animals)
+        sentences = [f"{name} had a {animal}."]
+        for _ in range(draw.randrange(2, 6)):
+            sentences.append(f"{name} {draw.choice(verbs)} the {animal}.")
+        documents.append(" ".join(sentences))
+    return documents
+
+
+def json_lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return str(path)
+
+
+class Trainer:
+    """Runs commands in one folder; a configuration is written as JSON, which is YAML too."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        # Threads that wait busily for each other are slower than one where cores are few and shared.
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def config(self, name, settings):
+        path = self.folder / f"{name}.yaml"
+        path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        return path
+
+    def start(self, command, path, **variables):
+        return subprocess.Popen([OPTIONS.trainer, command, "--config", str(path)], cwd=self.folder, text=True,
+                                env={**self.environment, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def run(self, command, settings, name=None):
+        process = self.start(command, self.config(name or command, settings))
+        output, errors = process.communicate(timeout=600)
+        if process.returncode != 0:
+            raise AssertionError(f"trainer {command}: {process.returncode}\n{errors}")
+        return output, errors
+
+    def refused(self, command, settings):
+        """The one line that a command ends with."""
+        process = self.start(command, self.config("refused", settings))
+        _, errors = process.communicate(timeout=600)
+        lines = [line for line in errors.splitlines() if line.startswith("trainer: error: ")]
+        assert process.returncode == 2 and len(lines) == 1, f"{process.returncode}\n{errors}"
+        return lines[0]
+
+    def metrics(self, run):
+        lines = (self.folder / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+
+class Server:
+    """mambad on model directories as the trainer wrote them; prompts are token ids."""
+
+    def __init__(self, folder, model, draft=None):
+        command = [OPTIONS.mambad, "--model", str(folder / model), "--listen", "127.0.0.1:0", "--metrics", "",
+                   "--threads", "1"]
+        if draft:
+            command += ["--draft", str(folder / draft)]
+        self.log = folder / "mambad.log"
+        with self.log.open("w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        line = self.process.stdout.readline()
+        if " ready: grpc " not in line:
+            self.stop()
+            raise AssertionError(f"not ready: {line!r} {self.log.read_text(encoding='utf-8')}")
+        words = line.replace(",", "").split()
+        self.address = words[words.index("grpc") + 1]
+
+    def generate(self, prompt, speculation):
+        """Token ids of the answer."""
+        command = [OPTIONS.mambactl, "--address", self.address, "--json", "generate", "--token-ids", prompt, "--temperature", "0",
+                   "--max-tokens", "48", "--ignore-eos", "--speculation", speculation]
+        if speculation != "off":
+            command += ["--draft-length", "4"]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()
+        return [token for line in lines for token in json.loads(line).get("token_ids", [])]
+
+    def drafted(self):
+        """Tokens drafted for each request so far."""
+        return [int(number) for number in re.findall(r" drafted=(\d+)", self.log.read_text(encoding="utf-8"))]
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(timeout=60)
+        self.process.stdout.close()
+
+
+class ChainTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.temporary = tempfile.TemporaryDirectory()
+        cls.trainer = Trainer(cls.temporary.name)
+        folder = cls.trainer.folder
+        documents = made_text(600, 1)
+        cls.made = folder / "made.txt"
+        cls.made.write_text("\n<|endoftext|>\n".join(documents) + "\n", encoding="utf-8")
+        cls.has_stories = STORIES.is_dir() and STORY_TEXT.is_file()
+        if cls.has_stories:
+            text = STORY_TEXT.read_text(encoding="utf-8").split("<|endoftext|>")
+            cls.text, cls.valid = folder / "stories.txt", folder / "stories_valid.txt"
+            cls.text.write_text("<|endoftext|>".join(text[:400]), encoding="utf-8")
+            cls.valid.write_text("<|endoftext|>".join(text[400:460]), encoding="utf-8")
+        else:
+            print("skipped: stories260K, for want of " + str(STORIES))
+            cls.text, cls.valid = cls.made, folder / "made_valid.txt"
+            cls.valid.write_text("\n<|endoftext|>\n".join(made_text(60, 2)) + "\n", encoding="utf-8")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.temporary.cleanup()
+
+    def data(self, **more):
+        return {"train": str(self.text), "valid": str(self.valid), "row_tokens": 128, **more}
+
+    def loop(self, steps, **more):
+        return {"steps": steps, "warmup_steps": 3, "micro_batch": 4, "log_every": 10, "evaluate_rows": 16, "stored": "fp32",
+                **more}
+
+    def make_teacher(self):
+        if self.has_stories:
+            self.trainer.run("convert", {"input": str(STORIES / "stories260K.bin"), "output": "teacher",
+                                         "tokenizer": str(STORIES / "tok512.bin")})
+            return
+        os.symlink("pretrain/model", self.trainer.folder / "teacher")
+
+    def last(self, run, name):
+        return [line[name] for line in self.trainer.metrics(run) if name in line][-1]
+
+    def test_chain(self):
+        run, folder = self.trainer.run, self.trainer.folder
+        # A tokenizer and a model from nothing but text.
+        run("tokenizer", {"output": "words", "train": str(self.made), "vocabulary": 320})
+        run("pretrain", {"output": "pretrain", "tokenizer": "words",
+                         "model": {"family": "llama", "width": 64, "layers": 4, "query_heads": 4, "key_value_heads": 2},
+                         "data": {"train": str(self.made), "row_tokens": 128},
+                         "optimizer": {"learning_rate": 5e-3}, "loop": self.loop(15 if self.has_stories else 200)})
+        self.assertLess(self.last("pretrain", "loss"), 0.8 * self.trainer.metrics("pretrain")[0]["loss"])
+        self.make_teacher()
+
+        # Half of attention gives way, then half of what is left.
+        run("initialize", {"teacher": "teacher", "output": "start", "attention_percent": 50})
+        run("align", {"output": "align", "teacher": "teacher", "student": "start", "data": self.data(),
+                      "loop": self.loop(60, evaluate_every=30)})
+        losses = [line["loss"] for line in self.trainer.metrics("align") if "loss" in line]
+        self.assertLess(losses[-1], 0.5 * losses[0])
+        run("distill", {"output": "distill", "teacher": "teacher", "student": "align/model", "data": self.data(),
+                        "phases": [{"attention_percent": 50, "steps": 40}, {"attention_percent": 25, "steps": 60}],
+                        "loop": self.loop(1, evaluate_every=20)})
+        half = [line["valid_divergence"] for line in self.trainer.metrics("distill/phase-1") if "valid_divergence" in line]
+        quarter = [line["valid_divergence"] for line in self.trainer.metrics("distill/phase-2") if "valid_divergence" in line]
+        before = [line["valid_divergence"] for line in self.trainer.metrics("align") if "valid_divergence" in line]
+        self.assertLess(half[-1], before[-1])
+        self.assertLess(quarter[-1], quarter[0])
+        self.assertTrue((folder / "distill/phase-1/model/config.json").is_file())
+
+        # Answers, then preferences.
+        answers = [{"prompt": document[:30], "completion": document[30:]} for document in made_text(200, 3)]
+        run("finetune", {"output": "finetune", "student": "distill/model",
+                         "data": {"train": json_lines(folder / "answers.jsonl", answers), "row_tokens": 128},
+                         "loop": self.loop(40)})
+        losses = [line["loss"] for line in self.trainer.metrics("finetune") if "loss" in line]
+        self.assertLess(losses[-1], losses[0])
+        pairs = [{"prompt": text[:20], "chosen": text[20:60], "rejected": text[60:20:-1]} for text in made_text(96, 4)]
+        pair_file = json_lines(folder / "pairs.jsonl", pairs)
+        run("preference", {"output": "preference", "student": "finetune/model", "epochs": 2,
+                           "data": {"train": pair_file, "valid": pair_file, "row_tokens": 128},
+                           "optimizer": {"learning_rate": 1e-4}, "loop": self.loop(1, evaluate_rows=96)})
+        self.assertGreater(self.last("preference", "valid_preference_margin"), 0.02)
+
+        # The draft of what is served.
+        run("draft", {"output": "draft", "target": "distill/model",
+                      "model": {"family": "mamba2", "width": 32, "layers": 1, "heads": 2, "state_size": 16},
+                      "acceptance_steps": 20, "data": self.data(), "loop": self.loop(60)})
+        self.assertLess(self.last("draft/divergence", "divergence"),
+                        0.9 * self.trainer.metrics("draft/divergence")[0]["divergence"])
+
+        output, _ = run("evaluate", {"output": "evaluate", "model": "distill/model", "teacher": "teacher",
+                                     "draft": "draft/model", "data": {"valid": str(self.valid), "row_tokens": 128},
+                                     "rows": 16, "draft_prompts": 4, "preference": pair_file})
+        self.assertIn("| valid_perplexity_ratio", output)
+        found = json.loads((folder / "evaluate/evaluation.json").read_text(encoding="utf-8"))
+        # The numbers of the stage's own last evaluation, on the same rows.
+        self.assertAlmostEqual(found["valid_divergence"], quarter[-1], delta=1e-3 * quarter[-1])
+        self.assertGreater(found["acceptance_at_1_temperature_1"], 0.05)
+        self.assertLess(found["valid_perplexity_ratio"], 20)
+        self.assertIn("perplexity_ratio", (folder / "distill/report.md").read_text(encoding="utf-8"))
+        run("plan", {"model": "distill/model", "teacher": "teacher", "output": "plan.md"})
+        self.assertIn("| days", (folder / "plan.md").read_text(encoding="utf-8"))
+        self.served("distill/model", "draft/model")
+        self.served("preference/model", None)
+
+    def served(self, model, draft):
+        """With a draft or without, the same tokens."""
+        server = Server(self.trainer.folder, model, draft)
+        try:
+            for prompt in ("1", "1,70,71,72,73,74,75,76"):
+                plain = server.generate(prompt, "off")
+                self.assertEqual(len(plain), 48, plain)
+                for speculation in ("draft-model", "prompt-lookup") if draft else ("prompt-lookup",):
+                    self.assertEqual(server.generate(prompt, speculation), plain, speculation)
+            if draft:
+                drafted = server.drafted()
+                self.assertEqual((drafted[0], drafted[3]), (0, 0))
+                self.assertGreater(min(drafted[1], drafted[4]), 48)
+        finally:
+            server.stop()
+
+    def test_killed_and_resumed(self):
+        """SIGKILL at random moments: the model that comes out is the one of a run left alone, byte for byte."""
+        settings = {"output": "whole", "tokenizer": "small_words",
+                    "model": {"family": "mamba2", "width": 32, "layers": 2, "heads": 4, "state_size": 16},
+                    "data": {"train": str(self.made), "row_tokens": 64},
+                    "loop": {"steps": 400, "warmup_steps": 5, "micro_batch": 2, "save_every": 4, "log_every": 3,
+                             "stored": "fp32"}}
+        self.trainer.run("tokenizer", {"output": "small_words", "train": str(self.made), "vocabulary": 300})
+        begun = time.monotonic()
+        self.trainer.run("pretrain", settings)
+        seconds = time.monotonic() - begun
+        path = self.trainer.config("killed", {**settings, "output": "killed"})
+        draw, kills = random.Random(5), 0
+        for _ in range(60):
+            process = self.trainer.start("pretrain", path)
+            try:
+                _, errors = process.communicate(timeout=draw.uniform(0.2, 0.6) * seconds)
+                self.assertEqual(process.returncode, 0, errors)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                kills += 1
+        self.assertGreater(kills, 1)
+        folder = self.trainer.folder
+        self.assertEqual((folder / "killed/model/model.safetensors").read_bytes(),
+                         (folder / "whole/model/model.safetensors").read_bytes())
+
+        def curve(run):
+            return [{name: value for name, value in line.items() if name != "tokens_per_second"}
+                    for line in self.trainer.metrics(run)]
+        self.assertEqual(curve("killed"), curve("whole"))
+
+    def test_two_processes(self):
+        """Two processes with Gloo give the loss curve of one with twice the accumulation."""
+        settings = {"tokenizer": "pair_words", "model": {"family": "mamba", "width": 32, "layers": 2},
+                    "data": {"train": str(self.made), "row_tokens": 64},
+                    "loop": {"steps": 20, "warmup_steps": 5, "micro_batch": 2, "log_every": 1, "stored": "fp32"}}
+        self.trainer.run("tokenizer", {"output": "pair_words", "train": str(self.made), "vocabulary": 300})
+        self.trainer.run("pretrain", {**settings, "output": "one", "loop": {**settings["loop"], "accumulation": 2}})
+        path = self.trainer.config("two", {**settings, "output": "two"})
+        processes = [self.trainer.start("pretrain", path, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+                                        MASTER_PORT="29741") for rank in range(2)]
+        for process in processes:
+            _, errors = process.communicate(timeout=300)
+            self.assertEqual(process.returncode, 0, errors)
+        one, two = self.trainer.metrics("one"), self.trainer.metrics("two")
+        self.assertEqual(len(one), len(two))
+        for single, double in zip(one, two):
+            self.assertAlmostEqual(single["loss"], double["loss"], delta=2e-5)
+            self.assertEqual(single["tokens"], double["tokens"])
+
+    def test_faults_are_named(self):
+        folder, refused = self.trainer.folder, self.trainer.refused
+        self.trainer.run("tokenizer", {"output": "fault_words", "train": str(self.made), "vocabulary": 300})
+        self.trainer.run("tokenizer", {"output": "other_words", "train": str(self.made), "vocabulary": 310})
+        small = {"data": {"train": str(self.made), "row_tokens": 64}, "loop": {"steps": 2, "micro_batch": 1}}
+        for name in ("fault", "other"):
+            self.trainer.run("pretrain", {"output": name, "tokenizer": f"{name}_words",
+                                          "model": {"family": "llama", "width": 32, "layers": 4, "query_heads": 2}, **small})
+        malformed = folder / "malformed.jsonl"
+        malformed.write_text('{"text": "good"}\n{"text": 7}\n', encoding="utf-8")
+        student = {"student": "fault/model", "output": "refused_run"}
+        self.assertIn(f'{malformed}:2: "text": expected a text, found number',
+                      refused("finetune", {**student, "data": {"train": str(malformed)}}))
+        self.assertIn("have different vocabularies: 300 tokens in fault/model, 310 in other/model",
+                      refused("distill", {**student, "teacher": "other/model", **small}))
+        self.assertIn("have different vocabularies",
+                      refused("evaluate", {"output": "refused_run", "model": "fault/model", "draft": "other/model",
+                                           "data": {"valid": str(self.made)}}))
+        start = {"teacher": "fault/model", "output": "refused_start"}
+        self.assertIn("attention_percent: expected 100, 75, 50, 25, 12.5 or 0", refused("initialize", {**start,
+                                                                                      "attention_percent": 40}))
+        self.assertIn("replaced: expected layers from 0 to 3, found 4", refused("initialize", {**start, "replaced": [4]}))
+        self.assertIn("no such key", refused("initialize", {**start, "ratio": 50}))
+        self.assertIn("student: no layer of it is recurrent",
+                      refused("align", {**student, "teacher": "fault/model", **small}))
+        huge = {**small, "data": {"train": str(self.made), "row_tokens": 1 << 20}, "loop": {"micro_batch": 1 << 12}}
+        self.assertIn("too little memory on cpu: about ", refused("finetune", {**student, **huge}))
+        self.assertIn("/proc/nowhere: cannot be made", refused("finetune", {**student, "output": "/proc/nowhere", **small}))
+        # A run of other settings is not gone on with.
+        self.assertIn('a run of other settings was begun here: expected "learning_rate: 0.001", found',
+                      refused("pretrain", {"output": "fault", "tokenizer": "fault_words",
+                                           "model": {"family": "llama", "width": 32, "layers": 4, "query_heads": 2}, **small,
+                                           "optimizer": {"learning_rate": 0.5}}))
+        # A tensor that is missing.
+        weights = folder / "fault/model/model.safetensors"
+        weights.write_bytes(weights.read_bytes().replace(b"model.layers.1.self_attn.q_proj", b"model.layers.1.self_attn.Q_proj"))
+        message = refused("finetune", {**student, **small})
+        self.assertIn("student: ", message)
+        self.assertIn("model.layers.1.self_attn.", message)
+
+
+def main():
+    global OPTIONS
+    parser = argparse.ArgumentParser()
+    for name in ("trainer", "mambad", "mambactl"):
+        parser.add_argument(f"--{name}", required=True)
+    OPTIONS, rest = parser.parse_known_args()
+    unittest.main(argv=["trainer_chain_test"] + rest, verbosity=2)
+
+
+if __name__ == "__main__":
+    main()
