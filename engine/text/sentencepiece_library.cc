@@ -9,8 +9,16 @@ namespace {
 
 constexpr char kModule[] = "libmambad_sentencepiece.so";
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kOwnSymbolsFirst = 0;  // the sanitizers' loader refuses the flag
+#if defined(__has_feature)  // clang's way of asking
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define MAMBAD_SANITIZER_LOADS
+#endif
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MAMBAD_SANITIZER_LOADS
+#endif
+
+#ifdef MAMBAD_SANITIZER_LOADS
+constexpr int kOwnSymbolsFirst = 0;  // their loader refuses the flag
 #else
 constexpr int kOwnSymbolsFirst = RTLD_DEEPBIND;
 #endif
