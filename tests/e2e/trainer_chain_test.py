@@ -177,6 +177,7 @@ class ChainTest(unittest.TestCase):
                       "loop": self.loop(60, evaluate_every=30)})
         losses = [line["loss"] for line in self.trainer.metrics("align") if "loss" in line]
         self.assertLess(losses[-1], 0.5 * losses[0])
+        self.measure_layers()
         run("distill", {"output": "distill", "teacher": "teacher", "student": "align/model", "data": self.data(),
                         "phases": [{"attention_percent": 50, "steps": 40}, {"attention_percent": 25, "steps": 60}],
                         "loop": self.loop(1, evaluate_every=20)})
@@ -222,6 +223,28 @@ class ChainTest(unittest.TestCase):
         self.assertIn("| days", (folder / "plan.md").read_text(encoding="utf-8"))
         self.served("distill/model", "draft/model")
         self.served("preference/model", None)
+
+    def measure_layers(self):
+        """Attention comes back layer by layer, the one that is missed most first; the mixers stay as aligned."""
+        run, folder = self.trainer.run, self.trainer.folder
+        settings = {"teacher": "teacher", "data": {"valid": str(self.valid), "row_tokens": 128}, "rows": 8, "micro_batch": 8}
+        run("layers", {"output": "layers", "student": "align/model", **settings})
+        rows = [line.split("|")[1:-1] for line in (folder / "layers/report.md").read_text(encoding="utf-8").splitlines()
+                if line.startswith("|")][2:]
+        kept, given_back, divergences, left = zip(*[[cell.strip() for cell in row] for row in rows])
+        left = [set(map(int, layers.split(", "))) for layers in left]
+        self.assertEqual([len(layers) for layers in left], list(range(len(left[0]), 0, -1)))
+        for step in range(1, len(left)):
+            self.assertEqual(left[step - 1] - left[step], {int(given_back[step])})
+        numbers = [float(number) for number in divergences]
+        self.assertLess(numbers[-1], numbers[0])
+        # What was measured is the model that initialize makes of the same choice.
+        run("initialize", {"teacher": "teacher", "output": "chosen", "replaced": sorted(left[1]),
+                           "start": {"trained_mixers": "align/model"}})
+        output, _ = run("evaluate", {"output": "chosen_evaluated", "model": "chosen", "teacher": "teacher",
+                                     "data": settings["data"], "rows": 8, "micro_batch": 8})
+        found = json.loads((folder / "chosen_evaluated/evaluation.json").read_text(encoding="utf-8"))
+        self.assertAlmostEqual(found["valid_divergence"], numbers[1], delta=1e-3 * numbers[1])
 
     def served(self, model, draft):
         """With a draft or without, the same tokens."""
