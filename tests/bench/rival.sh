@@ -128,7 +128,7 @@ for file in "${files[@]}"; do
   [[ -f $file ]] || fail "$file does not exist"
   name=${file##*/} name=${name%.gguf}
   prompt=$(rival_speed "$file" 512 1 | cut -d ' ' -f 2)
-  read -r plain five sixteen < <(rival_speed "$file" 16 1,5,16 | awk '{ printf "%s ", $3 }')
+  read -r plain five sixteen < <(rival_speed "$file" 16 1,5,16 | awk '{ printf "%s ", $3 } END { print "" }')
   [[ -n $sixteen ]] || fail "$file: no measurement came out; see $build/bench.log"
   row "$name, rival" "$plain" "$prompt" "$(awk "BEGIN { print 5 * $plain / $five }")" "$sixteen"
   for mode in exact bf16; do

@@ -32,11 +32,11 @@ class ScratchFolder {
   ~ScratchFolder() { std::filesystem::remove_all(path_); }
   void Write(const char* name, std::string_view contents) const {
     std::FILE* file = std::fopen(absl::StrCat(path_, name).c_str(), "wb");
-    if (file == nullptr ||
-        std::fwrite(contents.data(), 1, contents.size(), file) != contents.size() ||
-        std::fclose(file) != 0) {
-      std::abort();
-    }
+    const bool written =
+        file != nullptr &&
+        (contents.empty() ||  // whose data() may be null, which fwrite must not be given
+         std::fwrite(contents.data(), 1, contents.size(), file) == contents.size());
+    if (!written || std::fclose(file) != 0) std::abort();
   }
   void Remove(const char* name) const { unlink(absl::StrCat(path_, name).c_str()); }
   const std::string& path() const { return path_; }
