@@ -2,6 +2,9 @@
 
 #include <dlfcn.h>
 
+#include <filesystem>
+#include <system_error>
+
 #include "engine/text/sentencepiece_module.h"
 
 namespace mambad::text {
@@ -30,11 +33,20 @@ struct Module {
   std::string error;
 };
 
+// Beside the program, else wherever the system looks.
+void* OpenLibrary() {
+  const int how = RTLD_NOW | RTLD_LOCAL | kOwnSymbolsFirst;
+  std::error_code none;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", none);
+  void* const beside = dlopen((program.parent_path() / kModule).c_str(), how);
+  return beside != nullptr ? beside : dlopen(kModule, how);
+}
+
 Module OpenModule() {
   Module module;
   // Not linked: the library exports the old protobuf that it carries, and in one scope of symbols
   // with a program's own protobuf one of the two would be served by the other and end the process.
-  void* const handle = dlopen(kModule, RTLD_NOW | RTLD_LOCAL | kOwnSymbolsFirst);
+  void* const handle = OpenLibrary();
   if (handle != nullptr)
     module.load = reinterpret_cast<LoadFunction>(dlsym(handle, "MambadLoadSentencePiece"));
   if (module.load == nullptr) {
