@@ -338,23 +338,6 @@ int32_t TokenDistribution::DrawResidual(double uniform, const float* q) {
   return Draw(uniform);
 }
 
-int32_t TokenDistribution::DrawWithout(double uniform, int32_t certain_draft) {
-  if (certain_draft < 0 || certain_draft >= vocabulary_) return Draw(uniform);
-  const float removed = weights_[certain_draft];
-  weights_[certain_draft] = 0;
-  const auto sum = [&] {
-    return SumBlocks(nullptr, [&](int64_t begin, int64_t count) {
-      return HWY_DYNAMIC_DISPATCH(BlockSum)(weights_ + begin, count);
-    });
-  };
-  total_ = sum();
-  if (!(total_ > 0)) {
-    weights_[certain_draft] = removed;
-    total_ = sum();
-  }
-  return Draw(uniform);
-}
-
 float TokenDistribution::LogProbability(const float* logits, int32_t id, int count,
                                         int32_t* alternative_ids, float* alternative_logprobs) {
   const float maximum = std::min(Maximum(logits), std::numeric_limits<float>::max());
@@ -455,7 +438,8 @@ Decision DecideGreedily(const int32_t* drafts, int length, RowContext row, int64
   }
 }
 
-// `q`: distributions of the drafts, rows of V; nullptr: they were certain.
+// `q`: distributions of the drafts, rows of V. nullptr: they were certain, and are kept as long as
+// plain decoding draws the same token: then the answer is the same with drafts or without.
 Decision DecideByChance(const int32_t* drafts, int length, RowContext row, int64_t stride,
                         const float* q, int64_t q_stride, TokenDistribution& p) {
   const uint64_t seed = row.state->seed;
@@ -464,13 +448,16 @@ Decision DecideByChance(const int32_t* drafts, int length, RowContext row, int64
     const double uniform = UniformDraw(seed, row.position, DrawPurpose::kToken);
     if (i == length) return {i, p.Draw(uniform)};
     const int32_t draft = drafts[i];
-    const float* proposed = q != nullptr ? q + i * q_stride : nullptr;
-    const bool known = draft >= 0 && draft < q_stride;
-    const double proposal = proposed != nullptr && known ? proposed[draft] : 1;
-    if (!(UniformDraw(seed, row.position, DrawPurpose::kAccept) * proposal <
-          p.Probability(draft))) {
-      return {i, proposed != nullptr ? p.DrawResidual(uniform, proposed)
-                                     : p.DrawWithout(uniform, draft)};
+    if (q == nullptr) {
+      const int32_t token = p.Draw(uniform);
+      if (token != draft) return {i, token};
+    } else {
+      const float* proposed = q + i * q_stride;
+      const double proposal = draft >= 0 && draft < q_stride ? proposed[draft] : 1;
+      if (!(UniformDraw(seed, row.position, DrawPurpose::kAccept) * proposal <
+            p.Probability(draft))) {
+        return {i, p.DrawResidual(uniform, proposed)};
+      }
     }
     row.logits += stride;
     ++row.position;

@@ -49,9 +49,7 @@ class TokenDistribution {
   void Store(float* q);                 // [V]
   int32_t Draw(double uniform);
   int32_t DrawResidual(double uniform,
-                       const float* q);  // from max(p - q, 0), or p where that is all zero
-  int32_t DrawWithout(double uniform,
-                      int32_t certain_draft);  // the same with q = 1 at certain_draft. Ends this p.
+                       const float* q);  // from max(p - q, 0), or p where that is all zero. Ends this p.
 
   // Unprocessed log-probabilities of a row. `id` may be anything; alternatives may be nullptr when
   // count is 0.

@@ -471,6 +471,50 @@ INSTANTIATE_TEST_SUITE_P(Proposals, SampledDistributionTest,
                                            Proposal::kDisjoint, Proposal::kCertain,
                                            Proposal::kCertainImpossible));
 
+// A lookup's drafts decide how many tokens a round keeps, never which.
+TEST(SamplingTest, CertainDraftsKeepWhatPlainDecodingDraws) {
+  constexpr int kVocabulary = 5, kPlaces = 4, kSequences = 300;
+  const auto logits_at = [](int sequence, int place) {
+    std::vector<float> x(kVocabulary);
+    for (int id = 0; id < kVocabulary; ++id) {
+      x[id] = std::sin(1.7f * sequence + 0.9f * place + 2.3f * id);
+    }
+    return x;
+  };
+  const auto prepare = [&](Step& step, int place, int drafts) {
+    for (int s = 0; s < kSequences; ++s) {
+      step.states[s].temperature = 0.7f;
+      step.states[s].seed = 1000 + s;
+      step.position[s] = 20 + place;
+      step.drafts[s] = drafts;
+      step.limit[s] = kTokens;
+      step.proposal[s] = 0;
+      for (int i = 0; i <= drafts; ++i) step.SetLogits(s, i, logits_at(s, place + i));
+    }
+  };
+  Step plain(kSequences, kVocabulary), drafted(kSequences, kVocabulary);
+  std::vector<std::vector<int32_t>> wanted(kSequences);
+  for (int place = 0; place < kPlaces; ++place) {
+    prepare(plain, place, 0);
+    plain.Accept();
+    for (int s = 0; s < kSequences; ++s) wanted[s].push_back(plain.out[s * kTokens]);
+  }
+  prepare(drafted, 0, kPlaces - 1);
+  for (int s = 0; s < kSequences; ++s) {
+    // Right up to a place that differs by sequence, and wrong there.
+    for (int i = 0; i < kPlaces - 1; ++i) {
+      drafted.tokens[drafted.row[s] + 1 + i] = (wanted[s][i] + (i == s % kPlaces)) % kVocabulary;
+    }
+  }
+  drafted.Accept();
+  for (int s = 0; s < kSequences; ++s) {
+    ASSERT_EQ(drafted.kept[s], s % kPlaces + 1) << s;
+    for (int i = 0; i < drafted.kept[s]; ++i) {
+      ASSERT_EQ(drafted.out[s * kTokens + i], wanted[s][i]) << s << ", " << i;
+    }
+  }
+}
+
 TEST(SamplingTest, LimitsCutAfterAcceptance) {
   Step step(1, 5);
   for (int i = 0; i < 4; ++i) step.SetLogits(0, i, {0, 0, 9, 0, 0});
