@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/checkpoint/proposed_tokens.h"
 #include "engine/engine_core.h"
 #include "engine/text/chat_template_file.h"
 
@@ -75,6 +77,13 @@ absl::Status CheckOption(const char* name, int64_t value, int64_t low, int64_t h
       absl::StrCat(name, ": ", value, " given, allowed ", low, " to ", high));
 }
 
+// A draft's own list; none in a GGUF file.
+absl::StatusOr<std::vector<int32_t>> ProposedTokensOf(const Checkpoint& draft) {
+  const std::string& directory = draft.text().directory;
+  if (directory.empty()) return std::vector<int32_t>();
+  return checkpoint::ReadProposedTokens(directory, draft.config().vocabulary);
+}
+
 absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
     const std::string& path, const Checkpoint& checkpoint) {
   const checkpoint::TextFiles& files = checkpoint.text();
@@ -138,11 +147,15 @@ absl::Status EngineCore::OpenModels() {
   absl::StatusOr<std::unique_ptr<const Checkpoint>> target = Checkpoint::Open(options.model);
   if (!target.ok()) return target.status();
   std::unique_ptr<const Checkpoint> draft;
+  std::vector<int32_t> proposed_tokens;
   if (!options.draft_model.empty()) {
     absl::StatusOr<std::unique_ptr<const Checkpoint>> opened =
         Checkpoint::Open(options.draft_model);
     if (!opened.ok()) return opened.status();
     draft = *std::move(opened);
+    absl::StatusOr<std::vector<int32_t>> tokens = ProposedTokensOf(*draft);
+    if (!tokens.ok()) return tokens.status();
+    proposed_tokens = *std::move(tokens);
   }
   if (absl::Status status = ResolveOptions(**target, draft.get()); !status.ok()) return status;
 
@@ -167,7 +180,7 @@ absl::Status EngineCore::OpenModels() {
   if (draft != nullptr) {
     ModelLimits draft_limits = limits;
     draft_limits.max_logit_rows = options.max_sequences;
-    model = Model::Load(*draft, options.weight_type, draft_limits, *backend_);
+    model = Model::Load(*draft, options.weight_type, draft_limits, *backend_, proposed_tokens);
     if (!model.ok()) return model.status();
     draft_ = *std::move(model);
     draft_state_ = std::make_unique<StatePool>(

@@ -44,9 +44,11 @@ void EngineCore::Deliver(StepEntry& entry, absl::Time now) {
   if (!entry.sampled) return;
 
   std::string matched;
-  event_.text.clear();
-  const int64_t kept = ReadText(sequence, entry, &matched);
   const bool first = sequence.generated() == 0;
+  event_.text.clear();
+  if (first && request.output.echo && facts_.tokenizer != nullptr)
+    event_.text = facts_.tokenizer->Decode(request.prompt, /*skip_special=*/true);
+  const int64_t kept = ReadText(sequence, entry, &matched);
   sequence.tokens.insert(sequence.tokens.end(), entry.tokens, entry.tokens + kept);
   if (sequence.lookup.has_value()) sequence.lookup->Append(absl::MakeConstSpan(entry.tokens, kept));
   if (first) {

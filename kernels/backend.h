@@ -43,6 +43,9 @@ inline constexpr int kMaxConvolutionWidth = 8;
 inline constexpr int kPageTokens = 16;  // tokens a page of keys and values holds
 inline constexpr int kMaxStopIds = 32;  // eos and stop ids a sequence may have
 inline constexpr int kMaxAlternatives = 32;
+// Logit of a token that a draft never proposes. Beside any other logit its probability is exactly
+// 0; where a bias leaves nothing else, such tokens still make a distribution among themselves.
+inline constexpr float kUnproposedLogit = -1e30f;
 
 // ---- weights
 // --------------------------------------------------------------------------------------------------------
@@ -52,7 +55,7 @@ inline constexpr int kMaxAlternatives = 32;
 struct WeightMatrix {
   int64_t rows = 0, columns = 0;
   ElementType type = ElementType::kFloat32;
-  int parts = 1;                         // how many threads the packing had in mind; the backend's own
+  int parts = 1;  // how many threads the packing had in mind; the backend's own
   Buffer packed;
 };
 
@@ -358,6 +361,11 @@ class Backend {
   // Final norm and head over batch.logit_rows; logits row i belongs to logit_rows[i].
   virtual void Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,
                     Workspace& workspace) = 0;
+  // The same with a head of some tokens only, [n, d], n <= V: row i gives the logit of token
+  // tokens[i], bit for bit what Head gives it; all others get kUnproposedLogit. `tokens` [n]:
+  // backend memory, ascending, each once, below V.
+  virtual void HeadOfTokens(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,
+                            const int32_t* tokens, Workspace& workspace) = 0;
 
   // Sampling.
   virtual void SampleDrafts(const DraftSampling& request, const SamplingTables& tables,

@@ -54,8 +54,10 @@ Model::Model(checkpoint::ModelConfig config, std::unique_ptr<const Weights> weig
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Load(const checkpoint::Checkpoint& checkpoint,
                                                    ComputeType type, const ModelLimits& limits,
-                                                   kernels::Backend& backend) {
-  absl::StatusOr<std::unique_ptr<const Weights>> weights = Weights::Load(checkpoint, type, backend);
+                                                   kernels::Backend& backend,
+                                                   absl::Span<const int32_t> proposed_tokens) {
+  absl::StatusOr<std::unique_ptr<const Weights>> weights =
+      Weights::Load(checkpoint, type, backend, proposed_tokens);
   if (!weights.ok()) return weights.status();
   return std::unique_ptr<Model>(
       new Model(checkpoint.config(), *std::move(weights), limits, backend));
@@ -79,8 +81,13 @@ void Model::Forward(const kernels::Batch& batch, StatePool& state) {
     }
     if (block.has_mlp) backend_.Mlp(batch, block.mlp, *workspace_);
   }
-  if (batch.logit_count > 0)
-    backend_.Head(batch, weights_->final_norm(), weights_->head(), *workspace_);
+  if (batch.logit_count == 0) return;
+  const kernels::NormWeights& norm = weights_->final_norm();
+  if (weights_->head_tokens() == nullptr) {
+    backend_.Head(batch, norm, weights_->head(), *workspace_);
+  } else {
+    backend_.HeadOfTokens(batch, norm, weights_->head(), weights_->head_tokens(), *workspace_);
+  }
 }
 
 }  // namespace mambad

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/model/weights.h"
 #include "engine/options.h"
@@ -27,12 +28,14 @@ struct ModelLimits {
 
 class Model {
  public:
-  static absl::StatusOr<std::unique_ptr<Model>> Load(const checkpoint::Checkpoint& checkpoint,
-                                                     ComputeType type, const ModelLimits& limits,
-                                                     kernels::Backend& backend);
+  // `proposed_tokens`: see Weights::Load.
+  static absl::StatusOr<std::unique_ptr<Model>> Load(
+      const checkpoint::Checkpoint& checkpoint, ComputeType type, const ModelLimits& limits,
+      kernels::Backend& backend, absl::Span<const int32_t> proposed_tokens = {});
 
   // Runs batch.rows rows through all layers, committing to `state` as kernels::Batch says, and
-  // leaves the logits of batch.logit_rows in workspace().logits. Engine thread.
+  // leaves the logits of batch.logit_rows in workspace().logits: kUnproposedLogit for tokens that
+  // are not among those proposed. Engine thread.
   void Forward(const kernels::Batch& batch, StatePool& state);
 
   const checkpoint::ModelConfig& config() const { return config_; }

@@ -31,6 +31,19 @@ int64_t Columns(const Parameter& parameter) {
   return columns;
 }
 
+// Given rows of a parameter, ascending: a part for each run of neighbours.
+std::vector<RowPart> RowsOf(const Parameter* parameter, absl::Span<const int32_t> rows) {
+  std::vector<RowPart> parts;
+  for (const int32_t row : rows) {
+    if (!parts.empty() && parts.back().end == row) {
+      ++parts.back().end;
+    } else {
+      parts.push_back({parameter, row, row + 1});
+    }
+  }
+  return parts;
+}
+
 // Calls read(parameter, begin, end, out) for the pieces of `parts` that make up rows [begin, end)
 // of their concatenation.
 template <typename T, typename Read>
@@ -60,17 +73,33 @@ class WeightsLoader {
         backend_(backend),
         weights_(weights) {}
 
-  void Load() {
+  void Load(absl::Span<const int32_t> proposed_tokens) {
     weights_.embedding_ = Matrix({Whole(Role::kEmbedding, -1)});
-    const Parameter* head = checkpoint_.table().Find(Role::kHead, -1);
-    const bool separate = !config_.tied_head && head != nullptr && checkpoint_.Has(*head);
-    weights_.head_ = separate ? Matrix({Whole(Role::kHead, -1)}) : weights_.embedding_;
+    LoadHead(proposed_tokens);
     weights_.final_norm_ = Norm(Role::kFinalNorm, -1);
     for (int layer = 0; layer < config_.layers; ++layer)
       weights_.blocks_.push_back(LoadBlock(layer));
   }
 
  private:
+  void LoadHead(absl::Span<const int32_t> proposed_tokens) {
+    const Parameter* head = checkpoint_.table().Find(Role::kHead, -1);
+    const bool separate = !config_.tied_head && head != nullptr && checkpoint_.Has(*head);
+    const RowPart whole = Whole(separate ? Role::kHead : Role::kEmbedding, -1);
+    if (proposed_tokens.empty()) {
+      weights_.head_ = separate ? Matrix({whole}) : weights_.embedding_;
+      return;
+    }
+    const int64_t parameters = weights_.parameters_;
+    weights_.head_ = Matrix(RowsOf(whole.parameter, proposed_tokens));
+    if (!separate) weights_.parameters_ = parameters;
+    const size_t bytes = proposed_tokens.size() * sizeof(int32_t);
+    weights_.head_tokens_ = backend_.Allocate(bytes);
+    backend_.Write(weights_.head_tokens_.data(), proposed_tokens.data(), bytes);
+    backend_.Synchronize();  // the caller's list may go away
+    weights_.bytes_ += static_cast<int64_t>(bytes);
+  }
+
   Block LoadBlock(int layer) {
     Block block;
     block.mixer = config_.mixers[layer];
@@ -266,9 +295,9 @@ class WeightsLoader {
   const float* fused_frequencies_ = nullptr;
 };
 
-absl::StatusOr<std::unique_ptr<const Weights>> Weights::Load(const Checkpoint& checkpoint,
-                                                             ComputeType type,
-                                                             kernels::Backend& backend) {
+absl::StatusOr<std::unique_ptr<const Weights>> Weights::Load(
+    const Checkpoint& checkpoint, ComputeType type, kernels::Backend& backend,
+    absl::Span<const int32_t> proposed_tokens) {
   const ModelConfig& config = checkpoint.config();
   for (int width : {config.mamba.convolution_width, config.mamba2.convolution_width}) {
     if (width < 1 || width > kernels::kMaxConvolutionWidth) {
@@ -286,7 +315,7 @@ absl::StatusOr<std::unique_ptr<const Weights>> Weights::Load(const Checkpoint& c
       type == ComputeType::kFloat32 ||
       (type == ComputeType::kAuto && checkpoint.native_type() == checkpoint::StorageType::kFloat32);
   weights->type_ = float32 ? ElementType::kFloat32 : ElementType::kBFloat16;
-  WeightsLoader(checkpoint, backend, *weights).Load();
+  WeightsLoader(checkpoint, backend, *weights).Load(proposed_tokens);
   return weights;
 }
 

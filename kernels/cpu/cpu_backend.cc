@@ -143,6 +143,8 @@ class CpuBackend : public Backend {
   void Mlp(const Batch& batch, const MlpLayer& layer, Workspace& workspace) override;
   void Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,
             Workspace& workspace) override;
+  void HeadOfTokens(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,
+                    const int32_t* tokens, Workspace& workspace) override;
 
   void SampleDrafts(const DraftSampling& request, const SamplingTables& tables,
                     const Workspace& draft) override {
@@ -167,6 +169,9 @@ class CpuBackend : public Backend {
     }
     return FirstRows(workspace.residual, batch.rows);
   }
+  // Copies of the residual rows whose logits are wanted.
+  static RowsView HeadInput(const char* operation, const Batch& batch,
+                            const CpuWorkspace& workspace);
 
   void Product(const WeightMatrix& weights, const RowsView& x, const NormWeights* norm,
                const RowsView& y, LinearOutput output, CpuWorkspace& workspace) {
@@ -287,16 +292,51 @@ void CpuBackend::Mlp(const Batch& batch, const MlpLayer& layer, Workspace& base)
 void CpuBackend::Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,
                       Workspace& base) {
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
-  const RowsView residual = Residual("Head", batch, workspace);
-  RequireShape("Head", &head, workspace.logits.columns, residual.columns);
-  const RowsView input = workspace.head_input.View("Head", batch.logit_count, residual.columns);
-  for (int64_t i = 0; i < batch.logit_count; ++i) {
-    const int32_t row = batch.logit_rows[i];
-    if (row < 0 || row >= batch.rows) Fail("Head: row, rows", {row, batch.rows});
-    std::memcpy(input.row(i), residual.row(row), residual.columns * sizeof(float));
-  }
+  RequireShape("Head", &head, workspace.logits.columns, workspace.residual.columns);
+  const RowsView input = HeadInput("Head", batch, workspace);
   Product(head, input, &norm, FirstRows(workspace.logits, batch.logit_count), LinearOutput::kStore,
           workspace);
+}
+
+RowsView CpuBackend::HeadInput(const char* operation, const Batch& batch,
+                               const CpuWorkspace& workspace) {
+  const RowsView residual = Residual(operation, batch, workspace);
+  const RowsView input = workspace.head_input.View(operation, batch.logit_count, residual.columns);
+  for (int64_t i = 0; i < batch.logit_count; ++i) {
+    const int32_t row = batch.logit_rows[i];
+    if (row < 0 || row >= batch.rows) Fail(operation, {row, batch.rows});
+    std::memcpy(input.row(i), residual.row(row), residual.columns * sizeof(float));
+  }
+  return input;
+}
+
+// Spreads the first `count` numbers of a row of V over the places of `tokens`. From the last to the
+// first, since tokens[i] >= i: no number is overwritten before it was moved.
+void SpreadOverTokens(const int32_t* tokens, int64_t count, int64_t vocabulary, float* row) {
+  int64_t end = vocabulary;  // from here on the row is done
+  for (int64_t i = count; i-- > 0;) {
+    const int64_t token = tokens[i];
+    if (token < i || token >= end) Fail("HeadOfTokens: token, place, below", {token, i, end});
+    std::fill(row + token + 1, row + end, kUnproposedLogit);
+    row[token] = row[i];
+    end = token;
+  }
+  std::fill(row, row + end, kUnproposedLogit);
+}
+
+void CpuBackend::HeadOfTokens(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,
+                              const int32_t* tokens, Workspace& base) {
+  CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
+  RequireShape("HeadOfTokens", &head, head.rows, workspace.residual.columns);
+  const RowsView logits = FirstRows(workspace.logits, batch.logit_count);
+  if (head.rows > logits.columns) Fail("HeadOfTokens", {head.rows, logits.columns});
+  const RowsView input = HeadInput("HeadOfTokens", batch, workspace);
+  Product(head, input, &norm, Columns(logits, 0, head.rows), LinearOutput::kStore, workspace);
+  pool_.Split(logits.rows, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      SpreadOverTokens(tokens, head.rows, logits.columns, logits.row(row));
+    }
+  });
 }
 
 }  // namespace

@@ -270,6 +270,27 @@ def directory_cases():
     return cases
 
 
+PROPOSED = "proposed_tokens.json"  # of a draft
+
+
+def proposed_token_lists():
+    return {
+        "no ids": "[]",
+        "not ascending": "[1, 3, 2]",
+        "an id twice": "[1, 1]",
+        "an id beyond the vocabulary": "[7, 8]",
+        "an id of 2^63": f"[{1 << 63}]",
+        "an id of 10^6 digits": "[" + "9" * 10**6 + "]",
+        "an id of -1": "[-1]",
+        "an id with a fraction": "[1.0]",
+        "a text of 10 MB": '["' + "x" * 10**7 + '"]',
+        "an object": '{"\\n\\u001b[2J": [1]}',
+        "10^6 ids": json.dumps(list(range(10**6))),
+        "cut off": "[1, 2",
+        "two lists": "[1] [2]",
+    }
+
+
 # ---- running --------------------------------------------------------------------------------------------------------
 
 
@@ -279,9 +300,11 @@ class Judge:
         self.failures = []
         self.count = 0
 
-    def run(self, model):
+    def run(self, model, draft):
         """(status, standard error) of the daemon on a model; None: it had to be stopped, or it served."""
         command = [self.program, "--model", model, "--listen", "127.0.0.1:0", "--metrics", ""]
+        if draft:
+            command += ["--draft", draft]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         deadline = time.monotonic() + SECONDS
         while True:
@@ -295,9 +318,9 @@ class Judge:
                     process.communicate()
                     return None, "it serves" if serves else f"still running after {SECONDS} s"
 
-    def refuses(self, what, model):
+    def refuses(self, what, model, draft=None):
         self.count += 1
-        status, errors = self.run(model)
+        status, errors = self.run(model, draft)
         lines = [line for line in errors.split("\n") if line]
         # Of the log's own lines, none is an answer.
         good = (status == 2 and len(lines) == 1 and lines[0].startswith("mambad: ") and len(lines[0]) <= LONGEST_LINE
@@ -351,6 +374,15 @@ def main():
             fresh()
             change(folder, outside)
             judge.refuses(what, folder)
+        # What is read of a draft only: it is sound otherwise, and so is the model that it drafts for.
+        lists = {name: lambda text=text: write(folder, PROPOSED, text) for name, text in proposed_token_lists().items()}
+        for what, change in {**lists, **replaced_by_what_is_no_file(folder, PROPOSED, outside)}.items():
+            if may_be(PROPOSED, what):
+                continue
+            fresh()
+            write_sound(outside)
+            change()
+            judge.refuses(f"{PROPOSED}: {what}", outside, draft=folder)
         path = os.path.join(top, "model.gguf")
         for what, content in gguf_cases().items():
             write(top, "model.gguf", content)

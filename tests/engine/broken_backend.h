@@ -83,15 +83,13 @@ class BrokenBackend : public kernels::Backend {
   void Head(const kernels::Batch& batch, const kernels::NormWeights& norm,
             const kernels::WeightMatrix& head, kernels::Workspace& workspace) override {
     good_->Head(batch, norm, head, workspace);
-    for (int row = 0; row < batch.logit_count; ++row) {
-      float* logits = workspace.logits.row(row);
-      if (fault_ == Fault::kGivesNotANumber)
-        std::fill_n(logits, head.rows, std::numeric_limits<float>::quiet_NaN());
-      // Several rows with logits: a verify. The largest logits stay the largest.
-      if (fault_ == Fault::kRowsDependOnBatch && batch.logit_count > batch.sequences) {
-        for (int64_t i = 0; i < head.rows; ++i) logits[i] *= 1 + 2e-7f;
-      }
-    }
+    SpoilLogits(batch, workspace);
+  }
+  void HeadOfTokens(const kernels::Batch& batch, const kernels::NormWeights& norm,
+                    const kernels::WeightMatrix& head, const int32_t* tokens,
+                    kernels::Workspace& workspace) override {
+    good_->HeadOfTokens(batch, norm, head, tokens, workspace);
+    SpoilLogits(batch, workspace);
   }
   void SampleDrafts(const kernels::DraftSampling& request, const kernels::SamplingTables& tables,
                     const kernels::Workspace& draft) override {
@@ -117,6 +115,18 @@ class BrokenBackend : public kernels::Backend {
   }
 
  private:
+  void SpoilLogits(const kernels::Batch& batch, kernels::Workspace& workspace) const {
+    for (int row = 0; row < batch.logit_count; ++row) {
+      float* logits = workspace.logits.row(row);
+      const int64_t count = workspace.logits.columns;
+      if (fault_ == Fault::kGivesNotANumber)
+        std::fill_n(logits, count, std::numeric_limits<float>::quiet_NaN());
+      // Several rows with logits: a verify. The largest logits stay the largest.
+      if (fault_ == Fault::kRowsDependOnBatch && batch.logit_count > batch.sequences) {
+        for (int64_t i = 0; i < count; ++i) logits[i] *= 1 + 2e-7f;
+      }
+    }
+  }
   kernels::Batch Spoiled(kernels::Batch batch) {
     if (fault_ != Fault::kLosesReplay) return batch;
     none_.assign(batch.sequences, 0);

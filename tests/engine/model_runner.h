@@ -31,6 +31,7 @@ struct RunnerOptions {
   int slots = 4;
   int64_t context = 256;
   bool keeps_working = false;
+  std::vector<int32_t> proposed_tokens = {};  // of a draft; empty: all
 };
 
 class ModelRunner {
@@ -48,7 +49,8 @@ class ModelRunner {
     limits.max_rows = limits.max_logit_rows = kMaxRows;
     limits.max_sequences = options.slots;
     limits.max_context = options.context;
-    auto model = Model::Load(**opened, options.type, limits, *runner->backend_);
+    auto model =
+        Model::Load(**opened, options.type, limits, *runner->backend_, options.proposed_tokens);
     if (!model.ok()) return model.status();
     runner->model_ = *std::move(model);
     StatePoolShape shape;

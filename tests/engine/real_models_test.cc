@@ -1,6 +1,7 @@
-// Trained models through the whole engine: stories260K converted from llama2.c's files, against its
-// card and the oracle, and SmolLM2-135M-Instruct as a GGUF file, against answers computed
-// elsewhere. Both are optional data: MAMBAD_SHARED_DATA is the folder with weights/stories260K and
+// Trained models through the whole engine: the story hybrid and its draft of deploy/models/stories,
+// speculating against decoding plainly; stories260K converted from llama2.c's files, against its
+// card and the oracle; SmolLM2-135M-Instruct as a GGUF file, against answers computed elsewhere.
+// The last two are optional data: MAMBAD_SHARED_DATA is the folder with weights/stories260K and
 // smollm2/expected.json, MAMBAD_SMOLLM2_GGUF the file.
 
 #include <algorithm>
@@ -39,6 +40,115 @@ Answer AnswerTo(EngineCore& core, Request request) {
   }
   EXPECT_EQ(sink->answers[0].finishes, 1);
   return sink->answers[0];
+}
+
+class StoriesInTheBox : public ::testing::Test {
+ protected:
+  static constexpr int kTokens = 64;  // of each answer
+
+  std::unique_ptr<EngineCore> OpenTarget(bool with_draft, int threads) {
+    const std::string folder = MAMBAD_SOURCE_DIR "/deploy/models/stories/";
+    EngineOptions options;
+    options.model = folder + "target";
+    if (with_draft) options.draft_model = folder + "draft";
+    options.threads = threads;
+    options.max_step_rows = 48;  // prompts of some come in pieces, between the rounds of others
+    return Open(options);
+  }
+  // Prompt i is the first words of a text, more of them each time.
+  static std::vector<TokenId> Prompt(const EngineCore& core, size_t i) {
+    const std::string text =
+        "Once upon a time, there was a little girl named Lily. She had a red ball and a small dog. "
+        "One day, Lily and the dog went to the park. They saw a big tree, and in the tree there "
+        "was a bird. The bird was sad.";
+    const size_t end = text.find(' ', 4 + i * text.size() / kPrompts);
+    const auto ids = core.facts().tokenizer->Encode(text.substr(0, end), {});
+    EXPECT_TRUE(ids.ok()) << ids.status();
+    return ids.ok() ? *ids : std::vector<TokenId>();
+  }
+  static Request Greedy(const EngineCore& core, size_t i) {
+    Request request;
+    request.prompt = Prompt(core, i);
+    request.stopping.max_tokens = kTokens;
+    request.stopping.ignore_eos = true;
+    request.output.logprobs = 3;
+    request.speculation.mode = SpeculationMode::kOff;
+    return request;
+  }
+
+  static constexpr size_t kPrompts = 8;
+};
+
+TEST_F(StoriesInTheBox, Invariants1And2SpeculationOfManyTogetherChangesNoBit) {
+  const auto plain = OpenTarget(/*with_draft=*/false, 1);
+  const auto core = OpenTarget(/*with_draft=*/true, 2);
+  ASSERT_TRUE(plain != nullptr && core != nullptr);
+  std::vector<Answer> expected;
+  for (size_t i = 0; i < kPrompts; ++i) {
+    expected.push_back(AnswerTo(*plain, Greedy(*plain, i)));
+    ASSERT_EQ(expected[i].tokens.size(), size_t{kTokens});
+  }
+
+  int64_t accepted = 0, rejected = 0;
+  RequestId id = 0;
+  for (const int draft_length : {0, 1, 3, 8}) {  // 0: it chooses its own lengths
+    for (const SpeculationMode mode :
+         {SpeculationMode::kDraftModel, SpeculationMode::kPromptLookup, SpeculationMode::kAuto}) {
+      SCOPED_TRACE(::testing::Message()
+                   << "draft length " << draft_length << ", mode " << static_cast<int>(mode));
+      std::vector<std::shared_ptr<CollectingSink>> sinks;
+      for (size_t i = 0; i < kPrompts; ++i) {
+        Request request = Greedy(*core, i);
+        request.speculation.mode = mode;
+        if (draft_length > 0) request.speculation.draft_length = draft_length;
+        sinks.push_back(std::make_shared<CollectingSink>());
+        ASSERT_TRUE(core->Admit(++id, std::move(request), sinks.back(), absl::Now()).ok());
+        // Beside it one that is drawn, for company.
+        Request drawn = Greedy(*core, i);
+        drawn.sampling.temperature = 1;
+        drawn.speculation.mode = mode;
+        ASSERT_TRUE(
+            core->Admit(++id, std::move(drawn), std::make_shared<CollectingSink>(), absl::Now())
+                .ok());
+        if (i % 3 == 0) core->Step(absl::Now);  // some come later
+      }
+      while (core->Step(absl::Now)) {
+      }
+      for (size_t i = 0; i < kPrompts; ++i) {
+        SCOPED_TRACE(::testing::Message() << "prompt " << i);
+        const Answer& answer = sinks[i]->answers[0];
+        EXPECT_EQ(answer.finishes, 1);
+        EXPECT_EQ(answer.text, expected[i].text);
+        ASSERT_EQ(answer.tokens, expected[i].tokens);
+        for (size_t t = 0; t < answer.tokens.size(); ++t) {
+          EXPECT_EQ(answer.logprobs[t].logprob, expected[i].logprobs[t].logprob);
+          EXPECT_EQ(answer.logprobs[t].alternatives, expected[i].logprobs[t].alternatives);
+        }
+        accepted += answer.stats->speculation.accepted;
+        rejected += answer.stats->speculation.drafted - answer.stats->speculation.accepted;
+      }
+    }
+  }
+  // Both kinds were seen, or nothing was tested.
+  EXPECT_GT(accepted, 100);
+  EXPECT_GT(rejected, 100);
+}
+
+TEST_F(StoriesInTheBox, EchoPutsThePromptsTextFirst) {
+  const auto core = OpenTarget(/*with_draft=*/true, 1);
+  ASSERT_NE(core, nullptr);
+  Request request = Greedy(*core, 2);
+  const std::string prompt = core->facts().tokenizer->Decode(request.prompt, true);
+  EXPECT_EQ(prompt.substr(0, 17), "Once upon a time,");
+  const Answer plain = AnswerTo(*core, request);
+  request.output.echo = true;
+  const Answer echoed = AnswerTo(*core, request);
+  EXPECT_EQ(echoed.text, prompt + plain.text);
+  EXPECT_EQ(echoed.tokens, plain.tokens);
+  // Both together are what all tokens say: no space is lost or won between them.
+  std::vector<TokenId> all = request.prompt;
+  all.insert(all.end(), plain.tokens.begin(), plain.tokens.end());
+  EXPECT_EQ(core->facts().tokenizer->Decode(all, true), echoed.text);
 }
 
 class Stories260K : public ::testing::Test {

@@ -135,6 +135,18 @@ TEST_P(SampledOutput, Invariant4HasTheTargetsDistribution) {
   EngineOptions with_good_draft = options;
   with_good_draft.draft_model = rounded.path();
   EngineDriver bad(GetParam(), GetParam(), options), good(GetParam(), "", with_good_draft);
+  // Drafts that propose some tokens only: two of those allowed among others, and none of them.
+  const auto with_list = [&](const char* list, const TemporaryDirectory& directory) {
+    FormulaModel draft = model;
+    draft.directory.AddFile("proposed_tokens.json", list);
+    draft.directory.Write(directory.path(), StoredAs::kBFloat16);
+    EngineOptions with_draft = options;
+    with_draft.draft_model = directory.path();
+    return with_draft;
+  };
+  TemporaryDirectory some_directory, none_directory;
+  EngineDriver some(GetParam(), "", with_list("[2, 7, 19, 30]", some_directory)),
+      none(GetParam(), "", with_list("[0, 8, 49]", none_directory));
   struct Way {
     const char* name;
     EngineDriver& driver;
@@ -145,6 +157,8 @@ TEST_P(SampledOutput, Invariant4HasTheTargetsDistribution) {
       {"plain", bad, SpeculationMode::kOff, false, false},
       {"a draft model with other weights", bad, SpeculationMode::kDraftModel, true, true},
       {"a draft model nearly the target", good, SpeculationMode::kDraftModel, true, false},
+      {"a draft that proposes two of the four", some, SpeculationMode::kDraftModel, true, true},
+      {"a draft that proposes none of them", none, SpeculationMode::kDraftModel, true, true},
       {"prompt lookup", bad, SpeculationMode::kPromptLookup, true, true}};
   for (const Way& way : ways) {
     SCOPED_TRACE(way.name);

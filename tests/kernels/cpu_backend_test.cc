@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <new>
 #include <random>
@@ -179,6 +180,88 @@ TEST_P(CpuBackendTest, HeadGivesLogitsOfTheRowsAskedForInTheirOrder) {
   EXPECT_LT(RelativeError(expected, workspace_->logits), 1e-6);
 }
 
+// The rows of `tokens` of a matrix, packed: a head that says nothing of other tokens.
+WeightMatrix PackRows(Backend& backend, const Matrix& matrix, const std::vector<int32_t>& tokens) {
+  MatrixSource source;
+  source.float32 = [&](int64_t begin, int64_t end, float* out) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto row = matrix.values.begin() + tokens[i] * matrix.columns;
+      std::copy(row, row + matrix.columns, out + (i - begin) * matrix.columns);
+    }
+  };
+  return backend.Pack(static_cast<int64_t>(tokens.size()), matrix.columns, ElementType::kFloat32,
+                      source);
+}
+
+// Bit for bit what the whole head says of its tokens, in any place of the row, and the floor
+// everywhere else, whatever stood there before.
+TEST_P(CpuBackendTest, HeadOfTokensGivesTheirLogitsAndNoOthers) {
+  backend_->Head(batch_, norm_, embedding_->packed, *workspace_);
+  std::vector<std::vector<float>> whole;
+  for (int row = 0; row < batch_.logit_count; ++row) {
+    whole.emplace_back(workspace_->logits.row(row), workspace_->logits.row(row) + kVocabulary);
+  }
+  std::vector<int32_t> all(kVocabulary);
+  for (int id = 0; id < kVocabulary; ++id) all[id] = id;
+  const std::vector<std::vector<int32_t>> lists = {{7},
+                                                   {0},
+                                                   {kVocabulary - 1},
+                                                   {0, 1, 2, 3, 30, 31, 48},
+                                                   {0, kVocabulary - 1},
+                                                   {20, 21},
+                                                   {all.begin() + 13, all.end()},
+                                                   all};
+  for (const std::vector<int32_t>& tokens : lists) {
+    const WeightMatrix head = PackRows(*backend_, *embedding_, tokens);
+    backend_->HeadOfTokens(batch_, norm_, head, tokens.data(), *workspace_);
+    for (int row = 0; row < batch_.logit_count; ++row) {
+      std::vector<float> expected(kVocabulary, kUnproposedLogit);
+      for (const int32_t id : tokens) expected[id] = whole[row][id];
+      EXPECT_EQ(std::memcmp(workspace_->logits.row(row), expected.data(),
+                            expected.size() * sizeof(float)),
+                0)
+          << tokens.size() << " tokens from " << tokens[0] << ", row " << row;
+    }
+  }
+}
+
+// A draft drawn from such a row: of the proposed tokens only, however high the temperature; where
+// they are forbidden, of all others alike.
+TEST_P(CpuBackendTest, UnproposedTokensHaveNoProbabilityUnlessNothingElseIsLeft) {
+  const std::vector<int32_t> tokens = {3, 4, 17};
+  const WeightMatrix head = PackRows(*backend_, *embedding_, tokens);
+  backend_->HeadOfTokens(batch_, norm_, head, tokens.data(), *workspace_);
+  SamplingState state;
+  state.temperature = 100;
+  std::vector<float> bias(kVocabulary), q(kMaxWindowRows * kVocabulary);
+  SamplingTables tables;
+  tables.states = &state;
+  tables.bias = bias.data();
+  tables.vocabulary = tables.padded_vocabulary = kVocabulary;
+  const int32_t zero = 0;
+  int32_t drawn = -1;
+  DraftSampling request;
+  request.sequences = 1;
+  request.slot = request.logit_row = request.position = request.token_row = &zero;
+  request.tokens = &drawn;
+  request.q = q.data();
+  backend_->SampleDrafts(request, tables, *workspace_);
+  double sum = 0;
+  for (int id = 0; id < kVocabulary; ++id) {
+    sum += q[id];
+    EXPECT_EQ(q[id] > 0, id == 3 || id == 4 || id == 17) << id;
+  }
+  EXPECT_NEAR(sum, 1, 1e-6);
+  EXPECT_GT(q[drawn], 0);
+
+  for (const int32_t id : tokens) bias[id] = -std::numeric_limits<float>::infinity();
+  state.bias_row = 0;
+  backend_->SampleDrafts(request, tables, *workspace_);
+  for (int id = 0; id < kVocabulary; ++id) {
+    EXPECT_NEAR(q[id], id == 3 || id == 4 || id == 17 ? 0 : 1.0 / (kVocabulary - 3), 1e-7) << id;
+  }
+}
+
 // A standard Mamba-1 layer with its state.
 struct TestMamba {
   explicit TestMamba(Backend& backend)
@@ -270,6 +353,8 @@ TEST_P(CpuBackendTest, OperationsAllocateNothing) {
   TestMamba mamba(*backend_);
   mamba.layer.norm = norm_;
   const MlpLayer mlp = {kMlp, norm_, &in.packed, &out.packed};
+  const std::vector<int32_t> tokens = {3, 4, 17};
+  const WeightMatrix head = PackRows(*backend_, *embedding_, tokens);
   for (int step = 0; step < 2; ++step) {
     const int64_t before = allocations;
     backend_->BeginRound({});
@@ -277,6 +362,7 @@ TEST_P(CpuBackendTest, OperationsAllocateNothing) {
     backend_->Mamba(batch_, mamba.layer, mamba.state, *workspace_);
     backend_->Mlp(batch_, mlp, *workspace_);
     backend_->Head(batch_, norm_, embedding_->packed, *workspace_);
+    backend_->HeadOfTokens(batch_, norm_, head, tokens.data(), *workspace_);
     backend_->EndRound();
     if (step > 0) {
       EXPECT_EQ(allocations - before, 0);
@@ -323,6 +409,14 @@ TEST_P(CpuBackendDeathTest, WrongShapesEndTheProcessWithTheOperationsName) {
                "Mlp in: 144 142 40 40");
   EXPECT_DEATH(backend_->Mlp(batch_, {kMlp, norm_, nullptr, &out.packed}, *workspace_), "Mlp in");
   EXPECT_DEATH(backend_->Head(batch_, norm_, in.packed, *workspace_), "Head: 144 50");
+  const std::vector<int32_t> tokens = {3, 4, 17}, repeated = {3, 3, 17}, high = {3, 4, kVocabulary};
+  const WeightMatrix head = PackRows(*backend_, *embedding_, tokens);
+  EXPECT_DEATH(backend_->HeadOfTokens(batch_, norm_, in.packed, tokens.data(), *workspace_),
+               "HeadOfTokens: 144 50");
+  EXPECT_DEATH(backend_->HeadOfTokens(batch_, norm_, head, repeated.data(), *workspace_),
+               "HeadOfTokens: token, place, below: 3 0 3");
+  EXPECT_DEATH(backend_->HeadOfTokens(batch_, norm_, head, high.data(), *workspace_),
+               "HeadOfTokens: token, place, below: 50 2 50");
   tokens_[4] = kVocabulary;
   EXPECT_DEATH(backend_->Embed(batch_, embedding_->packed, *workspace_),
                "Embed: token, vocabulary, row: 50 50 4");

@@ -157,6 +157,7 @@ class GgufCheckpoint : public ::testing::Test {
     directory_.Write("model.gguf", writer.Finish());
     return Checkpoint::Open(directory_ / "model.gguf");
   }
+  void OpenAndCompare(const RandomModelOptions& options, std::unique_ptr<const Checkpoint>* opened);
   std::string Error(const GgufWriter& writer,
                     absl::StatusCode code = absl::StatusCode::kInvalidArgument) {
     const auto opened = Open(writer);
@@ -241,17 +242,25 @@ void ExpectTheSame(const Checkpoint& gguf, const Checkpoint& directory) {
   EXPECT_GT(compared, 10u);
 }
 
+// A model as a GGUF file, the same as in a directory.
+void GgufCheckpoint::OpenAndCompare(const RandomModelOptions& options,
+                                    std::unique_ptr<const Checkpoint>* opened) {
+  auto gguf = Open(Model(options));
+  ASSERT_TRUE(gguf.ok()) << gguf.status();
+  ASSERT_TRUE(support::SaveRandomCheckpoint(directory_ / "hf", options).ok());
+  const auto hf = Checkpoint::Open(directory_ / "hf");
+  ASSERT_TRUE(hf.ok()) << hf.status();
+  ExpectTheSame(**gguf, **hf);
+  *opened = *std::move(gguf);
+}
+
 TEST_F(GgufCheckpoint, LlamaIsTheSameModelAsItsDirectory) {
   for (bool tied : {false, true}) {
     RandomModelOptions options = Llama();
     options.tied_head = tied;
-    const auto gguf = Open(Model(options));
-    ASSERT_TRUE(gguf.ok()) << gguf.status();
-    ASSERT_TRUE(support::SaveRandomCheckpoint(directory_ / "hf", options).ok());
-    const auto hf = Checkpoint::Open(directory_ / "hf");
-    ASSERT_TRUE(hf.ok()) << hf.status();
-    ExpectTheSame(**gguf, **hf);
-    const ModelConfig& config = (*gguf)->config();
+    std::unique_ptr<const Checkpoint> gguf;
+    ASSERT_NO_FATAL_FAILURE(OpenAndCompare(options, &gguf));
+    const ModelConfig& config = gguf->config();
     EXPECT_EQ(config.tied_head, tied);
     EXPECT_EQ(config.layout, Layout::kGguf);
     EXPECT_EQ(config.attention.rope.theta, 50000);
@@ -265,28 +274,20 @@ TEST_F(GgufCheckpoint, LlamaIsTheSameModelAsItsDirectory) {
 
 TEST_F(GgufCheckpoint, MambaIsTheSameModelAsItsDirectory) {
   const RandomModelOptions options = Mamba(Family::kMamba);
-  const auto gguf = Open(Model(options));
-  ASSERT_TRUE(gguf.ok()) << gguf.status();
-  ASSERT_TRUE(support::SaveRandomCheckpoint(directory_ / "hf", options).ok());
-  const auto hf = Checkpoint::Open(directory_ / "hf");
-  ASSERT_TRUE(hf.ok()) << hf.status();
-  ExpectTheSame(**gguf, **hf);
-  EXPECT_EQ((*gguf)->config().context_length, 0);
-  EXPECT_EQ((*gguf)->config().mlp_width, 0);
-  EXPECT_EQ((*gguf)->config().mamba.groups, 1);
+  std::unique_ptr<const Checkpoint> gguf;
+  ASSERT_NO_FATAL_FAILURE(OpenAndCompare(options, &gguf));
+  EXPECT_EQ(gguf->config().context_length, 0);
+  EXPECT_EQ(gguf->config().mlp_width, 0);
+  EXPECT_EQ(gguf->config().mamba.groups, 1);
 }
 
 TEST_F(GgufCheckpoint, Mamba2IsTheSameModelAsItsDirectory) {
   RandomModelOptions options = Mamba(Family::kMamba2);
   options.groups = 2;
-  const auto gguf = Open(Model(options));
-  ASSERT_TRUE(gguf.ok()) << gguf.status();
-  ASSERT_TRUE(support::SaveRandomCheckpoint(directory_ / "hf", options).ok());
-  const auto hf = Checkpoint::Open(directory_ / "hf");
-  ASSERT_TRUE(hf.ok()) << hf.status();
-  ExpectTheSame(**gguf, **hf);
-  EXPECT_EQ((*gguf)->config().mamba2.heads, 8);
-  EXPECT_EQ((*gguf)->config().mamba2.groups, 2);
+  std::unique_ptr<const Checkpoint> gguf;
+  ASSERT_NO_FATAL_FAILURE(OpenAndCompare(options, &gguf));
+  EXPECT_EQ(gguf->config().mamba2.heads, 8);
+  EXPECT_EQ(gguf->config().mamba2.groups, 2);
 }
 
 TEST_F(GgufCheckpoint, VectorsInBlocksAreRefused) {
