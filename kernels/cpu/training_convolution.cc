@@ -193,21 +193,17 @@ void ConvolutionBackward(const CausalConvolution& problem,
 }  // namespace
 
 // What Highway dispatches to; names of this file alone.
-void ConvolutionForwardFloat(const CausalConvolution& problem, const OutputRows& output,
-                             ThreadPool& pool) {
-  ConvolutionForward<float>(problem, output, pool);
+void RunConvolutionForward(const CausalConvolution& problem, const OutputRows& output,
+                           ThreadPool& pool) {
+  const auto run = problem.batch.type == TrainingType::kFloat64 ? ConvolutionForward<double>
+                                                                : ConvolutionForward<float>;
+  run(problem, output, pool);
 }
-void ConvolutionForwardDouble(const CausalConvolution& problem, const OutputRows& output,
-                              ThreadPool& pool) {
-  ConvolutionForward<double>(problem, output, pool);
-}
-void ConvolutionBackwardFloat(const CausalConvolution& problem,
-                              const CausalConvolutionGradient& gradient, ThreadPool& pool) {
-  ConvolutionBackward<float>(problem, gradient, pool);
-}
-void ConvolutionBackwardDouble(const CausalConvolution& problem,
-                               const CausalConvolutionGradient& gradient, ThreadPool& pool) {
-  ConvolutionBackward<double>(problem, gradient, pool);
+void RunConvolutionBackward(const CausalConvolution& problem,
+                            const CausalConvolutionGradient& gradient, ThreadPool& pool) {
+  const auto run = problem.batch.type == TrainingType::kFloat64 ? ConvolutionBackward<double>
+                                                                : ConvolutionBackward<float>;
+  run(problem, gradient, pool);
 }
 
 }  // namespace mambad::kernels::HWY_NAMESPACE
@@ -216,10 +212,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mambad::kernels {
 
-HWY_EXPORT(ConvolutionForwardFloat);
-HWY_EXPORT(ConvolutionForwardDouble);
-HWY_EXPORT(ConvolutionBackwardFloat);
-HWY_EXPORT(ConvolutionBackwardDouble);
+HWY_EXPORT(RunConvolutionForward);
+HWY_EXPORT(RunConvolutionBackward);
 
 namespace cpu {
 
@@ -229,33 +223,17 @@ const char* CausalConvolutionForward(const CausalConvolution& problem, const Out
   if (output.data == nullptr || output.stride < problem.channels) {
     return "convolution: output absent or stride too small";
   }
-  switch (problem.batch.type) {
-    case TrainingType::kFloat32:
-      HWY_DYNAMIC_DISPATCH(ConvolutionForwardFloat)(problem, output, pool);
-      return nullptr;
-    case TrainingType::kFloat64:
-      HWY_DYNAMIC_DISPATCH(ConvolutionForwardDouble)(problem, output, pool);
-      return nullptr;
-    case TrainingType::kBFloat16:
-      break;
-  }
-  return "convolution: the CPU has float and double only";
+  if (!HasType(problem.batch)) return "convolution: the CPU has float and double only";
+  HWY_DYNAMIC_DISPATCH(RunConvolutionForward)(problem, output, pool);
+  return nullptr;
 }
 
 const char* CausalConvolutionBackward(const CausalConvolution& problem,
                                       const CausalConvolutionGradient& gradient, ThreadPool& pool) {
   if (const char* wrong = CheckGradient(problem, gradient)) return wrong;
-  switch (problem.batch.type) {
-    case TrainingType::kFloat32:
-      HWY_DYNAMIC_DISPATCH(ConvolutionBackwardFloat)(problem, gradient, pool);
-      return nullptr;
-    case TrainingType::kFloat64:
-      HWY_DYNAMIC_DISPATCH(ConvolutionBackwardDouble)(problem, gradient, pool);
-      return nullptr;
-    case TrainingType::kBFloat16:
-      break;
-  }
-  return "convolution: the CPU has float and double only";
+  if (!HasType(problem.batch)) return "convolution: the CPU has float and double only";
+  HWY_DYNAMIC_DISPATCH(RunConvolutionBackward)(problem, gradient, pool);
+  return nullptr;
 }
 
 }  // namespace cpu

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/thread_pool.h"
 #include "kernels/training_scan.h"
 
 namespace mambad::kernels::cpu {
@@ -26,6 +27,11 @@ inline constexpr int64_t kItemsTogether = 16;
 
 inline int64_t CeilDivide(int64_t number, int64_t divisor) {
   return (number + divisor - 1) / divisor;
+}
+
+// float or double, all that the CPU has.
+inline bool HasType(const TrainingBatch& batch) {
+  return batch.type == TrainingType::kFloat32 || batch.type == TrainingType::kFloat64;
 }
 
 inline bool BeginsDocument(const TrainingBatch& batch, int64_t sequence, int64_t token) {
@@ -74,6 +80,7 @@ struct SelectivePlan {
     part_width = std::min(group_width, kPartChannels);
     parts = problem.groups * parts_per_group;
     blocks_per_part = CeilDivide(part_width, kTrainingLanes);
+    items = parts * blocks_per_part;
     chunks = CeilDivide(problem.batch.tokens, kSelectiveChunk);
     state = problem.state_size * kTrainingLanes;
     together = std::min(problem.batch.sequences, CeilDivide(kItemsTogether, parts));
@@ -81,6 +88,7 @@ struct SelectivePlan {
 
   int64_t group_width, parts_per_group, part_width, parts;
   int64_t blocks_per_part;  // blocks of 16 channels; those of a group's last part may be fewer
+  int64_t items;            // of a sequence, each with a state of its own: blocks
   int64_t chunks, state, together;
 };
 
@@ -91,6 +99,7 @@ struct Mamba2Plan {
     parts_per_group = CeilDivide(group_heads, kPartHeads);
     part_heads = std::min(group_heads, kPartHeads);
     parts = problem.groups * parts_per_group;
+    items = problem.heads;
     columns = CeilDivide(problem.state_size, kTrainingLanes) * kTrainingLanes;
     width = CeilDivide(problem.head_width, 4) * 4;
     chunks = CeilDivide(problem.batch.tokens, kMamba2Chunk);
@@ -99,9 +108,16 @@ struct Mamba2Plan {
   }
 
   int64_t group_heads, parts_per_group, part_heads, parts;
+  int64_t items;           // of a sequence, each with a state of its own: heads
   int64_t columns, width;  // N and P, padded
   int64_t chunks, state, together;
 };
+
+// Where the forward pass keeps an item's state before a chunk.
+template <typename T, typename Plan>
+T* Checkpoint(const Plan& plan, T* checkpoints, int64_t sequence, int64_t item, int64_t chunk) {
+  return checkpoints + ((sequence * plan.items + item) * plan.chunks + chunk) * plan.state;
+}
 
 // ---- workspaces
 
@@ -137,25 +153,6 @@ struct SelectivePartial {
   T *b, *c;                   // [together, parts, tokens, N]
   T *a_log, *skip, *dt_bias;  // [together, I, N], [together, I]
 };
-
-template <typename T>
-size_t SelectiveScratchBytes(const SelectivePlan& plan, bool backward) {
-  Pieces count(nullptr);
-  SelectiveScratch<T>(count, plan, backward);
-  return count.bytes();
-}
-
-template <typename T>
-TrainingWorkspaceBytes SelectiveWorkspace(const SelectiveScan& problem, int threads) {
-  const SelectivePlan plan(problem);
-  Pieces partial(nullptr);
-  SelectivePartial<T>(partial, problem, plan);
-  return {static_cast<size_t>(problem.batch.sequences * plan.parts * plan.blocks_per_part *
-                              plan.chunks * plan.state) *
-              sizeof(T),
-          threads * SelectiveScratchBytes<T>(plan, false),
-          partial.bytes() + threads * SelectiveScratchBytes<T>(plan, true)};
-}
 
 // A thread's own memory. One head's rows of a chunk, [64, N] and [64, P], both padded with zeros.
 template <typename T>
@@ -198,22 +195,66 @@ struct Mamba2Partial {
   T* parameters;  // [together, 3, heads]: A_log, D, dt_bias
 };
 
+// The types of a scan over numbers of type T.
+template <typename T, typename PlanOf, template <typename> typename ScratchFor,
+          template <typename> typename PartialFor>
+struct ScanMemory {
+  using Number = T;
+  using Plan = PlanOf;
+  using Scratch = ScratchFor<T>;
+  using Partial = PartialFor<T>;
+};
 template <typename T>
-size_t Mamba2ScratchBytes(const Mamba2Plan& plan, bool backward) {
+using SelectiveMemory = ScanMemory<T, SelectivePlan, SelectiveScratch, SelectivePartial>;
+template <typename T>
+using Mamba2Memory = ScanMemory<T, Mamba2Plan, Mamba2Scratch, Mamba2Partial>;
+
+template <typename Memory>
+size_t ScratchBytes(const typename Memory::Plan& plan, bool backward) {
   Pieces count(nullptr);
-  Mamba2Scratch<T>(count, plan, backward);
+  typename Memory::Scratch(count, plan, backward);
   return count.bytes();
 }
 
-template <typename T>
-TrainingWorkspaceBytes Mamba2Workspace(const Mamba2Scan& problem, int threads) {
-  const Mamba2Plan plan(problem);
+// A thread's scratch; those of all threads lie side by side.
+template <typename Memory>
+typename Memory::Scratch ScratchOf(int thread, void* scratches, const typename Memory::Plan& plan,
+                                   bool backward) {
+  Pieces pieces(static_cast<std::byte*>(scratches) + thread * ScratchBytes<Memory>(plan, backward));
+  return typename Memory::Scratch(pieces, plan, backward);
+}
+
+template <typename Memory, typename Problem>
+TrainingWorkspaceBytes Workspace(const Problem& problem, int threads) {
+  const typename Memory::Plan plan(problem);
   Pieces partial(nullptr);
-  Mamba2Partial<T>(partial, problem, plan);
-  return {static_cast<size_t>(problem.batch.sequences * problem.heads * plan.chunks * plan.state) *
-              sizeof(T),
-          threads * Mamba2ScratchBytes<T>(plan, false),
-          partial.bytes() + threads * Mamba2ScratchBytes<T>(plan, true)};
+  typename Memory::Partial(partial, problem, plan);
+  const int64_t kept = problem.batch.sequences * plan.items * plan.chunks * plan.state;
+  return {static_cast<size_t>(kept) * sizeof(typename Memory::Number),
+          threads * ScratchBytes<Memory>(plan, false),
+          partial.bytes() + threads * ScratchBytes<Memory>(plan, true)};
+}
+
+// Runs a backward pass: run(partial, sequence, slot, part, scratch) for each part of each sequence,
+// where `slot` is the sequence's place between two barriers, then gather(partial, first, count) for
+// the sequences between them.
+template <typename Memory, typename Problem, typename Run, typename Gather>
+void RunParts(const Problem& problem, const typename Memory::Plan& plan, void* workspace,
+              ThreadPool& pool, const Run& run, const Gather& gather) {
+  Pieces pieces(workspace);
+  const typename Memory::Partial partial(pieces, problem, plan);
+  std::byte* scratches = static_cast<std::byte*>(workspace) + pieces.bytes();
+  for (int64_t first = 0; first < problem.batch.sequences; first += plan.together) {
+    const int64_t count = std::min(plan.together, problem.batch.sequences - first);
+    pool.Split(count * plan.parts, 1, [&](int64_t begin, int64_t end, int thread) {
+      auto scratch = ScratchOf<Memory>(thread, scratches, plan, true);
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t slot = item / plan.parts;
+        run(partial, first + slot, slot, item % plan.parts, scratch);
+      }
+    });
+    gather(partial, first, count);
+  }
 }
 
 }  // namespace mambad::kernels::cpu

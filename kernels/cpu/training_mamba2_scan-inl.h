@@ -17,10 +17,11 @@
 HWY_BEFORE_NAMESPACE();
 namespace mambad::kernels::HWY_NAMESPACE {
 namespace {
+using cpu::Checkpoint;
+using cpu::Mamba2Memory;
 using cpu::Mamba2Partial;
 using cpu::Mamba2Plan;
 using cpu::Mamba2Scratch;
-using cpu::Pieces;
 using cpu::RowOf;
 
 constexpr int kChunk = cpu::kMamba2Chunk;
@@ -174,12 +175,6 @@ HWY_INLINE void EachTile(const Mamba2Plan& plan, int64_t rows, const Task& task)
     }
     row += whole ? kRows : 1;
   }
-}
-
-template <typename T>
-T* Checkpoint(const Mamba2Scan& problem, const Mamba2Plan& plan, T* checkpoints, int64_t sequence,
-              int64_t head, int64_t chunk) {
-  return checkpoints + ((sequence * problem.heads + head) * plan.chunks + chunk) * plan.state;
 }
 }  // namespace
 }  // namespace mambad::kernels::HWY_NAMESPACE

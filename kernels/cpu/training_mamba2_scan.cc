@@ -33,7 +33,7 @@ void HeadForward(const Mamba2Scan& problem, const Mamba2Plan& plan, const Output
   for (int64_t i = 0; i < plan.chunks; ++i) {
     if (checkpoints != nullptr) {
       std::copy_n(scratch.state, plan.state,
-                  Checkpoint(problem, plan, checkpoints, chunk.sequence, chunk.head, i));
+                  Checkpoint(plan, checkpoints, chunk.sequence, chunk.head, i));
     }
     PrepareChunk(problem, plan, i * kChunk, chunk, scratch);
     std::fill_n(scratch.y, chunk.tokens * plan.width, T{0});
@@ -48,30 +48,25 @@ void HeadForward(const Mamba2Scan& problem, const Mamba2Plan& plan, const Output
 
 template <typename T>
 void Mamba2Forward(const Mamba2Scan& problem, const OutputRows& out, void* checkpoints,
-                   void* workspace, ThreadPool& pool) {
+                   void* scratches, ThreadPool& pool) {
   const Mamba2Plan plan(problem);
-  const size_t bytes = cpu::Mamba2ScratchBytes<T>(plan, false);
-  pool.Split(problem.batch.sequences * problem.heads, 1,
-             [&](int64_t begin, int64_t end, int thread) {
-               Pieces pieces(static_cast<std::byte*>(workspace) + thread * bytes);
-               Mamba2Scratch<T> scratch(pieces, plan, false);
-               Mamba2Chunk<T> chunk;
-               for (int64_t item = begin; item < end; ++item) {
-                 PrepareHead(problem, item / problem.heads, item % problem.heads, chunk);
-                 HeadForward(problem, plan, out, static_cast<T*>(checkpoints), scratch, chunk);
-               }
-             });
+  pool.Split(problem.batch.sequences * plan.items, 1, [&](int64_t begin, int64_t end, int thread) {
+    auto scratch = cpu::ScratchOf<Mamba2Memory<T>>(thread, scratches, plan, false);
+    Mamba2Chunk<T> chunk;
+    for (int64_t item = begin; item < end; ++item) {
+      PrepareHead(problem, item / plan.items, item % plan.items, chunk);
+      HeadForward(problem, plan, out, static_cast<T*>(checkpoints), scratch, chunk);
+    }
+  });
 }
 }  // namespace
 
-// What Highway dispatches to; names of this file alone.
-void Mamba2ForwardFloat(const Mamba2Scan& problem, const OutputRows& y, void* checkpoints,
-                        void* scratch, ThreadPool& pool) {
-  Mamba2Forward<float>(problem, y, checkpoints, scratch, pool);
-}
-void Mamba2ForwardDouble(const Mamba2Scan& problem, const OutputRows& y, void* checkpoints,
-                         void* scratch, ThreadPool& pool) {
-  Mamba2Forward<double>(problem, y, checkpoints, scratch, pool);
+// What Highway dispatches to; a name of this file alone.
+void RunMamba2Forward(const Mamba2Scan& problem, const OutputRows& y, void* checkpoints,
+                      void* scratch, ThreadPool& pool) {
+  const auto run =
+      problem.batch.type == TrainingType::kFloat64 ? Mamba2Forward<double> : Mamba2Forward<float>;
+  run(problem, y, checkpoints, scratch, pool);
 }
 
 }  // namespace mambad::kernels::HWY_NAMESPACE
@@ -80,14 +75,14 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mambad::kernels {
 
-HWY_EXPORT(Mamba2ForwardFloat);
-HWY_EXPORT(Mamba2ForwardDouble);
+HWY_EXPORT(RunMamba2Forward);
 
 namespace cpu {
 
 TrainingWorkspaceBytes WorkspaceBytes(const Mamba2Scan& problem, int threads) {
-  return problem.batch.type == TrainingType::kFloat64 ? Mamba2Workspace<double>(problem, threads)
-                                                      : Mamba2Workspace<float>(problem, threads);
+  return problem.batch.type == TrainingType::kFloat64
+             ? Workspace<Mamba2Memory<double>>(problem, threads)
+             : Workspace<Mamba2Memory<float>>(problem, threads);
 }
 
 const char* Mamba2ScanForward(const Mamba2Scan& problem, const OutputRows& y, void* checkpoints,
@@ -96,17 +91,9 @@ const char* Mamba2ScanForward(const Mamba2Scan& problem, const OutputRows& y, vo
   if (y.data == nullptr || y.stride < problem.heads * problem.head_width || scratch == nullptr) {
     return "Mamba-2 scan: output or scratch absent, or stride too small";
   }
-  switch (problem.batch.type) {
-    case TrainingType::kFloat32:
-      HWY_DYNAMIC_DISPATCH(Mamba2ForwardFloat)(problem, y, checkpoints, scratch, pool);
-      return nullptr;
-    case TrainingType::kFloat64:
-      HWY_DYNAMIC_DISPATCH(Mamba2ForwardDouble)(problem, y, checkpoints, scratch, pool);
-      return nullptr;
-    case TrainingType::kBFloat16:
-      break;
-  }
-  return "Mamba-2 scan: the CPU has float and double only";
+  if (!HasType(problem.batch)) return "Mamba-2 scan: the CPU has float and double only";
+  HWY_DYNAMIC_DISPATCH(RunMamba2Forward)(problem, y, checkpoints, scratch, pool);
+  return nullptr;
 }
 
 }  // namespace cpu

@@ -146,7 +146,7 @@ HeadGradient<T> HeadBackward(const Mamba2Scan& problem, const Mamba2ScanGradient
       hn::Store(hn::Zero(d), d, through_a[t]);
     }
     std::fill_n(scratch.through_b, chunk.tokens * plan.width, T{0});
-    const T* before = Checkpoint(problem, plan, checkpoints, chunk.sequence, chunk.head, i);
+    const T* before = Checkpoint(plan, checkpoints, chunk.sequence, chunk.head, i);
     EachTile<kBackwardVectors<T>, T>(
         plan, p,
         BackwardTiles<T>{plan, chunk, scratch, before, b + chunk.token * plan.columns,
@@ -189,75 +189,60 @@ void PartBackward(const Mamba2Scan& problem, const Mamba2ScanGradient& gradient,
   }
 }
 
-// Adds the parts of `count` sequences from `first` on: rows of dB, dC and shared dx.
+// Adds the parts of `count` sequences from `first` on: rows of dB, dC and shared dx, then the
+// parameters' gradients.
 template <typename T>
-void GatherRows(const Mamba2Scan& problem, const Mamba2ScanGradient& gradient,
-                const Mamba2Plan& plan, const Mamba2Partial<T>& partial, int64_t first,
-                int64_t count, ThreadPool& pool) {
+void Gather(const Mamba2Scan& problem, const Mamba2ScanGradient& gradient, const Mamba2Plan& plan,
+            const Mamba2Partial<T>& partial, int64_t first, int64_t count, ThreadPool& pool) {
   const int64_t tokens = problem.batch.tokens, n = problem.state_size, p = problem.head_width;
+  const int64_t numbers = tokens * plan.columns;  // of a part
   const int64_t source_parts = plan.parts / problem.source_groups,
                 repeats = problem.heads / problem.source_heads;
   pool.Split(count * tokens, 1, [&](int64_t begin, int64_t end, int) HWY_ATTR {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = first * tokens + i, slot = i / tokens, t = i % tokens;
-      const auto part = [&](const T* base, int64_t index) {
-        return base + ((slot * plan.parts + index) * tokens + t) * plan.columns;
-      };
-      for (int64_t g = 0; g < problem.source_groups; ++g) {
-        SumArrays(part(partial.b, g * source_parts), tokens * plan.columns, source_parts, n,
-                  RowOf<T>(gradient.b, row) + g * n);
-      }
-      for (int64_t g = 0; g < problem.groups; ++g) {
-        SumArrays(part(partial.c, g * plan.parts_per_group), tokens * plan.columns,
-                  plan.parts_per_group, n, RowOf<T>(gradient.c, row) + g * n);
-      }
-      for (int64_t h = 0; repeats > 1 && h < problem.source_heads; ++h) {
-        SumArrays(partial.x + ((slot * problem.heads + h * repeats) * tokens + t) * p, tokens * p,
-                  repeats, p, RowOf<T>(gradient.x, row) + h * p);
-      }
+      const int64_t place = slot * plan.parts * numbers + t * plan.columns;
+      SumGroups(partial.b + place, numbers, source_parts, problem.source_groups, n,
+                RowOf<T>(gradient.b, row));
+      SumGroups(partial.c + place, numbers, plan.parts_per_group, problem.groups, n,
+                RowOf<T>(gradient.c, row));
+      if (repeats == 1) continue;
+      SumGroups(partial.x + (slot * problem.heads * tokens + t) * p, tokens * p, repeats,
+                problem.source_heads, p, RowOf<T>(gradient.x, row));
     }
   });
+  for (int64_t slot = 0; slot < count; ++slot) {
+    const bool fresh = first + slot == 0;
+    const T* parameters = partial.parameters + slot * 3 * problem.heads;
+    AddOrSet(parameters, problem.heads, fresh, gradient.a_log);
+    AddOrSet(parameters + problem.heads, problem.heads, fresh, gradient.skip);
+    AddOrSet(parameters + 2 * problem.heads, problem.heads, fresh, gradient.dt_bias);
+  }
 }
 
 template <typename T>
 void Mamba2Backward(const Mamba2Scan& problem, const Mamba2ScanGradient& gradient,
                     const void* checkpoints, void* workspace, ThreadPool& pool) {
   const Mamba2Plan plan(problem);
-  Pieces pieces(workspace);
-  const Mamba2Partial<T> partial(pieces, problem, plan);
-  std::byte* scratches = static_cast<std::byte*>(workspace) + pieces.bytes();
-  const size_t bytes = cpu::Mamba2ScratchBytes<T>(plan, true);
-  for (int64_t first = 0; first < problem.batch.sequences; first += plan.together) {
-    const int64_t count = std::min(plan.together, problem.batch.sequences - first);
-    pool.Split(count * plan.parts, 1, [&](int64_t begin, int64_t end, int thread) {
-      Pieces own(scratches + thread * bytes);
-      Mamba2Scratch<T> scratch(own, plan, true);
-      for (int64_t item = begin; item < end; ++item) {
-        const int64_t slot = item / plan.parts;
-        PartBackward(problem, gradient, plan, partial, static_cast<const T*>(checkpoints),
-                     first + slot, slot, item % plan.parts, scratch);
-      }
-    });
-    GatherRows(problem, gradient, plan, partial, first, count, pool);
-    for (int64_t slot = 0; slot < count; ++slot) {
-      const bool fresh = first + slot == 0;
-      const T* parameters = partial.parameters + slot * 3 * problem.heads;
-      AddOrSet(parameters, problem.heads, fresh, gradient.a_log);
-      AddOrSet(parameters + problem.heads, problem.heads, fresh, gradient.skip);
-      AddOrSet(parameters + 2 * problem.heads, problem.heads, fresh, gradient.dt_bias);
-    }
-  }
+  cpu::RunParts<Mamba2Memory<T>>(
+      problem, plan, workspace, pool,
+      [&](const Mamba2Partial<T>& partial, int64_t sequence, int64_t slot, int64_t part,
+          Mamba2Scratch<T>& scratch) {
+        PartBackward(problem, gradient, plan, partial, static_cast<const T*>(checkpoints), sequence,
+                     slot, part, scratch);
+      },
+      [&](const Mamba2Partial<T>& partial, int64_t first, int64_t count) {
+        Gather(problem, gradient, plan, partial, first, count, pool);
+      });
 }
 }  // namespace
 
-// What Highway dispatches to; names of this file alone.
-void Mamba2BackwardFloat(const Mamba2Scan& problem, const Mamba2ScanGradient& gradient,
-                         const void* checkpoints, void* scratch, ThreadPool& pool) {
-  Mamba2Backward<float>(problem, gradient, checkpoints, scratch, pool);
-}
-void Mamba2BackwardDouble(const Mamba2Scan& problem, const Mamba2ScanGradient& gradient,
-                          const void* checkpoints, void* scratch, ThreadPool& pool) {
-  Mamba2Backward<double>(problem, gradient, checkpoints, scratch, pool);
+// What Highway dispatches to; a name of this file alone.
+void RunMamba2Backward(const Mamba2Scan& problem, const Mamba2ScanGradient& gradient,
+                       const void* checkpoints, void* scratch, ThreadPool& pool) {
+  const auto run =
+      problem.batch.type == TrainingType::kFloat64 ? Mamba2Backward<double> : Mamba2Backward<float>;
+  run(problem, gradient, checkpoints, scratch, pool);
 }
 
 }  // namespace mambad::kernels::HWY_NAMESPACE
@@ -266,8 +251,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mambad::kernels {
 
-HWY_EXPORT(Mamba2BackwardFloat);
-HWY_EXPORT(Mamba2BackwardDouble);
+HWY_EXPORT(RunMamba2Backward);
 
 namespace cpu {
 
@@ -277,17 +261,9 @@ const char* Mamba2ScanBackward(const Mamba2Scan& problem, const Mamba2ScanGradie
   if (checkpoints == nullptr || scratch == nullptr) {
     return "Mamba-2 scan: checkpoints or scratch absent";
   }
-  switch (problem.batch.type) {
-    case TrainingType::kFloat32:
-      HWY_DYNAMIC_DISPATCH(Mamba2BackwardFloat)(problem, gradient, checkpoints, scratch, pool);
-      return nullptr;
-    case TrainingType::kFloat64:
-      HWY_DYNAMIC_DISPATCH(Mamba2BackwardDouble)(problem, gradient, checkpoints, scratch, pool);
-      return nullptr;
-    case TrainingType::kBFloat16:
-      break;
-  }
-  return "Mamba-2 scan: the CPU has float and double only";
+  if (!HasType(problem.batch)) return "Mamba-2 scan: the CPU has float and double only";
+  HWY_DYNAMIC_DISPATCH(RunMamba2Backward)(problem, gradient, checkpoints, scratch, pool);
+  return nullptr;
 }
 
 }  // namespace cpu

@@ -148,6 +148,15 @@ HWY_INLINE void SumArrays(const T* arrays, int64_t step, int64_t count, int64_t 
   }
 }
 
+// The same for `groups` groups of `count` arrays, all `step` apart; out: [groups, numbers].
+template <typename T>
+HWY_INLINE void SumGroups(const T* arrays, int64_t step, int64_t count, int64_t groups,
+                          int64_t numbers, T* out) {
+  for (int64_t g = 0; g < groups; ++g) {
+    SumArrays(arrays + g * count * step, step, count, numbers, out + g * numbers);
+  }
+}
+
 // sum[i] = or += from[i], in parameters of type T.
 template <typename T>
 HWY_INLINE void AddOrSet(const T* from, int64_t count, bool set, void* sum) {

@@ -17,8 +17,9 @@
 HWY_BEFORE_NAMESPACE();
 namespace mambad::kernels::HWY_NAMESPACE {
 namespace {
-using cpu::Pieces;
+using cpu::Checkpoint;
 using cpu::RowOf;
+using cpu::SelectiveMemory;
 using cpu::SelectivePartial;
 using cpu::SelectivePlan;
 using cpu::SelectiveScratch;
@@ -165,13 +166,6 @@ void RunChunk(const SelectiveBlock<T>& block, int64_t state_size, const T* from,
     }
     n += tile;
   }
-}
-
-template <typename T>
-T* Checkpoint(const SelectivePlan& plan, T* checkpoints, int64_t sequence, int64_t block,
-              int64_t chunk) {
-  const int64_t blocks = plan.parts * plan.blocks_per_part;
-  return checkpoints + ((sequence * blocks + block) * plan.chunks + chunk) * plan.state;
 }
 }  // namespace
 }  // namespace mambad::kernels::HWY_NAMESPACE

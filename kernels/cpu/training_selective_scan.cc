@@ -34,16 +34,13 @@ void FinishForward(const SelectiveScan& problem, const SelectiveBlock<T>& block,
 
 template <typename T>
 void SelectiveForward(const SelectiveScan& problem, const OutputRows& out, void* checkpoints,
-                      void* workspace, ThreadPool& pool) {
+                      void* scratches, ThreadPool& pool) {
   const SelectivePlan plan(problem);
-  const size_t bytes = cpu::SelectiveScratchBytes<T>(plan, false);
-  const int64_t blocks = plan.parts * plan.blocks_per_part;
-  pool.Split(problem.batch.sequences * blocks, 1, [&](int64_t begin, int64_t end, int thread) {
-    Pieces pieces(static_cast<std::byte*>(workspace) + thread * bytes);
-    SelectiveScratch<T> scratch(pieces, plan, false);
+  pool.Split(problem.batch.sequences * plan.items, 1, [&](int64_t begin, int64_t end, int thread) {
+    auto scratch = cpu::ScratchOf<SelectiveMemory<T>>(thread, scratches, plan, false);
     SelectiveBlock<T> block;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t sequence = item / blocks, index = item % blocks;
+      const int64_t sequence = item / plan.items, index = item % plan.items;
       PrepareBlock(problem, plan, index / plan.blocks_per_part, index % plan.blocks_per_part,
                    scratch.a, block);
       if (block.count == 0) continue;
@@ -52,7 +49,7 @@ void SelectiveForward(const SelectiveScan& problem, const OutputRows& out, void*
       for (int64_t i = 0; i < plan.chunks; ++i) {
         if (checkpoints != nullptr) {
           std::copy_n(scratch.state, plan.state,
-                      Checkpoint(plan, static_cast<T*>(checkpoints), sequence, block.index, i));
+                      Checkpoint(plan, static_cast<T*>(checkpoints), sequence, index, i));
         }
         PrepareChunk(problem, block, sequence, i * kChunk, chunk);
         RunChunk<false, T>(block, problem.state_size, scratch.state, scratch.state, chunk, scratch);
@@ -63,14 +60,12 @@ void SelectiveForward(const SelectiveScan& problem, const OutputRows& out, void*
 }
 }  // namespace
 
-// What Highway dispatches to; names of this file alone.
-void SelectiveForwardFloat(const SelectiveScan& problem, const OutputRows& y, void* checkpoints,
-                           void* scratch, ThreadPool& pool) {
-  SelectiveForward<float>(problem, y, checkpoints, scratch, pool);
-}
-void SelectiveForwardDouble(const SelectiveScan& problem, const OutputRows& y, void* checkpoints,
-                            void* scratch, ThreadPool& pool) {
-  SelectiveForward<double>(problem, y, checkpoints, scratch, pool);
+// What Highway dispatches to; a name of this file alone.
+void RunSelectiveForward(const SelectiveScan& problem, const OutputRows& y, void* checkpoints,
+                         void* scratch, ThreadPool& pool) {
+  const auto run = problem.batch.type == TrainingType::kFloat64 ? SelectiveForward<double>
+                                                                : SelectiveForward<float>;
+  run(problem, y, checkpoints, scratch, pool);
 }
 
 }  // namespace mambad::kernels::HWY_NAMESPACE
@@ -79,14 +74,14 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mambad::kernels {
 
-HWY_EXPORT(SelectiveForwardFloat);
-HWY_EXPORT(SelectiveForwardDouble);
+HWY_EXPORT(RunSelectiveForward);
 
 namespace cpu {
 
 TrainingWorkspaceBytes WorkspaceBytes(const SelectiveScan& problem, int threads) {
-  return problem.batch.type == TrainingType::kFloat64 ? SelectiveWorkspace<double>(problem, threads)
-                                                      : SelectiveWorkspace<float>(problem, threads);
+  return problem.batch.type == TrainingType::kFloat64
+             ? Workspace<SelectiveMemory<double>>(problem, threads)
+             : Workspace<SelectiveMemory<float>>(problem, threads);
 }
 
 const char* SelectiveScanForward(const SelectiveScan& problem, const OutputRows& y,
@@ -95,17 +90,9 @@ const char* SelectiveScanForward(const SelectiveScan& problem, const OutputRows&
   if (y.data == nullptr || y.stride < problem.channels || scratch == nullptr) {
     return "selective scan: output or scratch absent, or stride too small";
   }
-  switch (problem.batch.type) {
-    case TrainingType::kFloat32:
-      HWY_DYNAMIC_DISPATCH(SelectiveForwardFloat)(problem, y, checkpoints, scratch, pool);
-      return nullptr;
-    case TrainingType::kFloat64:
-      HWY_DYNAMIC_DISPATCH(SelectiveForwardDouble)(problem, y, checkpoints, scratch, pool);
-      return nullptr;
-    case TrainingType::kBFloat16:
-      break;
-  }
-  return "selective scan: the CPU has float and double only";
+  if (!HasType(problem.batch)) return "selective scan: the CPU has float and double only";
+  HWY_DYNAMIC_DISPATCH(RunSelectiveForward)(problem, y, checkpoints, scratch, pool);
+  return nullptr;
 }
 
 }  // namespace cpu

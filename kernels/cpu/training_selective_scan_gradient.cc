@@ -193,78 +193,75 @@ void BlockBackward(const SelectiveScan& problem, const SelectiveScanGradient& gr
   }
 }
 
-// Adds the parts of `count` sequences from `first` on: rows of dB and dC.
+// The blocks of one part of one sequence; `slot` is the sequence's place between the barriers.
 template <typename T>
-void GatherRows(const SelectiveScan& problem, const SelectiveScanGradient& gradient,
-                const SelectivePlan& plan, const SelectivePartial<T>& partial, int64_t first,
-                int64_t count, ThreadPool& pool) {
-  const int64_t tokens = problem.batch.tokens, n = problem.state_size;
+void PartBackward(const SelectiveScan& problem, const SelectiveScanGradient& gradient,
+                  const SelectivePlan& plan, const SelectivePartial<T>& partial,
+                  const T* checkpoints, int64_t sequence, int64_t slot, int64_t part,
+                  SelectiveScratch<T>& scratch) {
+  const int64_t numbers = problem.batch.tokens * problem.state_size;
+  const int64_t item = slot * plan.parts + part;
+  T *b = partial.b + item * numbers, *c = partial.c + item * numbers;
+  std::fill_n(b, numbers, T{0});
+  std::fill_n(c, numbers, T{0});
+  SelectiveBlock<T> block;
+  for (int64_t i = 0; i < plan.blocks_per_part; ++i) {
+    PrepareBlock(problem, plan, part, i, scratch.a, block);
+    if (block.count == 0) continue;
+    BlockBackward(problem, gradient, plan, block, sequence, checkpoints, scratch, partial, slot, b,
+                  c);
+  }
+}
+
+// Adds the parts of `count` sequences from `first` on: rows of dB and dC, then the parameters'
+// gradients.
+template <typename T>
+void Gather(const SelectiveScan& problem, const SelectiveScanGradient& gradient,
+            const SelectivePlan& plan, const SelectivePartial<T>& partial, int64_t first,
+            int64_t count, ThreadPool& pool) {
+  const int64_t tokens = problem.batch.tokens, n = problem.state_size, inner = problem.channels;
   const int64_t source_parts = plan.parts / problem.source_groups;
   pool.Split(count * tokens, 1, [&](int64_t begin, int64_t end, int) HWY_ATTR {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = first * tokens + i;
-      const auto part = [&](T* base, int64_t p) {
-        return base + ((i / tokens * plan.parts + p) * tokens + i % tokens) * n;
-      };
-      for (int64_t g = 0; g < problem.source_groups; ++g) {
-        SumArrays(part(partial.b, g * source_parts), tokens * n, source_parts, n,
-                  RowOf<T>(gradient.b, row) + g * n);
-      }
-      for (int64_t g = 0; g < problem.groups; ++g) {
-        SumArrays(part(partial.c, g * plan.parts_per_group), tokens * n, plan.parts_per_group, n,
-                  RowOf<T>(gradient.c, row) + g * n);
-      }
+      const int64_t place = (i / tokens * plan.parts * tokens + i % tokens) * n;
+      SumGroups(partial.b + place, tokens * n, source_parts, problem.source_groups, n,
+                RowOf<T>(gradient.b, row));
+      SumGroups(partial.c + place, tokens * n, plan.parts_per_group, problem.groups, n,
+                RowOf<T>(gradient.c, row));
     }
   });
+  for (int64_t slot = 0; slot < count; ++slot) {
+    const bool fresh = first + slot == 0;
+    AddOrSet(partial.a_log + slot * inner * n, inner * n, fresh, gradient.a_log);
+    AddOrSet(partial.skip + slot * inner, inner, fresh, gradient.skip);
+    AddOrSet(partial.dt_bias + slot * inner, inner, fresh, gradient.dt_bias);
+  }
 }
 
 template <typename T>
 void SelectiveBackward(const SelectiveScan& problem, const SelectiveScanGradient& gradient,
                        const void* checkpoints, void* workspace, ThreadPool& pool) {
   const SelectivePlan plan(problem);
-  Pieces pieces(workspace);
-  const SelectivePartial<T> partial(pieces, problem, plan);
-  std::byte* scratches = static_cast<std::byte*>(workspace) + pieces.bytes();
-  const size_t bytes = cpu::SelectiveScratchBytes<T>(plan, true);
-  const int64_t tokens = problem.batch.tokens, n = problem.state_size, inner = problem.channels;
-  for (int64_t first = 0; first < problem.batch.sequences; first += plan.together) {
-    const int64_t count = std::min(plan.together, problem.batch.sequences - first);
-    pool.Split(count * plan.parts, 1, [&](int64_t begin, int64_t end, int thread) {
-      Pieces own(scratches + thread * bytes);
-      SelectiveScratch<T> scratch(own, plan, true);
-      SelectiveBlock<T> block;
-      for (int64_t item = begin; item < end; ++item) {
-        const int64_t slot = item / plan.parts;
-        T *b = partial.b + item * tokens * n, *c = partial.c + item * tokens * n;
-        std::fill_n(b, tokens * n, T{0});
-        std::fill_n(c, tokens * n, T{0});
-        for (int64_t i = 0; i < plan.blocks_per_part; ++i) {
-          PrepareBlock(problem, plan, item % plan.parts, i, scratch.a, block);
-          if (block.count == 0) continue;
-          BlockBackward(problem, gradient, plan, block, first + slot,
-                        static_cast<const T*>(checkpoints), scratch, partial, slot, b, c);
-        }
-      }
-    });
-    GatherRows(problem, gradient, plan, partial, first, count, pool);
-    for (int64_t slot = 0; slot < count; ++slot) {
-      const bool fresh = first + slot == 0;
-      AddOrSet(partial.a_log + slot * inner * n, inner * n, fresh, gradient.a_log);
-      AddOrSet(partial.skip + slot * inner, inner, fresh, gradient.skip);
-      AddOrSet(partial.dt_bias + slot * inner, inner, fresh, gradient.dt_bias);
-    }
-  }
+  cpu::RunParts<SelectiveMemory<T>>(
+      problem, plan, workspace, pool,
+      [&](const SelectivePartial<T>& partial, int64_t sequence, int64_t slot, int64_t part,
+          SelectiveScratch<T>& scratch) {
+        PartBackward(problem, gradient, plan, partial, static_cast<const T*>(checkpoints), sequence,
+                     slot, part, scratch);
+      },
+      [&](const SelectivePartial<T>& partial, int64_t first, int64_t count) {
+        Gather(problem, gradient, plan, partial, first, count, pool);
+      });
 }
 }  // namespace
 
-// What Highway dispatches to; names of this file alone.
-void SelectiveBackwardFloat(const SelectiveScan& problem, const SelectiveScanGradient& gradient,
-                            const void* checkpoints, void* scratch, ThreadPool& pool) {
-  SelectiveBackward<float>(problem, gradient, checkpoints, scratch, pool);
-}
-void SelectiveBackwardDouble(const SelectiveScan& problem, const SelectiveScanGradient& gradient,
-                             const void* checkpoints, void* scratch, ThreadPool& pool) {
-  SelectiveBackward<double>(problem, gradient, checkpoints, scratch, pool);
+// What Highway dispatches to; a name of this file alone.
+void RunSelectiveBackward(const SelectiveScan& problem, const SelectiveScanGradient& gradient,
+                          const void* checkpoints, void* scratch, ThreadPool& pool) {
+  const auto run = problem.batch.type == TrainingType::kFloat64 ? SelectiveBackward<double>
+                                                                : SelectiveBackward<float>;
+  run(problem, gradient, checkpoints, scratch, pool);
 }
 
 }  // namespace mambad::kernels::HWY_NAMESPACE
@@ -273,8 +270,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mambad::kernels {
 
-HWY_EXPORT(SelectiveBackwardFloat);
-HWY_EXPORT(SelectiveBackwardDouble);
+HWY_EXPORT(RunSelectiveBackward);
 
 namespace cpu {
 
@@ -285,17 +281,9 @@ const char* SelectiveScanBackward(const SelectiveScan& problem,
   if (checkpoints == nullptr || scratch == nullptr) {
     return "selective scan: checkpoints or scratch absent";
   }
-  switch (problem.batch.type) {
-    case TrainingType::kFloat32:
-      HWY_DYNAMIC_DISPATCH(SelectiveBackwardFloat)(problem, gradient, checkpoints, scratch, pool);
-      return nullptr;
-    case TrainingType::kFloat64:
-      HWY_DYNAMIC_DISPATCH(SelectiveBackwardDouble)(problem, gradient, checkpoints, scratch, pool);
-      return nullptr;
-    case TrainingType::kBFloat16:
-      break;
-  }
-  return "selective scan: the CPU has float and double only";
+  if (!HasType(problem.batch)) return "selective scan: the CPU has float and double only";
+  HWY_DYNAMIC_DISPATCH(RunSelectiveBackward)(problem, gradient, checkpoints, scratch, pool);
+  return nullptr;
 }
 
 }  // namespace cpu

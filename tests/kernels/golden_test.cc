@@ -2,9 +2,6 @@
 // the checkout.
 
 #include <cmath>
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <string>
 #include <vector>
@@ -13,51 +10,19 @@
 #include "kernels/cpu/convolution.h"
 #include "kernels/cpu/mamba2_scan.h"
 #include "kernels/cpu/mixers.h"
-#include "nlohmann/json.hpp"
+#include "tests/support/golden_values.h"
 
 namespace mambad::kernels {
 namespace {
 
-using Json = nlohmann::json;
+using testing::Json;
 using Numbers = std::vector<float>;
+using ScanCase = testing::GoldenScan<float>;
 
 constexpr float kOpenGate = 1.27846454f;  // SiLU of this is 1: for cases without a gate
 
-Json Load(const std::string& file) {
-  const char* folder = std::getenv("MAMBAD_SHARED_DATA");
-  if (folder == nullptr) return nullptr;
-  std::ifstream stream(std::string(folder) + "/golden/" + file);
-  if (!stream) return nullptr;
-  std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-  for (size_t at; (at = text.find("NaN")) != std::string::npos;)
-    text.replace(at, 3, "null");  // not JSON, nor used here
-  Json parsed = Json::parse(text, nullptr, false);
-  EXPECT_FALSE(parsed.is_discarded()) << file;
-  return parsed;
-}
-
-void Flatten(const Json& value, Numbers& out) {
-  if (value.is_array()) {
-    for (const Json& element : value) Flatten(element, out);
-  } else {
-    out.push_back(value.is_number() ? value.get<float>() : std::numeric_limits<float>::quiet_NaN());
-  }
-}
-
-// A tensor in row-major order, either plain nested lists or {data, shape}; empty when absent.
 Numbers Tensor(const Json& parent, const char* name) {
-  Numbers out;
-  if (!parent.contains(name) || parent[name].is_null()) return out;
-  Flatten(parent[name].is_object() ? parent[name]["data"] : parent[name], out);
-  return out;
-}
-
-std::vector<size_t> Shape(const Json& parent, const char* name) {
-  std::vector<size_t> shape;
-  const Json& value = parent[name];
-  for (const Json* at = value.is_object() ? &value["data"] : &value; at->is_array(); at = &(*at)[0])
-    shape.push_back(at->size());
-  return shape;
+  return testing::GoldenTensor<float>(parent, name);
 }
 
 double RelativeError(const Numbers& ours, const Numbers& theirs) {
@@ -117,109 +82,68 @@ Numbers Scan(Channel& channel) {
   return out;
 }
 
-// A selective scan case: x, delta, z [batch, channels, T]; B and C [channels, N], [N, ...] or with
-// groups and time.
-struct ScanCase {
-  Numbers x, delta, a, b, c, skip, z, dt_bias, y;
-  size_t batches = 0, channels = 0, rows = 0, states = 0, b_rank = 0, groups = 1;
-
-  // Element n of B or C for a channel at a time.
-  float At(const Numbers& values, size_t batch, size_t channel, size_t n, size_t t) const {
-    if (b_rank == 2) return values[channel * states + n];
-    if (b_rank == 3) return values[(batch * channels + channel) * states + n];
-    const size_t group = channel / (channels / groups);
-    return values[((batch * groups + group) * states + n) * rows + t];
-  }
-  Channel Take(size_t batch, size_t channel) const {
-    Channel result;
-    const size_t begin = (batch * channels + channel) * rows;
-    result.x.assign(&x[begin], &x[begin] + rows);
-    result.delta.assign(&delta[begin], &delta[begin] + rows);
-    z.empty() ? result.z.assign(rows, kOpenGate) : result.z.assign(&z[begin], &z[begin] + rows);
-    result.a.assign(&a[channel * states], &a[channel * states] + states);
-    for (size_t t = 0; t < rows; ++t) {
-      for (size_t n = 0; n < states; ++n) {
-        result.b.push_back(At(b, batch, channel, n, t));
-        result.c.push_back(At(c, batch, channel, n, t));
-      }
+Channel Take(const ScanCase& scan, int64_t sequence, int64_t channel) {
+  Channel result;
+  const int64_t begin = sequence * scan.tokens;
+  const auto over_time = [&](const char* name) {
+    const float* values = &scan.in.at(name)[scan.At(begin, channel)];
+    return Numbers(values, values + scan.tokens);
+  };
+  result.x = over_time("u");
+  result.delta = over_time("delta");
+  result.z = scan.in.contains("z") ? over_time("z") : Numbers(scan.tokens, kOpenGate);
+  const float* a = &scan.in.at("A")[channel * scan.states];
+  result.a.assign(a, a + scan.states);
+  for (int64_t row = begin; row < begin + scan.tokens; ++row) {
+    for (int64_t n = 0; n < scan.states; ++n) {
+      result.b.push_back(scan.in.at("B")[scan.Place(row, channel, n)]);
+      result.c.push_back(scan.in.at("C")[scan.Place(row, channel, n)]);
     }
-    result.state.assign(states, 0.0f);
-    if (!dt_bias.empty()) result.dt_bias = dt_bias[channel];
-    if (!skip.empty()) result.skip = skip[channel];
-    return result;
   }
-};
-
-ScanCase ReadScan(const Json& inputs, const Numbers& y) {
-  ScanCase scan;
-  scan.x = Tensor(inputs, "u");
-  scan.delta = Tensor(inputs, "delta");
-  scan.a = Tensor(inputs, "A");
-  scan.b = Tensor(inputs, "B");
-  scan.c = Tensor(inputs, "C");
-  scan.skip = Tensor(inputs, "D");
-  scan.z = Tensor(inputs, "z");
-  scan.dt_bias = Tensor(inputs, inputs.contains("delta_bias") ? "delta_bias" : "dt_bias");
-  scan.y = y;
-  const Json& u = inputs["u"];
-  const std::vector<size_t> shape = u.is_object() && u["shape"].size() == 3
-                                        ? u["shape"].get<std::vector<size_t>>()
-                                        : Shape(inputs, "u");
-  scan.batches = shape[0];
-  scan.channels = shape[1];
-  scan.rows = shape[2];
-  scan.states = scan.a.size() / scan.channels;
-  scan.b_rank = scan.b.size() == scan.a.size()                  ? 2
-                : scan.b.size() == scan.batches * scan.a.size() ? 3
-                                                                : 4;
-  if (scan.b_rank == 4) scan.groups = scan.b.size() / (scan.batches * scan.states * scan.rows);
-  return scan;
+  result.state.assign(scan.states, 0.0f);
+  result.dt_bias = scan.in.at("delta_bias")[channel];
+  result.skip = scan.in.at("D")[channel];
+  return result;
 }
 
-void ExpectScan(const ScanCase& scan, size_t channels, double tolerance) {
+// The first `channels` of a case give y [sequences, channels, tokens].
+void ExpectScan(const ScanCase& scan, const Numbers& y, int64_t channels, double tolerance) {
+  ASSERT_EQ(static_cast<int64_t>(y.size()), scan.rows() * scan.channels);
   Numbers ours, theirs;
-  for (size_t batch = 0; batch < scan.batches; ++batch) {
-    for (size_t c = 0; c < channels; ++c) {
-      Channel channel = scan.Take(batch, c);
-      const Numbers y = Scan(channel);
-      ours.insert(ours.end(), y.begin(), y.end());
-      const float* at = &scan.y[(batch * scan.channels + c) * scan.rows];
-      theirs.insert(theirs.end(), at, at + scan.rows);
-      EXPECT_LE(RelativeError(y, Numbers(at, at + scan.rows)), tolerance)
-          << "batch " << batch << ", channel " << c;
+  for (int64_t sequence = 0; sequence < scan.sequences; ++sequence) {
+    for (int64_t c = 0; c < channels; ++c) {
+      Channel channel = Take(scan, sequence, c);
+      const Numbers our_y = Scan(channel);
+      ours.insert(ours.end(), our_y.begin(), our_y.end());
+      const float* at = &y[scan.At(sequence * scan.tokens, c)];
+      const Numbers their_y(at, at + scan.tokens);
+      theirs.insert(theirs.end(), their_y.begin(), their_y.end());
+      EXPECT_LE(RelativeError(our_y, their_y), tolerance)
+          << "sequence " << sequence << ", channel " << c;
     }
   }
   EXPECT_LE(RelativeError(ours, theirs), tolerance);
 }
 
-class Golden : public ::testing::Test {
- protected:
-  void SetUp() override {
-    cases_ = Load("mamba_ssm_cuda_reference_cases.json");
-    if (!cases_.is_object()) {
-      GTEST_SKIP() << "no reference values: MAMBAD_SHARED_DATA names no folder with "
-                      "golden/mamba_ssm_cuda_reference_cases.json";
-    }
-  }
-  Json cases_;
-};
+class Golden : public testing::GoldenCases {};
+class GoldenSmall : public testing::GoldenSmallScans {};
 
 // Softplus is on in these cases; in the others dt may be negative, which no softplus gives.
 TEST_F(Golden, SelectiveScan) {
   for (const char* name : {"full", "time_varying_3d"}) {
     SCOPED_TRACE(name);
     const Json& one = cases_["selective_scan"][name];
-    const ScanCase scan = ReadScan(one["inputs"], Tensor(one["outputs"], "y"));
-    ExpectScan(scan, scan.channels, 2e-6);
+    const ScanCase scan(one["inputs"]);
+    ExpectScan(scan, Tensor(one["outputs"], "y"), scan.channels, 2e-6);
   }
 }
 
 // Three channels over two groups: the third has no group.
 TEST_F(Golden, SelectiveScanWithGroups) {
   const Json& one = cases_["selective_scan"]["grouped_time_varying"];
-  const ScanCase scan = ReadScan(one["inputs"], Tensor(one["outputs"], "y"));
-  ASSERT_EQ(scan.groups, 2u);
-  ExpectScan(scan, 2, 2e-6);
+  const ScanCase scan(one["inputs"]);
+  ASSERT_EQ(scan.groups, 2);
+  ExpectScan(scan, Tensor(one["outputs"], "y"), 2, 2e-6);
 }
 
 TEST_F(Golden, CausalConvolution) {
@@ -378,19 +302,15 @@ TEST_F(Golden, StateSpaceDuality) {
   EXPECT_LE(RelativeError(our_states, their_states), 7e-3);
 }
 
-TEST(GoldenSmall, SelectiveScanCases) {
-  const Json cases = Load("b-vitamins-ssm/selective_scan_reference.json");
-  const Json one = Load("b-vitamins-ssm/selective_scan_case1.json");
-  if (!cases.is_array() || !one.is_object()) {
-    GTEST_SKIP()
-        << "no reference values: MAMBAD_SHARED_DATA names no folder with golden/b-vitamins-ssm";
-  }
-  ScanCase scan = ReadScan(one["inputs"], Tensor(one["outputs"], "out"));
-  ExpectScan(scan, scan.channels, 2e-6);
-  for (const Json& each : cases) {
+TEST_F(GoldenSmall, SelectiveScanCases) {
+  const Json one = testing::LoadGolden("b-vitamins-ssm/selective_scan_case1.json");
+  ASSERT_TRUE(one.is_object());
+  const ScanCase scan(one["inputs"]);
+  ExpectScan(scan, Tensor(one["outputs"], "out"), scan.channels, 2e-6);
+  for (const Json& each : cases_) {
     SCOPED_TRACE(each["description"].get<std::string>());
-    scan = ReadScan(each["inputs"], Tensor(each["outputs"], "y"));
-    ExpectScan(scan, scan.channels, 2e-6);
+    const ScanCase part(each["inputs"]);
+    ExpectScan(part, Tensor(each["outputs"], "y"), part.channels, 2e-6);
   }
 }
 

@@ -2,47 +2,21 @@
 // that data lies beside the checkout. The gradients there are those of the sum of the outputs.
 
 #include <cmath>
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "nlohmann/json.hpp"
 #include "tests/kernels/training_reference.h"
 #include "tests/kernels/training_run.h"
+#include "tests/support/golden_values.h"
 
 namespace mambad::kernels {
 namespace {
 
-using Json = nlohmann::json;
+using testing::Json;
 
-Json Load(const std::string& file) {
-  const char* folder = std::getenv("MAMBAD_SHARED_DATA");
-  if (folder == nullptr) return nullptr;
-  std::ifstream stream(std::string(folder) + "/golden/" + file);
-  if (!stream) return nullptr;
-  std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-  for (size_t at; (at = text.find("NaN")) != std::string::npos;) text.replace(at, 3, "null");
-  Json parsed = Json::parse(text, nullptr, false);
-  EXPECT_FALSE(parsed.is_discarded()) << file;
-  return parsed;
-}
-
-void Flatten(const Json& value, Numbers& out) {
-  if (value.is_array()) {
-    for (const Json& element : value) Flatten(element, out);
-  } else {
-    out.push_back(value.is_number() ? value.get<double>() : NAN);
-  }
-}
-
-// A tensor in row-major order; empty when absent.
 Numbers Tensor(const Json& parent, const char* name) {
-  Numbers out;
-  if (parent.contains(name) && !parent[name].is_null()) Flatten(parent[name]["data"], out);
-  return out;
+  return testing::GoldenTensor<double>(parent, name);
 }
 
 // Some gradients in the file are NaN; at least a third of each tensor are numbers.
@@ -58,17 +32,8 @@ void ExpectGolden(const Numbers& ours, const Numbers& golden, double tolerance, 
   EXPECT_LE(RelativeError(mine, theirs), tolerance) << name;
 }
 
-class TrainingGolden : public ::testing::Test {
- protected:
-  void SetUp() override {
-    cases_ = Load("mamba_ssm_cuda_reference_cases.json");
-    if (!cases_.is_object()) {
-      GTEST_SKIP() << "no reference values: MAMBAD_SHARED_DATA names no folder with "
-                      "golden/mamba_ssm_cuda_reference_cases.json";
-    }
-  }
-  Json cases_;
-};
+class TrainingGolden : public testing::GoldenCases {};
+class TrainingGoldenSmall : public testing::GoldenSmallScans {};
 
 TEST_F(TrainingGolden, CausalConvolution) {
   const Json& one = cases_["dw_causal_conv"]["channels_first_silu"];
@@ -102,37 +67,11 @@ TEST_F(TrainingGolden, CausalConvolution) {
   ExpectGolden(ours.gradients.at("bias"), Tensor(gradients, "bias"), 1e-6, "d bias");
 }
 
-// A selective scan of the files: u, delta, z [sequences, channels, tokens]; A [channels, N]; B and
-// C [channels, N], [sequences, channels, N] or [sequences, groups, N, tokens]. Softplus is on.
-struct GoldenScan {
-  GoldenScan(const Json& inputs, int64_t given_sequences, int64_t given_channels,
-             int64_t given_tokens)
-      : sequences(given_sequences), channels(given_channels), tokens(given_tokens) {
-    for (const char* name : {"u", "delta", "A", "B", "C", "D", "z", "delta_bias"}) {
-      if (const Numbers values = Tensor(inputs, name); !values.empty()) in[name] = values;
-    }
-    if (inputs.contains("dt_bias")) in["delta_bias"] = Tensor(inputs, "dt_bias");
-    if (in["delta_bias"].empty()) in["delta_bias"].assign(channels, 0);
-    if (in["D"].empty()) in["D"].assign(channels, 0);
-    states = static_cast<int64_t>(in["A"].size()) / channels;
-    groups = static_cast<int64_t>(in["B"].size()) / (sequences * states * tokens);
+// A selective scan with what the files' gradients are compared with. Softplus is on.
+struct TrainingScan : testing::GoldenScan<double> {
+  explicit TrainingScan(const Json& inputs) : GoldenScan(inputs) {
     for (const auto& [name, values] : in) gradients[name].assign(values.size(), 0);
     y.assign(in["u"].size(), 0);
-  }
-
-  // Where B and C of a channel at a token are.
-  int64_t Place(int64_t row, int64_t channel, int64_t n) const {
-    const int64_t sequence = row / tokens, token = row % tokens;
-    const int64_t size = static_cast<int64_t>(in.at("B").size());
-    if (size == channels * states) return channel * states + n;
-    if (size == sequences * channels * states) {
-      return (sequence * channels + channel) * states + n;
-    }
-    const int64_t group = channel / (channels / groups);
-    return ((sequence * groups + group) * states + n) * tokens + token;
-  }
-  int64_t At(int64_t row, int64_t channel) const {
-    return (row / tokens * channels + channel) * tokens + row % tokens;
   }
 
   // One channel with some of its state numbers as a problem of ours, A under the name `a`.
@@ -141,12 +80,12 @@ struct GoldenScan {
     for (const auto& [ours, theirs] :
          {std::pair("x", "u"), std::pair("delta", "delta"), std::pair("z", "z")}) {
       if (in.count(theirs) == 0) continue;
-      for (int64_t row = 0; row < sequences * tokens; ++row) {
+      for (int64_t row = 0; row < rows(); ++row) {
         part[ours].push_back(in.at(theirs)[At(row, channel)]);
       }
     }
     for (const int64_t n : picked) part["a"].push_back(in.at("A")[channel * states + n]);
-    for (int64_t row = 0; row < sequences * tokens; ++row) {
+    for (int64_t row = 0; row < rows(); ++row) {
       for (const int64_t n : picked) {
         part["b"].push_back(in.at("B")[Place(row, channel, n)]);
         part["c"].push_back(in.at("C")[Place(row, channel, n)]);
@@ -170,7 +109,7 @@ struct GoldenScan {
   void Add(int64_t channel, const std::vector<int64_t>& picked, const Numbers& part_y,
            const Tensors& part) {
     const int64_t count = static_cast<int64_t>(picked.size());
-    for (int64_t row = 0; row < sequences * tokens; ++row) {
+    for (int64_t row = 0; row < rows(); ++row) {
       const int64_t at = At(row, channel);
       y[at] += part_y[row];
       gradients["u"][at] += part.at("x")[row];
@@ -188,8 +127,7 @@ struct GoldenScan {
     gradients["delta_bias"][channel] += part.at("dt_bias")[0];
   }
 
-  int64_t sequences, channels, tokens, states = 0, groups = 0;
-  Tensors in, gradients;
+  Tensors gradients;
   Numbers y;
 };
 
@@ -199,7 +137,8 @@ TEST_F(TrainingGolden, SelectiveScan) {
   for (const char* name : {"full", "time_varying_3d"}) {
     SCOPED_TRACE(name);
     const Json& one = cases_["selective_scan"][name];
-    GoldenScan scan(one["inputs"], 2, 3, 5);
+    TrainingScan scan(one["inputs"]);
+    ASSERT_EQ(scan.rows(), 10);
     const Numbers ones(10, 1.0);
     int64_t ours = 0;
     for (int64_t channel = 0; channel < scan.channels; ++channel) {
@@ -305,16 +244,10 @@ TEST_F(TrainingGolden, StateSpaceDuality) {
   for (const auto& [name, golden] : theirs) ExpectGolden(mine[name], golden, 7e-3, name.c_str());
 }
 
-TEST(TrainingGoldenSmall, SelectiveScan) {
-  const Json cases = Load("b-vitamins-ssm/selective_scan_reference.json");
-  if (!cases.is_array()) {
-    GTEST_SKIP()
-        << "no reference values: MAMBAD_SHARED_DATA names no folder with golden/b-vitamins-ssm";
-  }
-  for (const Json& each : cases) {
+TEST_F(TrainingGoldenSmall, SelectiveScan) {
+  for (const Json& each : cases_) {
     SCOPED_TRACE(each["description"].get<std::string>());
-    const Json& shape = each["inputs"]["u"]["shape"];
-    GoldenScan scan(each["inputs"], shape[0], shape[1], shape[2]);
+    TrainingScan scan(each["inputs"]);
     std::vector<int64_t> all;
     for (int64_t n = 0; n < scan.states; ++n) all.push_back(n);
     for (int64_t channel = 0; channel < scan.channels; ++channel) {
@@ -322,7 +255,7 @@ TEST(TrainingGoldenSmall, SelectiveScan) {
       for (const double a : part["a"]) part["a_log"].push_back(std::log(-a));
       part.erase("a");
       TrainingResult result =
-          RunTraining<float>(scan.Sizes(all), part, Numbers(scan.sequences * scan.tokens, 1.0), 1);
+          RunTraining<float>(scan.Sizes(all), part, Numbers(scan.rows(), 1.0), 1);
       result.gradients["a"] = result.gradients["a_log"];
       scan.Add(channel, all, result.y, result.gradients);
     }

@@ -139,9 +139,9 @@ TrainingResult RunTraining(CausalConvolution problem, const Tensors& in, const N
 
 // Forward without and with checkpoints (which must agree), then backward.
 template <typename T, typename Problem, typename Gradient, typename Forward, typename Backward>
-void RunScan(const Problem& problem, const OutputRows& y, const Gradient& gradient, int64_t columns,
-             const Forward& forward, const Backward& backward, const TrainingMemory<T>& memory,
-             ThreadPool& pool) {
+void RunPasses(const Problem& problem, const OutputRows& y, const Gradient& gradient,
+               int64_t columns, const Forward& forward, const Backward& backward,
+               const TrainingMemory<T>& memory, ThreadPool& pool) {
   const TrainingWorkspaceBytes bytes = cpu::WorkspaceBytes(problem, pool.threads());
   Buffer scratch = PoisonedWorkspace<T>(std::max(bytes.forward_scratch, bytes.backward_scratch));
   Buffer checkpoints = PoisonedWorkspace<T>(bytes.checkpoints);
@@ -160,83 +160,73 @@ void RunScan(const Problem& problem, const OutputRows& y, const Gradient& gradie
   memory.ExpectMarginsUntouched();
 }
 
-template <typename T>
-TrainingResult RunTraining(SelectiveScan problem, const Tensors& in, const Numbers& y_gradient,
-                           int threads) {
+// Rows that a scan reads and those of their gradient; left out where `in` has none of that name.
+struct ScanRows {
+  const char* name;
+  InputRows* input;
+  OutputRows* gradient;
+};
+
+// `rows` are of `problem` and `gradient`; `columns` are those of y.
+template <typename T, typename Problem, typename Gradient, typename Forward, typename Backward>
+TrainingResult RunScan(Problem& problem, Gradient& gradient, const std::vector<ScanRows>& rows,
+                       int64_t columns, const Forward& forward, const Backward& backward,
+                       const Tensors& in, const Numbers& y_gradient, int threads) {
   ThreadPool pool(threads);
   TrainingMemory<T> memory(problem.batch.rows());
+  const auto size = [&](const char* name) { return static_cast<int64_t>(in.at(name).size()); };
   problem.batch.type = kTrainingType<T>;
-  SelectiveScanGradient gradient;
-  std::vector<std::pair<std::string, OutputRows*>> rows;
-  const auto add = [&](const char* name, InputRows& input, OutputRows& output) {
-    if (in.count(name) == 0) return;
-    input = memory.In(in.at(name));
-    output = memory.Out(static_cast<int64_t>(in.at(name).size()) / problem.batch.rows());
-    rows.emplace_back(name, &output);
-  };
-  add("x", problem.x, gradient.x);
-  add("delta", problem.delta, gradient.delta);
-  add("b", problem.b, gradient.b);
-  add("c", problem.c, gradient.c);
-  add("z", problem.z, gradient.z);
+  for (const ScanRows& each : rows) {
+    if (in.count(each.name) == 0) continue;
+    *each.input = memory.In(in.at(each.name));
+    *each.gradient = memory.Out(size(each.name) / problem.batch.rows());
+  }
   problem.a_log = memory.Parameter(in.at("a_log"));
   problem.skip = memory.Parameter(in.at("skip"));
   problem.dt_bias = memory.Parameter(in.at("dt_bias"));
-  gradient.a_log = memory.ParameterOut(in.at("a_log").size());
-  gradient.skip = memory.ParameterOut(problem.channels);
-  gradient.dt_bias = memory.ParameterOut(problem.channels);
+  gradient.a_log = memory.ParameterOut(size("a_log"));
+  gradient.skip = memory.ParameterOut(size("skip"));
+  gradient.dt_bias = memory.ParameterOut(size("dt_bias"));
   gradient.y = memory.In(y_gradient);
-  const OutputRows y = memory.Out(problem.channels);
-  RunScan(problem, y, gradient, problem.channels, cpu::SelectiveScanForward,
-          cpu::SelectiveScanBackward, memory, pool);
-  TrainingResult result{memory.Read(y, problem.channels),
-                        {{"a_log", memory.Read(gradient.a_log, in.at("a_log").size())},
-                         {"skip", memory.Read(gradient.skip, problem.channels)},
-                         {"dt_bias", memory.Read(gradient.dt_bias, problem.channels)}}};
-  for (const auto& [name, output] : rows) {
-    result.gradients[name] =
-        memory.Read(*output, static_cast<int64_t>(in.at(name).size()) / problem.batch.rows());
+  const OutputRows y = memory.Out(columns);
+  RunPasses(problem, y, gradient, columns, forward, backward, memory, pool);
+  TrainingResult result{memory.Read(y, columns),
+                        {{"a_log", memory.Read(gradient.a_log, size("a_log"))},
+                         {"skip", memory.Read(gradient.skip, size("skip"))},
+                         {"dt_bias", memory.Read(gradient.dt_bias, size("dt_bias"))}}};
+  for (const ScanRows& each : rows) {
+    if (in.count(each.name) == 0) continue;
+    result.gradients[each.name] =
+        memory.Read(*each.gradient, size(each.name) / problem.batch.rows());
   }
   return result;
 }
 
 template <typename T>
+TrainingResult RunTraining(SelectiveScan problem, const Tensors& in, const Numbers& y_gradient,
+                           int threads) {
+  SelectiveScanGradient gradient;
+  return RunScan<T>(problem, gradient,
+                    {{"x", &problem.x, &gradient.x},
+                     {"delta", &problem.delta, &gradient.delta},
+                     {"b", &problem.b, &gradient.b},
+                     {"c", &problem.c, &gradient.c},
+                     {"z", &problem.z, &gradient.z}},
+                    problem.channels, cpu::SelectiveScanForward, cpu::SelectiveScanBackward, in,
+                    y_gradient, threads);
+}
+
+template <typename T>
 TrainingResult RunTraining(Mamba2Scan problem, const Tensors& in, const Numbers& y_gradient,
                            int threads) {
-  ThreadPool pool(threads);
-  TrainingMemory<T> memory(problem.batch.rows());
-  problem.batch.type = kTrainingType<T>;
   Mamba2ScanGradient gradient;
-  std::vector<std::pair<std::string, OutputRows*>> rows;
-  const auto add = [&](const char* name, InputRows& input, OutputRows& output) {
-    input = memory.In(in.at(name));
-    output = memory.Out(static_cast<int64_t>(in.at(name).size()) / problem.batch.rows());
-    rows.emplace_back(name, &output);
-  };
-  add("x", problem.x, gradient.x);
-  add("b", problem.b, gradient.b);
-  add("c", problem.c, gradient.c);
-  add("dt", problem.dt, gradient.dt);
-  problem.a_log = memory.Parameter(in.at("a_log"));
-  problem.skip = memory.Parameter(in.at("skip"));
-  problem.dt_bias = memory.Parameter(in.at("dt_bias"));
-  gradient.a_log = memory.ParameterOut(problem.heads);
-  gradient.skip = memory.ParameterOut(problem.heads);
-  gradient.dt_bias = memory.ParameterOut(problem.heads);
-  gradient.y = memory.In(y_gradient);
-  const int64_t columns = problem.heads * problem.head_width;
-  const OutputRows y = memory.Out(columns);
-  RunScan(problem, y, gradient, columns, cpu::Mamba2ScanForward, cpu::Mamba2ScanBackward, memory,
-          pool);
-  TrainingResult result{memory.Read(y, columns),
-                        {{"a_log", memory.Read(gradient.a_log, problem.heads)},
-                         {"skip", memory.Read(gradient.skip, problem.heads)},
-                         {"dt_bias", memory.Read(gradient.dt_bias, problem.heads)}}};
-  for (const auto& [name, output] : rows) {
-    result.gradients[name] =
-        memory.Read(*output, static_cast<int64_t>(in.at(name).size()) / problem.batch.rows());
-  }
-  return result;
+  return RunScan<T>(problem, gradient,
+                    {{"x", &problem.x, &gradient.x},
+                     {"b", &problem.b, &gradient.b},
+                     {"c", &problem.c, &gradient.c},
+                     {"dt", &problem.dt, &gradient.dt}},
+                    problem.heads * problem.head_width, cpu::Mamba2ScanForward,
+                    cpu::Mamba2ScanBackward, in, y_gradient, threads);
 }
 
 }  // namespace mambad::kernels
