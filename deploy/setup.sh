@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What deploy/quickstart.sh and tests/run.sh share: packages, and the model that is fetched until one of our own is in the
-# box. Sourced, never run; the caller sets `set -euo pipefail`.
+# What deploy/quickstart.sh and tests/run.sh share: packages, and the model that --chat and some tests fetch. Sourced, never
+# run; the caller sets `set -euo pipefail`.
 
 # Debian packages that build and run the daemon and its client.
 daemon_packages=(

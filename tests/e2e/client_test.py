@@ -9,111 +9,32 @@ Needs grpcio, grpcio-tools, grpcio-health-checking, grpcio-reflection and google
 
 import argparse
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import unittest
-import urllib.request
 
 import grpc
-import grpc_tools
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_tools import protoc
 
 import malformed_requests
+from daemon_process import Daemon, details_of, make_stubs
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-OPTIONS = None  # set by main
-pb = stubs = None  # the generated modules
-
-
-def make_stubs(folder):
-    global pb, stubs
-    code = protoc.main([
-        "protoc", f"-I{ROOT / 'proto'}", f"-I{pathlib.Path(grpc_tools.__file__).parent / '_proto'}",
-        f"--python_out={folder}", f"--grpc_python_out={folder}", "mambad/v1/generation.proto"])
-    if code != 0:
-        sys.exit("protoc failed")
-    sys.path.insert(0, str(folder))
-    from mambad.v1 import generation_pb2, generation_pb2_grpc
-    pb, stubs = generation_pb2, generation_pb2_grpc
+OPTIONS = pb = None  # set by main: the arguments, the generated messages
 
 
-class Daemon:
-    """The program under test on free ports; started once for all tests that only call it."""
-
-    def __init__(self, extra=()):
-        command = [OPTIONS.binary, "--model", OPTIONS.model, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
-        if OPTIONS.draft:
-            command += ["--draft", OPTIONS.draft]
-        self.process = subprocess.Popen(command + list(extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.errors = []
-        self.error_reader = threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True)
-        self.error_reader.start()
-        self.ready_line = self.process.stdout.readline()
-        if " ready: grpc " not in self.ready_line:
-            self.process.wait()
-            self.error_reader.join()
-            raise RuntimeError(f"not ready: {self.ready_line!r} {self.errors}")
-        words = self.ready_line.replace(",", "").split()
-        self.address = words[words.index("grpc") + 1]
-        self.metrics_address = words[words.index("metrics") + 1]
-        self.channel = grpc.insecure_channel(self.address, options=[("grpc.max_receive_message_length", -1)])
-        self.generation = stubs.GenerationStub(self.channel)
-
-    def resident_bytes(self):
-        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
-            for line in status:
-                if line.startswith("VmRSS:"):
-                    return int(line.split()[1]) * 1024
-        raise RuntimeError("no VmRSS")
-
-    def wait_until_idle(self, seconds=30):
-        end = time.monotonic() + seconds
-        while True:
-            load = self.generation.GetLoad(pb.GetLoadRequest())
-            idle = not (load.running or load.waiting or load.slots_used or load.pages_used or load.state_bytes)
-            if idle or time.monotonic() > end:
-                return load
-            time.sleep(0.02)
-
-    def stop(self):
-        self.channel.close()
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout=60)
-        self.error_reader.join()
-        self.process.stdout.close()
-        self.process.stderr.close()
-        return code
-
-
-def details_of(error):
-    """The google.rpc details of a failed call, by message type."""
-    found = {}
-    for key, value in error.trailing_metadata() or ():
-        if key != "grpc-status-details-bin":
-            continue
-        status = status_pb2.Status()
-        status.ParseFromString(value)
-        assert status.code == error.code().value[0]
-        for detail in status.details:
-            for kind in (error_details_pb2.BadRequest, error_details_pb2.RetryInfo):
-                message = kind()
-                if detail.Unpack(message):
-                    found[kind] = message
-    return found
+def start_daemon():
+    return Daemon(OPTIONS.binary, OPTIONS.model, OPTIONS.draft)
 
 
 class ClientTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.daemon = Daemon()
+        cls.daemon = start_daemon()
         cls.generation = cls.daemon.generation
         cls.info = cls.generation.GetModelInfo(pb.GetModelInfoRequest())
 
@@ -166,10 +87,14 @@ class ClientTest(unittest.TestCase):
     def test_seed_repeats_a_sampled_answer(self):
         request = self.request()
         request.sampling.temperature = 1
+        request.speculation.mode = pb.Speculation.OFF
         first = self.generation.GenerateOnce(request)
         request.sampling.seed = first.completion.seed
-        again = self.generation.GenerateOnce(request)
-        self.assertEqual(list(first.token_ids), list(again.token_ids))
+        # A draft model, which keeps the distribution only, is not among them.
+        for mode in (pb.Speculation.OFF, pb.Speculation.PROMPT_LOOKUP):
+            request.speculation.mode = mode
+            again = self.generation.GenerateOnce(request)
+            self.assertEqual(list(first.token_ids), list(again.token_ids))
 
     def test_samples(self):
         request = self.request()
@@ -232,8 +157,7 @@ class ClientTest(unittest.TestCase):
 
     def test_metrics(self):
         self.generation.GenerateOnce(self.request(3))
-        with urllib.request.urlopen(f"http://{self.daemon.metrics_address}/metrics") as answer:
-            text = answer.read().decode()
+        text = self.daemon.metrics()
         self.assertIn("mambad_generation_tokens_total ", text)
         self.assertIn("mambad_time_to_first_token_seconds_bucket", text)
 
@@ -296,7 +220,7 @@ class ClientTest(unittest.TestCase):
 
 class LifeTest(unittest.TestCase):
     def test_drain_finishes_running_calls(self):
-        daemon = Daemon()
+        daemon = start_daemon()
         info = daemon.generation.GetModelInfo(pb.GetModelInfoRequest())
         request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[1, 2, 3]))
         request.stopping.max_tokens = min(200, info.limits.context - 3)
@@ -331,7 +255,7 @@ class LifeTest(unittest.TestCase):
     def test_mambactl(self):
         if not OPTIONS.mambactl:
             self.skipTest("no --mambactl given")
-        daemon = Daemon()
+        daemon = start_daemon()
 
         def mambactl(*arguments):
             return subprocess.run([OPTIONS.mambactl, "--address", daemon.address, *arguments], capture_output=True,
@@ -350,7 +274,7 @@ class LifeTest(unittest.TestCase):
 
 
 def main():
-    global OPTIONS
+    global OPTIONS, pb
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", required=True)
     parser.add_argument("--model", required=True)
@@ -360,7 +284,7 @@ def main():
                         help="resident memory holds a sanitizer's shadow: its growth is printed, not judged")
     OPTIONS, rest = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
-        make_stubs(folder)
+        pb = make_stubs(folder)
         unittest.main(argv=[sys.argv[0]] + rest)
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks that the tree keeps its shape: who includes whom, what lies on top, how long files get, what names say.
+"""Checks that the tree keeps its shape: who includes whom, what lies on top, how long files get, what names say, how much
+models in the box weigh.
 
     check_structure.py [ROOT]      checks the repository ROOT (default: the one this file is in); exit 1 on violations
     check_structure.py --self-test plants every kind of violation in trees of its own and wants each one found
@@ -83,6 +84,13 @@ LONG_FILES = {
 SOURCE_SUFFIXES = (".h", ".cc", ".cpp", ".cu", ".cuh", ".py", ".sh", ".proto")
 CXX_SUFFIXES = (".h", ".cc", ".cpp", ".cu", ".cuh")
 TEXT_SUFFIXES = SOURCE_SUFFIXES + (".md", ".txt", ".cmake", ".yaml", ".yml", ".json")
+
+# What a folder may weigh in all, bytes: every clone carries it.
+MAX_BYTES = {
+    "deploy/models": 36_000_000,
+    "deploy/models/stories/target": 10_000_000,
+    "deploy/models/stories/draft": 2_000_000,
+}
 
 # Put together here, so that this file does not find itself.
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")
@@ -174,6 +182,17 @@ def check_file(path, text):
     return found
 
 
+def check_weights(root, paths):
+    """Violations of the bounds on whole folders."""
+    found = []
+    for folder, most in MAX_BYTES.items():
+        inside = [os.path.join(root, path) for path in paths if path.startswith(folder + "/")]
+        weight = sum(os.path.getsize(path) for path in inside if os.path.isfile(path))
+        if weight > most:
+            found.append(f"{folder}: {weight} bytes in all, allowed {most}")
+    return found
+
+
 def check_tree(root):
     """All violations of the repository at root, as lines."""
     paths = list_files(root)
@@ -189,6 +208,7 @@ def check_tree(root):
         full = os.path.join(root, path)
         if os.path.isfile(full) and sum(1 for _ in open(full, encoding="utf-8")) <= MAX_LINES:
             found.append(f"{path}: is not over {MAX_LINES} lines any more: take it off the list of long files")
+    found += check_weights(root, paths)
     return found, paths
 
 
@@ -209,7 +229,7 @@ def list_files(root):
 
 # ---- the check of the checks ----------------------------------------------------------------------------------------
 
-# path -> (content, words that the violation must contain; None: must be clean)
+# path -> (content or, as a number, its bytes; words that the violation must contain, None: must be clean)
 PLANTED = [
     ("kernels/cpu/a.cc", '#include <vector>\n#include "kernels/backend.h"\n#include "hwy/highway.h"\n', None),
     ("kernels/a.cc", '#include "engine/options.h"\n', "kernels may include of ours only"),
@@ -249,6 +269,10 @@ PLANTED = [
     ("notes.txt", "\n", "does not belong on top"),
     ("scripts/run.sh", "\n", "does not belong on top"),
     ("tests/fuzz/corpus/x/seed.json", "TO" + "DO\n", None),
+    ("deploy/models/any/model.gguf", 36_000_000, None),
+    ("deploy/models/any/model.gguf", 36_000_001, "deploy/models: 36000001 bytes in all, allowed 36000000"),
+    ("deploy/models/stories/target/model.safetensors", 10_000_001, "stories/target: 10000001 bytes in all"),
+    ("deploy/models/stories/draft/model.safetensors", 2_000_001, "stories/draft: 2000001 bytes in all"),
 ]
 
 
@@ -258,7 +282,10 @@ def self_test():
         with tempfile.TemporaryDirectory() as root:
             os.makedirs(os.path.join(root, os.path.dirname(path)), exist_ok=True)
             with open(os.path.join(root, path), "w", encoding="utf-8") as file:
-                file.write(content)
+                if isinstance(content, int):
+                    file.truncate(content)
+                else:
+                    file.write(content)
             found, _ = check_tree(root)
             if wanted is None and found:
                 failures.append(f"{path}: should be clean, but: {found}")
