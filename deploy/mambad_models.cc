@@ -31,6 +31,10 @@ void Pack(const std::string& model, const std::string& teacher, const std::strin
     std::printf("embedding shipped as a projection of the teacher's, %.4f %% off\n",
                 100 * packed.projection_distance);
   }
+  if (packed.proposed_tokens > 0) {
+    std::printf("a draft that proposes %lld tokens\n",
+                static_cast<long long>(packed.proposed_tokens));
+  }
   std::printf("sha256 of the assembled tensors: %s\n", packed.sha256.c_str());
 }
 

@@ -88,6 +88,35 @@ TokenizedDocument PlainDocument(const std::string& words, const CorpusTokenizer&
   return document;
 }
 
+TokenizedDocument Conversation(const std::vector<text::ChatMessage>& messages, size_t first_trained,
+                               const CorpusTokenizer& tokenizer, const CorpusOptions& options) {
+  if (tokenizer.chat_template == nullptr) {
+    Refuse("\"messages\" need a chat template, and the model's directory has none");
+  }
+  TokenizedDocument document;
+  std::string done;  // text that is already tokens
+  const auto append = [&](const std::string& longer, bool trained) {
+    if (longer.compare(0, done.size(), done) != 0) {
+      Refuse("the chat template changes earlier turns when later ones follow");
+    }
+    // A begin-of-text token is the template's business where it writes one.
+    if (longer.size() > done.size()) {
+      AppendText(longer.substr(done.size()), trained, false, tokenizer, &document, true);
+    }
+    done = longer;
+  };
+  for (size_t index = 0; index < messages.size(); ++index) {
+    if (messages[index].role != "assistant") continue;
+    append(Render(messages, index, true, tokenizer), false);
+    append(Render(messages, index + 1, false, tokenizer), index >= first_trained);
+  }
+  if (messages.back().role != "assistant") {
+    append(Render(messages, messages.size(), false, tokenizer), false);
+  }
+  Finish(tokenizer, options, false, &document);
+  return document;
+}
+
 // `prompt` is a text or, in a chat, the messages so far.
 TokenizedDocument Answered(const json& prompt, const std::string& answer,
                            const CorpusTokenizer& tokenizer, const CorpusOptions& options) {
@@ -96,7 +125,8 @@ TokenizedDocument Answered(const json& prompt, const std::string& answer,
   }
   std::vector<text::ChatMessage> messages = Messages(prompt, "prompt");
   messages.push_back({"assistant", answer});
-  return TokenizeConversation(messages, tokenizer, options);
+  // What the assistant said before is part of the prompt.
+  return Conversation(messages, messages.size() - 1, tokenizer, options);
 }
 
 std::vector<TokenizedDocument> RecordDocuments(const json& record, const CorpusTokenizer& tokenizer,
@@ -135,19 +165,22 @@ struct Reading {
 
   template <typename Make>
   void Record(int64_t line, const Make& make) {
+    std::vector<TokenizedDocument> documents;
     try {
-      std::vector<TokenizedDocument> documents = make();
+      documents = make();
       if (documents_per_record == 0) documents_per_record = documents.size();
       if (documents.size() != documents_per_record) {
         Refuse("preference pairs and other records in one file");
       }
-      ++counts.records;
-      take(std::move(documents));
     } catch (const std::runtime_error& error) {
       const std::string message = path + ":" + std::to_string(line) + ": " + error.what();
       if (!options.skip_malformed) throw std::runtime_error(message);
       if (counts.skipped++ == 0) counts.first_skipped = message;
+      return;
     }
+    // Not a record's fault, whatever goes wrong here.
+    ++counts.records;
+    take(std::move(documents));
   }
 };
 
@@ -163,7 +196,7 @@ void ReadJsonLine(const std::string& line, int64_t number, const CorpusTokenizer
           return true;
         },
         false);
-    if (record.is_discarded() || !record.is_object()) Refuse("not a JSON object");
+    if (!record.is_object()) Refuse("expected JSON Lines: a whole JSON object on every line");
     return RecordDocuments(record, tokenizer, options);
   });
 }
@@ -173,31 +206,7 @@ void ReadJsonLine(const std::string& line, int64_t number, const CorpusTokenizer
 TokenizedDocument TokenizeConversation(const std::vector<text::ChatMessage>& messages,
                                        const CorpusTokenizer& tokenizer,
                                        const CorpusOptions& options) {
-  if (tokenizer.chat_template == nullptr) {
-    Refuse("\"messages\" need a chat template, and the model's directory has none");
-  }
-  TokenizedDocument document;
-  std::string done;  // text that is already tokens
-  const auto append = [&](const std::string& longer, bool trained) {
-    if (longer.compare(0, done.size(), done) != 0) {
-      Refuse("the chat template changes earlier turns when later ones follow");
-    }
-    // A begin-of-text token is the template's business where it writes one.
-    if (longer.size() > done.size()) {
-      AppendText(longer.substr(done.size()), trained, false, tokenizer, &document, true);
-    }
-    done = longer;
-  };
-  for (size_t index = 0; index < messages.size(); ++index) {
-    if (messages[index].role != "assistant") continue;
-    append(Render(messages, index, true, tokenizer), false);
-    append(Render(messages, index + 1, false, tokenizer), true);
-  }
-  if (messages.back().role != "assistant") {
-    append(Render(messages, messages.size(), false, tokenizer), false);
-  }
-  Finish(tokenizer, options, false, &document);
-  return document;
+  return Conversation(messages, 0, tokenizer, options);
 }
 
 TokenizedDocument TokenizeAnswer(const std::string& prompt, const std::string& answer,
@@ -235,7 +244,6 @@ CorpusCounts ReadCorpus(const std::string& path, const CorpusTokenizer& tokenize
   LineReader reader(path);
   Reading reading{path, options, take, {}, 0};
   std::string line, document;
-  std::optional<bool> json_lines;
   int64_t document_line = 1;
   const auto end_document = [&](int64_t next_line) {
     if (document.find_first_not_of(" \t\n") != std::string::npos) {
@@ -247,9 +255,7 @@ CorpusCounts ReadCorpus(const std::string& path, const CorpusTokenizer& tokenize
     document_line = next_line;
   };
   while (reader.Next(&line)) {
-    const size_t first = line.find_first_not_of(" \t");
-    if (!json_lines && first != std::string::npos) json_lines = line[first] == '{';
-    if (json_lines.value_or(false)) {
+    if (reader.json_lines()) {
       ReadJsonLine(line, reader.line_number(), tokenizer, options, &reading);
     } else if (!options.separator.empty() && line == options.separator) {
       end_document(reader.line_number() + 1);
@@ -259,6 +265,9 @@ CorpusCounts ReadCorpus(const std::string& path, const CorpusTokenizer& tokenize
     }
   }
   end_document(0);
+  if (reading.counts.records == 0 && reading.counts.skipped > 0) {
+    Refuse(reading.counts.first_skipped + "; the file has not one good record");
+  }
   return reading.counts;
 }
 

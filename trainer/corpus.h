@@ -61,13 +61,12 @@ struct CorpusCounts {
 };
 
 // Calls `take` for every record of `path` in the file's order: one document, or two (chosen, then
-// rejected) for a preference pair. A file whose first character other than space is '{' is JSON
-// Lines with one object a line:
+// rejected) for a preference pair. JSON Lines (LineReader::json_lines) have one object a line:
 //   {"text"}, {"messages": [{"role", "content"}]}, {"prompt", "completion"},
 //   {"prompt", "chosen", "rejected"} (prompt: text, or messages; answers: text);
 // anything else is plain text. Throws std::runtime_error "path:line: what" for a malformed record
-// unless they are skipped, for a file that cannot be read in any case. Preference pairs and other
-// records do not mix in one file.
+// unless they are skipped; in any case for a file that cannot be read or has malformed records
+// only, and what `take` throws. Preference pairs and other records do not mix in one file.
 CorpusCounts ReadCorpus(const std::string& path, const CorpusTokenizer& tokenizer,
                         const CorpusOptions& options,
                         const std::function<void(std::vector<TokenizedDocument>)>& take);

@@ -59,7 +59,8 @@ class BatchSource {
 // reader with a saved cursor gives what the first one would have given.
 class PackedDataset : public BatchSource {
  public:
-  // `store` outlives this.
+  // `store` outlives this. Throws std::runtime_error for preference pairs, and for text of which no
+  // token counts in the loss.
   PackedDataset(const TokenStore* store, const DatasetOptions& options);
 
   // The next `rows` rows. False when there are none left; the last batch has its missing rows
@@ -82,21 +83,41 @@ class PackedDataset : public BatchSource {
   std::vector<uint8_t> trained_;  // likewise
 };
 
+// What becomes of a store's preference pairs in rows.
+struct PairCounts {
+  int64_t pairs = 0;           // that are given
+  int64_t without_answer = 0;  // left out: on one side no token would count
+  int64_t cut_prompts = 0;     // of `pairs`, those whose prompt lost its beginning
+  int64_t cut_answers = 0;     // and those whose longer answer loses its end
+};
+
 // Preference pairs: rows 0..pairs-1 are the chosen answers, pairs..2*pairs-1 the rejected ones, one
-// document a row from column 0, cut at row_tokens, padded behind.
+// document a row from column 0, padded behind. Where the longer document of a pair is longer than a
+// row, both keep only the last `prompt_tokens` of their prompt (all before the first trained token)
+// and are then cut at the row's end.
 class PairDataset : public BatchSource {
  public:
-  // Throws std::runtime_error when the store holds no pairs.
-  PairDataset(const TokenStore* store, const DatasetOptions& options);
+  // `store` outlives this. `prompt_tokens`: less than a row; 0: half a row. Throws
+  // std::runtime_error when the store holds no pairs, or none with two answers.
+  PairDataset(const TokenStore* store, const DatasetOptions& options, int64_t prompt_tokens);
+  const PairCounts& counts() const { return counts_; }
   bool Next(int64_t pairs, PackedBatch* batch) override;
   const DatasetCursor& cursor() const override { return cursor_; }
   void Seek(const DatasetCursor& cursor) override;
 
  private:
+  struct Pair {
+    int64_t chosen = 0;                // document; the rejected one follows it
+    int64_t first_tokens[2] = {0, 0};  // that are kept of the two
+  };
+  void AddPair(int64_t chosen, int64_t prompt_tokens);
   void OrderEpoch();
+  void FillRow(const Pair& pair, int64_t answer, int64_t row, PackedBatch* batch) const;
 
   const TokenStore* store_;
   DatasetOptions options_;
+  PairCounts counts_;
+  std::vector<Pair> pairs_;
   DatasetCursor cursor_;
   std::vector<uint32_t> order_;
 };

@@ -251,13 +251,7 @@ void CopyMixer(const LanguageModel& trained, int layer, const LanguageModel& res
   for (const ModelParameter& parameter : result.parameters()) {
     const Parameter& own = parameter.description;
     if (own.layer != layer || !IsRecurrentMixerRole(own.role)) continue;
-    const Tensor value = trained.Find(own.role, layer);
-    if (!value.defined() || value.sizes() != parameter.value.sizes()) {
-      throw std::runtime_error(absl::StrFormat("trained mixers: layer %d has no %s of %s numbers",
-                                               layer, own.name,
-                                               absl::StrJoin(parameter.value.sizes(), " x ")));
-    }
-    Tensor(parameter.value).copy_(value);
+    Tensor(parameter.value).copy_(trained.Find(own.role, layer));
   }
 }
 
@@ -265,6 +259,19 @@ void CopyMixer(const LanguageModel& trained, int layer, const LanguageModel& res
 
 ModelConfig HybridConfiguration(const ModelConfig& source, const InitializeOptions& options) {
   return HybridConfig(source, CheckedLayers(source, options), options);
+}
+
+void RequireTrainedMixers(const ModelConfig& trained, const ModelConfig& source,
+                          const ModelConfig& result) {
+  const checkpoint::ParameterTable found(trained), wanted(result);
+  for (const Parameter& own : wanted.parameters()) {
+    if (!IsRecurrentMixerRole(own.role)) continue;
+    if (source.mixers[own.layer] != MixerKind::kAttention) continue;
+    const Parameter* there = found.Find(own.role, own.layer);
+    if (there != nullptr && there->shape == own.shape) continue;
+    throw std::runtime_error(absl::StrFormat("trained mixers: layer %d has no %s of %s numbers",
+                                             own.layer, own.name, absl::StrJoin(own.shape, " x ")));
+  }
 }
 
 std::unique_ptr<LanguageModel> InitializeHybrid(const LanguageModel& source,
@@ -280,6 +287,9 @@ std::unique_ptr<LanguageModel> InitializeHybrid(const LanguageModel& source,
     Tensor(parameter.value)
         .copy_(own.role == Role::kEmbedding ? source.Embedding()
                                             : source.Find(own.role, own.layer));
+  }
+  if (options.trained_mixers != nullptr) {
+    RequireTrainedMixers(options.trained_mixers->config(), source.config(), result->config());
   }
   for (const int layer : layers) {
     if (source.config().mixers[layer] != MixerKind::kAttention) continue;

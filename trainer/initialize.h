@@ -38,9 +38,16 @@ struct InitializeOptions {
   uint64_t seed = 1;  // of every draw; a layer's draws depend on seed and layer alone
 };
 
-// What InitializeHybrid makes of a model of configuration `source`, and the same errors.
+// What InitializeHybrid makes of a model of configuration `source`, and the same errors (but those
+// of trained mixers).
 checkpoint::ModelConfig HybridConfiguration(const checkpoint::ModelConfig& source,
                                             const InitializeOptions& options);
+
+// Throws std::runtime_error unless a model of configuration `trained` has every mixer that
+// `result`, made of `source`, does not have from there.
+void RequireTrainedMixers(const checkpoint::ModelConfig& trained,
+                          const checkpoint::ModelConfig& source,
+                          const checkpoint::ModelConfig& result);
 
 // `source`: a Llama or a hybrid; its device and compute type are the result's. Parameters are
 // copies. Throws std::runtime_error: another family, layers outside the model or repeated, a

@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <zlib.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -17,6 +19,15 @@ constexpr size_t kMaximumLineBytes = size_t{64} << 20;
 
 bool EndsWith(const std::string& text, const std::string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+constexpr char kByteOrderMark[] = "\xEF\xBB\xBF";
+
+bool NamesJsonLines(std::string path) {
+  std::transform(path.begin(), path.end(), path.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  if (EndsWith(path, ".gz") || EndsWith(path, ".xz")) path.resize(path.size() - 3);
+  return EndsWith(path, ".json") || EndsWith(path, ".jsonl");
 }
 
 }  // namespace
@@ -90,7 +101,8 @@ class LineReader::XzSource : public LineReader::Source {
   bool finished_ = false;
 };
 
-LineReader::LineReader(const std::string& path) : path_(path) {
+LineReader::LineReader(const std::string& path)
+    : path_(path), json_lines_(NamesJsonLines(path)), kind_known_(json_lines_) {
   struct stat status;
   if (stat(path.c_str(), &status) != 0) {
     throw std::runtime_error(path + ": " + std::strerror(errno));
@@ -136,7 +148,12 @@ bool LineReader::Next(std::string* line) {
     }
   }
   if (!line->empty() && line->back() == '\r') line->pop_back();
-  ++line_number_;
+  if (++line_number_ == 1 && line->starts_with(kByteOrderMark)) line->erase(0, 3);
+  const size_t first = kind_known_ ? std::string::npos : line->find_first_not_of(" \t");
+  if (first != std::string::npos) {
+    json_lines_ = (*line)[first] == '{';
+    kind_known_ = true;
+  }
   return true;
 }
 

@@ -20,6 +20,17 @@ void SayError(const std::string& what) {
   std::fprintf(stderr, "trainer: error: %s\n", what.substr(0, what.find('\n')).c_str());
 }
 
+// The library would only say that one is missing.
+void CheckCommand(const std::vector<mambad::trainer::Command>& commands, const std::string& word) {
+  if (word.starts_with('-')) return;  // an option
+  std::string names;
+  for (const mambad::trainer::Command& command : commands) {
+    if (command.name == word) return;
+    names += (names.empty() ? "" : ", ") + command.name;
+  }
+  throw std::runtime_error("\"" + word + "\": no such command; expected one of " + names);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -36,6 +47,7 @@ int main(int argc, char** argv) {
     sub->callback([&command, &config_path] { command.run(config_path); });
   }
   try {
+    CheckCommand(commands, argc > 1 ? argv[1] : "-");
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error);

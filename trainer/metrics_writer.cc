@@ -1,7 +1,9 @@
 #include "trainer/metrics_writer.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -12,6 +14,7 @@
 #include <stdexcept>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
 
 namespace mambad::trainer {
@@ -49,9 +52,11 @@ void AppendBytes(int field, const std::string& bytes, std::string* out) {
 }
 
 // Keeps the whole lines of steps up to `step`; what a kill left of a line is dropped as well.
-void KeepLinesUpTo(const std::string& path, int64_t step) {
+// Returns how many there are of `step` itself.
+int64_t KeepLinesUpTo(const std::string& path, int64_t step) {
   std::ifstream in(path, std::ios::binary);
-  if (!in) return;
+  if (!in) return 0;
+  int64_t lines_of_step = 0;
   std::uintmax_t kept = 0;
   std::string line;
   while (std::getline(in, line) && !in.eof()) {
@@ -61,17 +66,19 @@ void KeepLinesUpTo(const std::string& path, int64_t step) {
       break;
     }
     kept += line.size() + 1;
+    lines_of_step += object["step"].get<int64_t>() == step;
   }
   std::error_code error;
   std::filesystem::resize_file(path, kept, error);
   if (error) throw std::runtime_error(path + ": cannot be cut: " + error.message());
+  return lines_of_step;
 }
 
-std::string PrepareDirectory(const std::string& directory, int64_t resumed_step) {
+std::string PrepareDirectory(const std::string& directory, int64_t resumed_step, bool* evaluated) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) throw std::runtime_error(directory + ": cannot be made: " + error.message());
-  KeepLinesUpTo(directory + "/metrics.jsonl", resumed_step);
+  *evaluated = KeepLinesUpTo(directory + "/metrics.jsonl", resumed_step) >= 2;
   return directory + "/metrics.jsonl";
 }
 
@@ -149,7 +156,7 @@ void EventFile::Add(int64_t step, double wall_time, const Metrics& scalars) {
 }
 
 MetricsWriter::MetricsWriter(const std::string& directory, int64_t resumed_step)
-    : path_(PrepareDirectory(directory, resumed_step)),
+    : path_(PrepareDirectory(directory, resumed_step, &evaluated_)),
       file_(std::fopen(path_.c_str(), "ab")),
       events_(directory + absl::StrFormat("/events.out.tfevents.%010d.%d.mambad",
                                           static_cast<int64_t>(WallTime()), getpid()),
@@ -187,17 +194,32 @@ Progress::~Progress() {
   if (bar_shown_) std::fputc('\n', out_);
 }
 
+std::string Progress::LineOf(const Metrics& metrics, int64_t step, const std::string& pace) const {
+  const std::string begin = absl::StrFormat("%s %d/%d", title_, step, steps_);
+  std::vector<std::string> values;
+  for (const auto& [name, value] : metrics) {
+    values.push_back(absl::StrFormat("  %s %.5g", name, value));
+  }
+  if (!terminal_) return begin + absl::StrJoin(values, "") + pace;
+  constexpr int64_t kBarWidth = 24;
+  const int64_t full = steps_ > 0 ? kBarWidth * step / steps_ : 0;
+  std::string bar = " [" + std::string(full, '#') + std::string(kBarWidth - full, '.') + "]";
+  // Less than the last column, where some terminals begin a new line. What tells least goes first.
+  winsize window = {};
+  const bool known = ioctl(fileno(out_), TIOCGWINSZ, &window) == 0 && window.ws_col > 1;
+  const size_t room = known ? window.ws_col - 1 : std::string::npos;
+  const auto line = [&] { return begin + bar + absl::StrJoin(values, "") + pace; };
+  if (line().size() > room) bar.clear();
+  while (values.size() > 1 && line().size() > room) values.pop_back();
+  return line().substr(0, room);
+}
+
 void Progress::Show(int64_t step, double tokens_per_second, double seconds_left,
                     const Metrics& metrics) {
   if (out_ == nullptr) return;
-  std::string line = absl::StrFormat("%s %d/%d", title_, step, steps_);
-  if (terminal_) {
-    constexpr int64_t kWidth = 24;
-    const int64_t full = steps_ > 0 ? kWidth * step / steps_ : 0;
-    line += " [" + std::string(full, '#') + std::string(kWidth - full, '.') + "]";
-  }
-  for (const auto& [name, value] : metrics) line += absl::StrFormat("  %s %.5g", name, value);
-  line += absl::StrFormat("  %.0f tokens/s  %s left", tokens_per_second, Duration(seconds_left));
+  const std::string line = LineOf(
+      metrics, step,
+      absl::StrFormat("  %.0f tokens/s  %s left", tokens_per_second, Duration(seconds_left)));
   // A shorter line leaves nothing of a longer one before it.
   if (terminal_)
     std::fprintf(out_, "\r\x1b[K%s", line.c_str());

@@ -44,14 +44,17 @@ class MetricsWriter {
   MetricsWriter(const MetricsWriter&) = delete;
   MetricsWriter& operator=(const MetricsWriter&) = delete;
   void Write(int64_t step, const Metrics& metrics);
+  // Whether what was kept has two lines of `resumed_step`: an evaluation's behind training's own.
+  bool evaluated() const { return evaluated_; }
 
  private:
+  bool evaluated_ = false;  // before path_, whose making finds it out
   std::string path_;
   std::FILE* file_;
   EventFile events_;
 };
 
-// A bar that stays on one line of a terminal; plain lines elsewhere.
+// A bar that stays on one line of a terminal, however narrow; plain lines elsewhere.
 class Progress {
  public:
   // `out` not owned; a null `out` says nothing.
@@ -62,6 +65,8 @@ class Progress {
   void Say(const std::string& words);
 
  private:
+  std::string LineOf(const Metrics& metrics, int64_t step, const std::string& pace) const;
+
   std::FILE* out_;
   std::string title_;
   int64_t steps_;

@@ -224,4 +224,31 @@ void Optimizer::Load(const std::map<std::string, Tensor>& state) {
   }
 }
 
+std::map<std::string, Tensor> Optimizer::Masters() {
+  at::NoGradGuard no_grad;
+  std::map<std::string, Tensor> masters;
+  const bool first = processes_->rank() == 0;
+  for (Region& region : regions_) {
+    if (region.master.is_same(region.working_shard)) continue;
+    // A shard at a time: no device has room for all of them.
+    const int64_t size = region.master.numel();
+    const Tensor whole = first ? at::empty(region.working.sizes(), at::kFloat) : Tensor();
+    for (int rank = 0; rank < processes_->size(); ++rank) {
+      const Tensor shard =
+          rank == processes_->rank() ? region.master : at::empty_like(region.master);
+      processes_->Broadcast(shard, rank);
+      if (first) whole.narrow(0, rank * size, size).copy_(shard);
+    }
+    if (!first) continue;
+    for (const ParameterGroup& group : groups_) {
+      for (const auto& [name, parameter] : group.parameters) {
+        if (parameter.scalar_type() != region.type) continue;
+        masters[name] =
+            whole.narrow(0, parameter.storage_offset(), parameter.numel()).view(parameter.sizes());
+      }
+    }
+  }
+  return masters;
+}
+
 }  // namespace mambad::trainer

@@ -70,6 +70,10 @@ class Optimizer {
   std::map<std::string, at::Tensor> State() const;
   void Load(const std::map<std::string, at::Tensor>& state);
 
+  // The masters of parameters whose working type is narrower than fp32, by parameter name: whole
+  // and on the host, in the first process; nothing in the others. Called by all.
+  std::map<std::string, at::Tensor> Masters();
+
   int64_t parameter_count() const { return parameter_count_; }
 
  private:

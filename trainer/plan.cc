@@ -113,7 +113,7 @@ std::vector<LayerWork> WorkOfLayers(const PlannedRun& run, const ModelConfig& co
 double HeadWork(const ModelConfig& config) { return 2.0 * config.vocabulary * config.width; }
 
 double ForwardWork(const PlannedRun& run, const ModelConfig& config, double* products) {
-  double matrices = HeadWork(config), mixers = 0;
+  double matrices = run.aligned ? 0 : HeadWork(config), mixers = 0;
   for (const LayerWork& layer : WorkOfLayers(run, config, false)) {
     matrices += layer.matrices;
     mixers += layer.mixer;
@@ -194,6 +194,37 @@ double ActivationBytes(const PlannedRun& run, double* largest) {
   return sum;
 }
 
+// What the teacher's pass keeps while layers are aligned and what one layer of its own takes
+// meanwhile: the residual stream, a mixer's input and output; products of a block.
+double TeacherBytes(const PlannedRun& run, double* passing) {
+  const double tokens = static_cast<double>(run.micro_batch * run.row_tokens);
+  const double working = run.half_precision ? 2 : 4;
+  const ModelConfig& teacher = *run.teacher;
+  const double width = teacher.width, mlp = teacher.mlp_width;
+  *passing = (tokens * 3 * mlp + 2 * mlp * width) * working;
+  for (int layer = 0; layer < teacher.layers; ++layer) {
+    const Kept kept = KeptByMixer(teacher, layer);
+    *passing = std::max(*passing,
+                        tokens * (kept.working * working + kept.wide * 4) + kept.weights * working);
+  }
+  return tokens * width * (4 + 2 * working);
+}
+
+// Of one recurrent layer, the largest: what it keeps, and the loss's differences and squares.
+double AlignmentBytes(const PlannedRun& run, double* largest) {
+  const double tokens = static_cast<double>(run.micro_batch * run.row_tokens);
+  const double working = run.half_precision ? 2 : 4;
+  *largest = 0;
+  for (int layer = 0; layer < run.model.layers; ++layer) {
+    if (run.model.mixers[layer] == MixerKind::kAttention) continue;
+    const Kept kept = KeptByMixer(run.model, layer);
+    *largest = std::max(*largest,
+                        tokens * (kept.working * working + kept.wide * 4) + kept.weights * working);
+  }
+  const double wide_copies = run.half_precision ? 2 : 0;  // of what both mixers gave, in fp32
+  return *largest + tokens * run.model.width * 4 * (2 + wide_copies);
+}
+
 double LogitBytes(const PlannedRun& run) {
   const double working = run.half_precision ? 2 : 4;
   const double tokens = static_cast<double>(run.micro_batch * run.row_tokens);
@@ -215,17 +246,21 @@ double HeadBytes(const PlannedRun& run) {
   return bytes;
 }
 
-}  // namespace
-
-PlannedWork PlanWork(const PlannedRun& run) {
-  PlannedWork work;
-  const checkpoint::ParameterTable table(run.model);
-  for (const Parameter& parameter : table.parameters()) {
-    if (parameter.optional) continue;
-    work.parameters += Numbers(parameter);
-    if (IsTrained(run, parameter)) work.trained_parameters += Numbers(parameter);
+// Forward and backward of the mixers alone; nobody asks for their inputs' gradients.
+void AddAlignmentWork(const PlannedRun& run, PlannedWork* work) {
+  for (const LayerWork& layer : WorkOfLayers(run, run.model, true)) {
+    if (!layer.trained) continue;
+    const double forward = layer.trained_matrices;
+    const double backward = 2 * layer.trained_matrices - layer.first_matrices;
+    work->forward += forward + layer.mixer;
+    work->backward += backward + 2 * layer.mixer;
+    work->products += forward + backward;
   }
-  work.forward = ForwardWork(run, run.model, &work.products);
+}
+
+// Forward and backward of the whole model.
+void AddModelWork(const PlannedRun& run, PlannedWork* work) {
+  work->forward = ForwardWork(run, run.model, &work->products);
   const double head = HeadWork(run.model);
   const bool all = run.trained == TrainedPart::kAll;
   double matrices = head + (all ? head : 0), mixers = 0;
@@ -243,8 +278,25 @@ PlannedWork PlanWork(const PlannedRun& run) {
       mixers += layer.mixer;
     }
   }
-  work.backward = matrices + mixers;
-  work.products += matrices;
+  work->backward = matrices + mixers;
+  work->products += matrices;
+}
+
+}  // namespace
+
+PlannedWork PlanWork(const PlannedRun& run) {
+  PlannedWork work;
+  const checkpoint::ParameterTable table(run.model);
+  for (const Parameter& parameter : table.parameters()) {
+    if (parameter.optional) continue;
+    work.parameters += Numbers(parameter);
+    if (IsTrained(run, parameter)) work.trained_parameters += Numbers(parameter);
+  }
+  if (run.aligned) {
+    AddAlignmentWork(run, &work);
+  } else {
+    AddModelWork(run, &work);
+  }
   if (run.teacher) {
     const checkpoint::ParameterTable teacher(*run.teacher);
     for (const Parameter& parameter : teacher.parameters()) {
@@ -274,6 +326,15 @@ PlannedMemory PlanMemory(const PlannedRun& run) {
   // Masters are the working weights themselves where those are fp32.
   memory.optimizer = trained * (run.half_precision ? 12 : 8) / processes;
   double largest = 0;
+  if (run.aligned) {
+    double teacher = 0;
+    memory.activations = TeacherBytes(run, &teacher) + AlignmentBytes(run, &largest);
+    memory.passing = std::max(teacher, largest);
+    // In between, when nothing of alignment is held.
+    const double comparison = run.held_out ? HeadBytes(run) + LogitBytes(run) : 0;
+    memory.passing = std::max(memory.passing, comparison - memory.activations);
+    return memory;
+  }
   memory.activations = ActivationBytes(run, &largest);
   memory.head = HeadBytes(run);
   memory.passing = std::max(LogitBytes(run), run.recompute ? 2 * largest : largest);
@@ -290,7 +351,7 @@ void RequireMemory(const PlannedRun& run, double available, const std::string& d
       device, memory.total() / kGib, memory.weights / kGib, memory.teacher_weights / kGib,
       memory.gradients / kGib, memory.optimizer / kGib, memory.activations / kGib,
       (memory.head + memory.passing) / kGib, available / kGib,
-      run.recompute ? "" : ", loop.activation_checkpointing: true"));
+      run.recompute || run.aligned ? "" : ", loop.activation_checkpointing: true"));
 }
 
 std::string ExplainPlan(const PlannedRun& run, const PlanConfig& config) {

@@ -20,7 +20,12 @@ struct PlannedRun {
   int64_t processes = 1;                           // one a device
   int64_t row_tokens = 2048;
   int64_t micro_batch = 1;
-  bool recompute = false;      // activation checkpointing
+  bool recompute = false;  // activation checkpointing
+  // Every recurrent layer learns alone from what its layer of the teacher reads and gives, one
+  // after the other; no head. The teacher is there and `trained` is mixers; `recompute` means
+  // nothing.
+  bool aligned = false;
+  bool held_out = false;  // aligned: the two models are compared on held-out text, head and all
   bool half_precision = true;  // bf16 weights and activations, as on a GPU; else fp32, on a CPU
 };
 

@@ -1,6 +1,8 @@
 #include "trainer/process_group.h"
 
 #include <chrono>
+#include <cstdio>
+#include <exception>
 #include <stdexcept>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -25,31 +27,62 @@ class SingleProcess : public ProcessGroup {
   void AllGather(Tensor whole, Tensor shard) override { whole.copy_(shard); }
   void Broadcast(Tensor, int) override {}
   void Barrier() override {}
+  std::string FromFirst(const std::string& words) override { return words; }
 };
+
+// The first process may read text for hours while the others have nothing to do. In milliseconds it
+// has to fit into an int.
+constexpr std::chrono::hours kLongestWait{24 * 14};
+
+// What went wrong, without the place in Gloo's or NCCL's sources that stands before it and the
+// lines behind it.
+std::string Reason(const std::string& words) {
+  std::string reason = words.substr(0, words.find('\n'));
+  if (reason.starts_with('[') && reason.find("] ") != std::string::npos) {
+    reason.erase(0, reason.find("] ") + 2);
+  }
+  return reason;
+}
 
 class BackendGroup : public ProcessGroup {
  public:
   BackendGroup(c10::intrusive_ptr<c10d::Store> store, c10::intrusive_ptr<c10d::Backend> backend,
                at::Device device)
       : store_(std::move(store)), backend_(std::move(backend)), device_(device) {}
+  // NCCL's work ends here and not with the program, when the device may be gone. Where a failure is
+  // on its way nobody waits for the others: they may never come.
+  ~BackendGroup() override {
+    if (!device_.is_cuda()) return;
+    try {
+      if (std::uncaught_exceptions() > 0)
+        backend_->abort();
+      else
+        backend_->shutdown();
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "the group of processes was not left in order: %s\n",
+                   Reason(error.what()).c_str());
+    }
+  }
+  BackendGroup(const BackendGroup&) = delete;
+  BackendGroup& operator=(const BackendGroup&) = delete;
 
   int rank() const override { return backend_->getRank(); }
   int size() const override { return backend_->getSize(); }
   void AllReduceSum(Tensor tensor) override {
     std::vector<Tensor> tensors = {std::move(tensor)};
-    backend_->allreduce(tensors)->wait();
+    Together([&] { backend_->allreduce(tensors)->wait(); });
   }
   void ReduceScatterSum(Tensor shard, Tensor whole) override {
-    backend_->_reduce_scatter_base(shard, whole)->wait();
+    Together([&] { backend_->_reduce_scatter_base(shard, whole)->wait(); });
   }
   void AllGather(Tensor whole, Tensor shard) override {
-    backend_->_allgather_base(whole, shard)->wait();
+    Together([&] { backend_->_allgather_base(whole, shard)->wait(); });
   }
   void Broadcast(Tensor tensor, int from) override {
     std::vector<Tensor> tensors = {std::move(tensor)};
     c10d::BroadcastOptions options;
     options.rootRank = from;
-    backend_->broadcast(tensors, options)->wait();
+    Together([&] { backend_->broadcast(tensors, options)->wait(); });
   }
   // A reduction whose value is read: on a GPU the host has to wait as well.
   void Barrier() override {
@@ -57,8 +90,33 @@ class BackendGroup : public ProcessGroup {
     AllReduceSum(one);
     (void)one.item<float>();
   }
+  // Over the store, which waits as long as it is told to; collectives would give up.
+  std::string FromFirst(const std::string& words) override {
+    const std::string key = "words-" + std::to_string(told_++);
+    std::string found;
+    Together([&] {
+      if (rank() == 0) store_->set(key, std::vector<uint8_t>(words.begin(), words.end()));
+      store_->wait({key}, kLongestWait);
+      const std::vector<uint8_t> bytes = store_->get(key);
+      found.assign(bytes.begin(), bytes.end());
+    });
+    Barrier();  // process 0 may serve the store, and leave as soon as it has told
+    return found;
+  }
 
  private:
+  template <typename Work>
+  void Together(const Work& work) {
+    try {
+      work();
+    } catch (const std::exception& error) {
+      throw std::runtime_error("process " + std::to_string(rank()) + " of " +
+                               std::to_string(size()) +
+                               " lost another one: " + Reason(error.what()));
+    }
+  }
+
+  int64_t told_ = 0;
   c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<c10d::Backend> backend_;
   at::Device device_;

@@ -13,14 +13,13 @@
 #include <limits>
 #include <map>
 #include <sstream>
-#include <stdexcept>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
-#include "engine/checkpoint/safetensors.h"
 #include "nlohmann/json.hpp"
+#include "trainer/text_file.h"
 
 extern char** environ;
 
@@ -235,10 +234,7 @@ std::string WriteRunReport(const std::string& folder) {
     text += "Plots are missing: gnuplot, which draws them, was not found or failed.\n\n";
   text += "## Settings\n\n```yaml\n" + config + "```\n";
   const std::string path = folder + "/report.md";
-  const std::vector<absl::Span<const std::byte>> pieces = {
-      {reinterpret_cast<const std::byte*>(text.data()), text.size()}};
-  const absl::Status written = checkpoint::WriteFileAtomically(path, pieces);
-  if (!written.ok()) throw std::runtime_error(std::string(written.message()));
+  WriteText(path, text);
   return path;
 }
 

@@ -18,6 +18,10 @@
 #include "kernels/cuda/training_scan.h"
 #endif
 
+#ifndef INTRA_OP_PARALLEL
+#error "at::parallel_for takes one thread where this file is compiled without OpenMP"
+#endif
+
 namespace mambad::trainer {
 namespace {
 

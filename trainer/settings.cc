@@ -3,6 +3,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <cmath>
+#include <filesystem>
 #include <set>
 #include <stdexcept>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "trainer/text_file.h"
 
 namespace mambad::trainer {
 namespace {
@@ -324,6 +326,9 @@ class Explainer : public Settings {
 
 void ReadSettings(const std::string& path, const DescribeFunction& describe) {
   YAML::Node root;
+  if (std::filesystem::is_directory(path)) {
+    throw std::runtime_error(path + ": a YAML file expected, found a directory");
+  }
   try {
     root = YAML::LoadFile(path);
   } catch (const YAML::BadFile&) {
@@ -341,6 +346,11 @@ std::string WriteSettings(const DescribeFunction& describe) {
   Writer writer;
   describe(&writer);
   return writer.Finish();
+}
+
+void KeepSettings(const std::string& directory, const std::string& command,
+                  const DescribeFunction& describe) {
+  WriteText(directory + "/config.yaml", "# trainer " + command + "\n" + WriteSettings(describe));
 }
 
 std::string ExplainSettings(const DescribeFunction& describe) {

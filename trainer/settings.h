@@ -70,6 +70,12 @@ class Settings {
 
 using DescribeFunction = std::function<void(Settings*)>;
 
+// Of a command's settings as they are now.
+template <typename Config>
+DescribeFunction DescriptionOf(const Config& config) {
+  return [copy = config](Settings* settings) mutable { Describe(settings, &copy); };
+}
+
 // Sets what the file says. Throws std::runtime_error "file:line: "key": expected ..., found ..."
 // for a file that is no YAML map, an unknown or repeated key, a wrong type, a number out of range,
 // a required key without value.
@@ -77,6 +83,11 @@ void ReadSettings(const std::string& path, const DescribeFunction& describe);
 
 // YAML that ReadSettings reads back to the same values, every key in it.
 std::string WriteSettings(const DescribeFunction& describe);
+
+// Writes config.yaml into the existing folder `directory`: what WriteSettings gives, below a
+// comment that names the command. Throws std::runtime_error when it cannot be written.
+void KeepSettings(const std::string& directory, const std::string& command,
+                  const DescribeFunction& describe);
 
 // One line a key: name, kind, default, meaning.
 std::string ExplainSettings(const DescribeFunction& describe);

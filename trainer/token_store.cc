@@ -83,6 +83,7 @@ TokenStoreIndex ReadIndex(const std::string& directory) {
   index.documents = Number(object, "documents", path);
   index.trained_tokens = Number(object, "trained_tokens", path);
   index.skipped_records = Number(object, "skipped_records", path);
+  if (object.contains("first_skipped")) index.first_skipped = Text(object, "first_skipped", path);
   index.pairs = object.value("pairs", json(false)) == json(true);
   const auto shards = object.find("shards");
   if (shards == object.end() || !shards->is_array() || shards->empty()) {
@@ -189,16 +190,17 @@ void TokenStoreWriter::Finish(TokenStoreIndex index) {
   if (index_.shards.empty()) Refuse(directory_ + ": not one document in the source");
   json shards = json::array();
   for (const std::string& shard : index_.shards) shards.push_back(shard);
-  const json object = {{"version", kVersion},
-                       {"tokenizer_fingerprint", index.tokenizer_fingerprint},
-                       {"source_fingerprint", index.source_fingerprint},
-                       {"vocabulary_size", vocabulary_size_},
-                       {"tokens", index_.tokens},
-                       {"documents", index_.documents},
-                       {"trained_tokens", index_.trained_tokens},
-                       {"pairs", documents_per_record_ == 2},
-                       {"skipped_records", index.skipped_records},
-                       {"shards", std::move(shards)}};
+  json object = {{"version", kVersion},
+                 {"tokenizer_fingerprint", index.tokenizer_fingerprint},
+                 {"source_fingerprint", index.source_fingerprint},
+                 {"vocabulary_size", vocabulary_size_},
+                 {"tokens", index_.tokens},
+                 {"documents", index_.documents},
+                 {"trained_tokens", index_.trained_tokens},
+                 {"pairs", documents_per_record_ == 2},
+                 {"skipped_records", index.skipped_records},
+                 {"shards", std::move(shards)}};
+  if (!index.first_skipped.empty()) object["first_skipped"] = index.first_skipped;
   WriteFile(directory_ + "/index.json", object.dump(2) + "\n");
 }
 
@@ -241,8 +243,13 @@ TokenStore::Shard TokenStore::OpenShard(const std::string& path) {
   return shard;
 }
 
+bool TokenStore::Shard::Trained(int64_t place) const {
+  return mask == nullptr || ((static_cast<uint8_t>(mask[place / 8]) >> (place % 8)) & 1) != 0;
+}
+
 TokenStore TokenStore::Open(const std::string& directory) {
   TokenStore store;
+  store.directory_ = directory;
   store.index_ = ReadIndex(directory);
   int64_t documents = 0;
   for (const std::string& name : store.index_.shards) {
@@ -270,6 +277,14 @@ int64_t TokenStore::Length(int64_t document) const {
   return static_cast<int64_t>(shard.Start(document + 1) - shard.Start(document));
 }
 
+int64_t TokenStore::FirstTrained(int64_t document, int64_t from) const {
+  const Shard& shard = ShardOf(document);
+  const auto begin = static_cast<int64_t>(shard.Start(document));
+  const int64_t length = static_cast<int64_t>(shard.Start(document + 1)) - begin;
+  while (from < length && !shard.Trained(begin + from)) ++from;
+  return std::min(from, length);
+}
+
 void TokenStore::Read(int64_t document, int64_t offset, int64_t count, int64_t* tokens,
                       uint8_t* trained) const {
   const Shard& shard = ShardOf(document);
@@ -282,8 +297,7 @@ void TokenStore::Read(int64_t document, int64_t offset, int64_t count, int64_t* 
       Refuse(shard.file.path() + absl::StrFormat(": token %d of a vocabulary of %d", tokens[i],
                                                  index_.vocabulary_size));
     }
-    trained[i] = shard.mask == nullptr ||
-                 ((static_cast<uint8_t>(shard.mask[place / 8]) >> (place % 8)) & 1) != 0;
+    trained[i] = shard.Trained(place);
   }
 }
 
@@ -310,11 +324,20 @@ TokenStore OpenOrMakeTokenStore(const std::string& directory, const TokenStoreSo
   TokenStoreIndex index;
   index.tokenizer_fingerprint = tokenizer_fingerprint;
   index.source_fingerprint = source_fingerprint;
+  int64_t documents = 0, tokens = 0;
   for (const std::string& path : source.files) {
     const CorpusCounts counts =
         ReadCorpus(path, model_text.corpus(), source.options,
-                   [&](std::vector<TokenizedDocument> record) { writer.Add(record); });
+                   [&](const std::vector<TokenizedDocument>& record) {
+                     writer.Add(record);
+                     documents += static_cast<int64_t>(record.size());
+                     for (const TokenizedDocument& document : record) {
+                       tokens += static_cast<int64_t>(document.tokens.size());
+                     }
+                     if (source.watch) source.watch(documents, tokens);
+                   });
     index.skipped_records += counts.skipped;
+    if (index.first_skipped.empty()) index.first_skipped = counts.first_skipped;
   }
   writer.Finish(index);
   return TokenStore::Open(directory);

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,7 @@ struct TokenStoreIndex {
   int64_t trained_tokens = 0;
   bool pairs = false;  // documents 2i and 2i+1 are chosen and rejected
   int64_t skipped_records = 0;
+  std::string first_skipped;        // the first one's file, line and fault
   std::vector<std::string> shards;  // file names
 };
 
@@ -67,8 +69,11 @@ class TokenStore {
   static TokenStore Open(const std::string& directory);
 
   const TokenStoreIndex& index() const { return index_; }
+  const std::string& directory() const { return directory_; }
   int64_t documents() const { return index_.documents; }
   int64_t Length(int64_t document) const;
+  // The place in a document of its first trained token from `from` on; its length: there is none.
+  int64_t FirstTrained(int64_t document, int64_t from) const;
   // Tokens [offset, offset + count) of a document as int64 and whether each is trained.
   void Read(int64_t document, int64_t offset, int64_t count, int64_t* tokens,
             uint8_t* trained) const;
@@ -82,10 +87,12 @@ class TokenStore {
     const std::byte* mask = nullptr;  // null: all trained
     const std::byte* tokens = nullptr;
     uint64_t Start(int64_t document) const;
+    bool Trained(int64_t place) const;
   };
   static Shard OpenShard(const std::string& path);
   const Shard& ShardOf(int64_t document) const;
 
+  std::string directory_;
   TokenStoreIndex index_;
   std::vector<Shard> shards_;
 };
@@ -96,6 +103,8 @@ struct TokenStoreSource {
   std::string model_directory;     // tokenizer and chat template
   CorpusOptions options;
   int64_t shard_tokens = int64_t{1} << 24;
+  // Told after every record how many documents and tokens there are by now; null: nobody.
+  std::function<void(int64_t documents, int64_t tokens)> watch;
 };
 
 // Opens the store in `directory` if it was made from the same text, options and tokenizer, and

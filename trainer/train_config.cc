@@ -10,27 +10,42 @@ using Need = Settings::Need;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int64_t kMostLayers = 1024;
 
-void DescribeData(Settings* s, DataConfig* c, Need train) {
+constexpr char kTextFiles[] =
+    "files: JSON Lines {\"text\"}, {\"messages\"}, {\"prompt\",\"completion\"}, "
+    "{\"prompt\",\"chosen\",\"rejected\"}, or plain text; .gz and .xz too";
+
+// How text becomes rows of tokens.
+void DescribeRows(Settings* s, DataConfig* c) {
+  s->Text("tokens", &c->tokens, Need::kOptional,
+          "folder for the text as tokens, may be shared by runs; empty: <output>/tokens");
+  s->Whole("row_tokens", &c->row_tokens, 2, 1 << 20, "tokens in a row of packed documents");
+  s->Choice("loss_on", &c->loss_on, {"answers", "all"},
+            "tokens that count in the loss: those of answers and plain text, or all");
+  s->Text("separator", &c->separator, Need::kOptional,
+          "line between documents of plain text; empty: a file is one document");
+  s->Flag("prompts_are_chat", &c->prompts_are_chat,
+          "a {\"prompt\"} is the user's turn of the chat template");
+  s->Flag("append_end_of_text", &c->append_end_of_text,
+          "plain text and completions end with the end-of-text token");
+  s->Flag("skip_malformed", &c->skip_malformed,
+          "records that are malformed are counted and left out, not an error");
+  s->Whole("maximum_tokens", &c->maximum_tokens, 0, Settings::kNoBound,
+           "longer documents are cut to that many tokens; 0: no bound");
+}
+
+void DescribeData(Settings* s, DataConfig* c) {
   s->Section("data", "text to train on and to hold out", [&] {
-    s->Texts("train", &c->train, train,
-             "files: JSON Lines {\"text\"}, {\"messages\"}, {\"prompt\",\"completion\"}, "
-             "{\"prompt\",\"chosen\",\"rejected\"}, or plain text; .gz and .xz too");
+    s->Texts("train", &c->train, Need::kRequired, kTextFiles);
     s->Texts("valid", &c->valid, Need::kOptional, "held-out files, of the same kinds");
-    s->Text("tokens", &c->tokens, Need::kOptional,
-            "folder for the text as tokens, may be shared by runs; empty: <output>/tokens");
-    s->Whole("row_tokens", &c->row_tokens, 2, 1 << 20, "tokens in a row of packed documents");
-    s->Choice("loss_on", &c->loss_on, {"answers", "all"},
-              "tokens that count in the loss: those of answers and plain text, or all");
-    s->Text("separator", &c->separator, Need::kOptional,
-            "line between documents of plain text; empty: a file is one document");
-    s->Flag("prompts_are_chat", &c->prompts_are_chat,
-            "a {\"prompt\"} is the user's turn of the chat template");
-    s->Flag("append_end_of_text", &c->append_end_of_text,
-            "plain text and completions end with the end-of-text token");
-    s->Flag("skip_malformed", &c->skip_malformed,
-            "records that are malformed are counted and left out, not an error");
-    s->Whole("maximum_tokens", &c->maximum_tokens, 0, Settings::kNoBound,
-             "longer documents are cut to that many tokens; 0: no bound");
+    DescribeRows(s, c);
+  });
+}
+
+// For commands that train nothing.
+void DescribeHeldOut(Settings* s, DataConfig* c, Need need) {
+  s->Section("data", "text to measure on", [&] {
+    s->Texts("valid", &c->valid, need, kTextFiles);
+    DescribeRows(s, c);
   });
 }
 
@@ -46,7 +61,8 @@ void DescribeOptimizer(Settings* s, OptimizerConfig* c, const char* learning_rat
   });
 }
 
-void DescribeLoop(Settings* s, LoopConfig* c) {
+// `whole_model`: the backward pass goes through all blocks.
+void DescribeLoop(Settings* s, LoopConfig* c, bool whole_model = true) {
   s->Section("loop", "steps, saving, evaluation", [&] {
     s->Whole("steps", &c->steps, 1, 1'000'000'000, "optimizer steps");
     s->Whole("warmup_steps", &c->warmup_steps, 0, 1'000'000'000,
@@ -56,8 +72,10 @@ void DescribeLoop(Settings* s, LoopConfig* c) {
              "rows (preference: pairs) a process takes at once");
     s->Whole("accumulation", &c->accumulation, 1, 1 << 20,
              "micro-batches a process takes per step");
-    s->Flag("activation_checkpointing", &c->activation_checkpointing,
-            "recompute blocks in the backward pass: less memory, a third more work");
+    if (whole_model) {
+      s->Flag("activation_checkpointing", &c->activation_checkpointing,
+              "recompute blocks in the backward pass: less memory, a third more work");
+    }
     s->Whole("log_every", &c->log_every, 1, Settings::kNoBound, "steps between metrics");
     s->Whole("evaluate_every", &c->evaluate_every, 0, Settings::kNoBound,
              "steps between evaluations on data.valid; 0: at the end only");
@@ -67,9 +85,11 @@ void DescribeLoop(Settings* s, LoopConfig* c) {
              "steps between saved states; 0: at the end only");
     s->Whole("keep_states", &c->keep_states, 1, 1000, "saved states that remain");
     s->Real("most_seconds", &c->most_seconds, 0, kInfinity,
-            "seconds after which this start saves and stops; 0: no bound");
-    s->Real("divergence_factor", &c->divergence_factor, 0, kInfinity,
-            "the run stops when three losses in a row are this many times the lowest; 0: never");
+            "seconds after which this start saves and stops, whatever part it is in; 0: no bound");
+    s->Real(
+        "divergence_factor", &c->divergence_factor, 0, kInfinity,
+        "the run stops when three losses in a row are this many times the lowest smoothed one; 0: "
+        "never");
     s->Choice("stored", &c->stored, {"bf16", "fp32"}, "element type of the model that is written");
   });
 }
@@ -133,6 +153,7 @@ PretrainConfig::PretrainConfig() {
 AlignConfig::AlignConfig() {
   optimizer.learning_rate = 2e-3;
   data.row_tokens = 512;
+  data.loss_on = TargetTokens::kAll;
 }
 
 DistillConfig::DistillConfig() { optimizer.learning_rate = 1e-3; }
@@ -182,7 +203,7 @@ void Describe(Settings* s, PretrainConfig* c) {
   s->Flag("hybrid", &c->hybrid, "llama only: some layers get a Mamba mixer");
   s->Section("layers", "hybrid: which layers", [&] { DescribeLayers(s, &c->layers); });
   DescribeStart(s, &c->start);
-  DescribeData(s, &c->data, Need::kRequired);
+  DescribeData(s, &c->data);
   DescribeOptimizer(s, &c->optimizer, "peak learning rate");
   DescribeLoop(s, &c->loop);
 }
@@ -202,7 +223,7 @@ void Describe(Settings* s, LayersConfig* c) {
   s->Text("teacher", &c->teacher, Need::kRequired, kTeacher);
   s->Text("student", &c->student, Need::kRequired,
           "hybrid with all the layers recurrent that might be, aligned to the teacher");
-  DescribeData(s, &c->data, Need::kOptional);
+  DescribeHeldOut(s, &c->data, Need::kRequired);
   s->Whole("rows", &c->rows, 1, Settings::kNoBound, "rows of data.valid, at most");
   s->Whole("micro_batch", &c->micro_batch, 1, 1 << 20, "rows at once");
 }
@@ -213,9 +234,9 @@ void Describe(Settings* s, AlignConfig* c) {
   s->Text("student", &c->student, Need::kRequired, "hybrid made by initialize from that teacher");
   s->Choice("loss", &c->loss, {"relative_squared_error", "distance"},
             "of a mixer's output against its attention layer's; distance: as published");
-  DescribeData(s, &c->data, Need::kRequired);
+  DescribeData(s, &c->data);
   DescribeOptimizer(s, &c->optimizer, "peak learning rate of mixers; published: 1e-3");
-  DescribeLoop(s, &c->loop);
+  DescribeLoop(s, &c->loop, /*whole_model=*/false);
 }
 
 void Describe(Settings* s, ReplacementPhase* c) {
@@ -240,7 +261,7 @@ void Describe(Settings* s, DistillConfig* c) {
            "progressive replacement: each phase replaces more layers, keeps the trained mixers and "
            "trains its own number of steps (loop.steps is not used)");
   DescribeStart(s, &c->start);
-  DescribeData(s, &c->data, Need::kRequired);
+  DescribeData(s, &c->data);
   DescribeOptimizer(s, &c->optimizer, "peak for mixers; published: 8e-5 (mixers), 2e-5 (all)");
   DescribeLoop(s, &c->loop);
 }
@@ -250,7 +271,7 @@ void Describe(Settings* s, FinetuneConfig* c) {
   s->Text("student", &c->student, Need::kRequired, kStudent);
   s->Real("rest_learning_rate", &c->rest_learning_rate, 0, 10,
           "peak for everything but Mamba mixers");
-  DescribeData(s, &c->data, Need::kRequired);
+  DescribeData(s, &c->data);
   DescribeOptimizer(s, &c->optimizer, "peak for Mamba mixers");
   DescribeLoop(s, &c->loop);
 }
@@ -262,7 +283,10 @@ void Describe(Settings* s, PreferenceConfig* c) {
   s->Real("beta", &c->beta, 1e-6, 100, "of the preference loss; published: 0.01 or 0.1");
   s->Real("epochs", &c->epochs, 0, 1e6,
           "passes over the pairs; sets loop.steps and a tenth of them to warm up; 0: loop.steps");
-  DescribeData(s, &c->data, Need::kRequired);
+  s->Whole("prompt_tokens", &c->prompt_tokens, 0, (1 << 20) - 1,
+           "tokens of a prompt that remain, its last ones, where a pair is longer than a row; 0: "
+           "half a row, as published (512 of 1024)");
+  DescribeData(s, &c->data);
   DescribeOptimizer(s, &c->optimizer, "peak learning rate; published: 5e-7");
   DescribeLoop(s, &c->loop);
 }
@@ -276,10 +300,12 @@ void Describe(Settings* s, DraftConfig* c) {
   DescribeNewModel(s, &c->model, "a new draft");
   s->Flag("projected_embedding", &c->projected_embedding,
           "a new draft's embedding is the target's times a trained projection");
+  s->Whole("proposed_tokens", &c->proposed_tokens, 0, Settings::kNoBound,
+           "tokens that it proposes when served, the most frequent of data.train; 0: all");
   s->Whole("acceptance_steps", &c->acceptance_steps, 0, 1'000'000'000,
            "steps on the acceptance loss after loop.steps on the divergence");
   s->Real("acceptance_learning_rate", &c->acceptance_learning_rate, 0, 10, "peak in those steps");
-  DescribeData(s, &c->data, Need::kRequired);
+  DescribeData(s, &c->data);
   DescribeOptimizer(s, &c->optimizer, "peak learning rate on the divergence");
   DescribeLoop(s, &c->loop);
 }
@@ -290,7 +316,7 @@ void Describe(Settings* s, EvaluateConfig* c) {
   s->Text("teacher", &c->teacher, Need::kOptional,
           "compared with: divergence, perplexity ratio, agreement of the best token");
   s->Text("draft", &c->draft, Need::kOptional, "its acceptance by the model");
-  DescribeData(s, &c->data, Need::kOptional);
+  DescribeHeldOut(s, &c->data, Need::kOptional);
   s->Whole("rows", &c->rows, 1, Settings::kNoBound, "rows of data.valid, at most");
   s->Whole("micro_batch", &c->micro_batch, 1, 1 << 20, "rows at once");
   s->Whole("draft_tokens", &c->draft_tokens, 1, 32, "tokens a draft proposes at once");
@@ -299,7 +325,8 @@ void Describe(Settings* s, EvaluateConfig* c) {
   s->Whole("prompt_tokens", &c->prompt_tokens, 1, 1 << 20,
            "of a document that count as its prompt, where it has no answer of its own");
   s->Whole("answer_tokens", &c->answer_tokens, 1, 1 << 20, "that the model writes to each");
-  s->Text("preference", &c->preference, Need::kOptional, "file of preference pairs");
+  s->Text("preference", &c->preference, Need::kOptional,
+          "file of preference pairs; half a row remains of a prompt where a pair is too long");
   s->Text("reference", &c->reference, Need::kOptional,
           "model that margins are told against; empty: none");
   s->Real("beta", &c->beta, 1e-6, 100, "of the margin");

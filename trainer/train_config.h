@@ -186,6 +186,7 @@ struct PreferenceConfig {
   std::string student;
   double beta = 0.1;
   double epochs = 1;
+  int64_t prompt_tokens = 0;
   DataConfig data;
   OptimizerConfig optimizer;
   LoopConfig loop;
@@ -199,6 +200,7 @@ struct DraftConfig {
   int64_t copied_layers = 0;
   NewModelConfig model;
   bool projected_embedding = true;
+  int64_t proposed_tokens = 8192;
   int64_t acceptance_steps = 500;
   double acceptance_learning_rate = 3e-4;
   DataConfig data;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <limits>
 #include <optional>
 #include <utility>
 
@@ -17,8 +16,6 @@ namespace {
 
 using at::Tensor;
 using Clock = std::chrono::steady_clock;
-
-constexpr int64_t kHighLossesAllowed = 3;
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -41,37 +38,49 @@ class Loop {
                   options.steps) {
     sums_ = at::zeros({static_cast<int64_t>(kinds_.size())},
                       at::TensorOptions().device(device).dtype(at::kFloat));
-    state_.lowest_loss = std::numeric_limits<double>::max();
   }
 
   TrainResult Run() {
     Resume();
     if (processes_->rank() == 0) writer_.emplace(options_.directory, state_.step);
+    if (EvaluationIsMissing()) Evaluate();
     started_ = told_ = Clock::now();
     const double seconds_before = state_.seconds;
     saved_step_ = step_told_ = state_.step;
     tokens_told_ = state_.tokens;
-    bool in_time = true;
-    while (state_.step < options_.steps && in_time) {
+    // A state whose loss is high may be one that does not come down again: it is not saved, and
+    // who runs out of time goes on for the few steps until that is known.
+    bool late = false;
+    while (!AtEnd() && !(late && !state_.loss.high())) {
       OneStep();
-      const bool last = state_.step == options_.steps;
-      const bool saves = last || Due(options_.save_every);
-      const bool evaluates = last || Due(options_.evaluate_every);
-      if (saves || evaluates || Due(options_.log_every) || state_.step == 1) {
+      const bool saves = Due(options_.save_every), evaluates = EvaluationIsDue();
+      if (saves || evaluates || late || Due(options_.log_every) || state_.step == 1) {
         Tell();
-        in_time = AllInTime();
+        late = IsLate();
         state_.seconds = seconds_before + SecondsSince(started_);
       }
+      if (AtEnd() || ((saves || late) && !state_.loss.high())) Save();
       if (evaluates) Evaluate();
-      if (saves || !in_time) Save();
     }
-    TrainResult result{state_.step, state_.tokens, state_.seconds, state_.step >= options_.steps,
-                       last_,       evaluations_};
+    TrainResult result{state_.step, state_.tokens, state_.seconds, AtEnd(), last_,
+                       {},          evaluations_};
+    if (options_.wants_masters && AtEnd()) result.masters = optimizer_->Masters();
     return result;
   }
 
  private:
   bool Due(int64_t every) const { return every > 0 && state_.step % every == 0; }
+  bool AtEnd() const { return state_.step >= options_.steps; }
+  bool EvaluationIsDue() const { return AtEnd() || Due(options_.evaluate_every); }
+
+  // After a start that ended between saving and evaluating. The first process's file decides.
+  bool EvaluationIsMissing() {
+    if (state_.step == 0 || !EvaluationIsDue()) return false;
+    const bool missing = writer_ && !writer_->evaluated();
+    Tensor agreed = at::full({1}, missing ? 1.0 : 0.0, sums_.options());
+    processes_->Broadcast(agreed, 0);
+    return agreed.item<float>() > 0;
+  }
 
   void Resume() {
     std::optional<TrainState> saved = LoadNewestTrainState(states_, *processes_);
@@ -127,11 +136,11 @@ class Loop {
     const float* values = both.data_ptr<float>();
     sums_.zero_();
     last_.clear();
-    for (size_t i = 0; i < kinds_.size(); ++i) {
+    const bool counted = trained_since_told_ > 0;
+    for (size_t i = 0; i < kinds_.size() && counted; ++i) {
       const int64_t count = kinds_[i].per == StageMetric::Per::kTrainedToken ? trained_since_told_
                                                                              : batches_since_told_;
-      last_.emplace_back(kinds_[i].name,
-                         values[i] / static_cast<double>(std::max<int64_t>(count, 1)));
+      last_.emplace_back(kinds_[i].name, values[i] / static_cast<double>(count));
     }
     const double seconds = SecondsSince(told_);
     const double rate = static_cast<double>(state_.tokens - tokens_told_) / std::max(seconds, 1e-9);
@@ -150,43 +159,46 @@ class Loop {
     tokens_told_ = state_.tokens;
     step_told_ = state_.step;
     trained_since_told_ = batches_since_told_ = 0;
-    StopIfDiverged(last_.front().second, values[kinds_.size() + 1]);
+    StopIfDiverged(values[kinds_.size() + 1]);
   }
 
-  void StopIfDiverged(double loss, double bad_steps) {
+  // By what was told just now; no loss is there when no token counted.
+  void StopIfDiverged(double bad_steps) {
     std::string what;
-    if (!std::isfinite(loss)) {
-      what = absl::StrFormat("the %s is %f", kinds_.front().name, loss);
-    } else if (bad_steps > bad_steps_) {
+    if (bad_steps > bad_steps_) {
       what = absl::StrFormat(
-          "the gradient was not finite in %.0f of the last steps (those were "
-          "left out)",
+          "the gradient was not finite in %.0f of the last steps (those were left out)",
           bad_steps - bad_steps_);
-    } else if (options_.divergence_factor > 0 && state_.lowest_loss > 0 &&
-               loss > options_.divergence_factor * state_.lowest_loss) {
-      if (++state_.losses_too_high >= kHighLossesAllowed) {
-        what = absl::StrFormat("the %s is %g after a lowest of %g", kinds_.front().name, loss,
-                               state_.lowest_loss);
-      }
-    } else {
-      state_.losses_too_high = 0;
     }
-    state_.lowest_loss = std::min(state_.lowest_loss, loss);
+    if (!last_.empty()) {
+      const auto& [name, loss] = last_.front();
+      if (!std::isfinite(loss)) {
+        what = absl::StrFormat("the %s is %f", name, loss);
+      } else {
+        state_.loss.Add(loss, options_.divergence_factor, work_->negligible_loss());
+        if (state_.loss.diverged() && what.empty()) {
+          what = absl::StrFormat("the %s is %g after a lowest of %g", name, loss,
+                                 state_.loss.lowest_level);
+        }
+      }
+    }
     if (what.empty()) return;
     throw TrainingDiverged(absl::StrFormat(
         "stopped at step %d: %s; %s", state_.step, what,
         saved_step_ > 0
-            ? absl::StrFormat("the state of step %d is kept in %s", saved_step_, states_)
-            : std::string("no state had been saved yet")));
+            ? absl::StrFormat("the state of step %d is kept in %s: the same command goes on from "
+                              "there, with a lower learning_rate, rest_learning_rate or clip_norm",
+                              saved_step_, states_)
+            : std::string("no state had been saved yet (loop.save_every)")));
   }
 
   // The first process's clock decides for all.
-  bool AllInTime() {
-    if (options_.most_seconds <= 0) return true;
-    Tensor late =
-        at::full({1}, SecondsSince(started_) > options_.most_seconds ? 1.0 : 0.0, sums_.options());
-    processes_->Broadcast(late, 0);
-    return late.item<float>() == 0;
+  bool IsLate() {
+    if (options_.most_seconds <= 0) return false;
+    const bool late = SecondsSince(options_.started) > options_.most_seconds;
+    Tensor agreed = at::full({1}, late ? 1.0 : 0.0, sums_.options());
+    processes_->Broadcast(agreed, 0);
+    return agreed.item<float>() > 0;
   }
 
   void Evaluate() {

@@ -5,8 +5,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -42,6 +44,8 @@ class StageWork {
   virtual Metrics Evaluate() { return {}; }
   // Called at the beginning of each step, for what follows a schedule.
   virtual void BeginStep(int64_t /*step*/) {}
+  // A loss up to which rising means nothing, by the unit of the first metric.
+  virtual double negligible_loss() const { return 0.01; }
 };
 
 struct TrainLoopOptions {
@@ -55,29 +59,36 @@ struct TrainLoopOptions {
   int64_t evaluate_every = 0;  // steps; 0: at the end only
   int64_t save_every = 0;      // steps; 0: at the end only
   int64_t keep_states = 2;
-  double most_seconds = 0;  // stops (and saves) when this start took so long; 0: no bound
-  // The run stops when three losses told in a row are this many times the lowest one; 0: never.
+  // The run saves and stops when so much time has gone by since `started`; 0: no bound.
+  double most_seconds = 0;
+  std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+  // The run stops when three losses told in a row are this many times the lowest level that it had
+  // come to (loss_watch.h); 0: never.
   double divergence_factor = 3.0;
+  bool wants_masters = false;
   std::FILE* progress = stderr;  // null: silent
 };
 
 struct TrainResult {
   int64_t steps = 0, tokens = 0;
   double seconds = 0;
-  bool finished = false;  // false: most_seconds came first
-  Metrics last;           // as told last
+  bool finished = false;                      // false: most_seconds came first
+  Metrics last;                               // as told last
+  std::map<std::string, at::Tensor> masters;  // of a finished run, if wanted: Optimizer::Masters
   std::vector<std::pair<int64_t, Metrics>> evaluations;
 };
 
 // The loss or the gradient is no longer a number, or the loss has risen and stayed up. What was
-// saved last is from before that.
+// saved last is from before that: nothing is saved while the loss is high.
 class TrainingDiverged : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
 // Goes on from the newest state in options.directory + "/states" and else from the beginning; saves
-// there. Process r of W takes micro-batches r, W + r, 2 W + r ... of a step's W * accumulation: W
+// there, before it evaluates: what goes wrong in an evaluation costs no step, and the next start
+// makes up for one that is missing. Losses are told and watched over steps in which a token counts.
+// Process r of W takes micro-batches r, W + r, 2 W + r ... of a step's W * accumulation: W
 // processes with accumulation A see the data of one with W * A. Throws TrainingDiverged, or
 // std::runtime_error for files.
 TrainResult Train(const TrainLoopOptions& options, at::Device device, BatchSource* source,

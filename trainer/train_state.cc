@@ -82,8 +82,10 @@ void WriteFiles(const std::string& folder, const TrainState& state, const Proces
   const json object = {{"step", state.step},
                        {"tokens", state.tokens},
                        {"seconds", state.seconds},
-                       {"lowest_loss", state.lowest_loss},
-                       {"losses_too_high", state.losses_too_high},
+                       {"losses_told", state.loss.losses},
+                       {"loss_level", state.loss.level},
+                       {"lowest_loss_level", state.loss.lowest_level},
+                       {"high_losses_in_a_row", state.loss.high_in_a_row},
                        {"epoch", state.cursor.epoch},
                        {"place", state.cursor.place},
                        {"offset", state.cursor.offset}};
@@ -129,6 +131,47 @@ int64_t Count(const json& object, const char* name, const std::string& path) {
   return object[name].get<int64_t>();
 }
 
+// Of one process, from its pair of files.
+TrainState ReadFiles(const std::string& stem) {
+  const std::string path = stem + ".json";
+  auto object = checkpoint::ReadJsonFile(path);
+  Require(object.status());
+  TrainState state;
+  state.step = Count(*object, "step", path);
+  state.tokens = Count(*object, "tokens", path);
+  state.seconds = Number(*object, "seconds", path);
+  state.loss = {Count(*object, "losses_told", path), Number(*object, "loss_level", path),
+                Number(*object, "lowest_loss_level", path),
+                Count(*object, "high_losses_in_a_row", path)};
+  state.cursor = {Count(*object, "epoch", path), Count(*object, "place", path),
+                  Count(*object, "offset", path)};
+  auto file = checkpoint::MappedFile::Open(stem + ".safetensors");
+  Require(file.status());
+  auto tensors = checkpoint::ParseSafetensors(stem + ".safetensors", file->bytes());
+  Require(tensors.status());
+  for (const auto& [name, stored] : tensors->tensors) {
+    if (stored.type != checkpoint::StorageType::kFloat32) {
+      throw std::runtime_error(stem + ".safetensors: \"" + name + "\": expected type F32");
+    }
+    Tensor tensor =
+        at::empty(at::IntArrayRef(stored.shape.data(), stored.shape.size()), at::kFloat);
+    std::memcpy(tensor.data_ptr(), stored.data.data(), stored.data.size());
+    state.tensors[name] = tensor;
+  }
+  return state;
+}
+
+// By the names of the files in it; 0 when there are none.
+int ProcessesThatSaved(const std::string& folder) {
+  std::error_code error;
+  for (const auto& entry : filesystem::directory_iterator(folder, error)) {
+    const std::string stem = entry.path().stem();
+    int processes = 0;
+    if (absl::SimpleAtoi(stem.substr(stem.rfind('-') + 1), &processes)) return processes;
+  }
+  return 0;
+}
+
 }  // namespace
 
 void SaveTrainState(const std::string& directory, const TrainState& state, int64_t keep,
@@ -170,35 +213,21 @@ std::optional<TrainState> LoadNewestTrainState(const std::string& directory,
                                                const ProcessGroup& processes) {
   const std::vector<int64_t> steps = SavedSteps(directory);
   if (steps.empty()) return std::nullopt;
-  const std::string stem = StateFolder(directory, steps.back()) + "/" + FileStem(processes);
-  auto object = checkpoint::ReadJsonFile(stem + ".json");
-  if (!object.ok()) {
-    throw std::runtime_error(std::string(object.status().message()) +
-                             " (a state is resumed by as many processes as saved it)");
+  const std::string folder = StateFolder(directory, steps.back());
+  const int saved_by = ProcessesThatSaved(folder);
+  if (saved_by != 0 && saved_by != processes.size()) {
+    throw std::runtime_error(
+        absl::StrFormat("%s: saved by %d processes, expected as many to go on, found %d", folder,
+                        saved_by, processes.size()));
   }
-  const std::string path = stem + ".json";
-  TrainState state;
-  state.step = Count(*object, "step", path);
-  state.tokens = Count(*object, "tokens", path);
-  state.seconds = Number(*object, "seconds", path);
-  state.lowest_loss = Number(*object, "lowest_loss", path);
-  state.losses_too_high = Count(*object, "losses_too_high", path);
-  state.cursor = {Count(*object, "epoch", path), Count(*object, "place", path),
-                  Count(*object, "offset", path)};
-  auto file = checkpoint::MappedFile::Open(stem + ".safetensors");
-  Require(file.status());
-  auto tensors = checkpoint::ParseSafetensors(stem + ".safetensors", file->bytes());
-  Require(tensors.status());
-  for (const auto& [name, stored] : tensors->tensors) {
-    if (stored.type != checkpoint::StorageType::kFloat32) {
-      throw std::runtime_error(stem + ".safetensors: \"" + name + "\": expected type F32");
-    }
-    Tensor tensor =
-        at::empty(at::IntArrayRef(stored.shape.data(), stored.shape.size()), at::kFloat);
-    std::memcpy(tensor.data_ptr(), stored.data.data(), stored.data.size());
-    state.tensors[name] = tensor;
+  try {
+    return ReadFiles(folder + "/" + FileStem(processes));
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(absl::StrFormat(
+        "%s; remove %s to %s", error.what(), folder,
+        steps.size() == 1 ? std::string("begin anew")
+                          : absl::StrFormat("go on from step %d", steps[steps.size() - 2])));
   }
-  return state;
 }
 
 }  // namespace mambad::trainer

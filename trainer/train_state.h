@@ -12,6 +12,7 @@
 #include <string>
 
 #include "trainer/dataset.h"
+#include "trainer/loss_watch.h"
 #include "trainer/process_group.h"
 
 namespace mambad::trainer {
@@ -20,8 +21,7 @@ struct TrainState {
   int64_t step = 0;  // steps made
   int64_t tokens = 0;
   double seconds = 0;  // of training, over all starts
-  double lowest_loss = 0;
-  int64_t losses_too_high = 0;  // in a row
+  LossWatch loss;
   DatasetCursor cursor;
   std::map<std::string, at::Tensor> tensors;  // fp32, this process's shard
 };
@@ -35,8 +35,9 @@ struct TrainState {
 void SaveTrainState(const std::string& directory, const TrainState& state, int64_t keep,
                     ProcessGroup* processes);
 
-// The newest complete state, or nothing when there is none. Throws std::runtime_error: damaged, or
-// saved by another number of processes.
+// The newest complete state, or nothing when there is none. Throws std::runtime_error: damaged
+// (says which folder to remove, and from what step the run then goes on), or saved by another
+// number of processes.
 std::optional<TrainState> LoadNewestTrainState(const std::string& directory,
                                                const ProcessGroup& processes);
 

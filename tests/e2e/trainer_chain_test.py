@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """The trainer's commands one after the other, from a Transformer to a hybrid that mambad serves with its draft.
 
-    trainer_chain_test.py --trainer PROGRAM --mambad PROGRAM --mambactl PROGRAM
+    trainer_chain_test.py --trainer PROGRAM [--mambad PROGRAM --mambactl PROGRAM]
 
-Needs no package. The teacher is stories260K where the optional test data are (MAMBAD_SHARED_DATA), and else a Llama that the
-chain trains itself on sentences made here: also done where the data are, with fewer steps.
+Without the last two nothing is served. Needs no package. The teacher is stories260K where the optional test data are
+(MAMBAD_SHARED_DATA), and else a Llama that the chain trains itself on sentences made here: also done where the data are, with
+fewer steps.
 """
 
 import argparse
@@ -13,8 +14,8 @@ import os
 import pathlib
 import random
 import re
-import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -43,6 +44,14 @@ def made_text(count, seed):
 def json_lines(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return str(path)
+
+
+def tensors(path):
+    """The bytes of every tensor of a safetensors file, by name."""
+    data = path.read_bytes()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    places = {name: place["data_offsets"] for name, place in json.loads(data[8:begin]).items() if name != "__metadata__"}
+    return {name: data[begin + first:begin + last] for name, (first, last) in places.items()}
 
 
 class Trainer:
@@ -81,15 +90,20 @@ class Trainer:
         lines = (self.folder / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
+    def curve(self, run):
+        """The metrics without what the clock tells."""
+        return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in self.metrics(run)]
+
+    def weights(self, model):
+        return tensors(self.folder / model / "model.safetensors")
+
 
 class Server:
     """mambad on model directories as the trainer wrote them; prompts are token ids."""
 
-    def __init__(self, folder, model, draft=None):
+    def __init__(self, folder, model, draft):
         command = [OPTIONS.mambad, "--model", str(folder / model), "--listen", "127.0.0.1:0", "--metrics", "",
-                   "--threads", "1"]
-        if draft:
-            command += ["--draft", str(folder / draft)]
+                   "--draft", str(folder / draft), "--threads", "1"]
         self.log = folder / "mambad.log"
         with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -188,9 +202,40 @@ class ChainTest(unittest.TestCase):
         self.assertLess(quarter[-1], quarter[0])
         self.assertTrue((folder / "distill/phase-1/model/config.json").is_file())
 
-        # Answers, then preferences.
+        self.train_everything()
+        pair_file = self.learn_answers()
+        self.make_drafts()
+        self.evaluate_all(pair_file)
+        run("plan", {"model": "preference/model", "teacher": "teacher", "output": "plan.md"})
+        self.assertIn("| days", (folder / "plan.md").read_text(encoding="utf-8"))
+        if OPTIONS.mambad:
+            self.served("preference/model", "draft/model")
+
+    def train_everything(self):
+        """The teacher writes text; on that and the given one the whole student learns, after its mixers alone."""
+        run, folder = self.trainer.run, self.trainer.folder
+        # Texts of the small Llama end soon, those of stories260K after some 250 tokens.
+        run("generate", {"output": "generate", "model": "teacher", "records": 48, "sequences": 48,
+                         "maximum_tokens": 400 if self.has_stories else 120})
+        lines = (folder / "generate/generated.jsonl").read_text(encoding="utf-8").splitlines()
+        written = {json.loads(line)["text"] for line in lines}
+        self.assertGreater(len(written), 8)
+        run("distill", {"output": "everything", "teacher": "teacher", "student": "distill/model", "trained": "all",
+                        "rest_learning_rate": 1e-3, "data": self.data(train=[str(self.text), "generate/generated.jsonl"]),
+                        "loop": self.loop(40, evaluate_every=40)}, name="everything")
+        self.assertLess(self.last("everything", "valid_divergence"), self.last("distill/phase-2", "valid_divergence"))
+        teacher, mixers, everything = map(self.trainer.weights, ("teacher", "distill/model", "everything/model"))
+        shared = set(teacher) & set(everything)
+        self.assertGreater(len(shared), 20)
+        for name in shared:
+            self.assertEqual(mixers[name], teacher[name], name)
+            self.assertNotEqual(everything[name], teacher[name], name)
+
+    def learn_answers(self):
+        """Answers, then preferences; the file of pairs."""
+        run, folder = self.trainer.run, self.trainer.folder
         answers = [{"prompt": document[:30], "completion": document[30:]} for document in made_text(200, 3)]
-        run("finetune", {"output": "finetune", "student": "distill/model",
+        run("finetune", {"output": "finetune", "student": "everything/model",
                          "data": {"train": json_lines(folder / "answers.jsonl", answers), "row_tokens": 128},
                          "loop": self.loop(40)})
         losses = [line["loss"] for line in self.trainer.metrics("finetune") if "loss" in line]
@@ -201,28 +246,48 @@ class ChainTest(unittest.TestCase):
                            "data": {"train": pair_file, "valid": pair_file, "row_tokens": 128},
                            "optimizer": {"learning_rate": 1e-4}, "loop": self.loop(1, evaluate_rows=96)})
         self.assertGreater(self.last("preference", "valid_preference_margin"), 0.02)
+        return pair_file
 
-        # The draft of what is served.
-        run("draft", {"output": "draft", "target": "distill/model",
+    def make_drafts(self):
+        """For the end of the chain, what is served: one made anew, and one that is its first layers."""
+        run, folder = self.trainer.run, self.trainer.folder
+        run("draft", {"output": "draft", "target": "preference/model",
                       "model": {"family": "mamba2", "width": 32, "layers": 1, "heads": 2, "state_size": 16},
-                      "acceptance_steps": 20, "data": self.data(), "loop": self.loop(60)})
+                      "proposed_tokens": 150, "acceptance_steps": 20, "data": self.data(), "loop": self.loop(60)})
+        proposed = json.loads((folder / "draft/model/proposed_tokens.json").read_text(encoding="utf-8"))
+        self.assertIn(len(proposed), range(150, 153))
         self.assertLess(self.last("draft/divergence", "divergence"),
                         0.9 * self.trainer.metrics("draft/divergence")[0]["divergence"])
+        # A step at rate 0 leaves it as it was copied.
+        run("draft", {"output": "copied", "target": "preference/model", "copied_layers": 2, "acceptance_steps": 0,
+                      "optimizer": {"learning_rate": 0}, "data": self.data(), "loop": self.loop(1)}, name="copied")
+        target, copied = self.trainer.weights("preference/model"), self.trainer.weights("copied/model")
+        layers = {int(name.split(".")[2]) for name in copied if name.startswith("model.layers.")}
+        self.assertEqual(layers, {0, 1})
+        for name, values in target.items():
+            if not name.startswith("model.layers.") or int(name.split(".")[2]) < 2:
+                self.assertEqual(copied.pop(name), values, name)
+        self.assertEqual(copied, {})
 
-        output, _ = run("evaluate", {"output": "evaluate", "model": "distill/model", "teacher": "teacher",
-                                     "draft": "draft/model", "data": {"valid": str(self.valid), "row_tokens": 128},
-                                     "rows": 16, "draft_prompts": 4, "preference": pair_file})
+    def evaluate_all(self, pair_file):
+        """The numbers of the stages' own last evaluations, on the same rows."""
+        run, folder = self.trainer.run, self.trainer.folder
+        data = {"valid": str(self.valid), "row_tokens": 128}
+        run("evaluate", {"output": "evaluate_student", "model": "everything/model", "teacher": "teacher", "data": data,
+                         "rows": 16})
+        found = json.loads((folder / "evaluate_student/evaluation.json").read_text(encoding="utf-8"))
+        divergence = self.last("everything", "valid_divergence")
+        self.assertAlmostEqual(found["valid_divergence"], divergence, delta=1e-3 * divergence)
+        output, _ = run("evaluate", {"output": "evaluate", "model": "preference/model", "teacher": "teacher",
+                                     "draft": "draft/model", "data": data, "rows": 96, "draft_prompts": 4,
+                                     "preference": pair_file, "reference": "finetune/model"})
         self.assertIn("| valid_perplexity_ratio", output)
         found = json.loads((folder / "evaluate/evaluation.json").read_text(encoding="utf-8"))
-        # The numbers of the stage's own last evaluation, on the same rows.
-        self.assertAlmostEqual(found["valid_divergence"], quarter[-1], delta=1e-3 * quarter[-1])
+        margin = self.last("preference", "valid_preference_margin")
+        self.assertAlmostEqual(found["valid_preference_margin"], margin, delta=1e-3 * margin)
         self.assertGreater(found["acceptance_at_1_temperature_1"], 0.05)
         self.assertLess(found["valid_perplexity_ratio"], 20)
         self.assertIn("perplexity_ratio", (folder / "distill/report.md").read_text(encoding="utf-8"))
-        run("plan", {"model": "distill/model", "teacher": "teacher", "output": "plan.md"})
-        self.assertIn("| days", (folder / "plan.md").read_text(encoding="utf-8"))
-        self.served("distill/model", "draft/model")
-        self.served("preference/model", None)
 
     def measure_layers(self):
         """Attention comes back layer by layer, the one that is missed most first; the mixers stay as aligned."""
@@ -247,18 +312,17 @@ class ChainTest(unittest.TestCase):
         self.assertAlmostEqual(found["valid_divergence"], numbers[1], delta=1e-3 * numbers[1])
 
     def served(self, model, draft):
-        """With a draft or without, the same tokens."""
+        """With the draft or without, the same tokens."""
         server = Server(self.trainer.folder, model, draft)
         try:
             for prompt in ("1", "1,70,71,72,73,74,75,76"):
                 plain = server.generate(prompt, "off")
                 self.assertEqual(len(plain), 48, plain)
-                for speculation in ("draft-model", "prompt-lookup") if draft else ("prompt-lookup",):
+                for speculation in ("draft-model", "prompt-lookup"):
                     self.assertEqual(server.generate(prompt, speculation), plain, speculation)
-            if draft:
-                drafted = server.drafted()
-                self.assertEqual((drafted[0], drafted[3]), (0, 0))
-                self.assertGreater(min(drafted[1], drafted[4]), 48)
+            drafted = server.drafted()
+            self.assertEqual((drafted[0], drafted[3]), (0, 0))
+            self.assertGreater(min(drafted[1], drafted[4]), 48)
         finally:
             server.stop()
 
@@ -289,11 +353,36 @@ class ChainTest(unittest.TestCase):
         folder = self.trainer.folder
         self.assertEqual((folder / "killed/model/model.safetensors").read_bytes(),
                          (folder / "whole/model/model.safetensors").read_bytes())
+        self.assertEqual(self.trainer.curve("killed"), self.trainer.curve("whole"))
 
-        def curve(run):
-            return [{name: value for name, value in line.items() if name != "tokens_per_second"}
-                    for line in self.trainer.metrics(run)]
-        self.assertEqual(curve("killed"), curve("whole"))
+    def test_phases_killed_and_resumed(self):
+        """The same of a distillation in two phases, killed early and late in each of them."""
+        data = {"data": {"train": str(self.made), "row_tokens": 64}}
+        loop = {"steps": 40, "warmup_steps": 3, "micro_batch": 2, "save_every": 4, "log_every": 2, "stored": "fp32"}
+        self.trainer.run("tokenizer", {"output": "phase_words", "train": str(self.made), "vocabulary": 300})
+        self.trainer.run("pretrain", {"output": "phase_teacher", "tokenizer": "phase_words", **data, "loop": loop,
+                                      "model": {"family": "llama", "width": 32, "layers": 4, "query_heads": 2}})
+        settings = {"teacher": "phase_teacher/model", "trained": "all", **data, "loop": loop,
+                    "phases": [{"attention_percent": 50, "steps": 40}, {"attention_percent": 25, "steps": 40}]}
+        self.trainer.run("distill", {**settings, "output": "phases_whole"}, name="phases_whole")
+        path = self.trainer.config("phases_killed", {**settings, "output": "phases_killed"})
+        folder, draw = self.trainer.folder, random.Random(6)
+        for phase, result in (("phase-1", "phase-1/model"), ("phase-2", "model")):
+            metrics = folder / "phases_killed" / phase / "metrics.jsonl"
+            for lines in (draw.randrange(2, 8), draw.randrange(10, 18)):
+                process = self.trainer.start("distill", path)
+                while process.poll() is None and (not metrics.is_file() or metrics.read_bytes().count(b"\n") < lines):
+                    time.sleep(0.005)
+                process.kill()
+                _, errors = process.communicate()
+                self.assertEqual(process.returncode, -signal.SIGKILL, errors)
+                self.assertFalse((folder / "phases_killed" / result).is_dir(), f"{phase} was over before it was killed")
+        self.trainer.run("distill", {**settings, "output": "phases_killed"}, name="phases_killed")
+        for phase in ("phase-1", "phase-2"):
+            self.assertEqual(self.trainer.curve(f"phases_killed/{phase}"), self.trainer.curve(f"phases_whole/{phase}"))
+        for model in ("phase-1/model", "model"):
+            self.assertEqual((folder / "phases_killed" / model / "model.safetensors").read_bytes(),
+                             (folder / "phases_whole" / model / "model.safetensors").read_bytes())
 
     def test_two_processes(self):
         """Two processes with Gloo give the loss curve of one with twice the accumulation."""
@@ -303,8 +392,11 @@ class ChainTest(unittest.TestCase):
         self.trainer.run("tokenizer", {"output": "pair_words", "train": str(self.made), "vocabulary": 300})
         self.trainer.run("pretrain", {**settings, "output": "one", "loop": {**settings["loop"], "accumulation": 2}})
         path = self.trainer.config("two", {**settings, "output": "two"})
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
         processes = [self.trainer.start("pretrain", path, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
-                                        MASTER_PORT="29741") for rank in range(2)]
+                                        MASTER_PORT=port) for rank in range(2)]
         for process in processes:
             _, errors = process.communicate(timeout=300)
             self.assertEqual(process.returncode, 0, errors)
@@ -328,7 +420,7 @@ class ChainTest(unittest.TestCase):
         self.assertIn(f'{malformed}:2: "text": expected a text, found number',
                       refused("finetune", {**student, "data": {"train": str(malformed)}}))
         self.assertIn("have different vocabularies: 300 tokens in fault/model, 310 in other/model",
-                      refused("distill", {**student, "teacher": "other/model", **small}))
+                      refused("distill", {**student, "teacher": "other/model", "trained": "all", **small}))
         self.assertIn("have different vocabularies",
                       refused("evaluate", {"output": "refused_run", "model": "fault/model", "draft": "other/model",
                                            "data": {"valid": str(self.made)}}))
@@ -342,11 +434,12 @@ class ChainTest(unittest.TestCase):
         huge = {**small, "data": {"train": str(self.made), "row_tokens": 1 << 20}, "loop": {"micro_batch": 1 << 12}}
         self.assertIn("too little memory on cpu: about ", refused("finetune", {**student, **huge}))
         self.assertIn("/proc/nowhere: cannot be made", refused("finetune", {**student, "output": "/proc/nowhere", **small}))
+        self.assertIn('"tokenise": no such command; expected one of tokenizer, convert, ', refused("tokenise", {}))
         # A run of other settings is not gone on with.
-        self.assertIn('a run of other settings was begun here: expected "learning_rate: 0.001", found',
+        self.assertIn('a run of other settings was begun here: expected "weight_decay: 0.1", found',
                       refused("pretrain", {"output": "fault", "tokenizer": "fault_words",
                                            "model": {"family": "llama", "width": 32, "layers": 4, "query_heads": 2}, **small,
-                                           "optimizer": {"learning_rate": 0.5}}))
+                                           "optimizer": {"weight_decay": 0.5}}))
         # A tensor that is missing.
         weights = folder / "fault/model/model.safetensors"
         weights.write_bytes(weights.read_bytes().replace(b"model.layers.1.self_attn.q_proj", b"model.layers.1.self_attn.Q_proj"))
@@ -359,7 +452,7 @@ def main():
     global OPTIONS
     parser = argparse.ArgumentParser()
     for name in ("trainer", "mambad", "mambactl"):
-        parser.add_argument(f"--{name}", required=True)
+        parser.add_argument(f"--{name}", required=name == "trainer")
     OPTIONS, rest = parser.parse_known_args()
     unittest.main(argv=["trainer_chain_test"] + rest, verbosity=2)
 

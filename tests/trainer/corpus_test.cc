@@ -24,8 +24,9 @@ class CorpusTest : public ::testing::Test {
     text_ = OpenModelText(folder_.path());
   }
   // "tokens|trained": what is trained in the second part, the rest as dots.
-  std::vector<std::string> Read(const std::string& content, const CorpusOptions& options = {}) {
-    const std::string path = folder_.path() + "/corpus";
+  std::vector<std::string> Read(const std::string& content, const CorpusOptions& options = {},
+                                const std::string& name = "corpus") {
+    const std::string path = folder_.path() + "/" + name;
     testing::WriteText(path, content);
     std::vector<std::string> documents;
     counts_ = ReadCorpus(path, text_.corpus(), options, [&](std::vector<TokenizedDocument> record) {
@@ -111,7 +112,8 @@ TEST_F(CorpusTest, MalformedLinesAreNamedWithFileAndLine) {
   const std::string place = folder_.path() + "/corpus:2: ";
   EXPECT_EQ(ErrorOf([&] { Read(good + "{\"text\": 3}\n"); }),
             place + "\"text\": expected a text, found number");
-  EXPECT_EQ(ErrorOf([&] { Read(good + "{\"text\": \"x\"\n"); }), place + "not a JSON object");
+  EXPECT_EQ(ErrorOf([&] { Read(good + "{\"text\": \"x\"\n"); }),
+            place + "expected JSON Lines: a whole JSON object on every line");
   EXPECT_EQ(ErrorOf([&] { Read(good + "{}\n"); }),
             place + "expected \"text\", \"messages\" or \"prompt\", found none of them");
   EXPECT_EQ(ErrorOf([&] { Read(good + "{\"messages\": []}\n"); }),
@@ -137,6 +139,56 @@ TEST_F(CorpusTest, MalformedLinesAreLeftOutAndCountedOnRequest) {
   EXPECT_EQ(counts_.records, 2);
   EXPECT_EQ(counts_.skipped, 2);
   EXPECT_THAT(counts_.first_skipped, HasSubstr("corpus:2: \"text\": expected a text"));
+}
+
+// Whatever its first line looks like: no JSON is read as the text of a document.
+TEST_F(CorpusTest, AFileNamedAsJsonIsNotReadAsPlainText) {
+  Open(false);
+  const std::string good = "{\"text\": \"x\"}\n";
+  for (const std::string name : {"corpus.jsonl", "corpus.json", "corpus.jsonl.gz"}) {
+    const std::string error = folder_.path() + "/" + name + ":1: expected JSON Lines";
+    EXPECT_THAT(ErrorOf([&] { Read("\"text\": \"x\"}\n" + good, {}, name); }), HasSubstr(error));
+    EXPECT_THAT(ErrorOf([&] { Read("[" + good + "]\n", {}, name); }), HasSubstr(error));
+    EXPECT_THAT(ErrorOf([&] { Read("{\n\"text\": \"x\"\n}", {}, name); }), HasSubstr(error));
+  }
+  EXPECT_THAT(Read("[" + good, {}, "corpus.txt"), ElementsAre(HasSubstr("[{\"text\"")));
+}
+
+TEST_F(CorpusTest, AByteOrderMarkIsNoText) {
+  Open(false);
+  EXPECT_THAT(Read("\xEF\xBB\xBF{\"text\": \"x\"}\n"), ElementsAre("x[256]|x[256]"));
+  EXPECT_THAT(Read("\xEF\xBB\xBFx\n"), ElementsAre("x[256]|x[256]"));
+}
+
+TEST_F(CorpusTest, AFileOfMalformedLinesOnlyIsAnErrorInAnyCase) {
+  Open(false);
+  CorpusOptions options;
+  options.skip_malformed = true;
+  EXPECT_THAT(ErrorOf([&] { Read("[\n{\"text\": \"x\"\n]\n", options, "corpus.json"); }),
+              ::testing::AllOf(HasSubstr("corpus.json:1: "), HasSubstr("not one good record")));
+}
+
+// A full disk is no malformed record.
+TEST_F(CorpusTest, WhatTheReaderDoesIsNoRecordsFault) {
+  Open(false);
+  CorpusOptions options;
+  options.skip_malformed = true;
+  testing::WriteText(folder_.path() + "/corpus", "{\"text\": \"x\"}\n");
+  EXPECT_EQ(ErrorOf([&] {
+              ReadCorpus(folder_.path() + "/corpus", text_.corpus(), options,
+                         [](auto) { throw std::runtime_error("disk full"); });
+            }),
+            "disk full");
+}
+
+// The answers of a prompt are not those that are learned.
+TEST_F(CorpusTest, OfAPromptWithAnswersOnlyTheLastOneIsTrained) {
+  Open(true);
+  const auto read =
+      Read(R"({"prompt": [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"},)"
+           R"({"role": "user", "content": "C"}], "completion": "D"})");
+  EXPECT_THAT(read, ElementsAre("[257]user\nA[258]\n[257]assistant\nB[258]\n"
+                                "[257]user\nC[258]\n[257]assistant\nD[258]\n|D[258]\n"));
 }
 
 TEST_F(CorpusTest, AFileThatIsMissingIsNamed) {

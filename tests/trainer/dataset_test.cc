@@ -7,6 +7,9 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
+#include <numeric>
+#include <optional>
 #include <set>
 
 #include "tests/support/model_directory.h"
@@ -137,6 +140,23 @@ TEST(TokenStore, IsMadeAnewOnlyWhenTextOrTokenizerChange) {
   EXPECT_EQ(OpenOrMakeTokenStore(store, source).index().tokens, 4);
 }
 
+TEST(TokenStore, TellsHowFarItIs) {
+  testing::TemporaryDirectory folder, model;
+  testing::WriteSmallTokenizer(model.path(), false);
+  TokenStoreSource source;
+  source.files = {folder.path() + "/a.jsonl", folder.path() + "/b.jsonl"};
+  source.model_directory = model.path();
+  WriteText(source.files[0], "{\"text\": \"abc\"}\n{\"text\": \"de\"}\n");
+  WriteText(source.files[1], "{\"text\": \"f\"}\n");
+  std::vector<std::pair<int64_t, int64_t>> told;
+  source.watch = [&](int64_t documents, int64_t tokens) { told.emplace_back(documents, tokens); };
+  const std::string store = folder.path() + "/store";
+  OpenOrMakeTokenStore(store, source);
+  EXPECT_EQ(told, (std::vector<std::pair<int64_t, int64_t>>{{1, 4}, {2, 7}, {3, 9}}));
+  OpenOrMakeTokenStore(store, source);  // is there already
+  EXPECT_EQ(told.size(), 3u);
+}
+
 TEST(TokenStore, AMalformedLineLeavesNoStoreBehind) {
   testing::TemporaryDirectory folder, model;
   testing::WriteSmallTokenizer(model.path(), false);
@@ -147,6 +167,47 @@ TEST(TokenStore, AMalformedLineLeavesNoStoreBehind) {
   const std::string store = folder.path() + "/store";
   EXPECT_THAT(ErrorOf([&] { OpenOrMakeTokenStore(store, source); }), HasSubstr("a.jsonl:2: "));
   EXPECT_FALSE(std::filesystem::exists(store + "/index.json"));
+}
+
+TEST(TokenStore, RemembersWhatWasLeftOut) {
+  testing::TemporaryDirectory folder, model;
+  testing::WriteSmallTokenizer(model.path(), false);
+  TokenStoreSource source;
+  source.model_directory = model.path();
+  source.options.skip_malformed = true;
+  for (const char* name : {"/a.jsonl", "/b.jsonl", "/c.jsonl"}) {
+    source.files.push_back(folder.path() + name);
+    const bool good = name[1] == 'a';
+    WriteText(source.files.back(), std::string("{\"text\": \"abc\"}\n") + (good ? "" : "{\n"));
+  }
+  for (int opened = 0; opened < 2; ++opened) {
+    const TokenStore store = OpenOrMakeTokenStore(folder.path() + "/store", source);
+    EXPECT_EQ(store.index().skipped_records, 2);
+    EXPECT_THAT(store.index().first_skipped, HasSubstr("b.jsonl:2: expected JSON Lines"));
+  }
+}
+
+TEST(TokenStore, FindsTheFirstTrainedToken) {
+  testing::TemporaryDirectory folder;
+  const TokenStore store = MakeStore(folder.path(), {5, 2, 9}, 3);
+  EXPECT_EQ(store.FirstTrained(0, 0), 3);
+  EXPECT_EQ(store.FirstTrained(0, 4), 4);
+  EXPECT_EQ(store.FirstTrained(1, 0), 2);  // none
+  EXPECT_EQ(store.FirstTrained(2, 1), 3);
+}
+
+TEST(PackedDataset, WantsTextOfWhichSomethingCounts) {
+  testing::TemporaryDirectory folder;
+  const TokenStore pairs = MakeStore(folder.path() + "/pairs", {4, 6}, 2, 1 << 20, true);
+  EXPECT_THAT(ErrorOf([&] { PackedDataset(&pairs, {}); }),
+              HasSubstr("/pairs: preference pairs, which only preference learns from"));
+  const TokenStore prompts = MakeStore(folder.path() + "/prompts", {4, 6}, 6);
+  EXPECT_THAT(ErrorOf([&] { PackedDataset(&prompts, {}); }),
+              HasSubstr("/prompts: not one of 10 tokens counts in the loss"));
+  // Nothing stands before the only token of a document.
+  const TokenStore short_ones = MakeStore(folder.path() + "/short", {1, 1, 1});
+  EXPECT_THAT(ErrorOf([&] { PackedDataset(&short_ones, {}); }),
+              HasSubstr("/short: not one of 3 tokens counts in the loss"));
 }
 
 TEST(PackedDataset, RowsHoldEveryTokenOnceInOrderOfDocuments) {
@@ -233,7 +294,7 @@ TEST(PairDataset, RowsOfChosenThenRejected) {
   options.row_tokens = 8;
   options.shuffle = false;
   options.epochs = 1;
-  PairDataset data(&store, options);
+  PairDataset data(&store, options, 0);
   PackedBatch batch;
   ASSERT_TRUE(data.Next(2, &batch));
   ASSERT_EQ(batch.rows, 4);
@@ -253,10 +314,90 @@ TEST(PairDataset, RowsOfChosenThenRejected) {
   EXPECT_FALSE(data.Next(1, &batch));
 }
 
+// Tokens of rows of eight; those of the prompt are 0, 1, ... of its document's hundred.
+class LongPairs : public ::testing::Test {
+ protected:
+  void Open(const std::vector<int>& lengths, int prompt, int64_t prompt_tokens) {
+    store_ = MakeStore(folder_.path(), lengths, prompt, 1 << 20, true);
+    DatasetOptions options;
+    options.row_tokens = 8;
+    options.shuffle = false;
+    options.epochs = 1;
+    data_ = std::make_unique<PairDataset>(&*store_, options, prompt_tokens);
+  }
+  // The tokens of a row of the next pair, and how many targets count.
+  std::vector<int64_t> Row(int row) const {
+    return {batch_.token_ids.begin() + 8 * row, batch_.token_ids.begin() + 8 * row + 8};
+  }
+  int Targets(int row) const {
+    return std::accumulate(batch_.loss_mask.begin() + 8 * row,
+                           batch_.loss_mask.begin() + 8 * row + 8, 0);
+  }
+
+  testing::TemporaryDirectory folder_;
+  std::optional<TokenStore> store_;
+  std::unique_ptr<PairDataset> data_;
+  PackedBatch batch_;
+};
+
+TEST_F(LongPairs, PromptsLoseTheirBeginningNotTheAnswerItsPlace) {
+  // Prompts of ten; the first pair has answers of two and three.
+  Open({12, 13, 30, 11}, 10, 0);
+  EXPECT_EQ(data_->counts().pairs, 2);
+  EXPECT_EQ(data_->counts().cut_prompts, 2);
+  EXPECT_EQ(data_->counts().cut_answers, 1);
+  ASSERT_TRUE(data_->Next(1, &batch_));
+  EXPECT_THAT(Row(0), ElementsAre(6, 7, 8, 9, 10, 11, 0, 0));
+  EXPECT_THAT(Row(1), ElementsAre(106, 107, 108, 109, 110, 111, 112, 0));
+  EXPECT_EQ(Targets(0), 2);
+  EXPECT_EQ(Targets(1), 3);
+  ASSERT_TRUE(data_->Next(1, &batch_));
+  EXPECT_THAT(Row(0), ElementsAre(206, 207, 208, 209, 210, 211, 212, 213));
+  // The shorter one has the same prompt.
+  EXPECT_THAT(Row(1), ElementsAre(306, 307, 308, 309, 310, 0, 0, 0));
+  EXPECT_EQ(Targets(0), 5);  // the last one behind the row
+  EXPECT_EQ(Targets(1), 1);
+}
+
+TEST_F(LongPairs, PromptsStayWholeWhereTheyFit) {
+  Open({9, 7}, 6, 2);
+  EXPECT_EQ(data_->counts().cut_prompts, 0);
+  EXPECT_EQ(data_->counts().cut_answers, 0);
+  ASSERT_TRUE(data_->Next(1, &batch_));
+  EXPECT_THAT(Row(0), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
+  EXPECT_EQ(Targets(0), 3);
+  EXPECT_EQ(Targets(1), 1);
+}
+
+TEST_F(LongPairs, AsManyTokensOfAPromptRemainAsAreAskedFor) {
+  Open({12, 13}, 10, 7);
+  ASSERT_TRUE(data_->Next(1, &batch_));
+  EXPECT_THAT(Row(0), ElementsAre(3, 4, 5, 6, 7, 8, 9, 10));
+  EXPECT_EQ(data_->counts().cut_answers, 1);
+  EXPECT_THAT(ErrorOf([&] {
+                Open({12, 13}, 10, 8);
+              }),
+              HasSubstr("prompt_tokens: expected less than a row of 8, found 8"));
+}
+
+TEST_F(LongPairs, PairsWithoutTwoAnswersAreLeftOut) {
+  Open({3, 5, 5, 3, 5, 6}, 3, 0);
+  EXPECT_EQ(data_->counts().pairs, 1);
+  EXPECT_EQ(data_->counts().without_answer, 2);
+  ASSERT_TRUE(data_->Next(1, &batch_));
+  EXPECT_THAT(Row(0), ElementsAre(400, 401, 402, 403, 404, 0, 0, 0));
+  EXPECT_FALSE(data_->Next(1, &batch_));
+  EXPECT_THAT(ErrorOf([&] { data_->Seek({0, 1, 0}); }), HasSubstr("outside a store of 1"));
+  EXPECT_THAT(ErrorOf([&] {
+                Open({3, 5}, 3, 0);
+              }),
+              HasSubstr("not one of 1 preference pairs has an answer on both sides"));
+}
+
 TEST(PairDataset, WantsPairs) {
   testing::TemporaryDirectory folder;
   const TokenStore store = MakeStore(folder.path(), {4, 6});
-  EXPECT_THAT(ErrorOf([&] { PairDataset(&store, {}); }), HasSubstr("chosen"));
+  EXPECT_THAT(ErrorOf([&] { PairDataset(&store, {}, 0); }), HasSubstr("chosen"));
 }
 
 }  // namespace

@@ -67,6 +67,35 @@ TEST(LineReader, EndsOfLines) {
   EXPECT_THAT(Lines(path), ElementsAre(""));
 }
 
+TEST(LineReader, AByteOrderMarkIsNoText) {
+  testing::TemporaryDirectory folder;
+  const std::string path = folder.path() + "/a";
+  WriteText(path, "\xEF\xBB\xBFone\n\xEF\xBB\xBFtwo");
+  EXPECT_THAT(Lines(path), ElementsAre("one", "\xEF\xBB\xBFtwo"));
+}
+
+// By the name, and else by the first character other than space.
+TEST(LineReader, TellsJsonLines) {
+  testing::TemporaryDirectory folder;
+  const auto json_lines = [&](const std::string& name, const std::string& content) {
+    WriteText(folder.path() + "/" + name, content);
+    LineReader reader(folder.path() + "/" + name);
+    std::string line;
+    while (reader.Next(&line)) {
+    }
+    return reader.json_lines();
+  };
+  for (const char* name : {"a.jsonl", "a.json", "a.jsonl.gz", "a.JSONL"}) {
+    EXPECT_TRUE(json_lines(name, "no object\n")) << name;
+    EXPECT_TRUE(json_lines(name, "[\n{}\n]")) << name;
+  }
+  for (const char* name : {"a", "a.txt", "a.gz", "json", "a.json.txt"}) {
+    EXPECT_FALSE(json_lines(name, "no object\n{}\n")) << name;
+    EXPECT_TRUE(json_lines(name, "\n  {}\nno object")) << name;
+    EXPECT_TRUE(json_lines(name, "\xEF\xBB\xBF{}")) << name;
+  }
+}
+
 TEST(LineReader, CompressedFilesGiveTheSameLines) {
   testing::TemporaryDirectory folder;
   const std::string text = ManyLines();

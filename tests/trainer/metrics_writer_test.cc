@@ -4,7 +4,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <pty.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <csignal>
@@ -47,6 +49,19 @@ TEST(MetricsWriter, LinesOfStepsThatComeAgainAreDropped) {
   }
   EXPECT_EQ(ReadText(path),
             "{\"loss\":1.0,\"step\":10}\n{\"loss\":2.0,\"step\":20}\n{\"loss\":7.0,\"step\":30}\n");
+}
+
+TEST(MetricsWriter, KnowsWhetherTheStepItGoesOnFromWasEvaluated) {
+  testing::TemporaryDirectory folder;
+  {
+    MetricsWriter writer(folder.path(), 0);
+    EXPECT_FALSE(writer.evaluated());
+    writer.Write(10, {{"loss", 1}});
+    writer.Write(10, {{"valid_perplexity", 2}});
+    writer.Write(20, {{"loss", 1}});
+  }
+  EXPECT_FALSE(MetricsWriter(folder.path(), 20).evaluated());
+  EXPECT_TRUE(MetricsWriter(folder.path(), 10).evaluated());
 }
 
 TEST(MetricsWriter, NumbersThatJsonLacks) {
@@ -119,6 +134,36 @@ TEST(Progress, PlainLinesWhereThereIsNoTerminal) {
   }
   std::fclose(out);
   EXPECT_EQ(ReadText(path), "align 20/100  loss 0.5  1234 tokens/s  1:15 left\na word\n");
+}
+
+// What a terminal of `columns` is sent for one update.
+std::string ShownBar(uint16_t columns) {
+  int master = -1, slave = -1;
+  const winsize window = {24, columns, 0, 0};
+  EXPECT_EQ(openpty(&master, &slave, nullptr, nullptr, &window), 0);
+  std::FILE* out = fdopen(slave, "w");
+  {
+    Progress progress(out, "distill", 100);
+    progress.Show(50, 1234.4, 75, {{"loss", 0.5}, {"agreement", 0.25}});
+  }
+  // The terminal may hand it over in pieces.
+  std::string shown;
+  for (char byte = 0; byte != '\n' && read(master, &byte, 1) == 1;) shown += byte;
+  std::fclose(out);
+  close(master);
+  return shown;
+}
+
+// A line that wraps would leave one behind with every update.
+TEST(Progress, ABarFitsItsTerminal) {
+  const std::string start = "\r\x1b[Kdistill 50/100", pace = "  1234 tokens/s  1:15 left\r\n";
+  EXPECT_EQ(ShownBar(200), start + " [############............]  loss 0.5  agreement 0.25" + pace);
+  EXPECT_EQ(ShownBar(0), ShownBar(200));  // a terminal that does not say
+  // One column is left free: 14 + 27 + 10 + 16 + 26 = 93.
+  EXPECT_EQ(ShownBar(94), ShownBar(200));
+  EXPECT_EQ(ShownBar(93), start + "  loss 0.5  agreement 0.25" + pace);
+  EXPECT_EQ(ShownBar(60), start + "  loss 0.5" + pace);
+  EXPECT_EQ(ShownBar(11), "\r\x1b[Kdistill 50\r\n");
 }
 
 }  // namespace

@@ -8,15 +8,16 @@
 
 #include <cmath>
 #include <limits>
-#include <thread>
 
 #include "tests/trainer/expect_error.h"
+#include "tests/trainer/two_processes.h"
 #include "trainer/losses.h"
 
 namespace mambad::trainer {
 namespace {
 
 using at::Tensor;
+using testing::AsTwoProcesses;
 using testing::ErrorOf;
 using ::testing::HasSubstr;
 
@@ -213,20 +214,43 @@ TEST(Optimizer, TwoProcessesWithNarrowWorkingCopies) {
     return weight.detach().to(at::kFloat);
   };
   const Tensor one = run(Alone().get());
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < 2; ++rank) {
-    threads.emplace_back([&, rank] {
-      Rendezvous rendezvous;
-      rendezvous.rank = rank;
-      rendezvous.size = 2;
-      rendezvous.port = 29735;
-      const auto processes = JoinProcessGroup(rendezvous, false, 30);
-      // Gradients of two micro-batches are rounded when they meet; steps are 1e-2 at most.
-      EXPECT_TRUE(at::allclose(run(processes.get()), one, 2e-2, 2e-3)) << rank;
-      processes->Barrier();
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
+  AsTwoProcesses(29735, [&](ProcessGroup* processes) {
+    // Gradients of two micro-batches are rounded when they meet; steps are 1e-2 at most.
+    EXPECT_TRUE(at::allclose(run(processes), one, 2e-2, 2e-3)) << processes->rank();
+  });
+}
+
+// Each parameter's part of the masters, also where shards end inside of one; fp32 parameters have
+// no other copy than their own.
+TEST(Optimizer, MastersComeTogetherByName) {
+  const auto run = [](ProcessGroup* processes) {
+    Tensor one = Numbers({30, 5}, 1).to(at::kBFloat16), two = Numbers({7}, 2).to(at::kBFloat16);
+    Tensor wide = Numbers({9}, 3);
+    Optimizer optimizer(
+        {{"a", 1e-4, 0, {{"one", one}, {"wide", wide}}}, {"b", 1e-3, 0, {{"two", two}}}}, {},
+        processes);
+    for (int step = 0; step < 3; ++step) {
+      (one * Numbers({30, 5}, step).to(at::kBFloat16)).sum().backward();
+      (two.sum() + wide.sum()).backward();
+      optimizer.Step(1);
+    }
+    std::map<std::string, Tensor> masters = optimizer.Masters();
+    for (const auto& [name, master] : masters) {
+      const Tensor& working = name == "one" ? one : two;
+      EXPECT_TRUE(at::equal(master.to(at::kBFloat16), working.detach())) << name;
+      EXPECT_FALSE(at::equal(master, working.detach().to(at::kFloat))) << name;
+    }
+    return masters;
+  };
+  const std::map<std::string, Tensor> alone = run(Alone().get());
+  EXPECT_EQ(alone.size(), 2u);
+  AsTwoProcesses(29739, [&](ProcessGroup* processes) {
+    const std::map<std::string, Tensor> masters = run(processes);
+    EXPECT_EQ(masters.size(), processes->rank() == 0 ? 2u : 0u);
+    for (const auto& [name, master] : masters) {
+      EXPECT_TRUE(at::allclose(master, alone.at(name), 0, 1e-6)) << name;
+    }
+  });
 }
 
 // Two processes that each have half of a step's micro-batches end up where one with all of them
@@ -254,22 +278,13 @@ TEST(Optimizer, TwoProcessesMoveAsOneDoes) {
   };
   const auto alone = Alone();
   const auto [one, two, whole_state] = run(alone.get());
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < 2; ++rank) {
-    threads.emplace_back([&, rank, one = one, two = two, whole_state = whole_state] {
-      Rendezvous rendezvous;
-      rendezvous.rank = rank;
-      rendezvous.size = 2;
-      rendezvous.port = 29731;
-      const auto processes = JoinProcessGroup(rendezvous, false, 30);
-      const auto [found_one, found_two, state] = run(processes.get());
-      EXPECT_TRUE(at::allclose(found_one, one, 1e-6, 1e-7)) << rank;
-      EXPECT_TRUE(at::allclose(found_two, two, 1e-6, 1e-7)) << rank;
-      EXPECT_LE(state, whole_state / 2 + 64);
-      processes->Barrier();
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
+  AsTwoProcesses(29731,
+                 [&, one = one, two = two, whole_state = whole_state](ProcessGroup* processes) {
+                   const auto [found_one, found_two, state] = run(processes);
+                   EXPECT_TRUE(at::allclose(found_one, one, 1e-6, 1e-7)) << processes->rank();
+                   EXPECT_TRUE(at::allclose(found_two, two, 1e-6, 1e-7)) << processes->rank();
+                   EXPECT_LE(state, whole_state / 2 + 64);
+                 });
 }
 
 }  // namespace

@@ -5,9 +5,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "tests/trainer/expect_error.h"
+#include "tests/trainer/two_processes.h"
 
 namespace mambad::trainer {
 namespace {
@@ -20,6 +26,14 @@ Rendezvous Read(const std::map<std::string, std::string>& variables) {
     const auto found = variables.find(name);
     return found == variables.end() ? std::nullopt : std::optional(found->second);
   });
+}
+
+std::unique_ptr<ProcessGroup> JoinAsOneOfTwo(int rank, int port, int64_t seconds) {
+  Rendezvous rendezvous;
+  rendezvous.rank = rank;
+  rendezvous.size = 2;
+  rendezvous.port = port;
+  return JoinProcessGroup(rendezvous, false, seconds);
 }
 
 TEST(Rendezvous, Torchrun) {
@@ -59,6 +73,62 @@ TEST(Rendezvous, KubeflowAndSlurm) {
   EXPECT_EQ(Read({}).size, 1);
 }
 
+TEST(Rendezvous, HowManyShareAMachine) {
+  EXPECT_EQ(Read({}).local_size, 1);
+  const std::map<std::string, std::string> torchrun = {
+      {"RANK", "0"}, {"WORLD_SIZE", "16"}, {"LOCAL_RANK", "0"}, {"LOCAL_WORLD_SIZE", "8"}};
+  EXPECT_EQ(Read(torchrun).local_size, 8);
+  std::map<std::string, std::string> slurm = {
+      {"SLURM_PROCID", "9"}, {"SLURM_NTASKS", "21"}, {"SLURM_TASKS_PER_NODE", "8(x2),5"}};
+  EXPECT_EQ(Read(slurm).local_size, 8);
+  slurm["SLURM_NODEID"] = "1";
+  EXPECT_EQ(Read(slurm).local_size, 8);
+  slurm["SLURM_NODEID"] = "2";
+  EXPECT_EQ(Read(slurm).local_size, 5);
+  slurm["SLURM_STEP_TASKS_PER_NODE"] = "1(x3)";
+  EXPECT_EQ(Read(slurm).local_size, 1);
+  slurm["SLURM_STEP_TASKS_PER_NODE"] = "1";
+  EXPECT_THAT(
+      ErrorOf([&] { Read(slurm); }),
+      HasSubstr("SLURM_TASKS_PER_NODE: expected counts as in 8(x2),4 for machine 2, found"));
+}
+
+TEST(Rendezvous, OwnDevices) {
+  Rendezvous third = Read({{"RANK", "2"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "2"}});
+  EXPECT_EQ(OwnDevice(third, 4), 2);
+  EXPECT_THAT(ErrorOf([&] { OwnDevice(third, 1); }),
+              HasSubstr("process 2 of this machine wants a GPU of its own: 1 visible"));
+  // srun --gpus-per-task=1: everybody sees one, called 0.
+  third = Read({{"SLURM_PROCID", "2"},
+                {"SLURM_NTASKS", "4"},
+                {"SLURM_LOCALID", "2"},
+                {"CUDA_VISIBLE_DEVICES", "0"}});
+  EXPECT_EQ(OwnDevice(third, 1), 0);
+  third = Read({{"SLURM_PROCID", "2"},
+                {"SLURM_NTASKS", "4"},
+                {"SLURM_LOCALID", "2"},
+                {"CUDA_VISIBLE_DEVICES", "0,1,2,3"}});
+  EXPECT_EQ(OwnDevice(third, 4), 2);
+}
+
+TEST(Rendezvous, ProcessesThatNobodyStarts) {
+  const std::map<std::string, std::string> pod = {{"PET_NNODES", "2"}, {"PET_NODE_RANK", "0"}};
+  auto several = pod;
+  several["PET_NPROC_PER_NODE"] = "8";
+  EXPECT_THAT(ErrorOf([&] { Read(several); }),
+              HasSubstr("PET_NPROC_PER_NODE: expected 1, found 8: several processes on a machine"));
+  several["RANK"] = "0";
+  several["WORLD_SIZE"] = "16";
+  EXPECT_THAT(ErrorOf([&] { Read(several); }), HasSubstr("PET_NPROC_PER_NODE"));
+  several["LOCAL_RANK"] = "0";  // torchrun did
+  EXPECT_EQ(Read(several).size, 16);
+  for (const char* one : {"1", "auto"}) {
+    auto single = pod;
+    single["PET_NPROC_PER_NODE"] = one;
+    EXPECT_EQ(Read(single).size, 2);
+  }
+}
+
 TEST(Rendezvous, FirstHostOfALine) {
   EXPECT_EQ(FirstSlurmHost("one"), "one");
   EXPECT_EQ(FirstSlurmHost("one,two"), "one");
@@ -85,12 +155,40 @@ TEST(Rendezvous, VariablesThatAreWrongAreNamed) {
 }
 
 TEST(ProcessGroup, OthersThatDoNotComeAreAnError) {
-  Rendezvous rendezvous;
-  rendezvous.rank = 0;
-  rendezvous.size = 2;
-  rendezvous.port = 29733;
-  EXPECT_THAT(ErrorOf([&] { JoinProcessGroup(rendezvous, false, 1); }),
-              HasSubstr("process 0 of 2 cannot join the others at 127.0.0.1:29733"));
+  const int port = testing::FreePort();
+  EXPECT_THAT(
+      ErrorOf([&] { JoinAsOneOfTwo(0, port, 1); }),
+      HasSubstr("process 0 of 2 cannot join the others at 127.0.0.1:" + std::to_string(port)));
+}
+
+// Work of the first process may take longer than a collective would wait.
+TEST(ProcessGroup, OthersWaitForTheFirstAsLongAsItWorks) {
+  const int port = testing::FreePort();
+  std::vector<std::string> heard(2), errors(2);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < 2; ++rank) {
+    threads.emplace_back([&, rank] {
+      errors[rank] = ErrorOf([&] {
+        const auto processes = JoinAsOneOfTwo(rank, port, 1);
+        for (const char* words : {"", "first", "last"}) {
+          if (rank == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1200));
+          heard[rank] += processes->FromFirst(rank == 0 ? words : "not heard") + ".";
+        }
+      });
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(heard, ::testing::Each(".first.last."));
+  EXPECT_THAT(errors, ::testing::Each("nothing was thrown"));
+}
+
+TEST(ProcessGroup, OnesThatAreGoneAreNamedInOneLine) {
+  const int port = testing::FreePort();
+  std::thread other([port] { JoinAsOneOfTwo(1, port, 20); });
+  const auto processes = JoinAsOneOfTwo(0, port, 20);
+  other.join();
+  EXPECT_THAT(ErrorOf([&] { processes->Barrier(); }),
+              ::testing::MatchesRegex("process 0 of 2 lost another one: [^][\n]+.*"));
 }
 
 }  // namespace

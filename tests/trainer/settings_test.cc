@@ -101,6 +101,39 @@ TEST_F(SettingsTest, MissingKeysAndFiles) {
             "/nowhere.yaml: cannot be read");
 }
 
+TEST_F(SettingsTest, AFolderIsNoFile) {
+  EXPECT_EQ(ErrorOf([&] { ReadSettings(folder_.path(), [](Settings*) {}); }),
+            folder_.path() + ": a YAML file expected, found a directory");
+}
+
+// What a command does not do cannot be asked of it.
+TEST_F(SettingsTest, CommandsHaveNoSettingsWithoutEffect) {
+  EXPECT_THAT(ErrorOf([&] { Read<LayersConfig>("output: o\nteacher: t\nstudent: s\n"); }),
+              HasSubstr("\"data.valid\": expected a list of texts, found nothing"));
+  EXPECT_THAT(
+      ErrorOf([&] {
+        Read<LayersConfig>("output: o\nteacher: t\nstudent: s\ndata: {train: x, valid: y}\n");
+      }),
+      HasSubstr("\"data.train\": no such key"));
+  EXPECT_THAT(ErrorOf([&] { Read<EvaluateConfig>("output: o\nmodel: m\ndata: {train: x}\n"); }),
+              HasSubstr("\"data.train\": no such key"));
+  EXPECT_THAT(Read<EvaluateConfig>("output: o\nmodel: m\nchoices: c\n").data.valid,
+              ::testing::IsEmpty());
+  EXPECT_THAT(
+      ErrorOf([&] {
+        Read<AlignConfig>(std::string(kSmallest) + "loop: {activation_checkpointing: true}\n");
+      }),
+      HasSubstr("\"loop.activation_checkpointing\": no such key"));
+}
+
+TEST_F(SettingsTest, KeepsTheFileThatMakesTheSameAgain) {
+  const auto config = Read<DistillConfig>(kSmallest);
+  KeepSettings(folder_.path(), "distill", DescriptionOf(config));
+  const std::string kept = testing::ReadText(folder_.path() + "/config.yaml");
+  EXPECT_THAT(kept, ::testing::StartsWith("# trainer distill\noutput: \"o\"\n"));
+  Read<DistillConfig>(kept);
+}
+
 // What a run writes beside its results makes the same run.
 template <typename Config>
 void ExpectEchoed(const std::string& path, Config config) {

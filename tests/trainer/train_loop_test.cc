@@ -7,16 +7,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <limits>
 #include <memory>
-#include <thread>
 
 #include "nlohmann/json.hpp"
 #include "tests/support/model_directory.h"
 #include "tests/trainer/expect_error.h"
 #include "tests/trainer/small_text.h"
+#include "tests/trainer/two_processes.h"
 #include "trainer/losses.h"
 #include "trainer/train_state.h"
 
@@ -66,8 +68,14 @@ class PairsWork : public StageWork {
     sums.select(0, 1).add_(batch_weight * 10);
   }
   void BeginStep(int64_t step) override { steps_ = step; }
-  Metrics Evaluate() override { return {{"valid_steps", static_cast<double>(steps_)}}; }
+  Metrics Evaluate() override {
+    if (evaluation_fails) throw std::runtime_error("no room to evaluate");
+    return {{"valid_sum", head_.sum().item<double>()}};
+  }
+  double negligible_loss() const override { return negligible; }
 
+  bool evaluation_fails = false;
+  double negligible = 0.01;
   int64_t spoil_from = 1 << 30, spoil_to = 1 << 30, spoil_every = 1;
   double spoil_by = 1;
 
@@ -76,11 +84,33 @@ class PairsWork : public StageWork {
   int64_t steps_ = 0;
 };
 
+// Rows of a dataset, in some of which no token counts.
+class BlankedRows : public BatchSource {
+ public:
+  BlankedRows(BatchSource* source, int64_t blank_from, int64_t blank_to)
+      : source_(source), blank_from_(blank_from), blank_to_(blank_to) {}
+  bool Next(int64_t size, PackedBatch* batch) override {
+    if (!source_->Next(size, batch)) return false;
+    if (taken_ >= blank_from_ && taken_ < blank_to_) {
+      std::fill(batch->loss_mask.begin(), batch->loss_mask.end(), 0);
+      batch->trained_tokens = 0;
+    }
+    ++taken_;
+    return true;
+  }
+  const DatasetCursor& cursor() const override { return source_->cursor(); }
+  void Seek(const DatasetCursor& cursor) override { source_->Seek(cursor); }
+
+ private:
+  BatchSource* source_;
+  int64_t blank_from_, blank_to_, taken_ = 0;  // batches
+};
+
 // Everything one run needs; the same seeds every time.
 struct Rehearsal {
-  Rehearsal(const TokenStore* store, ProcessGroup* processes)
-      : embedding(at::randn({kVocabulary, kWidth}, at::detail::createCPUGenerator(1))),
-        head(at::randn({kVocabulary, kWidth}, at::detail::createCPUGenerator(2)) * 0.1),
+  Rehearsal(const TokenStore* store, ProcessGroup* processes, at::ScalarType type = at::kFloat)
+      : embedding(at::randn({kVocabulary, kWidth}, at::detail::createCPUGenerator(1)).to(type)),
+        head((at::randn({kVocabulary, kWidth}, at::detail::createCPUGenerator(2)) * 0.1).to(type)),
         data(store, DataOptions()),
         optimizer({{"a", 0.03, 0.01, {{"embedding", embedding}, {"head", head}}}}, {}, processes),
         work(embedding, head) {}
@@ -137,7 +167,6 @@ TEST_F(TrainLoopTest, TellsSavesAndEvaluatesWhenItShould) {
   EXPECT_EQ(result.tokens, 16 * 2 * 2 * 16);
   ASSERT_EQ(result.evaluations.size(), 3u);  // 7, 14 and the last
   EXPECT_EQ(result.evaluations[1].first, 14);
-  EXPECT_EQ(result.evaluations[1].second[0].second, 13);
   std::vector<int64_t> told;
   for (const auto& line : Lines(Folder("run") + "/metrics.jsonl")) {
     if (line.contains("loss")) {
@@ -203,8 +232,15 @@ TEST_F(TrainLoopTest, ALossThatStaysHighStops) {
   Rehearsal run(&store_, alone_.get());
   run.work.spoil_from = 8;
   run.work.spoil_by = 50;
-  EXPECT_THAT(ErrorOf([&] { TrainAlone(&run, Rehearsal::Options(Folder("run"), 30)); }),
-              HasSubstr("after a lowest of"));
+  const std::string error =
+      ErrorOf([&] { TrainAlone(&run, Rehearsal::Options(Folder("run"), 30)); });
+  EXPECT_THAT(error, HasSubstr("stopped at step 14: the loss is "));
+  EXPECT_THAT(error, HasSubstr(" after a lowest of "));
+  // At step 10 the loss was high already: a state of it would go on as badly.
+  EXPECT_THAT(error, HasSubstr("the state of step 5 is kept in " + Folder("run") + "/states"));
+  EXPECT_EQ(LoadNewestTrainState(Folder("run") + "/states", *alone_)->step, 5);
+  Rehearsal again(&store_, alone_.get());
+  EXPECT_TRUE(TrainAlone(&again, Rehearsal::Options(Folder("run"), 30)).finished);
   // Peaks that come and go are no divergence.
   Rehearsal other(&store_, alone_.get());
   other.work.spoil_from = 8;
@@ -212,6 +248,57 @@ TEST_F(TrainLoopTest, ALossThatStaysHighStops) {
   other.work.spoil_every = 4;
   other.work.spoil_by = 50;
   EXPECT_TRUE(TrainAlone(&other, Rehearsal::Options(Folder("other"), 30)).finished);
+  // Nor is anything below what the stage calls negligible.
+  Rehearsal small(&store_, alone_.get());
+  small.work.spoil_from = 8;
+  small.work.spoil_by = 50;
+  small.work.negligible = 1e6;
+  EXPECT_TRUE(TrainAlone(&small, Rehearsal::Options(Folder("small"), 30)).finished);
+}
+
+// No loss is told of steps in which no token counts, and the watch goes on behind them.
+TEST_F(TrainLoopTest, StepsInWhichNothingCountsTellNoLoss) {
+  Rehearsal run(&store_, alone_.get());
+  BlankedRows rows(&run.data, 8, 16);  // steps 5 to 8
+  run.work.spoil_from = 12;
+  run.work.spoil_by = 50;
+  TrainLoopOptions options = Rehearsal::Options(Folder("run"), 30);
+  options.log_every = 1;
+  EXPECT_THAT(
+      ErrorOf([&] { Train(options, at::kCPU, &rows, &run.optimizer, alone_.get(), &run.work); }),
+      HasSubstr("stopped at step 15: the loss is "));
+  int lines = 0;
+  for (const auto& line : Lines(Folder("run") + "/metrics.jsonl")) {
+    if (!line.contains("tokens")) continue;
+    const int64_t step = line["step"].get<int64_t>();
+    EXPECT_EQ(line.contains("loss"), step < 5 || step > 8) << step;
+    ++lines;
+  }
+  EXPECT_EQ(lines, 15);
+}
+
+// What goes wrong in the last evaluation costs no step, and the next start makes up for it.
+TEST_F(TrainLoopTest, AnEvaluationThatFailsLosesNothing) {
+  TrainLoopOptions options = Rehearsal::Options(Folder("run"), 16);
+  options.save_every = 0;
+  options.evaluate_every = 0;
+  Rehearsal first(&store_, alone_.get());
+  first.work.evaluation_fails = true;
+  EXPECT_THAT(ErrorOf([&] { TrainAlone(&first, options); }), HasSubstr("no room to evaluate"));
+  EXPECT_EQ(LoadNewestTrainState(Folder("run") + "/states", *alone_)->step, 16);
+  // The third start finds the evaluation made.
+  for (const size_t expected : {1, 0}) {
+    Rehearsal next(&store_, alone_.get());
+    const TrainResult result = TrainAlone(&next, options);
+    EXPECT_TRUE(result.finished);
+    EXPECT_EQ(result.evaluations.size(), expected);
+    EXPECT_TRUE(at::equal(next.head.detach(), first.head.detach()));
+  }
+  options.directory = Folder("whole");
+  Rehearsal whole(&store_, alone_.get());
+  TrainAlone(&whole, options);
+  EXPECT_EQ(Lines(Folder("run") + "/metrics.jsonl").back(),
+            Lines(Folder("whole") + "/metrics.jsonl").back());
 }
 
 TEST_F(TrainLoopTest, StopsInTimeAndGoesOn) {
@@ -229,6 +316,46 @@ TEST_F(TrainLoopTest, StopsInTimeAndGoesOn) {
   EXPECT_TRUE(at::equal(second.head.detach(), whole.head.detach()));
 }
 
+// Time that went by before the loop began counts as well.
+TEST_F(TrainLoopTest, TimeCountsFromTheMomentThatIsGiven) {
+  TrainLoopOptions options = Rehearsal::Options(Folder("run"), 6);
+  options.most_seconds = 3600;
+  Rehearsal punctual(&store_, alone_.get());
+  EXPECT_TRUE(TrainAlone(&punctual, options).finished);
+  options.directory = Folder("late");
+  options.started -= std::chrono::hours(2);
+  Rehearsal late(&store_, alone_.get());
+  EXPECT_EQ(TrainAlone(&late, options).steps, 1);
+}
+
+// Out of time while the loss is high: a few steps more tell whether there is anything to save.
+TEST_F(TrainLoopTest, ALateRunSavesNoStateWhoseLossIsHigh) {
+  TrainLoopOptions options = Rehearsal::Options(Folder("run"), 30);
+  options.most_seconds = 1e-9;
+  const auto start = [&](int64_t spoil_to) {
+    Rehearsal run(&store_, alone_.get());
+    run.work.spoil_from = 1;
+    run.work.spoil_to = spoil_to;
+    run.work.spoil_by = 50;
+    return TrainAlone(&run, options).steps;
+  };
+  EXPECT_EQ(start(30), 1);
+  EXPECT_THAT(ErrorOf([&] { start(30); }), HasSubstr("stopped at step 6: "));
+  EXPECT_EQ(LoadNewestTrainState(Folder("run") + "/states", *alone_)->step, 1);
+  EXPECT_EQ(start(4), 5);
+  EXPECT_EQ(LoadNewestTrainState(Folder("run") + "/states", *alone_)->step, 5);
+}
+
+TEST_F(TrainLoopTest, GivesTheMastersOfAFinishedRun) {
+  Rehearsal run(&store_, alone_.get(), at::kBFloat16);
+  TrainLoopOptions options = Rehearsal::Options(Folder("run"), 4);
+  EXPECT_TRUE(TrainAlone(&run, options).masters.empty());
+  options.wants_masters = true;
+  const TrainResult result = TrainAlone(&run, options);
+  ASSERT_EQ(result.masters.count("head"), 1u);
+  EXPECT_TRUE(at::equal(result.masters.at("head").to(at::kBFloat16), run.head.detach()));
+}
+
 TEST_F(TrainLoopTest, AFolderThatCannotBeWrittenIsNamed) {
   Rehearsal run(&store_, alone_.get());
   EXPECT_THAT(ErrorOf([&] { TrainAlone(&run, Rehearsal::Options("/proc/nowhere", 3)); }),
@@ -241,22 +368,13 @@ TEST_F(TrainLoopTest, TwoProcessesGiveTheCurveOfOneWithTwiceTheAccumulation) {
   options.accumulation = 4;
   Rehearsal one(&store_, alone_.get());
   TrainAlone(&one, options);
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < 2; ++rank) {
-    threads.emplace_back([&, rank] {
-      Rendezvous rendezvous;
-      rendezvous.rank = rank;
-      rendezvous.size = 2;
-      rendezvous.port = 29737;
-      const auto processes = JoinProcessGroup(rendezvous, false, 30);
-      Rehearsal run(&store_, processes.get());
-      TrainLoopOptions half = Rehearsal::Options(Folder("two"), 20);
-      Train(half, at::kCPU, &run.data, &run.optimizer, processes.get(), &run.work);
-      EXPECT_TRUE(at::allclose(run.head.detach(), one.head.detach(), 1e-4, 1e-5)) << rank;
-      processes->Barrier();
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
+  testing::AsTwoProcesses(29737, [&](ProcessGroup* processes) {
+    Rehearsal run(&store_, processes);
+    TrainLoopOptions half = Rehearsal::Options(Folder("two"), 20);
+    Train(half, at::kCPU, &run.data, &run.optimizer, processes, &run.work);
+    EXPECT_TRUE(at::allclose(run.head.detach(), one.head.detach(), 1e-4, 1e-5))
+        << processes->rank();
+  });
   const auto expected = Lines(Folder("one") + "/metrics.jsonl");
   const auto found = Lines(Folder("two") + "/metrics.jsonl");
   ASSERT_EQ(found.size(), expected.size());

@@ -17,7 +17,7 @@ namespace {
 using checkpoint::StorageType;
 
 constexpr size_t kAlignment = 32;
-constexpr uint32_t kVersion = 3, kStringType = 8;
+constexpr uint32_t kVersion = 3, kInt32Type = 5, kStringType = 8, kArrayType = 9;
 constexpr int kBlock = 32;
 
 template <typename T>
@@ -27,6 +27,19 @@ void Append(std::string* out, T value) {
 void AppendText(std::string* out, const std::string& text) {
   Append<uint64_t>(out, text.size());
   *out += text;
+}
+
+void AppendValue(std::string* out, const GgufMetadata::mapped_type& value) {
+  if (const auto* text = std::get_if<std::string>(&value)) {
+    Append<uint32_t>(out, kStringType);
+    AppendText(out, *text);
+    return;
+  }
+  const auto& numbers = std::get<std::vector<int32_t>>(value);
+  Append<uint32_t>(out, kArrayType);
+  Append<uint32_t>(out, kInt32Type);
+  Append<uint64_t>(out, numbers.size());
+  for (const int32_t number : numbers) Append<int32_t>(out, number);
 }
 
 // ggml's numbers.
@@ -73,16 +86,15 @@ void AppendQ8Blocks(const float* numbers, int64_t count, std::vector<std::byte>*
   }
 }
 
-void WriteGguf(const std::string& path, const std::map<std::string, std::string>& metadata,
+void WriteGguf(const std::string& path, const GgufMetadata& metadata,
                absl::Span<const checkpoint::TensorToWrite> tensors) {
   std::string head = "GGUF";
   Append<uint32_t>(&head, kVersion);
   Append<uint64_t>(&head, tensors.size());
   Append<uint64_t>(&head, metadata.size());
-  for (const auto& [key, text] : metadata) {
+  for (const auto& [key, value] : metadata) {
     AppendText(&head, key);
-    Append<uint32_t>(&head, kStringType);
-    AppendText(&head, text);
+    AppendValue(&head, value);
   }
   uint64_t offset = 0;
   for (const checkpoint::TensorToWrite& tensor : tensors) {

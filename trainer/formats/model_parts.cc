@@ -16,6 +16,7 @@
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/checkpoint/model_config_reader.h"
 #include "engine/checkpoint/model_writer.h"
+#include "engine/checkpoint/proposed_tokens.h"
 #include "trainer/formats/embedding_projection.h"
 #include "trainer/formats/gguf_writer.h"
 #include "trainer/formats/half_float.h"
@@ -41,6 +42,7 @@ using checkpoint::TensorToWrite;
 constexpr char kArchitecture[] = "mambad-parts", kVersion[] = "1";
 constexpr char kProjection[] = "embedding_projection";
 constexpr const char* kDigestKey = "mambad.parts.sha256";
+constexpr const char* kProposedKey = "mambad.parts.proposed_tokens";
 
 [[noreturn]] void Fail(const std::string& source, const std::string& what) {
   throw std::runtime_error(absl::StrCat(source, ": ", what));
@@ -290,17 +292,19 @@ bool AddAsProjection(const Checkpoint& teacher, const Parameter& parameter,
   return true;
 }
 
-std::map<std::string, std::string> Metadata(const ModelConfig& config, const std::string& digest) {
+GgufMetadata Metadata(const ModelConfig& config, const std::string& digest,
+                      std::vector<int32_t> proposed_tokens) {
   const checkpoint::ConfigTexts texts =
       checkpoint::WriteModelConfig(config, StorageType::kBFloat16);
-  std::map<std::string, std::string> metadata = {{"general.architecture", kArchitecture},
-                                                 {"mambad.parts.version", kVersion},
-                                                 {"mambad.parts.config", texts.config},
-                                                 {kDigestKey, digest}};
+  GgufMetadata metadata = {{"general.architecture", kArchitecture},
+                           {"mambad.parts.version", kVersion},
+                           {"mambad.parts.config", texts.config},
+                           {kDigestKey, digest}};
   if (!texts.mamba_config.empty()) metadata["mambad.parts.mamba_config"] = texts.mamba_config;
   if (!texts.generation_config.empty()) {
     metadata["mambad.parts.generation_config"] = texts.generation_config;
   }
+  if (!proposed_tokens.empty()) metadata[kProposedKey] = std::move(proposed_tokens);
   return metadata;
 }
 
@@ -314,6 +318,17 @@ std::string TextIn(const std::string& source, const GgufFile& file, const std::s
       it == file.metadata.end() ? nullptr : std::get_if<std::string>(&it->second);
   if (text == nullptr) Fail(source, absl::StrCat(key, ": a text expected: no file of model parts"));
   return *text;
+}
+
+// Empty: all.
+std::vector<int32_t> ProposedTokensIn(const std::string& source, const GgufFile& file,
+                                      int64_t vocabulary) {
+  const auto it = file.metadata.find(kProposedKey);
+  if (it == file.metadata.end()) return {};
+  const auto* ids = std::get_if<std::vector<int64_t>>(&it->second);
+  if (ids == nullptr) Fail(source, absl::StrCat(kProposedKey, ": a list of token ids expected"));
+  return ValueOf(checkpoint::CheckedProposedTokens(absl::StrCat(source, ": ", kProposedKey), *ids,
+                                                   vocabulary));
 }
 
 ModelConfig ConfigOf(const std::string& source, const GgufFile& file) {
@@ -372,7 +387,9 @@ PackedModel PackModel(const std::string& model, const std::string& teacher,
   result.shipped_numbers = parts.numbers();
   result.rounding = parts.rounding();
   result.sha256 = Assemble(output, parts.Stored(), config, *base.checkpoint).Digest();
-  WriteGguf(output, Metadata(config, result.sha256), parts.list());
+  std::vector<int32_t> proposed = ValueOf(checkpoint::ReadProposedTokens(model, config.vocabulary));
+  result.proposed_tokens = static_cast<int64_t>(proposed.size());
+  WriteGguf(output, Metadata(config, result.sha256, std::move(proposed)), parts.list());
   result.bytes = static_cast<int64_t>(fs::file_size(output));
   return result;
 }
@@ -383,6 +400,7 @@ AssembledModel AssembleModel(const std::string& parts, const std::string& teache
   const GgufFile gguf = ValueOf(checkpoint::ParseGguf(parts, file.bytes()));
   const ModelConfig config = ConfigOf(parts, gguf);
   const std::string expected = TextIn(parts, gguf, kDigestKey, true);
+  const std::vector<int32_t> proposed = ProposedTokensIn(parts, gguf, config.vocabulary);
   const ModelSource base = OpenModelSource(teacher);
   const TextFilesByName text = TextOfModel(base, "");
   if (!HasTokenizer(text)) Fail(teacher, "the teacher has no tokenizer");
@@ -396,6 +414,7 @@ AssembledModel AssembleModel(const std::string& parts, const std::string& teache
   fs::create_directories(output, error);
   if (error) Fail(output, absl::StrCat("cannot be made a directory: ", error.message()));
   WriteTextFiles(output, text);
+  ThrowUnlessOk(checkpoint::WriteProposedTokens(output, proposed));
   ThrowUnlessOk(checkpoint::WriteModelDirectory(output, config, tensors.list(), 0));
   return result;
 }

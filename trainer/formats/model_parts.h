@@ -15,6 +15,7 @@ namespace mambad::trainer {
 //   mambad.parts.version           "1"
 //   mambad.parts.config, .mamba_config, .generation_config   the texts of the model's files
 //   mambad.parts.sha256            of the assembled tensors: 64 digits
+//   mambad.parts.proposed_tokens   of a draft that has such a list, 32-bit integers
 // and tensors under the names of the model's directory: matrices Q8_0 (BF16 where rows are no whole
 // blocks), what the engine keeps in float32 F32. Instead of the embedding there may be
 // "embedding_projection" [teacher width, width] in F16: the embedding is the teacher's in bf16
@@ -31,6 +32,7 @@ struct PackedModel {
   double rounding = 0;
   // Likewise of the embedding as a projection; negative: it is the teacher's, or shipped whole.
   double projection_distance = -1;
+  int64_t proposed_tokens = 0;  // of a draft that proposes some only
   std::string sha256;
 };
 
@@ -45,9 +47,9 @@ struct AssembledModel {
   std::string sha256;
 };
 
-// Puts the model together again: a directory with bf16 safetensors, configuration, and the
-// teacher's tokenizer and chat template. Nothing is written unless the digest is that of the file.
-// Throws std::runtime_error.
+// Puts the model together again: a directory with bf16 safetensors, configuration, proposed tokens
+// where the file has them, and the teacher's tokenizer and chat template. Nothing is written unless
+// the digest is that of the file. Throws std::runtime_error.
 AssembledModel AssembleModel(const std::string& parts, const std::string& teacher,
                              const std::string& output);
 

@@ -73,11 +73,13 @@ class LanguageModel {
   LanguageModel& operator=(const LanguageModel&) = delete;
 
   // Writes a model directory (made where it is missing) that mambad and Load read: matrices in
-  // `type` (kFloat32 or kBFloat16), the rest in fp32, configuration, and the tokenizer and chat
-  // template files of the directory `text_source` (empty: none). A factorised embedding is written
-  // multiplied out. Throws std::runtime_error; config.json is written last.
+  // `type` (kFloat32 or kBFloat16), the rest in fp32, configuration, the proposed tokens, and the
+  // tokenizer and chat template files of the directory `text_source` (empty: none). A factorised
+  // embedding is written multiplied out. `masters` (fp32, by parameter name) stand in the place of
+  // the parameters' own numbers. Throws std::runtime_error; config.json is written last.
   void Save(const std::string& directory, checkpoint::StorageType type,
-            const std::string& text_source) const;
+            const std::string& text_source,
+            const std::map<std::string, at::Tensor>& masters = {}) const;
 
   const checkpoint::ModelConfig& config() const { return config_; }
   at::Device device() const { return device_; }
@@ -90,6 +92,11 @@ class LanguageModel {
   // An undefined tensor when the model has no such parameter.
   at::Tensor Find(checkpoint::Role role, int layer) const;
   int64_t ParameterCount() const;
+
+  // The tokens that a draft proposes when it is served, as the directory's file has them
+  // (engine/checkpoint/proposed_tokens.h); empty: all. Head() has all rows in any case.
+  const std::vector<int32_t>& proposed_tokens() const { return proposed_tokens_; }
+  void SetProposedTokens(std::vector<int32_t> ids) { proposed_tokens_ = std::move(ids); }
 
   // Which parameters are trained; gradients are made for no others. Ends what was set before.
   void SetTrained(const std::function<bool(const checkpoint::Parameter&)>& trained);
@@ -133,6 +140,7 @@ class LanguageModel {
   at::ScalarType compute_type_;
   std::vector<ModelParameter> parameters_;
   std::map<std::pair<checkpoint::Role, int>, size_t> places_;  // in parameters_
+  std::vector<int32_t> proposed_tokens_;
   at::Tensor embedding_base_;
   at::Tensor inverse_frequencies_, fused_inverse_frequencies_;  // [head_width / 2], wide type
   bool recompute_ = false;

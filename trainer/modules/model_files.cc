@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/model_writer.h"
+#include "engine/checkpoint/proposed_tokens.h"
 #include "trainer/modules/language_model.h"
 
 namespace mambad::trainer {
@@ -70,6 +71,13 @@ void CopyTextFiles(const std::string& from, const std::string& to) {
   }
 }
 
+std::vector<int32_t> ProposedTokensOf(const Checkpoint& file) {
+  if (file.text().directory.empty()) return {};  // a .gguf file
+  auto ids = checkpoint::ReadProposedTokens(file.text().directory, file.config().vocabulary);
+  if (!ids.ok()) throw std::runtime_error(std::string(ids.status().message()));
+  return *std::move(ids);
+}
+
 StorageType StoredType(const Parameter& parameter, StorageType wanted) {
   return parameter.keep_float32 ? StorageType::kFloat32 : wanted;
 }
@@ -82,6 +90,7 @@ std::unique_ptr<LanguageModel> LanguageModel::Load(const std::string& path, at::
   if (!opened.ok()) throw std::runtime_error(std::string(opened.status().message()));
   const Checkpoint& file = **opened;
   auto model = std::make_unique<LanguageModel>(OwnConfig(file), device, compute_type);
+  model->SetProposedTokens(ProposedTokensOf(file));
   const bool quantised = file.native_type() != StorageType::kFloat32 &&
                          file.native_type() != StorageType::kFloat16 &&
                          file.native_type() != StorageType::kBFloat16;
@@ -99,7 +108,8 @@ std::unique_ptr<LanguageModel> LanguageModel::Load(const std::string& path, at::
 }
 
 void LanguageModel::Save(const std::string& directory, StorageType type,
-                         const std::string& text_source) const {
+                         const std::string& text_source,
+                         const std::map<std::string, Tensor>& masters) const {
   at::NoGradGuard no_grad;
   std::error_code error;
   std::filesystem::create_directories(directory, error);
@@ -116,14 +126,21 @@ void LanguageModel::Save(const std::string& directory, StorageType type,
     const Parameter& stored = *table.Find(role, parameter.description.layer);
     const StorageType as = StoredType(stored, type);
     const at::ScalarType scalar = as == StorageType::kBFloat16 ? at::kBFloat16 : at::kFloat;
-    hosts.push_back((product ? Embedding() : parameter.value).to(at::kCPU, scalar).contiguous());
+    const auto master = masters.find(parameter.description.name);
+    Tensor value = master == masters.end() ? parameter.value : master->second;
+    if (product)
+      value =
+          at::mm(embedding_base_.to(wide_type()), value.to(embedding_base_.device(), wide_type()));
+    hosts.push_back(value.to(at::kCPU, scalar).contiguous());
     const Tensor& host = hosts.back();
     tensors.push_back({stored.name, as, stored.shape,
                        absl::Span<const std::byte>(static_cast<const std::byte*>(host.data_ptr()),
                                                    host.nbytes())});
   }
-  const absl::Status status =
-      checkpoint::WriteModelDirectory(directory, config_, tensors, /*shard_bytes=*/0);
+  absl::Status status = checkpoint::WriteProposedTokens(directory, proposed_tokens_);
+  if (status.ok()) {
+    status = checkpoint::WriteModelDirectory(directory, config_, tensors, /*shard_bytes=*/0);
+  }
   if (!status.ok()) throw std::runtime_error(std::string(status.message()));
 }
 

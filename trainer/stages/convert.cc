@@ -34,6 +34,7 @@ void RunConvert(const ConvertConfig& config) {
   std::fprintf(stderr, "convert: %s %s -> %s: %lld parameters, %s\n", SourceKindName(model.kind),
                config.input.c_str(), config.output.c_str(),
                static_cast<long long>(model.parameters), checkpoint::StorageTypeName(model.type));
+  KeepSettings(config.output, "convert", DescriptionOf(config));
   if (!model.has_tokenizer) {
     std::fprintf(stderr, "convert: no tokenizer found: name one in the setting \"tokenizer\"\n");
   }

@@ -1,18 +1,74 @@
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "trainer/initialize.h"
 #include "trainer/layer_choice.h"
 #include "trainer/modules/trained_parameters.h"
 #include "trainer/stages/language_work.h"
+#include "trainer/stages/model_configuration.h"
 #include "trainer/stages/stage.h"
 #include "trainer/stages/stage_run.h"
 
 namespace mambad::trainer {
 namespace {
+
+// One training after another: the student that each begins with and how long it takes.
+struct Part {
+  checkpoint::ModelConfig model;
+  LoopConfig loop;
+};
+
+InitializeOptions OptionsOf(const DistillConfig& config, const ReplacementPhase& phase,
+                            const checkpoint::ModelConfig& before) {
+  return OptionsFrom(config.start, RecurrentLayers(phase.layers, before.layers), config.run.seed);
+}
+
+// Of all phases, one after the other, before the first begins.
+std::vector<Part> PlanPhases(const DistillConfig& config, checkpoint::ModelConfig before) {
+  std::vector<Part> parts;
+  std::optional<checkpoint::ModelConfig> trained;
+  if (!config.start.trained_mixers.empty()) {
+    trained = ReadConfiguration("start.trained_mixers", config.start.trained_mixers);
+  }
+  for (size_t number = 0; number < config.phases.size(); ++number) {
+    const ReplacementPhase& phase = config.phases[number];
+    try {
+      Part part = {HybridConfiguration(before, OptionsOf(config, phase, before)), config.loop};
+      if (trained) RequireTrainedMixers(*trained, before, part.model);
+      part.loop.steps = phase.steps;
+      before = part.model;
+      parts.push_back(std::move(part));
+    } catch (const std::runtime_error& error) {
+      throw std::runtime_error(absl::StrFormat("phases[%d]: %s", number, error.what()));
+    }
+  }
+  return parts;
+}
+
+// All trainings of the stage, each known to be possible and to fit into memory.
+std::vector<Part> CheckedParts(const DistillConfig& config, const StageRun& run) {
+  if (config.student.empty() && config.phases.empty()) {
+    throw std::runtime_error("student: expected a model directory, or phases that make a student");
+  }
+  PlannedRun plan = PlanOf(run, config.data, config.loop);
+  plan.teacher = ReadConfiguration("teacher", config.teacher);
+  plan.trained = config.trained;
+  const checkpoint::ModelConfig first =
+      config.student.empty() ? *plan.teacher : ReadConfiguration("student", config.student);
+  std::vector<Part> parts =
+      config.phases.empty() ? std::vector<Part>{{first, config.loop}} : PlanPhases(config, first);
+  if (config.trained == TrainedPart::kMixers) RequireRecurrentLayers(parts.front().model);
+  for (const Part& part : parts) {
+    plan.model = part.model;
+    CheckMemory(run, plan);
+  }
+  return parts;
+}
 
 // What the phases share.
 struct Distillation {
@@ -32,7 +88,6 @@ TrainResult TrainPhase(const Distillation& all, LanguageModel* student, const Lo
     return !mixers_only || IsRecurrentMixerRole(parameter.role);
   });
   student->SetRecompute(loop.activation_checkpointing);
-  CheckMemory(all.run, *student, &all.teacher, config.trained, config.data, loop);
   PackedDataset data(all.text.train.get(), TrainingOrder(all.run, config.data, phase));
   Optimizer optimizer(
       TrainedGroups(*student, {config.optimizer.learning_rate, config.rest_learning_rate,
@@ -51,25 +106,19 @@ TrainResult TrainPhase(const Distillation& all, LanguageModel* student, const Lo
 
 // The student with the phase's layers replaced; those replaced before keep what they learned.
 std::unique_ptr<LanguageModel> Replace(const Distillation& all, const LanguageModel& before,
-                                       const ReplacementPhase& phase, size_t number) {
-  try {
-    InitializeOptions options =
-        OptionsFrom(all.config.start, RecurrentLayers(phase.layers, before.config().layers),
-                    all.config.run.seed);
-    options.trained_mixers = all.trained_mixers;
-    return InitializeHybrid(before, options);
-  } catch (const std::runtime_error& error) {
-    throw std::runtime_error(absl::StrFormat("phases[%d]: %s", number, error.what()));
-  }
+                                       const ReplacementPhase& phase) {
+  InitializeOptions options = OptionsOf(all.config, phase, before.config());
+  options.trained_mixers = all.trained_mixers;
+  return InitializeHybrid(before, options);
 }
 
-void Progressive(const Distillation& all, const LanguageModel* before) {
+void Progressive(const Distillation& all, const std::vector<Part>& parts,
+                 const LanguageModel* before) {
   std::unique_ptr<LanguageModel> student;
   const std::vector<ReplacementPhase>& phases = all.config.phases;
   for (size_t number = 0; number < phases.size(); ++number) {
-    student = Replace(all, student ? *student : *before, phases[number], number);
-    LoopConfig loop = all.config.loop;
-    loop.steps = phases[number].steps;
+    student = Replace(all, student ? *student : *before, phases[number]);
+    const LoopConfig& loop = parts[number].loop;
     const std::string folder = absl::StrFormat("phase-%d", number + 1);
     const TrainResult result =
         TrainPhase(all, student.get(), loop, static_cast<int64_t>(number) + 1, folder);
@@ -84,13 +133,8 @@ void Progressive(const Distillation& all, const LanguageModel* before) {
 }  // namespace
 
 void RunDistill(const DistillConfig& config) {
-  StageRun run = OpenStageRun("distill", config.run, [&](Settings* settings) {
-    DistillConfig copy = config;
-    Describe(settings, &copy);
-  });
-  if (config.student.empty() && config.phases.empty()) {
-    throw std::runtime_error("student: expected a model directory, or phases that make a student");
-  }
+  StageRun run = OpenStageRun("distill", config.run, DescriptionOf(config));
+  const std::vector<Part> parts = CheckedParts(config, run);
   const auto teacher = LoadModel(run, "teacher", config.teacher);
   std::unique_ptr<LanguageModel> student;
   if (!config.student.empty()) {
@@ -104,7 +148,7 @@ void RunDistill(const DistillConfig& config) {
     trained = LoadModel(run, "start.trained_mixers", config.start.trained_mixers);
   const Distillation all = {config, run, *teacher, text, trained.get()};
   if (!config.phases.empty()) {
-    Progressive(all, student ? student.get() : teacher.get());
+    Progressive(all, parts, student ? student.get() : teacher.get());
     return;
   }
   const TrainResult result = TrainPhase(all, student.get(), config.loop, 0, "");

@@ -7,7 +7,9 @@
 #include "absl/strings/str_format.h"
 #include "trainer/layer_choice.h"
 #include "trainer/modules/trained_parameters.h"
+#include "trainer/stages/frequent_tokens.h"
 #include "trainer/stages/language_work.h"
+#include "trainer/stages/model_configuration.h"
 #include "trainer/stages/new_model.h"
 #include "trainer/stages/stage.h"
 #include "trainer/stages/stage_run.h"
@@ -15,9 +17,8 @@
 namespace mambad::trainer {
 namespace {
 
-// The target without its last layers.
-std::unique_ptr<LanguageModel> FirstLayers(const LanguageModel& target, int64_t count) {
-  checkpoint::ModelConfig config = target.config();
+// Of the target without its last layers.
+checkpoint::ModelConfig FirstLayersConfiguration(checkpoint::ModelConfig config, int64_t count) {
   if (count > config.layers) {
     throw std::runtime_error(
         absl::StrFormat("copied_layers: expected at most %d, found %d", config.layers, count));
@@ -30,6 +31,24 @@ std::unique_ptr<LanguageModel> FirstLayers(const LanguageModel& target, int64_t 
     config.family = checkpoint::Family::kLlama;
     config.layout = checkpoint::Layout::kHuggingFace;
   }
+  return config;
+}
+
+checkpoint::ModelConfig DraftConfiguration(const DraftConfig& config,
+                                           const checkpoint::ModelConfig& target) {
+  if (!config.draft.empty()) return ReadConfiguration("draft", config.draft);
+  if (config.copied_layers > 0) return FirstLayersConfiguration(target, config.copied_layers);
+  checkpoint::ModelConfig numbers =
+      NewModelConfiguration(config.model, target.vocabulary, config.target);
+  // The same ids end a text, whatever the tokenizer's files say.
+  numbers.padded_vocabulary = target.padded_vocabulary;
+  numbers.bos_id = target.bos_id;
+  numbers.eos_ids = target.eos_ids;
+  return numbers;
+}
+
+std::unique_ptr<LanguageModel> FirstLayers(const LanguageModel& target, int64_t count) {
+  const checkpoint::ModelConfig config = FirstLayersConfiguration(target.config(), count);
   auto draft = std::make_unique<LanguageModel>(config, target.device(), target.compute_type());
   at::NoGradGuard no_grad;
   for (const ModelParameter& parameter : draft->parameters()) {
@@ -43,13 +62,8 @@ std::unique_ptr<LanguageModel> MakeDraft(const DraftConfig& config, const StageR
                                          const LanguageModel& target) {
   if (!config.draft.empty()) return LoadModel(run, "draft", config.draft);
   if (config.copied_layers > 0) return FirstLayers(target, config.copied_layers);
-  checkpoint::ModelConfig numbers =
-      NewModelConfiguration(config.model, target.config().vocabulary, config.target);
-  // The same ids end a text, whatever the tokenizer's files say.
-  numbers.padded_vocabulary = target.config().padded_vocabulary;
-  numbers.bos_id = target.config().bos_id;
-  numbers.eos_ids = target.config().eos_ids;
-  auto draft = LanguageModel::Create(numbers, run.seed, run.device, run.compute);
+  auto draft = LanguageModel::Create(DraftConfiguration(config, target.config()), run.seed,
+                                     run.device, run.compute);
   if (config.projected_embedding) draft->FactoriseEmbedding(target.Embedding(), run.seed);
   return draft;
 }
@@ -61,6 +75,20 @@ struct Drafting {
   const StageText& text;
 };
 
+// Which tokens the draft proposes once it is served: the rows of its head that the engine reads for
+// every one. Training goes over all of them.
+void ChooseProposedTokens(const Drafting& all, LanguageModel* draft) {
+  const int64_t count = all.config.proposed_tokens, vocabulary = draft->config().vocabulary;
+  draft->SetProposedTokens({});
+  if (count == 0 || count >= vocabulary) return;
+  FrequentTokens frequent =
+      MostFrequentTokens(*all.text.train, count, vocabulary, all.target.config().eos_ids);
+  if (static_cast<int64_t>(frequent.ids.size()) == vocabulary) return;
+  Say(all.run, absl::StrFormat("draft: proposes %d tokens, %.2f %% of those in the text",
+                               frequent.ids.size(), 100 * frequent.share));
+  draft->SetProposedTokens(std::move(frequent.ids));
+}
+
 TrainResult TrainPart(const Drafting& all, LanguageModel* draft, bool acceptance) {
   const DraftConfig& config = all.config;
   LoopConfig loop = config.loop;
@@ -69,7 +97,6 @@ TrainResult TrainPart(const Drafting& all, LanguageModel* draft, bool acceptance
       acceptance ? config.acceptance_learning_rate : config.optimizer.learning_rate;
   draft->SetTrained([](const checkpoint::Parameter&) { return true; });
   draft->SetRecompute(loop.activation_checkpointing);
-  CheckMemory(all.run, *draft, &all.target, TrainedPart::kAll, config.data, loop);
   PackedDataset data(all.text.train.get(), TrainingOrder(all.run, config.data, acceptance));
   Optimizer optimizer(
       TrainedGroups(*draft, {learning_rate, learning_rate, config.optimizer.weight_decay}),
@@ -85,10 +112,11 @@ TrainResult TrainPart(const Drafting& all, LanguageModel* draft, bool acceptance
 }  // namespace
 
 void RunDraft(const DraftConfig& config) {
-  StageRun run = OpenStageRun("draft", config.run, [&](Settings* settings) {
-    DraftConfig copy = config;
-    Describe(settings, &copy);
-  });
+  StageRun run = OpenStageRun("draft", config.run, DescriptionOf(config));
+  PlannedRun plan = PlanOf(run, config.data, config.loop);
+  plan.teacher = ReadConfiguration("target", config.target);
+  plan.model = DraftConfiguration(config, *plan.teacher);
+  CheckMemory(run, plan);
   const auto target = LoadModel(run, "target", config.target);
   const auto draft = MakeDraft(config, run, *target);
   const std::string text_source = config.draft.empty() ? config.target : config.draft;
@@ -98,6 +126,7 @@ void RunDraft(const DraftConfig& config) {
   const StageText text =
       OpenStageText(run, config.data, config.loop, config.target, target->config().vocabulary);
   const Drafting all = {config, run, *target, text};
+  ChooseProposedTokens(all, draft.get());
   TrainResult result = TrainPart(all, draft.get(), false);
   if (config.acceptance_steps > 0) {
     if (!FinishPart(run, result, *draft, text_source, config.loop.stored, "divergence")) return;

@@ -56,26 +56,48 @@ std::vector<int64_t> Choose(const Tensor& logits, const AcceptanceOptions& optio
   return {host.data_ptr<int64_t>(), host.data_ptr<int64_t>() + host.numel()};
 }
 
-// min(1, q(y) / p(y)) of each token, or at temperature 0 whether the draft finds it most probable.
+// The head that a draft proposes from when it is served. Row i is the token whose id is ids[i].
+struct ProposingHead {
+  Tensor head, ids;
+
+  explicit ProposingHead(const LanguageModel& draft) : head(draft.Head()) {
+    const std::vector<int32_t>& proposed = draft.proposed_tokens();
+    ids = proposed.empty() ? at::arange(head.size(0), at::kLong)
+                           : at::empty({static_cast<int64_t>(proposed.size())}, at::kLong);
+    std::copy(proposed.begin(), proposed.end(), ids.data_ptr<int64_t>());
+    ids = ids.to(head.device());
+    if (!proposed.empty()) head = head.index_select(0, ids);
+  }
+  // Of each token the row, or any where the head has none.
+  Tensor RowsOf(const Tensor& tokens) const {
+    return at::searchsorted(ids, tokens).clamp_max(ids.size(0) - 1);
+  }
+};
+
+// min(1, q(y) / p(y)) of each token, or at temperature 0 whether the draft finds it most probable;
+// 0 for tokens that it does not propose.
 Tensor AcceptanceOf(const LanguageModel& target, const LanguageModel& draft,
                     const TokenBatch& batch, double temperature) {
   const auto rows = [](const Tensor& hidden) { return hidden.reshape({-1, hidden.size(-1)}); };
   const Tensor targets = batch.target_ids.view({-1});
-  const Tensor draft_hidden = rows(draft.Hidden(batch)), draft_head = draft.Head();
+  const Tensor draft_hidden = rows(draft.Hidden(batch));
+  const ProposingHead proposing(draft);
   Tensor accepted;
   if (temperature == 0) {
     constexpr int64_t kRowsAtOnce = 512;
     std::vector<Tensor> best;
     for (const Tensor& part : draft_hidden.split(kRowsAtOnce)) {
-      best.push_back(at::mm(part, draft_head.t()).argmax(-1));
+      best.push_back(at::mm(part, proposing.head.t()).argmax(-1));
     }
-    accepted = at::cat(best).eq(targets).to(at::kFloat);
+    accepted = proposing.ids.index_select(0, at::cat(best)).eq(targets).to(at::kFloat);
   } else {
     // Dividing the head's input divides its logits.
-    const Tensor q = TokenLogProbabilities(draft_hidden / temperature, draft_head, targets);
+    const Tensor places = proposing.RowsOf(targets);
+    const Tensor q = TokenLogProbabilities(draft_hidden / temperature, proposing.head, places);
     const Tensor p =
         TokenLogProbabilities(rows(target.Hidden(batch)) / temperature, target.Head(), targets);
-    accepted = (q - p).clamp_max(0).exp();
+    const Tensor proposed = proposing.ids.index_select(0, places).eq(targets);
+    accepted = (q - p).clamp_max(0).exp() * proposed;
   }
   return accepted.to(at::kCPU).to(at::kFloat).view(batch.target_ids.sizes()).contiguous();
 }

@@ -31,7 +31,8 @@ struct WrittenAnswer {
 std::vector<WrittenAnswer> WriteAnswers(const LanguageModel& model, const TokenStore& store,
                                         const AcceptanceOptions& options);
 
-// The target writes, the draft is judged (speculation_simulation.h). One process.
+// The target writes, the draft is judged (speculation_simulation.h) as it is served: by what it
+// proposes of its proposed_tokens(), with q over these alone. One process.
 SpeculationCounts MeasureAcceptance(const LanguageModel& target, const LanguageModel& draft,
                                     const TokenStore& store, const AcceptanceOptions& options);
 

@@ -1,10 +1,10 @@
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "engine/checkpoint/safetensors.h"
 #include "nlohmann/json.hpp"
 #include "trainer/report.h"
 #include "trainer/stages/draft_acceptance.h"
@@ -13,6 +13,7 @@
 #include "trainer/stages/preference_work.h"
 #include "trainer/stages/stage.h"
 #include "trainer/stages/stage_run.h"
+#include "trainer/text_file.h"
 
 namespace mambad::trainer {
 namespace {
@@ -32,29 +33,71 @@ struct Findings {
   }
 };
 
+// All that is measured with, opened before anything is measured: what is wrong with a file is told
+// at once. Null or empty: not asked for.
 struct Evaluation {
   const EvaluateConfig& config;
   const StageRun& run;
-  const LanguageModel& model;
-  const LanguageModel* teacher;
+  std::unique_ptr<LanguageModel> model, teacher, draft, reference;
+  std::optional<TokenStore> text, pairs;
+  std::vector<ChoiceQuestion> questions;
   Findings findings;
 };
 
-void EvaluateText(const TokenStore& store, Evaluation* all) {
-  HeldOut held_out(&store, {all->config.data.row_tokens, all->config.rows, all->config.micro_batch},
+std::unique_ptr<LanguageModel> LoadBesides(const Evaluation& all, const std::string& key,
+                                           const std::string& directory) {
+  if (directory.empty()) return nullptr;
+  auto other = LoadModel(all.run, key, directory);
+  CheckVocabularies(key, directory, *other, "model", all.config.model, *all.model);
+  return other;
+}
+
+std::vector<ChoiceQuestion> OpenQuestions(const EvaluateConfig& config) {
+  const ModelText text = OpenModelText(config.model);
+  CorpusOptions options;
+  options.prompts_are_chat = config.data.prompts_are_chat;
+  options.append_end_of_text = false;
+  return ReadQuestions(config.choices, text.corpus(), options);
+}
+
+void Open(Evaluation* all) {
+  const EvaluateConfig& config = all->config;
+  all->model = LoadModel(all->run, "model", config.model);
+  all->teacher = LoadBesides(*all, "teacher", config.teacher);
+  all->draft = LoadBesides(*all, "draft", config.draft);
+  const int64_t vocabulary = all->model->config().vocabulary;
+  if (!config.data.valid.empty()) {
+    all->text =
+        OpenText(all->run, config.data, "valid", config.data.valid, config.model, vocabulary);
+  }
+  if (!config.preference.empty()) {
+    all->reference = LoadBesides(*all, "reference", config.reference);
+    // The prompt is the same on both sides of a pair, whatever counts in data.valid.
+    DataConfig answers = config.data;
+    answers.loss_on = TargetTokens::kAnswers;
+    all->pairs =
+        OpenText(all->run, answers, "preference", {config.preference}, config.model, vocabulary);
+    if (!all->pairs->index().pairs) {
+      throw std::runtime_error("preference: " + config.preference + " holds no pairs");
+    }
+  }
+  if (!config.choices.empty()) all->questions = OpenQuestions(config);
+}
+
+void EvaluateText(Evaluation* all) {
+  HeldOut held_out(&*all->text,
+                   {all->config.data.row_tokens, all->config.rows, all->config.micro_batch},
                    all->run.processes.get());
-  all->findings.Add("held-out text", held_out.Compare(all->model, all->teacher));
+  all->findings.Add("held-out text", held_out.Compare(*all->model, all->teacher.get()));
 }
 
 // Teacher-forced on the held-out text as it is, then on what the model writes itself.
-void EvaluateDraft(const TokenStore& store, Evaluation* all) {
+void EvaluateDraft(Evaluation* all) {
   const EvaluateConfig& config = all->config;
-  const auto draft = LoadModel(all->run, "draft", config.draft);
-  CheckVocabularies("draft", config.draft, *draft, "model", config.model, all->model);
-  HeldOut held_out(&store, {config.data.row_tokens, config.rows, config.micro_batch},
+  HeldOut held_out(&*all->text, {config.data.row_tokens, config.rows, config.micro_batch},
                    all->run.processes.get());
   Metrics forced;
-  for (const auto& [name, value] : held_out.Compare(*draft, &all->model)) {
+  for (const auto& [name, value] : held_out.Compare(*all->draft, all->model.get())) {
     forced.emplace_back("draft_" + name.substr(6), value);
   }
   all->findings.Add("draft on held-out text", forced);
@@ -66,7 +109,8 @@ void EvaluateDraft(const TokenStore& store, Evaluation* all) {
     options.answer_tokens = config.answer_tokens;
     options.temperature = temperature;
     options.seed = all->run.seed;
-    const SpeculationCounts counts = MeasureAcceptance(all->model, *draft, store, options);
+    const SpeculationCounts counts =
+        MeasureAcceptance(*all->model, *all->draft, *all->text, options);
     const std::string suffix = absl::StrFormat("_temperature_%g", temperature);
     Metrics played;
     for (size_t i = 0; i < counts.reached.size(); ++i) {
@@ -82,70 +126,38 @@ void EvaluateDraft(const TokenStore& store, Evaluation* all) {
 
 void EvaluatePreference(Evaluation* all) {
   const EvaluateConfig& config = all->config;
-  const TokenStore store = OpenText(all->run, config.data, "preference", {config.preference},
-                                    config.model, all->model.config().vocabulary);
-  std::unique_ptr<LanguageModel> reference;
-  if (!config.reference.empty()) {
-    reference = LoadModel(all->run, "reference", config.reference);
-    CheckVocabularies("reference", config.reference, *reference, "model", config.model, all->model);
-  }
-  if (!store.index().pairs) {
-    throw std::runtime_error("preference: " + config.preference + " holds no pairs");
-  }
-  all->findings.Add("preference pairs", MeasurePreference(all->model, reference.get(), store,
-                                                          {config.beta, config.data.row_tokens,
-                                                           config.rows, config.micro_batch},
-                                                          all->run.processes.get()));
+  all->findings.Add(
+      "preference pairs",
+      MeasurePreference(*all->model, all->reference.get(), *all->pairs,
+                        {config.beta, config.data.row_tokens, 0, config.rows, config.micro_batch},
+                        all->run.processes.get()));
 }
 
 void EvaluateChoices(Evaluation* all) {
-  const ModelText text = OpenModelText(all->config.model);
-  CorpusOptions options;
-  options.prompts_are_chat = all->config.data.prompts_are_chat;
-  options.append_end_of_text = false;
-  const ChoiceAccuracy accuracy =
-      MeasureChoices(all->model, all->config.choices, text.corpus(), options);
+  const ChoiceAccuracy accuracy = MeasureChoices(*all->model, all->questions);
   all->findings.Add("multiple choice",
                     {{"choice_accuracy", accuracy.accuracy},
                      {"choice_accuracy_per_token", accuracy.accuracy_per_token},
                      {"choice_questions", static_cast<double>(accuracy.questions)}});
 }
 
-void WriteText(const std::string& path, const std::string& text) {
-  const std::vector<absl::Span<const std::byte>> pieces = {
-      {reinterpret_cast<const std::byte*>(text.data()), text.size()}};
-  const absl::Status written = checkpoint::WriteFileAtomically(path, pieces);
-  if (!written.ok()) throw std::runtime_error(std::string(written.message()));
-}
-
 }  // namespace
 
 void RunEvaluate(const EvaluateConfig& config) {
-  const DescribeFunction describe = [&](Settings* settings) {
-    EvaluateConfig copy = config;
-    Describe(settings, &copy);
-  };
+  const DescribeFunction describe = DescriptionOf(config);
   StageRun run = OpenStageRun("evaluate", config.run, describe);
   if (config.data.valid.empty() && config.preference.empty() && config.choices.empty()) {
     throw std::runtime_error("data.valid, preference, choices: expected one at least");
   }
-  const auto model = LoadModel(run, "model", config.model);
-  std::unique_ptr<LanguageModel> teacher;
-  if (!config.teacher.empty()) {
-    teacher = LoadModel(run, "teacher", config.teacher);
-    CheckVocabularies("model", config.model, *model, "teacher", config.teacher, *teacher);
-  }
-  Evaluation all = {config, run, *model, teacher.get(), {}};
-  if (!config.data.valid.empty()) {
-    const TokenStore store = OpenText(run, config.data, "valid", config.data.valid, config.model,
-                                      model->config().vocabulary);
-    EvaluateText(store, &all);
-    if (!config.draft.empty()) EvaluateDraft(store, &all);
-  } else if (!config.draft.empty()) {
+  if (config.data.valid.empty() && !config.draft.empty()) {
     throw std::runtime_error("data.valid: expected text to judge the draft on, found nothing");
   }
-  if (!config.preference.empty()) EvaluatePreference(&all);
-  if (!config.choices.empty()) EvaluateChoices(&all);
+  Evaluation all = {config, run, nullptr, nullptr, nullptr, nullptr, {}, {}, {}, {}};
+  Open(&all);
+  if (all.text) EvaluateText(&all);
+  if (all.draft) EvaluateDraft(&all);
+  if (all.pairs) EvaluatePreference(&all);
+  if (!all.questions.empty()) EvaluateChoices(&all);
   InFirstProcess(run, [&] {
     nlohmann::ordered_json values;
     for (const auto& [name, value] : all.findings.all) values[name] = value;

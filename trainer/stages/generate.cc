@@ -16,15 +16,17 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/checkpoint/fingerprint.h"
-#include "engine/checkpoint/safetensors.h"
 #include "nlohmann/json.hpp"
 #include "trainer/counter_random.h"
 #include "trainer/metrics_writer.h"
 #include "trainer/modules/decode_state.h"
 #include "trainer/modules/language_model.h"
+#include "trainer/report.h"
 #include "trainer/stages/generated_record.h"
+#include "trainer/stages/run_inputs.h"
 #include "trainer/stages/stage_run.h"
 #include "trainer/stages/token_sampling.h"
+#include "trainer/text_file.h"
 
 namespace mambad::trainer {
 namespace {
@@ -37,13 +39,6 @@ constexpr double kSecondsBetweenLines = 2;
 
 double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-void WriteWhole(const std::string& path, const std::string& text) {
-  const absl::Span<const std::byte> piece(reinterpret_cast<const std::byte*>(text.data()),
-                                          text.size());
-  const absl::Status written = checkpoint::WriteFileAtomically(path, {piece});
-  if (!written.ok()) throw std::runtime_error(std::string(written.message()));
 }
 
 // Of records: how they ended, and how many tokens were drawn for them.
@@ -112,11 +107,11 @@ class ShardFolder {
     // A shard is finished from its counts on: not those of an earlier one.
     std::error_code ignored;
     fs::remove(CountsPath(shard), ignored);
-    WriteWhole(LinesPath(shard), lines);
+    WriteText(LinesPath(shard), lines);
     nlohmann::ordered_json json = {{"identity", identity_}, {"records", records}};
     for (const auto& [name, outcome] : kOutcomeNames) json[name] = counts.of(outcome);
     json["tokens"] = counts.tokens;
-    WriteWhole(CountsPath(shard), json.dump() + "\n");
+    WriteText(CountsPath(shard), json.dump() + "\n");
   }
 
  private:
@@ -244,8 +239,9 @@ std::string IdentityOf(const GenerateConfig& config, const GenerationPrompts& pr
   deciding.prompts.clear();  // their contents count
   deciding.records = 0;      // a later run may ask for more
   checkpoint::Fingerprint sum;
-  sum.Add(WriteSettings([&](Settings* settings) { Describe(settings, &deciding); }));
+  sum.Add(WriteSettings(DescriptionOf(deciding)));
   sum.Add(prompts.Identity());
+  sum.Add(ModelFingerprint(config.model));
   return sum.Digits();
 }
 
@@ -278,6 +274,29 @@ void JoinShards(const ShardFolder& folder, int64_t shards, const std::string& ou
   if (error) throw std::runtime_error(absl::StrCat(output, ": ", error.message()));
 }
 
+// How the records of all shards ended: a line of metrics a shard, and a report of them all.
+void TellOutcomes(const GenerateConfig& config, const ShardFolder& folder, int64_t records) {
+  MetricsWriter metrics(config.run.output, 0);
+  Counts all;
+  for (int64_t first = 0, shard = 0; first < records; first += config.shard_records, ++shard) {
+    const Counts counts =
+        folder.Find(shard, std::min(records - first, config.shard_records)).value_or(Counts());
+    Metrics line;
+    for (const auto& [name, outcome] : kOutcomeNames) line.emplace_back(name, counts.of(outcome));
+    line.emplace_back("tokens", counts.tokens);
+    metrics.Write(shard + 1, line);
+    all.Add(counts);
+  }
+  ReportTable table = {{"records", "number"}, {{"in all", ReportNumber(records)}}};
+  for (const auto& [name, outcome] : kOutcomeNames) {
+    table.rows.push_back({name, ReportNumber(all.of(outcome))});
+  }
+  table.rows.push_back({"tokens drawn", ReportNumber(all.tokens)});
+  WriteText(config.run.output + "/report.md", "# trainer generate\n\n" + MarkdownTable(table) +
+                                                  "\n## Settings\n\n```yaml\n" +
+                                                  WriteSettings(DescriptionOf(config)) + "```\n");
+}
+
 }  // namespace
 
 void Describe(Settings* s, GenerateConfig* c) {
@@ -303,9 +322,7 @@ void Describe(Settings* s, GenerateConfig* c) {
 
 void RunGenerate(const GenerateConfig& config) {
   Check(config);
-  GenerateConfig shown = config;
-  const StageRun run =
-      OpenStageRun("generate", config.run, [&](Settings* settings) { Describe(settings, &shown); });
+  const StageRun run = OpenStageRun("generate", config.run, DescriptionOf(config));
   const auto model = LoadModel(run, "model", config.model);
   GenerationPrompts prompts(config.model, model->config().eos_ids);
   if (config.prompts[0] != "none") {
@@ -351,6 +368,7 @@ void RunGenerate(const GenerateConfig& config) {
   run.processes->Barrier();
   InFirstProcess(run, [&] {
     JoinShards(folder, shards, run.folder + "/generated.jsonl");
+    TellOutcomes(config, folder, records);
     Say(run, absl::StrCat("generate: wrote ", run.folder, "/generated.jsonl"));
   });
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "absl/strings/str_format.h"
 #include "trainer/dataset.h"
 #include "trainer/losses.h"
 #include "trainer/token_batch.h"
@@ -20,6 +21,14 @@ constexpr uint64_t kOrderSeed = 20;
 
 Tensor Rows(const Tensor& hidden) { return hidden.reshape({-1, hidden.size(-1)}); }
 
+DatasetOptions Order(const HeldOutOptions& options) {
+  DatasetOptions order;
+  order.row_tokens = options.row_tokens;
+  order.seed = kOrderSeed;
+  order.epochs = 1;
+  return order;
+}
+
 // Places in the sums of one pass.
 enum Sum { kTokens, kDivergence, kCrossEntropy, kAgreement, kOverlap, kTeacherCrossEntropy, kSums };
 
@@ -30,15 +39,19 @@ HeldOut::HeldOut(const TokenStore* store, const HeldOutOptions& options, Process
   if (store->index().pairs) {
     throw std::runtime_error("held-out text: preference pairs in place of documents");
   }
+  PackedDataset data(store, Order(options));
+  PackedBatch row;
+  for (int64_t taken = 0; taken < options.rows && data.Next(1, &row); ++taken) {
+    if (row.trained_tokens > 0) return;
+  }
+  throw std::runtime_error(absl::StrFormat(
+      "held-out text: expected a token that counts in the first %d rows, found none",
+      options.rows));
 }
 
 Metrics HeldOut::Compare(const LanguageModel& model, const LanguageModel* teacher) {
   at::NoGradGuard no_grad;
-  DatasetOptions order;
-  order.row_tokens = options_.row_tokens;
-  order.seed = kOrderSeed;
-  order.epochs = 1;
-  PackedDataset data(store_, order);
+  PackedDataset data(store_, Order(options_));
   // fp32: collectives take it on every device; sums of some 100,000 terms of one size.
   Tensor sums = at::zeros({kSums}, at::TensorOptions().device(model.device()).dtype(at::kFloat));
   const Tensor head = model.Head(), teacher_head = teacher ? teacher->Head() : Tensor();
@@ -64,7 +77,6 @@ Metrics HeldOut::Compare(const LanguageModel& model, const LanguageModel* teache
   processes_->AllReduceSum(sums);
   const Tensor told = sums.to(at::kCPU).to(at::kDouble);
   const double* value = told.data_ptr<double>();
-  if (value[kTokens] == 0) throw std::runtime_error("held-out text: no token in it counts");
   const double cross_entropy = value[kCrossEntropy] / value[kTokens];
   Metrics metrics = {{"valid_cross_entropy", cross_entropy},
                      {"valid_perplexity", std::exp(cross_entropy)}};

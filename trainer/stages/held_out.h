@@ -23,7 +23,8 @@ struct HeldOutOptions {
 // packed. Rows are shared out over the processes. One thread.
 class HeldOut {
  public:
-  // `store` and `processes` outlive this.
+  // `store` and `processes` outlive this. Throws std::runtime_error: preference pairs, or no token
+  // of these rows counts.
   HeldOut(const TokenStore* store, const HeldOutOptions& options, ProcessGroup* processes);
 
   // Over the tokens that count, each logarithm natural:

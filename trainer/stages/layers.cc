@@ -8,13 +8,14 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "engine/checkpoint/safetensors.h"
 #include "trainer/initialize.h"
 #include "trainer/layer_choice.h"
 #include "trainer/report.h"
 #include "trainer/stages/held_out.h"
+#include "trainer/stages/model_configuration.h"
 #include "trainer/stages/stage.h"
 #include "trainer/stages/stage_run.h"
+#include "trainer/text_file.h"
 
 namespace mambad::trainer {
 namespace {
@@ -59,19 +60,16 @@ GivenBack GiveBackOne(const LanguageModel& teacher, const LanguageModel& student
 }  // namespace
 
 void RunLayers(const LayersConfig& config) {
-  const DescribeFunction describe = [&](Settings* settings) {
-    LayersConfig copy = config;
-    Describe(settings, &copy);
-  };
+  const DescribeFunction describe = DescriptionOf(config);
   StageRun run = OpenStageRun("layers", config.run, describe);
-  const auto teacher = LoadModel(run, "teacher", config.teacher);
-  const auto student = LoadModel(run, "student", config.student);
-  CheckVocabularies("student", config.student, *student, "teacher", config.teacher, *teacher);
-  std::vector<int> recurrent = RecurrentLayersOf(student->config());
+  std::vector<int> recurrent = RecurrentLayersOf(ReadConfiguration("student", config.student));
   if (recurrent.size() < 2) {
     throw std::runtime_error(
         "student: expected two recurrent layers at least, aligned to the teacher's");
   }
+  const auto teacher = LoadModel(run, "teacher", config.teacher);
+  const auto student = LoadModel(run, "student", config.student);
+  CheckVocabularies("student", config.student, *student, "teacher", config.teacher, *teacher);
   const TokenStore store = OpenText(run, config.data, "valid", config.data.valid, config.teacher,
                                     teacher->config().vocabulary);
   HeldOut held_out(&store, {config.data.row_tokens, config.rows, config.micro_batch},
@@ -93,10 +91,7 @@ void RunLayers(const LayersConfig& config) {
   InFirstProcess(run, [&] {
     const std::string text = "# trainer layers\n\n" + MarkdownTable(table) +
                              "\n## Settings\n\n```yaml\n" + WriteSettings(describe) + "```\n";
-    const std::vector<absl::Span<const std::byte>> pieces = {
-        {reinterpret_cast<const std::byte*>(text.data()), text.size()}};
-    const absl::Status written = checkpoint::WriteFileAtomically(run.folder + "/report.md", pieces);
-    if (!written.ok()) throw std::runtime_error(std::string(written.message()));
+    WriteText(run.folder + "/report.md", text);
   });
 }
 

@@ -4,12 +4,10 @@
 
 #include <algorithm>
 #include <stdexcept>
-#include <vector>
 
 #include "nlohmann/json.hpp"
 #include "trainer/line_reader.h"
 #include "trainer/losses.h"
-#include "trainer/stages/document_rows.h"
 
 namespace mambad::trainer {
 namespace {
@@ -17,13 +15,8 @@ namespace {
 using at::Tensor;
 using nlohmann::json;
 
-struct Question {
-  std::vector<DocumentRow> rows;  // one a choice
-  size_t answer = 0;
-};
-
-Question ReadQuestion(const std::string& line, const CorpusTokenizer& tokenizer,
-                      const CorpusOptions& options) {
+ChoiceQuestion ReadQuestion(const std::string& line, const CorpusTokenizer& tokenizer,
+                            const CorpusOptions& options) {
   const json record = json::parse(line, nullptr, false);
   if (!record.is_object() || !record.contains("prompt") || !record["prompt"].is_string() ||
       !record.contains("choices") || !record["choices"].is_array() || !record.contains("answer") ||
@@ -31,7 +24,7 @@ Question ReadQuestion(const std::string& line, const CorpusTokenizer& tokenizer,
     throw std::runtime_error(
         "expected {\"prompt\": text, \"choices\": [texts], \"answer\": index}");
   }
-  Question question;
+  ChoiceQuestion question;
   question.answer = record["answer"].get<size_t>();
   if (record["choices"].size() < 2 || question.answer >= record["choices"].size()) {
     throw std::runtime_error("expected two choices or more, and \"answer\" an index of one");
@@ -52,23 +45,30 @@ size_t Best(const Tensor& scores) { return static_cast<size_t>(scores.argmax().i
 
 }  // namespace
 
-ChoiceAccuracy MeasureChoices(const LanguageModel& model, const std::string& path,
-                              const CorpusTokenizer& tokenizer, const CorpusOptions& options) {
-  at::NoGradGuard no_grad;
-  const Tensor head = model.Head();
+std::vector<ChoiceQuestion> ReadQuestions(const std::string& path, const CorpusTokenizer& tokenizer,
+                                          const CorpusOptions& options) {
+  std::vector<ChoiceQuestion> questions;
   LineReader reader(path);
   std::string line;
-  int64_t right = 0, right_per_token = 0;
-  ChoiceAccuracy result;
   while (reader.Next(&line)) {
     if (line.find_first_not_of(" \t") == std::string::npos) continue;
-    Question question;
     try {
-      question = ReadQuestion(line, tokenizer, options);
+      questions.push_back(ReadQuestion(line, tokenizer, options));
     } catch (const std::runtime_error& error) {
       throw std::runtime_error(path + ":" + std::to_string(reader.line_number()) + ": " +
                                error.what());
     }
+  }
+  if (questions.empty()) throw std::runtime_error(path + ": no question in it");
+  return questions;
+}
+
+ChoiceAccuracy MeasureChoices(const LanguageModel& model,
+                              const std::vector<ChoiceQuestion>& questions) {
+  at::NoGradGuard no_grad;
+  const Tensor head = model.Head();
+  int64_t right = 0, right_per_token = 0;
+  for (const ChoiceQuestion& question : questions) {
     const TokenBatch batch = MoveToDevice(DocumentRows(question.rows), model.device());
     const Tensor hidden = model.Hidden(batch);
     const Tensor scores = TokenLogProbabilities(hidden.reshape({-1, hidden.size(-1)}), head,
@@ -78,13 +78,10 @@ ChoiceAccuracy MeasureChoices(const LanguageModel& model, const std::string& pat
     const Tensor sums = scores.sum(1), tokens = batch.loss_mask.sum(1).clamp_min(1);
     right += Best(sums) == question.answer;
     right_per_token += Best(sums / tokens) == question.answer;
-    ++result.questions;
   }
-  if (result.questions == 0) throw std::runtime_error(path + ": no question in it");
-  const auto questions = static_cast<double>(result.questions);
-  result.accuracy = static_cast<double>(right) / questions;
-  result.accuracy_per_token = static_cast<double>(right_per_token) / questions;
-  return result;
+  const auto count = static_cast<double>(questions.size());
+  return {static_cast<int64_t>(questions.size()), static_cast<double>(right) / count,
+          static_cast<double>(right_per_token) / count};
 }
 
 }  // namespace mambad::trainer

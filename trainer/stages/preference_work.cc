@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
 #include "trainer/losses.h"
@@ -44,8 +45,8 @@ Metrics MeasurePreference(const LanguageModel& model, const LanguageModel* refer
   order.row_tokens = options.row_tokens;
   order.shuffle = false;
   order.epochs = 1;
-  PairDataset data(&store, order);
-  const int64_t pairs = std::min(options.pairs, store.documents() / 2);
+  PairDataset data(&store, order, options.prompt_tokens);
+  const int64_t pairs = std::min(options.pairs, data.counts().pairs);
   Tensor sums = at::zeros({3}, at::TensorOptions().device(model.device()).dtype(at::kFloat));
   PackedBatch host;
   int64_t taken = 0;
@@ -88,6 +89,8 @@ void PreferenceWork::Backward(const TokenBatch& batch, double /*token_weight*/, 
   (loss.loss * (share * batch_weight)).backward();
   sums.add_(at::stack({loss.loss.detach(), loss.accuracy.to(at::kFloat), loss.margin}), share);
 }
+
+double PreferenceWork::negligible_loss() const { return std::log(2.0); }
 
 Metrics PreferenceWork::Evaluate() {
   if (valid_ == nullptr) return {};

@@ -14,8 +14,9 @@ namespace mambad::trainer {
 struct PreferenceOptions {
   double beta = 0.1;
   int64_t row_tokens = 1024;
-  int64_t pairs = 128;      // of held-out text, at most
-  int64_t micro_batch = 8;  // pairs at once there
+  int64_t prompt_tokens = 0;  // as PairDataset takes it
+  int64_t pairs = 128;        // of held-out text, at most
+  int64_t micro_batch = 8;    // pairs at once there
 };
 
 // Over held-out pairs: valid_preference_accuracy (share in which the model's log probability ratio
@@ -37,6 +38,9 @@ class PreferenceWork : public StageWork {
   void Backward(const TokenBatch& batch, double token_weight, double batch_weight,
                 at::Tensor sums) override;
   Metrics Evaluate() override;
+  // Where it begins, log 2: from far below, a loss that has been learned away comes back many times
+  // as high and is still next to nothing.
+  double negligible_loss() const override;
 
  private:
   const LanguageModel* model_;

@@ -10,10 +10,12 @@
 #include <cuda_runtime_api.h>
 #endif
 
+#include <chrono>
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <fstream>
-#include <limits>
+#include <functional>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -23,10 +25,12 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "engine/checkpoint/safetensors.h"
+#include "engine/checkpoint/checkpoint.h"
 #include "engine/text/tokenizer.h"
-#include "trainer/plan.h"
+#include "trainer/free_memory.h"
 #include "trainer/report.h"
+#include "trainer/stages/run_inputs.h"
+#include "trainer/text_file.h"
 
 namespace mambad::trainer {
 namespace {
@@ -48,14 +52,10 @@ bool WantsCuda(DeviceChoice choice) {
   return there;
 }
 
-at::Device ChooseDevice(bool cuda, int local_rank) {
+at::Device ChooseDevice(bool cuda, const Rendezvous& rendezvous) {
   if (!cuda) return at::Device(at::kCPU);
   const int devices = at::detail::getCUDAHooks().deviceCount();
-  if (local_rank >= devices) {
-    throw std::runtime_error(absl::StrFormat(
-        "process %d of this machine wants a GPU of its own, %d are visible", local_rank, devices));
-  }
-  const auto index = static_cast<c10::DeviceIndex>(local_rank);
+  const auto index = static_cast<c10::DeviceIndex>(OwnDevice(rendezvous, devices));
   at::globalContext().lazyInitDevice(at::kCUDA);
   c10::impl::getDeviceGuardImpl(at::kCUDA)->setDevice(at::Device(at::kCUDA, index));
   return at::Device(at::kCUDA, index);
@@ -71,7 +71,8 @@ at::ScalarType ChooseCompute(ComputeType choice, bool cuda) {
 }
 
 // Lines of a resolved configuration that a run goes on from when they are the same: all but those
-// that only say how long, how often, where or on how many threads.
+// that only say how long, how often, where or on how many threads, and those with which a run that
+// diverged is led on from its last good state.
 std::vector<std::string> DecidingLines(const std::string& text) {
   static const std::set<std::string> free = {"output",
                                              "device",
@@ -85,6 +86,11 @@ std::vector<std::string> DecidingLines(const std::string& text) {
                                              "keep_states",
                                              "most_seconds",
                                              "divergence_factor",
+                                             "learning_rate",
+                                             "rest_learning_rate",
+                                             "acceptance_learning_rate",
+                                             "clip_norm",
+                                             "proposed_tokens",
                                              "stored"};
   std::vector<std::string> lines;
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {
@@ -94,20 +100,15 @@ std::vector<std::string> DecidingLines(const std::string& text) {
   return lines;
 }
 
-// Of a GPU, or of the machine's memory.
-double FreeBytes([[maybe_unused]] at::Device device) {
+// Of the GPU, or this process's part of the machine's memory.
+double FreeBytes(const StageRun& run) {
 #ifdef MAMBAD_TRAINING_CUDA
-  if (device.is_cuda()) {
+  if (run.device.is_cuda()) {
     size_t free = 0, whole = 0;
     if (cudaMemGetInfo(&free, &whole) == cudaSuccess) return static_cast<double>(free);
   }
 #endif
-  std::ifstream in("/proc/meminfo");
-  std::string name;
-  for (double kibibytes = 0; in >> name >> kibibytes; in.ignore(64, '\n')) {
-    if (name == "MemAvailable:") return kibibytes * 1024;
-  }
-  return std::numeric_limits<double>::infinity();
+  return FreeMachineBytes() / run.local_processes;
 }
 
 bool HoldsStates(const std::string& folder) {
@@ -138,52 +139,77 @@ void WriteResolved(const std::string& folder, const std::string& text) {
           path, absl::StripAsciiWhitespace(was), absl::StripAsciiWhitespace(is)));
     }
   }
-  const std::vector<absl::Span<const std::byte>> pieces = {
-      {reinterpret_cast<const std::byte*>(text.data()), text.size()}};
-  const absl::Status written = checkpoint::WriteFileAtomically(path, pieces);
-  if (!written.ok()) throw std::runtime_error(std::string(written.message()));
+  WriteText(path, text);
+}
+
+constexpr std::chrono::seconds kBetweenLines{30};
+
+// Says every now and then how far a text has become tokens: a large one takes hours.
+std::function<void(int64_t, int64_t)> TokensWatch(const StageRun& run, const std::string& name) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point begin = Clock::now();
+  return [&run, name, begin, told = begin](int64_t documents, int64_t tokens) mutable {
+    const Clock::time_point now = Clock::now();
+    if (now - told < kBetweenLines) return;
+    told = now;
+    const double seconds = std::chrono::duration<double>(now - begin).count();
+    Say(run, absl::StrFormat("%s: %s: reading: %d documents, %d tokens, %.0f tokens/s", run.command,
+                             name, documents, tokens, static_cast<double>(tokens) / seconds));
+  };
 }
 
 }  // namespace
 
-StageRun OpenStageRun(const std::string& command, const RunConfig& config,
-                      const DescribeFunction& describe) {
+StageRun JoinStageRun(const std::string& command, const RunConfig& config) {
   StageRun run;
   run.command = command;
   run.folder = config.output;
   run.seed = static_cast<uint64_t>(config.seed);
   if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
   const bool cuda = WantsCuda(config.device);
-  const Rendezvous rendezvous = ReadRendezvous(Environment);
-  run.device = ChooseDevice(cuda, rendezvous.local_rank);
+  Rendezvous rendezvous = ReadRendezvous(Environment);
+  run.device = ChooseDevice(cuda, rendezvous);
+  if (cuda) rendezvous.local_rank = run.device.index();
   run.compute = ChooseCompute(config.compute, cuda);
   run.processes = JoinProcessGroup(rendezvous, cuda);
+  run.local_processes = rendezvous.local_size;
   if (!run.first()) run.progress = nullptr;
   InFirstProcess(run, [&] {
     std::error_code error;
     filesystem::create_directories(run.folder, error);
     if (error) throw std::runtime_error(run.folder + ": cannot be made: " + error.message());
-    WriteResolved(run.folder, "# trainer " + command + "\n" + WriteSettings(describe));
+    run.goes_on = HoldsStates(run.folder);
   });
   return run;
 }
 
+void KeepSettings(const StageRun& run, const DescribeFunction& describe) {
+  InFirstProcess(run, [&] {
+    WriteResolved(run.folder, "# trainer " + run.command + "\n" + WriteSettings(describe));
+  });
+}
+
+StageRun OpenStageRun(const std::string& command, const RunConfig& config,
+                      const DescribeFunction& describe) {
+  StageRun run = JoinStageRun(command, config);
+  KeepSettings(run, describe);
+  return run;
+}
+
 void InFirstProcess(const StageRun& run, const std::function<void()>& work) {
-  std::string failure;
+  std::exception_ptr failure;
+  std::string told;
   if (run.first()) {
     try {
       work();
-    } catch (const std::runtime_error& error) {
-      failure = error.what();
-      if (run.processes->size() == 1) throw;
+    } catch (const std::exception& error) {
+      failure = std::current_exception();
+      told = std::string("stopped, because the first process was: ") + error.what();
     }
   }
-  if (run.processes->size() == 1) return;
-  at::Tensor failed = at::full({1}, failure.empty() ? 0.0 : 1.0,
-                               at::TensorOptions().device(run.device).dtype(at::kFloat));
-  run.processes->Broadcast(failed, 0);
-  if (!failure.empty()) throw std::runtime_error(failure);
-  if (failed.item<float>() > 0) throw std::runtime_error("stopped, because the first process was");
+  told = run.processes->FromFirst(told);
+  if (failure) std::rethrow_exception(failure);
+  if (!told.empty()) throw std::runtime_error(told);
 }
 
 void Say(const StageRun& run, const std::string& words) {
@@ -192,15 +218,19 @@ void Say(const StageRun& run, const std::string& words) {
 
 std::unique_ptr<LanguageModel> LoadModel(const StageRun& run, const std::string& key,
                                          const std::string& directory) {
+  std::unique_ptr<LanguageModel> model;
   try {
-    return LanguageModel::Load(directory, run.device, run.compute);
+    model = LanguageModel::Load(directory, run.device, run.compute);
   } catch (const std::runtime_error& error) {
     throw std::runtime_error(key + ": " + error.what());
   }
+  InFirstProcess(run, [&] { RequireSameInput(run, key, ModelFingerprint(directory)); });
+  return model;
 }
 
 void SaveModel(const StageRun& run, const LanguageModel& model, const std::string& text_source,
-               StoredType stored, const std::string& name) {
+               StoredType stored, const std::map<std::string, at::Tensor>& masters,
+               const std::string& name) {
   InFirstProcess(run, [&] {
     const std::string finished = run.folder + "/" + name, unfinished = finished + ".unfinished";
     std::error_code error;
@@ -208,7 +238,7 @@ void SaveModel(const StageRun& run, const LanguageModel& model, const std::strin
     model.Save(unfinished,
                stored == StoredType::kBFloat16 ? checkpoint::StorageType::kBFloat16
                                                : checkpoint::StorageType::kFloat32,
-               text_source);
+               text_source, masters);
     filesystem::remove_all(finished, error);
     filesystem::rename(unfinished, finished, error);
     if (error) throw std::runtime_error(finished + ": cannot be written: " + error.message());
@@ -249,21 +279,25 @@ TokenStore OpenText(const StageRun& run, const DataConfig& data, const std::stri
   source.options.append_end_of_text = data.append_end_of_text;
   source.options.train_on_prompts = data.loss_on == TargetTokens::kAll;
   source.options.maximum_tokens = data.maximum_tokens;
+  source.watch = TokensWatch(run, name);
   const std::string directory =
       (data.tokens.empty() ? run.folder + "/tokens" : data.tokens) + "/" + name;
-  InFirstProcess(run, [&] { OpenOrMakeTokenStore(directory, source); });
+  InFirstProcess(run, [&] {
+    const TokenStore made = OpenOrMakeTokenStore(directory, source);
+    RequireSameInput(run, name, made.index().source_fingerprint);
+  });
   TokenStore store = TokenStore::Open(directory);
   const TokenStoreIndex& index = store.index();
   if (index.vocabulary_size > vocabulary) {
     throw std::runtime_error(absl::StrFormat("the tokenizer of %s has %d tokens, the model %d",
                                              model_directory, index.vocabulary_size, vocabulary));
   }
-  Say(run, absl::StrFormat(
-               "%s: %s: %d documents, %d tokens, %d of them count%s", run.command, name,
-               index.documents, index.tokens, index.trained_tokens,
-               index.skipped_records == 0
-                   ? ""
-                   : absl::StrFormat("; %d malformed records left out", index.skipped_records)));
+  Say(run, absl::StrFormat("%s: %s: %d documents, %d tokens, %d of them count%s", run.command, name,
+                           index.documents, index.tokens, index.trained_tokens,
+                           index.skipped_records == 0
+                               ? ""
+                               : absl::StrFormat("; %d malformed records left out, the first: %s",
+                                                 index.skipped_records, index.first_skipped)));
   return store;
 }
 
@@ -281,20 +315,31 @@ StageText OpenStageText(const StageRun& run, const DataConfig& data, const LoopC
   return text;
 }
 
-void CheckMemory(const StageRun& run, const LanguageModel& model, const LanguageModel* teacher,
-                 TrainedPart trained, const DataConfig& data, const LoopConfig& loop) {
+PlannedRun PlanOf(const StageRun& run, const DataConfig& data, const LoopConfig& loop) {
   PlannedRun plan;
-  plan.model = model.config();
-  if (teacher != nullptr) plan.teacher = teacher->config();
-  plan.trained = trained;
   plan.processes = run.processes->size();
   plan.row_tokens = data.row_tokens;
   plan.micro_batch = loop.micro_batch;
   plan.recompute = loop.activation_checkpointing;
   plan.half_precision = run.compute == at::kBFloat16;
-  const PlannedMemory memory = PlanMemory(plan);
-  RequireMemory(plan, FreeBytes(run.device) + memory.weights + memory.teacher_weights,
-                run.device.str());
+  return plan;
+}
+
+void CheckMemory(const StageRun& run, const PlannedRun& plan) {
+  std::string shortage;
+  try {
+    RequireMemory(plan, FreeBytes(run), run.device.str());
+  } catch (const std::runtime_error& error) {
+    shortage = error.what();
+  }
+  // Nobody takes memory before all have looked, and nobody waits for one that is gone.
+  const at::Tensor shortages = at::full({1}, shortage.empty() ? 0.0 : 1.0,
+                                        at::TensorOptions().device(run.device).dtype(at::kFloat));
+  run.processes->AllReduceSum(shortages);
+  if (!shortage.empty()) throw std::runtime_error(shortage);
+  if (shortages.item<float>() > 0) {
+    throw std::runtime_error("stopped, because another process has too little memory");
+  }
 }
 
 DatasetOptions TrainingOrder(const StageRun& run, const DataConfig& data, int64_t part) {
@@ -318,7 +363,9 @@ TrainLoopOptions LoopOptions(const StageRun& run, const LoopConfig& loop, const 
   options.save_every = loop.save_every;
   options.keep_states = loop.keep_states;
   options.most_seconds = loop.most_seconds;
+  options.started = run.started;
   options.divergence_factor = loop.divergence_factor;
+  options.wants_masters = loop.stored == StoredType::kFloat32;
   options.progress = run.progress;
   return options;
 }
@@ -334,7 +381,8 @@ bool FinishPart(const StageRun& run, const TrainResult& result, const LanguageMo
                              run.command, result.steps));
     return false;
   }
-  SaveModel(run, model, text_source, stored, folder.empty() ? "model" : folder + "/model");
+  SaveModel(run, model, text_source, stored, result.masters,
+            folder.empty() ? "model" : folder + "/model");
   return true;
 }
 

@@ -5,14 +5,17 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "trainer/modules/language_model.h"
+#include "trainer/plan.h"
 #include "trainer/process_group.h"
 #include "trainer/stages/held_out.h"
 #include "trainer/token_store.h"
@@ -25,22 +28,34 @@ struct StageRun {
   std::string command;
   std::string folder;  // of the run
   uint64_t seed = 1;
+  bool goes_on = false;  // in the first process: the folder held saved states when it was opened
   at::Device device = at::Device(at::kCPU);
   at::ScalarType compute = at::kFloat;
   std::unique_ptr<ProcessGroup> processes;
+  int local_processes = 1;       // on this machine
   std::FILE* progress = stderr;  // null for all but the first process
+  // From here loop.most_seconds counts, over all parts of a stage.
+  std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
 
   bool first() const { return processes->rank() == 0; }
 };
 
-// Joins the process group, sets threads and device, makes the folder and writes the resolved
-// settings to config.yaml there. Throws std::runtime_error: no such device, a folder that cannot be
-// written, or one that holds a run of other settings (the first that differs is named; settings
-// that only say how long or how often may differ).
+// Joins the process group, sets threads and device and makes the folder. Throws std::runtime_error:
+// no such device, a folder that cannot be written.
+StageRun JoinStageRun(const std::string& command, const RunConfig& config);
+
+// Writes the resolved settings to config.yaml in the run's folder. Throws std::runtime_error when
+// the folder holds a run of other settings (the first that differs is named; settings that only say
+// how long or how often may differ, and the learning rates and clip_norm, with which a run that
+// diverged is led on from its last good state).
+void KeepSettings(const StageRun& run, const DescribeFunction& describe);
+
+// Both.
 StageRun OpenStageRun(const std::string& command, const RunConfig& config,
                       const DescribeFunction& describe);
 
-// Does `work` in the first process while the others wait; when it throws, all throw.
+// Does `work` in the first process while the others wait, as long as it takes; when it throws, all
+// throw.
 void InFirstProcess(const StageRun& run, const std::function<void()>& work);
 
 // Says a line to whoever watches.
@@ -50,9 +65,11 @@ void Say(const StageRun& run, const std::string& words);
 std::unique_ptr<LanguageModel> LoadModel(const StageRun& run, const std::string& key,
                                          const std::string& directory);
 
-// Writes a whole model directory to run.folder + "/" + name (first process; replaces it).
+// Writes a whole model directory to run.folder + "/" + name (first process; replaces it). `masters`
+// as LanguageModel::Save takes them.
 void SaveModel(const StageRun& run, const LanguageModel& model, const std::string& text_source,
-               StoredType stored, const std::string& name = "model");
+               StoredType stored, const std::map<std::string, at::Tensor>& masters,
+               const std::string& name);
 
 // Throws std::runtime_error unless both models share a vocabulary: the number of tokens and, where
 // both directories have a tokenizer, the tokenizer.
@@ -74,11 +91,13 @@ struct StageText {
 StageText OpenStageText(const StageRun& run, const DataConfig& data, const LoopConfig& loop,
                         const std::string& model_directory, int64_t vocabulary);
 
-// Throws std::runtime_error (plan.h) when the run would not fit into the device's free memory.
-// Called before anything is trained; `model` and `teacher` (or null) are loaded already and count
-// as there.
-void CheckMemory(const StageRun& run, const LanguageModel& model, const LanguageModel* teacher,
-                 TrainedPart trained, const DataConfig& data, const LoopConfig& loop);
+// The plan of training on this run's processes: its models and what of them is trained are the
+// stage's to fill in.
+PlannedRun PlanOf(const StageRun& run, const DataConfig& data, const LoopConfig& loop);
+
+// Throws std::runtime_error (plan.h) in all processes when the plan would not fit into the free
+// memory of one of them. Called before models are loaded.
+void CheckMemory(const StageRun& run, const PlannedRun& plan);
 
 // `part`: stages that train more than once give each time another order.
 DatasetOptions TrainingOrder(const StageRun& run, const DataConfig& data, int64_t part = 0);

@@ -5,7 +5,6 @@
 
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -16,19 +15,33 @@
 #include "nlohmann/json.hpp"
 #include "trainer/line_reader.h"
 #include "trainer/stages/stage.h"
+#include "trainer/text_file.h"
 
 namespace mambad::trainer {
 namespace {
 
 using nlohmann::json;
 
-// Texts of a record, whatever its kind.
-void CollectTexts(const json& value, std::vector<std::string>* texts) {
-  if (value.is_string()) texts->push_back(value.get<std::string>());
-  if (!value.is_structured()) return;
-  for (const auto& [name, part] : value.items()) {
-    if (name != "role") CollectTexts(part, texts);
+// What a record gives to write, as corpus.h reads it; numbers, names and roles are no text.
+std::vector<std::string> TextsOf(const json& record) {
+  std::vector<std::string> texts;
+  const auto take = [&](const json& holder, const char* name) {
+    const auto field = holder.find(name);
+    if (field != holder.end() && field->is_string()) texts.push_back(field->get<std::string>());
+  };
+  const auto take_turns = [&](const char* name) {
+    const auto turns = record.find(name);
+    if (turns == record.end() || !turns->is_array()) return;
+    for (const json& turn : *turns) {
+      if (turn.is_object()) take(turn, "content");
+    }
+  };
+  take_turns("messages");
+  take_turns("prompt");
+  for (const char* name : {"text", "prompt", "completion", "chosen", "rejected"}) {
+    take(record, name);
   }
+  return texts;
 }
 
 // Lines of all files, JSON Lines taken apart, without separators.
@@ -58,15 +71,19 @@ class Lines : public sentencepiece::SentenceIterator {
       if (file_ == config_.train.size()) return false;
       reader_ = std::make_unique<LineReader>(config_.train[file_++]);
     }
-    if (!line_.empty() && line_.front() == '{') SplitRecord();
+    if (reader_->json_lines() && line_.find_first_not_of(" \t") != std::string::npos) SplitRecord();
     return true;
   }
   // The record's first line of text becomes the current one; the others wait.
   void SplitRecord() {
     const json record = json::parse(line_, nullptr, false);
-    if (!record.is_object()) return;
     std::vector<std::string> texts;
-    CollectTexts(record, &texts);
+    if (record.is_object()) texts = TextsOf(record);
+    if (texts.empty()) {
+      throw std::runtime_error(
+          reader_->path() + ":" + std::to_string(reader_->line_number()) +
+          ": expected JSON Lines: a whole JSON object with a text on every line");
+    }
     line_.clear();
     for (auto text = texts.rbegin(); text != texts.rend(); ++text) {
       size_t end = text->size();
@@ -88,11 +105,30 @@ class Lines : public sentencepiece::SentenceIterator {
   bool done_ = false;
 };
 
-void WriteFile(const std::string& path, const std::string& content) {
-  std::ofstream out(path, std::ios::binary);
-  out << content;
-  out.close();
-  if (!out) throw std::runtime_error(path + ": cannot be written");
+// The number that follows `words` in `text`; empty: they are not there.
+std::string NumberBehind(const std::string& text, const std::string& words) {
+  const size_t at = text.find(words);
+  if (at == std::string::npos) return "";
+  const size_t begin = at + words.size();
+  return text.substr(begin, text.find_first_not_of("0123456789", begin) - begin);
+}
+
+// SentencePiece's complaint in the words of our settings.
+std::string FaultOf(const std::string& complaint, const TokenizerConfig& config) {
+  const std::string found = ", found " + std::to_string(config.vocabulary);
+  const std::string most =
+      NumberBehind(complaint, "too high (" + std::to_string(config.vocabulary) +
+                                  "). Please set it to a value <= ");
+  if (!most.empty()) return "vocabulary: expected at most " + most + " for so little text" + found;
+  const std::string least = NumberBehind(
+      complaint, "smaller than required_chars. " + std::to_string(config.vocabulary) + " vs ");
+  if (!least.empty()) {
+    return "vocabulary: expected at least " + least +
+           " (a piece for every character, or a lower character_coverage)" + found;
+  }
+  if (complaint.find("!sentences_.empty()") != std::string::npos) return "train: no text in it";
+  const size_t place = complaint.find("] ");  // in its sources
+  return "tokenizer: " + (place == std::string::npos ? complaint : complaint.substr(place + 2));
 }
 
 }  // namespace
@@ -118,17 +154,18 @@ void RunTokenizer(const TokenizerConfig& config) {
   Lines lines(config);
   std::string model;
   const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &lines, &model);
-  if (!status.ok()) throw std::runtime_error("tokenizer: " + status.ToString());
+  if (!status.ok()) throw std::runtime_error(FaultOf(status.ToString(), config));
   std::error_code error;
   std::filesystem::create_directories(config.output, error);
   if (error) throw std::runtime_error(config.output + ": cannot be made: " + error.message());
-  WriteFile(config.output + "/tokenizer.model", model);
+  WriteText(config.output + "/tokenizer.model", model);
   const json texts = {{"bos_token", "<s>"},
                       {"eos_token", "</s>"},
                       {"unk_token", "<unk>"},
                       {"add_bos_token", true},
                       {"add_eos_token", false}};
-  WriteFile(config.output + "/tokenizer_config.json", texts.dump(2) + "\n");
+  WriteText(config.output + "/tokenizer_config.json", texts.dump(2) + "\n");
+  KeepSettings(config.output, "tokenizer", DescriptionOf(config));
   std::fprintf(stderr, "tokenizer: wrote %s/tokenizer.model with %lld pieces\n",
                config.output.c_str(), static_cast<long long>(config.vocabulary));
 }

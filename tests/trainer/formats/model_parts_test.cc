@@ -184,6 +184,44 @@ TEST(ModelParts, DraftsShipAProjection) {
       0.01);
 }
 
+// The tokens that a draft proposes travel with it; the digest is of tensors alone.
+TEST(ModelParts, ProposedTokensComeBack) {
+  TeacherAndStudent models;
+  TestDirectory output;
+  const std::string parts = output / "parts.gguf", list = "model/proposed_tokens.json";
+  const auto pack = [&] { return PackModel(models.student.path(), models.teacher.path(), parts); };
+  const auto assemble = [&] { AssembleModel(parts, models.teacher.path(), output / "model"); };
+  models.student.Write("proposed_tokens.json", "[2,7,\n299]");
+  const PackedModel with = pack();
+  EXPECT_EQ(with.proposed_tokens, 3);
+  assemble();
+  EXPECT_EQ(output.Read(list), "[2, 7, 299]\n");
+  const std::string good = output.Read("parts.gguf");
+
+  // A list that says nothing of this model is refused, and what was there stays.
+  std::string bad = good;
+  const size_t ids = bad.find("mambad.parts.proposed_tokens") + 28 + 4 + 4 + 8;
+  bad[ids + 4] = 2;
+  output.Write("parts.gguf", bad);
+  EXPECT_THAT(ErrorOf(assemble),
+              HasSubstr("mambad.parts.proposed_tokens: [1]: 2 found, a token id above 2"));
+  bad = good;
+  bad[ids - 16] = 8;  // a text, of which the length is the array's type and more
+  output.Write("parts.gguf", bad);
+  EXPECT_NE(ErrorOf(assemble), kNoError);
+  models.student.Write("proposed_tokens.json", "[300]");
+  EXPECT_THAT(ErrorOf(pack), HasSubstr("proposed_tokens.json: [0]: 300 found"));
+  EXPECT_EQ(output.Read(list), "[2, 7, 299]\n");
+
+  // Without one, that of an earlier model goes.
+  std::filesystem::remove(models.student / "proposed_tokens.json");
+  const PackedModel without = pack();
+  EXPECT_EQ(without.proposed_tokens, 0);
+  EXPECT_EQ(without.sha256, with.sha256);
+  assemble();
+  EXPECT_FALSE(std::filesystem::exists(output / list));
+}
+
 TEST(ModelParts, AnotherTeacherIsRefused) {
   TeacherAndStudent models;
   TestDirectory output, other;
@@ -254,13 +292,17 @@ TEST(GgufWriter, IsReadBack) {
   TestDirectory directory;
   const std::vector<float> numbers = {1, 2, 3, 4, 5, 6};
   const absl::Span<const std::byte> bytes(reinterpret_cast<const std::byte*>(numbers.data()), 24);
-  WriteGguf(directory / "a.gguf", {{"key", "text"}},
+  WriteGguf(directory / "a.gguf",
+            {{"key", "text"}, {"numbers", std::vector<int32_t>{7, -1, 70000}}, {"z", "after"}},
             {{"first", StorageType::kFloat32, {2, 3}, bytes},
              {"second", StorageType::kFloat32, {6}, bytes}});
   const std::string file = directory.Read("a.gguf");
   const auto read = ValueOf(checkpoint::ParseGguf(
       "file", {reinterpret_cast<const std::byte*>(file.data()), file.size()}));
   EXPECT_EQ(std::get<std::string>(read.metadata.at("key")), "text");
+  EXPECT_THAT(std::get<std::vector<int64_t>>(read.metadata.at("numbers")),
+              ::testing::ElementsAre(7, -1, 70000));
+  EXPECT_EQ(std::get<std::string>(read.metadata.at("z")), "after");
   EXPECT_THAT(read.tensors.at("first").shape, ::testing::ElementsAre(2, 3));
   EXPECT_EQ(std::memcmp(read.tensors.at("second").data.data(), numbers.data(), 24), 0);
 }

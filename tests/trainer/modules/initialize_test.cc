@@ -1,11 +1,12 @@
-// A hybrid from a Transformer: what is copied, where rows go, what stays in a second round, and
-// that the engine reads it.
+// A hybrid from a Transformer: what is copied, where rows go, how the rest starts, what stays in a
+// second round, and that the engine reads it.
 
 #include "trainer/initialize.h"
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -76,13 +77,115 @@ TEST(Initialize, Mamba2TakesValueKeyQueryAndOutput) {
   EXPECT_TRUE(at::equal(in.narrow(0, 256, 128), teacher->Find(Role::kAttentionQuery, 3)));
   EXPECT_TRUE(
       at::equal(student->Find(Role::kMambaOut, 3), teacher->Find(Role::kAttentionOutput, 3)));
-  EXPECT_NEAR(in.narrow(0, 0, 128).std().item<double>(), 0.02, 1e-3);
-  const Tensor taps = student->Find(Role::kConvolution, 3);
-  EXPECT_EQ(taps.select(2, 3).sum().item<float>(), taps.size(0));
-  EXPECT_EQ(taps.sum().item<float>(), taps.size(0));
   EXPECT_TRUE(
       at::equal(student->Find(Role::kAttentionQuery, 0), teacher->Find(Role::kAttentionQuery, 0)));
   EXPECT_FALSE(student->Find(Role::kAttentionQuery, 1).defined());
+}
+
+void ExpectAll(const Tensor& values, double expected) {
+  EXPECT_TRUE(at::equal(values, at::full_like(values, expected)));
+}
+
+// N(0, deviation): its first two moments, within five of their own deviations.
+void ExpectNormal(const Tensor& values, double deviation) {
+  const auto count = static_cast<double>(values.numel());
+  EXPECT_LT(std::abs(values.mean().item<double>()), 5 * deviation / std::sqrt(count));
+  EXPECT_NEAR(values.std().item<double>(), deviation, 5 * deviation / std::sqrt(2 * count));
+}
+
+// U(low, high): never outside, and its mean within five of that's deviations, its extremes near the
+// ends.
+void ExpectUniform(const Tensor& values, double low, double high) {
+  const auto count = static_cast<double>(values.numel());
+  const double range = high - low, margin = 1e-6 * range;
+  EXPECT_GE(values.min().item<double>(), low - margin);
+  EXPECT_LE(values.max().item<double>(), high + margin);
+  EXPECT_NEAR(values.mean().item<double>(), (low + high) / 2, 5 * range / std::sqrt(12 * count));
+  EXPECT_LT(values.min().item<double>(), low + 10 * range / count);
+  EXPECT_GT(values.max().item<double>(), high - 10 * range / count);
+}
+
+// Models of four layers with every mixer new, of several seeds. Values of a role, of all layers one
+// after the other.
+class NewMixers {
+ public:
+  NewMixers(MixerKind kind, bool published) {
+    const auto teacher = Teacher();
+    for (uint64_t seed = 1; seed <= 8; ++seed) {
+      students_.push_back(InitializeHybrid(*teacher, {.recurrent_layers = {0, 1, 2, 3},
+                                                      .mixer = kind,
+                                                      .published_rest = published,
+                                                      .seed = seed}));
+    }
+  }
+  Tensor Of(Role role) const {
+    std::vector<Tensor> layers;
+    for (const auto& student : students_) {
+      for (int layer = 0; layer < 4; ++layer) layers.push_back(student->Find(role, layer));
+    }
+    return at::stack(layers);
+  }
+
+ private:
+  std::vector<std::unique_ptr<LanguageModel>> students_;
+};
+
+// Time steps softplus(bias) are drawn log-uniformly from [0.001, 0.1]; D, and where there is one
+// the norm, are 1.
+TEST(Initialize, StateStartsAsPublishedForMamba) {
+  const NewMixers mixers(MixerKind::kMamba, false);
+  ExpectUniform(at::softplus(mixers.Of(Role::kMambaDtBias).to(at::kDouble)).log(), std::log(1e-3),
+                std::log(1e-1));
+  ExpectAll(mixers.Of(Role::kMambaD), 1);
+  const Tensor a_log = mixers.Of(Role::kMambaALog);
+  ASSERT_EQ(a_log.sizes(), at::IntArrayRef({8 * 4, 128, 16}));
+  const Tensor counted = at::arange(1, 17).to(at::kFloat).log();
+  EXPECT_TRUE(at::allclose(a_log, counted.expand_as(a_log), 1e-6, 0));
+}
+
+TEST(Initialize, StateStartsAsPublishedForMamba2) {
+  const NewMixers mixers(MixerKind::kMamba2, false);
+  ExpectUniform(at::softplus(mixers.Of(Role::kMamba2DtBias).to(at::kDouble)).log(), std::log(1e-3),
+                std::log(1e-1));
+  ExpectUniform(mixers.Of(Role::kMambaALog).exp(), 1, 16);
+  ExpectAll(mixers.Of(Role::kMambaD), 1);
+  ExpectAll(mixers.Of(Role::kMamba2Norm), 1);
+}
+
+// What attention has no counterpart for: small, and a convolution that lets through.
+TEST(Initialize, TheRestStartsSmall) {
+  for (const MixerKind kind : {MixerKind::kMamba, MixerKind::kMamba2}) {
+    const NewMixers mixers(kind, false);
+    const Tensor taps = mixers.Of(Role::kConvolution);
+    ExpectAll(taps.narrow(3, 0, 3), 0);
+    ExpectAll(taps.select(3, 3), 1);
+    ExpectAll(mixers.Of(Role::kConvolutionBias), 0);
+    if (kind == MixerKind::kMamba2) {
+      ExpectNormal(mixers.Of(Role::kMamba2In).narrow(1, 0, 128), 0.02);
+      ExpectNormal(mixers.Of(Role::kMamba2In).narrow(1, 384, 4), 0.02);
+      continue;
+    }
+    for (const Role role : {Role::kMambaInZ, Role::kMambaInDt, Role::kMambaDt}) {
+      ExpectNormal(mixers.Of(role), 0.02);
+    }
+  }
+}
+
+TEST(Initialize, ThePublishedRestIsUniform) {
+  const double from_width = 1 / std::sqrt(48.0), from_rank = 1 / std::sqrt(3.0);
+  for (const MixerKind kind : {MixerKind::kMamba, MixerKind::kMamba2}) {
+    const NewMixers mixers(kind, true);
+    ExpectUniform(mixers.Of(Role::kConvolution), -0.5, 0.5);
+    ExpectUniform(mixers.Of(Role::kConvolutionBias), -0.5, 0.5);
+    if (kind == MixerKind::kMamba2) {
+      ExpectUniform(mixers.Of(Role::kMamba2In).narrow(1, 0, 128), -from_width, from_width);
+      ExpectUniform(mixers.Of(Role::kMamba2In).narrow(1, 384, 4), -from_width, from_width);
+      continue;
+    }
+    ExpectUniform(mixers.Of(Role::kMambaInZ), -from_width, from_width);
+    ExpectUniform(mixers.Of(Role::kMambaInDt), -from_width, from_width);
+    ExpectUniform(mixers.Of(Role::kMambaDt), -from_rank, from_rank);
+  }
 }
 
 // With weights that say whose they are, every channel group of C must meet the key/value head that

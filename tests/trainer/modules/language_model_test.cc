@@ -303,6 +303,16 @@ TEST_F(OneModel, FactorisedEmbeddingIsItsProduct) {
   const auto plain = LanguageModel::Load(exported.path(), at::kCPU, at::kFloat);
   EXPECT_LE(Distance(Logits(*plain, batch), logits), 1e-5);
   EXPECT_THROW(model->FactoriseEmbedding(at::zeros({3, 12}), 5), std::runtime_error);
+
+  // Masters of the projection and of another matrix are what is written.
+  const ModelParameter& projection = model->parameters().front();
+  const ModelParameter& other = model->parameters().back();
+  model->Save(exported.path(), StorageType::kFloat32, "",
+              {{projection.description.name, projection.value.detach() * 2},
+               {other.description.name, other.value.detach() + 1}});
+  const auto finer = LanguageModel::Load(exported.path(), at::kCPU, at::kFloat);
+  EXPECT_TRUE(at::allclose(finer->Embedding(), model->Embedding() * 2));
+  EXPECT_TRUE(at::equal(finer->parameters().back().value, other.value.detach() + 1));
 }
 
 TEST_F(OneModel, CreateIsTheSameForTheSameSeedAndLearns) {
@@ -331,6 +341,27 @@ TEST_F(OneModel, SavingBringsTheTokenizerAlong) {
   EXPECT_TRUE(std::filesystem::exists(target + "/config.json"));
   EXPECT_THROW(model->Save(target, StorageType::kFloat32, text.path() + "/model.gguf"),
                std::runtime_error);
+}
+
+TEST_F(OneModel, ProposedTokensStayWithTheModel) {
+  const auto model = Load("mamba2");
+  EXPECT_THAT(model->proposed_tokens(), ::testing::IsEmpty());
+  TemporaryDirectory saved;
+  model->SetProposedTokens({2, 3, 41});
+  model->Save(saved.path(), StorageType::kFloat32, "");
+  const auto again = LanguageModel::Load(saved.path(), at::kCPU, at::kFloat);
+  EXPECT_THAT(again->proposed_tokens(), ::testing::ElementsAre(2, 3, 41));
+  // A list of an earlier model must not be believed.
+  model->SetProposedTokens({});
+  model->Save(saved.path(), StorageType::kFloat32, "");
+  EXPECT_FALSE(std::filesystem::exists(saved.path() + "/proposed_tokens.json"));
+  std::ofstream(saved.path() + "/proposed_tokens.json") << "[3, 2]";
+  try {
+    LanguageModel::Load(saved.path(), at::kCPU, at::kFloat);
+    FAIL();
+  } catch (const std::runtime_error& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("/proposed_tokens.json: [1]: 2 found"));
+  }
 }
 
 TEST_F(OneModel, BadFilesAreNamed) {

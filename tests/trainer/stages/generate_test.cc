@@ -25,21 +25,7 @@ using ::testing::HasSubstr;
 class Generate : public ::testing::Test {
  protected:
   void SetUp() override {
-    support::RandomModelOptions options;
-    options.vocabulary = 300;
-    options.tied_head = true;
-    options.family = checkpoint::Family::kHybrid;
-    options.hybrid_mixer = checkpoint::MixerKind::kMamba2;
-    options.logit_deviation = 1;
-    // Many ends, so that many records come to one.
-    options.eos_ids = {2};
-    for (int id = 3; id < 30; ++id) options.eos_ids.push_back(id);
-    ASSERT_TRUE(support::SaveRandomCheckpoint(model_.path(), options).ok());
-    ASSERT_TRUE(support::SaveByteTokenizer(model_.path()).ok());
-    model_.Write(
-        "tokenizer_config.json",
-        R"({"bos_token": "<s>", "eos_token": "</s>", "chat_template": )"
-        R"("{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}[a]"})");
+    WriteModel(/*seed=*/1);
     config_.run.output = output_ / "run";
     config_.run.device = DeviceChoice::kCpu;
     config_.run.threads = 1;
@@ -49,6 +35,25 @@ class Generate : public ::testing::Test {
     config_.shard_records = 16;
     config_.maximum_tokens = 60;
     config_.most_compression = 100;
+  }
+
+  void WriteModel(uint64_t seed) {
+    support::RandomModelOptions options;
+    options.vocabulary = 300;
+    options.tied_head = true;
+    options.family = checkpoint::Family::kHybrid;
+    options.hybrid_mixer = checkpoint::MixerKind::kMamba2;
+    options.logit_deviation = 1;
+    options.seed = seed;
+    // Many ends, so that many records come to one.
+    options.eos_ids = {2};
+    for (int id = 3; id < 30; ++id) options.eos_ids.push_back(id);
+    ASSERT_TRUE(support::SaveRandomCheckpoint(model_.path(), options).ok());
+    ASSERT_TRUE(support::SaveByteTokenizer(model_.path()).ok());
+    model_.Write(
+        "tokenizer_config.json",
+        R"({"bos_token": "<s>", "eos_token": "</s>", "chat_template": )"
+        R"("{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}[a]"})");
   }
 
   // Lines of generated.jsonl.
@@ -61,6 +66,26 @@ class Generate : public ::testing::Test {
     return lines;
   }
 
+  // Metrics of all shards, and a report, agree with the records.
+  void ExpectTold() const {
+    std::istringstream stream(output_.Read("run/metrics.jsonl"));
+    int64_t shards = 0, kept = 0, all = 0;
+    for (std::string text; std::getline(stream, text);) {
+      const nlohmann::json line = nlohmann::json::parse(text);
+      EXPECT_EQ(line.at("step"), ++shards);
+      kept += line.at("kept").get<int64_t>();
+      for (const char* name : {"kept", "unfinished", "loops", "empty", "broken"}) {
+        all += line.at(name).get<int64_t>();
+      }
+    }
+    EXPECT_EQ(shards, 3);
+    EXPECT_EQ(all, 40);
+    EXPECT_EQ(kept, static_cast<int64_t>(Lines().size()));
+    const std::string report = output_.Read("run/report.md");
+    EXPECT_THAT(report, ::testing::ContainsRegex("kept +\\| +" + std::to_string(kept) + " "));
+    EXPECT_THAT(report, HasSubstr("shard_records: 16\n"));
+  }
+
   TestDirectory model_, output_;
   GenerateConfig config_;
 };
@@ -69,6 +94,7 @@ TEST_F(Generate, InterruptedRunsWriteTheSame) {
   RunGenerate(config_);
   const std::string whole = output_.Read("run/generated.jsonl");
   ASSERT_GT(Lines().size(), 5u);
+  ExpectTold();
   for (const nlohmann::json& line : Lines()) {
     ASSERT_EQ(line.at("messages").size(), 2u);
     EXPECT_EQ(line.at("messages")[0].at("role"), "user");
@@ -94,6 +120,12 @@ TEST_F(Generate, InterruptedRunsWriteTheSame) {
 TEST_F(Generate, OtherSettingsNeedAnotherFolder) {
   RunGenerate(config_);
   config_.top_p = 0.5;
+  EXPECT_THAT(ErrorOf([&] { RunGenerate(config_); }), HasSubstr("give another output"));
+}
+
+TEST_F(Generate, OtherWeightsNeedAnotherFolder) {
+  RunGenerate(config_);
+  WriteModel(/*seed=*/2);
   EXPECT_THAT(ErrorOf([&] { RunGenerate(config_); }), HasSubstr("give another output"));
 }
 

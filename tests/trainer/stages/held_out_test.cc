@@ -11,6 +11,7 @@
 #include <map>
 
 #include "tests/support/model_directory.h"
+#include "tests/trainer/expect_error.h"
 #include "tests/trainer/small_text.h"
 #include "trainer/stages/document_rows.h"
 #include "trainer/stages/draft_acceptance.h"
@@ -21,6 +22,8 @@ namespace mambad::trainer {
 namespace {
 
 using at::Tensor;
+using testing::ErrorOf;
+using ::testing::HasSubstr;
 
 class HeldOutTest : public ::testing::Test {
  protected:
@@ -107,6 +110,26 @@ TEST_F(HeldOutTest, AgreesWithDefinitions) {
   }
 }
 
+// Where the only document that counts is not the one in the first row.
+TEST_F(HeldOutTest, RowsInWhichNothingCountsAreRefusedBeforeAnythingRuns) {
+  int refused = 0;
+  for (int counted = 0; counted < 5; ++counted) {
+    const std::string folder = folder_.path() + "/blank-" + std::to_string(counted);
+    TokenStoreWriter writer(folder, testing::kSmallVocabulary, 1 << 20);
+    for (int d = 0; d < 5; ++d) {
+      writer.Add({{std::vector<text::TokenId>(16, d), std::vector<bool>(16, d == counted)}});
+    }
+    writer.Finish({});
+    const TokenStore store = TokenStore::Open(folder);
+    HeldOut(&store, {16, 5, 4}, alone_.get());
+    const std::string error = ErrorOf([&] { HeldOut few(&store, {16, 1, 4}, alone_.get()); });
+    if (error == "nothing was thrown") continue;
+    EXPECT_THAT(error, HasSubstr("expected a token that counts in the first 1 rows, found none"));
+    ++refused;
+  }
+  EXPECT_EQ(refused, 4);
+}
+
 TEST_F(HeldOutTest, TakesAsManyRowsAsItMay) {
   HeldOut few(store_.get(), {16, 1, 4}, alone_.get()),
       all(store_.get(), {16, 100, 4}, alone_.get());
@@ -160,6 +183,49 @@ TEST_F(HeldOutTest, AcceptanceIsTheDraftsOwn) {
   }
 }
 
+// A draft with a list is judged as it is served: it proposes of these alone.
+TEST_F(HeldOutTest, AcceptanceIsOfProposedTokens) {
+  at::NoGradGuard no_grad;
+  AcceptanceOptions options;
+  options.draft_tokens = 1;
+  options.answer_tokens = 60;
+  std::vector<int32_t> list;
+  for (int32_t id = 1; id < testing::kSmallVocabulary; id += 3) list.push_back(id);
+  const Tensor ids = at::empty({static_cast<int64_t>(list.size())}, at::kLong);
+  std::copy(list.begin(), list.end(), ids.data_ptr<int64_t>());
+  for (const double temperature : {0.0, 1.0}) {
+    options.temperature = temperature;
+    std::vector<std::vector<float>> acceptance;
+    for (const WrittenAnswer& answer : WriteAnswers(*model_, *store_, options)) {
+      if (static_cast<int64_t>(answer.tokens.size()) == answer.prompt_tokens) continue;
+      TokenizedDocument document;
+      document.tokens.assign(answer.tokens.begin(), answer.tokens.end());
+      const Tensor log_p = LogProbabilities(*model_, document);
+      // q of the list, and nothing elsewhere.
+      Tensor q = at::zeros_like(log_p);
+      q.index_copy_(1, ids, at::softmax(log_p.index_select(1, ids), -1));
+      acceptance.emplace_back();
+      for (size_t t = answer.prompt_tokens; t < answer.tokens.size(); ++t) {
+        const auto at = static_cast<int64_t>(t) - 1;
+        const double ratio =
+            (q[at][answer.tokens[t]] / log_p[at][answer.tokens[t]].exp()).item<double>();
+        const bool best = q[at].argmax().item<int64_t>() == answer.tokens[t];
+        acceptance.back().push_back(
+            static_cast<float>(temperature == 0 ? best : std::min(1.0, ratio)));
+      }
+    }
+    // The draft is the target itself: without the list it would always be right.
+    model_->SetProposedTokens(list);
+    const SpeculationCounts found = MeasureAcceptance(*model_, *model_, *store_, options);
+    model_->SetProposedTokens({});
+    const SpeculationCounts expected = SimulateSpeculation(acceptance, 1, options.seed);
+    EXPECT_EQ(found.reached, expected.reached) << temperature;
+    EXPECT_EQ(found.accepted, expected.accepted) << temperature;
+    EXPECT_GT(found.accepted[0], 0) << temperature;
+    EXPECT_LT(found.accepted[0], found.reached[0]) << temperature;
+  }
+}
+
 // Greedy answers are the arg max, step for step, of a forward pass over what was written.
 TEST_F(HeldOutTest, AnswersAreTheModelsOwn) {
   at::NoGradGuard no_grad;
@@ -200,12 +266,12 @@ TEST_F(HeldOutTest, ChoicesAreScoredByTheirLogProbability) {
   }
   const std::string path = folder_.path() + "/choices.jsonl";
   testing::WriteText(path, lines);
-  const ChoiceAccuracy found = MeasureChoices(*model_, path, text.corpus(), plain);
+  const ChoiceAccuracy found = MeasureChoices(*model_, ReadQuestions(path, text.corpus(), plain));
   EXPECT_EQ(found.questions, 3);
   EXPECT_DOUBLE_EQ(found.accuracy, right / 3.0);
   testing::WriteText(path, lines + "{\"prompt\": \"a\", \"choices\": [\"b\"], \"answer\": 0}\n");
   try {
-    MeasureChoices(*model_, path, text.corpus(), plain);
+    ReadQuestions(path, text.corpus(), plain);
     FAIL();
   } catch (const std::runtime_error& error) {
     EXPECT_THAT(error.what(), ::testing::HasSubstr(path + ":4: expected two choices"));

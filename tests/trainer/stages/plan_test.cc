@@ -9,16 +9,20 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
 
+#include "engine/checkpoint/parameter_table.h"
 #include "tests/support/model_directory.h"
 #include "tests/trainer/expect_error.h"
 #include "tests/trainer/small_text.h"
+#include "tests/trainer/two_processes.h"
 #include "trainer/layer_choice.h"
 #include "trainer/losses.h"
 #include "trainer/modules/trained_parameters.h"
+#include "trainer/stages/align_work.h"
 #include "trainer/stages/language_work.h"
 #include "trainer/stages/new_model.h"
 
@@ -27,6 +31,7 @@ namespace {
 
 using at::Tensor;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // Bytes that tensors hold now and held at most.
 std::atomic<int64_t> held_bytes{0}, most_bytes{0};
@@ -54,6 +59,24 @@ class CountingAllocator final : public at::Allocator {
     held_bytes -= static_cast<int64_t>(size);
     std::free(block);
   }
+};
+
+// While it lives, tensors on the CPU are counted.
+class CountedTensors {
+ public:
+  CountedTensors() {
+    static CountingAllocator allocator;
+    c10::SetCPUAllocator(&allocator, 100);
+    most_bytes = start_ = held_bytes;
+  }
+  ~CountedTensors() { c10::SetCPUAllocator(before_, 100); }
+  // Since then.
+  int64_t held() const { return held_bytes - start_; }
+  int64_t most() const { return most_bytes - start_; }
+
+ private:
+  at::Allocator* const before_ = c10::GetCPUAllocator();
+  int64_t start_ = 0;
 };
 
 // Operations of matrix products while it lives, from the shapes that LibTorch tells.
@@ -182,16 +205,12 @@ TEST_F(PlanTest, CountsOperationsAsRunsDo) {
 }
 
 TEST_F(PlanTest, HoldsTheMemoryThatRunsHold) {
-  static CountingAllocator allocator;
-  at::Allocator* const before = c10::GetCPUAllocator();
-  c10::SetCPUAllocator(&allocator, 100);
   for (const Subject& subject : subjects_) {
     for (const bool recompute : {false, true}) {
       PlannedRun run = Planned(subject);
       run.recompute = recompute;
       run.teacher = subjects_[0].config;
-      const int64_t start = held_bytes;
-      most_bytes = start;
+      const CountedTensors counted;
       {
         const auto model = LanguageModel::Create(subject.config, 1, at::kCPU, at::kFloat);
         const auto teacher = LanguageModel::Create(*run.teacher, 2, at::kCPU, at::kFloat);
@@ -206,13 +225,110 @@ TEST_F(PlanTest, HoldsTheMemoryThatRunsHold) {
           optimizer.Step(1);
         }
       }
-      const double found = static_cast<double>(most_bytes - start);
+      const double found = static_cast<double>(counted.most());
       const double planned = PlanMemory(run).total();
       EXPECT_GT(planned, 0.8 * found) << subject.name << (recompute ? " recomputed" : "");
       EXPECT_LT(planned, 1.4 * found) << subject.name << (recompute ? " recomputed" : "");
     }
   }
-  c10::SetCPUAllocator(before, 100);
+}
+
+// A leaf for each parameter, in the types of a GPU or of a CPU.
+std::vector<std::pair<std::string, Tensor>> Leaves(const PlannedRun& run) {
+  std::vector<std::pair<std::string, Tensor>> leaves;
+  const checkpoint::ParameterTable table(run.model);
+  for (const checkpoint::Parameter& parameter : table.parameters()) {
+    if (parameter.optional) continue;
+    const bool narrow = run.half_precision && !parameter.keep_float32;
+    leaves.emplace_back(parameter.name,
+                        at::zeros(parameter.shape, narrow ? at::kBFloat16 : at::kFloat));
+  }
+  return leaves;
+}
+
+// Weights, gradients, masters and moments, all there before the first step: of one process that has
+// all of them and of two that share.
+TEST_F(PlanTest, HoldsWhatProcessesShare) {
+  for (const bool half_precision : {false, true}) {
+    for (const int processes : {1, 2}) {
+      PlannedRun run = Planned(subjects_.back());
+      run.half_precision = half_precision;
+      run.processes = processes;
+      const CountedTensors counted;
+      double found = 0;
+      const auto work = [&](ProcessGroup* group) {
+        ParameterGroup all = {"all", 1e-4, 0, Leaves(run)};
+        const Optimizer optimizer({all}, {}, group);
+        group->Barrier();
+        if (group->rank() == 0) found = static_cast<double>(counted.held()) / processes;
+        group->Barrier();
+      };
+      if (processes == 1)
+        work(alone_.get());
+      else
+        mambad::testing::AsTwoProcesses(29743, work);
+      const PlannedMemory planned = PlanMemory(run);
+      EXPECT_NEAR((planned.weights + planned.gradients + planned.optimizer) / found, 1, 0.03)
+          << processes << (half_precision ? " bf16" : " fp32");
+    }
+  }
+}
+
+// Mixers alone: through the whole model, and layer by layer beside the teacher.
+TEST_F(PlanTest, PlansMixersAndAlignmentAsTheyRun) {
+  for (const Subject& subject : {subjects_[3], subjects_[4]}) {
+    for (const bool aligned : {false, true}) {
+      PlannedRun run = Planned(subject);
+      run.trained = TrainedPart::kMixers;
+      run.teacher = subjects_[0].config;
+      run.aligned = aligned;
+      const CountedTensors tensors;
+      int64_t counted = 0;
+      {
+        const auto model = LanguageModel::Create(subject.config, 1, at::kCPU, at::kFloat);
+        const auto teacher = LanguageModel::Create(*run.teacher, 2, at::kCPU, at::kFloat);
+        model->SetTrained([](const checkpoint::Parameter& parameter) {
+          return IsRecurrentMixerRole(parameter.role);
+        });
+        Optimizer optimizer(TrainedGroups(*model, {}), {}, alone_.get());
+        std::unique_ptr<StageWork> work =
+            std::make_unique<LanguageWork>(model.get(), teacher.get(), HeadLossOptions(), nullptr);
+        if (aligned) {
+          work = std::make_unique<AlignWork>(model.get(), teacher.get(),
+                                             AlignmentKind::kRelativeSquaredError, nullptr);
+        }
+        const TokenBatch batch = Batch(run);
+        Tensor sums = at::zeros({5});
+        for (int step = 0; step < 2; ++step) {
+          ProductCounter counter;
+          work->Backward(batch, 1.0 / 1024, 1, sums);
+          counted = ProductCounter::operations;
+          optimizer.Step(1);
+        }
+      }
+      const std::string name = subject.name + (aligned ? " aligned" : " distilled");
+      const double found = static_cast<double>(tensors.most());
+      EXPECT_GT(PlanMemory(run).total(), 0.8 * found) << name;
+      EXPECT_LT(PlanMemory(run).total(), 1.4 * found) << name;
+      EXPECT_NEAR(PlanWork(run).products / (static_cast<double>(counted) / 1024), 1, 0.01) << name;
+    }
+  }
+}
+
+TEST_F(PlanTest, AlignmentIsAdvisedOnWhatItHas) {
+  PlannedRun run = Planned(subjects_[3]);
+  run.trained = TrainedPart::kMixers;
+  run.teacher = subjects_[0].config;
+  const double whole = PlanMemory(run).total();
+  run.aligned = true;
+  EXPECT_LT(PlanMemory(run).total(), 0.7 * whole);
+  EXPECT_THAT(testing::ErrorOf([&] { RequireMemory(run, 1, "cpu"); }),
+              ::testing::EndsWith("try a smaller loop.micro_batch or more processes"));
+  // A comparison on held-out text takes the heads of both, which a large vocabulary makes large.
+  run.model.vocabulary = run.teacher->vocabulary = 50000;
+  const double alone = PlanMemory(run).total();
+  run.held_out = true;
+  EXPECT_GT(PlanMemory(run).total(), alone);
 }
 
 TEST_F(PlanTest, TooLittleMemoryIsSaidWithWhatToChange) {
@@ -226,16 +342,37 @@ TEST_F(PlanTest, TooLittleMemoryIsSaidWithWhatToChange) {
   EXPECT_LT(PlanMemory(run).activations, needed);
 }
 
+// The number in the row of a table that begins with `name`, to four digits.
+double Reported(const std::string& text, const std::string& name) {
+  const size_t row = text.find("\n| " + name + " ");
+  if (row == std::string::npos) return -1;
+  std::string rest = text.substr(text.find('|', row + 2) + 1, 40);
+  rest.erase(std::remove(rest.begin(), rest.end(), ','), rest.end());
+  return std::strtod(rest.c_str(), nullptr);
+}
+
 TEST_F(PlanTest, ExplainsTimeAndCost) {
   PlannedRun run = Planned(subjects_[0]);
   run.processes = 4;
   PlanConfig config;
-  config.tokens = 1e9;
-  const double rate = 4 * config.peak_teraflops * 1e12 * config.utilisation / PlanWork(run).total();
+  config.peak_teraflops = 500;
+  config.utilisation = 0.25;
+  config.price_per_hour = 3;
+  // Four of 125 TFLOP/s, for just a day and a half.
+  const double tokens_a_second = 4 * 125e12 / PlanWork(run).total();
+  config.tokens = tokens_a_second * 1.5 * 86400;
   const std::string text = ExplainPlan(run, config);
   EXPECT_THAT(text, HasSubstr("4 GPUs of 80 GiB"));
-  EXPECT_THAT(text, ::testing::ContainsRegex("tokens a second +\\| +[0-9,]+ "));
-  EXPECT_GT(rate, 1e6);
+  const auto expect = [&](const std::string& name, double value) {
+    EXPECT_NEAR(Reported(text, name) / value, 1, 1e-3) << name;
+  };
+  expect("tokens a second", tokens_a_second);
+  expect("days", 1.5);
+  expect("GPU hours", 144);
+  expect("cost", 432);
+  expect("GFLOP a token, forward", PlanWork(run).forward / 1e9);
+  expect("in all", PlanMemory(run).total() / (1024.0 * 1024 * 1024));
+  EXPECT_THAT(text, Not(HasSubstr("It does not fit")));
   config.memory_gib = 0.001;
   EXPECT_THAT(ExplainPlan(run, config), HasSubstr("It does not fit"));
 }

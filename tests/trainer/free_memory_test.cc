@@ -1,0 +1,70 @@
+// What the kernel and control groups say, in folders made like theirs.
+
+#include "trainer/free_memory.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "tests/support/model_directory.h"
+#include "tests/trainer/small_text.h"
+
+namespace mambad::trainer {
+namespace {
+
+class FreeMemory : public ::testing::Test {
+ protected:
+  FreeMemory() {
+    Write("proc/meminfo", "MemTotal: 900 kB\nMemFree: 100 kB\nMemAvailable: 800 kB\n");
+  }
+  void Write(const std::string& name, const std::string& text) const {
+    const std::filesystem::path path = folder_.path() + "/" + name;
+    std::filesystem::create_directories(path.parent_path());
+    testing::WriteText(path.string(), text);
+  }
+  double Left() const { return FreeMachineBytes(folder_.path() + "/"); }
+
+  testing::TemporaryDirectory folder_;
+};
+
+TEST_F(FreeMemory, WithoutGroupsIsWhatTheKernelCallsAvailable) {
+  EXPECT_EQ(Left(), 800 * 1024);
+  Write("proc/self/cgroup", "0::/\n");
+  Write("sys/fs/cgroup/memory.max", "max\n");
+  Write("sys/fs/cgroup/memory.current", "1000\n");
+  EXPECT_EQ(Left(), 800 * 1024);
+  std::filesystem::remove_all(folder_.path() + "/proc");
+  EXPECT_TRUE(std::isinf(Left()));
+}
+
+TEST_F(FreeMemory, TheTightestGroupCounts) {
+  Write("proc/self/cgroup", "0::/job/step\n");
+  Write("sys/fs/cgroup/job/step/memory.max", "max\n");
+  Write("sys/fs/cgroup/job/step/memory.current", "70000\n");
+  Write("sys/fs/cgroup/job/memory.max", "100000\n");
+  Write("sys/fs/cgroup/job/memory.current", "80000\n");
+  EXPECT_EQ(Left(), 20000);
+  Write("sys/fs/cgroup/job/memory.stat", "anon 50000\nfile 30000\ninactive_file 25000\n");
+  EXPECT_EQ(Left(), 45000);
+  // A container's mount begins with its own group, whatever the name says.
+  Write("sys/fs/cgroup/memory.max", "5000\n");
+  Write("sys/fs/cgroup/memory.current", "1000\n");
+  EXPECT_EQ(Left(), 4000);
+  Write("sys/fs/cgroup/memory.current", "9000\n");
+  EXPECT_EQ(Left(), 0);
+}
+
+TEST_F(FreeMemory, GroupsOfVersionOne) {
+  Write("proc/self/cgroup", "7:cpu,cpuacct:/other\n5:hugetlb,memory:/job\n1:name=systemd:/job\n");
+  Write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+  Write("sys/fs/cgroup/memory/memory.usage_in_bytes", "500000\n");
+  Write("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "60000\n");
+  Write("sys/fs/cgroup/memory/job/memory.usage_in_bytes", "50000\n");
+  Write("sys/fs/cgroup/memory/job/memory.stat",
+        "cache 9\ninactive_file 1\ntotal_inactive_file 7000\n");
+  EXPECT_EQ(Left(), 17000);
+}
+
+}  // namespace
+}  // namespace mambad::trainer

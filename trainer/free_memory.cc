@@ -1,0 +1,75 @@
+#include "trainer/free_memory.h"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+
+namespace mambad::trainer {
+namespace {
+
+constexpr double kUnknown = std::numeric_limits<double>::infinity();
+
+// The number behind `name` in a file of "name number ..." lines.
+double NumberBehind(const std::string& path, const std::string& name, double otherwise) {
+  std::ifstream in(path);
+  std::string word;
+  for (double number = 0; in >> word >> number; in.ignore(64, '\n')) {
+    if (word == name) return number;
+  }
+  return otherwise;
+}
+
+// What a control group calls its files.
+struct GroupFiles {
+  const char* limit;
+  const char* used;
+  const char* file_cache;  // in memory.stat: pages that are given up when memory is short
+};
+constexpr GroupFiles kVersion1 = {"/memory.limit_in_bytes", "/memory.usage_in_bytes",
+                                  "total_inactive_file"};
+constexpr GroupFiles kVersion2 = {"/memory.max", "/memory.current", "inactive_file"};
+
+double LeftInGroup(const std::string& group, const GroupFiles& files) {
+  double limit = 0, used = 0;
+  std::ifstream limit_file(group + files.limit), used_file(group + files.used);
+  if (!(limit_file >> limit) || !(used_file >> used)) return kUnknown;  // "max", or no such group
+  const double cache = NumberBehind(group + "/memory.stat", files.file_cache, 0);
+  return std::max(0.0, limit - used + std::min(cache, used));
+}
+
+// Of the group `name` ("/a/b") under `mount` and of those above it. Inside a container the name may
+// be that of the machine while the mount begins with the container's own group.
+double LeftInGroups(const std::string& mount, std::string name, const GroupFiles& files) {
+  double left = LeftInGroup(mount, files);
+  for (; name.size() > 1; name.resize(name.rfind('/'))) {
+    left = std::min(left, LeftInGroup(mount + name, files));
+  }
+  return left;
+}
+
+// The version 1 line is "5:memory:/a/b" (other controllers may stand beside memory).
+bool NamesMemory(const std::string& controllers) {
+  return ("," + controllers + ",").find(",memory,") != std::string::npos;
+}
+
+}  // namespace
+
+double FreeMachineBytes(const std::string& root) {
+  double left = NumberBehind(root + "proc/meminfo", "MemAvailable:", kUnknown) * 1024;
+  const std::string mount = root + "sys/fs/cgroup";
+  std::ifstream membership(root + "proc/self/cgroup");
+  for (std::string line; std::getline(membership, line);) {
+    const size_t first = line.find(':');
+    const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const std::string name = line.substr(second + 1);
+    if (controllers.empty()) left = std::min(left, LeftInGroups(mount, name, kVersion2));
+    if (NamesMemory(controllers)) {
+      left = std::min(left, LeftInGroups(mount + "/memory", name, kVersion1));
+    }
+  }
+  return left;
+}
+
+}  // namespace mambad::trainer
