@@ -135,7 +135,7 @@ std::unique_ptr<ProcessGroup> JoinProcessGroup(const Rendezvous& rendezvous, boo
   options.timeout = std::chrono::seconds(seconds);
   try {
     auto tcp = c10::make_intrusive<c10d::TCPStore>(rendezvous.address, options);
-    auto store = c10::make_intrusive<c10d::PrefixStore>("mambad-trainer", tcp);
+    auto store = c10::make_intrusive<c10d::PrefixStore>("mambad-trainer-" + rendezvous.attempt, tcp);
     if (!cuda) {
       auto backend = c10::make_intrusive<c10d::ProcessGroupGloo>(
           store, rendezvous.rank, rendezvous.size,

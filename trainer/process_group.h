@@ -23,10 +23,12 @@ struct Rendezvous {
   int port = 29500;
   // The starter (torchrun's agent) already serves the store: rank 0 is a client like the others.
   bool store_is_served = false;
+  // Tells a start of the group from those before it, whose words such a store still holds.
+  std::string attempt = "0";
 };
 
 // From the variables that torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT,
-// TORCHELASTIC_USE_AGENT_STORE), Kubeflow (the same, or PET_NODE_RANK, PET_NNODES, PET_MASTER_ADDR,
+// TORCHELASTIC_USE_AGENT_STORE, TORCHELASTIC_RESTART_COUNT), Kubeflow (the same, or PET_NODE_RANK, PET_NNODES, PET_MASTER_ADDR,
 // PET_MASTER_PORT with one process a node) or Slurm (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID,
 // SLURM_TASKS_PER_NODE, SLURM_NODEID, SLURM_JOB_NODELIST) set, in this order; without any of them
 // one process alone. CUDA_VISIBLE_DEVICES with one GPU in it is taken for the process's own.

@@ -80,6 +80,7 @@ Rendezvous FromTorchrun(const Variable& variable) {
   }
   ReadAddress(variable, "", &rendezvous);
   rendezvous.store_is_served = variable("TORCHELASTIC_USE_AGENT_STORE").value_or("") == "True";
+  rendezvous.attempt = variable("TORCHELASTIC_RESTART_COUNT").value_or(rendezvous.attempt);
   return rendezvous;
 }
 

@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <vector>
 
 #include "tests/trainer/expect_error.h"
@@ -43,6 +44,7 @@ TEST(Rendezvous, Torchrun) {
                                  {"MASTER_ADDR", "node7"},
                                  {"MASTER_PORT", "1234"},
                                  {"TORCHELASTIC_USE_AGENT_STORE", "True"},
+                                 {"TORCHELASTIC_RESTART_COUNT", "2"},
                                  {"SLURM_PROCID", "3"}});
   EXPECT_EQ(found.rank, 5);
   EXPECT_EQ(found.size, 8);
@@ -50,6 +52,36 @@ TEST(Rendezvous, Torchrun) {
   EXPECT_EQ(found.address, "node7");
   EXPECT_EQ(found.port, 1234);
   EXPECT_TRUE(found.store_is_served);
+  EXPECT_EQ(found.attempt, "2");
+}
+
+// A store that outlives its group: what was told in it is not heard by the next one.
+TEST(ProcessGroup, ANewAttemptDoesNotHearTheOldOne) {
+  c10d::TCPStoreOptions options;
+  options.isServer = true;
+  options.waitWorkers = false;
+  options.port = 0;
+  const auto served = c10::make_intrusive<c10d::TCPStore>("127.0.0.1", options);
+  for (const std::string attempt : {"0", "1"}) {
+    std::string heard;
+    const auto run = [&](int rank) {
+      Rendezvous rendezvous;
+      rendezvous.rank = rank;
+      rendezvous.size = 2;
+      rendezvous.port = served->getPort();
+      rendezvous.store_is_served = true;
+      rendezvous.attempt = attempt;
+      const auto group = JoinProcessGroup(rendezvous, false, 30);
+      // The other one asks first: all that it could hear at once is old.
+      if (rank == 0) std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      const std::string words = group->FromFirst(rank == 0 ? "attempt " + attempt : "");
+      if (rank == 1) heard = words;
+    };
+    std::thread other(run, 1);
+    run(0);
+    other.join();
+    EXPECT_EQ(heard, "attempt " + attempt);
+  }
 }
 
 TEST(Rendezvous, KubeflowAndSlurm) {
