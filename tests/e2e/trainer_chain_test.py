@@ -21,6 +21,7 @@ import tempfile
 import time
 import unittest
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 OPTIONS = None  # set by main
 SHARED = pathlib.Path(os.environ.get("MAMBAD_SHARED_DATA", pathlib.Path(__file__).resolve().parents[2] / "../shared/data"))
 STORIES = SHARED / "weights/stories260K"
@@ -446,6 +447,18 @@ class ChainTest(unittest.TestCase):
         message = refused("finetune", {**student, **small})
         self.assertIn("student: ", message)
         self.assertIn("model.layers.1.self_attn.", message)
+
+    def test_recipes_in_the_box_are_read(self):
+        """Every line of them is a setting that there is: what fails, in an empty folder, is what should be there and is not."""
+        recipes = sorted(ROOT.glob("deploy/models/*/recipe/*.yaml"))
+        self.assertGreater(len(recipes), 20)
+        for recipe in recipes:
+            with self.subTest(recipe=str(recipe.relative_to(ROOT))), tempfile.TemporaryDirectory() as empty:
+                command = recipe.stem.split("_")[0]
+                result = subprocess.run([OPTIONS.trainer, command, "--config", str(recipe)], cwd=empty, capture_output=True,
+                                        text=True, timeout=60)
+                self.assertEqual(result.returncode, 2)
+                self.assertRegex(result.stderr, "cannot be opened|No such file|does not exist|found neither")
 
 
 def main():
