@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -14,6 +15,11 @@
 #include "trainer/process_group.h"
 
 namespace mambad::testing {
+
+// LibTorch keeps one record of collective operations for all groups of a program and takes note of
+// a group in it without a lock, so that two groups' threads can crash there. It is off from the
+// start of a program that includes this.
+inline const int kRecordingIsOff = setenv("TORCH_FR_BUFFER_SIZE", "0", 1);
 
 // A port of this machine that nobody listens on.
 inline int FreePort() {
