@@ -77,13 +77,6 @@ absl::Status CheckOption(const char* name, int64_t value, int64_t low, int64_t h
       absl::StrCat(name, ": ", value, " given, allowed ", low, " to ", high));
 }
 
-// A draft's own list; none in a GGUF file.
-absl::StatusOr<std::vector<int32_t>> ProposedTokensOf(const Checkpoint& draft) {
-  const std::string& directory = draft.text().directory;
-  if (directory.empty()) return std::vector<int32_t>();
-  return checkpoint::ReadProposedTokens(directory, draft.config().vocabulary);
-}
-
 absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
     const std::string& path, const Checkpoint& checkpoint) {
   const checkpoint::TextFiles& files = checkpoint.text();
@@ -153,7 +146,8 @@ absl::Status EngineCore::OpenModels() {
         Checkpoint::Open(options.draft_model);
     if (!opened.ok()) return opened.status();
     draft = *std::move(opened);
-    absl::StatusOr<std::vector<int32_t>> tokens = ProposedTokensOf(*draft);
+    absl::StatusOr<std::vector<int32_t>> tokens =
+        checkpoint::ReadProposedTokens(draft->text().directory, draft->config().vocabulary);
     if (!tokens.ok()) return tokens.status();
     proposed_tokens = *std::move(tokens);
   }

@@ -116,6 +116,7 @@ absl::StatusOr<std::vector<int32_t>> CheckedProposedTokens(const std::string& so
 
 absl::StatusOr<std::vector<int32_t>> ReadProposedTokens(const std::string& directory,
                                                         int64_t vocabulary) {
+  if (directory.empty()) return std::vector<int32_t>();
   const std::string path = absl::StrCat(directory, kFile);
   const absl::StatusOr<MappedFile> file = MappedFile::Open(path);
   if (absl::IsNotFound(file.status())) return std::vector<int32_t>();

@@ -24,7 +24,8 @@ absl::StatusOr<std::vector<int32_t>> CheckedProposedTokens(const std::string& so
                                                            absl::Span<const int64_t> ids,
                                                            int64_t vocabulary);
 
-// What the directory's file says; empty when there is none: all tokens. A file of at most 64 MiB
+// What the directory's file says; empty when there is none: all tokens. A model without a directory
+// (a GGUF file: directory "") has none. A file of at most 64 MiB
 // with nothing but the list in it; reading ends at the first entry that is wrong, which is an
 // INVALID_ARGUMENT with the file, the entry, what was found and what was expected.
 absl::StatusOr<std::vector<int32_t>> ReadProposedTokens(const std::string& directory,

@@ -72,7 +72,6 @@ void CopyTextFiles(const std::string& from, const std::string& to) {
 }
 
 std::vector<int32_t> ProposedTokensOf(const Checkpoint& file) {
-  if (file.text().directory.empty()) return {};  // a .gguf file
   auto ids = checkpoint::ReadProposedTokens(file.text().directory, file.config().vocabulary);
   if (!ids.ok()) throw std::runtime_error(std::string(ids.status().message()));
   return *std::move(ids);

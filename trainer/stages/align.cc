@@ -3,7 +3,6 @@
 
 #include "absl/strings/str_format.h"
 #include "trainer/layer_choice.h"
-#include "trainer/modules/trained_parameters.h"
 #include "trainer/stages/align_work.h"
 #include "trainer/stages/model_configuration.h"
 #include "trainer/stages/stage.h"
@@ -46,10 +45,8 @@ void RunAlign(const AlignConfig& config) {
   const StageText text =
       OpenStageText(run, config.data, config.loop, config.teacher, teacher->config().vocabulary);
   PackedDataset data(text.train.get(), TrainingOrder(run, config.data));
-  Optimizer optimizer(
-      TrainedGroups(*student, {config.optimizer.learning_rate, config.optimizer.learning_rate,
-                               config.optimizer.weight_decay}),
-      AdamFrom(config.optimizer), run.processes.get());
+  Optimizer optimizer =
+      OptimizerOf(run, *student, config.optimizer, config.optimizer.learning_rate);
   AlignWork work(student.get(), teacher.get(),
                  config.loss == AlignConfig::Loss::kDistance ? AlignmentKind::kDistance
                                                              : AlignmentKind::kRelativeSquaredError,

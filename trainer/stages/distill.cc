@@ -8,7 +8,6 @@
 #include "absl/strings/str_format.h"
 #include "trainer/initialize.h"
 #include "trainer/layer_choice.h"
-#include "trainer/modules/trained_parameters.h"
 #include "trainer/stages/language_work.h"
 #include "trainer/stages/model_configuration.h"
 #include "trainer/stages/stage.h"
@@ -89,10 +88,7 @@ TrainResult TrainPhase(const Distillation& all, LanguageModel* student, const Lo
   });
   student->SetRecompute(loop.activation_checkpointing);
   PackedDataset data(all.text.train.get(), TrainingOrder(all.run, config.data, phase));
-  Optimizer optimizer(
-      TrainedGroups(*student, {config.optimizer.learning_rate, config.rest_learning_rate,
-                               config.optimizer.weight_decay}),
-      AdamFrom(config.optimizer), all.run.processes.get());
+  Optimizer optimizer = OptimizerOf(all.run, *student, config.optimizer, config.rest_learning_rate);
   HeadLossOptions loss;
   loss.divergence_weight = config.divergence_weight;
   loss.cross_entropy_weight = config.cross_entropy_weight;

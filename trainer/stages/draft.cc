@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_format.h"
 #include "trainer/layer_choice.h"
-#include "trainer/modules/trained_parameters.h"
 #include "trainer/stages/frequent_tokens.h"
 #include "trainer/stages/language_work.h"
 #include "trainer/stages/model_configuration.h"
@@ -93,14 +92,12 @@ TrainResult TrainPart(const Drafting& all, LanguageModel* draft, bool acceptance
   const DraftConfig& config = all.config;
   LoopConfig loop = config.loop;
   if (acceptance) loop.steps = config.acceptance_steps;
-  const double learning_rate =
-      acceptance ? config.acceptance_learning_rate : config.optimizer.learning_rate;
   draft->SetTrained([](const checkpoint::Parameter&) { return true; });
   draft->SetRecompute(loop.activation_checkpointing);
   PackedDataset data(all.text.train.get(), TrainingOrder(all.run, config.data, acceptance));
-  Optimizer optimizer(
-      TrainedGroups(*draft, {learning_rate, learning_rate, config.optimizer.weight_decay}),
-      AdamFrom(config.optimizer), all.run.processes.get());
+  OptimizerConfig adam = config.optimizer;
+  if (acceptance) adam.learning_rate = config.acceptance_learning_rate;
+  Optimizer optimizer = OptimizerOf(all.run, *draft, adam, adam.learning_rate);
   HeadLossOptions loss;
   loss.acceptance = acceptance;
   LanguageWork work(draft, &all.target, loss, all.text.held_out.get());

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "trainer/modules/trained_parameters.h"
 #include "trainer/stages/model_configuration.h"
 #include "trainer/stages/preference_work.h"
 #include "trainer/stages/stage.h"
@@ -77,10 +76,8 @@ void RunPreference(const PreferenceConfig& config) {
   const auto reference = LoadModel(run, "student", config.student);
   student->SetTrained([](const checkpoint::Parameter&) { return true; });
   student->SetRecompute(config.loop.activation_checkpointing);
-  Optimizer optimizer(
-      TrainedGroups(*student, {config.optimizer.learning_rate, config.optimizer.learning_rate,
-                               config.optimizer.weight_decay}),
-      AdamFrom(config.optimizer), run.processes.get());
+  Optimizer optimizer =
+      OptimizerOf(run, *student, config.optimizer, config.optimizer.learning_rate);
   PreferenceWork work(student.get(), reference.get(), valid.get(),
                       {config.beta, config.data.row_tokens, config.prompt_tokens,
                        config.loop.evaluate_rows, config.loop.micro_batch},

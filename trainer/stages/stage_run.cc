@@ -28,6 +28,7 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/text/tokenizer.h"
 #include "trainer/free_memory.h"
+#include "trainer/modules/trained_parameters.h"
 #include "trainer/report.h"
 #include "trainer/stages/run_inputs.h"
 #include "trainer/text_file.h"
@@ -370,8 +371,12 @@ TrainLoopOptions LoopOptions(const StageRun& run, const LoopConfig& loop, const 
   return options;
 }
 
-AdamOptions AdamFrom(const OptimizerConfig& config) {
-  return {config.beta1, config.beta2, config.epsilon, config.clip_norm};
+Optimizer OptimizerOf(const StageRun& run, const LanguageModel& model,
+                      const OptimizerConfig& config, double rest_learning_rate) {
+  const AdamOptions adam = {config.beta1, config.beta2, config.epsilon, config.clip_norm};
+  return Optimizer(
+      TrainedGroups(model, {config.learning_rate, rest_learning_rate, config.weight_decay}), adam,
+      run.processes.get());
 }
 
 bool FinishPart(const StageRun& run, const TrainResult& result, const LanguageModel& model,

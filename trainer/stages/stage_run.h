@@ -106,7 +106,10 @@ DatasetOptions TrainingOrder(const StageRun& run, const DataConfig& data, int64_
 TrainLoopOptions LoopOptions(const StageRun& run, const LoopConfig& loop, const std::string& title,
                              const std::string& folder = "");
 
-AdamOptions AdamFrom(const OptimizerConfig& config);
+// Over what `model` trains; peak rates: config.learning_rate for mixers, `rest_learning_rate` for
+// everything else.
+Optimizer OptimizerOf(const StageRun& run, const LanguageModel& model,
+                      const OptimizerConfig& config, double rest_learning_rate);
 
 // After a loop that came to its last step: the model in run.folder + "/" + folder + "/model", true.
 // Else says that the same command goes on from here; false.

@@ -1,6 +1,5 @@
 #include "trainer/stages/text_training.h"
 
-#include "trainer/modules/trained_parameters.h"
 #include "trainer/stages/language_work.h"
 
 namespace mambad::trainer {
@@ -19,9 +18,7 @@ void TrainOnText(const StageRun& run, LanguageModel* model, const std::string& t
   model->SetRecompute(loop.activation_checkpointing);
   const StageText text = OpenStageText(run, data, loop, text_source, model->config().vocabulary);
   PackedDataset rows(text.train.get(), TrainingOrder(run, data));
-  Optimizer steps(
-      TrainedGroups(*model, {optimizer.learning_rate, rest_learning_rate, optimizer.weight_decay}),
-      AdamFrom(optimizer), run.processes.get());
+  Optimizer steps = OptimizerOf(run, *model, optimizer, rest_learning_rate);
   HeadLossOptions loss;
   loss.divergence_weight = 0;
   loss.cross_entropy_weight = 1;
