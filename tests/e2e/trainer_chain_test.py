@@ -23,7 +23,7 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OPTIONS = None  # set by main
-SHARED = pathlib.Path(os.environ.get("MAMBAD_SHARED_DATA", pathlib.Path(__file__).resolve().parents[2] / "../shared/data"))
+SHARED = pathlib.Path(os.environ.get("MAMBAD_SHARED_DATA", ROOT / "../shared/data"))
 STORIES = SHARED / "weights/stories260K"
 STORY_TEXT = SHARED / "text/tinystories_valid.txt"
 

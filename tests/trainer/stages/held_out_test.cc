@@ -150,6 +150,20 @@ TEST_F(HeldOutTest, ADraftEqualToItsTargetIsAlwaysAccepted) {
   }
 }
 
+// Of each token that was written, from log p and log q [tokens, vocabulary] at the token before it.
+std::vector<float> Acceptance(const WrittenAnswer& answer, const Tensor& log_p, const Tensor& log_q,
+                              double temperature) {
+  std::vector<float> acceptance;
+  for (size_t t = answer.prompt_tokens; t < answer.tokens.size(); ++t) {
+    const auto at = static_cast<int64_t>(t) - 1;
+    const double ratio =
+        std::exp((log_q[at][answer.tokens[t]] - log_p[at][answer.tokens[t]]).item<double>());
+    const bool best = log_q[at].argmax().item<int64_t>() == answer.tokens[t];
+    acceptance.push_back(static_cast<float>(temperature == 0 ? best : std::min(1.0, ratio)));
+  }
+  return acceptance;
+}
+
 // Each token of an answer is judged by what the draft says at the token before it.
 TEST_F(HeldOutTest, AcceptanceIsTheDraftsOwn) {
   at::NoGradGuard no_grad;
@@ -165,21 +179,15 @@ TEST_F(HeldOutTest, AcceptanceIsTheDraftsOwn) {
       document.tokens.assign(answer.tokens.begin(), answer.tokens.end());
       const Tensor log_p = LogProbabilities(*model_, document);
       const Tensor log_q = LogProbabilities(*other_, document);
-      acceptance.emplace_back();
-      for (size_t t = answer.prompt_tokens; t < answer.tokens.size(); ++t) {
-        const auto at = static_cast<int64_t>(t) - 1;
-        const double ratio =
-            std::exp((log_q[at][answer.tokens[t]] - log_p[at][answer.tokens[t]]).item<double>());
-        const bool best = log_q[at].argmax().item<int64_t>() == answer.tokens[t];
-        acceptance.back().push_back(
-            static_cast<float>(temperature == 0 ? best : std::min(1.0, ratio)));
-      }
+      acceptance.push_back(Acceptance(answer, log_p, log_q, temperature));
     }
     const SpeculationCounts expected = SimulateSpeculation(acceptance, 2, options.seed);
     const SpeculationCounts found = MeasureAcceptance(*model_, *other_, *store_, options);
     EXPECT_EQ(found.reached, expected.reached) << temperature;
     EXPECT_EQ(found.accepted, expected.accepted) << temperature;
-    if (temperature == 1) EXPECT_GT(expected.accepted[0], 0);
+    if (temperature == 1) {
+      EXPECT_GT(expected.accepted[0], 0);
+    }
   }
 }
 
@@ -204,15 +212,7 @@ TEST_F(HeldOutTest, AcceptanceIsOfProposedTokens) {
       // q of the list, and nothing elsewhere.
       Tensor q = at::zeros_like(log_p);
       q.index_copy_(1, ids, at::softmax(log_p.index_select(1, ids), -1));
-      acceptance.emplace_back();
-      for (size_t t = answer.prompt_tokens; t < answer.tokens.size(); ++t) {
-        const auto at = static_cast<int64_t>(t) - 1;
-        const double ratio =
-            (q[at][answer.tokens[t]] / log_p[at][answer.tokens[t]].exp()).item<double>();
-        const bool best = q[at].argmax().item<int64_t>() == answer.tokens[t];
-        acceptance.back().push_back(
-            static_cast<float>(temperature == 0 ? best : std::min(1.0, ratio)));
-      }
+      acceptance.push_back(Acceptance(answer, log_p, q.log(), temperature));
     }
     // The draft is the target itself: without the list it would always be right.
     model_->SetProposedTokens(list);

@@ -12,8 +12,7 @@
 #include "tests/support/model_directory.h"
 #include "tests/trainer/expect_error.h"
 #include "tests/trainer/small_text.h"
-#include "trainer/modules/language_model.h"
-#include "trainer/stages/new_model.h"
+#include "tests/trainer/stages/small_model.h"
 #include "trainer/stages/stage.h"
 
 namespace mambad::trainer {
@@ -34,14 +33,7 @@ class StageInputs : public ::testing::Test {
 
   void WriteModel(uint64_t seed) {
     testing::WriteSmallTokenizer(folder_.path(), false);
-    NewModelConfig numbers;
-    numbers.family = NewModelConfig::Family::kLlama;
-    numbers.width = 16;
-    numbers.layers = 1;
-    numbers.query_heads = 2;
-    LanguageModel::Create(NewModelConfiguration(numbers, testing::kSmallVocabulary, folder_.path()),
-                          seed, at::kCPU, at::kFloat)
-        ->Save(folder_.path(), checkpoint::StorageType::kFloat32, "");
+    testing::WriteSmallModel(folder_.path(), seed);
   }
 
   void Prepare(const std::string& name, RunConfig* run, DataConfig* data, LoopConfig* loop) {

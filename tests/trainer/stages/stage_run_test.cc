@@ -10,7 +10,7 @@
 #include "tests/support/model_directory.h"
 #include "tests/trainer/expect_error.h"
 #include "tests/trainer/small_text.h"
-#include "trainer/stages/new_model.h"
+#include "tests/trainer/stages/small_model.h"
 #include "trainer/stages/stage.h"
 
 namespace mambad::trainer {
@@ -87,14 +87,7 @@ TEST_F(StageRunTest, HeldOutTextInWhichNothingCountsIsRefused) {
 // Questions that nobody can read are told of before the text is gone through, which takes hours;
 // the text's own fault shows here that its turn had not come.
 TEST_F(StageRunTest, EvaluateOpensEverythingBeforeItMeasures) {
-  NewModelConfig numbers;
-  numbers.family = NewModelConfig::Family::kLlama;
-  numbers.width = 16;
-  numbers.layers = 1;
-  numbers.query_heads = 2;
-  LanguageModel::Create(NewModelConfiguration(numbers, testing::kSmallVocabulary, folder_.path()),
-                        1, at::kCPU, at::kFloat)
-      ->Save(folder_.path(), checkpoint::StorageType::kFloat32, "");
+  testing::WriteSmallModel(folder_.path(), 1);
   EvaluateConfig config;
   config.run = config_.run;
   config.model = folder_.path();
