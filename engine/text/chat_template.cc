@@ -1,9 +1,9 @@
 #include "engine/text/chat_template.h"
 
 #include "absl/status/status.h"
-#include "engine/text/jinja_interpreter.h"
-#include "engine/text/jinja_message.h"
-#include "engine/text/jinja_parser.h"
+#include "engine/text/jinja/interpreter.h"
+#include "engine/text/jinja/message.h"
+#include "engine/text/jinja/parser.h"
 #include "nlohmann/json.hpp"
 
 namespace mambad::text {

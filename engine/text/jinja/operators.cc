@@ -1,12 +1,12 @@
-#include "engine/text/jinja_operators.h"
+#include "engine/text/jinja/operators.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "engine/text/jinja_message.h"
-#include "engine/text/jinja_methods.h"
-#include "engine/text/jinja_unicode.h"
+#include "engine/text/jinja/message.h"
+#include "engine/text/jinja/methods.h"
+#include "engine/text/jinja/unicode.h"
 
 namespace mambad::text::jinja {
 namespace {

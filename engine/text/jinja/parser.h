@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
-#include "engine/text/jinja_syntax.h"
+#include "engine/text/jinja/syntax.h"
 
 namespace mambad::text::jinja {
 

@@ -1,10 +1,10 @@
 #include <array>
 #include <cmath>
 
-#include "engine/text/jinja_builtins.h"
-#include "engine/text/jinja_message.h"
-#include "engine/text/jinja_methods.h"
-#include "engine/text/jinja_operators.h"
+#include "engine/text/jinja/builtins.h"
+#include "engine/text/jinja/message.h"
+#include "engine/text/jinja/methods.h"
+#include "engine/text/jinja/operators.h"
 
 namespace mambad::text::jinja {
 namespace {

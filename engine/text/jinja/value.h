@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "engine/text/jinja_lexer.h"
+#include "engine/text/jinja/lexer.h"
 
 namespace mambad::text::jinja {
 

@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "engine/text/jinja_lexer.h"
-#include "engine/text/jinja_value.h"
+#include "engine/text/jinja/lexer.h"
+#include "engine/text/jinja/value.h"
 
 // The syntax tree of a template: made by the parser, never changed afterwards, walked by the
 // interpreter. Its depth is bounded by kMaximumSyntaxDepth, so walking and destroying it by

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "engine/text/jinja_value.h"
+#include "engine/text/jinja/value.h"
 
 namespace mambad::text::jinja {
 

@@ -1,11 +1,11 @@
-#include "engine/text/jinja_parser.h"
+#include "engine/text/jinja/parser.h"
 
 #include <algorithm>
 #include <initializer_list>
 
 #include "absl/status/status.h"
-#include "engine/text/jinja_builtins.h"
-#include "engine/text/jinja_message.h"
+#include "engine/text/jinja/builtins.h"
+#include "engine/text/jinja/message.h"
 
 namespace mambad::text::jinja {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <string_view>
 
-#include "engine/text/jinja_value.h"
+#include "engine/text/jinja/value.h"
 
 // What the operators of an expression do, as Python and Jinja's sandbox do it. Errors go to the
 // runtime.

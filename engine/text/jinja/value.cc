@@ -1,10 +1,10 @@
-#include "engine/text/jinja_value.h"
+#include "engine/text/jinja/value.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "engine/text/jinja_message.h"
-#include "engine/text/jinja_unicode.h"
+#include "engine/text/jinja/message.h"
+#include "engine/text/jinja/unicode.h"
 
 namespace mambad::text::jinja {
 

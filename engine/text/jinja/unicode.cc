@@ -1,4 +1,4 @@
-#include "engine/text/jinja_unicode.h"
+#include "engine/text/jinja/unicode.h"
 
 #include <string.h>
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/text/jinja_syntax.h"
+#include "engine/text/jinja/syntax.h"
 
 namespace mambad::text::jinja {
 

@@ -4,12 +4,12 @@
 #include <cmath>
 #include <limits>
 
-#include "engine/text/jinja_builtins.h"
-#include "engine/text/jinja_format.h"
-#include "engine/text/jinja_message.h"
-#include "engine/text/jinja_methods.h"
-#include "engine/text/jinja_operators.h"
-#include "engine/text/jinja_unicode.h"
+#include "engine/text/jinja/builtins.h"
+#include "engine/text/jinja/format.h"
+#include "engine/text/jinja/message.h"
+#include "engine/text/jinja/methods.h"
+#include "engine/text/jinja/operators.h"
+#include "engine/text/jinja/unicode.h"
 
 namespace mambad::text::jinja {
 namespace {

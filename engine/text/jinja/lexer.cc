@@ -1,4 +1,4 @@
-#include "engine/text/jinja_lexer.h"
+#include "engine/text/jinja/lexer.h"
 
 #include <algorithm>
 #include <array>
@@ -8,8 +8,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
-#include "engine/text/jinja_message.h"
-#include "engine/text/jinja_unicode.h"
+#include "engine/text/jinja/message.h"
+#include "engine/text/jinja/unicode.h"
 
 namespace mambad::text::jinja {
 namespace {

@@ -1,9 +1,9 @@
-#include "engine/text/jinja_methods.h"
+#include "engine/text/jinja/methods.h"
 
 #include <algorithm>
 
-#include "engine/text/jinja_message.h"
-#include "engine/text/jinja_unicode.h"
+#include "engine/text/jinja/message.h"
+#include "engine/text/jinja/unicode.h"
 
 namespace mambad::text::jinja {
 namespace {

@@ -1,14 +1,14 @@
-#include "engine/text/jinja_interpreter.h"
+#include "engine/text/jinja/interpreter.h"
 
 #include <algorithm>
 #include <string_view>
 
 #include "absl/container/flat_hash_map.h"
-#include "engine/text/jinja_builtins.h"
-#include "engine/text/jinja_format.h"
-#include "engine/text/jinja_message.h"
-#include "engine/text/jinja_methods.h"
-#include "engine/text/jinja_operators.h"
+#include "engine/text/jinja/builtins.h"
+#include "engine/text/jinja/format.h"
+#include "engine/text/jinja/message.h"
+#include "engine/text/jinja/methods.h"
+#include "engine/text/jinja/operators.h"
 
 namespace mambad::text::jinja {
 namespace {

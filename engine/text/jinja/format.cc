@@ -1,11 +1,11 @@
-#include "engine/text/jinja_format.h"
+#include "engine/text/jinja/format.h"
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 
-#include "engine/text/jinja_message.h"
-#include "engine/text/jinja_unicode.h"
+#include "engine/text/jinja/message.h"
+#include "engine/text/jinja/unicode.h"
 
 namespace mambad::text::jinja {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "engine/text/jinja_value.h"
+#include "engine/text/jinja/value.h"
 
 namespace mambad::text::jinja {
 
