@@ -110,6 +110,7 @@ class ThreadedEngine : public Engine {
     return draft.has_value() ? &*draft : nullptr;
   }
   const EngineOptions& options() const override { return core_->facts().options; }
+  const std::vector<std::string>& warnings() const override { return core_->facts().warnings; }
   const SamplingParams& default_sampling() const override {
     return core_->facts().default_sampling;
   }

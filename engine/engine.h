@@ -103,6 +103,9 @@ class Engine {
   // How long a new request would wait: those before it, at the rate at which requests have been
   // ending while there were any. 10 ms to 10 min.
   virtual absl::Duration EstimatedWait() const = 0;
+  // Lines for the operator's log, in the order they were found while opening: what of the model's
+  // files or the options was left out, cut down or looks like a mistake, with file and way out.
+  virtual const std::vector<std::string>& warnings() const = 0;
   // What the check at Open found: OK, or what differed.
   virtual absl::Status self_check() const { return absl::OkStatus(); }
   virtual const ModelInfo& model() const = 0;

@@ -49,6 +49,7 @@ struct EngineFacts {
   std::unique_ptr<const text::Tokenizer> tokenizer;  // null: none
   std::optional<text::ChatTemplate> chat_template;
   text::ChatTemplate::Variables chat_variables;
+  std::vector<std::string> warnings;  // engine.h's: whoever opens a part adds its own
 };
 
 // Tokens of context that can be configured at all.

@@ -151,6 +151,11 @@ absl::Status EngineCore::OpenModels() {
     if (!tokens.ok()) return tokens.status();
     proposed_tokens = *std::move(tokens);
   }
+  facts_.warnings = (*target)->config().warnings;
+  if (draft != nullptr) {
+    const std::vector<std::string>& more = draft->config().warnings;
+    facts_.warnings.insert(facts_.warnings.end(), more.begin(), more.end());
+  }
   if (absl::Status status = ResolveOptions(**target, draft.get()); !status.ok()) return status;
 
   if (backend_ == nullptr)

@@ -68,6 +68,7 @@ class RunningDaemon final : public Daemon {
     absl::StatusOr<std::unique_ptr<Engine>> engine = open_engine_(options_.engine, metrics_.get());
     if (!engine.ok()) return engine.status();
     engine_ = *std::move(engine);
+    for (const std::string& warning : engine_->warnings()) environment_.log.Warning(warning);
     metrics_->SetEngine(engine_.get());
     environment_.engine.store(engine_.get());
     SetServing(true);

@@ -113,6 +113,10 @@ struct ModelConfig {
     std::optional<int> top_k;
   } sampling_defaults;
 
+  // Lines for the operator: settings of the files that were left out or taken differently, each with
+  // the file's name. Reading them is no error.
+  std::vector<std::string> warnings;
+
   bool HasMixer(MixerKind kind) const {
     for (MixerKind mixer : mixers) {
       if (mixer == kind) return true;

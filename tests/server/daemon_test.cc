@@ -48,6 +48,12 @@ TEST(DaemonTest, ServesOnlyWhenTheModelIsLoaded) {
   EXPECT_TRUE(daemon.Generate(TextRequest("hello")).status.ok());
 }
 
+TEST(DaemonTest, LogsWhatTheEngineWarnsOf) {
+  TestDaemon daemon;
+  ASSERT_EQ(daemon.engine().warnings().size(), 1);
+  EXPECT_THAT(daemon.log(), testing::HasSubstr(daemon.engine().warnings()[0]));
+}
+
 TEST(DaemonTest, DrainLetsRunningCallsFinishAndRefusesNewOnes) {
   TestDaemon daemon(TestDaemon::Options(), {.step = absl::Milliseconds(5)});
   grpc::ClientContext context;

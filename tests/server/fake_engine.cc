@@ -153,6 +153,7 @@ class FakeEngine : public Engine {
     return options_.draft_model.empty() ? nullptr : &draft_;
   }
   const EngineOptions& options() const override { return options_; }
+  const std::vector<std::string>& warnings() const override { return warnings_; }
   const SamplingParams& default_sampling() const override { return default_sampling_; }
   const text::Tokenizer* tokenizer() const override {
     return fake_.has_tokenizer ? &tokenizer_ : nullptr;
@@ -356,6 +357,7 @@ class FakeEngine : public Engine {
   }
 
   const EngineOptions options_;
+  const std::vector<std::string> warnings_ = {"the scripted engine serves no model"};
   StepObserver* const observer_;
   const FakeOptions fake_;
   const ByteTokenizer tokenizer_;
