@@ -19,8 +19,34 @@
 
 namespace mambad::checkpoint {
 
-// How the numbers are stored in the file.
-enum class StorageType { kFloat32, kFloat16, kBFloat16, kQ8_0, kQ4_0, kQ4_1, kQ4_K, kQ6_K };
+// How the numbers are stored in the file: three plain types, then llama.cpp's quantised ones.
+enum class StorageType {
+  kFloat32,
+  kFloat16,
+  kBFloat16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ1_S,
+  kIQ1_M,
+  kIQ2_XXS,
+  kIQ2_XS,
+  kIQ2_S,
+  kIQ3_XXS,
+  kIQ3_S,
+  kIQ4_NL,
+  kIQ4_XS,
+  kTQ1_0,
+  kTQ2_0,
+  kMXFP4,
+};
 
 // The text side of a model, as contents: engine/text makes a tokenizer and a chat template of it.
 struct TextFiles {

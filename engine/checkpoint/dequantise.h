@@ -6,6 +6,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <string>
 
 #include "engine/checkpoint/checkpoint.h"
 
@@ -17,6 +19,12 @@ struct StorageBlock {
 };
 StorageBlock BlockOf(StorageType type);
 const char* StorageTypeName(StorageType type);
+
+// The type that a GGUF file means by a number; nothing when it is not read here.
+std::optional<StorageType> StorageTypeOfGguf(uint32_t number);
+// For messages: the name of a type that is not read ("Q8_K"), and those that are ("F32, F16, ...").
+std::string GgufTypeText(uint32_t number);
+std::string ReadableGgufTypes();
 
 // `count` numbers, a multiple of the block, from `data`; no alignment needed.
 void Dequantise(StorageType type, const std::byte* data, int64_t count, float* out);

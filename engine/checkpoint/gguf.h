@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -19,6 +20,13 @@ namespace mambad::checkpoint {
 // one type.
 using GgufValue = std::variant<int64_t, double, std::string, std::vector<int64_t>,
                                std::vector<double>, std::vector<std::string>>;
+
+// A number of any type; nothing for texts and lists.
+std::optional<double> GgufNumber(const GgufValue& value);
+// A list of numbers of any type; nothing for what is no list, and for texts.
+std::optional<std::vector<double>> GgufNumbers(const GgufValue& value);
+// "a number", "a text", "a list of numbers", "a list of texts": for messages.
+const char* GgufValueKind(const GgufValue& value);
 
 struct GgufFile {
   std::map<std::string, GgufValue> metadata;

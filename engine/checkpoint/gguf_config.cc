@@ -40,26 +40,62 @@ class Reader {
   }
 
  private:
-  template <typename T>
-  const T* Find(const std::string& key) {
+  const GgufValue* Find(const std::string& key) const {
     const auto it = file_.metadata.find(key);
-    if (it == file_.metadata.end()) return nullptr;
-    const T* value = std::get_if<T>(&it->second);
-    if (value == nullptr) Fail(absl::StrCat(key, ": of another type than expected"));
-    return value;
+    return it == file_.metadata.end() ? nullptr : &it->second;
+  }
+  void FailType(const std::string& key, const char* expected) {
+    Fail(absl::StrCat(key, ": ", GgufValueKind(*Find(key)), " found, ", expected, " expected"));
   }
   std::optional<std::string> Text(const std::string& key) {
-    const std::string* value = Find<std::string>(key);
-    return value == nullptr ? std::nullopt : std::optional<std::string>(*value);
-  }
-  std::optional<int64_t> Integer(const std::string& key, int64_t low, int64_t high) {
-    const int64_t* value = Find<int64_t>(key);
+    const GgufValue* value = Find(key);
     if (value == nullptr) return std::nullopt;
-    if (*value < low || *value > high) {
-      Fail(absl::StrCat(key, ": ", *value, " found, ", low, " to ", high, " expected"));
+    if (const auto* text = std::get_if<std::string>(value)) return *text;
+    FailType(key, "a text");
+    return std::nullopt;
+  }
+  std::vector<std::string> Texts(const std::string& key) {
+    const GgufValue* value = Find(key);
+    if (value == nullptr) return {};
+    if (const auto* texts = std::get_if<std::vector<std::string>>(value)) return *texts;
+    const auto numbers = GgufNumbers(*value);  // an empty list has some type or other
+    if (!numbers.has_value() || !numbers->empty()) FailType(key, "a list of texts");
+    return {};
+  }
+  std::vector<double> Numbers(const std::string& key) {
+    const GgufValue* value = Find(key);
+    if (value == nullptr) return {};
+    std::optional<std::vector<double>> numbers = GgufNumbers(*value);
+    if (!numbers.has_value()) FailType(key, "a list of numbers");
+    return std::move(numbers).value_or(std::vector<double>());
+  }
+  // Writers keep a number in whatever type they please, and one for all layers as a list of equal
+  // ones.
+  std::optional<double> AnyNumber(const std::string& key) {
+    const GgufValue* value = Find(key);
+    if (value == nullptr) return std::nullopt;
+    if (const std::optional<double> number = GgufNumber(*value)) return number;
+    const std::optional<std::vector<double>> list = GgufNumbers(*value);
+    if (!list.has_value() || list->empty()) {
+      FailType(key, "a number");
       return std::nullopt;
     }
-    return *value;
+    if (std::any_of(list->begin(), list->end(), [&](double n) { return n != list->front(); })) {
+      Refuse(absl::StrCat(key, ": other numbers for other layers"));
+      return std::nullopt;
+    }
+    return list->front();
+  }
+  std::optional<int64_t> Integer(const std::string& key, int64_t low, int64_t high) {
+    const std::optional<double> value = AnyNumber(key);
+    if (!value.has_value()) return std::nullopt;
+    if (!(*value >= static_cast<double>(low) && *value <= static_cast<double>(high)) ||
+        std::floor(*value) != *value) {
+      Fail(absl::StrCat(key, ": ", *value, " found, a whole number from ", low, " to ", high,
+                        " expected"));
+      return std::nullopt;
+    }
+    return static_cast<int64_t>(*value);
   }
   int64_t Required(const std::string& suffix, int64_t low, int64_t high) {
     const std::string key = absl::StrCat(architecture_, ".", suffix);
@@ -71,8 +107,8 @@ class Reader {
   }
   double Number(const std::string& suffix, double low, double high, double absent) {
     const std::string key = absl::StrCat(architecture_, ".", suffix);
-    const double* value = Find<double>(key);
-    if (value == nullptr) return absent;
+    const std::optional<double> value = AnyNumber(key);
+    if (!value.has_value()) return absent;
     if (!(*value >= low && *value <= high))
       Fail(absl::StrCat(key, ": ", *value, " found, ", low, " to ", high, " expected"));
     return *value;
@@ -213,19 +249,16 @@ class Reader {
     text_.tokenizer_model = Text("tokenizer.ggml.model").value_or("");
     text_.pre_tokenizer = Text("tokenizer.ggml.pre").value_or("");
     text_.chat_template = Text("tokenizer.chat_template").value_or("");
-    if (const auto* pieces = Find<std::vector<std::string>>("tokenizer.ggml.tokens"))
-      text_.pieces = *pieces;
-    if (const auto* merges = Find<std::vector<std::string>>("tokenizer.ggml.merges"))
-      text_.merges = *merges;
-    if (const auto* scores = Find<std::vector<double>>("tokenizer.ggml.scores")) {
-      text_.scores.assign(scores->begin(), scores->end());
+    text_.pieces = Texts("tokenizer.ggml.tokens");
+    text_.merges = Texts("tokenizer.ggml.merges");
+    for (const double score : Numbers("tokenizer.ggml.scores")) {
+      text_.scores.push_back(static_cast<float>(score));
     }
-    if (const auto* types = Find<std::vector<int64_t>>("tokenizer.ggml.token_type")) {
-      for (int64_t type : *types) {
-        if (type < 1 || type > 6)
-          return Fail(absl::StrCat("tokenizer.ggml.token_type: ", type, " found, 1 to 6 expected"));
-        text_.piece_types.push_back(static_cast<int32_t>(type));
+    for (const double type : Numbers("tokenizer.ggml.token_type")) {
+      if (!(type >= 1 && type <= 6 && std::floor(type) == type)) {
+        return Fail(absl::StrCat("tokenizer.ggml.token_type: ", type, " found, 1 to 6 expected"));
       }
+      text_.piece_types.push_back(static_cast<int32_t>(type));
     }
     const int64_t last = static_cast<int64_t>(text_.pieces.size()) - 1;
     const auto id = [&](const char* key) {
