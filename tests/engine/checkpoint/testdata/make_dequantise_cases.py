@@ -31,6 +31,8 @@ def blocks_of(name, count, scales, draw):
         blocks[:, at + 1] &= 0xBF  # exponents below that of infinity
     if name == "BF16":
         blocks[:, 1] &= 0xBF
+    if name == "MXFP4":
+        blocks[:, 0] = numpy.minimum(blocks[:, 0], 250)  # of 254 and 255 not every product is finite
     if name == "IQ1_M":
         blocks[:, 55] &= 0xBF  # the upper nibble of its last word is the scale's upper one
     return blocks
