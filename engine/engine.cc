@@ -110,6 +110,8 @@ class ThreadedEngine : public Engine {
     return draft.has_value() ? &*draft : nullptr;
   }
   const EngineOptions& options() const override { return core_->facts().options; }
+  const std::string& device() const override { return core_->facts().device; }
+  const MemoryPlan& memory() const override { return core_->facts().memory; }
   const std::vector<std::string>& warnings() const override { return core_->facts().warnings; }
   const SamplingParams& default_sampling() const override {
     return core_->facts().default_sampling;
@@ -259,5 +261,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const EngineOptions& option
   }
   return std::make_unique<ThreadedEngine>(*std::move(core), std::move(self_check));
 }
+
+absl::Status Engine::Check(const EngineOptions& options) { return EngineCore::Check(options); }
 
 }  // namespace mambad

@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/memory_plan.h"
 #include "engine/options.h"
 #include "engine/request.h"
 #include "engine/text/chat_template.h"
@@ -82,6 +83,10 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> Open(const EngineOptions& options,
                                                       StepObserver* observer = nullptr);
 
+  // What Open refuses without reading weights: options, the heads of model files, tokenizer, memory.
+  // OK: Open will only fail for what changes until then.
+  static absl::Status Check(const EngineOptions& options);
+
   // Cancels what runs, joins the engine thread. Not from a sink or the observer: dies with words.
   virtual ~Engine() = default;
 
@@ -103,6 +108,10 @@ class Engine {
   // How long a new request would wait: those before it, at the rate at which requests have been
   // ending while there were any. 10 ms to 10 min.
   virtual absl::Duration EstimatedWait() const = 0;
+  // "CPU, AVX-512, 2 threads"
+  virtual const std::string& device() const = 0;
+  // What was taken of the device's memory, and what was free before.
+  virtual const MemoryPlan& memory() const = 0;
   // Lines for the operator's log, in the order they were found while opening: what of the model's
   // files or the options was left out, cut down or looks like a mistake, with file and way out.
   virtual const std::vector<std::string>& warnings() const = 0;

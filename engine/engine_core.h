@@ -26,6 +26,7 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/draft_length.h"
 #include "engine/engine.h"
+#include "engine/memory_plan.h"
 #include "engine/model/model.h"
 #include "engine/options.h"
 #include "engine/request.h"
@@ -45,6 +46,8 @@ struct EngineFacts {
   EngineOptions options;  // resolved: no zeros that mean "choose"
   ModelInfo model;
   std::optional<ModelInfo> draft_model;
+  std::string device;  // and instruction set and threads
+  MemoryPlan memory;
   SamplingParams default_sampling;
   std::unique_ptr<const text::Tokenizer> tokenizer;  // null: none
   std::optional<text::ChatTemplate> chat_template;
@@ -64,6 +67,8 @@ class EngineCore {
   static absl::StatusOr<std::unique_ptr<EngineCore>> Open(
       const EngineOptions& options, StepObserver* observer,
       std::unique_ptr<kernels::Backend> backend = nullptr);
+  // engine.h's.
+  static absl::Status Check(const EngineOptions& options);
   ~EngineCore();
 
   const EngineFacts& facts() const { return facts_; }
@@ -109,10 +114,15 @@ class EngineCore {
   bool AllowsMoreThanStops(const Request& request) const;
 
   // Start-up, in order.
-  absl::Status OpenModels();
+  struct ModelFiles;
+  absl::Status Prepare(ModelFiles* files);  // all that can be refused before weights are read
+  absl::Status OpenFiles(ModelFiles* files);
+  absl::Status ResolveOptions(const ModelFiles& files);
+  absl::Status ResolveMemory(const ModelFiles& files);
   absl::Status OpenText(const checkpoint::Checkpoint& checkpoint);
-  absl::Status ResolveOptions(const checkpoint::Checkpoint& target,
-                              const checkpoint::Checkpoint* draft);
+  void AddWarnings(const std::vector<std::string>& lines);
+  absl::Status LoadModels(const ModelFiles& files);
+  void CreateParts(const checkpoint::ModelConfig& config);
 
   // The phases of a step.
   void EndLateAndCancelled(absl::Time now);

@@ -19,6 +19,9 @@ using checkpoint::ModelConfig;
 constexpr int64_t kUnboundedContext =
     32768;  // served by default where the model itself has no limit
 constexpr int kMaxSequences = 4096;
+constexpr int kStepRows = 256;
+constexpr int kLeastRowsPerSequence = 2;
+constexpr int64_t kCacheTokensPerSequence = 2048;  // room by default
 // Pages over all slots that page tables may name: 1 GiB, on the host and on the device.
 constexpr int64_t kMaxTableEntries = int64_t{1} << 28;
 
@@ -71,10 +74,44 @@ SamplingParams DefaultSampling(const ModelConfig& config) {
   return params;
 }
 
-absl::Status CheckOption(const char* name, int64_t value, int64_t low, int64_t high) {
+absl::Status CheckRange(const char* name, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(name, ": ", value, " given, allowed ", low, " to ", high));
+}
+
+// What can be said of options without a model. Names are those of the configuration file.
+absl::Status CheckRanges(const EngineOptions& options) {
+  if (options.device != "auto" && options.device != "cpu") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("compute.device: \"", options.device,
+                     "\" given; this build has \"auto\" and \"cpu\""));
+  }
+  const absl::Status checks[] = {
+      CheckRange("batching.max_sequences", options.max_sequences, 1, kMaxSequences),
+      CheckRange("batching.max_context", options.max_context, 0, kMaxContext),
+      CheckRange("batching.kv_cache_tokens", options.kv_cache_tokens, 0, int64_t{1} << 32),
+      CheckRange("batching.max_step_rows", options.max_step_rows, 0, 1 << 16),
+      CheckRange("batching.max_waiting", options.max_waiting, 0, 1 << 20),
+      CheckRange("speculation.max_draft_length", options.max_draft_length, 1, kMaxDraftLength),
+      CheckRange("compute.threads", options.threads, 0, 1024),
+  };
+  for (const absl::Status& status : checks) {
+    if (!status.ok()) return status;
+  }
+  const int64_t least = int64_t{kLeastRowsPerSequence} * options.max_sequences;
+  if (options.max_step_rows == 0 || options.max_step_rows >= least) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "batching.max_step_rows: ", options.max_step_rows, " is too few for batching.max_sequences: ",
+      options.max_sequences, " (at least ", least, ", or 0: chosen)"));
+}
+
+absl::Status CheckPageTable(const EngineOptions& options, bool has_attention) {
+  const int64_t longest = kMaxTableEntries / options.max_sequences * kernels::kPageTokens;
+  if (!has_attention || options.max_context <= longest) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "batching.max_context: ", options.max_context, " given, allowed at most ", longest,
+      " with batching.max_sequences ", options.max_sequences));
 }
 
 absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
@@ -120,6 +157,13 @@ absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
 
 }  // namespace
 
+// The files that an engine is opened from. Mapped, not read; they go when it is open.
+struct EngineCore::ModelFiles {
+  std::unique_ptr<const Checkpoint> target;
+  std::unique_ptr<const Checkpoint> draft;  // null: none
+  std::vector<int32_t> proposed_tokens;     // the draft's; empty: all
+};
+
 absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(
     const EngineOptions& options, StepObserver* observer,
     std::unique_ptr<kernels::Backend> backend) {
@@ -127,75 +171,102 @@ absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(
   core->facts_.options = options;
   core->observer_ = observer;
   core->backend_ = std::move(backend);
-  if (absl::Status status = core->OpenModels(); !status.ok()) return status;
+  ModelFiles files;
+  if (absl::Status status = core->Prepare(&files); !status.ok()) return status;
+  if (absl::Status status = core->LoadModels(files); !status.ok()) return status;
+  core->CreateParts(files.target->config());
   return core;
 }
 
-absl::Status EngineCore::OpenModels() {
-  EngineOptions& options = facts_.options;
-  if (options.device != "auto" && options.device != "cpu") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "device: \"", options.device, "\" given; this build has \"auto\" and \"cpu\""));
-  }
-  absl::StatusOr<std::unique_ptr<const Checkpoint>> target = Checkpoint::Open(options.model);
-  if (!target.ok()) return target.status();
-  std::unique_ptr<const Checkpoint> draft;
-  std::vector<int32_t> proposed_tokens;
-  if (!options.draft_model.empty()) {
-    absl::StatusOr<std::unique_ptr<const Checkpoint>> opened =
-        Checkpoint::Open(options.draft_model);
-    if (!opened.ok()) return opened.status();
-    draft = *std::move(opened);
-    absl::StatusOr<std::vector<int32_t>> tokens =
-        checkpoint::ReadProposedTokens(draft->text().directory, draft->config().vocabulary);
-    if (!tokens.ok()) return tokens.status();
-    proposed_tokens = *std::move(tokens);
-  }
-  facts_.warnings = (*target)->config().warnings;
-  if (draft != nullptr) {
-    const std::vector<std::string>& more = draft->config().warnings;
-    facts_.warnings.insert(facts_.warnings.end(), more.begin(), more.end());
-  }
-  if (absl::Status status = ResolveOptions(**target, draft.get()); !status.ok()) return status;
+absl::Status EngineCore::Check(const EngineOptions& options) {
+  EngineCore core;
+  core.facts_.options = options;
+  ModelFiles files;
+  return core.Prepare(&files);
+}
 
-  if (backend_ == nullptr)
-    backend_ = kernels::CreateCpuBackend({options.threads, options.bfloat16_activations});
-  const int64_t context = options.max_context;
+absl::Status EngineCore::Prepare(ModelFiles* files) {
+  if (absl::Status status = CheckRanges(facts_.options); !status.ok()) return status;
+  if (absl::Status status = OpenFiles(files); !status.ok()) return status;
+  if (absl::Status status = ResolveOptions(*files); !status.ok()) return status;
+  if (backend_ == nullptr) {
+    backend_ =
+        kernels::CreateCpuBackend({facts_.options.threads, facts_.options.bfloat16_activations});
+  }
+  facts_.device = backend_->Description();
+  AddWarnings(backend_->Warnings());
+  if (absl::Status status = ResolveMemory(*files); !status.ok()) return status;
+  return OpenText(*files->target);
+}
+
+void EngineCore::AddWarnings(const std::vector<std::string>& lines) {
+  facts_.warnings.insert(facts_.warnings.end(), lines.begin(), lines.end());
+}
+
+absl::Status EngineCore::OpenFiles(ModelFiles* files) {
+  const EngineOptions& options = facts_.options;
+  absl::StatusOr<std::unique_ptr<const Checkpoint>> opened = Checkpoint::Open(options.model);
+  if (!opened.ok()) return opened.status();
+  files->target = *std::move(opened);
+  AddWarnings(files->target->config().warnings);
+  if (options.draft_model.empty()) return absl::OkStatus();
+  opened = Checkpoint::Open(options.draft_model);
+  if (!opened.ok()) return opened.status();
+  files->draft = *std::move(opened);
+  AddWarnings(files->draft->config().warnings);
+  const Checkpoint& draft = *files->draft;
+  absl::StatusOr<std::vector<int32_t>> tokens =
+      checkpoint::ReadProposedTokens(draft.text().directory, draft.config().vocabulary);
+  if (!tokens.ok()) return tokens.status();
+  files->proposed_tokens = *std::move(tokens);
+  return absl::OkStatus();
+}
+
+absl::Status EngineCore::LoadModels(const ModelFiles& files) {
+  const EngineOptions& options = facts_.options;
   ModelLimits limits;
   limits.max_rows = options.max_step_rows;
-  limits.max_logit_rows =
-      std::min(options.max_step_rows, options.max_sequences * (options.max_draft_length + 1) + 32);
+  limits.max_logit_rows = MaxLogitRows(options);
   limits.max_sequences = options.max_sequences;
-  limits.max_context = context;
+  limits.max_context = options.max_context;
+  StatePoolShape shape{options.max_sequences, options.max_context, options.kv_cache_tokens, false};
   absl::StatusOr<std::unique_ptr<Model>> model =
-      Model::Load(**target, options.weight_type, limits, *backend_);
+      Model::Load(*files.target, options.weight_type, limits, *backend_);
   if (!model.ok()) return model.status();
   target_ = *std::move(model);
-  target_state_ = std::make_unique<StatePool>(
-      target_->weights().blocks(),
-      StatePoolShape{options.max_sequences, context, options.kv_cache_tokens, false}, *backend_);
-  facts_.model = Describe(options.model, **target, *target_, *target_state_, context);
+  target_state_ = std::make_unique<StatePool>(target_->weights().blocks(), shape, *backend_);
+  facts_.model =
+      Describe(options.model, *files.target, *target_, *target_state_, options.max_context);
+  if (files.draft == nullptr) return absl::OkStatus();
 
-  if (draft != nullptr) {
-    ModelLimits draft_limits = limits;
-    draft_limits.max_logit_rows = options.max_sequences;
-    model = Model::Load(*draft, options.weight_type, draft_limits, *backend_, proposed_tokens);
-    if (!model.ok()) return model.status();
-    draft_ = *std::move(model);
-    draft_state_ = std::make_unique<StatePool>(
-        draft_->weights().blocks(),
-        StatePoolShape{options.max_sequences, context, options.kv_cache_tokens, true}, *backend_);
-    facts_.draft_model = Describe(options.draft_model, *draft, *draft_, *draft_state_, context);
+  limits.max_logit_rows = options.max_sequences;
+  model = Model::Load(*files.draft, options.weight_type, limits, *backend_, files.proposed_tokens);
+  if (!model.ok()) return model.status();
+  draft_ = *std::move(model);
+  shape.keeps_working = true;
+  draft_state_ = std::make_unique<StatePool>(draft_->weights().blocks(), shape, *backend_);
+  facts_.draft_model =
+      Describe(options.draft_model, *files.draft, *draft_, *draft_state_, options.max_context);
+  if (facts_.draft_model->parameters > facts_.model.parameters) {
+    AddWarnings({absl::StrCat("draft_model: ", options.draft_model, " has ",
+                              facts_.draft_model->parameters, " parameters, the model ",
+                              options.model, " ", facts_.model.parameters,
+                              ": a draft is to be the smaller one; are they swapped?")});
   }
+  return absl::OkStatus();
+}
 
-  const ModelConfig& config = (*target)->config();
+// What works on the models, and room for all that a step needs.
+void EngineCore::CreateParts(const ModelConfig& config) {
+  const EngineOptions& options = facts_.options;
   sampler_ = std::make_unique<Sampler>(options.max_sequences, config.vocabulary,
                                        config.padded_vocabulary, *backend_);
   decoder_ = std::make_unique<SpeculativeDecoder>(
-      SpeculativeDecoder::Shape{options.max_sequences, limits.max_rows, limits.max_logit_rows,
+      SpeculativeDecoder::Shape{options.max_sequences, options.max_step_rows, MaxLogitRows(options),
                                 options.max_draft_length},
       *backend_, *target_, *target_state_, draft_.get(), draft_state_.get(), *sampler_);
-  scheduler_ = std::make_unique<Scheduler>(SchedulerLimits{limits.max_rows, limits.max_logit_rows});
+  scheduler_ =
+      std::make_unique<Scheduler>(SchedulerLimits{options.max_step_rows, MaxLogitRows(options)});
   for (int slot = options.max_sequences - 1; slot >= 0; --slot) free_slots_.push_back(slot);
   plan_.reserve(options.max_sequences);
   running_.reserve(options.max_sequences);
@@ -210,14 +281,17 @@ absl::Status EngineCore::OpenModels() {
   facts_.default_sampling = DefaultSampling(config);
   set_speculation_enabled(options.speculation);
   UpdateGauges(absl::UnixEpoch());
-  return OpenText(**target);
 }
 
 // A model without a tokenizer serves token ids; one with a broken tokenizer is an error.
 absl::Status EngineCore::OpenText(const Checkpoint& checkpoint) {
   absl::StatusOr<std::unique_ptr<const text::Tokenizer>> tokenizer =
       OpenTokenizerOf(facts_.options.model, checkpoint);
-  if (absl::IsNotFound(tokenizer.status())) return absl::OkStatus();
+  if (absl::IsNotFound(tokenizer.status())) {
+    AddWarnings({absl::StrCat(facts_.options.model,
+                              ": no tokenizer: only token ids are served, no text")});
+    return absl::OkStatus();
+  }
   if (!tokenizer.ok()) return tokenizer.status();
   facts_.tokenizer = *std::move(tokenizer);
   if (facts_.tokenizer->vocabulary_size() > checkpoint.config().padded_vocabulary) {
@@ -249,48 +323,64 @@ absl::Status EngineCore::OpenText(const Checkpoint& checkpoint) {
   return absl::OkStatus();
 }
 
-absl::Status EngineCore::ResolveOptions(const Checkpoint& target, const Checkpoint* draft) {
+absl::Status EngineCore::ResolveOptions(const ModelFiles& files) {
   EngineOptions& options = facts_.options;
-  const ModelConfig& config = target.config();
-  const absl::Status checks[] = {
-      CheckOption("max_sequences", options.max_sequences, 1, kMaxSequences),
-      CheckOption("max_context", options.max_context, 0, kMaxContext),
-      CheckOption("kv_cache_tokens", options.kv_cache_tokens, 0, int64_t{1} << 32),
-      CheckOption("max_step_rows", options.max_step_rows, int64_t{2} * options.max_sequences,
-                  1 << 16),
-      CheckOption("max_waiting", options.max_waiting, 0, 1 << 20),
-      CheckOption("max_draft_length", options.max_draft_length, 1, kMaxDraftLength),
-      CheckOption("threads", options.threads, 0, 1024),
-  };
-  for (const absl::Status& status : checks) {
-    if (!status.ok()) return status;
-  }
-  if (draft != nullptr && (draft->config().vocabulary != config.vocabulary ||
-                           draft->config().padded_vocabulary != config.padded_vocabulary)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        options.draft_model, ": draft model has a vocabulary of ", draft->config().vocabulary, " (",
-        draft->config().padded_vocabulary, " rows), the target of ", config.vocabulary, " (",
-        config.padded_vocabulary, " rows); they must be the same"));
-  }
-  int64_t model_context = config.context_length > 0 ? config.context_length : kUnboundedContext;
-  if (config.context_length > 0 && options.max_context > config.context_length) {
-    return absl::InvalidArgumentError(absl::StrCat("max_context: ", options.max_context,
-                                                   " given, but the model's limit is ",
-                                                   config.context_length));
-  }
-  if (options.max_context == 0) options.max_context = model_context;
-  if (options.kv_cache_tokens == 0) {
-    options.kv_cache_tokens = std::max(
-        options.max_context, std::min<int64_t>(options.max_context, 2048) * options.max_sequences);
-  }
-  if (config.HasMixer(checkpoint::MixerKind::kAttention)) {
-    options.max_context = std::min(options.max_context, options.kv_cache_tokens);
-    const int64_t longest = kMaxTableEntries / options.max_sequences * kernels::kPageTokens;
-    if (options.max_context > longest) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("max_context: ", options.max_context, " given, allowed at most ", longest,
-                       " with max_sequences ", options.max_sequences));
+  const ModelConfig& config = files.target->config();
+  if (files.draft != nullptr) {
+    const ModelConfig& draft = files.draft->config();
+    if (draft.vocabulary != config.vocabulary ||
+        draft.padded_vocabulary != config.padded_vocabulary) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          options.draft_model, ": draft model has a vocabulary of ", draft.vocabulary, " (",
+          draft.padded_vocabulary, " rows), the target of ", config.vocabulary, " (",
+          config.padded_vocabulary, " rows); they must be the same"));
     }
+  }
+  if (options.max_step_rows == 0) {
+    options.max_step_rows = std::max(kStepRows, kLeastRowsPerSequence * options.max_sequences);
+  }
+  if (config.context_length > 0 && options.max_context > config.context_length) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("batching.max_context: ", options.max_context,
+                     " given, but the model's limit is ", config.context_length));
+  }
+  if (options.max_context == 0) {
+    options.max_context = config.context_length > 0 ? config.context_length : kUnboundedContext;
+  }
+  return absl::OkStatus();
+}
+
+// The cache's room, chosen or given, and with it how long a sequence may get.
+absl::Status EngineCore::ResolveMemory(const ModelFiles& files) {
+  EngineOptions& options = facts_.options;
+  const bool has_attention = files.target->config().HasMixer(checkpoint::MixerKind::kAttention);
+  const int64_t context = options.max_context;
+  const bool chosen = options.kv_cache_tokens == 0;
+  if (chosen) {
+    options.kv_cache_tokens =
+        std::max(context, std::min(context, kCacheTokensPerSequence) * options.max_sequences);
+  }
+  const auto plan = [&] {
+    if (has_attention) options.max_context = std::min(context, options.kv_cache_tokens);
+    facts_.memory =
+        PlanMemory(*files.target, files.draft.get(),
+                   static_cast<int64_t>(files.proposed_tokens.size()), options, *backend_);
+  };
+  plan();
+  if (absl::Status status = CheckPageTable(options, has_attention); !status.ok()) return status;
+  const int64_t wanted = options.kv_cache_tokens;
+  if (chosen) options.kv_cache_tokens = FittingCacheTokens(facts_.memory, wanted);
+  if (options.kv_cache_tokens < wanted) {
+    plan();
+    AddWarnings({absl::StrCat("batching.kv_cache_tokens: free memory has room for ",
+                              options.kv_cache_tokens, " tokens of keys and values; ", wanted,
+                              " would be taken of more")});
+  }
+  if (absl::Status status = CheckFits(facts_.memory, options); !status.ok()) return status;
+  if (options.max_context < context) {
+    AddWarnings({absl::StrCat("batching.kv_cache_tokens: ", options.kv_cache_tokens,
+                              " cuts the context from ", context, " to ", options.max_context,
+                              " tokens")});
   }
   return absl::OkStatus();
 }

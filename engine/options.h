@@ -41,8 +41,9 @@ struct EngineOptions {
       0;  // tokens of prompt + answer; 0: the model's own limit, or 32768 without one
   int64_t kv_cache_tokens = 0;  // room for keys and values, tokens over all sequences; 0:
                                 // max_sequences * 2048 or one whole context, the larger
-  int max_step_rows =
-      256;  // rows the target scores in one step: bounds the time between tokens while prompts run
+  // Rows the target scores in one step: bounds the time between tokens while prompts run. 0: 256, or
+  // two a sequence where that is more, as every sequence must find room for a draft.
+  int max_step_rows = 0;
   int max_waiting = 256;  // requests queued beyond those running; more are refused at once
   int64_t max_waiting_tokens = 1 << 20;  // prompt tokens in the queue
 

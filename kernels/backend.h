@@ -31,6 +31,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/buffer.h"
 #include "kernels/tensor.h"
@@ -329,6 +330,12 @@ class Backend {
   virtual std::string Description()
       const = 0;  // device and instruction set, for logs and benchmarks
 
+  // Why this device may be slower than it could be, here and now: lines for the operator, with the
+  // setting to change. Mostly empty.
+  virtual std::vector<std::string> Warnings() const = 0;
+
+  // Bytes of the device's memory that may still be taken, as it says itself; -1: it does not say.
+  virtual int64_t FreeBytes() const = 0;
   // Memory, zeroed, aligned to 64 bytes at least. Nothing of one backend outlives it.
   virtual Buffer Allocate(size_t bytes) = 0;
   virtual void Write(void* device, const void* host, size_t bytes) = 0;  // in order with operations

@@ -29,7 +29,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--threads", flags->threads,
                   "Compute threads of the CPU; 0: one a core (default 0)");
   app->add_flag("--check-config", flags->check_config,
-                "Check the configuration and exit: 0 good, 2 bad");
+                "Check the configuration, and the models' files but their weights, and exit: 0 good, 2 bad");
   app->add_flag("--version", flags->version, "Print the version and exit");
 }
 

@@ -16,6 +16,7 @@
 #include "server/call_environment.h"
 #include "server/generation_service.h"
 #include "server/metrics.h"
+#include "server/start_report.h"
 #include "server/text_worker.h"
 
 namespace mambad::server {
@@ -68,7 +69,8 @@ class RunningDaemon final : public Daemon {
     absl::StatusOr<std::unique_ptr<Engine>> engine = open_engine_(options_.engine, metrics_.get());
     if (!engine.ok()) return engine.status();
     engine_ = *std::move(engine);
-    for (const std::string& warning : engine_->warnings()) environment_.log.Warning(warning);
+    for (const std::string& line : StartReport(*engine_)) environment_.log.Info(line);
+    for (const std::string& line : engine_->warnings()) environment_.log.Warning(line);
     metrics_->SetEngine(engine_.get());
     environment_.engine.store(engine_.get());
     SetServing(true);

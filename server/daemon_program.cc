@@ -96,7 +96,8 @@ void WarnWhenOpen(const ServerOptions& options, RequestLog* log) {
 
 }  // namespace
 
-int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpener open_engine) {
+int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpener open_engine,
+                     const EngineChecker& check_engine) {
   absl::StatusOr<CommandLine> command = ParseCommandLine(argument_count, arguments);
   if (!command.ok()) return Refuse(command.status());
   if (command->action == CommandLine::Action::kPrint) {
@@ -104,6 +105,8 @@ int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpe
     return 0;
   }
   if (command->action == CommandLine::Action::kCheckConfig) {
+    const absl::Status status = check_engine(command->options.engine);
+    if (!status.ok()) return Refuse(status);
     std::puts("configuration is good");
     return 0;
   }

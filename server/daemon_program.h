@@ -4,15 +4,22 @@
 #ifndef MAMBAD_SERVER_DAEMON_PROGRAM_H_
 #define MAMBAD_SERVER_DAEMON_PROGRAM_H_
 
+#include <functional>
+
+#include "absl/status/status.h"
 #include "server/daemon.h"
 
 namespace mambad::server {
+
+// Engine::Check, or a test's own.
+using EngineChecker = std::function<absl::Status(const EngineOptions&)>;
 
 // The exit code. 0: drained, or printed what was asked for; 2: a bad option, configuration or model
 // file, said in one line on standard error; 3: a second SIGTERM or SIGINT cut the drain short. One
 // line on standard output says when it is ready and on which ports. Call once, from main, before
 // any thread is started.
-int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpener open_engine);
+int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpener open_engine,
+                     const EngineChecker& check_engine);
 
 }  // namespace mambad::server
 

@@ -2,5 +2,5 @@
 #include "server/daemon_program.h"
 
 int main(int argc, char** argv) {
-  return mambad::server::RunDaemonProgram(argc, argv, &mambad::Engine::Open);
+  return mambad::server::RunDaemonProgram(argc, argv, &mambad::Engine::Open, &mambad::Engine::Check);
 }

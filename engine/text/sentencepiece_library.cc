@@ -33,13 +33,18 @@ struct Module {
   std::string error;
 };
 
-// Beside the program, else wherever the system looks.
+// Beside the program (a build), in lib/mambad beside its folder (an installation), else wherever the
+// system looks.
 void* OpenLibrary() {
   const int how = RTLD_NOW | RTLD_LOCAL | kOwnSymbolsFirst;
   std::error_code none;
-  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", none);
-  void* const beside = dlopen((program.parent_path() / kModule).c_str(), how);
-  return beside != nullptr ? beside : dlopen(kModule, how);
+  const std::filesystem::path folder =
+      std::filesystem::read_symlink("/proc/self/exe", none).parent_path();
+  for (const std::filesystem::path& place :
+       {folder / kModule, folder.parent_path() / "lib" / "mambad" / kModule}) {
+    if (void* const library = dlopen(place.c_str(), how)) return library;
+  }
+  return dlopen(kModule, how);
 }
 
 Module OpenModule() {

@@ -1,7 +1,11 @@
 // The CPU backend: composes products, mixers and sampling into the operations of
 // kernels/backend.h. Every call is done when it returns, so that ordering costs nothing.
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -9,6 +13,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/gate.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/machine.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/mixers.h"
 #include "kernels/cpu/sampling.h"
@@ -86,6 +91,25 @@ void RequireShape(const char* operation, const WeightMatrix* matrix, int64_t row
   }
 }
 
+// A thread that finds no core of its own is waited for by all others, in every operation.
+std::vector<std::string> ThreadWarnings(int threads) {
+  const int usable = UsableCores();
+  if (threads > usable) {
+    return {std::to_string(threads) + " threads for " + std::to_string(usable) +
+            (usable == 1 ? " core" : " cores") +
+            " that this process may use: more threads than cores are slower than one"};
+  }
+  const int cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  const double free_cores = FreeCores(std::max(cores, usable));
+  if (threads == 1 || threads <= free_cores + 0.5) return {};
+  char text[200];
+  std::snprintf(text, sizeof(text),
+                "%d threads, and others leave %.1f of %d cores free: threads wait for each other "
+                "there; fewer (compute.threads, --threads 1) may be faster",
+                threads, free_cores, std::max(cores, usable));
+  return {text};
+}
+
 class CpuBackend : public Backend {
  public:
   explicit CpuBackend(const CpuBackendOptions& options) : pool_(options.threads) {
@@ -97,6 +121,12 @@ class CpuBackend : public Backend {
            (pool_.threads() == 1 ? " thread" : " threads");
   }
 
+  std::vector<std::string> Warnings() const override { return ThreadWarnings(pool_.threads()); }
+
+  int64_t FreeBytes() const override {
+    const double bytes = FreeMachineBytes();
+    return std::isinf(bytes) ? -1 : static_cast<int64_t>(bytes);
+  }
   Buffer Allocate(size_t bytes) override { return AllocateMemory(bytes); }
   void Write(void* device, const void* host, size_t bytes) override {
     std::memcpy(device, host, bytes);

@@ -153,6 +153,8 @@ class FakeEngine : public Engine {
     return options_.draft_model.empty() ? nullptr : &draft_;
   }
   const EngineOptions& options() const override { return options_; }
+  const std::string& device() const override { return device_; }
+  const MemoryPlan& memory() const override { return memory_; }
   const std::vector<std::string>& warnings() const override { return warnings_; }
   const SamplingParams& default_sampling() const override { return default_sampling_; }
   const text::Tokenizer* tokenizer() const override {
@@ -357,6 +359,8 @@ class FakeEngine : public Engine {
   }
 
   const EngineOptions options_;
+  const std::string device_ = "a script";
+  const MemoryPlan memory_;
   const std::vector<std::string> warnings_ = {"the scripted engine serves no model"};
   StepObserver* const observer_;
   const FakeOptions fake_;

@@ -5,7 +5,9 @@
 
 int main(int argc, char** argv) {
   return mambad::server::RunDaemonProgram(
-      argc, argv, [](const mambad::EngineOptions& options, mambad::StepObserver* observer) {
+      argc, argv,
+      [](const mambad::EngineOptions& options, mambad::StepObserver* observer) {
         return mambad::OpenFakeEngine(options, observer, {.step = absl::Milliseconds(1)});
-      });
+      },
+      [](const mambad::EngineOptions&) { return absl::OkStatus(); });
 }

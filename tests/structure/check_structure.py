@@ -37,13 +37,13 @@ RULES = {
     # A language of its own: nothing of tokenizers, models or conversations.
     "engine/text/jinja": (["engine/text/jinja/**"], ["absl", "utf8proc"]),
     "server": (
-        ["server/**", "engine/engine.h", "engine/mutex.h", "engine/options.h", "engine/request.h", "engine/text/*.h",
+        ["server/**", "engine/engine.h", "engine/memory_plan.h", "engine/mutex.h", "engine/options.h", "engine/request.h", "engine/text/*.h",
          "mambad/v1/*.pb.h", "vllm/**", "google/rpc/*.pb.h", "grpc/health/v1/*.pb.h"],
         ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl"]),
     "proto": ([], []),
     "trainer": (
         ["trainer/**", "engine/checkpoint/**", "engine/text/**", "kernels/*.h", "kernels/cpu/training_*.h",
-         "kernels/cpu/thread_pool.h", "kernels/cuda/training_*.h"],
+         "kernels/cpu/machine.h", "kernels/cpu/thread_pool.h", "kernels/cuda/training_*.h"],
         ["absl", "json", "torch", "yaml", "cli11", "cuda", "compression", "openssl", "sentencepiece"]),
     # What the tool of deploy/ shares with the trainer: built where there is no LibTorch.
     "trainer/formats": (["trainer/formats/**", "engine/checkpoint/**"], ["absl", "json", "openssl"]),

@@ -27,7 +27,7 @@
 #include "absl/strings/strip.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/text/tokenizer.h"
-#include "trainer/free_memory.h"
+#include "kernels/cpu/machine.h"
 #include "trainer/modules/trained_parameters.h"
 #include "trainer/report.h"
 #include "trainer/stages/run_inputs.h"
@@ -109,7 +109,7 @@ double FreeBytes(const StageRun& run) {
     if (cudaMemGetInfo(&free, &whole) == cudaSuccess) return static_cast<double>(free);
   }
 #endif
-  return FreeMachineBytes() / run.local_processes;
+  return kernels::FreeMachineBytes() / run.local_processes;
 }
 
 bool HoldsStates(const std::string& folder) {

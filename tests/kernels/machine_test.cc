@@ -1,34 +1,34 @@
 // What the kernel and control groups say, in folders made like theirs.
 
-#include "trainer/free_memory.h"
+#include "kernels/cpu/machine.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 
 #include "tests/support/model_directory.h"
-#include "tests/trainer/small_text.h"
 
-namespace mambad::trainer {
+namespace mambad::kernels {
 namespace {
 
-class FreeMemory : public ::testing::Test {
+class Machine : public ::testing::Test {
  protected:
-  FreeMemory() {
+  Machine() {
     Write("proc/meminfo", "MemTotal: 900 kB\nMemFree: 100 kB\nMemAvailable: 800 kB\n");
   }
   void Write(const std::string& name, const std::string& text) const {
     const std::filesystem::path path = folder_.path() + "/" + name;
     std::filesystem::create_directories(path.parent_path());
-    testing::WriteText(path.string(), text);
+    std::ofstream(path) << text;
   }
   double Left() const { return FreeMachineBytes(folder_.path() + "/"); }
 
   testing::TemporaryDirectory folder_;
 };
 
-TEST_F(FreeMemory, WithoutGroupsIsWhatTheKernelCallsAvailable) {
+TEST_F(Machine, WithoutGroupsIsWhatTheKernelCallsAvailable) {
   EXPECT_EQ(Left(), 800 * 1024);
   Write("proc/self/cgroup", "0::/\n");
   Write("sys/fs/cgroup/memory.max", "max\n");
@@ -38,7 +38,7 @@ TEST_F(FreeMemory, WithoutGroupsIsWhatTheKernelCallsAvailable) {
   EXPECT_TRUE(std::isinf(Left()));
 }
 
-TEST_F(FreeMemory, TheTightestGroupCounts) {
+TEST_F(Machine, TheTightestGroupCounts) {
   Write("proc/self/cgroup", "0::/job/step\n");
   Write("sys/fs/cgroup/job/step/memory.max", "max\n");
   Write("sys/fs/cgroup/job/step/memory.current", "70000\n");
@@ -55,7 +55,7 @@ TEST_F(FreeMemory, TheTightestGroupCounts) {
   EXPECT_EQ(Left(), 0);
 }
 
-TEST_F(FreeMemory, GroupsOfVersionOne) {
+TEST_F(Machine, GroupsOfVersionOne) {
   Write("proc/self/cgroup", "7:cpu,cpuacct:/other\n5:hugetlb,memory:/job\n1:name=systemd:/job\n");
   Write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
   Write("sys/fs/cgroup/memory/memory.usage_in_bytes", "500000\n");
@@ -66,5 +66,12 @@ TEST_F(FreeMemory, GroupsOfVersionOne) {
   EXPECT_EQ(Left(), 17000);
 }
 
+TEST_F(Machine, CoresAreFreeAsFarAsOthersLeaveThem) {
+  EXPECT_TRUE(std::isinf(FreeCores(8, folder_.path() + "/")));
+  Write("proc/loadavg", "2.50 1.00 0.50 3/200 4711\n");
+  EXPECT_DOUBLE_EQ(FreeCores(8, folder_.path() + "/"), 5.5);
+  EXPECT_DOUBLE_EQ(FreeCores(2, folder_.path() + "/"), 0);
+}
+
 }  // namespace
-}  // namespace mambad::trainer
+}  // namespace mambad::kernels

@@ -1,10 +1,10 @@
-#include "trainer/free_memory.h"
+#include "kernels/cpu/machine.h"
 
 #include <algorithm>
 #include <fstream>
 #include <limits>
 
-namespace mambad::trainer {
+namespace mambad::kernels {
 namespace {
 
 constexpr double kUnknown = std::numeric_limits<double>::infinity();
@@ -72,4 +72,11 @@ double FreeMachineBytes(const std::string& root) {
   return left;
 }
 
-}  // namespace mambad::trainer
+double FreeCores(int cores, const std::string& root) {
+  double busy = 0;
+  std::ifstream load(root + "proc/loadavg");
+  if (!(load >> busy)) return kUnknown;
+  return std::max(0.0, cores - busy);
+}
+
+}  // namespace mambad::kernels

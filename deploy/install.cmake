@@ -1,0 +1,31 @@
+# cmake --install BUILD [--prefix PREFIX]: what runs on a host, where a host's tools look for it.
+#
+#   bin/                   mambad, mambactl, mambad-models; trainer, where it was built
+#   lib/mambad/            libmambad_sentencepiece.so, which mambad loads for models with a tokenizer.model
+#   share/mambad/models/   the models in the box
+#   share/doc/mambad/      README and licence
+#   etc/mambad/            mambad.yaml with every key and its default: edit it, start mambad --config with it. A file that
+#                          is there already is left as it is.
+include(GNUInstallDirs)
+
+install(TARGETS mambad mambactl mambad-models RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+# Not CMAKE_INSTALL_LIBDIR: mambad looks in ../lib/mambad, on every distribution.
+install(TARGETS mambad_sentencepiece LIBRARY DESTINATION lib/mambad)
+if(TARGET trainer)
+  # It finds LibTorch where it was linked.
+  install(TARGETS trainer RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+install(DIRECTORY deploy/models DESTINATION ${CMAKE_INSTALL_DATADIR}/mambad)
+install(FILES README.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(CODE "set(sample ${CMAKE_SOURCE_DIR}/deploy/mambad.yaml)")
+install(CODE [[
+  set(folder ${CMAKE_INSTALL_PREFIX}/etc/mambad)
+  if(CMAKE_INSTALL_PREFIX STREQUAL "/usr")
+    set(folder /etc/mambad)
+  endif()
+  if(EXISTS $ENV{DESTDIR}${folder}/mambad.yaml)
+    message(STATUS "Left as it is: $ENV{DESTDIR}${folder}/mambad.yaml")
+  else()
+    file(INSTALL ${sample} DESTINATION ${folder})
+  endif()
+]])

@@ -1,0 +1,166 @@
+// The memory that is planned beside the memory that is taken; what does not fit is refused in
+// words.
+
+#include "engine/memory_plan.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "engine/engine_core.h"
+#include "tests/engine/broken_backend.h"
+#include "tests/support/formula_models.h"
+
+namespace mambad::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::Each;
+using ::testing::HasSubstr;
+
+// A device that has `free` bytes left.
+class SmallBackend : public BrokenBackend {
+ public:
+  explicit SmallBackend(int64_t free)
+      : BrokenBackend(kernels::CreateCpuBackend({.threads = 1}), Fault::kNone), free_(free) {}
+  int64_t FreeBytes() const override { return free_; }
+  std::vector<std::string> Warnings() const override { return {}; }
+
+ private:
+  const int64_t free_;
+};
+
+class MemoryPlanTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  absl::StatusOr<std::unique_ptr<EngineCore>> Open(const std::string& name, EngineOptions options,
+                                                   int64_t free = int64_t{1} << 40) {
+    MakeFormulaModel(name).directory.Write(directory_.path(), StoredAs::kFloat32);
+    options.model = directory_.path();
+    return EngineCore::Open(options, nullptr, std::make_unique<SmallBackend>(free));
+  }
+  TemporaryDirectory directory_;
+};
+
+TEST_P(MemoryPlanTest, IsWhatIsTaken) {
+  for (const ComputeType type : {ComputeType::kFloat32, ComputeType::kBFloat16}) {
+    EngineOptions options;
+    options.weight_type = type;
+    options.max_sequences = 3;
+    options.kv_cache_tokens = 640;
+    const auto core = Open(GetParam(), options);
+    ASSERT_TRUE(core.ok()) << core.status();
+    const MemoryPlan& plan = (*core)->facts().memory;
+    const ModelInfo& model = (*core)->facts().model;
+    // Rotary frequencies are in no file.
+    EXPECT_NEAR(plan.weights, model.weight_bytes, 256);
+    EXPECT_EQ(plan.states, 3 * model.state_bytes_per_sequence);
+    EXPECT_EQ(plan.keys_and_values, 640 * plan.cache_token);
+    EXPECT_EQ(plan.keys_and_values > 0, model.attention_layers > 0);
+    EXPECT_GT(plan.workspace, int64_t{4} * 256 * model.width);
+    EXPECT_EQ(plan.free, int64_t{1} << 40);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, MemoryPlanTest, ::testing::ValuesIn(FormulaModelNames()),
+                         [](const auto& info) { return info.param; });
+
+using MemoryRefusal = MemoryPlanTest;
+
+TEST_F(MemoryRefusal, SaysWhatForAndWhatToChange) {
+  EngineOptions options;
+  options.max_sequences = 4096;
+  const absl::Status status = Open("mamba", options, 100 << 20).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("too little memory: "), HasSubstr("(weights "),
+                    HasSubstr("105 MB are free: lower batching.max_sequences: 4096")));
+}
+
+TEST_F(MemoryRefusal, NamesTheLargestPart) {
+  MemoryPlan plan;
+  plan.free = 1000;
+  plan.weights = 900;
+  EXPECT_TRUE(CheckFits(plan, {}).ok());
+  plan.keys_and_values = 5000;
+  EXPECT_THAT(std::string(CheckFits(plan, {}).message()),
+              HasSubstr("lower batching.kv_cache_tokens"));
+  plan.weights = 7000;
+  EXPECT_THAT(std::string(CheckFits(plan, {}).message()), HasSubstr("serve a smaller model"));
+  plan.workspace = 8000;
+  EXPECT_THAT(std::string(CheckFits(plan, {}).message()),
+              HasSubstr("lower batching.max_step_rows"));
+  plan.free = -1;  // the device does not say
+  EXPECT_TRUE(CheckFits(plan, {}).ok());
+}
+
+// Where nobody said how large the cache is to be, it takes what there is.
+TEST_F(MemoryRefusal, AChosenCacheFitsItself) {
+  EngineOptions options;
+  options.max_sequences = 64;
+  auto core = Open("llama_tied", options);
+  ASSERT_TRUE(core.ok()) << core.status();
+  EXPECT_THAT((*core)->facts().warnings, Each(HasSubstr("no tokenizer")));
+  const MemoryPlan roomy = (*core)->facts().memory;
+  const int64_t wanted = (*core)->facts().options.kv_cache_tokens;
+
+  core = Open("llama_tied", options, roomy.total() - roomy.keys_and_values / 2);
+  ASSERT_TRUE(core.ok()) << core.status();
+  EXPECT_LT((*core)->facts().options.kv_cache_tokens, wanted);
+  EXPECT_LE((*core)->facts().memory.total(), (*core)->facts().memory.free);
+  EXPECT_THAT((*core)->facts().warnings,
+              Contains(HasSubstr("batching.kv_cache_tokens: free memory")));
+
+  options.kv_cache_tokens = wanted;
+  EXPECT_EQ(Open("llama_tied", options, roomy.total() - roomy.keys_and_values / 2).status().code(),
+            absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(MemoryRefusal, RowsOfAStepFollowTheSequencesOrAreRefused) {
+  EngineOptions options;
+  options.max_sequences = 200;
+  auto core = Open("mamba", options);
+  ASSERT_TRUE(core.ok()) << core.status();
+  EXPECT_EQ((*core)->facts().options.max_step_rows, 400);
+  options.max_step_rows = 399;
+  EXPECT_THAT(std::string(Open("mamba", options).status().message()),
+              HasSubstr("batching.max_step_rows: 399 is too few for batching.max_sequences: 200 "
+                        "(at least 400, or 0: chosen)"));
+}
+
+TEST_F(MemoryRefusal, ACacheThatCutsTheContextIsToldOf) {
+  EngineOptions options;
+  options.kv_cache_tokens = 32;
+  const auto core = Open("llama_tied", options);
+  ASSERT_TRUE(core.ok()) << core.status();
+  EXPECT_THAT((*core)->facts().warnings,
+              Contains(HasSubstr("cuts the context from 512 to 32 tokens")));
+}
+
+// Check looks at all that Open would refuse, and takes no weights.
+TEST_F(MemoryRefusal, CheckRefusesWhatOpenRefuses) {
+  MakeFormulaModel("mamba").directory.Write(directory_.path(), StoredAs::kFloat32);
+  EngineOptions options;
+  options.model = directory_.path();
+  EXPECT_TRUE(EngineCore::Check(options).ok());
+  options.draft_model = directory_.path() + "/nothing";
+  EXPECT_THAT(std::string(EngineCore::Check(options).message()), HasSubstr("/nothing"));
+  options.draft_model.clear();
+  options.max_sequences = 4096;
+  options.max_step_rows = 300;
+  EXPECT_THAT(std::string(EngineCore::Check(options).message()), HasSubstr("max_step_rows"));
+}
+
+TEST(BytesForPeople, HaveThreeDigits) {
+  EXPECT_EQ(BytesForPeople(0), "0 B");
+  EXPECT_EQ(BytesForPeople(999), "999 B");
+  EXPECT_EQ(BytesForPeople(1000), "1.00 kB");
+  EXPECT_EQ(BytesForPeople(9'534'000), "9.53 MB");
+  EXPECT_EQ(BytesForPeople(52'900'000'000), "52.9 GB");
+  EXPECT_EQ(BytesForPeople(999'600), "1.00 MB");
+}
+
+}  // namespace
+}  // namespace mambad::testing
