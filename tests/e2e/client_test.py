@@ -286,7 +286,7 @@ class LifeTest(unittest.TestCase):
             self.assertTrue(result.stdout.strip(), arguments)
         refused = mambactl("generate", "--token-ids", "1", "--temperature", "-3")
         self.assertEqual(refused.returncode, 1)
-        self.assertIn("sampling.temperature", refused.stderr)
+        self.assertIn("--temperature", refused.stderr)
         self.assertEqual(mambactl("generate", "--nonsense").returncode, 2)
         self.assertEqual(daemon.stop(), 0)
 
