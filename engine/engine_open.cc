@@ -160,6 +160,7 @@ absl::Status EngineCore::OpenModels() {
 
   if (backend_ == nullptr)
     backend_ = kernels::CreateCpuBackend({options.threads, options.bfloat16_activations});
+  options.device = "cpu";
   const int64_t context = options.max_context;
   ModelLimits limits;
   limits.max_rows = options.max_step_rows;

@@ -163,6 +163,7 @@ v1::GetModelInfoResponse DescribeModel(const Engine& engine, const RequestLimits
   response.set_has_chat_template(engine.chat_template() != nullptr);
   response.set_prompt_lookup(engine.options().speculation && engine.options().prompt_lookup);
   response.set_server_version(std::string(version));
+  response.set_device(engine.options().device);
   return response;
 }
 

@@ -93,6 +93,7 @@ void AnswerPrinter::PrintText(const v1::GenerateResponse& part) {
     for (int32_t id : part.token_ids()) absl::StrAppend(&text, id, " ");
   }
   if (text.empty()) return;
+  if (options_.shows_text) text = SafeForTerminal(text);
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
   in_line_ = true;

@@ -20,6 +20,7 @@ struct ClientOptions {
   double timeout_seconds = 0;          // of each call; 0: none
   std::optional<double> wait_seconds;  // for the server to be ready, before the first call
   // Of the terminal, found out once at the start:
+  bool shows_text = false;   // standard output is one: nothing in an answer may steer it
   bool hints = false;        // standard error is one: a person is there to read hints
   bool dims_status = false;  // and shows dim text
   bool edits_lines = false;  // and standard input too, and its cursor can be moved

@@ -119,11 +119,9 @@ std::string DescribeProbe(const Probe& probe, const Address& address, absl::Dura
       return absl::StrCat("no host \"", address.host, "\" is known (", probe.reason,
                           "): give the server's with --address HOST:PORT");
     case ProbeResult::kRefused:
-      return absl::StrCat("no server at ", where,
-                          ": is mambad running? (--address HOST:PORT)");
+      return absl::StrCat("no server at ", where, ": is mambad running? (--address HOST:PORT)");
     case ProbeResult::kUnreachable:
-      return absl::StrCat(where, " cannot be reached: ", probe.reason,
-                          " (--address HOST:PORT)");
+      return absl::StrCat(where, " cannot be reached: ", probe.reason, " (--address HOST:PORT)");
     case ProbeResult::kConnectTimeout:
       return absl::StrCat(where, " does not answer: no connection within ", seconds,
                           "; is the host up, and does a firewall let the port through?");

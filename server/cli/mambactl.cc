@@ -5,6 +5,7 @@
 #include <langinfo.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <clocale>
 #include <cstdio>
 #include <cstdlib>
@@ -48,6 +49,7 @@ bool IsSet(const char* name) {
 void ReadTerminal(ClientOptions* options) {
   const char* kind = std::getenv("TERM");
   const bool is_able = kind != nullptr && kind[0] != '\0' && std::strcmp(kind, "dumb") != 0;
+  options->shows_text = isatty(STDOUT_FILENO) != 0;
   options->hints = isatty(STDERR_FILENO) != 0;
   options->dims_status = options->hints && is_able && !IsSet("NO_COLOR");
   options->edits_lines = options->hints && is_able && isatty(STDIN_FILENO) != 0;
@@ -171,7 +173,13 @@ int RunProgram(int argc, char** argv) {
   if (!rest.empty()) return JudgeRest(app, rest);
   if (!chosen) return NoCommand(app);
   if (!options.verbose) SilenceLibraries();
-  return chosen();
+  const int code = chosen();
+  // What was answered but could not be written is no success.
+  errno = 0;
+  if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return code;
+  std::fprintf(stderr, "mambactl: standard output: %s\n",
+               errno != 0 ? std::strerror(errno) : "not all could be written");
+  return kExitFailed;
 }
 
 }  // namespace

@@ -33,13 +33,15 @@ std::string ReadNumber(const std::string& text, const NumberRange<Number>& range
   } else {
     good = absl::SimpleAtod(text, number);
   }
+  // A whole number that its type cannot hold.
+  const bool is_digits = kWhole && text.find_first_not_of("-0123456789") == std::string::npos;
   constexpr NumberRange<Number> kAll;
   if (good && !(*number < range.least) && !(*number > range.most)) return "";
   std::string problem =
       absl::StrCat("\"", text, "\" is not a ", kWhole ? "whole number" : "number");
   if (range.least != kAll.least && range.most == kAll.most && !std::is_unsigned_v<Number>) {
     absl::StrAppend(&problem, " of at least ", range.least);
-  } else if (good || std::is_unsigned_v<Number> || range.most != kAll.most) {
+  } else if (good || is_digits || std::is_unsigned_v<Number> || range.most != kAll.most) {
     absl::StrAppend(&problem, " from ", range.least, " to ", range.most);
   }
   return problem;

@@ -61,7 +61,8 @@ std::string SpeculationText(const v1::GetModelInfoResponse& info) {
 
 void PrintInfo(const std::string& address, const v1::GetModelInfoResponse& info) {
   const v1::Limits& limits = info.limits();
-  PrintLine("server", absl::StrCat("mambad ", info.server_version(), " at ", address));
+  PrintLine("server", absl::StrCat("mambad ", info.server_version(), " at ", address,
+                                   info.device().empty() ? "" : ", computes on ", info.device()));
   PrintModel("model", info.model());
   if (info.has_draft_model()) {
     PrintModel("draft model", info.draft_model());

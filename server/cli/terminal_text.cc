@@ -89,6 +89,24 @@ std::string QuotePiece(absl::string_view bytes) {
   return out + "\"";
 }
 
+std::string SafeForTerminal(absl::string_view text) {
+  std::string out;
+  uint32_t rune = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t length = ReadRune(text, at, &rune);
+    const absl::string_view piece = text.substr(at, std::max<size_t>(length, 1));
+    const bool is_layout = piece == "\n" || piece == "\t";
+    const bool is_control = rune < 0x20 || (rune >= 0x7F && rune < 0xA0);
+    if (!is_layout && (length == 0 || is_control)) {
+      AppendEscaped(piece, &out);
+    } else {
+      absl::StrAppend(&out, piece);
+    }
+    at += piece.size();
+  }
+  return out;
+}
+
 size_t DisplayWidth(absl::string_view text) {
   size_t width = 0;
   uint32_t rune = 0;

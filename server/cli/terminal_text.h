@@ -22,6 +22,10 @@ std::string CheckUtf8(absl::string_view name, absl::string_view text);
 // characters and bytes that are no UTF-8 as \xNN.
 std::string QuotePiece(absl::string_view bytes);
 
+// Text that others wrote, for a terminal: control characters but line breaks and tabs as \xNN, so
+// that none moves the cursor or more.
+std::string SafeForTerminal(absl::string_view text);
+
 // Columns of valid UTF-8 without control characters, by the locale of the program.
 size_t DisplayWidth(absl::string_view text);
 // `text` with spaces up to `width` columns.

@@ -233,7 +233,7 @@ class TerminalTest(ChatCase):
         self.assertEqual(server.stop(), 0)
         terminal.type("Hello\r")
         terminal.wait_for(rf"mambactl: no server at {server.address}: is mambad running\?[^\n]*\n\(the question is not part[^\n]*\n> ")
-        again = ServerProcess(OPTIONS.fake, "fake", extra=["--listen", server.address])
+        again = ServerProcess(OPTIONS.fake, "fake", listen=server.address)
         terminal.type("/retry\r")
         terminal.wait_for("> Hello\n" + fake_text("[user]Hello[assistant]", 4) + "\n")
         terminal.wait_for("\n> ")

@@ -316,13 +316,13 @@ class ServedTest(MambactlCase):
     def test_info_and_load_are_for_people(self):
         info = self.done("info").stdout
         for words in ("4.72 M parameters", "9.46 MB", "context      1,024 tokens", "draft model", "no chat template",
-                      "temperature 0", self.server.address):
+                      "temperature 0", f"{self.server.address}, computes on cpu"):
             self.assertIn(words, info)
         load = self.done("load").stdout
         for words in ("requests     0 running, 0 waiting", "acceptance ", "slots        0 of 16"):
             self.assertIn(words, load)
         facts = json.loads(self.done("info", "--json").stdout)
-        self.assertEqual((facts["model"]["parameters"], facts["has_chat_template"]), (4722944, False))
+        self.assertEqual((facts["model"]["parameters"], facts["has_chat_template"]), (4717124, False))
         self.assertEqual(json.loads(self.done("load", "--json").stdout)["slots_total"], 16)
 
     def test_health(self):
@@ -346,6 +346,12 @@ class ServedTest(MambactlCase):
         self.assertEqual(refused.returncode, 1)
         self.assertIn("failed     2 INVALID_ARGUMENT: --prompt-tokens: 2000 tokens given", refused.stdout)
 
+    def test_an_answer_that_cannot_be_written_is_no_success(self):
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            result = subprocess.run([OPTIONS.mambactl, "--address", self.server.address, "info"], stdout=full,
+                                    stderr=subprocess.PIPE, encoding="utf-8", timeout=SECONDS, check=False)
+        self.assertEqual((result.returncode, result.stderr), (1, "mambactl: standard output: No space left on device\n"))
+
     def test_default_port(self):
         # Nothing may listen there, or another's server: the words tell which place was asked.
         result = run("info", "--timeout", "2", address="127.0.0.254")
@@ -361,7 +367,7 @@ class WaitTest(MambactlCase):
         client = threading.Thread(target=lambda: answers.append(run("--wait", "60", "health", address=address)))
         client.start()
         time.sleep(0.5)  # the client finds nobody at first
-        server = ServerProcess(OPTIONS.mambad, str(models / "target"), extra=["--listen", address])
+        server = ServerProcess(OPTIONS.mambad, str(models / "target"), listen=address)
         client.join()
         self.assertEqual(server.stop(), 0)
         self.assertEqual((answers[0].returncode, answers[0].stdout), (0, "SERVING\n"), answers[0].stderr)

@@ -47,6 +47,12 @@ TEST(TerminalTextTest, PiecesStandOnOneLineAndMoveNothing) {
   EXPECT_EQ(QuotePiece(""), "\"\"");
 }
 
+TEST(TerminalTextTest, AnswersMayNotSteerTheTerminal) {
+  EXPECT_EQ(SafeForTerminal("a\n\tb \xe7\x8c\xab"), "a\n\tb \xe7\x8c\xab");
+  EXPECT_EQ(SafeForTerminal("\x1b[2J\a\r"), "\\x1b[2J\\x07\\x0d");
+  EXPECT_EQ(SafeForTerminal("\xc2\x9b\xff"), "\\xc2\\x9b\\xff");
+}
+
 TEST(TerminalTextTest, Widths) {
   ASSERT_NE(std::setlocale(LC_CTYPE, "C.UTF-8"), nullptr);
   EXPECT_EQ(DisplayWidth("abc"), 3);
