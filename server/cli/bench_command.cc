@@ -34,6 +34,7 @@ double SecondsBetween(Clock::time_point begin, Clock::time_point end) {
 
 constexpr int kUsualPromptTokens = 32;
 constexpr int64_t kUsualMaxTokens = 64;
+constexpr int kMostAtATime = 4096;  // requests, each with a thread of its own
 
 struct BenchFlags {
   InputFlags input;
@@ -168,39 +169,39 @@ BenchSample RunRequest(const Connection& connection, const InputNames& names,
   return sample;
 }
 
-void RunClosedLoop(const Connection& connection, const InputNames& names, int concurrency,
-                   const std::vector<v1::GenerateRequest>& requests,
-                   std::vector<BenchSample>* samples) {
+// Runs all requests on `count` threads, each taking the next as soon as it is free, but not before
+// its arrival. Times count from there, so that a late start is the server's loss and not hidden.
+// Without `arrivals` from when it was taken.
+void RunRequests(const Connection& connection, const InputNames& names, int count,
+                 const std::vector<Clock::time_point>& arrivals,
+                 const std::vector<v1::GenerateRequest>& requests,
+                 std::vector<BenchSample>* samples) {
   std::atomic<size_t> next{0};
   std::vector<std::thread> threads;
-  for (int i = 0; i < concurrency; ++i) {
+  for (int i = 0; i < count; ++i) {
     threads.emplace_back([&] {
       for (size_t index = next++; index < requests.size(); index = next++) {
-        (*samples)[index] = RunRequest(connection, names, requests[index], Clock::now());
+        if (!arrivals.empty()) std::this_thread::sleep_until(arrivals[index]);
+        const Clock::time_point begin = arrivals.empty() ? Clock::now() : arrivals[index];
+        (*samples)[index] = RunRequest(connection, names, requests[index], begin);
       }
     });
   }
   for (std::thread& thread : threads) thread.join();
 }
 
-// Requests arrive as a Poisson process, whatever the server does. Times count from the planned
-// arrival, so that a late start is the server's loss and not hidden.
-void RunOpenLoop(const Connection& connection, const InputNames& names, double rate, uint64_t seed,
-                 const std::vector<v1::GenerateRequest>& requests,
-                 std::vector<BenchSample>* samples) {
+// A Poisson process, whatever the server does.
+std::vector<Clock::time_point> DrawArrivals(double rate, uint64_t seed, size_t count) {
   std::mt19937_64 random(seed);
   std::exponential_distribution<double> gap(rate);
-  std::vector<std::thread> threads;
+  std::vector<Clock::time_point> arrivals;
   Clock::time_point arrival = Clock::now();
-  for (size_t index = 0; index < requests.size(); ++index) {
-    std::this_thread::sleep_until(arrival);
-    threads.emplace_back([&, index, arrival] {
-      (*samples)[index] = RunRequest(connection, names, requests[index], arrival);
-    });
+  for (size_t i = 0; i < count; ++i) {
+    arrivals.push_back(arrival);
     arrival +=
         std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(gap(random)));
   }
-  for (std::thread& thread : threads) thread.join();
+  return arrivals;
 }
 
 int Bench(const ClientOptions& options, const BenchFlags& flags) {
@@ -220,11 +221,10 @@ int Bench(const ClientOptions& options, const BenchFlags& flags) {
 
   std::vector<BenchSample> samples(requests.size());
   const Clock::time_point begin = Clock::now();
-  if (flags.rate) {
-    RunOpenLoop(connection, plan.input.names, *flags.rate, flags.bench_seed, requests, &samples);
-  } else {
-    RunClosedLoop(connection, plan.input.names, flags.concurrency, requests, &samples);
-  }
+  std::vector<Clock::time_point> arrivals;
+  if (flags.rate) arrivals = DrawArrivals(*flags.rate, flags.bench_seed, requests.size());
+  const int threads = std::min(flags.rate ? kMostAtATime : flags.concurrency, flags.requests);
+  RunRequests(connection, plan.input.names, threads, arrivals, requests, &samples);
   const double seconds = SecondsBetween(begin, Clock::now());
   const bool any_good = std::any_of(samples.begin(), samples.end(),
                                     [](const BenchSample& sample) { return sample.code == "OK"; });
@@ -257,9 +257,8 @@ void AddBenchCommand(CLI::App* app, const ClientOptions* options, Command* chose
   auto flags = std::make_shared<BenchFlags>();
   const std::string group = "What is read (one of these)";
   AddNumber(command, "--prompt-tokens", &flags->prompt_tokens,
-            absl::StrCat("Random prompts of this many tokens (default, where nothing else is "
-                         "given: ",
-                         kUsualPromptTokens, ", and then --max-tokens is ", kUsualMaxTokens, ")"),
+            absl::StrCat("Random prompts of so many tokens; what is done where nothing is given (",
+                         kUsualPromptTokens, ", --max-tokens ", kUsualMaxTokens, ")"),
             {1, 1 << 20})
       ->group(group);
   command
@@ -272,7 +271,7 @@ void AddBenchCommand(CLI::App* app, const ClientOptions* options, Command* chose
   AddNumber(command, "--requests", &flags->requests, "Requests in all (default 64)", {1, 1000000})
       ->group(load);
   AddNumber(command, "--concurrency", &flags->concurrency,
-            "So many at a time, each as soon as one ends (default 4)", {1, 4096})
+            "So many at a time, each as soon as one ends (default 4)", {1, kMostAtATime})
       ->group(load);
   AddNumber(command, "--rate", &flags->rate,
             "So many a second at random times instead, whether earlier ones have ended or not",

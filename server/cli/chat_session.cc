@@ -201,6 +201,7 @@ void ChatSession::Ask(const std::string& text) {
   v1::GenerateRequest request = request_;
   FillConversation(text, request.mutable_conversation());
   AnswerPrinter printer(connection_.options(), request, info_);
+  connection_.Refresh();
   grpc::ClientContext context;
   connection_.Prepare(&context);
   auto reader = connection_.stub()->Generate(&context, request);

@@ -20,6 +20,9 @@ namespace {
 // Without --timeout and --wait: to connect, then to find out why not.
 constexpr absl::Duration kConnectPatience = absl::Seconds(10);
 constexpr absl::Duration kProbePatience = absl::Seconds(3);
+// Longer than gRPC pauses between attempts (kLongestPause with its jitter).
+constexpr absl::Duration kRefreshPatience = absl::Milliseconds(1500);
+constexpr int kLongestPause = 1000;  // ms
 constexpr absl::Duration kPollInterval = absl::Milliseconds(100);
 
 int Fail(const ClientOptions& options, const std::string& code, const std::string& message) {
@@ -66,7 +69,7 @@ std::optional<int> Connection::Open() {
   // The address given is the one that is asked, whatever the surroundings say about proxies.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kLongestPause);
   channel_ =
       grpc::CreateCustomChannel(address_.Target(), grpc::InsecureChannelCredentials(), arguments);
   stub_ = v1::Generation::NewStub(channel_);
@@ -132,6 +135,14 @@ std::string Connection::Diagnose(absl::Duration patience) const {
   return DescribeProbe(ProbeServer(address_, patience), address_, patience);
 }
 
+void Connection::Refresh() const {
+  const auto end = absl::ToChronoTime(absl::Now() + kRefreshPatience);
+  for (;;) {
+    const grpc_connectivity_state state = channel_->GetState(/*try_to_connect=*/true);
+    if (state == GRPC_CHANNEL_READY || !channel_->WaitForStateChange(state, end)) return;
+  }
+}
+
 void Connection::Prepare(grpc::ClientContext* context) const {
   if (options_.timeout_seconds <= 0) return;
   context->set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(options_.timeout_seconds)));
@@ -147,8 +158,10 @@ std::string Connection::ExplainTransport(const grpc::Status& status, bool begun)
         return absl::StrCat(message, ": it is about to stop and takes no new calls");
       if (!status.error_details().empty()) return "";
       const Probe probe = ProbeServer(address_, kProbePatience);
-      if (probe.result == ProbeResult::kHttp2)
-        return absl::StrCat("the connection to ", address(), " broke off: ", message);
+      if (probe.result == ProbeResult::kHttp2) {
+        return absl::StrCat("the connection to ", address(),
+                            " broke off; the server is there, try again");
+      }
       return absl::StrCat(begun ? "the answer broke off: " : "",
                           DescribeProbe(probe, address_, kProbePatience));
     }

@@ -35,6 +35,10 @@ class Connection {
   const ClientOptions& options() const { return options_; }
   std::string address() const { return address_.Text(); }
 
+  // Before a call that comes long after Open: connects again where the connection was lost
+  // meanwhile. Blocks for a second or two at most; whether it came about, the call will tell.
+  void Refresh() const;
+
   // Sets the deadline, if any.
   void Prepare(grpc::ClientContext* context) const;
 

@@ -32,9 +32,10 @@ void GenerationFlags::RegisterSampling(CLI::App* app) {
                      "-100 to 100, taken once off a token of the answer (default 0)"));
   in_group(AddNumber(app, "--frequency-penalty", &frequency_penalty_,
                      "-100 to 100, taken off for each time it stands there (default 0)"));
-  in_group(AddNumber(app, "--seed", &seed_,
-                     "Repeats an answer; with a draft model only at temperature 0 or with "
-                     "--speculation off (default: drawn, and told below the answer)"));
+  in_group(
+      AddNumber(app, "--seed", &seed_,
+                "Repeats an answer, given --speculation off where the server has a draft model "
+                "(default: drawn)"));
   in_group(app->add_option("--logit-bias", logit_bias_,
                            "Added to a token's logit, -1000 to 1000; may be given again")
                ->type_name("ID:BIAS")
@@ -62,9 +63,9 @@ void GenerationFlags::RegisterStopping(CLI::App* app) {
 void GenerationFlags::RegisterOutput(CLI::App* app, bool one_answer) {
   const std::string group = "What is told";
   const auto in_group = [&](CLI::Option* option) { return option->group(group); };
-  in_group(AddNumber(app, "--logprobs", &logprobs_,
-                     "Table of the answer's tokens with log-probabilities, and of this many "
-                     "alternatives to each (0: none)"));
+  in_group(
+      AddNumber(app, "--logprobs", &logprobs_,
+                "Table of the answer's tokens with log-probabilities, N alternatives to each"));
   if (!one_answer) {
     in_group(AddNumber(app, "--prompt-logprobs", &prompt_logprobs_,
                        "The same for the prompt's tokens, from the second on"));

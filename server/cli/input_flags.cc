@@ -112,17 +112,16 @@ void InputFlags::Register(CLI::App* app, const Kinds& kinds) {
       ->type_name("FILE")
       ->group(group);
   if (kinds.conversation) {
-    app->add_option("--user", user_,
-                    "What a user says to a chat model, put into its chat template; - reads "
-                    "standard input")
+    app->add_option("--user", user_, "What a user says to a chat model; - reads standard input")
         ->type_name("TEXT")
         ->group(group);
     app->add_option("--system", system_, "With --user: the system message before it")
         ->type_name("TEXT")
         ->group(group);
-    app->add_option("--messages", messages_,
-                    "A conversation: JSON list of {\"role\", \"content\"}, as a file's name, as - "
-                    "for standard input, or as the JSON text itself")
+    app->add_option(
+           "--messages", messages_,
+           "A conversation, a JSON list of {\"role\", \"content\"}: a file, - for standard "
+           "input, or the JSON itself")
         ->type_name("FILE|-|JSON")
         ->group(group);
   }

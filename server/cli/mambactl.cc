@@ -81,7 +81,7 @@ void AddOptions(CLI::App* app, ClientOptions* options) {
            if (!problem.empty()) throw CLI::ValidationError("--wait", problem);
            options->wait_seconds = seconds;
          },
-         "First wait until the server is there and serves, so long at most (without a number: 60)")
+         "First wait until the server serves, at most so long (without a number: 60)")
       ->type_name("[SECONDS]")
       ->expected(0, 1);
   app->add_flag("--verbose", options->verbose, "Also show gRPC's own messages");
@@ -162,6 +162,15 @@ int RunProgram(int argc, char** argv) {
   AddTokenizeCommands(&app, &options, &chosen);
   AddServerCommands(&app, &options, &chosen);
   AddBenchCommand(&app, &options, &chosen);
+  for (CLI::App* command : app.get_subcommands({})) {
+    command->group("Commands");
+    const std::string footer = command->get_footer();
+    command->footer(absl::StrCat(footer, footer.empty() ? "" : "\n\n",
+                                 "--address, --json, --timeout and --wait of every command: "
+                                 "mambactl --help"));
+  }
+  app.get_formatter()->label("SUBCOMMAND", "COMMAND");
+  app.get_formatter()->column_width(28);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& wish) {

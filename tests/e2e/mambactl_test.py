@@ -342,6 +342,8 @@ class ServedTest(MambactlCase):
             self.assertIn(words, result.stdout)
         again = self.done("bench", "--requests", "2", "--max-tokens", "2", "--prompts", "-", text_input="One\nTwo\n")
         self.assertIn("2 of 2 done", again.stdout)
+        open_loop = self.done("--json", "bench", "--requests", "5", "--rate", "50", "--max-tokens", "2", "--prompt", "The cat")
+        self.assertEqual(json.loads(open_loop.stdout)["codes"], {"OK": 5})
         refused = self.ask("bench", "--requests", "2", "--prompt-tokens", "2000")
         self.assertEqual(refused.returncode, 1)
         self.assertIn("failed     2 INVALID_ARGUMENT: --prompt-tokens: 2000 tokens given", refused.stdout)
