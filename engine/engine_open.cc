@@ -193,6 +193,7 @@ absl::Status EngineCore::Prepare(ModelFiles* files) {
     backend_ =
         kernels::CreateCpuBackend({facts_.options.threads, facts_.options.bfloat16_activations});
   }
+  facts_.options.device = "cpu";
   facts_.device = backend_->Description();
   AddWarnings(backend_->Warnings());
   if (absl::Status status = ResolveMemory(*files); !status.ok()) return status;

@@ -46,6 +46,7 @@ void GenerateStream::PrepareAndSubmit(Engine* engine, const v1::GenerateRequest&
     samples_left_ = samples_.size();
     stream_interval_ = prepared->stream_interval;
     seed_ = prepared->request.sampling.seed;
+    tokenizer_ = engine->tokenizer();
   }
   absl::Status status = ticket_.Submit(engine, std::move(prepared->request), shared_from_this());
   if (!status.ok()) FailBeforeEngine(status);
@@ -70,7 +71,7 @@ bool GenerateStream::OnEvent(const TokenEvent& event) {
     record_.OnEvent(event);
     Sample& sample = samples_[static_cast<size_t>(event.index)];
     if (!broken_) {
-      AppendEvent(event, seed_, &sample.pending);
+      AppendEvent(event, seed_, tokenizer_, &sample.pending);
       sample.pending_tokens += static_cast<int>(event.tokens.size());
       sample.has_pending = true;
       pending_bytes_ += EventBytes(event);

@@ -89,6 +89,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   size_t next_sample_ ABSL_GUARDED_BY(mutex_) = 0;  // whose turn it is to be written
   int stream_interval_ ABSL_GUARDED_BY(mutex_) = 1;
   uint64_t seed_ ABSL_GUARDED_BY(mutex_) = 0;
+  const text::Tokenizer* tokenizer_ ABSL_GUARDED_BY(mutex_) = nullptr;
   int64_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   // A write failed or the caller is gone: nothing more is written.

@@ -49,22 +49,28 @@ void FillModel(const ModelInfo& info, v1::Model* wire) {
   wire->mutable_eos_ids()->Add(info.eos_ids.begin(), info.eos_ids.end());
 }
 
+// Of an id, its value and a piece of usual length.
+constexpr int64_t kLogprobBytes = 20;
+
 int64_t LogprobBytes(const std::vector<TokenLogprob>& logprobs) {
   int64_t bytes = 0;
   for (const TokenLogprob& logprob : logprobs)
-    bytes += 12 + 12 * static_cast<int64_t>(logprob.alternatives.size());
+    bytes += kLogprobBytes * (1 + static_cast<int64_t>(logprob.alternatives.size()));
   return bytes;
 }
 
 }  // namespace
 
-void AppendLogprob(const TokenLogprob& logprob, v1::TokenLogprob* wire) {
+void AppendLogprob(const TokenLogprob& logprob, const text::Tokenizer* tokenizer,
+                   v1::TokenLogprob* wire) {
   wire->set_id(logprob.id);
   wire->set_logprob(logprob.logprob);
+  if (tokenizer != nullptr) tokenizer->AppendTokenBytes(logprob.id, wire->mutable_piece());
   for (const auto& [id, value] : logprob.alternatives) {
     v1::TokenLogprob::Alternative* alternative = wire->add_alternatives();
     alternative->set_id(id);
     alternative->set_logprob(value);
+    if (tokenizer != nullptr) tokenizer->AppendTokenBytes(id, alternative->mutable_piece());
   }
 }
 
@@ -82,14 +88,15 @@ void FillTiming(const RequestStats& stats, v1::Timing* wire) {
   wire->set_total_us(stats.total_microseconds);
 }
 
-void AppendEvent(const TokenEvent& event, uint64_t seed, v1::GenerateResponse* message) {
+void AppendEvent(const TokenEvent& event, uint64_t seed, const text::Tokenizer* tokenizer,
+                 v1::GenerateResponse* message) {
   message->set_index(event.index);
   message->mutable_text()->append(event.text);
   message->mutable_token_ids()->Add(event.tokens.begin(), event.tokens.end());
   for (const TokenLogprob& logprob : event.logprobs)
-    AppendLogprob(logprob, message->add_logprobs());
+    AppendLogprob(logprob, tokenizer, message->add_logprobs());
   for (const TokenLogprob& logprob : event.prompt_logprobs)
-    AppendLogprob(logprob, message->add_prompt_logprobs());
+    AppendLogprob(logprob, tokenizer, message->add_prompt_logprobs());
   if (event.finish != FinishReason::kNone)
     FillCompletion(event, seed, message->mutable_completion());
 }
@@ -156,6 +163,7 @@ v1::GetModelInfoResponse DescribeModel(const Engine& engine, const RequestLimits
   response.set_has_chat_template(engine.chat_template() != nullptr);
   response.set_prompt_lookup(engine.options().speculation && engine.options().prompt_lookup);
   response.set_server_version(std::string(version));
+  response.set_device(engine.device());
   return response;
 }
 

@@ -14,11 +14,13 @@
 namespace mambad::server {
 
 // Adds the news of `event` to what `message` already holds of the same sample. `seed`: of the whole
-// request.
-void AppendEvent(const TokenEvent& event, uint64_t seed, v1::GenerateResponse* message);
+// request. `tokenizer`: of the model, nullptr when it has none.
+void AppendEvent(const TokenEvent& event, uint64_t seed, const text::Tokenizer* tokenizer,
+                 v1::GenerateResponse* message);
 
 // A part of AppendEvent that scoring uses too.
-void AppendLogprob(const TokenLogprob& logprob, v1::TokenLogprob* wire);
+void AppendLogprob(const TokenLogprob& logprob, const text::Tokenizer* tokenizer,
+                   v1::TokenLogprob* wire);
 void FillUsage(const RequestStats& stats, v1::Usage* wire);
 void FillTiming(const RequestStats& stats, v1::Timing* wire);
 

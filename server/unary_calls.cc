@@ -111,11 +111,12 @@ absl::StatusOr<Request> GenerateOnceCall::Prepare(const Engine& engine, absl::Ti
   if (!prepared.ok()) return prepared.status();
   for (int i = 1; i < prepared->request.output.samples; ++i) response_->add_further_samples();
   seed_ = prepared->request.sampling.seed;
+  tokenizer_ = engine.tokenizer();
   return std::move(prepared->request);
 }
 
 void GenerateOnceCall::Gather(const TokenEvent& event) {
-  AppendEvent(event, seed_,
+  AppendEvent(event, seed_, tokenizer_,
               event.index == 0 ? response_ : response_->mutable_further_samples(event.index - 1));
 }
 
@@ -139,12 +140,13 @@ absl::StatusOr<Request> ScoreCall::Prepare(const Engine& engine, absl::Time dead
   if (!prepared.ok()) return prepared;
   response_->mutable_token_ids()->Add(prepared->prompt.begin(), prepared->prompt.end());
   response_->set_from(*prepared->score_from);
+  tokenizer_ = engine.tokenizer();
   return prepared;
 }
 
 void ScoreCall::Gather(const TokenEvent& event) {
   for (const TokenLogprob& logprob : event.prompt_logprobs) {
-    AppendLogprob(logprob, response_->add_logprobs());
+    AppendLogprob(logprob, tokenizer_, response_->add_logprobs());
     response_->set_total_logprob(response_->total_logprob() + double{logprob.logprob});
     const bool most_likely =
         !logprob.alternatives.empty() && logprob.alternatives[0].first == logprob.id;

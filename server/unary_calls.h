@@ -73,7 +73,9 @@ class GenerateOnceCall final : public UnaryEngineCall {
 
   const v1::GenerateRequest* const request_;
   v1::GenerateResponse* const response_;
-  uint64_t seed_ = 0;  // written before Submit, read by events after it
+  // Written before Submit, read by events after it.
+  uint64_t seed_ = 0;
+  const text::Tokenizer* tokenizer_ = nullptr;
 };
 
 class ScoreCall final : public UnaryEngineCall {
@@ -91,6 +93,7 @@ class ScoreCall final : public UnaryEngineCall {
 
   const v1::ScoreRequest* const request_;
   v1::ScoreResponse* const response_;
+  const text::Tokenizer* tokenizer_ = nullptr;  // as in GenerateOnceCall
 };
 
 }  // namespace mambad::server

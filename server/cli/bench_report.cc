@@ -40,8 +40,10 @@ BenchReport::Row BenchReport::Summarize(std::vector<double> seconds) {
 BenchReport::BenchReport(std::vector<BenchSample> samples, double seconds, const BenchGoals& goals)
     : seconds_(seconds), requests_(static_cast<int64_t>(samples.size())) {
   std::vector<double> first_token, between, per_token, end_to_end;
+  has_goals_ = goals.first_token || goals.per_token || goals.end_to_end;
   for (const BenchSample& sample : samples) {
     ++codes_[sample.code];
+    if (sample.code != "OK") problems_.emplace(sample.code, sample.problem);
     if (sample.code != "OK") continue;
     const std::optional<double> each = sample.per_token();
     first_token.push_back(sample.first_token);
@@ -64,20 +66,43 @@ BenchReport::BenchReport(std::vector<BenchSample> samples, double seconds, const
 }
 
 std::string BenchReport::Table() const {
-  std::string text = absl::StrFormat("%-6s %10s %10s %10s %10s %10s %8s\n", "ms", "mean", "p50",
-                                     "p90", "p99", "max", "count");
+  static const std::map<std::string, const char*> kNames = {{"ttft", "first token (TTFT)"},
+                                                            {"itl", "between messages (ITL)"},
+                                                            {"tpot", "each further token (TPOT)"},
+                                                            {"e2e", "whole answer"}};
+  std::string text = absl::StrFormat("%-26s %10s %10s %10s %10s %10s %8s\n", "milliseconds", "mean",
+                                     "p50", "p90", "p99", "max", "count");
   for (const auto& [name, row] : rows_) {
-    absl::StrAppendFormat(&text, "%-6s %10.3f %10.3f %10.3f %10.3f %10.3f %8d\n", name, row.mean,
-                          row.p50, row.p90, row.p99, row.most, row.count);
+    if (row.count == 0) {
+      absl::StrAppendFormat(&text, "%-26s %10s %10s %10s %10s %10s %8d\n", kNames.at(name), "-",
+                            "-", "-", "-", "-", 0);
+      continue;
+    }
+    absl::StrAppendFormat(&text, "%-26s %10.2f %10.2f %10.2f %10.2f %10.2f %8d\n", kNames.at(name),
+                          row.mean, row.p50, row.p90, row.p99, row.most, row.count);
   }
-  const double acceptance = drafted_ > 0 ? double(accepted_) / double(drafted_) : 0;
-  absl::StrAppendFormat(
-      &text,
-      "%d requests in %.3f s: %.2f requests/s, good %.2f/s, %.1f tokens/s out, %.1f tokens/s in\n",
-      requests_, seconds_, double(requests_) / seconds_, double(good_) / seconds_,
-      double(completion_tokens_) / seconds_, double(prompt_tokens_) / seconds_);
-  absl::StrAppendFormat(&text, "drafted %d, accepted %d (%.3f)\n", drafted_, accepted_, acceptance);
-  for (const auto& [code, count] : codes_) absl::StrAppendFormat(&text, "%s %d\n", code, count);
+  return text + "\n" + Rates();
+}
+
+std::string BenchReport::Rates() const {
+  const auto found = codes_.find("OK");
+  const int64_t done = found == codes_.end() ? 0 : found->second;
+  std::string text = absl::StrFormat("%-10s %d of %d done in %.3f s: %.2f/s", "requests", done,
+                                     requests_, seconds_, double(done) / seconds_);
+  if (has_goals_) {
+    absl::StrAppendFormat(&text, "; %d good, within all goals: %.2f/s", good_,
+                          double(good_) / seconds_);
+  }
+  absl::StrAppendFormat(&text, "\n%-10s %.1f/s answered, %.1f/s of prompts read\n", "tokens",
+                        double(completion_tokens_) / seconds_, double(prompt_tokens_) / seconds_);
+  if (drafted_ > 0) {
+    absl::StrAppendFormat(&text, "%-10s %d of %d accepted (%.1f %%)\n", "drafts", accepted_,
+                          drafted_, 100 * double(accepted_) / double(drafted_));
+  } else {
+    absl::StrAppendFormat(&text, "%-10s none\n", "drafts");
+  }
+  for (const auto& [code, problem] : problems_)
+    absl::StrAppendFormat(&text, "%-10s %d %s: %s\n", "failed", codes_.at(code), code, problem);
   return text;
 }
 
@@ -98,7 +123,8 @@ std::string BenchReport::Json() const {
   line["accepted"] = accepted_;
   line["acceptance_rate"] = drafted_ > 0 ? double(accepted_) / double(drafted_) : 0;
   line["codes"] = codes_;
-  return line.dump();
+  if (!problems_.empty()) line["problems"] = problems_;
+  return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
 }  // namespace mambad::cli

@@ -14,6 +14,7 @@ namespace mambad::cli {
 // One request as its client saw it. Seconds.
 struct BenchSample {
   std::string code = "OK";  // gRPC status
+  std::string problem;      // why it failed, in words; empty: it did not
   double first_token = 0;   // from sending (open loop: from the planned time) to the first token
   double end_to_end = 0;
   std::vector<double> between;  // between messages
@@ -31,21 +32,24 @@ struct BenchGoals {
 class BenchReport {
  public:
   BenchReport(std::vector<BenchSample> samples, double seconds, const BenchGoals& goals);
-  std::string Table() const;
-  std::string Json() const;  // one line
+  std::string Table() const;  // some lines for people
+  std::string Json() const;   // one line
 
  private:
   struct Row {
     double mean = 0, p50 = 0, p90 = 0, p99 = 0, most = 0;  // milliseconds
     int64_t count = 0;
   };
+  std::string Rates() const;
   static Row Summarize(std::vector<double> seconds);
 
-  std::vector<std::pair<std::string, Row>> rows_;
+  std::vector<std::pair<std::string, Row>> rows_;  // by their names in JSON
   std::map<std::string, int64_t> codes_;
+  std::map<std::string, std::string> problems_;  // of each code that is not OK, the first
   double seconds_ = 0;
   int64_t prompt_tokens_ = 0, completion_tokens_ = 0, drafted_ = 0, accepted_ = 0, good_ = 0,
           requests_ = 0;
+  bool has_goals_ = false;
 };
 
 // The value below which `share` (0 to 1) of sorted, non-empty `values` lie, interpolated linearly

@@ -111,6 +111,24 @@ class ClientTest(unittest.TestCase):
             self.assertEqual(len(entry.alternatives), 2)
             self.assertLessEqual(entry.logprob, 0)
 
+    def test_pieces_of_logprobs(self):
+        request = self.request(4)
+        request.output.logprobs = 2
+        request.output.prompt_logprobs = 1
+        answer = self.generation.GenerateOnce(request)
+        if not self.info.has_tokenizer:
+            self.assertEqual({entry.piece for entry in [*answer.logprobs, *answer.prompt_logprobs]}, {b""})
+            return
+        prompt = self.generation.Tokenize(pb.TokenizeRequest(text=request.text))
+        self.assertEqual([entry.piece for entry in answer.prompt_logprobs], list(prompt.pieces[1:]))
+        scored = self.generation.Score(pb.ScoreRequest(text=request.text, alternatives=2))
+        self.assertEqual([entry.piece for entry in scored.logprobs], list(prompt.pieces[1:]))
+        for entry in [*answer.logprobs, *scored.logprobs]:
+            for alternative in entry.alternatives:
+                self.assertTrue(alternative.piece)
+                if alternative.id == entry.id:
+                    self.assertEqual(alternative.piece, entry.piece)
+
     def test_score(self):
         ids = list(self.generation.GenerateOnce(self.request(8)).token_ids)
         if len(ids) < 3:
@@ -268,7 +286,7 @@ class LifeTest(unittest.TestCase):
             self.assertTrue(result.stdout.strip(), arguments)
         refused = mambactl("generate", "--token-ids", "1", "--temperature", "-3")
         self.assertEqual(refused.returncode, 1)
-        self.assertIn("sampling.temperature", refused.stderr)
+        self.assertIn("--temperature", refused.stderr)
         self.assertEqual(mambactl("generate", "--nonsense").returncode, 2)
         self.assertEqual(daemon.stop(), 0)
 

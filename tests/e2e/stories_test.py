@@ -201,7 +201,7 @@ class StoriesTest(unittest.TestCase):
             input=PROMPTS[0], capture_output=True, text=True, timeout=120, check=True)
         wanted = self.stream(make_request(PROMPTS[0], 32))
         self.assertEqual(result.stdout, f"{PROMPTS[0]}{wanted.text}\n")
-        self.assertRegex(result.stderr, rf"^\[(EOS|LENGTH), \d+ \+ {len(wanted.ids)} tokens, \d+ tokens/s, \d+ of \d+ drafts accepted\]\n$")
+        self.assertRegex(result.stderr, rf"^\[(EOS|LENGTH), \d+ prompt \+ {len(wanted.ids)} answer tokens, \d+ tokens/s, \d+ of \d+ drafts accepted\]\n$")
 
 
 class ContextTest(unittest.TestCase):

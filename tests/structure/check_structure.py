@@ -39,7 +39,7 @@ RULES = {
     "server": (
         ["server/**", "engine/engine.h", "engine/memory_plan.h", "engine/mutex.h", "engine/options.h", "engine/request.h", "engine/text/*.h",
          "mambad/v1/*.pb.h", "vllm/**", "google/rpc/*.pb.h", "grpc/health/v1/*.pb.h"],
-        ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl"]),
+        ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl", "edit"]),
     "proto": ([], []),
     "trainer": (
         ["trainer/**", "engine/checkpoint/**", "engine/text/**", "kernels/*.h", "kernels/cpu/training_*.h",
@@ -68,13 +68,14 @@ LIBRARIES = [
     ("spdlog", ["spdlog/**"]),
     ("cli11", ["CLI/**"]),
     ("openssl", ["openssl/**"]),
+    ("edit", ["histedit.h"]),
     ("torch", ["torch/**", "ATen/**", "c10/**"]),
     ("cuda", ["cuda*.h", "cublas*.h", "nccl.h", "cub/**", "cuda/**", "cooperative_groups*"]),
     ("compression", ["zlib.h", "lzma.h"]),
     ("compiler", ["sanitizer/*.h"]),
     ("posix", ["unistd.h", "fcntl.h", "sched.h", "signal.h", "pthread.h", "poll.h", "string.h", "strings.h", "stdio.h",
                "stdlib.h", "stdint.h", "stddef.h", "math.h", "errno.h", "time.h", "dirent.h", "netdb.h", "termios.h",
-               "dlfcn.h", "getopt.h", "spawn.h", "sys/*.h", "netinet/*.h", "arpa/*.h", "linux/*.h"]),
+               "dlfcn.h", "getopt.h", "spawn.h", "langinfo.h", "sys/*.h", "netinet/*.h", "arpa/*.h", "linux/*.h"]),
 ]
 
 MAX_LINES = 600

@@ -1,0 +1,250 @@
+#include "server/cli/chat_session.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "server/cli/answer_printer.h"
+#include "server/cli/suggestions.h"
+#include "server/cli/terminal_text.h"
+
+namespace mambad::cli {
+namespace {
+
+constexpr char kPrompt[] = "> ";
+
+std::string Microseconds(int64_t microseconds) {
+  return ShortSeconds(static_cast<double>(microseconds) * 1e-6);
+}
+
+}  // namespace
+
+ChatSession::ChatSession(const Connection& connection, const v1::GetModelInfoResponse& info,
+                         v1::GenerateRequest request, std::optional<std::string> system,
+                         Interrupts* interrupts, LineReader* reader)
+    : connection_(connection),
+      info_(info),
+      request_(std::move(request)),
+      system_(std::move(system)),
+      interrupts_(interrupts),
+      reader_(reader) {}
+
+void ChatSession::Note(const std::string& line) const { PrintNote(connection_.options(), line); }
+
+int ChatSession::Run() {
+  bool warned = false;  // that a second Ctrl-C leaves
+  while (!quits_) {
+    const TypedLine line = reader_->Read(kPrompt);
+    if (line.kind == TypedLine::Kind::kEnd) break;
+    if (line.kind == TypedLine::Kind::kInterrupted) {
+      if (!connection_.options().edits_lines) return kExitInterrupted;
+      if (!line.text.empty()) continue;  // what was typed is dropped
+      if (warned) return kExitInterrupted;
+      warned = true;
+      Note("(Ctrl-C once more or Ctrl-D leaves; /help lists the commands)");
+      continue;
+    }
+    warned = false;
+    const absl::string_view text = absl::StripAsciiWhitespace(line.text);
+    if (text.empty()) continue;
+    if (line.text[0] == '/') {
+      RunCommand(std::string(text));
+    } else if (std::string problem = CheckUtf8("this line", line.text); !problem.empty()) {
+      Note(problem);
+      exit_code_ = kExitBadInput;
+      quits_ = !connection_.options().edits_lines;
+    } else {
+      Ask(line.text);
+    }
+  }
+  return connection_.options().edits_lines ? kExitGood : exit_code_;
+}
+
+const std::vector<ChatSession::ChatCommand>& ChatSession::Commands() {
+  static const auto* commands = new std::vector<ChatCommand>{
+      {"/help", "", "lists these commands", &ChatSession::Help},
+      {"/system", "TEXT", "sets the system message; without TEXT shows it", &ChatSession::System},
+      {"/retry", "", "asks the last question again, for another answer", &ChatSession::Retry},
+      {"/undo", "", "takes back the last question and its answer", &ChatSession::Undo},
+      {"/reset", "", "begins anew; the system message stays", &ChatSession::Reset},
+      {"/stats", "", "how long the last answer took, and how full the context is",
+       &ChatSession::Stats},
+      {"/save", "FILE", "writes the conversation as JSON, as --messages reads it",
+       &ChatSession::Save},
+      {"/quit", "", "leaves, as Ctrl-D does", &ChatSession::Quit},
+  };
+  return *commands;
+}
+
+void ChatSession::RunCommand(const std::string& line) {
+  const size_t space = std::min(line.find_first_of(" \t"), line.size());
+  std::string name = line.substr(0, space);
+  const std::string argument(absl::StripAsciiWhitespace(line.substr(space)));
+  if (name == "/exit") name = "/quit";
+  std::vector<std::string> names;
+  for (const ChatCommand& command : Commands()) {
+    names.emplace_back(command.name);
+    if (name != command.name) continue;
+    if (command.argument[0] == '\0' && !argument.empty()) {
+      return Note(absl::StrCat(name, " takes nothing behind it; \"", argument, "\" was given"));
+    }
+    return (this->*command.run)(argument);
+  }
+  Note(absl::StrCat("there is no command ", QuotePiece(name), DidYouMean(name, names),
+                    " (/help lists them; a question may begin with a slash behind a space)"));
+}
+
+void ChatSession::Help(const std::string&) {
+  for (const ChatCommand& command : Commands())
+    Note(absl::StrFormat("  %-14s %s", absl::StrCat(command.name, " ", command.argument),
+                         command.help));
+  Note("  Ctrl-C stops an answer and keeps what came of it; Ctrl-D leaves");
+}
+
+void ChatSession::Quit(const std::string&) { quits_ = true; }
+
+void ChatSession::Reset(const std::string&) {
+  turns_.clear();
+  unanswered_.reset();
+  last_.reset();
+  Note("(a new conversation)");
+}
+
+void ChatSession::System(const std::string& text) {
+  if (text.empty()) {
+    return Note(system_ ? absl::StrCat("system message: ", *system_)
+                        : "no system message but the model's own; /system TEXT sets one");
+  }
+  if (std::string problem = CheckUtf8("/system", text); !problem.empty()) return Note(problem);
+  system_ = text;
+  Note("(holds from the next answer on)");
+}
+
+void ChatSession::Stats(const std::string&) {
+  if (!last_) return Note("(no answer yet)");
+  Note(StatusLine(*last_, request_, info_, 0));
+  const v1::Timing& timing = last_->timing();
+  Note(absl::StrCat("waited ", Microseconds(timing.queue_us()), ", read the conversation in ",
+                    Microseconds(timing.prefill_us()), ", first token after ",
+                    Microseconds(timing.first_token_us()), ", answered in ",
+                    Microseconds(timing.total_us())));
+  const int64_t used = last_->usage().prompt_tokens() + last_->usage().completion_tokens();
+  Note(absl::StrCat(turns_.size(), turns_.size() == 1 ? " question" : " questions", ", ",
+                    GroupDigits(used), " of ", GroupDigits(info_.limits().context()),
+                    " tokens of context used"));
+}
+
+void ChatSession::Retry(const std::string&) {
+  if (!unanswered_ && turns_.empty()) return Note("(nothing was asked yet)");
+  std::string text;
+  if (unanswered_) {
+    text = *unanswered_;
+  } else {
+    text = turns_.back().user;
+    turns_.pop_back();
+  }
+  Note(absl::StrCat("> ", text));
+  Ask(text);
+}
+
+void ChatSession::Undo(const std::string&) {
+  if (unanswered_) {
+    unanswered_.reset();
+    return Note("(the question without an answer is taken back)");
+  }
+  if (turns_.empty()) return Note("(nothing to take back)");
+  const std::string text = turns_.back().user;
+  turns_.pop_back();
+  Note(absl::StrCat("(taken back: ", QuotePiece(text), ")"));
+}
+
+void ChatSession::Save(const std::string& path) {
+  if (path.empty()) return Note("/save needs a file's name");
+  v1::Conversation conversation;
+  FillConversation("", &conversation);
+  nlohmann::ordered_json messages = nlohmann::ordered_json::array();
+  for (const v1::Message& message : conversation.messages())
+    messages.push_back({{"role", message.role()}, {"content", message.content()}});
+  std::FILE* file = std::fopen(path.c_str(), "wx");  // never over another file
+  if (file == nullptr) return Note(absl::StrCat(path, ": ", std::strerror(errno)));
+  const std::string text =
+      messages.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  const bool closed = std::fclose(file) == 0;
+  Note(written && closed ? absl::StrCat("(", messages.size(), " messages written to ", path, ")")
+                         : absl::StrCat(path, ": ", std::strerror(errno)));
+}
+
+void ChatSession::FillConversation(const std::string& text, v1::Conversation* conversation) const {
+  const auto say = [&](const char* role, const std::string& content) {
+    v1::Message* message = conversation->add_messages();
+    message->set_role(role);
+    message->set_content(content);
+  };
+  if (system_) say("system", *system_);
+  for (const Turn& turn : turns_) {
+    say("user", turn.user);
+    say("assistant", turn.assistant);
+  }
+  if (!text.empty()) say("user", text);
+}
+
+void ChatSession::Ask(const std::string& text) {
+  unanswered_.reset();
+  v1::GenerateRequest request = request_;
+  FillConversation(text, request.mutable_conversation());
+  AnswerPrinter printer(connection_.options(), request, info_);
+  connection_.Refresh();
+  grpc::ClientContext context;
+  connection_.Prepare(&context);
+  auto reader = connection_.stub()->Generate(&context, request);
+  CancelOnInterrupt watch(interrupts_, &context);
+  v1::GenerateResponse message;
+  while (reader->Read(&message)) printer.Add(message);
+  const grpc::Status status = reader->Finish();
+  const bool stopped = watch.Stop() && status.error_code() == grpc::StatusCode::CANCELLED;
+  printer.EndLine();
+  const std::string answer = printer.first().text();
+  if (status.ok() || (stopped && !answer.empty())) {
+    turns_.push_back({text, answer});
+  } else {
+    unanswered_ = text;
+  }
+  if (status.ok()) {
+    last_ = printer.first().completion();
+    const int64_t used = last_->usage().prompt_tokens() + last_->usage().completion_tokens();
+    if (last_->finish_reason() == v1::LENGTH && used >= info_.limits().context()) {
+      Note(
+          absl::StrCat("(cut off: the context of ", GroupDigits(info_.limits().context()),
+                       " tokens is full; /undo takes back the last question, /reset begins anew)"));
+    }
+  } else if (stopped) {
+    Note(answer.empty() ? "(stopped; /retry asks again)"
+                        : "(stopped; what came of the answer is kept)");
+  } else {
+    ReportFailure(status, printer.begun());
+  }
+}
+
+void ChatSession::ReportFailure(const grpc::Status& status, bool begun) {
+  const InputNames names{.conversation = "the conversation"};
+  const std::vector<FieldFault> faults = FieldFaults(status, names);
+  exit_code_ = kExitFailed;
+  quits_ = !connection_.options().edits_lines;
+  const bool too_long = faults.size() == 1 && faults[0].field == "conversation" &&
+                        absl::StrContains(faults[0].description, " tokens given");
+  connection_.Report(status, names, begun);
+  if (quits_) return;
+  Note(too_long ? "(the conversation no longer fits: /undo takes back the last answered question, "
+                  "/reset begins anew)"
+                : "(the question is not part of the conversation; /retry asks it again)");
+}
+
+}  // namespace mambad::cli
