@@ -234,21 +234,24 @@ TEST(DaemonTest, ConnectionsAreBounded) {
   options.max_connections_per_peer = 2;
   TestDaemon daemon(options);  // its own channel connects at the first call
   ASSERT_TRUE(daemon.Generate(TextRequest("hello", 3)).status.ok());
-  auto second = v1::Generation::NewStub(daemon.Channel());
-  grpc::ClientContext context;
-  v1::GetLoadResponse load;
-  ASSERT_TRUE(second->GetLoad(&context, {}, &load).ok());
-  auto third = v1::Generation::NewStub(daemon.Channel());
-  grpc::ClientContext refused;
-  EXPECT_EQ(third->GetLoad(&refused, {}, &load).error_code(), grpc::StatusCode::UNAVAILABLE);
+  // A call on a connection of its own, which lives as long as the context that used it.
+  const auto ask = [&](grpc::ClientContext* context) {
+    v1::GetLoadResponse load;
+    return v1::Generation::NewStub(daemon.Channel())->GetLoad(context, {}, &load).error_code();
+  };
+  auto second = std::make_unique<grpc::ClientContext>();
+  ASSERT_EQ(ask(second.get()), grpc::StatusCode::OK);
+  {
+    grpc::ClientContext third;
+    EXPECT_EQ(ask(&third), grpc::StatusCode::UNAVAILABLE);
+  }
   EXPECT_TRUE(daemon.Generate(TextRequest("hello", 3)).status.ok());
-  second.reset();  // closes its connection, and there is room,
-  third.reset();   // which this one would take when it tries again
+  second.reset();
   grpc::StatusCode code = grpc::StatusCode::UNAVAILABLE;
   for (int i = 0; i < 300 && code == grpc::StatusCode::UNAVAILABLE; ++i) {
     grpc::ClientContext again;
     absl::SleepFor(absl::Milliseconds(100));
-    code = v1::Generation::NewStub(daemon.Channel())->GetLoad(&again, {}, &load).error_code();
+    code = ask(&again);
   }
   EXPECT_EQ(code, grpc::StatusCode::OK);
 }
