@@ -125,9 +125,11 @@ ConnectionAcceptor::Outcome ConnectionAcceptor::RefuseForWantOfDescriptors(int l
   reserve_.Close();
   const int descriptor = accept4(listening, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (descriptor >= 0) {
+    {
+      MutexLock lock(&mutex_);
+      ++counts_.refused_descriptors;
+    }
     close(descriptor);
-    MutexLock lock(&mutex_);
-    ++counts_.refused_descriptors;
   }
   reserve_ = Descriptor(open("/dev/null", O_RDONLY | O_CLOEXEC));
   return Outcome::kNoDescriptor;

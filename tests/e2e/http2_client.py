@@ -90,6 +90,11 @@ class Connection:
                 self.buffer = self.buffer[9 + size:]
             seconds = 0
 
+    def read_until_end(self, seconds=60):
+        end = time.monotonic() + seconds
+        while not self.ended and time.monotonic() < end:
+            self.read(1)
+
     def _take(self, kind, flags, stream, payload):
         if kind == SETTINGS and not flags & ACK:
             for at in range(0, len(payload), 6):
