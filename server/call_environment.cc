@@ -1,5 +1,8 @@
 #include "server/call_environment.h"
 
+#include <grpc/support/time.h>
+
+#include <cstdint>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +17,36 @@ absl::StatusOr<Engine*> CallEnvironment::ReadyEngine() const {
   Engine* ready = engine.load();
   if (ready == nullptr) return absl::UnavailableError("the server is loading its model");
   return ready;
+}
+
+void OpenCalls::Enter() {
+  MutexLock lock(&mutex_);
+  ++count_;
+}
+
+void OpenCalls::Leave() {
+  MutexLock lock(&mutex_);
+  if (--count_ == 0) none_.NotifyAll();
+}
+
+bool OpenCalls::WaitUntilNone(absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  while (count_ > 0) {
+    if (!none_.WaitUntil(&mutex_, deadline)) return false;
+  }
+  return true;
+}
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const gpr_timespec deadline =
+      gpr_convert_clock_type(context.raw_deadline(), GPR_CLOCK_REALTIME);
+  if (gpr_time_cmp(deadline, gpr_inf_future(GPR_CLOCK_REALTIME)) == 0) {
+    return absl::InfiniteFuture();
+  }
+  const absl::Time time =
+      absl::FromUnixSeconds(deadline.tv_sec) + absl::Nanoseconds(deadline.tv_nsec);
+  // Whoever waits for it, waits with std::chrono.
+  return time < absl::FromUnixNanos(INT64_MAX) ? time : absl::InfiniteFuture();
 }
 
 absl::Status EngineTicket::Submit(Engine* engine, Request request,
@@ -71,6 +104,14 @@ RequestId EngineTicket::id() const {
   return id_;
 }
 
+CallRecord::CallRecord(CallEnvironment* environment, grpc::CallbackServerContext* context,
+                       absl::string_view method)
+    : environment_(environment), context_(context), method_(method), arrival_(absl::Now()) {
+  environment_->open_calls.Enter();
+}
+
+CallRecord::~CallRecord() { environment_->open_calls.Leave(); }
+
 void CallRecord::OnEvent(const TokenEvent& event) {
   if (!has_token_ && !event.tokens.empty()) {
     has_token_ = true;
@@ -109,8 +150,10 @@ void CallRecord::End(const absl::Status& status, RequestId engine_id) {
   summary.finish_reasons = finish_reasons_;
   if (stats_.has_value()) summary.stats = *stats_;
   summary.duration = absl::Now() - arrival_;
-  environment_->metrics.RecordCall(status, summary.duration);
-  environment_->log.RequestEnd(summary);
+  if (!status.ok()) summary.peer = context_->peer();
+  environment_->metrics.RecordCall(method_, status, summary.duration, stats_.has_value());
+  // Routers ask for the load all the time: only what goes wrong with such calls is news.
+  if (!status.ok() || stats_.has_value()) environment_->log.RequestEnd(summary);
 }
 
 }  // namespace mambad::server

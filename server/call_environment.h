@@ -3,6 +3,8 @@
 #ifndef MAMBAD_SERVER_CALL_ENVIRONMENT_H_
 #define MAMBAD_SERVER_CALL_ENVIRONMENT_H_
 
+#include <grpcpp/server_context.h>
+
 #include <atomic>
 #include <memory>
 #include <optional>
@@ -22,6 +24,21 @@
 
 namespace mambad::server {
 
+// Counts the calls of our services, so that a drain waits for them and for nothing else.
+// Thread-safe.
+class OpenCalls {
+ public:
+  void Enter();
+  void Leave();
+  // Whether none is left; false when `deadline` came first.
+  bool WaitUntilNone(absl::Time deadline);
+
+ private:
+  Mutex mutex_;
+  Condition none_;
+  int count_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
 // Owned by the daemon; outlives every call.
 struct CallEnvironment {
   const ServerOptions& options;
@@ -30,10 +47,15 @@ struct CallEnvironment {
   TextWorker& text_worker;
   std::atomic<Engine*> engine{nullptr};  // set once, when the model is loaded
   std::atomic<bool> draining{false};
+  OpenCalls open_calls{};
 
   // The engine, or UNAVAILABLE while loading or draining.
   absl::StatusOr<Engine*> ReadyEngine() const;
 };
+
+// When the caller stops waiting. One beyond the range of C++'s clocks (292 years from 1970) is none
+// to us: InfiniteFuture.
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context);
 
 // One request in the engine as its call sees it: it may be cancelled or resumed before Submit has
 // told its id. Thread-safe.
@@ -53,23 +75,29 @@ class EngineTicket {
   bool resumed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// Times and outcome of one call, told to metrics and log at its end. Not thread-safe: guarded by
-// its call's own lock.
+// One call of our services, from its arrival until gRPC has done with it: it counts as open while
+// its record lives. Times and outcome are told to metrics and log at its end. Not thread-safe:
+// guarded by its call's own lock.
 class CallRecord {
  public:
-  CallRecord(CallEnvironment* environment, absl::string_view method)
-      : environment_(environment), method_(method), arrival_(absl::Now()) {}
+  // `context` is used until End.
+  CallRecord(CallEnvironment* environment, grpc::CallbackServerContext* context,
+             absl::string_view method);
+  ~CallRecord();
+  CallRecord(const CallRecord&) = delete;
+  CallRecord& operator=(const CallRecord&) = delete;
 
   void SetRequestId(const std::string& request_id) { request_id_ = request_id; }
   // News of a sample: its first token, the end of it.
   void OnEvent(const TokenEvent& event);
   // A message of a stream is about to be written.
   void OnMessage(int index);
-  // Once, when the call's status is known.
+  // Once, when the call's status is known, before Finish.
   void End(const absl::Status& status, RequestId engine_id);
 
  private:
   CallEnvironment* const environment_;
+  grpc::CallbackServerContext* const context_;
   const absl::string_view method_;
   const absl::Time arrival_;
   std::string request_id_;

@@ -2,13 +2,13 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/resource_quota.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
-#include <prometheus/exposer.h>
 
-#include <exception>
+#include <algorithm>
+#include <atomic>
 #include <mutex>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,64 +16,71 @@
 #include "server/call_environment.h"
 #include "server/generation_service.h"
 #include "server/metrics.h"
+#include "server/network/connection_acceptor.h"
+#include "server/network/http_endpoint.h"
+#include "server/network/listener.h"
+#include "server/network/transport_settings.h"
+#include "server/process_families.h"
+#include "server/process_limits.h"
 #include "server/start_report.h"
 #include "server/text_worker.h"
 
 namespace mambad::server {
 namespace {
 
-// Clients may ping this often, also while nothing runs; a little less is tolerated, because clocks
-// and networks are not exact.
-constexpr int kLeastPingIntervalMilliseconds = 9000;
+// Time for goodbyes once our own calls have ended: watches of health learn what it is now, clients
+// that the connection closes.
+constexpr absl::Duration kGoodbye = absl::Milliseconds(200);
+// Answers that are made may still be on their way when a drain is cut short.
+constexpr absl::Duration kLastWrites = absl::Milliseconds(100);
 
-void ConfigureNetwork(const ServerOptions& options, grpc::ServerBuilder* builder) {
-  builder->SetMaxReceiveMessageSize(static_cast<int>(options.limits.message_bytes));
-  builder->SetMaxSendMessageSize(-1);
-  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams_per_connection);
-  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
-                              kLeastPingIntervalMilliseconds);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT,
-                              0);  // a taken port is an error, not a second server on it
-  if (options.max_connection_age > absl::ZeroDuration()) {
-    const int64_t age =
-        std::min<int64_t>(absl::ToInt64Milliseconds(options.max_connection_age), INT32_MAX);
-    builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
-                                static_cast<int>(std::max<int64_t>(age, 1)));
-  }
-  if (options.memory_quota_bytes > 0) {
-    grpc::ResourceQuota quota("mambad");
-    quota.Resize(static_cast<size_t>(options.memory_quota_bytes));
-    builder->SetResourceQuota(quota);
-  }
-}
+constexpr char kIndexPage[] =
+    "mambad\n\n"
+    "/metrics  Prometheus' text format\n"
+    "/healthz  200 while requests are served, 503 while not\n";
 
 class RunningDaemon final : public Daemon {
  public:
-  RunningDaemon(const ServerOptions& options, EngineOpener open_engine, RequestLog* log)
+  RunningDaemon(const ServerOptions& options, EngineOpener open_engine, RequestLog* log,
+                FailureHandler fail)
       : options_(options),
         open_engine_(std::move(open_engine)),
-        metrics_(std::make_shared<Metrics>(options.vllm_metric_names)),
+        fail_(std::move(fail)),
+        metrics_(options.vllm_metric_names),
         text_worker_(std::make_unique<TextWorker>(options.text_threads)),
-        environment_{options_, *metrics_, *log, *text_worker_},
+        environment_{options_, metrics_, *log, *text_worker_},
         service_(&environment_) {}
 
   ~RunningDaemon() override { Stop(absl::Now()); }
 
   absl::Status Open() {
-    absl::Status status = OpenMetrics();
-    return status.ok() ? OpenServer() : status;
+    const int64_t descriptors = RaiseDescriptorLimit();
+    absl::StatusOr<Listener> listener = server::Listen("listen", "--listen", options_.listen);
+    if (!listener.ok()) return listener.status();
+    port_ = listener->port;
+    Listener metrics_listener;
+    if (!options_.metrics_listen.empty()) {
+      absl::StatusOr<Listener> opened =
+          server::Listen("metrics.listen", "--metrics", options_.metrics_listen);
+      if (!opened.ok()) return opened.status();
+      metrics_listener = *std::move(opened);
+      metrics_port_ = metrics_listener.port;
+    }
+    if (absl::Status status = OpenServer(); !status.ok()) return status;
+    Accept(*std::move(listener), descriptors);
+    OpenMetrics(std::move(metrics_listener));
+    return absl::OkStatus();
   }
 
   absl::Status Load() override {
-    absl::StatusOr<std::unique_ptr<Engine>> engine = open_engine_(options_.engine, metrics_.get());
+    absl::StatusOr<std::unique_ptr<Engine>> engine = open_engine_(options_.engine, &metrics_);
     if (!engine.ok()) return engine.status();
     engine_ = *std::move(engine);
     for (const std::string& line : StartReport(*engine_)) environment_.log.Info(line);
     for (const std::string& line : engine_->warnings()) environment_.log.Warning(line);
-    metrics_->SetEngine(engine_.get());
+    metrics_.SetEngine(engine_.get());
     environment_.engine.store(engine_.get());
-    SetServing(true);
+    SetState(State::kServing);
     return absl::OkStatus();
   }
 
@@ -83,18 +90,7 @@ class RunningDaemon final : public Daemon {
   int metrics_port() const override { return metrics_port_; }
 
  private:
-  absl::Status OpenMetrics() {
-    if (options_.metrics_listen.empty()) return absl::OkStatus();
-    try {
-      exposer_ = std::make_unique<prometheus::Exposer>(options_.metrics_listen, /*num_threads=*/1);
-      exposer_->RegisterCollectable(metrics_);
-      metrics_port_ = exposer_->GetListeningPorts().at(0);
-      return absl::OkStatus();
-    } catch (const std::exception&) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("metrics.listen: cannot listen on ", options_.metrics_listen));
-    }
-  }
+  enum class State { kLoading, kServing, kDraining, kFailed };
 
   absl::Status OpenServer() {
     static std::once_flag plugins;  // both are for the whole process
@@ -105,22 +101,68 @@ class RunningDaemon final : public Daemon {
                      [] { grpc::reflection::InitProtoReflectionServerBuilderPlugin(); });
     }
     grpc::ServerBuilder builder;
-    ConfigureNetwork(options_, &builder);
-    builder.AddListeningPort(options_.listen, grpc::InsecureServerCredentials(), &port_);
+    SetTransport(options_, &builder);
+    using Kind = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
+    connections_ = builder.experimental().AddExternalConnectionAcceptor(
+        Kind::FROM_FD, grpc::InsecureServerCredentials());
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port_ == 0) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("listen: cannot listen on ", options_.listen));
-    }
-    SetServing(false);
+    if (server_ == nullptr) return absl::InternalError("gRPC's server could not be started");
+    SetState(State::kLoading);
     return absl::OkStatus();
   }
 
-  void SetServing(bool serving) {
+  void Accept(Listener listener, int64_t descriptors) {
+    const ConnectionLimits limits = ChooseConnectionLimits(options_, descriptors);
+    if (limits.connections < options_.max_connections) {
+      environment_.log.Warning(absl::StrCat(
+          "network.max_connections: ", options_.max_connections, " given, ", limits.connections,
+          " used: the process may open ", descriptors, " descriptors (ulimit -n)"));
+    }
+    acceptor_ = std::make_unique<ConnectionAcceptor>(
+        std::move(listener), limits,
+        [this](int descriptor) {
+          grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+          connection.fd = descriptor;
+          connections_->HandleNewConnection(&connection);
+        },
+        [this](const absl::Status& reason) {
+          SetState(State::kFailed);
+          if (fail_) fail_(reason);
+        });
+  }
+
+  void OpenMetrics(Listener listener) {
+    if (listener.sockets.empty()) return;
+    metrics_.AddSource([this](MetricFamilies* families) {
+      AddConnectionFamilies(acceptor_->counts(), families);
+      AddProcessFamilies(ReadProcessUsage(), families);
+      families->Counter("mambad_log_dropped_lines_total",
+                        "Lines of the log that nobody read in time",
+                        static_cast<double>(environment_.log.dropped_lines()));
+    });
+    endpoint_ =
+        std::make_unique<HttpEndpoint>(std::move(listener), HttpEndpoint::Limits(),
+                                       [this](const std::string& path) { return AnswerTo(path); });
+  }
+
+  HttpAnswer AnswerTo(const std::string& path) const {
+    if (path == "/") return {200, "text/plain; charset=utf-8", kIndexPage};
+    if (path == "/metrics") {
+      return {200, "text/plain; version=0.0.4; charset=utf-8", metrics_.Scrape()};
+    }
+    if (path != "/healthz") return {404, "text/plain", "here are /metrics and /healthz\n"};
+    static constexpr const char* kWords[] = {"loading", "ok", "draining", "failed"};
+    const State state = state_.load();
+    return {state == State::kServing ? 200 : 503, "text/plain",
+            absl::StrCat(kWords[static_cast<int>(state)], "\n")};
+  }
+
+  void SetState(State state) {
+    state_.store(state);
     grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
-    health->SetServingStatus(serving);
-    health->SetServingStatus(v1::Generation::service_full_name(), serving);
+    health->SetServingStatus(state == State::kServing);
+    health->SetServingStatus(v1::Generation::service_full_name(), state == State::kServing);
   }
 
   // Idempotent. Calls live on network threads, in the text worker and in the engine: each is
@@ -129,28 +171,33 @@ class RunningDaemon final : public Daemon {
     if (server_ == nullptr || stopped_) return;
     stopped_ = true;
     environment_.draining.store(true);
-    SetServing(false);
+    SetState(State::kDraining);
     if (engine_ != nullptr) engine_->Drain(deadline);
-    // Answers that are made may still be on their way to slow readers.
-    server_->Shutdown(
-        absl::ToChronoTime(std::max(deadline, absl::Now() + absl::Milliseconds(100))));
+    environment_.open_calls.WaitUntilNone(std::max(deadline, absl::Now() + kLastWrites));
+    acceptor_->Stop();
+    server_->Shutdown(absl::ToChronoTime(absl::Now() + kGoodbye));
     text_worker_.reset();
-    exposer_.reset();
-    metrics_->SetEngine(nullptr);
+    endpoint_.reset();
+    metrics_.SetEngine(nullptr);
     engine_.reset();
   }
 
   // What changes here belongs to the thread that uses the daemon. Calls, on threads of their own,
-  // reach only environment_, whose engine is atomic, and what it points to.
+  // reach only environment_, whose engine is atomic, and what it points to; the acceptor's thread
+  // and the endpoint's reach what their lambdas name, which is written before they start.
   const ServerOptions options_;
   const EngineOpener open_engine_;
-  const std::shared_ptr<Metrics> metrics_;
+  const FailureHandler fail_;
+  Metrics metrics_;
   std::unique_ptr<TextWorker> text_worker_;
   CallEnvironment environment_;
   GenerationService service_;
   std::unique_ptr<Engine> engine_;
-  std::unique_ptr<prometheus::Exposer> exposer_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<ConnectionAcceptor> acceptor_;
+  std::unique_ptr<HttpEndpoint> endpoint_;
+  std::atomic<State> state_{State::kLoading};
   int port_ = 0;
   int metrics_port_ = 0;
   bool stopped_ = false;
@@ -159,9 +206,11 @@ class RunningDaemon final : public Daemon {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Listen(const ServerOptions& options,
-                                                       EngineOpener open_engine, RequestLog* log) {
+                                                       EngineOpener open_engine, RequestLog* log,
+                                                       FailureHandler fail) {
   if (absl::Status status = ValidateOptions(options); !status.ok()) return status;
-  auto daemon = std::make_unique<RunningDaemon>(options, std::move(open_engine), log);
+  auto daemon =
+      std::make_unique<RunningDaemon>(options, std::move(open_engine), log, std::move(fail));
   if (absl::Status status = daemon->Open(); !status.ok()) return status;
   return daemon;
 }

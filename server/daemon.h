@@ -21,6 +21,10 @@
 
 namespace mambad::server {
 
+// The daemon can serve no longer, and why: drain it and end. From a thread of the daemon's own, at
+// most once; must not wait.
+using FailureHandler = std::function<void(const absl::Status& reason)>;
+
 using EngineOpener =
     std::function<absl::StatusOr<std::unique_ptr<Engine>>(const EngineOptions&, StepObserver*)>;
 
@@ -28,16 +32,18 @@ using EngineOpener =
 class Daemon {
  public:
   // Opens both ports. INVALID_ARGUMENT for options, FAILED_PRECONDITION naming a port that cannot
-  // be had. `log` outlives it.
+  // be had. `log` outlives it. Raises the process's limit of open descriptors.
   static absl::StatusOr<std::unique_ptr<Daemon>> Listen(const ServerOptions& options,
-                                                        EngineOpener open_engine, RequestLog* log);
+                                                        EngineOpener open_engine, RequestLog* log,
+                                                        FailureHandler fail = nullptr);
   virtual ~Daemon() = default;  // without Drain: cancels running calls
 
   // Opens the engine and turns readiness on. The opener's errors.
   virtual absl::Status Load() = 0;
 
   // Turns readiness off, refuses new calls with UNAVAILABLE, lets running ones finish until
-  // options.drain_timeout, then cancels what remains and closes the ports.
+  // options.drain_timeout, then cancels what remains and closes the ports. Streams of other
+  // services (health watches, reflection) and idle connections do not hold it.
   virtual void Drain() = 0;
 
   virtual int port() const = 0;          // of gRPC

@@ -1,19 +1,24 @@
 #include "server/daemon_program.h"
 
-#include <grpc/support/log.h>
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "engine/mutex.h"
 #include "server/command_line.h"
+#include "server/library_logs.h"
+#include "server/request_log.h"
 #include "server/version.h"
 
 namespace mambad::server {
@@ -21,44 +26,65 @@ namespace {
 
 constexpr int kExitBadInput = 2;
 constexpr int kExitCutShort = 3;
+constexpr int kExitFailed = 4;
+// For the log's last lines, where the process ends without ceremony.
+constexpr absl::Duration kLastLines = absl::Milliseconds(100);
 
-// Waits for SIGTERM and SIGINT in a thread of its own. Create before any other thread: it blocks
-// them in all.
-class StopSignals {
+// What ends the service: SIGTERM and SIGINT, for which a thread of its own waits, or a failure.
+// Create before any other thread: it blocks these signals in all.
+class EndOfService {
  public:
-  StopSignals() {
+  EndOfService() {
     signal(SIGPIPE, SIG_IGN);  // a closed log must not end the daemon
     sigemptyset(&signals_);
-    sigaddset(&signals_, SIGTERM);
-    sigaddset(&signals_, SIGINT);
+    for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals_, number);
     pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
   }
 
-  // Until Serving is called, a signal ends the process: nothing would be lost.
-  void Watch() {
-    std::thread([this] { Run(); }).detach();
+  // Until Serving is called, a signal ends the process: nothing would be lost. `log` outlives the
+  // process's threads.
+  void Watch(RequestLog* log) {
+    std::thread([this, log] { Run(log); }).detach();
   }
   void Serving() {
     MutexLock lock(&mutex_);
     serving_ = true;
   }
-  void WaitForFirst() {
+  void Fail() {
+    MutexLock lock(&mutex_);
+    failed_ = stopped_ = true;
+    news_.NotifyAll();
+  }
+  // Whether it is a failure.
+  bool Wait() {
     MutexLock lock(&mutex_);
     while (!stopped_) news_.Wait(&mutex_);
+    return failed_;
   }
 
  private:
-  void Run() {
-    int number = 0;
-    sigwait(&signals_, &number);
+  // The next signal that means an end.
+  void WaitForSignal(RequestLog* log) {
+    for (int number = 0;;) {
+      sigwait(&signals_, &number);
+      if (number != SIGHUP) return;
+      log->Info("SIGHUP: ignored, nothing is read again while the daemon runs");
+    }
+  }
+
+  void Run(RequestLog* log) {
+    WaitForSignal(log);
+    bool serving = false;
     {
       MutexLock lock(&mutex_);
-      if (!serving_) std::_Exit(0);
+      serving = serving_;
       stopped_ = true;
       news_.NotifyAll();
     }
-    sigwait(&signals_, &number);
-    std::_Exit(kExitCutShort);
+    if (serving) WaitForSignal(log);
+    log->Info(serving ? "stopped before the drain was over" : "stopped while loading");
+    log->Flush(absl::Now() + kLastLines);
+    std::_Exit(serving ? kExitCutShort : 0);
   }
 
   sigset_t signals_;  // written before any thread, read by the watching one
@@ -66,6 +92,7 @@ class StopSignals {
   Condition news_;
   bool serving_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  bool failed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 int Refuse(const absl::Status& status) {
@@ -75,6 +102,22 @@ int Refuse(const absl::Status& status) {
   }
   std::fprintf(stderr, "mambad: %s\n", line.c_str());
   return kExitBadInput;
+}
+
+// The same once there is a log: a log in JSON has no other lines.
+int Refuse(const absl::Status& status, LogFormat format, RequestLog* log) {
+  if (format == LogFormat::kPlain) return Refuse(status);
+  log->Error(status.message());
+  log->Flush(absl::Now() + kLastLines);
+  return kExitBadInput;
+}
+
+// A port's error, with that of a model path that leads nowhere: whoever starts a second daemon by
+// mistake wants to know both.
+absl::Status WithMissingModel(const absl::Status& status, const std::string& model) {
+  if (access(model.c_str(), F_OK) == 0) return status;
+  return absl::Status(status.code(), absl::StrCat(status.message(), "; and model: ", model, ": ",
+                                                  std::strerror(errno)));
 }
 
 std::string WithPort(const std::string& address, int port) {
@@ -87,9 +130,8 @@ void WarnWhenOpen(const ServerOptions& options, RequestLog* log) {
         {"metrics.listen", options.metrics_listen}}) {
     HostAndPort parts;
     if (!address.empty() && ParseHostAndPort(key, address, &parts).ok() && !parts.is_loopback) {
-      log->Warning(
-          absl::StrCat(key, ": ", address,
-                       " can be reached from other machines, and nobody is asked who he is"));
+      log->Warning(absl::StrCat(key, ": ", address,
+                                " can be reached from other machines: no TLS, no authentication"));
     }
   }
 }
@@ -111,19 +153,26 @@ int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpe
     return 0;
   }
   const ServerOptions& options = command->options;
-  // Never destroyed: its thread may still be waiting when the process ends.
-  StopSignals& signals = *new StopSignals;
-  signals.Watch();
-  RequestLog log(options.log_format, options.log_level);
-  WarnWhenOpen(options, &log);
-  // gRPC's own lines about peers and sockets: what matters of them comes back as statuses.
-  gpr_set_log_function([](gpr_log_func_args*) {});
+  // Both are never destroyed: threads may still wait for a signal, or log, when the process ends.
+  EndOfService& end = *new EndOfService;
+  RequestLog& log = *new RequestLog(options.log_format, options.log_level);
+  end.Watch(&log);
+  SendLibraryLogsTo(&log);
 
   absl::StatusOr<std::unique_ptr<Daemon>> daemon =
-      Daemon::Listen(options, std::move(open_engine), &log);
-  if (!daemon.ok()) return Refuse(daemon.status());
-  if (absl::Status status = (*daemon)->Load(); !status.ok()) return Refuse(status);
-  signals.Serving();
+      Daemon::Listen(options, std::move(open_engine), &log, [&](const absl::Status& reason) {
+        log.Error(reason.message());
+        end.Fail();
+      });
+  if (!daemon.ok()) {
+    return Refuse(WithMissingModel(daemon.status(), options.engine.model), options.log_format,
+                  &log);
+  }
+  WarnWhenOpen(options, &log);
+  if (absl::Status status = (*daemon)->Load(); !status.ok()) {
+    return Refuse(status, options.log_format, &log);
+  }
+  end.Serving();
   std::string ready = absl::StrCat("mambad ", kVersion, " ready: grpc ",
                                    WithPort(options.listen, (*daemon)->port()));
   if (!options.metrics_listen.empty()) {
@@ -133,12 +182,13 @@ int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpe
   std::printf("%s\n", ready.c_str());
   std::fflush(stdout);
 
-  signals.WaitForFirst();
+  const bool failed = end.Wait();
   log.Info("draining");
   (*daemon)->Drain();
   daemon->reset();
   log.Info("stopped");
-  return 0;
+  log.Flush(absl::Now() + absl::Milliseconds(500));
+  return failed ? kExitFailed : 0;
 }
 
 }  // namespace mambad::server

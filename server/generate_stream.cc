@@ -33,11 +33,11 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateStream::Start(
 }
 
 GenerateStream::GenerateStream(CallEnvironment* environment, grpc::CallbackServerContext* context)
-    : environment_(environment), context_(context), record_(environment, "Generate") {}
+    : environment_(environment), context_(context), record_(environment, context, "Generate") {}
 
 void GenerateStream::PrepareAndSubmit(Engine* engine, const v1::GenerateRequest& request) {
   absl::StatusOr<PreparedGenerate> prepared = PrepareGenerate(
-      request, *engine, environment_->options.limits, absl::FromChrono(context_->deadline()));
+      request, *engine, environment_->options.limits, DeadlineOf(*context_));
   if (!prepared.ok()) return FailBeforeEngine(prepared.status());
   {
     MutexLock lock(&mutex_);
@@ -115,7 +115,7 @@ void GenerateStream::OnCancel() {
     MutexLock lock(&mutex_);
     broken_ = true;
     if (status_.ok()) {
-      const bool late = absl::FromChrono(context_->deadline()) <= absl::Now();
+      const bool late = DeadlineOf(*context_) <= absl::Now();
       status_ = late ? absl::DeadlineExceededError("the deadline passed")
                      : absl::CancelledError("the caller is gone");
     }

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "server/generate_stream.h"
+#include "server/network_thread.h"
 #include "server/request_conversion.h"
 #include "server/response_conversion.h"
 #include "server/status_details.h"
@@ -13,27 +14,41 @@
 namespace mambad::server {
 namespace {
 
-grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context,
-                                    const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status, context));
-  return reactor;
-}
+// A call that is answered once and never enters the engine.
+class ShortCall final : public grpc::ServerUnaryReactor {
+ public:
+  ShortCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
+            absl::string_view method)
+      : context_(context), record_(environment, context, method) {}
+
+  grpc::ServerUnaryReactor* End(const absl::Status& status) {
+    record_.End(status, 0);
+    GiveToNetwork(this);
+    Finish(ToGrpcStatus(status, context_));
+    return this;
+  }
+  void OnDone() override {
+    TakeFromNetwork(this);
+    delete this;
+  }
+
+ private:
+  grpc::CallbackServerContext* const context_;
+  CallRecord record_;
+};
 
 // Runs `convert` (engine -> StatusOr<Response>) on a text worker.
 template <typename Response, typename Convert>
-grpc::ServerUnaryReactor* FinishFromWorker(CallEnvironment* environment,
-                                           grpc::CallbackServerContext* context, Response* response,
-                                           Convert convert) {
+grpc::ServerUnaryReactor* FinishFromWorker(CallEnvironment* environment, ShortCall* call,
+                                           Response* response, Convert convert) {
   absl::StatusOr<Engine*> engine = environment->ReadyEngine();
-  if (!engine.ok()) return FinishNow(context, engine.status());
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (!engine.ok()) return call->End(engine.status());
   environment->text_worker.Run([=, engine = *engine] {
     absl::StatusOr<Response> result = convert(*engine);
     if (result.ok()) *response = *std::move(result);
-    reactor->Finish(ToGrpcStatus(result.status(), context));
+    call->End(result.status());
   });
-  return reactor;
+  return call;
 }
 
 }  // namespace
@@ -58,7 +73,8 @@ grpc::ServerUnaryReactor* GenerationService::Score(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* context,
                                                       const v1::TokenizeRequest* request,
                                                       v1::TokenizeResponse* response) {
-  return FinishFromWorker(environment_, context, response, [this, request](const Engine& engine) {
+  return FinishFromWorker(environment_, new ShortCall(environment_, context, "Tokenize"), response,
+                          [this, request](const Engine& engine) {
     return server::Tokenize(*request, engine,
                             EffectiveLimits(engine, environment_->options.limits));
   });
@@ -67,7 +83,8 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* context,
                                                         const v1::DetokenizeRequest* request,
                                                         v1::DetokenizeResponse* response) {
-  return FinishFromWorker(environment_, context, response, [this, request](const Engine& engine) {
+  return FinishFromWorker(environment_, new ShortCall(environment_, context, "Detokenize"), response,
+                          [this, request](const Engine& engine) {
     return server::Detokenize(*request, engine,
                               EffectiveLimits(engine, environment_->options.limits));
   });
@@ -76,19 +93,21 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* GenerationService::GetModelInfo(grpc::CallbackServerContext* context,
                                                           const v1::GetModelInfoRequest*,
                                                           v1::GetModelInfoResponse* response) {
-  const Engine* engine = environment_->engine.load();  // also while draining
-  if (engine == nullptr) return FinishNow(context, environment_->ReadyEngine().status());
+  auto* const call = new ShortCall(environment_, context, "GetModelInfo");  // until OnDone
+  const Engine* engine = environment_->engine.load();               // also while draining
+  if (engine == nullptr) return call->End(environment_->ReadyEngine().status());
   *response = DescribeModel(*engine, environment_->options.limits, kVersion);
-  return FinishNow(context, absl::OkStatus());
+  return call->End(absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetLoad(grpc::CallbackServerContext* context,
                                                      const v1::GetLoadRequest*,
                                                      v1::GetLoadResponse* response) {
-  const Engine* engine = environment_->engine.load();  // also while draining
-  if (engine == nullptr) return FinishNow(context, environment_->ReadyEngine().status());
+  auto* const call = new ShortCall(environment_, context, "GetLoad");  // until OnDone
+  const Engine* engine = environment_->engine.load();               // also while draining
+  if (engine == nullptr) return call->End(environment_->ReadyEngine().status());
   *response = DescribeLoad(*engine, environment_->draining.load());
-  return FinishNow(context, absl::OkStatus());
+  return call->End(absl::OkStatus());
 }
 
 }  // namespace mambad::server

@@ -1,6 +1,6 @@
 #include "server/metrics.h"
 
-#include <prometheus/counter.h>
+#include <prometheus/text_serializer.h>
 
 #include <algorithm>
 #include <utility>
@@ -12,10 +12,8 @@
 namespace mambad::server {
 namespace {
 
-using prometheus::ClientMetric;
 using prometheus::Histogram;
 using prometheus::MetricFamily;
-using prometheus::MetricType;
 using Buckets = Histogram::BucketBoundaries;
 
 // Seconds. Between them no step is wider than 2.5 times, from what a small model needs to what a
@@ -38,7 +36,7 @@ Histogram& AddHistogram(prometheus::Registry& registry, const char* name, const 
 Histogram& AddStepHistogram(prometheus::Registry& registry, const char* phase) {
   return prometheus::BuildHistogram()
       .Name("mambad_step_seconds")
-      .Help("Time of one engine step by phase")
+      .Help("Time of one engine step: of the draft model, of the target model (prompts and answers), total")
       .Register(registry)
       .Add({{"phase", phase}}, kShortTimes);
 }
@@ -56,40 +54,10 @@ const char* ReasonLabel(FinishReason reason) {
   }
 }
 
-// Builds families whose values are told, not counted here.
-class FamilyList {
- public:
-  using Labels = std::vector<ClientMetric::Label>;
-
-  void Gauge(std::string name, std::string help, double value, Labels labels = {}) {
-    ClientMetric& metric =
-        Add(std::move(name), std::move(help), MetricType::Gauge, std::move(labels));
-    metric.gauge.value = value;
-  }
-  void Counter(std::string name, std::string help, double value, Labels labels = {}) {
-    ClientMetric& metric =
-        Add(std::move(name), std::move(help), MetricType::Counter, std::move(labels));
-    metric.counter.value = value;
-  }
-  std::vector<MetricFamily>& families() { return families_; }
-
- private:
-  // Metrics of one family come one after the other.
-  ClientMetric& Add(std::string name, std::string help, MetricType type, Labels labels) {
-    if (families_.empty() || families_.back().name != name) {
-      families_.push_back({std::move(name), std::move(help), type, {}});
-    }
-    ClientMetric& metric = families_.back().metric.emplace_back();
-    metric.label = std::move(labels);
-    return metric;
-  }
-  std::vector<MetricFamily> families_;
-};
-
-void AddEngineFamilies(const Engine& engine, int draft_length, FamilyList* list) {
+void AddEngineFamilies(const Engine& engine, int draft_length, MetricFamilies* list) {
   const EngineStats stats = engine.Stats();
   const ModelInfo& model = engine.model();
-  list->Gauge("mambad_requests_running", "Sequences that hold a slot", stats.running);
+  list->Gauge("mambad_requests_running", "Sequences that hold a slot and run", stats.running);
   list->Gauge("mambad_requests_waiting", "Requests in the queue", stats.waiting);
   list->Counter("mambad_prompt_tokens_total", "Prompt tokens taken", stats.prompt_tokens);
   list->Counter("mambad_cached_prompt_tokens_total", "Prompt tokens whose state was at hand",
@@ -107,10 +75,16 @@ void AddEngineFamilies(const Engine& engine, int draft_length, FamilyList* list)
   }
   list->Gauge("mambad_spec_decode_draft_length", "Longest draft of the latest step, in tokens",
               draft_length);
-  list->Counter("mambad_draft_seconds_total", "Time spent drafting", stats.draft_seconds);
-  list->Counter("mambad_verify_seconds_total", "Time spent verifying", stats.verify_seconds);
+  list->Counter("mambad_draft_seconds_total", "Draft model's time", stats.draft_seconds);
+  list->Counter("mambad_prefill_seconds_total",
+                "Target model's time that went to prompts, by their rows in each step",
+                stats.prefill_seconds);
+  list->Counter("mambad_verify_seconds_total",
+                "Target model's time that went to answers (tokens, and drafts to be verified), by "
+                "their rows in each step",
+                stats.verify_seconds);
   list->Gauge("mambad_slots_used", "State slots in use", stats.slots_used);
-  list->Gauge("mambad_slots_total", "State slots", stats.slots_total);
+  list->Gauge("mambad_slots", "State slots, used or not", stats.slots_total);
   list->Gauge("mambad_state_bytes", "State in use by where it lies", stats.state_bytes,
               {{"tier", "slot"}});
   list->Gauge("mambad_generation_tokens_per_second", "Over about the last 10 s",
@@ -129,9 +103,9 @@ void AddEngineFamilies(const Engine& engine, int draft_length, FamilyList* list)
                {"fingerprint", model.fingerprint}});
 }
 
-void AddVllmFamilies(const Engine& engine, FamilyList* list) {
+void AddVllmFamilies(const Engine& engine, MetricFamilies* list) {
   const EngineStats stats = engine.Stats();
-  const FamilyList::Labels labels = {{"model_name", engine.model().path}};
+  const MetricFamilies::Labels labels = {{"model_name", engine.model().path}};
   // What fills up first, keys and values or slots, is what routers want to know.
   const double pages =
       stats.pages_total > 0 ? double(stats.pages_used) / double(stats.pages_total) : 0;
@@ -158,6 +132,10 @@ Metrics::Metrics(bool vllm_names)
                     .Name("mambad_request_failure_total")
                     .Help("Calls that ended otherwise, by gRPC code")
                     .Register(registry_)),
+      calls_(prometheus::BuildCounter()
+                 .Name("mambad_grpc_calls_total")
+                 .Help("Calls of the service Generation that ended, by method and gRPC code")
+                 .Register(registry_)),
       first_token_(AddHistogram(registry_, "time_to_first_token_seconds",
                                 "From arrival to the first token", kLongTimes)),
       between_messages_(AddHistogram(registry_, "inter_token_latency_seconds",
@@ -165,7 +143,8 @@ Metrics::Metrics(bool vllm_names)
       per_token_(AddHistogram(registry_, "time_per_output_token_seconds",
                               "Mean time of a token after the first, one value a sample",
                               kShortTimes)),
-      end_to_end_(AddHistogram(registry_, "e2e_request_latency_seconds", "From arrival to the end",
+      end_to_end_(AddHistogram(registry_, "e2e_request_latency_seconds", "From arrival to the end, of calls that "
+                               "the engine has taken up",
                                kLongTimes)),
       queue_(AddHistogram(registry_, "request_queue_time_seconds", "From arrival to the first step",
                           kLongTimes)),
@@ -174,16 +153,14 @@ Metrics::Metrics(bool vllm_names)
       step_batch_size_(
           AddHistogram(registry_, "step_batch_size", "Sequences in one engine step", kBatchSizes)),
       draft_step_(AddStepHistogram(registry_, "draft")),
-      verify_step_(AddStepHistogram(registry_, "verify")),
+      target_step_(AddStepHistogram(registry_, "target")),
       whole_step_(AddStepHistogram(registry_, "total")),
       vllm_names_(vllm_names) {}
 
 void Metrics::OnStep(const StepReport& report) {
   step_batch_size_.Observe(report.sequences);
-  if (report.draft_length > 0) {
-    draft_step_.Observe(report.draft_seconds);
-    verify_step_.Observe(report.verify_seconds);
-  }
+  if (report.draft_length > 0) draft_step_.Observe(report.draft_seconds);
+  target_step_.Observe(report.verify_seconds);
   whole_step_.Observe(report.total_seconds);
   draft_length_.store(report.draft_length, std::memory_order_relaxed);
 }
@@ -208,21 +185,37 @@ void Metrics::RecordSample(FinishReason reason, const RequestStats& stats) {
   }
 }
 
-void Metrics::RecordCall(const absl::Status& status, absl::Duration duration) {
-  if (!status.ok()) failures_.Add({{"code", std::string(CodeName(status.code()))}}).Increment();
-  end_to_end_.Observe(absl::ToDoubleSeconds(duration));
+void Metrics::RecordCall(absl::string_view method, const absl::Status& status,
+                         absl::Duration duration, bool taken_up) {
+  const std::string code(CodeName(status.code()));
+  calls_.Add({{"method", std::string(method)}, {"code", code}}).Increment();
+  if (!status.ok()) failures_.Add({{"code", code}}).Increment();
+  if (taken_up) end_to_end_.Observe(absl::ToDoubleSeconds(duration));
 }
 
-std::vector<MetricFamily> Metrics::Collect() const {
-  FamilyList list;
+void Metrics::SetEngine(const Engine* engine) {
+  MutexLock lock(&mutex_);
+  engine_ = engine;
+}
+
+void Metrics::AddSource(std::function<void(MetricFamilies*)> source) {
+  sources_.push_back(std::move(source));
+}
+
+std::string Metrics::Scrape() const {
+  MetricFamilies list;
   list.Gauge("mambad_build_info", "The running program", 1, {{"version", kVersion}});
-  if (const Engine* engine = engine_.load()) {
-    AddEngineFamilies(*engine, draft_length_.load(std::memory_order_relaxed), &list);
-    if (vllm_names_) AddVllmFamilies(*engine, &list);
+  for (const auto& source : sources_) source(&list);
+  {
+    MutexLock lock(&mutex_);
+    if (engine_ != nullptr) {
+      AddEngineFamilies(*engine_, draft_length_.load(std::memory_order_relaxed), &list);
+      if (vllm_names_) AddVllmFamilies(*engine_, &list);
+    }
   }
-  std::vector<MetricFamily> result = registry_.Collect();
-  for (MetricFamily& family : list.families()) result.push_back(std::move(family));
-  return result;
+  std::vector<MetricFamily> families = registry_.Collect();
+  for (MetricFamily& family : list.families()) families.push_back(std::move(family));
+  return prometheus::TextSerializer().Serialize(families);
 }
 
 }  // namespace mambad::server

@@ -1,32 +1,40 @@
-// Prometheus families, all with the prefix `mambad_`. Counters of the engine are read at scrape
-// time; histograms are fed by calls and by the engine's steps.
+// Prometheus families: the daemon's with the prefix `mambad_`, the process's with `process_`.
+// Counters of the engine are read at scrape time; histograms are fed by calls and by the engine's
+// steps.
 
 #ifndef MAMBAD_SERVER_METRICS_H_
 #define MAMBAD_SERVER_METRICS_H_
 
-#include <prometheus/collectable.h>
+#include <prometheus/counter.h>
 #include <prometheus/family.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
 #include <atomic>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "engine/engine.h"
+#include "engine/mutex.h"
+#include "server/metric_families.h"
 
 namespace mambad::server {
 
 // Thread-safe. Recording never blocks for longer than another recording or a scrape takes to read a
 // histogram.
-class Metrics : public prometheus::Collectable, public StepObserver {
+class Metrics : public StepObserver {
  public:
   explicit Metrics(bool vllm_names);
 
-  // The engine whose counters are told; nullptr: none. It must live until another is set.
-  void SetEngine(const Engine* engine) { engine_.store(engine); }
+  // The engine whose counters are told; nullptr: none. Once this returns, no scrape uses the one
+  // before.
+  void SetEngine(const Engine* engine);
+  // What others count, asked at every scrape. Before the first one.
+  void AddSource(std::function<void(MetricFamilies*)> source);
 
   void OnStep(const StepReport& report) override;  // engine thread
 
@@ -35,15 +43,19 @@ class Metrics : public prometheus::Collectable, public StepObserver {
   void RecordFirstToken(absl::Duration since_arrival);
   // The end of one sample.
   void RecordSample(FinishReason reason, const RequestStats& stats);
-  // The end of a generating call, answered (`status` OK) or not.
-  void RecordCall(const absl::Status& status, absl::Duration duration);
+  // The end of a call, answered (`status` OK) or not. Its time counts as a latency only when the
+  // engine has taken it up: refusals are quick, and would make the latencies look good.
+  void RecordCall(absl::string_view method, const absl::Status& status, absl::Duration duration,
+                  bool taken_up);
 
-  std::vector<prometheus::MetricFamily> Collect() const override;
+  // All families in Prometheus' text format.
+  std::string Scrape() const;
 
  private:
   prometheus::Registry registry_;  // owns everything below
   prometheus::Family<prometheus::Counter>& successes_;
   prometheus::Family<prometheus::Counter>& failures_;
+  prometheus::Family<prometheus::Counter>& calls_;
   prometheus::Histogram& first_token_;
   prometheus::Histogram& between_messages_;
   prometheus::Histogram& per_token_;
@@ -52,9 +64,11 @@ class Metrics : public prometheus::Collectable, public StepObserver {
   prometheus::Histogram& prefill_;
   prometheus::Histogram& step_batch_size_;
   prometheus::Histogram& draft_step_;
-  prometheus::Histogram& verify_step_;
+  prometheus::Histogram& target_step_;
   prometheus::Histogram& whole_step_;
-  std::atomic<const Engine*> engine_{nullptr};
+  std::vector<std::function<void(MetricFamilies*)>> sources_;
+  mutable Mutex mutex_;
+  const Engine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::atomic<int> draft_length_{0};
   const bool vllm_names_;
 };

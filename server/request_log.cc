@@ -1,12 +1,15 @@
 #include "server/request_log.h"
 
-#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
 
+#include <mutex>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "server/status_details.h"
 
@@ -27,12 +30,26 @@ spdlog::level::level_enum SpdlogLevel(LogLevel level) {
   return spdlog::level::info;
 }
 
-std::shared_ptr<spdlog::logger> StandardErrorLogger(LogFormat format, LogLevel level) {
-  auto logger =
-      std::make_shared<spdlog::logger>("mambad", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+// Formatted lines go to the writer's queue.
+class WriterSink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit WriterSink(LogWriter* writer) : writer_(writer) {}
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    writer_->Write(std::string(line.data(), line.size()));
+  }
+  void flush_() override {}
+
+  LogWriter* const writer_;
+};
+
+std::shared_ptr<spdlog::logger> WriterLogger(LogFormat format, LogLevel level, LogWriter* writer) {
+  auto logger = std::make_shared<spdlog::logger>("mambad", std::make_shared<WriterSink>(writer));
   logger->set_level(SpdlogLevel(level));
   logger->set_pattern(format == LogFormat::kJson ? "%v" : "%Y-%m-%dT%H:%M:%S.%e%z %l %v");
-  logger->flush_on(spdlog::level::info);
   return logger;
 }
 
@@ -62,10 +79,39 @@ std::string OneLine(absl::string_view message) {
   return line;
 }
 
+std::string DropNotice(LogFormat format, int64_t lines) {
+  const std::string message = absl::StrCat(lines, " lines dropped: nobody read the log");
+  if (format == LogFormat::kPlain) {
+    return absl::StrCat(
+        absl::FormatTime("%Y-%m-%dT%H:%M:%E3S%Ez", absl::Now(), absl::LocalTimeZone()), " warning ",
+        message, "\n");
+  }
+  nlohmann::ordered_json line = JsonLine(LogLevel::kWarning);
+  line["message"] = message;
+  line["dropped_lines"] = lines;
+  return Dump(line) + "\n";
+}
+
+// Why a call did not end well, in words that hold nothing of its texts.
+struct Refusal {
+  std::string field;   // of the request; empty: none is to blame
+  std::string reason;  // one line
+
+  explicit Refusal(const absl::Status& status) : field(FirstField(status)) {
+    absl::string_view message = status.message();
+    if (!field.empty()) absl::ConsumePrefix(&message, absl::StrCat(field, ": "));
+    // A template words its refusals itself, and may quote the conversation in them.
+    reason = field == "conversation" ? "the chat template refused it" : OneLine(message);
+  }
+};
+
 }  // namespace
 
-RequestLog::RequestLog(LogFormat format, LogLevel level)
-    : RequestLog(format, StandardErrorLogger(format, level)) {}
+RequestLog::RequestLog(LogFormat format, LogLevel level, int descriptor)
+    : format_(format),
+      writer_(std::make_unique<LogWriter>(
+          descriptor, [format](int64_t lines) { return DropNotice(format, lines); })),
+      logger_(WriterLogger(format, level, writer_.get())) {}
 
 RequestLog::RequestLog(LogFormat format, std::shared_ptr<spdlog::logger> logger)
     : format_(format), logger_(std::move(logger)) {}
@@ -89,6 +135,12 @@ void RequestLog::RequestEnd(const RequestSummary& summary) {
     line["total_ms"] = milliseconds;
     line["drafted"] = stats.speculation.drafted;
     line["accepted"] = stats.speculation.accepted;
+    if (!summary.status.ok()) {
+      const Refusal refusal(summary.status);
+      line["peer"] = summary.peer;
+      if (!refusal.field.empty()) line["field"] = refusal.field;
+      line["reason"] = refusal.reason;
+    }
     logger_->info("{}", Dump(line));
     return;
   }
@@ -107,9 +159,20 @@ void RequestLog::RequestEnd(const RequestSummary& summary) {
       static_cast<double>(stats.first_token_microseconds) * 1e-3, milliseconds);
   absl::StrAppend(&line, " drafted=", stats.speculation.drafted,
                   " accepted=", stats.speculation.accepted);
+  if (!summary.status.ok()) {
+    const Refusal refusal(summary.status);
+    absl::StrAppend(&line, " peer=", summary.peer);
+    if (!refusal.field.empty()) absl::StrAppend(&line, " field=", refusal.field);
+    absl::StrAppend(&line, " reason=\"", refusal.reason, "\"");
+  }
   logger_->info("{}", line);
 }
 
+bool RequestLog::Flush(absl::Time deadline) { return writer_ == nullptr || writer_->Flush(deadline); }
+
+int64_t RequestLog::dropped_lines() const { return writer_ ? writer_->dropped_lines() : 0; }
+
+void RequestLog::Debug(absl::string_view message) { Write(LogLevel::kDebug, message); }
 void RequestLog::Info(absl::string_view message) { Write(LogLevel::kInfo, message); }
 void RequestLog::Warning(absl::string_view message) { Write(LogLevel::kWarning, message); }
 void RequestLog::Error(absl::string_view message) { Write(LogLevel::kError, message); }

@@ -1,5 +1,5 @@
 // The daemon's log: one line a request's end, and few others. Prompts and texts never reach it; ids
-// do.
+// do. Logging never waits: what nobody reads is dropped and counted (log_writer.h).
 
 #ifndef MAMBAD_SERVER_REQUEST_LOG_H_
 #define MAMBAD_SERVER_REQUEST_LOG_H_
@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "engine/request.h"
+#include "server/log_writer.h"
 #include "server/server_options.h"
 
 namespace mambad::server {
@@ -22,27 +23,36 @@ struct RequestSummary {
   absl::string_view method;  // "Generate"
   std::string request_id;    // the caller's; printable ASCII
   RequestId engine_id = 0;   // 0: it never reached the engine
-  absl::Status status;
+  absl::Status status;       // unless OK, its field and reason are told
+  std::string peer;          // "ipv4:192.0.2.1:40000"; told unless OK
   std::string finish_reasons;  // "EOS", or one a sample: "EOS,LENGTH"
   RequestStats stats;          // of sample 0; completion_tokens of all
   absl::Duration duration;     // from arrival
 };
 
-// Thread-safe. Writes to standard error, each line whole.
+// Thread-safe. Writes to standard error or another descriptor, each line whole; in JSON each line
+// is one object. At its end it waits half a second for its reader.
 class RequestLog {
  public:
-  RequestLog(LogFormat format, LogLevel level);
+  RequestLog(LogFormat format, LogLevel level, int descriptor = 2);
   // Tests: writes to `logger` instead.
   RequestLog(LogFormat format, std::shared_ptr<spdlog::logger> logger);
 
   void RequestEnd(const RequestSummary& summary);  // level info
+  void Debug(absl::string_view message);
   void Info(absl::string_view message);
   void Warning(absl::string_view message);
   void Error(absl::string_view message);
 
+  // Waits until all is written, or until `deadline`; whether it is.
+  bool Flush(absl::Time deadline);
+  // Lines that nobody read in time.
+  int64_t dropped_lines() const;
+
  private:
   void Write(LogLevel level, absl::string_view message);
   const LogFormat format_;
+  const std::unique_ptr<LogWriter> writer_;  // nullptr: `logger_` is a test's
   const std::shared_ptr<spdlog::logger> logger_;
 };
 

@@ -41,10 +41,20 @@ struct ServerOptions {
   bool vllm_metric_names = false;  // add the names that LLM routers know
   bool reflection = true;
 
+  int max_connections = 10000;  // open at a time on the gRPC port; fewer where descriptors are few
+  int max_connections_per_peer = 0;       // of them, from one address; 0: half of them
   int max_streams_per_connection = 1024;  // calls at a time on one connection
+  absl::Duration handshake_timeout =
+      absl::Seconds(20);  // a connection that has not spoken HTTP/2 until then is closed; 0: never
+  absl::Duration max_connection_idle =
+      absl::Minutes(30);  // a connection without a call for so long is closed, gently; 0: never
+  absl::Duration keepalive_interval =
+      absl::Minutes(1);  // silent peers are pinged so often, and closed when they do not answer in
+                         // 20 s; 0: never
   absl::Duration max_connection_age =
       absl::ZeroDuration();        // 0: connections live as long as clients want
-  int64_t memory_quota_bytes = 0;  // what gRPC may hold in buffers; 0: no quota
+  int64_t memory_quota_bytes = 0;  // what gRPC may hold in buffers; 0: 1/64 of the memory, from
+                                   // 64 MiB to 256 MiB
   int text_threads = 1;            // threads that tokenize and render, apart from the network's
 
   int64_t max_pending_bytes =

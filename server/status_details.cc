@@ -65,6 +65,13 @@ absl::Status WithFieldDetails(const absl::Status& status) {
   return violations.ToStatus();
 }
 
+std::string FirstField(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kBadRequestType);
+  google::rpc::BadRequest details;
+  if (!payload.has_value() || !details.ParseFromString(std::string(*payload))) return "";
+  return details.field_violations_size() > 0 ? details.field_violations(0).field() : "";
+}
+
 absl::Status ExhaustedError(absl::string_view message, absl::Duration retry_after) {
   google::rpc::RetryInfo details;
   const absl::Duration delay = std::clamp(retry_after, absl::Milliseconds(1), absl::Hours(1));

@@ -46,6 +46,9 @@ class FieldViolations {
 // google.rpc.BadRequest; other statuses and messages without a path come back unchanged.
 absl::Status WithFieldDetails(const absl::Status& status);
 
+// The first field that a google.rpc.BadRequest of the status names; empty: none.
+std::string FirstField(const absl::Status& status);
+
 // RESOURCE_EXHAUSTED with google.rpc.RetryInfo.
 absl::Status ExhaustedError(absl::string_view message, absl::Duration retry_after);
 

@@ -12,7 +12,7 @@ namespace mambad::server {
 
 UnaryEngineCall::UnaryEngineCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
                                  absl::string_view method, const std::string& request_id)
-    : environment_(environment), context_(context), record_(environment, method) {
+    : environment_(environment), context_(context), record_(environment, context, method) {
   // Anything else is refused by Prepare and must not reach the log.
   if (IsValidRequestId(request_id)) record_.SetRequestId(request_id);
 }
@@ -35,7 +35,7 @@ grpc::ServerUnaryReactor* UnaryEngineCall::Start(std::shared_ptr<UnaryEngineCall
 }
 
 void UnaryEngineCall::PrepareAndSubmit(Engine* engine) {
-  absl::StatusOr<Request> request = Prepare(*engine, absl::FromChrono(context_->deadline()));
+  absl::StatusOr<Request> request = Prepare(*engine, DeadlineOf(*context_));
   if (!request.ok()) return End(request.status());
   {
     MutexLock lock(&mutex_);
@@ -65,7 +65,7 @@ void UnaryEngineCall::OnCancel() {
   NetworkCallback callback(this);
   {
     MutexLock lock(&mutex_);
-    const bool late = absl::FromChrono(context_->deadline()) <= absl::Now();
+    const bool late = DeadlineOf(*context_) <= absl::Now();
     if (status_.ok()) {
       status_ = late ? absl::DeadlineExceededError("the deadline passed")
                      : absl::CancelledError("the caller is gone");

@@ -35,15 +35,20 @@ def make_stubs(folder):
 
 
 class Daemon:
-    """The program `binary` on free ports, ready when the constructor returns."""
+    """The program `binary` on free ports, ready when the constructor returns.
 
-    def __init__(self, binary, model, draft=None, extra=()):
+    `stderr`: a descriptor that takes its log instead of `errors`; `prepare` is called in its process before it starts.
+    """
+
+    def __init__(self, binary, model, draft=None, extra=(), stderr=None, prepare=None):
         command = [binary, "--model", model, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
         if draft:
             command += ["--draft", draft]
-        self.process = subprocess.Popen(command + list(extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command + list(extra), stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE if stderr is None else stderr, text=True,
+                                        preexec_fn=prepare)
         self.errors = []
-        self.error_reader = threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True)
+        self.error_reader = threading.Thread(target=lambda: self.errors.extend(self.process.stderr or ()), daemon=True)
         self.error_reader.start()
         self.ready_line = self.process.stdout.readline()
         if " ready: grpc " not in self.ready_line:
@@ -82,9 +87,22 @@ class Daemon:
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(timeout=60)
         self.error_reader.join()
-        self.process.stdout.close()
-        self.process.stderr.close()
+        self._close_pipes()
         return code
+
+    def kill(self):
+        """Ends what is still there."""
+        if self.process.poll() is None:
+            self.channel.close()
+            self.process.kill()
+            self.process.wait()
+        self.error_reader.join()
+        self._close_pipes()
+
+    def _close_pipes(self):
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def details_of(error):

@@ -9,7 +9,9 @@
 #include <future>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "tests/server/test_daemon.h"
@@ -18,6 +20,7 @@ namespace mambad::server {
 namespace {
 
 using grpc::health::v1::HealthCheckResponse;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -131,6 +134,11 @@ TEST(MetricsTest, NamesAndValues) {
   v1::GenerateRequest bad = TextRequest("hello", 10);
   bad.mutable_sampling()->set_top_p(2);
   daemon.Generate(bad);
+  grpc::ClientContext context;
+  v1::TokenizeRequest tokenize;
+  tokenize.set_text("hello");
+  v1::TokenizeResponse tokens;
+  ASSERT_TRUE(daemon.stub().Tokenize(&context, tokenize, &tokens).ok());
   ASSERT_TRUE(daemon.BecomesIdle());
   const std::string text = daemon.Metrics();
   for (const char* line : {
@@ -148,17 +156,32 @@ TEST(MetricsTest, NamesAndValues) {
            "mambad_spec_decode_num_accepted_tokens_per_pos_total{position=\"1\"} 1",
            "mambad_spec_decode_draft_length 2",
            "mambad_draft_seconds_total",
+           "mambad_prefill_seconds_total",
            "mambad_verify_seconds_total",
            "mambad_time_to_first_token_seconds_count 2",
            "mambad_inter_token_latency_seconds_bucket",
            "mambad_time_per_output_token_seconds_count 2",
-           "mambad_e2e_request_latency_seconds_count 3",
+           "mambad_e2e_request_latency_seconds_count 2",  // the refused one is no latency
+           "mambad_grpc_calls_total{code=\"OK\",method=\"Generate\"} 2",
+           "mambad_grpc_calls_total{code=\"INVALID_ARGUMENT\",method=\"Generate\"} 1",
+           "mambad_grpc_calls_total{code=\"OK\",method=\"Tokenize\"} 1",
+           "mambad_connections 1",
+           "mambad_connections_accepted_total 1",
+           "mambad_connections_refused_total{reason=\"descriptors\"} 0",
+           "mambad_log_dropped_lines_total 0",
+           "process_cpu_seconds_total ",
+           "process_open_fds ",
+           "process_max_fds ",
+           "process_resident_memory_bytes ",
+           "process_virtual_memory_bytes ",
+           "process_start_time_seconds ",
+           "process_threads ",
            "mambad_request_queue_time_seconds_count 2",
            "mambad_request_prefill_time_seconds_count 2",
            "mambad_step_batch_size_bucket",
-           "mambad_step_seconds_bucket{phase=\"verify\"",
+           "mambad_step_seconds_bucket{phase=\"target\"",
            "mambad_slots_used 0",
-           "mambad_slots_total 16",
+           "mambad_slots 16",
            "mambad_state_bytes{tier=\"slot\"} 0",
            "mambad_generation_tokens_per_second",
            "mambad_acceptance_rate",
@@ -170,6 +193,67 @@ TEST(MetricsTest, NamesAndValues) {
     EXPECT_THAT(text, HasSubstr(line));
   }
   EXPECT_THAT(text, Not(HasSubstr("vllm:")));
+  // No families of libraries.
+  for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    if (absl::StartsWith(line, "# TYPE ") || line[0] != '#') continue;
+    EXPECT_THAT(std::string(line), ::testing::MatchesRegex("# HELP (mambad|process)_.*"));
+  }
+}
+
+TEST(MetricsEndpointTest, TellsWhetherRequestsAreServed) {
+  ServerOptions options = TestDaemon::Options();
+  options.metrics_listen = "127.0.0.1:0";
+  TestDaemon daemon(options, {}, /*load=*/false);
+  EXPECT_THAT(daemon.Fetch("/healthz"), AllOf(HasSubstr("503"), HasSubstr("loading\n")));
+  ASSERT_TRUE(daemon.daemon().Load().ok());
+  EXPECT_THAT(daemon.Fetch("/healthz"), AllOf(HasSubstr("200 OK"), HasSubstr("ok\n")));
+  EXPECT_THAT(daemon.Fetch("/"), AllOf(HasSubstr("/metrics"), HasSubstr("/healthz")));
+  EXPECT_THAT(daemon.Fetch("/other"), HasSubstr("404"));
+}
+
+TEST(DaemonTest, DrainDoesNotWaitForStreamsThatAreNotOurs) {
+  ServerOptions options = TestDaemon::Options();
+  options.drain_timeout = absl::Hours(1);
+  TestDaemon daemon(options);
+  auto stub = grpc::health::v1::Health::NewStub(daemon.Channel());
+  grpc::ClientContext context;
+  auto watch = stub->Watch(&context, {});
+  HealthCheckResponse response;
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  // Without the hour.
+  auto drained = std::async(std::launch::async, [&] { daemon.daemon().Drain(); });
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  ASSERT_EQ(drained.wait_for(std::chrono::seconds(30)), std::future_status::ready);
+}
+
+TEST(DaemonTest, ConnectionsAreBounded) {
+  ServerOptions options = TestDaemon::Options();
+  options.max_connections = 2;
+  options.max_connections_per_peer = 2;
+  TestDaemon daemon(options);  // its own channel connects at the first call
+  ASSERT_TRUE(daemon.Generate(TextRequest("hello", 3)).status.ok());
+  // A call on a connection of its own, which lives as long as the context that used it.
+  const auto ask = [&](grpc::ClientContext* context) {
+    v1::GetLoadResponse load;
+    return v1::Generation::NewStub(daemon.Channel())->GetLoad(context, {}, &load).error_code();
+  };
+  auto second = std::make_unique<grpc::ClientContext>();
+  ASSERT_EQ(ask(second.get()), grpc::StatusCode::OK);
+  {
+    grpc::ClientContext third;
+    EXPECT_EQ(ask(&third), grpc::StatusCode::UNAVAILABLE);
+  }
+  EXPECT_TRUE(daemon.Generate(TextRequest("hello", 3)).status.ok());
+  second.reset();
+  grpc::StatusCode code = grpc::StatusCode::UNAVAILABLE;
+  for (int i = 0; i < 300 && code == grpc::StatusCode::UNAVAILABLE; ++i) {
+    grpc::ClientContext again;
+    absl::SleepFor(absl::Milliseconds(100));
+    code = ask(&again);
+  }
+  EXPECT_EQ(code, grpc::StatusCode::OK);
 }
 
 TEST(MetricsTest, RoutersNamesOnRequest) {

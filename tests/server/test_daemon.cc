@@ -33,7 +33,7 @@ ServerOptions TestDaemon::Options() {
   ServerOptions options;
   options.engine.model = "fake";
   options.listen = "127.0.0.1:0";
-  options.metrics_listen = "";  // closing the endpoint takes up to two seconds
+  options.metrics_listen = "";
   return options;
 }
 
@@ -74,7 +74,7 @@ Streamed TestDaemon::Generate(const v1::GenerateRequest& request) {
   return result;
 }
 
-std::string TestDaemon::Metrics() const {
+std::string TestDaemon::Fetch(const std::string& path) const {
   const int socket_number = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
@@ -82,7 +82,7 @@ std::string TestDaemon::Metrics() const {
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   std::string text;
   if (connect(socket_number, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0) {
-    const std::string request = "GET /metrics HTTP/1.0\r\n\r\n";
+    const std::string request = absl::StrCat("GET ", path, " HTTP/1.0\r\n\r\n");
     if (write(socket_number, request.data(), request.size()) > 0) {
       char buffer[4096];
       for (ssize_t size; (size = read(socket_number, buffer, sizeof(buffer))) > 0;) {

@@ -41,8 +41,9 @@ class TestDaemon {
   Streamed Generate(const v1::GenerateRequest& request);
   // What was logged so far.
   std::string log() const { return log_text_.str(); }
-  // GET /metrics.
-  std::string Metrics() const;
+  // The answer to GET, headers included.
+  std::string Fetch(const std::string& path) const;
+  std::string Metrics() const { return Fetch("/metrics"); }
   // Waits (at most 10 s) until nothing runs or waits; whether that came true.
   bool BecomesIdle();
 
