@@ -15,6 +15,10 @@
 
 namespace mambad {
 
+// What one point of priority is worth in the queue: so much earlier would a request have come. So
+// the range of priorities, 200, is overtaken by ten seconds of waiting, and nothing waits for ever.
+inline constexpr absl::Duration kPriorityWorth = absl::Milliseconds(50);
+
 struct ActiveRequest {
   RequestId id = 0;
   Request request;
@@ -36,6 +40,11 @@ struct ActiveRequest {
   int64_t prompt_rows_counted = 0;            // rows of the prompt that are in the statistics
   std::vector<TokenLogprob> prompt_logprobs;  // collected while the prompt is read
 
+  // Its place among others: by arrival, which priority moves.
+  absl::Time rank() const { return submitted - request.priority * kPriorityWorth; }
+  bool GoesBefore(const ActiveRequest& other) const {
+    return rank() != other.rank() ? rank() < other.rank() : id < other.id;
+  }
   bool scoring() const { return request.score_from.has_value(); }
   // Its length is not known beforehand: pages come as it grows, and it may be preempted.
   bool grows() const { return request.stopping.max_tokens == 0 && !scoring(); }

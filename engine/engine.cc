@@ -3,16 +3,17 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "engine/engine_core.h"
 #include "engine/mutex.h"
 #include "engine/self_check.h"
+#include "engine/steady_time.h"
 
 namespace mambad {
 namespace {
@@ -39,6 +40,9 @@ class ThreadedEngine : public Engine {
     if (absl::Status status = core_->Validate(request); !status.ok()) return status;
     const EngineOptions& options = core_->facts().options;
     const int64_t tokens = static_cast<int64_t>(request.prompt.size());
+    if (request.output.echo && core_->facts().tokenizer != nullptr) {
+      request.echo_text = core_->facts().tokenizer->Decode(request.prompt, /*skip_special=*/true);
+    }
     MutexLock lock(&mutex_);
     if (draining_ || stopping_)
       return absl::UnavailableError("draining: no new requests are taken");
@@ -55,9 +59,13 @@ class ThreadedEngine : public Engine {
           "the queue is full: ", stats_.waiting_tokens + handed_over_tokens_ + submitted_tokens_,
           " prompt tokens wait"));
     }
+    usual_ = usual_.value_or(DemandOf(request));
+    usual_->tokens += 0.1 * (DemandOf(request).tokens - usual_->tokens);
+    usual_->prompt += 0.1 * (DemandOf(request).prompt - usual_->prompt);
     const RequestId id = ++last_id_;
     submitted_tokens_ += tokens;
-    submitted_.push_back({id, std::move(request), std::move(sink), absl::Now()});
+    const absl::Time arrival = request.arrival.value_or(SteadyNow());
+    submitted_.push_back({id, std::move(request), std::move(sink), arrival});
     news_.NotifyOne();
     return id;
   }
@@ -88,7 +96,7 @@ class ThreadedEngine : public Engine {
 
   EngineStats Stats() const override {
     MutexLock lock(&mutex_);
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     EngineStats stats = stats_;
     stats.waiting = Waiting();
     stats.generation_tokens_per_second = rates_.TokensPerSecond(now);
@@ -98,9 +106,33 @@ class ThreadedEngine : public Engine {
 
   absl::Duration EstimatedWait() const override {
     MutexLock lock(&mutex_);
-    const int ahead = Waiting() + (FreeSlots() == 0 ? 1 : 0);
-    const absl::Duration each = finish_interval_;
-    return std::min(absl::Minutes(10), std::max(absl::Milliseconds(10), ahead * each));
+    // Those that the forecast does not know yet stand before it.
+    const absl::Duration wait = forecast_.StartOf(Waiting() - forecast_.waiting, SteadyNow());
+    return std::min(absl::Minutes(10), wait);
+  }
+
+  absl::Duration RetryDelay() override {
+    MutexLock lock(&mutex_);
+    const absl::Time now = SteadyNow();
+    while (!promised_.empty() && promised_.front() <= now) promised_.pop_front();
+    // Places in the queue come free one after the other: each caller is told of one of its own.
+    // A bound to that, for who asks again at once is told of another.
+    const EngineOptions& options = core_->facts().options;
+    const size_t most =
+        std::min<size_t>(1024, 2 * static_cast<size_t>(options.max_waiting + options.max_sequences));
+    const auto place = static_cast<int64_t>(promised_.size());
+    absl::Duration wait = forecast_.RoomAfter(place, now) * 1.1;  // rather after than before
+    // A burst is refused before the first step could forecast anything: nothing of it has run.
+    if (forecast_.starts.empty() && usual_.has_value()) {
+      const double each = usual_->tokens * pace_.SecondsAToken() +
+                          usual_->prompt * pace_.SecondsAPromptToken();
+      wait = absl::Seconds(each * static_cast<double>(1 + place / options.max_sequences));
+    }
+    wait = std::clamp(wait, absl::Milliseconds(10), absl::Duration(absl::Minutes(10)));
+    if (promised_.size() < most) {
+      promised_.insert(std::upper_bound(promised_.begin(), promised_.end(), now + wait), now + wait);
+    }
+    return wait;
   }
 
   absl::Status self_check() const override { return self_check_; }
@@ -132,6 +164,19 @@ class ThreadedEngine : public Engine {
     std::shared_ptr<EventSink> sink;
     absl::Time when;
   };
+
+  // What a request asks for, in tokens.
+  struct Demand {
+    double tokens = 0, prompt = 0;
+  };
+  Demand DemandOf(const Request& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const auto prompt = static_cast<int64_t>(request.prompt.size());
+    const bool named = request.stopping.max_tokens > 0;
+    const int64_t room = core_->facts().model.context - prompt;
+    const int64_t limit = named ? std::min(room, request.stopping.max_tokens) : room;
+    const double tokens = request.score_from.has_value() ? 0 : pace_.TokensLeft(0, limit, named);
+    return {tokens, static_cast<double>(prompt)};
+  }
 
   // A sink or observer that waits for the engine thread waits for itself.
   void DieOnEngineThread(const char* what) const {
@@ -187,7 +232,7 @@ class ThreadedEngine : public Engine {
       cancelled.clear();
       resumed.clear();
       if (cancel_all) core_->CancelAll();
-      ran = core_->Step(absl::Now);
+      ran = core_->Step(SteadyNow);
       if (stop && core_->idle()) {
         MutexLock lock(&mutex_);
         Publish();
@@ -209,7 +254,7 @@ class ThreadedEngine : public Engine {
       event.index = sample;
       event.finish = FinishReason::kError;
       event.error = status;
-      event.stats = StatsOfUnstarted(prompt, absl::Now() - submission.when);
+      event.stats = StatsOfUnstarted(prompt, SteadyNow() - submission.when);
       sink->OnEvent(event);
     }
   }
@@ -217,7 +262,8 @@ class ThreadedEngine : public Engine {
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     stats_ = core_->stats();
     rates_ = core_->rates();
-    finish_interval_ = core_->finish_interval();
+    pace_ = core_->pace();
+    if (forecast_.made != core_->forecast().made) forecast_ = core_->forecast();
     handed_over_ = 0;
     handed_over_tokens_ = 0;
     core_idle_ = core_->idle();
@@ -242,7 +288,11 @@ class ThreadedEngine : public Engine {
   bool core_idle_ ABSL_GUARDED_BY(mutex_) = true;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
   RecentRates rates_ ABSL_GUARDED_BY(mutex_);
-  absl::Duration finish_interval_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1);
+  WaitForecast forecast_ ABSL_GUARDED_BY(mutex_);
+  ServicePace pace_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Demand> usual_ ABSL_GUARDED_BY(mutex_);  // of late; absent: nothing came yet
+  // When those who were refused were told to come back, the next one first.
+  std::deque<absl::Time> promised_ ABSL_GUARDED_BY(mutex_);
 
   std::thread thread_;  // last: starts when all else is there
 };

@@ -100,13 +100,13 @@ class Engine {
   // Any thread. The reader has caught up: a paused request goes on.
   virtual void Resume(RequestId id) = 0;
   // Any thread. Refuses new requests from now on; running ones go on. Returns when none is left or
-  // at `deadline`, after cancelling what then remains. Not from a sink or the observer, which the
+  // at `deadline` (steady time), after cancelling what then remains. Not from a sink or the observer, which the
   // engine thread calls: it would wait for itself, so it dies with words instead.
   virtual void Drain(absl::Time deadline) = 0;
 
   virtual EngineStats Stats() const = 0;  // any thread
-  // How long a new request would wait: those before it, at the rate at which requests have been
-  // ending while there were any. 10 ms to 10 min.
+  // How long a new request would wait before its first step: what runs and what waits, at the pace
+  // that was measured (engine/wait_forecast.h). To 10 min.
   virtual absl::Duration EstimatedWait() const = 0;
   // "CPU, AVX-512, 2 threads"
   virtual const std::string& device() const = 0;
@@ -115,6 +115,9 @@ class Engine {
   // Lines for the operator's log, in the order they were found while opening: what of the model's
   // files or the options was left out, cut down or looks like a mistake, with file and way out.
   virtual const std::vector<std::string>& warnings() const = 0;
+  // When one that was refused for a full queue should come back: when the queue is likely to have
+  // room for it, behind those that were told so before it. 10 ms to 10 min.
+  virtual absl::Duration RetryDelay() = 0;
   // What the check at Open found: OK, or what differed.
   virtual absl::Status self_check() const { return absl::OkStatus(); }
   virtual const ModelInfo& model() const = 0;

@@ -17,14 +17,20 @@ bool EngineCore::Decodes(const StepEntry& entry) {
   return entry.feed == 1 && entry.position >= entry.sequence->prompt_length;
 }
 
-void EngineCore::Account(const StepTimes& times, absl::Time now) {
+void EngineCore::Account(const StepTimes& times, absl::Time begin, absl::Time now) {
   StepReport report;
-  int64_t generated = 0, drafted = 0, accepted = 0;
+  int64_t generated = 0, decoded = 0, drafted = 0, accepted = 0;
+  int decoding = 0;
   for (const StepEntry& entry : plan_) {
     report.sequences += 1;
     report.rows += entry.feed + entry.draft_length;
     report.draft_length = std::max(report.draft_length, entry.draft_length);
-    if (!Decodes(entry)) report.prefill_rows += entry.feed;
+    if (Decodes(entry)) {
+      ++decoding;
+      decoded += entry.kept;
+    } else {
+      report.prefill_rows += entry.feed;
+    }
     CountPromptRows(entry);
     generated += entry.sampled ? entry.kept : 0;
     if (entry.draft_length == 0) continue;
@@ -51,6 +57,8 @@ void EngineCore::Account(const StepTimes& times, absl::Time now) {
   stats_.step_sequences += report.sequences;
   stats_.step_seconds += report.total_seconds;
   rates_.Add(now, generated, drafted, accepted);
+  pace_.Observe(absl::ToDoubleSeconds(now - begin), decoding, decoded, report.prefill_rows,
+                report.rows);
   ObserveDrafts(times);
   if (observer_ != nullptr) observer_->OnStep(report);
 }
@@ -74,9 +82,53 @@ void EngineCore::ShareTime(const StepEntry& entry, const StepTimes& times, int r
       Microseconds(times.draft_seconds * entry.draft_rows / times.draft_rows);
 }
 
-void EngineCore::ObservePace(absl::Time now) {
-  pace_.Observe(now, ended_requests_ - paced_requests_, !idle());
-  paced_requests_ = ended_requests_;
+// What a request takes still: its longest sample, and what of its prompt is not read.
+ServiceDemand EngineCore::DemandOf(const ActiveRequest& active) const {
+  const Request& request = active.request;
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  const int64_t limit = TokenLimit(request) - prompt;
+  int64_t unread = prompt, generated = 0;
+  int slots = active.samples();
+  if (!active.sequences.empty()) {
+    slots = active.unfinished;
+    generated = limit;
+    unread = 0;
+    for (const auto& sequence : active.sequences) {
+      if (sequence->finished) continue;
+      generated = std::min(generated, sequence->generated());
+      unread = std::max(unread, sequence->backlog() - 1);
+      if (!active.forked) break;  // the others wait for the first
+    }
+  }
+  const double tokens =
+      active.scoring() ? 0 : pace_.TokensLeft(generated, limit, !active.grows());
+  ServiceDemand demand;
+  demand.seconds = static_cast<double>(unread) * pace_.SecondsAPromptToken() +
+                   tokens * pace_.SecondsAToken();
+  demand.slots = slots;
+  return demand;
+}
+
+// Now and then: readers know how old it is.
+void EngineCore::UpdateForecast(absl::Time now) {
+  constexpr absl::Duration kOften = absl::Milliseconds(50);
+  constexpr int kBehind = 64;
+  const bool waits = !waiting_.empty() || free_slots_.empty();
+  if (!waits && forecast_.starts.empty()) return;
+  const bool news = waits == forecast_.starts.empty();
+  if (!news && now >= forecast_.made && now - forecast_.made < kOften) return;
+  forecast_.made = now;
+  forecast_.starts.clear();
+  forecast_.waiting = 0;
+  if (!waits) return;
+  running_demands_.clear();
+  waiting_demands_.clear();
+  for (const auto& active : active_) {
+    if (active->unfinished > 0) running_demands_.push_back(DemandOf(*active));
+  }
+  for (const auto& active : waiting_) waiting_demands_.push_back(DemandOf(*active));
+  ForecastWaits(running_demands_, waiting_demands_, facts_.options.max_sequences, kBehind,
+                &forecast_);
 }
 
 void EngineCore::UpdateGauges(absl::Time now) {
@@ -102,8 +154,10 @@ void EngineCore::ForgetHistory() {
   stats_ = std::move(fresh);
   draft_lengths_ = DraftLengthController();
   rates_ = RecentRates();
-  pace_ = FinishPace();
-  ended_requests_ = paced_requests_ = 0;
+  pace_ = ServicePace();
+  last_step_.reset();
+  forecast_ = WaitForecast();
+  ended_requests_ = 0;
   UpdateGauges(absl::UnixEpoch());
 }
 

@@ -40,8 +40,12 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
   active->request = std::move(request);
   active->sink = std::move(sink);
   active->submitted = now;
+  if (active->request.output.echo && !active->request.echo_text && facts_.tokenizer != nullptr) {
+    active->request.echo_text =
+        facts_.tokenizer->Decode(active->request.prompt, /*skip_special=*/true);
+  }
   const auto later = [&](const std::unique_ptr<ActiveRequest>& other) {
-    return other->request.priority < active->request.priority;
+    return active->GoesBefore(*other);
   };
   by_id_[id] = active.get();
   stats_.waiting_tokens += tokens;
@@ -81,8 +85,8 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   GrowPages();
   AdmitWaiting(now);
   ForkSamples();
-  ObservePace(now);
   UpdateGauges(now);
+  UpdateForecast(now);
 
   running_.clear();
   for (const auto& active : active_) {
@@ -92,9 +96,13 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
       if (!sequence->finished && !waits_for_fork) running_.push_back(sequence.get());
     }
   }
+  ReadLookups();
   ChooseDrafts();
   scheduler_->Plan(running_, wished_drafts_, &plan_);
-  if (plan_.empty()) return false;
+  if (plan_.empty()) {
+    last_step_.reset();
+    return false;
+  }
   ProposeLookups();
 
   int alternatives = -1, score_alternatives = -1;
@@ -110,10 +118,11 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
 
   const absl::Time after = clock();
   for (StepEntry& entry : plan_) Deliver(entry, after);
-  Account(times, after);
+  Account(times, last_step_.value_or(now), after);
+  last_step_ = after;
   RemoveFinished();
-  ObservePace(after);
   UpdateGauges(after);
+  UpdateForecast(after);
   return true;
 }
 
@@ -141,8 +150,8 @@ void EngineCore::EndLateAndCancelled(absl::Time now) {
 
 // ---- slots and pages ----------------------------------------------------------------------------
 
-// First come, first served within a priority; the head of the queue is never overtaken, so that a
-// large request cannot starve. One that was preempted starts anew when a request has ended since:
+// First come, first served, as priority moves their times; the head of the queue is never overtaken,
+// so that a large request cannot starve. One that was preempted starts anew when a request has ended since:
 // else it would be preempted again before long, and its text read over and over.
 void EngineCore::AdmitWaiting(absl::Time now) {
   while (!waiting_.empty()) {
@@ -153,7 +162,7 @@ void EngineCore::AdmitWaiting(absl::Time now) {
     waiting_.pop_front();
     stats_.waiting_tokens -= static_cast<int64_t>(active->request.prompt.size());
     const auto later = [&](const std::unique_ptr<ActiveRequest>& other) {
-      return other->request.priority < active->request.priority;
+      return active->GoesBefore(*other);
     };
     active_.insert(std::find_if(active_.begin(), active_.end(), later), std::move(active));
   }
@@ -242,8 +251,7 @@ void EngineCore::PrepareSequences(ActiveRequest& active, absl::Time now) {
         (mode == SpeculationMode::kPromptLookup ||
          (mode == SpeculationMode::kAuto && facts_.options.prompt_lookup))) {
       sequence.lookup.emplace();
-      sequence.lookup->Reserve(reserve);
-      sequence.lookup->Append(request.prompt);
+      sequence.lookup_read = std::max<int64_t>(0, prompt - PromptLookup::kWindow / 2);
     }
   }
 }
@@ -303,10 +311,10 @@ void EngineCore::Preempt(size_t index) {
   active->preempted_at = ended_requests_;
   ++stats_.preemptions;
   stats_.waiting_tokens += static_cast<int64_t>(active->request.prompt.size());
-  const auto not_before = [&](const std::unique_ptr<ActiveRequest>& other) {
-    return other->request.priority <= active->request.priority;
+  const auto later = [&](const std::unique_ptr<ActiveRequest>& other) {
+    return active->GoesBefore(*other);
   };
-  waiting_.insert(std::find_if(waiting_.begin(), waiting_.end(), not_before), std::move(active));
+  waiting_.insert(std::find_if(waiting_.begin(), waiting_.end(), later), std::move(active));
 }
 
 // Samples share the reading of the prompt up to its last token, which each then reads for itself.

@@ -37,6 +37,7 @@
 #include "engine/state_pool.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
+#include "engine/wait_forecast.h"
 #include "kernels/backend.h"
 
 namespace mambad {
@@ -94,7 +95,8 @@ class EngineCore {
 
   const EngineStats& stats() const { return stats_; }  // rates: as of the last step
   const RecentRates& rates() const { return rates_; }
-  absl::Duration finish_interval() const { return pace_.interval(); }  // FinishPace
+  const WaitForecast& forecast() const { return forecast_; }  // of late, see UpdateForecast
+  const ServicePace& pace() const { return pace_; }
 
   void set_speculation_enabled(bool enabled);
   void CountSelfCheckFailure() { ++stats_.self_check_failures; }
@@ -129,10 +131,11 @@ class EngineCore {
   void GrowPages();
   void AdmitWaiting(absl::Time now);
   void ForkSamples();
+  void ReadLookups();
   void ChooseDrafts();
   void ProposeLookups();
   void Deliver(StepEntry& entry, absl::Time now);
-  void Account(const StepTimes& times, absl::Time now);
+  void Account(const StepTimes& times, absl::Time begin, absl::Time now);
   void ObserveDrafts(const StepTimes& times);
 
   // Slots and pages.
@@ -159,7 +162,8 @@ class EngineCore {
   static bool Decodes(const StepEntry& entry);
   void CountPromptRows(const StepEntry& entry);
   static void ShareTime(const StepEntry& entry, const StepTimes& times, int rows);
-  void ObservePace(absl::Time now);
+  ServiceDemand DemandOf(const ActiveRequest& active) const;
+  void UpdateForecast(absl::Time now);
   void UpdateGauges(absl::Time now);
 
   EngineFacts facts_;
@@ -174,8 +178,8 @@ class EngineCore {
   DraftLengthController draft_lengths_;
   bool speculation_enabled_ = true;
 
-  std::deque<std::unique_ptr<ActiveRequest>> waiting_;  // by priority, then arrival
-  std::vector<std::unique_ptr<ActiveRequest>> active_;  // by priority, then arrival
+  std::deque<std::unique_ptr<ActiveRequest>> waiting_;  // in order of GoesBefore
+  std::vector<std::unique_ptr<ActiveRequest>> active_;  // likewise
   absl::flat_hash_map<RequestId, ActiveRequest*> by_id_;
   std::vector<int> free_slots_;
 
@@ -192,9 +196,11 @@ class EngineCore {
 
   EngineStats stats_;
   RecentRates rates_;
-  FinishPace pace_;
-  int64_t ended_requests_ = 0;   // that had started and gave everything back
-  int64_t paced_requests_ = 0;   // of them, those that pace_ knows
+  ServicePace pace_;
+  std::optional<absl::Time> last_step_;  // its end, when nothing was idle since
+  WaitForecast forecast_;
+  std::vector<ServiceDemand> running_demands_, waiting_demands_;  // of forecast_
+  int64_t ended_requests_ = 0;  // that had started and gave everything back
 };
 
 }  // namespace mambad

@@ -6,6 +6,31 @@
 
 namespace mambad {
 
+// Tokens that one step may read into lookups: some 1 ms.
+constexpr int64_t kLookupTokensAStep = 2048;
+
+// Texts go into their lookups a part in a step, so that a long prompt holds nobody up; until all of
+// it is in, its lookup proposes nothing.
+void EngineCore::ReadLookups() {
+  int64_t left = kLookupTokensAStep;
+  for (Sequence* sequence : running_) {
+    if (!sequence->lookup.has_value() || sequence->lookup_ready()) continue;
+    const auto size = static_cast<int64_t>(sequence->tokens.size());
+    if (sequence->lookup->bytes() == 0) {
+      const int64_t reserve = std::min(sequence->token_limit, size + kTextReserve) -
+                              sequence->lookup_read + kernels::kMaxWindowRows + 1;
+      sequence->lookup->Reserve(reserve);
+      left -= reserve / 16;  // making room costs, too
+    }
+    const int64_t count = std::min(size - sequence->lookup_read, left);
+    if (count <= 0) return;
+    sequence->lookup->Append(
+        absl::MakeConstSpan(sequence->tokens).subspan(sequence->lookup_read, count));
+    sequence->lookup_read += count;
+    left -= count;
+  }
+}
+
 // One wish for each running sequence; 0 for those that still read their prompt. Nothing here can
 // change a token.
 void EngineCore::ChooseDrafts() {
@@ -27,7 +52,7 @@ void EngineCore::ChooseDrafts() {
     const SpeculationParams& wish = sequence.request->request.speculation;
     if (!speculation_enabled_ || wish.mode == SpeculationMode::kOff) continue;
     choice.draft_model = draft_ != nullptr && wish.mode != SpeculationMode::kPromptLookup;
-    choice.prompt_lookup = sequence.lookup.has_value() && sequence.lookup->match_length() > 0;
+    choice.prompt_lookup = sequence.lookup_ready() && sequence.lookup->match_length() > 0;
     const int64_t room = sequence.token_limit - static_cast<int64_t>(sequence.tokens.size()) - 1;
     choice.max_length = static_cast<int>(std::clamp<int64_t>(room, 0, options.max_draft_length));
     choice.fixed_length = wish.draft_length;

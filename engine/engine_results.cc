@@ -46,11 +46,13 @@ void EngineCore::Deliver(StepEntry& entry, absl::Time now) {
   std::string matched;
   const bool first = sequence.generated() == 0;
   event_.text.clear();
-  if (first && request.output.echo && facts_.tokenizer != nullptr)
-    event_.text = facts_.tokenizer->Decode(request.prompt, /*skip_special=*/true);
+  if (first && request.echo_text.has_value()) event_.text = *request.echo_text;
   const int64_t kept = ReadText(sequence, entry, &matched);
+  if (sequence.lookup_ready()) {
+    sequence.lookup->Append(absl::MakeConstSpan(entry.tokens, kept));
+    sequence.lookup_read += kept;
+  }
   sequence.tokens.insert(sequence.tokens.end(), entry.tokens, entry.tokens + kept);
-  if (sequence.lookup.has_value()) sequence.lookup->Append(absl::MakeConstSpan(entry.tokens, kept));
   if (first) {
     sequence.stats.prefill_microseconds = Microseconds(now - active.admitted);
     sequence.stats.first_token_microseconds = Microseconds(now - active.submitted);
@@ -169,6 +171,10 @@ void EngineCore::Finish(Sequence& sequence, FinishReason reason, absl::Time now)
   stats.decode_microseconds =
       sequence.generated() > 0 ? stats.total_microseconds - stats.first_token_microseconds : 0;
   event_.stats = stats;
+  if (from_step && !active.scoring()) {
+    pace_.ObserveAnswer(sequence.generated(), active.token_limit - sequence.prompt_length,
+                        !active.grows());
+  }
   sequence.finished = true;
   --active.unfinished;
   ReleaseSequence(sequence);

@@ -10,6 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
+#include "engine/steady_time.h"
 
 namespace mambad {
 
@@ -46,11 +47,16 @@ class Condition {
     condition_.wait(held);
     held.release();
   }
-  // False when `deadline` has come; absl::InfiniteFuture() never does.
+  // `deadline` is steady time (engine/steady_time.h). False when it has come;
+  // absl::InfiniteFuture() never does.
   bool WaitUntil(Mutex* mutex, absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    const std::chrono::steady_clock::time_point end = ToSteadyClock(deadline);
+    if (end == std::chrono::steady_clock::time_point::max()) {
+      Wait(mutex);
+      return true;
+    }
     std::unique_lock<std::mutex> held(mutex->mutex_, std::adopt_lock);
-    const bool in_time =
-        condition_.wait_until(held, absl::ToChronoTime(deadline)) == std::cv_status::no_timeout;
+    const bool in_time = condition_.wait_until(held, end) == std::cv_status::no_timeout;
     held.release();
     return in_time;
   }

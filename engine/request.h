@@ -22,8 +22,14 @@ struct Request {
   StoppingParams stopping;
   OutputParams output;
   SpeculationParams speculation;
-  int priority = 0;  // higher runs first
+  // Higher starts earlier, and what waits rises: a point is worth kPriorityWorth of waiting.
+  int priority = 0;
+  // Both are steady time (engine/steady_time.h). arrival: when its caller came, what its waits are
+  // counted from and its place in the queue by; absent: when it is submitted.
   absl::Time deadline = absl::InfiniteFuture();
+  std::optional<absl::Time> arrival;
+  // What output.echo puts before the answer; absent: the prompt is decoded when it is admitted.
+  std::optional<std::string> echo_text;
   // Score instead of generate: no token is sampled; log-probabilities of prompt[score_from ..) are
   // returned as prompt_logprobs of one final event. score_from >= 1.
   std::optional<int64_t> score_from;

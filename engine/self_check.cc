@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "engine/steady_time.h"
 
 namespace mambad {
 namespace {
@@ -71,10 +71,10 @@ absl::StatusOr<Decoded> Decode(EngineCore& core, SpeculationMode mode, int probe
     collectors.push_back(std::make_shared<Collector>());
     refused.Update(core.Validate(request));
     if (!refused.ok()) break;
-    refused.Update(core.Admit(kFirstId + i, std::move(request), collectors.back(), absl::Now()));
+    refused.Update(core.Admit(kFirstId + i, std::move(request), collectors.back(), SteadyNow()));
     if (!refused.ok()) break;
   }
-  while (core.Step(absl::Now)) {
+  while (core.Step(SteadyNow)) {
   }
   if (!refused.ok())
     return absl::InternalError(absl::StrCat("a probe was refused: ", refused.message()));
@@ -112,7 +112,7 @@ absl::Status Compare(EngineCore& core, const Decoded& plain, SpeculationMode mod
 
 absl::Status CheckDrafters(EngineCore& core) {
   const EngineFacts& facts = core.facts();
-  const absl::Time start = absl::Now();
+  const absl::Time start = SteadyNow();
   // A draft model is asked both: for any token, and for so few that some of its drafts are accepted,
   // however bad it is.
   for (bool few_tokens : {false, true}) {
@@ -122,7 +122,7 @@ absl::Status CheckDrafters(EngineCore& core) {
     if (modes.empty()) continue;
     int probes = 1;
     absl::StatusOr<Decoded> plain = Decode(core, SpeculationMode::kOff, probes, few_tokens);
-    if (plain.ok() && absl::Now() - start < absl::Milliseconds(50)) {
+    if (plain.ok() && SteadyNow() - start < absl::Milliseconds(50)) {
       probes = std::min(3, facts.options.max_sequences);
       plain = Decode(core, SpeculationMode::kOff, probes, few_tokens);
     }

@@ -44,6 +44,7 @@ struct Sequence {
 
   std::optional<text::Detokenizer> detokenizer;  // absent when the model has no tokenizer
   std::optional<PromptLookup> lookup;            // present when prompt lookup may be used
+  int64_t lookup_read = 0;                       // tokens below this one are in it, or are too old
   DraftStatistics draft_statistics;              // acceptance as this sequence has seen it
   DrafterKind drafter = DrafterKind::kNone;      // chosen for the next step
 
@@ -51,6 +52,10 @@ struct Sequence {
   RequestStats stats;
 
   int64_t backlog() const { return static_cast<int64_t>(tokens.size()) - target.fed; }
+  // Its lookup knows all of the text, and may propose.
+  bool lookup_ready() const {
+    return lookup.has_value() && lookup_read == static_cast<int64_t>(tokens.size());
+  }
   int64_t generated() const { return static_cast<int64_t>(tokens.size()) - prompt_length; }
 };
 

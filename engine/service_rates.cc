@@ -37,16 +37,4 @@ double RecentRates::AcceptanceRate(absl::Time now) const {
   return sum.drafted > 0 ? static_cast<double>(sum.accepted) / sum.drafted : 0;
 }
 
-void FinishPace::Observe(absl::Time now, int64_t finished, bool busy) {
-  if (busy_) waited_ += std::max(now - last_, absl::ZeroDuration());  // clocks are set back
-  if (finished > 0) {
-    const absl::Duration each = waited_ / static_cast<double>(finished);
-    interval_ = known_ ? interval_ * 0.8 + each * 0.2 : each;
-    known_ = true;
-    waited_ = absl::ZeroDuration();
-  }
-  last_ = now;
-  busy_ = busy;
-}
-
 }  // namespace mambad

@@ -1,6 +1,5 @@
-// What people and routers read of the engine's speed: tokens of the last seconds, and how often
-// requests end. Both are functions of the times they are told: no clock inside, nothing allocated,
-// copied freely. Told by the engine thread.
+// What people and routers read of the engine's speed: tokens of the last seconds, by the times that
+// are told: no clock inside, nothing allocated, copied freely. Told by the engine thread.
 
 #ifndef MAMBAD_ENGINE_SERVICE_RATES_H_
 #define MAMBAD_ENGINE_SERVICE_RATES_H_
@@ -31,24 +30,6 @@ class RecentRates {
 
   std::array<Bucket, kSeconds> buckets_ = {};
   absl::Time begun_ = absl::InfiniteFuture();  // of the first count ever
-};
-
-// The mean time between two ends of requests while there were any: what one place in the queue is
-// worth. Time without requests does not count.
-class FinishPace {
- public:
-  // At `now` `finished` requests have ended since the last call, and the engine has others (or has
-  // not: `busy`).
-  void Observe(absl::Time now, int64_t finished, bool busy);
-
-  // One second as long as no request has ended.
-  absl::Duration interval() const { return interval_; }
-
- private:
-  absl::Time last_ = absl::InfinitePast();
-  bool busy_ = false, known_ = false;
-  absl::Duration waited_ = absl::ZeroDuration();  // busy time since the last end
-  absl::Duration interval_ = absl::Seconds(1);
 };
 
 }  // namespace mambad

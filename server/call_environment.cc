@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "server/request_conversion.h"
 #include "server/response_conversion.h"
 #include "server/status_details.h"
 
@@ -37,16 +37,27 @@ bool OpenCalls::WaitUntilNone(absl::Time deadline) {
   return true;
 }
 
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
-  const gpr_timespec deadline =
-      gpr_convert_clock_type(context.raw_deadline(), GPR_CLOCK_REALTIME);
-  if (gpr_time_cmp(deadline, gpr_inf_future(GPR_CLOCK_REALTIME)) == 0) {
+const v1::Limits& CallEnvironment::Limits(const Engine& ready_engine) {
+  std::call_once(limits_made,
+                 [&] { limits = EffectiveLimits(ready_engine, options.limits); });
+  return limits;
+}
+
+absl::Status CallEnvironment::FinishStatus(const TokenEvent& event) const {
+  const absl::Status status = server::FinishStatus(event.finish, event.error, draining.load());
+  if (status.code() != absl::StatusCode::kResourceExhausted) return status;
+  return ExhaustedError(status.message(), engine.load()->RetryDelay());
+}
+
+absl::Time SteadyDeadline(const grpc::CallbackServerContext& context) {
+  const gpr_timespec deadline = gpr_convert_clock_type(context.raw_deadline(), GPR_CLOCK_MONOTONIC);
+  if (gpr_time_cmp(deadline, gpr_inf_future(GPR_CLOCK_MONOTONIC)) >= 0)
     return absl::InfiniteFuture();
-  }
-  const absl::Time time =
-      absl::FromUnixSeconds(deadline.tv_sec) + absl::Nanoseconds(deadline.tv_nsec);
-  // Whoever waits for it, waits with std::chrono.
-  return time < absl::FromUnixNanos(INT64_MAX) ? time : absl::InfiniteFuture();
+  const gpr_timespec left = gpr_time_sub(deadline, gpr_now(GPR_CLOCK_MONOTONIC));
+  // What no clock of ours reaches is the same as none.
+  constexpr int64_t kFarSeconds = int64_t{100} * 365 * 24 * 3600;
+  if (left.tv_sec > kFarSeconds) return absl::InfiniteFuture();
+  return SteadyNow() + absl::Seconds(left.tv_sec) + absl::Nanoseconds(left.tv_nsec);
 }
 
 absl::Status EngineTicket::Submit(Engine* engine, Request request,
@@ -58,7 +69,7 @@ absl::Status EngineTicket::Submit(Engine* engine, Request request,
   absl::StatusOr<RequestId> id = engine->Submit(std::move(request), std::move(sink));
   if (!id.ok()) {
     if (id.status().code() == absl::StatusCode::kResourceExhausted) {
-      return ExhaustedError(id.status().message(), engine->EstimatedWait());
+      return ExhaustedError(id.status().message(), engine->RetryDelay());
     }
     return WithFieldDetails(id.status());
   }
@@ -115,7 +126,7 @@ CallRecord::~CallRecord() { environment_->open_calls.Leave(); }
 void CallRecord::OnEvent(const TokenEvent& event) {
   if (!has_token_ && !event.tokens.empty()) {
     has_token_ = true;
-    environment_->metrics.RecordFirstToken(absl::Now() - arrival_);
+    environment_->metrics.RecordFirstToken(SteadyNow() - arrival_);
   }
   if (event.finish == FinishReason::kNone) return;
   const v1::FinishReason reason = WireFinishReason(event.finish);
@@ -132,7 +143,7 @@ void CallRecord::OnEvent(const TokenEvent& event) {
 }
 
 void CallRecord::OnMessage(int index) {
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   const auto position = static_cast<size_t>(index);
   if (last_message_.size() <= position) last_message_.resize(position + 1, absl::InfinitePast());
   if (last_message_[position] != absl::InfinitePast()) {
@@ -149,7 +160,7 @@ void CallRecord::End(const absl::Status& status, RequestId engine_id) {
   summary.status = status;
   summary.finish_reasons = finish_reasons_;
   if (stats_.has_value()) summary.stats = *stats_;
-  summary.duration = absl::Now() - arrival_;
+  summary.duration = SteadyNow() - arrival_;
   if (!status.ok()) summary.peer = context_->peer();
   environment_->metrics.RecordCall(method_, status, summary.duration, stats_.has_value());
   // Routers ask for the load all the time: only what goes wrong with such calls is news.

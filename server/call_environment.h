@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,6 +18,8 @@
 #include "absl/time/time.h"
 #include "engine/engine.h"
 #include "engine/mutex.h"
+#include "engine/steady_time.h"
+#include "mambad/v1/generation.pb.h"
 #include "server/metrics.h"
 #include "server/request_log.h"
 #include "server/server_options.h"
@@ -51,11 +54,18 @@ struct CallEnvironment {
 
   // The engine, or UNAVAILABLE while loading or draining.
   absl::StatusOr<Engine*> ReadyEngine() const;
+  // What requests are held to, once the engine is there: EffectiveLimits.
+  const v1::Limits& Limits(const Engine& ready_engine);
+  // How a call ends whose sample ended with this event.
+  absl::Status FinishStatus(const TokenEvent& event) const;
+
+  std::once_flag limits_made{};
+  v1::Limits limits{};  // Limits
 };
 
-// When the caller stops waiting. One beyond the range of C++'s clocks (292 years from 1970) is none
-// to us: InfiniteFuture.
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context);
+// When the caller stops waiting, in steady time. absl::InfiniteFuture(): never, as far as clocks
+// reach.
+absl::Time SteadyDeadline(const grpc::CallbackServerContext& context);
 
 // One request in the engine as its call sees it: it may be cancelled or resumed before Submit has
 // told its id. Thread-safe.

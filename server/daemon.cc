@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/steady_time.h"
 #include "server/call_environment.h"
 #include "server/generation_service.h"
 #include "server/metrics.h"
@@ -39,6 +40,14 @@ constexpr char kIndexPage[] =
     "/metrics  Prometheus' text format\n"
     "/healthz  200 while requests are served, 503 while not\n";
 
+TextWorkerOptions TextOptions(const ServerOptions& options) {
+  TextWorkerOptions result;
+  result.threads = options.text_threads;
+  result.long_texts = {options.max_waiting_texts, options.max_waiting_text_bytes};
+  result.short_texts = {options.max_waiting_texts, options.max_waiting_text_bytes / 4};
+  return result;
+}
+
 class RunningDaemon final : public Daemon {
  public:
   RunningDaemon(const ServerOptions& options, EngineOpener open_engine, RequestLog* log,
@@ -47,11 +56,13 @@ class RunningDaemon final : public Daemon {
         open_engine_(std::move(open_engine)),
         fail_(std::move(fail)),
         metrics_(options.vllm_metric_names),
-        text_worker_(std::make_unique<TextWorker>(options.text_threads)),
+        text_worker_(std::make_unique<TextWorker>(
+            TextOptions(options),
+            [this](absl::Duration waited) { metrics_.RecordTextQueue(waited); })),
         environment_{options_, metrics_, *log, *text_worker_},
         service_(&environment_) {}
 
-  ~RunningDaemon() override { Stop(absl::Now()); }
+  ~RunningDaemon() override { Stop(absl::ZeroDuration()); }
 
   absl::Status Open() {
     const int64_t descriptors = RaiseDescriptorLimit();
@@ -78,13 +89,13 @@ class RunningDaemon final : public Daemon {
     engine_ = *std::move(engine);
     for (const std::string& line : StartReport(*engine_)) environment_.log.Info(line);
     for (const std::string& line : engine_->warnings()) environment_.log.Warning(line);
-    metrics_.SetEngine(engine_.get());
+    metrics_.SetEngine(engine_.get(), text_worker_.get());
     environment_.engine.store(engine_.get());
     SetState(State::kServing);
     return absl::OkStatus();
   }
 
-  void Drain() override { Stop(absl::Now() + options_.drain_timeout); }
+  void Drain() override { Stop(options_.drain_timeout); }
 
   int port() const override { return port_; }
   int metrics_port() const override { return metrics_port_; }
@@ -167,18 +178,20 @@ class RunningDaemon final : public Daemon {
 
   // Idempotent. Calls live on network threads, in the text worker and in the engine: each is
   // emptied before it is closed.
-  void Stop(absl::Time deadline) {
+  void Stop(absl::Duration patience) {
     if (server_ == nullptr || stopped_) return;
     stopped_ = true;
+    const absl::Time deadline = SteadyNow() + patience;
     environment_.draining.store(true);
     SetState(State::kDraining);
+    text_worker_->Drain(deadline);  // what comes of it goes on in the engine
     if (engine_ != nullptr) engine_->Drain(deadline);
-    environment_.open_calls.WaitUntilNone(std::max(deadline, absl::Now() + kLastWrites));
+    environment_.open_calls.WaitUntilNone(std::max(deadline, SteadyNow() + kLastWrites));
     acceptor_->Stop();
     server_->Shutdown(absl::ToChronoTime(absl::Now() + kGoodbye));
-    text_worker_.reset();
     endpoint_.reset();
-    metrics_.SetEngine(nullptr);
+    metrics_.SetEngine(nullptr, nullptr);
+    text_worker_.reset();
     engine_.reset();
   }
 

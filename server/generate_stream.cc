@@ -1,55 +1,91 @@
 #include "server/generate_stream.h"
 
-#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "mambad/v1/generation.grpc.pb.h"
+#include "server/message_reader.h"
 #include "server/network_thread.h"
-#include "server/request_conversion.h"
 #include "server/response_conversion.h"
 #include "server/status_details.h"
+#include "server/wire_bytes.h"
 
 namespace mambad::server {
+namespace {
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateStream::Start(
+constexpr size_t kUsualMessage = 4096;  // bytes
+
+}  // namespace
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateStream::Start(
     CallEnvironment* environment, grpc::CallbackServerContext* context,
-    const v1::GenerateRequest* request) {
+    const grpc::ByteBuffer* request) {
   std::shared_ptr<GenerateStream> stream(new GenerateStream(environment, context));
   {
     MutexLock lock(&stream->mutex_);
     stream->self_ = stream;
   }
-  absl::StatusOr<Engine*> engine = environment->ReadyEngine();
-  if (!engine.ok()) {
-    stream->FailBeforeEngine(engine.status());
-    GiveToNetwork(stream.get());
-    return stream.get();
-  }
-  environment->text_worker.Run(
-      [stream, request, engine = *engine] { stream->PrepareAndSubmit(engine, *request); });
+  grpc::ByteBuffer bytes = TakeBytes(request);
+  const auto size = static_cast<int64_t>(bytes.Length());
+  environment->text_worker.NoteRequest(size);
+  if (absl::Status status = stream->Begin(&bytes, size); !status.ok())
+    stream->FailBeforeEngine(status);
   GiveToNetwork(stream.get());
   return stream.get();
 }
 
 GenerateStream::GenerateStream(CallEnvironment* environment, grpc::CallbackServerContext* context)
-    : environment_(environment), context_(context), record_(environment, context, "Generate") {}
+    : environment_(environment),
+      context_(context),
+      deadline_(SteadyDeadline(*context)),
+      record_(environment, context, "Generate") {}
 
-void GenerateStream::PrepareAndSubmit(Engine* engine, const v1::GenerateRequest& request) {
-  absl::StatusOr<PreparedGenerate> prepared = PrepareGenerate(
-      request, *engine, environment_->options.limits, DeadlineOf(*context_));
-  if (!prepared.ok()) return FailBeforeEngine(prepared.status());
+absl::Status GenerateStream::Begin(grpc::ByteBuffer* request, int64_t bytes) {
+  absl::StatusOr<Engine*> engine = environment_->ReadyEngine();
+  if (!engine.ok()) return engine.status();
+  const v1::Limits& limits = environment_->Limits(**engine);
+  absl::Status status = ReadMessage(request, EntryLimitsOf(limits), &request_);
+  if (!status.ok()) return status;
+  // Anything else is refused and must not reach the log.
+  if (IsValidRequestId(request_.request_id())) {
+    MutexLock lock(&mutex_);
+    record_.SetRequestId(request_.request_id());
+  }
+  absl::StatusOr<PreparedGenerate> prepared = PrepareGenerate(request_, **engine, limits);
+  if (!prepared.ok()) return prepared.status();
+  prepared->request.deadline = deadline_;
+  prepared->request.arrival = SteadyNow();
+  if (!HasText(request_)) return Submit(*engine, *std::move(prepared));
+  text_->owner = context_->peer();
+  text_->bytes = bytes;
+  text_->run = [stream = shared_from_this(), engine = *engine,
+                prepared = *std::move(prepared)](const absl::Status& turn) mutable {
+    stream->TokenizeAndSubmit(engine, std::move(prepared), turn);
+  };
+  return environment_->text_worker.Submit(text_);
+}
+
+void GenerateStream::TokenizeAndSubmit(Engine* engine, PreparedGenerate prepared,
+                                       const absl::Status& turn) {
+  if (!turn.ok()) return FailBeforeEngine(turn);
+  auto prompt = ReadPrompt(request_, *engine, environment_->Limits(*engine), text_->over);
+  request_.Clear();
+  if (!prompt.ok()) return FailBeforeEngine(prompt.status());
+  prepared.request.prompt = *std::move(prompt);
+  absl::Status status = Submit(engine, std::move(prepared));
+  if (!status.ok()) FailBeforeEngine(status);
+}
+
+absl::Status GenerateStream::Submit(Engine* engine, PreparedGenerate prepared) {
   {
     MutexLock lock(&mutex_);
-    record_.SetRequestId(request.request_id());
-    samples_.resize(static_cast<size_t>(prepared->request.output.samples));
+    samples_.resize(static_cast<size_t>(prepared.request.output.samples));
     samples_left_ = samples_.size();
-    stream_interval_ = prepared->stream_interval;
-    seed_ = prepared->request.sampling.seed;
+    stream_interval_ = prepared.stream_interval;
+    seed_ = prepared.request.sampling.seed;
     tokenizer_ = engine->tokenizer();
   }
-  absl::Status status = ticket_.Submit(engine, std::move(prepared->request), shared_from_this());
-  if (!status.ok()) FailBeforeEngine(status);
+  return ticket_.Submit(engine, std::move(prepared.request), shared_from_this());
 }
 
 void GenerateStream::FailBeforeEngine(const absl::Status& status) {
@@ -79,7 +115,7 @@ bool GenerateStream::OnEvent(const TokenEvent& event) {
     if (event.finish != FinishReason::kNone) {
       sample.ended = true;
       --samples_left_;
-      absl::Status status = FinishStatus(event.finish, event.error, environment_->draining.load());
+      absl::Status status = environment_->FinishStatus(event);
       if (status_.ok()) status_ = std::move(status);
     }
     actions = Next();
@@ -87,8 +123,9 @@ bool GenerateStream::OnEvent(const TokenEvent& event) {
     if (pending_bytes_ > environment_->options.max_pending_bytes && samples_left_ > 0 && writing_ &&
         !broken_) {
       may_go_on = false;
-      if (!paused_) ArmStallTimer();
+      paused_ = true;
     }
+    if (WaitsForReader() && !stall_timer_.running()) StartStallTimer();
   }
   Perform(actions);
   return may_go_on;
@@ -101,8 +138,11 @@ void GenerateStream::OnWriteDone(bool ok) {
     MutexLock lock(&mutex_);
     writing_ = false;
     in_flight_.Clear();
+    in_flight_bytes_.Clear();
     if (!ok) broken_ = true;
+    stall_timer_.Stop();  // it has read something
     actions = Next();
+    if (WaitsForReader() && !stall_timer_.running()) StartStallTimer();
   }
   if (!ok) ticket_.Cancel();
   Perform(actions);
@@ -115,75 +155,60 @@ void GenerateStream::OnCancel() {
     MutexLock lock(&mutex_);
     broken_ = true;
     if (status_.ok()) {
-      const bool late = DeadlineOf(*context_) <= absl::Now();
-      status_ = late ? absl::DeadlineExceededError("the deadline passed")
-                     : absl::CancelledError("the caller is gone");
+      status_ = SteadyNow() >= deadline_ ? absl::DeadlineExceededError("the deadline passed")
+                                         : absl::CancelledError("the caller is gone");
     }
     actions = Next();
   }
+  environment_->text_worker.Cancel(text_);
   ticket_.Cancel();
   Perform(actions);
 }
 
 void GenerateStream::OnDone() {
   TakeFromNetwork(this);
+  {
+    MutexLock lock(&context_mutex_);
+    done_ = true;
+  }
   std::shared_ptr<GenerateStream>
       last_share;  // destroys *this at the end, when the engine holds no share
   MutexLock lock(&mutex_);
-  stall_timer_.reset();
+  stall_timer_.Stop();
   last_share = std::move(self_);
 }
 
-// What a timer's thread runs and destroys.
-class GenerateStream::TimerCallback {
- public:
-  TimerCallback(std::weak_ptr<GenerateStream> stream, int pause)
-      : stream_(std::move(stream)), pause_(pause) {}
-  TimerCallback(const TimerCallback&) = default;
-  ~TimerCallback() { TakeFromNetwork(&handed_over_); }
-
-  void operator()(bool expired) const {
-    TakeFromNetwork(&handed_over_);
-    if (!expired) return;
-    if (const auto stream = stream_.lock()) stream->OnStall(pause_);
-  }
-  static void GiveToTimers() { GiveToNetwork(&handed_over_); }
-
- private:
-  static inline char handed_over_ = 0;  // its address stands for all timers
-  std::weak_ptr<GenerateStream> stream_;
-  int pause_;
-};
-
-// A function of its own, of which ThreadSanitizer is told that another thread takes what it made.
-void GenerateStream::SetTimer(grpc::Alarm* timer, absl::Time when, TimerCallback callback) {
-  TimerCallback::GiveToTimers();
-  timer->Set(absl::ToChronoTime(when), std::move(callback));
+bool GenerateStream::WaitsForReader() const {
+  return paused_ || (samples_left_ == 0 && (writing_ || finished_));
 }
 
-void GenerateStream::ArmStallTimer() {
-  paused_ = true;
-  const int pause = ++pauses_;
-  stall_timer_ = std::make_unique<grpc::Alarm>();
-  SetTimer(stall_timer_.get(), absl::Now() + environment_->options.stall_timeout,
-           TimerCallback(weak_from_this(), pause));
+void GenerateStream::StartStallTimer() {
+  const int stall = ++stalls_;
+  stall_timer_.Start(ReadingTime(environment_->options.stall_timeout, in_flight_size_),
+                     [weak = weak_from_this(), stall] {
+                       if (const auto stream = weak.lock()) stream->OnStall(stall);
+                     });
 }
 
-void GenerateStream::OnStall(int pause) {
+void GenerateStream::OnStall(int stall) {
   {
     MutexLock lock(&mutex_);
-    if (!paused_ || pauses_ != pause || finished_) return;
+    if (stalls_ != stall || !stall_timer_.running()) return;
     broken_ = true;
-    cancelling_ = true;
-    status_ = absl::CancelledError(absl::StrCat(
-        "the reader did not read for ", absl::FormatDuration(environment_->options.stall_timeout)));
+    if (!finished_) {
+      status_ = absl::CancelledError(
+          absl::StrCat("the reader did not read for ",
+                       absl::FormatDuration(environment_->options.stall_timeout)));
+    }
   }
   ticket_.Cancel();
-  context_->TryCancel();  // frees the write that is stuck in flow control
+  {
+    MutexLock lock(&context_mutex_);
+    if (!done_) context_->TryCancel();  // frees the write that is stuck in flow control
+  }
   Actions actions;
   {
     MutexLock lock(&mutex_);
-    cancelling_ = false;
     actions = Next();
   }
   Perform(actions);
@@ -219,25 +244,32 @@ GenerateStream::Actions GenerateStream::Next() {
     for (const Sample& sample : samples_) {
       if (sample.has_pending) pending_bytes_ += static_cast<int64_t>(sample.pending.ByteSizeLong());
     }
+    in_flight_size_ = static_cast<int64_t>(in_flight_.ByteSizeLong());
     record_.OnMessage(in_flight_.index());
   }
   if (paused_ && (broken_ || pending_bytes_ <= environment_->options.max_pending_bytes / 2)) {
     paused_ = false;
-    stall_timer_.reset();
+    stall_timer_.Stop();
     actions.resume = true;
   }
-  if (!actions.write && samples_left_ == 0 && !cancelling_) {
+  if (!actions.write && samples_left_ == 0) {
     finished_ = true;
     actions.finish = true;
     actions.status = status_;
     record_.End(status_, ticket_.id());
+    StartStallTimer();
   }
   return actions;
 }
 
 void GenerateStream::Perform(const Actions& actions) {
   if (actions.resume) ticket_.Resume();
-  if (actions.write) StartWrite(&in_flight_);
+  if (actions.write) {
+    in_flight_bytes_ = ToBytes(in_flight_);
+    // A cleared message keeps its memory, which the next one of the usual size needs.
+    if (in_flight_bytes_.Length() > kUsualMessage) v1::GenerateResponse().Swap(&in_flight_);
+    StartWrite(&in_flight_bytes_);
+  }
   if (actions.finish) Finish(ToGrpcStatus(actions.status, context_));
 }
 

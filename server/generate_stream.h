@@ -1,17 +1,18 @@
 // One streaming Generate call: a write reactor with one write in flight, and the sink of its engine
 // request.
 //
-// Life: Start -> text worker prepares and submits -> engine events become messages -> when every
-// sample has ended and all is written: Finish -> OnDone. While a write is in flight, further events
-// coalesce into one pending message a sample; beyond `max_pending_bytes` the engine is told to
-// pause, and told to go on when the writes have caught up. A pause of `stall_timeout` cancels the
-// call.
+// Life: Start reads and checks the request -> a text worker tokenizes, where there is text -> engine
+// events become messages -> when every sample has ended and all is written: Finish -> OnDone. While
+// a write is in flight, further events coalesce into one pending message a sample; beyond
+// `max_pending_bytes` the engine is told to pause, and told to go on when the writes have caught up.
+// Whoever lets it pause, or takes nothing of an answer that is made, for the stall timeout
+// (ReadingTime) is cancelled, and what lay there for him is free.
 
 #ifndef MAMBAD_SERVER_GENERATE_STREAM_H_
 #define MAMBAD_SERVER_GENERATE_STREAM_H_
 
-#include <grpcpp/alarm.h>
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
 #include <memory>
@@ -23,20 +24,23 @@
 #include "engine/request.h"
 #include "mambad/v1/generation.pb.h"
 #include "server/call_environment.h"
+#include "server/request_conversion.h"
+#include "server/stall_timer.h"
 
 namespace mambad::server {
 
 // Entered from network threads (reactor methods), the engine thread (OnEvent), a text worker
 // (Submit) and the stall timer; everything mutable is guarded by mutex_. The engine and gRPC are
 // never called with it held.
-class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                              public EventSink,
                              public std::enable_shared_from_this<GenerateStream> {
  public:
-  // The reactor to return to gRPC. `request` and `context` are gRPC's and live until OnDone.
-  static grpc::ServerWriteReactor<v1::GenerateResponse>* Start(CallEnvironment* environment,
-                                                               grpc::CallbackServerContext* context,
-                                                               const v1::GenerateRequest* request);
+  // The reactor to return to gRPC. The arguments are gRPC's and live until OnDone; the bytes of
+  // `request` are taken.
+  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(CallEnvironment* environment,
+                                                           grpc::CallbackServerContext* context,
+                                                           const grpc::ByteBuffer* request);
 
   bool OnEvent(const TokenEvent& event) override;
 
@@ -52,10 +56,9 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
     bool begun = false;  // its first message is written or being written
     bool ended = false;  // the engine has sent its last event
   };
-  class TimerCallback;
   // What a thread that changed the state must do once it has released the lock.
   struct Actions {
-    bool write = false;   // StartWrite(&in_flight_)
+    bool write = false;   // in_flight_, which is then written as bytes
     bool resume = false;  // ticket_.Resume()
     bool finish = false;  // Finish(status)
     absl::Status status;
@@ -63,21 +66,30 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
 
   GenerateStream(CallEnvironment* environment, grpc::CallbackServerContext* context);
 
-  void PrepareAndSubmit(Engine* engine, const v1::GenerateRequest& request);
+  absl::Status Begin(grpc::ByteBuffer* request, int64_t bytes);
+  void TokenizeAndSubmit(Engine* engine, PreparedGenerate prepared, const absl::Status& turn);
+  absl::Status Submit(Engine* engine, PreparedGenerate prepared);
   void FailBeforeEngine(const absl::Status& status);
-  void OnStall(int pause);
+  void OnStall(int stall);
 
   // Decides what comes next. Perform acts on it without the lock.
   Actions Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool TakeReadyMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Perform(const Actions& actions) ABSL_LOCKS_EXCLUDED(mutex_);
-  static void SetTimer(grpc::Alarm* timer, absl::Time when, TimerCallback callback);
-  void ArmStallTimer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The reader is waited for: because the engine pauses, or because the answer is made.
+  bool WaitsForReader() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void StartStallTimer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   CallEnvironment* const environment_;
   grpc::CallbackServerContext* const context_;
+  const absl::Time deadline_;  // steady time
   EngineTicket ticket_;
-  v1::GenerateResponse in_flight_;  // gRPC's while writing_, else guarded by mutex_
+  const TextJobPointer text_ = std::make_shared<TextJob>();
+  v1::GenerateRequest request_;  // until it is submitted: of the thread that prepares it
+  // What is being written, as message and as bytes: of the thread that writes it, then gRPC's while
+  // writing_.
+  v1::GenerateResponse in_flight_;
+  grpc::ByteBuffer in_flight_bytes_;
 
   Mutex mutex_;
   // Until OnDone: gRPC's share of the ownership.
@@ -94,14 +106,16 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   // A write failed or the caller is gone: nothing more is written.
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;
-  // The stall timer is using context_: no Finish meanwhile.
-  bool cancelling_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   bool paused_ ABSL_GUARDED_BY(mutex_) = false;
-  // Numbers them, so that an old timer finds its pause gone.
-  int pauses_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::unique_ptr<grpc::Alarm> stall_timer_ ABSL_GUARDED_BY(mutex_);
+  // Numbers the timers, so that an old one finds that it is not meant any more.
+  int stalls_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t in_flight_size_ ABSL_GUARDED_BY(mutex_) = 0;  // bytes, about
+  StallTimer stall_timer_ ABSL_GUARDED_BY(mutex_);
   absl::Status status_ ABSL_GUARDED_BY(mutex_);  // how the call ends
+  // Held while the timer uses context_, which is gone after OnDone.
+  Mutex context_mutex_;
+  bool done_ ABSL_GUARDED_BY(context_mutex_) = false;
 };
 
 }  // namespace mambad::server

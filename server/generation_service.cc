@@ -1,15 +1,14 @@
 #include "server/generation_service.h"
 
-#include <utility>
-
 #include "server/generate_stream.h"
+#include "server/message_reader.h"
 #include "server/network_thread.h"
-#include "server/request_conversion.h"
 #include "server/response_conversion.h"
 #include "server/status_details.h"
-#include "server/text_conversion.h"
+#include "server/text_calls.h"
 #include "server/unary_calls.h"
 #include "server/version.h"
+#include "server/wire_bytes.h"
 
 namespace mambad::server {
 namespace {
@@ -37,77 +36,69 @@ class ShortCall final : public grpc::ServerUnaryReactor {
   CallRecord record_;
 };
 
-// Runs `convert` (engine -> StatusOr<Response>) on a text worker.
-template <typename Response, typename Convert>
-grpc::ServerUnaryReactor* FinishFromWorker(CallEnvironment* environment, ShortCall* call,
-                                           Response* response, Convert convert) {
-  absl::StatusOr<Engine*> engine = environment->ReadyEngine();
-  if (!engine.ok()) return call->End(engine.status());
-  environment->text_worker.Run([=, engine = *engine] {
-    absl::StatusOr<Response> result = convert(*engine);
-    if (result.ok()) *response = *std::move(result);
-    call->End(result.status());
-  });
-  return call;
+// Reads a request and answers it here and now. `describe` is told the engine, also while draining.
+template <typename Request, typename Describe>
+grpc::ServerUnaryReactor* AnswerNow(CallEnvironment* environment,
+                                    grpc::CallbackServerContext* context, absl::string_view method,
+                                    const grpc::ByteBuffer* bytes, grpc::ByteBuffer* response,
+                                    Describe describe) {
+  auto* const call = new ShortCall(environment, context, method);  // until OnDone
+  grpc::ByteBuffer taken = TakeBytes(bytes);
+  Request request;
+  absl::Status status = ReadMessage(&taken, {}, &request);
+  const Engine* engine = environment->engine.load();
+  if (status.ok() && engine == nullptr) status = environment->ReadyEngine().status();
+  if (status.ok()) *response = ToBytes(describe(*engine));
+  return call->End(status);
 }
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
-    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
   return GenerateStream::Start(environment_, context, request);
 }
 
 grpc::ServerUnaryReactor* GenerationService::GenerateOnce(grpc::CallbackServerContext* context,
-                                                          const v1::GenerateRequest* request,
-                                                          v1::GenerateResponse* response) {
+                                                          const grpc::ByteBuffer* request,
+                                                          grpc::ByteBuffer* response) {
   return GenerateOnceCall::Start(environment_, context, request, response);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Score(grpc::CallbackServerContext* context,
-                                                   const v1::ScoreRequest* request,
-                                                   v1::ScoreResponse* response) {
+                                                   const grpc::ByteBuffer* request,
+                                                   grpc::ByteBuffer* response) {
   return ScoreCall::Start(environment_, context, request, response);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* context,
-                                                      const v1::TokenizeRequest* request,
-                                                      v1::TokenizeResponse* response) {
-  return FinishFromWorker(environment_, new ShortCall(environment_, context, "Tokenize"), response,
-                          [this, request](const Engine& engine) {
-    return server::Tokenize(*request, engine,
-                            EffectiveLimits(engine, environment_->options.limits));
-  });
+                                                      const grpc::ByteBuffer* request,
+                                                      grpc::ByteBuffer* response) {
+  return TokenizeCall::Start(environment_, context, request, response);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* context,
-                                                        const v1::DetokenizeRequest* request,
-                                                        v1::DetokenizeResponse* response) {
-  return FinishFromWorker(environment_, new ShortCall(environment_, context, "Detokenize"), response,
-                          [this, request](const Engine& engine) {
-    return server::Detokenize(*request, engine,
-                              EffectiveLimits(engine, environment_->options.limits));
-  });
+                                                        const grpc::ByteBuffer* request,
+                                                        grpc::ByteBuffer* response) {
+  return DetokenizeCall::Start(environment_, context, request, response);
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModelInfo(grpc::CallbackServerContext* context,
-                                                          const v1::GetModelInfoRequest*,
-                                                          v1::GetModelInfoResponse* response) {
-  auto* const call = new ShortCall(environment_, context, "GetModelInfo");  // until OnDone
-  const Engine* engine = environment_->engine.load();               // also while draining
-  if (engine == nullptr) return call->End(environment_->ReadyEngine().status());
-  *response = DescribeModel(*engine, environment_->options.limits, kVersion);
-  return call->End(absl::OkStatus());
+                                                          const grpc::ByteBuffer* request,
+                                                          grpc::ByteBuffer* response) {
+  return AnswerNow<v1::GetModelInfoRequest>(
+      environment_, context, "GetModelInfo", request, response, [this](const Engine& engine) {
+        return DescribeModel(engine, environment_->Limits(engine), kVersion);
+      });
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetLoad(grpc::CallbackServerContext* context,
-                                                     const v1::GetLoadRequest*,
-                                                     v1::GetLoadResponse* response) {
-  auto* const call = new ShortCall(environment_, context, "GetLoad");  // until OnDone
-  const Engine* engine = environment_->engine.load();               // also while draining
-  if (engine == nullptr) return call->End(environment_->ReadyEngine().status());
-  *response = DescribeLoad(*engine, environment_->draining.load());
-  return call->End(absl::OkStatus());
+                                                     const grpc::ByteBuffer* request,
+                                                     grpc::ByteBuffer* response) {
+  return AnswerNow<v1::GetLoadRequest>(
+      environment_, context, "GetLoad", request, response, [this](const Engine& engine) {
+        return DescribeLoad(engine, environment_->text_worker.Load(), environment_->draining.load());
+      });
 }
 
 }  // namespace mambad::server

@@ -54,11 +54,17 @@ const char* ReasonLabel(FinishReason reason) {
   }
 }
 
-void AddEngineFamilies(const Engine& engine, int draft_length, MetricFamilies* list) {
+void AddEngineFamilies(const Engine& engine, const TextLoad& text, int draft_length,
+                       MetricFamilies* list) {
   const EngineStats stats = engine.Stats();
   const ModelInfo& model = engine.model();
-  list->Gauge("mambad_requests_running", "Sequences that hold a slot and run", stats.running);
-  list->Gauge("mambad_requests_waiting", "Requests in the queue", stats.waiting);
+  list->Gauge("mambad_requests_running", "Requests that hold slots", stats.running);
+  list->Gauge("mambad_requests_waiting", "Requests that wait: to be tokenized, or for slots",
+              stats.waiting + text.waiting);
+  list->Gauge("mambad_text_requests_waiting", "Calls with text that wait to be tokenized",
+              text.waiting);
+  list->Gauge("mambad_text_waiting_bytes", "Bytes of their requests",
+              static_cast<double>(text.waiting_bytes));
   list->Counter("mambad_prompt_tokens_total", "Prompt tokens taken", stats.prompt_tokens);
   list->Counter("mambad_cached_prompt_tokens_total", "Prompt tokens whose state was at hand",
                 stats.cached_prompt_tokens);
@@ -150,6 +156,8 @@ Metrics::Metrics(bool vllm_names)
                           kLongTimes)),
       prefill_(AddHistogram(registry_, "request_prefill_time_seconds", "Reading the prompt",
                             kLongTimes)),
+      text_queue_(AddHistogram(registry_, "text_queue_time_seconds",
+                               "From arrival of a text to its tokenizing", kLongTimes)),
       step_batch_size_(
           AddHistogram(registry_, "step_batch_size", "Sequences in one engine step", kBatchSizes)),
       draft_step_(AddStepHistogram(registry_, "draft")),
@@ -173,6 +181,10 @@ void Metrics::RecordFirstToken(absl::Duration since_arrival) {
   first_token_.Observe(absl::ToDoubleSeconds(since_arrival));
 }
 
+void Metrics::RecordTextQueue(absl::Duration waited) {
+  text_queue_.Observe(absl::ToDoubleSeconds(waited));
+}
+
 void Metrics::RecordSample(FinishReason reason, const RequestStats& stats) {
   const char* label = ReasonLabel(reason);
   if (label == nullptr) return;
@@ -193,9 +205,10 @@ void Metrics::RecordCall(absl::string_view method, const absl::Status& status,
   if (taken_up) end_to_end_.Observe(absl::ToDoubleSeconds(duration));
 }
 
-void Metrics::SetEngine(const Engine* engine) {
+void Metrics::SetEngine(const Engine* engine, const TextWorker* text_worker) {
   MutexLock lock(&mutex_);
   engine_ = engine;
+  text_worker_ = text_worker;
 }
 
 void Metrics::AddSource(std::function<void(MetricFamilies*)> source) {
@@ -209,7 +222,8 @@ std::string Metrics::Scrape() const {
   {
     MutexLock lock(&mutex_);
     if (engine_ != nullptr) {
-      AddEngineFamilies(*engine_, draft_length_.load(std::memory_order_relaxed), &list);
+      const TextLoad text = text_worker_ != nullptr ? text_worker_->Load() : TextLoad();
+      AddEngineFamilies(*engine_, text, draft_length_.load(std::memory_order_relaxed), &list);
       if (vllm_names_) AddVllmFamilies(*engine_, &list);
     }
   }

@@ -21,6 +21,7 @@
 #include "engine/engine.h"
 #include "engine/mutex.h"
 #include "server/metric_families.h"
+#include "server/text_worker.h"
 
 namespace mambad::server {
 
@@ -30,9 +31,9 @@ class Metrics : public StepObserver {
  public:
   explicit Metrics(bool vllm_names);
 
-  // The engine whose counters are told; nullptr: none. Once this returns, no scrape uses the one
-  // before.
-  void SetEngine(const Engine* engine);
+  // The engine and the text worker whose counters are told; nullptr: none. Once this returns, no
+  // scrape uses those before.
+  void SetEngine(const Engine* engine, const TextWorker* text_worker);
   // What others count, asked at every scrape. Before the first one.
   void AddSource(std::function<void(MetricFamilies*)> source);
 
@@ -41,6 +42,8 @@ class Metrics : public StepObserver {
   // One message of a stream, `since_last` after the one before of the same sample.
   void RecordMessage(absl::Duration since_last);
   void RecordFirstToken(absl::Duration since_arrival);
+  // Text work began, `waited` after it was handed over.
+  void RecordTextQueue(absl::Duration waited);
   // The end of one sample.
   void RecordSample(FinishReason reason, const RequestStats& stats);
   // The end of a call, answered (`status` OK) or not. Its time counts as a latency only when the
@@ -62,6 +65,7 @@ class Metrics : public StepObserver {
   prometheus::Histogram& end_to_end_;
   prometheus::Histogram& queue_;
   prometheus::Histogram& prefill_;
+  prometheus::Histogram& text_queue_;
   prometheus::Histogram& step_batch_size_;
   prometheus::Histogram& draft_step_;
   prometheus::Histogram& target_step_;
@@ -69,6 +73,7 @@ class Metrics : public StepObserver {
   std::vector<std::function<void(MetricFamilies*)>> sources_;
   mutable Mutex mutex_;
   const Engine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  const TextWorker* text_worker_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::atomic<int> draft_length_{0};
   const bool vllm_names_;
 };

@@ -166,17 +166,44 @@ int ConvertPriority(int32_t priority, FieldViolations* violations) {
   return priority;
 }
 
-absl::Status CheckPromptLength(absl::string_view field, const std::vector<TokenId>& prompt,
-                               int64_t least, int64_t most) {
+absl::Status CheckPromptLength(absl::string_view field, int64_t length, int64_t least,
+                               int64_t most) {
   FieldViolations violations;
-  const auto length = static_cast<int64_t>(prompt.size());
   if (length < least || length > most) {
     violations.Add(field, absl::StrCat(length, " tokens given, allowed ", least, " to ", most));
   }
   return violations.ToStatus();
 }
 
+// Token ids of the wire become the prompt and are gone there.
+absl::Status TakeTokenIds(v1::TokenIds& wire, const Engine& engine, int64_t least, int64_t most,
+                          std::vector<TokenId>* prompt) {
+  // Their number first: they may be as many as a message holds.
+  absl::Status status = CheckPromptLength("token_ids.ids", wire.ids_size(), least, most);
+  if (status.ok()) status = CheckTokenIds(wire, engine);
+  if (!status.ok()) return status;
+  prompt->assign(wire.ids().begin(), wire.ids().end());
+  return status;
+}
+
+absl::Status CheckScoreFrom(int64_t from, int64_t tokens) {
+  FieldViolations violations;
+  violations.CheckRange<int64_t>("from", from, 1, tokens - 1);
+  return violations.ToStatus();
+}
+
 }  // namespace
+
+EntryLimits EntryLimitsOf(const v1::Limits& limits) {
+  return {{"mambad.v1.Stopping.stop_strings", limits.stop_strings()},
+          {"mambad.v1.Sampling.logit_bias", limits.logit_bias()},
+          {"mambad.v1.Conversation.messages", limits.messages()}};
+}
+
+bool HasText(const v1::GenerateRequest& wire) {
+  return wire.input_case() == v1::GenerateRequest::kText ||
+         wire.input_case() == v1::GenerateRequest::kConversation;
+}
 
 bool IsValidRequestId(absl::string_view id) {
   return id.size() <= kLongestRequestId && std::all_of(id.begin(), id.end(), [](char c) {
@@ -202,14 +229,13 @@ v1::Limits EffectiveLimits(const Engine& engine, const RequestLimits& limits) {
   result.set_sequences(engine.options().max_sequences);
   result.set_waiting(engine.options().max_waiting);
   result.set_messages(limits.messages);
+  if (engine.tokenizer() != nullptr)
+    result.set_text_bytes(MostScored(result) * LongestPiece(*engine.tokenizer()));
   return result;
 }
 
-absl::StatusOr<PreparedGenerate> PrepareGenerate(const v1::GenerateRequest& wire,
-                                                 const Engine& engine,
-                                                 const RequestLimits& request_limits,
-                                                 absl::Time deadline) {
-  const v1::Limits limits = EffectiveLimits(engine, request_limits);
+absl::StatusOr<PreparedGenerate> PrepareGenerate(v1::GenerateRequest& wire, const Engine& engine,
+                                                 const v1::Limits& limits) {
   FieldViolations unserved;
   if (!wire.session_id().empty()) unserved.Add("session_id", "sessions are not served");
   if (wire.keep_session()) unserved.Add("keep_session", "sessions are not served");
@@ -223,66 +249,81 @@ absl::StatusOr<PreparedGenerate> PrepareGenerate(const v1::GenerateRequest& wire
   request.output = ConvertOutput(wire.output(), engine, limits, &violations);
   request.speculation = ConvertSpeculation(wire.speculation(), engine, limits, &violations);
   request.priority = ConvertPriority(wire.priority(), &violations);
-  request.deadline = deadline;
   if (wire.output().has_stream_interval()) result.stream_interval = wire.output().stream_interval();
   CheckRequestId(wire.request_id(), &violations);
   if (!violations.empty()) return violations.ToStatus();
 
-  absl::StatusOr<std::vector<TokenId>> prompt;
-  const char* field = "text";
+  absl::Status input;
   switch (wire.input_case()) {
     case v1::GenerateRequest::kText:
-      prompt = ReadText(wire.text(), engine);
+      input = CheckText(wire.text(), engine, limits);
       break;
     case v1::GenerateRequest::kTokenIds:
-      field = "token_ids.ids";
-      prompt = ReadTokenIds(wire.token_ids(), engine);
+      input = TakeTokenIds(*wire.mutable_token_ids(), engine, 1, limits.prompt_tokens(),
+                           &request.prompt);
+      wire.clear_token_ids();
       break;
     case v1::GenerateRequest::kConversation:
-      field = "conversation";
-      prompt = ReadConversation(wire.conversation(), engine, limits);
+      input = CheckConversation(wire.conversation(), engine, limits);
       break;
     case v1::GenerateRequest::INPUT_NOT_SET:
-      return NoInput("text, token_ids or conversation");
+      input = NoInput("text, token_ids, conversation");
+      break;
   }
-  if (!prompt.ok()) return prompt.status();
-  absl::Status length = CheckPromptLength(field, *prompt, 1, limits.prompt_tokens());
-  if (!length.ok()) return length;
-  request.prompt = *std::move(prompt);
+  if (!input.ok()) return input;
   return result;
 }
 
-absl::StatusOr<Request> PrepareScore(const v1::ScoreRequest& wire, const Engine& engine,
-                                     const RequestLimits& request_limits, absl::Time deadline) {
-  const v1::Limits limits = EffectiveLimits(engine, request_limits);
+absl::StatusOr<Request> PrepareScore(v1::ScoreRequest& wire, const Engine& engine,
+                                     const v1::Limits& limits) {
   FieldViolations violations;
   Request request;
   violations.CheckRange("alternatives", wire.alternatives(), 0, limits.logprobs());
   request.output.prompt_logprobs = wire.alternatives();
   request.priority = ConvertPriority(wire.priority(), &violations);
-  request.deadline = deadline;
   CheckRequestId(wire.request_id(), &violations);
   if (!violations.empty()) return violations.ToStatus();
-
-  absl::StatusOr<std::vector<TokenId>> prompt;
-  const bool is_text = wire.input_case() == v1::ScoreRequest::kText;
-  if (is_text) {
-    prompt = ReadText(wire.text(), engine);
-  } else if (wire.input_case() == v1::ScoreRequest::kTokenIds) {
-    prompt = ReadTokenIds(wire.token_ids(), engine);
-  } else {
-    return NoInput("text or token_ids");
-  }
-  if (!prompt.ok()) return prompt.status();
-  absl::Status length =
-      CheckPromptLength(is_text ? "text" : "token_ids.ids", *prompt, 2, limits.prompt_tokens());
-  if (!length.ok()) return length;
   request.score_from = wire.has_from() ? wire.from() : 1;
-  violations.CheckRange<int64_t>("from", *request.score_from, 1,
-                                 static_cast<int64_t>(prompt->size()) - 1);
-  if (!violations.empty()) return violations.ToStatus();
-  request.prompt = *std::move(prompt);
+
+  absl::Status input;
+  if (wire.input_case() == v1::ScoreRequest::kText) {
+    input = CheckText(wire.text(), engine, limits);
+  } else if (wire.input_case() == v1::ScoreRequest::kTokenIds) {
+    input = TakeTokenIds(*wire.mutable_token_ids(), engine, 2, MostScored(limits), &request.prompt);
+    wire.clear_token_ids();
+    if (input.ok())
+      input = CheckScoreFrom(*request.score_from, static_cast<int64_t>(request.prompt.size()));
+  } else {
+    input = NoInput("text, token_ids");
+  }
+  if (!input.ok()) return input;
   return request;
+}
+
+absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::GenerateRequest& wire,
+                                                const Engine& engine, const v1::Limits& limits,
+                                                const std::atomic<bool>& over) {
+  const bool is_text = wire.input_case() == v1::GenerateRequest::kText;
+  auto prompt = is_text ? ReadText(wire.text(), engine, over)
+                        : ReadConversation(wire.conversation(), engine, over);
+  if (!prompt.ok()) return prompt;
+  absl::Status length =
+      CheckPromptLength(is_text ? "text" : "conversation", static_cast<int64_t>(prompt->size()), 1,
+                        limits.prompt_tokens());
+  if (!length.ok()) return length;
+  return prompt;
+}
+
+absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::ScoreRequest& wire, const Engine& engine,
+                                                const v1::Limits& limits,
+                                                const std::atomic<bool>& over) {
+  auto prompt = ReadText(wire.text(), engine, over);
+  if (!prompt.ok()) return prompt;
+  const auto tokens = static_cast<int64_t>(prompt->size());
+  absl::Status status = CheckPromptLength("text", tokens, 2, MostScored(limits));
+  if (status.ok()) status = CheckScoreFrom(wire.has_from() ? wire.from() : 1, tokens);
+  if (!status.ok()) return status;
+  return prompt;
 }
 
 }  // namespace mambad::server

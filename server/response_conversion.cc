@@ -2,7 +2,6 @@
 
 #include <string>
 
-#include "server/request_conversion.h"
 
 namespace mambad::server {
 namespace {
@@ -143,13 +142,13 @@ absl::Status FinishStatus(FinishReason reason, const absl::Status& error, bool d
   return absl::InternalError("unknown finish reason");
 }
 
-v1::GetModelInfoResponse DescribeModel(const Engine& engine, const RequestLimits& limits,
+v1::GetModelInfoResponse DescribeModel(const Engine& engine, const v1::Limits& limits,
                                        absl::string_view version) {
   v1::GetModelInfoResponse response;
   FillModel(engine.model(), response.mutable_model());
   if (engine.draft_model() != nullptr)
     FillModel(*engine.draft_model(), response.mutable_draft_model());
-  *response.mutable_limits() = EffectiveLimits(engine, limits);
+  *response.mutable_limits() = limits;
   const SamplingParams& sampling = engine.default_sampling();
   v1::Sampling* wire = response.mutable_default_sampling();
   wire->set_temperature(sampling.temperature);
@@ -167,11 +166,11 @@ v1::GetModelInfoResponse DescribeModel(const Engine& engine, const RequestLimits
   return response;
 }
 
-v1::GetLoadResponse DescribeLoad(const Engine& engine, bool draining) {
+v1::GetLoadResponse DescribeLoad(const Engine& engine, const TextLoad& text, bool draining) {
   const EngineStats stats = engine.Stats();
   v1::GetLoadResponse response;
   response.set_running(stats.running);
-  response.set_waiting(stats.waiting);
+  response.set_waiting(stats.waiting + text.waiting);
   response.set_slots_used(stats.slots_used);
   response.set_slots_total(stats.slots_total);
   response.set_pages_used(stats.pages_used);
@@ -181,7 +180,9 @@ v1::GetLoadResponse DescribeLoad(const Engine& engine, bool draining) {
   response.set_acceptance_rate(stats.acceptance_rate);
   response.set_state_bytes(stats.state_bytes);
   response.set_speculation_enabled(stats.speculation_enabled);
-  response.set_estimated_wait_us(absl::ToInt64Microseconds(engine.EstimatedWait()));
+  response.set_estimated_wait_us(absl::ToInt64Microseconds(engine.EstimatedWait() + text.wait));
+  response.set_text_waiting(text.waiting);
+  response.set_text_waiting_bytes(text.waiting_bytes);
   response.set_draining(draining);
   return response;
 }

@@ -9,7 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/engine.h"
 #include "mambad/v1/generation.pb.h"
-#include "server/server_options.h"
+#include "server/text_worker.h"
 
 namespace mambad::server {
 
@@ -33,9 +33,9 @@ v1::FinishReason WireFinishReason(FinishReason reason);
 // server cancelled it.
 absl::Status FinishStatus(FinishReason reason, const absl::Status& error, bool draining);
 
-v1::GetModelInfoResponse DescribeModel(const Engine& engine, const RequestLimits& limits,
+v1::GetModelInfoResponse DescribeModel(const Engine& engine, const v1::Limits& limits,
                                        absl::string_view version);
-v1::GetLoadResponse DescribeLoad(const Engine& engine, bool draining);
+v1::GetLoadResponse DescribeLoad(const Engine& engine, const TextLoad& text, bool draining);
 
 }  // namespace mambad::server
 

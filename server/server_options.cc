@@ -65,6 +65,8 @@ const Setting kSettings[] = {
     {"network.max_connection_age", FIELD(max_connection_age)},
     {"network.memory_quota_bytes", FIELD(memory_quota_bytes), 0, kManyBytes},
     {"network.text_threads", FIELD(text_threads), 1, 256},
+    {"network.max_waiting_texts", FIELD(max_waiting_texts), 1, 1 << 20},
+    {"network.max_waiting_text_bytes", FIELD(max_waiting_text_bytes), 1 << 16, kManyBytes},
     {"limits.message_bytes", FIELD(limits.message_bytes), 1024, std::numeric_limits<int>::max()},
     {"limits.prompt_tokens", FIELD(limits.prompt_tokens), 0, kManyTokens},
     {"limits.samples", FIELD(limits.samples), 1, 4096},

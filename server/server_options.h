@@ -55,7 +55,10 @@ struct ServerOptions {
       absl::ZeroDuration();        // 0: connections live as long as clients want
   int64_t memory_quota_bytes = 0;  // what gRPC may hold in buffers; 0: 1/64 of the memory, from
                                    // 64 MiB to 256 MiB
-  int text_threads = 1;            // threads that tokenize and render, apart from the network's
+  int text_threads = 1;            // threads that tokenize and render short texts, apart from the
+                                   // network's; one more does long ones
+  int max_waiting_texts = 512;     // calls with text that wait for them, short and long ones each
+  int64_t max_waiting_text_bytes = 64 << 20;  // of long ones; a quarter of it for short ones
 
   int64_t max_pending_bytes =
       64 << 10;  // unsent answer of a slow reader; beyond it its generation pauses

@@ -2,47 +2,63 @@
 
 #include <utility>
 
-#include "absl/time/clock.h"
-#include "server/network_thread.h"
+#include "server/message_reader.h"
 #include "server/request_conversion.h"
 #include "server/response_conversion.h"
 #include "server/status_details.h"
 
 namespace mambad::server {
 
-UnaryEngineCall::UnaryEngineCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                                 absl::string_view method, const std::string& request_id)
-    : environment_(environment), context_(context), record_(environment, context, method) {
-  // Anything else is refused by Prepare and must not reach the log.
-  if (IsValidRequestId(request_id)) record_.SetRequestId(request_id);
+// ---- what both have in common -------------------------------------------------------------------
+
+absl::Status UnaryEngineCall::Begin(grpc::ByteBuffer* request, int64_t bytes) {
+  absl::StatusOr<Engine*> engine = environment_->ReadyEngine();
+  if (!engine.ok()) return engine.status();
+  absl::StatusOr<Request> prepared = Prepare(request, **engine, environment_->Limits(**engine));
+  // Anything else is refused and must not reach the log.
+  if (IsValidRequestId(request_id())) {
+    MutexLock lock(&mutex_);
+    record_.SetRequestId(request_id());
+  }
+  if (!prepared.ok()) return prepared.status();
+  prepared->deadline = deadline_;
+  prepared->arrival = SteadyNow();
+  if (!has_text()) return Submit(*engine, *std::move(prepared));
+  text_->owner = context_->peer();
+  text_->bytes = bytes;
+  text_->run = [this, call = shared_from_this(), engine = *engine,
+                request = *std::move(prepared)](const absl::Status& turn) mutable {
+    TokenizeAndSubmit(engine, std::move(request), turn);
+  };
+  return environment_->text_worker.Submit(text_);
 }
 
-grpc::ServerUnaryReactor* UnaryEngineCall::Start(std::shared_ptr<UnaryEngineCall> call) {
-  UnaryEngineCall* reactor = call.get();
-  {
-    MutexLock lock(&reactor->mutex_);
-    reactor->self_ = call;
+void UnaryEngineCall::TokenizeAndSubmit(Engine* engine, Request request, const absl::Status& turn) {
+  absl::Status status = turn;
+  if (status.ok()) {
+    auto prompt = ReadPrompt(*engine, environment_->Limits(*engine), text_->over);
+    status = prompt.status();
+    if (status.ok()) {
+      request.prompt = *std::move(prompt);
+      status = Submit(engine, std::move(request));
+    }
   }
-  absl::StatusOr<Engine*> engine = reactor->environment_->ReadyEngine();
-  if (engine.ok()) {
-    reactor->environment_->text_worker.Run(
-        [call = std::move(call), engine = *engine] { call->PrepareAndSubmit(engine); });
-  } else {
-    call->End(engine.status());
-  }
-  GiveToNetwork(reactor);
-  return reactor;
-}
-
-void UnaryEngineCall::PrepareAndSubmit(Engine* engine) {
-  absl::StatusOr<Request> request = Prepare(*engine, DeadlineOf(*context_));
-  if (!request.ok()) return End(request.status());
+  if (status.ok()) return;
   {
     MutexLock lock(&mutex_);
-    samples_left_ = request->output.samples;
+    if (!status_.ok()) status = status_;  // why it was given up
   }
-  absl::Status status = ticket_.Submit(engine, *std::move(request), shared_from_this());
-  if (!status.ok()) End(status);
+  End(status);
+}
+
+absl::Status UnaryEngineCall::Submit(Engine* engine, Request request) {
+  {
+    MutexLock lock(&mutex_);
+    samples_left_ = request.output.samples;
+  }
+  Begun(request);
+  return ticket_.Submit(engine, std::move(request),
+                        std::static_pointer_cast<UnaryEngineCall>(shared_from_this()));
 }
 
 bool UnaryEngineCall::OnEvent(const TokenEvent& event) {
@@ -52,111 +68,120 @@ bool UnaryEngineCall::OnEvent(const TokenEvent& event) {
     record_.OnEvent(event);
     Gather(event);
     if (event.finish == FinishReason::kNone) return true;
-    absl::Status finish = FinishStatus(event.finish, event.error, environment_->draining.load());
+    absl::Status finish = environment_->FinishStatus(event);
     if (status_.ok()) status_ = std::move(finish);
     if (--samples_left_ > 0) return true;
     status = status_;
   }
-  End(status);
+  if (status.ok()) {
+    Answer(answer());
+  } else {
+    End(status);
+  }
   return true;
 }
 
-void UnaryEngineCall::OnCancel() {
-  NetworkCallback callback(this);
+void UnaryEngineCall::Abandon(const absl::Status& why) {
   {
     MutexLock lock(&mutex_);
-    const bool late = DeadlineOf(*context_) <= absl::Now();
-    if (status_.ok()) {
-      status_ = late ? absl::DeadlineExceededError("the deadline passed")
-                     : absl::CancelledError("the caller is gone");
-    }
+    if (status_.ok()) status_ = why;
   }
+  environment_->text_worker.Cancel(text_);
   ticket_.Cancel();
 }
 
-void UnaryEngineCall::OnDone() {
-  TakeFromNetwork(this);
-  std::shared_ptr<UnaryEngineCall> last_share;  // destroys *this at the end, without the lock
+void UnaryEngineCall::Record(const absl::Status& status) {
   MutexLock lock(&mutex_);
-  last_share = std::move(self_);
+  record_.End(status, ticket_.id());
 }
 
-void UnaryEngineCall::End(const absl::Status& status) {
-  {
-    MutexLock lock(&mutex_);
-    record_.End(status, ticket_.id());
-  }
-  Finish(ToGrpcStatus(status, context_));
-}
+// ---- GenerateOnce -------------------------------------------------------------------------------
 
 grpc::ServerUnaryReactor* GenerateOnceCall::Start(CallEnvironment* environment,
                                                   grpc::CallbackServerContext* context,
-                                                  const v1::GenerateRequest* request,
-                                                  v1::GenerateResponse* response) {
-  return UnaryEngineCall::Start(std::shared_ptr<UnaryEngineCall>(
-      new GenerateOnceCall(environment, context, request, response)));
+                                                  const grpc::ByteBuffer* request,
+                                                  grpc::ByteBuffer* response) {
+  return Launch(std::shared_ptr<UnaryCall>(
+                    new GenerateOnceCall(environment, context, response, "GenerateOnce")),
+                request);
 }
 
-GenerateOnceCall::GenerateOnceCall(CallEnvironment* environment,
-                                   grpc::CallbackServerContext* context,
-                                   const v1::GenerateRequest* request,
-                                   v1::GenerateResponse* response)
-    : UnaryEngineCall(environment, context, "GenerateOnce", request->request_id()),
-      request_(request),
-      response_(response) {}
-
-absl::StatusOr<Request> GenerateOnceCall::Prepare(const Engine& engine, absl::Time deadline) {
-  absl::StatusOr<PreparedGenerate> prepared =
-      PrepareGenerate(*request_, engine, environment_->options.limits, deadline);
+absl::StatusOr<Request> GenerateOnceCall::Prepare(grpc::ByteBuffer* bytes, const Engine& engine,
+                                                  const v1::Limits& limits) {
+  absl::Status status = ReadMessage(bytes, EntryLimitsOf(limits), &request_);
+  if (!status.ok()) return status;
+  absl::StatusOr<PreparedGenerate> prepared = PrepareGenerate(request_, engine, limits);
   if (!prepared.ok()) return prepared.status();
-  for (int i = 1; i < prepared->request.output.samples; ++i) response_->add_further_samples();
-  seed_ = prepared->request.sampling.seed;
   tokenizer_ = engine.tokenizer();
   return std::move(prepared->request);
 }
 
+bool GenerateOnceCall::has_text() const { return HasText(request_); }
+
+absl::StatusOr<std::vector<TokenId>> GenerateOnceCall::ReadPrompt(const Engine& engine,
+                                                                  const v1::Limits& limits,
+                                                                  const std::atomic<bool>& over) {
+  auto prompt = server::ReadPrompt(request_, engine, limits, over);
+  request_.Clear();
+  return prompt;
+}
+
+void GenerateOnceCall::Begun(const Request& request) {
+  for (int i = 1; i < request.output.samples; ++i) response_.add_further_samples();
+  seed_ = request.sampling.seed;
+}
+
 void GenerateOnceCall::Gather(const TokenEvent& event) {
   AppendEvent(event, seed_, tokenizer_,
-              event.index == 0 ? response_ : response_->mutable_further_samples(event.index - 1));
+              event.index == 0 ? &response_ : response_.mutable_further_samples(event.index - 1));
 }
+
+// ---- Score --------------------------------------------------------------------------------------
 
 grpc::ServerUnaryReactor* ScoreCall::Start(CallEnvironment* environment,
                                            grpc::CallbackServerContext* context,
-                                           const v1::ScoreRequest* request,
-                                           v1::ScoreResponse* response) {
-  return UnaryEngineCall::Start(
-      std::shared_ptr<UnaryEngineCall>(new ScoreCall(environment, context, request, response)));
+                                           const grpc::ByteBuffer* request,
+                                           grpc::ByteBuffer* response) {
+  return Launch(
+      std::shared_ptr<UnaryCall>(new ScoreCall(environment, context, response, "Score")), request);
 }
 
-ScoreCall::ScoreCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                     const v1::ScoreRequest* request, v1::ScoreResponse* response)
-    : UnaryEngineCall(environment, context, "Score", request->request_id()),
-      request_(request),
-      response_(response) {}
-
-absl::StatusOr<Request> ScoreCall::Prepare(const Engine& engine, absl::Time deadline) {
-  absl::StatusOr<Request> prepared =
-      PrepareScore(*request_, engine, environment_->options.limits, deadline);
-  if (!prepared.ok()) return prepared;
-  response_->mutable_token_ids()->Add(prepared->prompt.begin(), prepared->prompt.end());
-  response_->set_from(*prepared->score_from);
+absl::StatusOr<Request> ScoreCall::Prepare(grpc::ByteBuffer* bytes, const Engine& engine,
+                                           const v1::Limits& limits) {
+  absl::Status status = ReadMessage(bytes, EntryLimitsOf(limits), &request_);
+  if (!status.ok()) return status;
   tokenizer_ = engine.tokenizer();
-  return prepared;
+  return PrepareScore(request_, engine, limits);
+}
+
+bool ScoreCall::has_text() const { return request_.input_case() == v1::ScoreRequest::kText; }
+
+absl::StatusOr<std::vector<TokenId>> ScoreCall::ReadPrompt(const Engine& engine,
+                                                           const v1::Limits& limits,
+                                                           const std::atomic<bool>& over) {
+  auto prompt = server::ReadPrompt(request_, engine, limits, over);
+  request_.clear_text();
+  return prompt;
+}
+
+void ScoreCall::Begun(const Request& request) {
+  response_.mutable_token_ids()->Add(request.prompt.begin(), request.prompt.end());
+  response_.set_from(*request.score_from);
 }
 
 void ScoreCall::Gather(const TokenEvent& event) {
   for (const TokenLogprob& logprob : event.prompt_logprobs) {
-    AppendLogprob(logprob, tokenizer_, response_->add_logprobs());
-    response_->set_total_logprob(response_->total_logprob() + double{logprob.logprob});
+    AppendLogprob(logprob, tokenizer_, response_.add_logprobs());
+    response_.set_total_logprob(response_.total_logprob() + double{logprob.logprob});
     const bool most_likely =
         !logprob.alternatives.empty() && logprob.alternatives[0].first == logprob.id;
-    if (most_likely && response_->greedy_tokens() == response_->logprobs_size() - 1) {
-      response_->set_greedy_tokens(response_->logprobs_size());
+    if (most_likely && response_.greedy_tokens() == response_.logprobs_size() - 1) {
+      response_.set_greedy_tokens(response_.logprobs_size());
     }
   }
   if (!event.stats.has_value()) return;
-  FillUsage(*event.stats, response_->mutable_usage());
-  FillTiming(*event.stats, response_->mutable_timing());
+  FillUsage(*event.stats, response_.mutable_usage());
+  FillTiming(*event.stats, response_.mutable_timing());
 }
 
 }  // namespace mambad::server

@@ -1,57 +1,57 @@
 // The calls that are answered once but run in the engine: GenerateOnce and Score.
 //
-// Life: Start -> text worker prepares and submits -> engine events are gathered -> when every
-// sample has ended: Finish -> OnDone. The answer is bounded by the context and the request limits.
+// Life: Begin reads and checks the request -> a text worker tokenizes, where there is text -> the
+// engine's events are gathered -> when every sample has ended: Answer. The answer is bounded by the
+// context and the request limits.
 
 #ifndef MAMBAD_SERVER_UNARY_CALLS_H_
 #define MAMBAD_SERVER_UNARY_CALLS_H_
-
-#include <grpcpp/server_context.h>
-#include <grpcpp/support/server_callback.h>
 
 #include <memory>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "engine/mutex.h"
 #include "engine/request.h"
 #include "mambad/v1/generation.pb.h"
-#include "server/call_environment.h"
+#include "server/unary_call.h"
 
 namespace mambad::server {
 
-// What both have in common. Entered from network threads, a text worker and the engine thread; what
-// is mutable is guarded by mutex_. The engine and gRPC are never called with it held.
-class UnaryEngineCall : public grpc::ServerUnaryReactor,
-                        public EventSink,
-                        public std::enable_shared_from_this<UnaryEngineCall> {
+// What both have in common. Entered from network threads, a text worker and the engine thread.
+class UnaryEngineCall : public UnaryCall, public EventSink {
  public:
   bool OnEvent(const TokenEvent& event) final;
-  void OnCancel() final;
-  void OnDone() final;
 
  protected:
   UnaryEngineCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                  absl::string_view method, const std::string& request_id);
+                  grpc::ByteBuffer* response, absl::string_view method)
+      : UnaryCall(environment, context, response), record_(environment, context, method) {}
 
-  static grpc::ServerUnaryReactor* Start(std::shared_ptr<UnaryEngineCall> call);
-
-  // Text worker: the engine request.
-  virtual absl::StatusOr<Request> Prepare(const Engine& engine, absl::Time deadline) = 0;
+  // Network thread: reads the request's bytes and checks all of it but its text.
+  virtual absl::StatusOr<Request> Prepare(grpc::ByteBuffer* bytes, const Engine& engine,
+                                          const v1::Limits& limits) = 0;
+  virtual const std::string& request_id() const = 0;
+  virtual bool has_text() const = 0;
+  // Text worker, with text only: the prompt, after which the text is not needed any more.
+  virtual absl::StatusOr<std::vector<TokenId>> ReadPrompt(const Engine& engine,
+                                                          const v1::Limits& limits,
+                                                          const std::atomic<bool>& over) = 0;
+  // Before Submit.
+  virtual void Begun(const Request& request) = 0;
   // With mutex_ held: takes what is wanted of the event.
   virtual void Gather(const TokenEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
-
-  CallEnvironment* const environment_;
-  Mutex mutex_;
+  // After the last event; nobody else touches it then.
+  virtual const google::protobuf::Message& answer() const = 0;
 
  private:
-  void PrepareAndSubmit(Engine* engine);
-  void End(const absl::Status& status);  // once; no event comes after
+  absl::Status Begin(grpc::ByteBuffer* request, int64_t bytes) final;
+  void Abandon(const absl::Status& why) final;
+  void Record(const absl::Status& status) final;
+  void TokenizeAndSubmit(Engine* engine, Request request, const absl::Status& turn);
+  absl::Status Submit(Engine* engine, Request request);
 
-  grpc::CallbackServerContext* const context_;
   EngineTicket ticket_;
-  // Until OnDone: gRPC's share of the ownership.
-  std::shared_ptr<UnaryEngineCall> self_ ABSL_GUARDED_BY(mutex_);
+  const TextJobPointer text_ = std::make_shared<TextJob>();
   CallRecord record_ ABSL_GUARDED_BY(mutex_);
   int samples_left_ ABSL_GUARDED_BY(mutex_) = 1;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
@@ -59,21 +59,27 @@ class UnaryEngineCall : public grpc::ServerUnaryReactor,
 
 class GenerateOnceCall final : public UnaryEngineCall {
  public:
-  // The reactor to return to gRPC; request, response and context are gRPC's and live until OnDone.
+  // The reactor to return to gRPC, whose the arguments are.
   static grpc::ServerUnaryReactor* Start(CallEnvironment* environment,
                                          grpc::CallbackServerContext* context,
-                                         const v1::GenerateRequest* request,
-                                         v1::GenerateResponse* response);
+                                         const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response);
 
  private:
-  GenerateOnceCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                   const v1::GenerateRequest* request, v1::GenerateResponse* response);
-  absl::StatusOr<Request> Prepare(const Engine& engine, absl::Time deadline) override;
+  using UnaryEngineCall::UnaryEngineCall;
+  absl::StatusOr<Request> Prepare(grpc::ByteBuffer* bytes, const Engine& engine,
+                                  const v1::Limits& limits) override;
+  const std::string& request_id() const override { return request_.request_id(); }
+  bool has_text() const override;
+  absl::StatusOr<std::vector<TokenId>> ReadPrompt(const Engine& engine, const v1::Limits& limits,
+                                                  const std::atomic<bool>& over) override;
+  void Begun(const Request& request) override;
   void Gather(const TokenEvent& event) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  const google::protobuf::Message& answer() const override { return response_; }
 
-  const v1::GenerateRequest* const request_;
-  v1::GenerateResponse* const response_;
   // Written before Submit, read by events after it.
+  v1::GenerateRequest request_;
+  v1::GenerateResponse response_;
   uint64_t seed_ = 0;
   const text::Tokenizer* tokenizer_ = nullptr;
 };
@@ -82,17 +88,23 @@ class ScoreCall final : public UnaryEngineCall {
  public:
   static grpc::ServerUnaryReactor* Start(CallEnvironment* environment,
                                          grpc::CallbackServerContext* context,
-                                         const v1::ScoreRequest* request,
-                                         v1::ScoreResponse* response);
+                                         const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response);
 
  private:
-  ScoreCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
-            const v1::ScoreRequest* request, v1::ScoreResponse* response);
-  absl::StatusOr<Request> Prepare(const Engine& engine, absl::Time deadline) override;
+  using UnaryEngineCall::UnaryEngineCall;
+  absl::StatusOr<Request> Prepare(grpc::ByteBuffer* bytes, const Engine& engine,
+                                  const v1::Limits& limits) override;
+  const std::string& request_id() const override { return request_.request_id(); }
+  bool has_text() const override;
+  absl::StatusOr<std::vector<TokenId>> ReadPrompt(const Engine& engine, const v1::Limits& limits,
+                                                  const std::atomic<bool>& over) override;
+  void Begun(const Request& request) override;
   void Gather(const TokenEvent& event) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  const google::protobuf::Message& answer() const override { return response_; }
 
-  const v1::ScoreRequest* const request_;
-  v1::ScoreResponse* const response_;
+  v1::ScoreRequest request_;
+  v1::ScoreResponse response_;
   const text::Tokenizer* tokenizer_ = nullptr;  // as in GenerateOnceCall
 };
 

@@ -6,10 +6,11 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 
 namespace mambad::text {
 
-// Immutable after the last AddRule; Merge is then safe from any thread.
+// Immutable after Seal; Merge is then safe from any thread.
 class BpeMerger {
  public:
   // Working memory, reusable from call to call by one thread at a time.
@@ -28,7 +29,12 @@ class BpeMerger {
   // from left to right. A second rule for the same pair replaces the first.
   void AddRule(int32_t left, int32_t right, int32_t rank, int32_t result);
 
-  // Applies the rules to `symbols` until none fits. Time O(n log n) in their number.
+  // After the last AddRule: finds out which symbols never end up in one, so that long texts fall into
+  // runs that need not know of each other.
+  void Seal();
+
+  // Applies the rules to `symbols` until none fits. Time O(n log n) and working memory of 28 bytes a
+  // symbol in the longest run of symbols that may be joined.
   void Merge(std::vector<int32_t>* symbols, Scratch* scratch) const;
 
  private:
@@ -36,9 +42,19 @@ class BpeMerger {
     int32_t rank, result;
   };
   const Rule* Find(int32_t left, int32_t right) const;
-  void Consider(const std::vector<int32_t>& symbols, int32_t position, Scratch* scratch) const;
+  void Consider(const int32_t* symbols, int32_t position, Scratch* scratch) const;
+  // Merges `count` symbols in place, with kGone where one was.
+  void MergeRun(int32_t* symbols, int32_t count, Scratch* scratch) const;
 
   absl::flat_hash_map<uint64_t, Rule> rules_;  // by left << 32 | right
+  // Whether a rule may join two symbols, or what they become, that come side by side.
+  bool MayJoin(int32_t left, int32_t right) const;
+
+  // Of symbols that are no results: the same keys. Only when `sealed_`: the symbols that a result is
+  // made of begin and end alike whatever rules made it.
+  absl::flat_hash_set<uint64_t> joined_;
+  std::vector<bool> is_result_;  // by symbol; beyond its end: no
+  bool sealed_ = false;
 };
 
 }  // namespace mambad::text

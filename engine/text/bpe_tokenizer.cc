@@ -9,6 +9,7 @@
 namespace mambad::text {
 
 struct BpeTokenizer::Work {
+  const std::atomic<bool>* over;
   std::vector<TokenId> ids;
   std::vector<AddedTokenMatcher::Segment> segments;
   Pieces pieces;
@@ -48,12 +49,15 @@ BpeTokenizer::BpeTokenizer(BpeParts parts, AddedTokenMatcher raw, AddedTokenMatc
       pre_tokenizer_(std::move(parts.pre_tokenizer)),
       merger_(std::move(parts.merger)),
       symbols_(std::move(parts.symbols)),
-      whole_pieces_(std::move(parts.whole_pieces)) {}
+      whole_pieces_(std::move(parts.whole_pieces)) {
+  merger_.Seal();
+}
 
 absl::StatusOr<std::vector<TokenId>> BpeTokenizer::Encode(std::string_view text,
                                                           const EncodeOptions& options) const {
   if (absl::Status status = CheckUtf8(text); !status.ok()) return status;
-  Work work;
+  Work work{};
+  work.over = options.over;
   if (options.add_special_tokens) work.ids = boundaries().prefix;
   std::vector<AddedTokenMatcher::Segment> segments;
   raw_tokens_.Split(text, options.parse_special, &segments);
@@ -91,7 +95,11 @@ absl::Status BpeTokenizer::EncodePlain(std::string_view text, bool at_start, boo
         pre_tokenizer_.Split(text.substr(segment.begin, segment.end - segment.begin),
                              at_start && segment.begin == 0, &work->pieces);
     if (!status.ok()) return status;
-    for (const std::string_view piece : work->pieces.pieces) EncodePiece(piece, work);
+    for (const std::string_view piece : work->pieces.pieces) {
+      if (work->over != nullptr && work->over->load())
+        return absl::CancelledError("not wanted any more");
+      EncodePiece(piece, work);
+    }
   }
   return absl::OkStatus();
 }

@@ -166,7 +166,11 @@ absl::Status ReadNormalizerSpec(std::string_view spec, const std::string& source
   bool escapes_spaces = true;
   bool sound_map = true;
   const bool sound = ForEachField(spec, [&](const Field& field) {
-    if (field.number == 2 && field.wire_type == 2) sound_map = IsSoundCharacterMap(field.bytes);
+    if (field.number == 2 && field.wire_type == 2) {
+      sound_map = IsSoundCharacterMap(field.bytes);
+      facts->has_character_map = !field.bytes.empty();
+    }
+    if (field.number == 4 && field.wire_type == 0) facts->removes_extra_spaces = field.value != 0;
     if (field.number == 3 && field.wire_type == 0) facts->add_dummy_prefix = field.value != 0;
     if (field.number == 5 && field.wire_type == 0) escapes_spaces = field.value != 0;
     return true;

@@ -17,6 +17,8 @@ struct SentencePieceFacts {
   int model_type = kUnigram;
   int64_t pieces = 0;
   bool add_dummy_prefix = true;
+  bool removes_extra_spaces = true;
+  bool has_character_map = false;  // normalization changes characters
 };
 
 // Field numbers are those of sentencepiece_model.proto. INVALID_ARGUMENT for a broken file, model

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "engine/text/added_tokens.h"
+#include "engine/text/sentencepiece_cuts.h"
 #include "engine/text/sentencepiece_library.h"
 #include "engine/text/sentencepiece_model.h"
 #include "engine/text/token_table.h"
@@ -19,11 +20,12 @@ namespace {
 
 class SentencePieceTokenizer final : public TableTokenizer {
  public:
-  SentencePieceTokenizer(std::unique_ptr<const SentencePieceLibrary> library, TokenTable table,
-                         TextBoundaries boundaries, bool strips_leading_space,
-                         AddedTokenMatcher added_tokens)
-      : TableTokenizer(std::move(table), std::move(boundaries), strips_leading_space),
+  SentencePieceTokenizer(std::unique_ptr<const SentencePieceLibrary> library,
+                         const SentencePieceFacts& facts, TokenTable table,
+                         TextBoundaries boundaries, AddedTokenMatcher added_tokens)
+      : TableTokenizer(std::move(table), std::move(boundaries), facts.add_dummy_prefix),
         library_(std::move(library)),
+        cuts_(*library_, facts),
         added_tokens_(std::move(added_tokens)) {}
 
   absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
@@ -33,18 +35,14 @@ class SentencePieceTokenizer final : public TableTokenizer {
     if (options.add_special_tokens) ids = boundaries().prefix;
     std::vector<AddedTokenMatcher::Segment> segments;
     added_tokens_.Split(text, options.parse_special, &segments);
-    std::vector<int> part;
-    std::string error;
     for (const auto& segment : segments) {
       if (segment.id != AddedTokenMatcher::kPlainText) {
         ids.push_back(segment.id);
         continue;
       }
-      const std::string_view plain = text.substr(segment.begin, segment.end - segment.begin);
-      if (!library_->Encode(plain, &part, &error)) {
-        return absl::InternalError(absl::StrCat("SentencePiece: ", error));
-      }
-      ids.insert(ids.end(), part.begin(), part.end());
+      const absl::Status status =
+          EncodePlain(text.substr(segment.begin, segment.end - segment.begin), options.over, &ids);
+      if (!status.ok()) return status;
     }
     if (options.add_special_tokens) {
       ids.insert(ids.end(), boundaries().suffix.begin(), boundaries().suffix.end());
@@ -53,7 +51,52 @@ class SentencePieceTokenizer final : public TableTokenizer {
   }
 
  private:
+  // Long texts a part after the other.
+  absl::Status EncodePlain(std::string_view plain, const std::atomic<bool>* over,
+                           std::vector<TokenId>* ids) const {
+    std::vector<int> part_ids;
+    std::string error, guarded;
+    char guard = 0;
+    size_t dropped = 0;  // ids of the guard
+    for (size_t begin = 0; begin < plain.size();) {
+      if (over != nullptr && over->load()) return absl::CancelledError("not wanted any more");
+      const SentencePieceCuts::Part part = cuts_.Next(plain, begin, kPartBytes);
+      std::string_view text = plain.substr(begin, part.end - begin);
+      if (text.size() > kLongestPart && cuts_.reliable()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(text.size(), " bytes in which any token may reach into the next, allowed ",
+                         "at most ", kLongestPart));
+      }
+      if (guard != 0) {
+        guarded.assign(1, guard);
+        if (!library_->Encode(guarded, &part_ids, &error)) return Failed(error);
+        dropped = part_ids.size();
+        guarded.append(text);
+        text = guarded;
+      }
+      if (!library_->Encode(text, &part_ids, &error)) return Failed(error);
+      auto first = part_ids.begin() + static_cast<int64_t>(dropped);
+      // The library joins unknown characters that stand side by side.
+      const bool joined = begin > 0 && first != part_ids.end() && !ids->empty() &&
+                          ids->back() == *first &&
+                          library_->TypeOf(*first) == SentencePieceLibrary::Type::kUnknown;
+      if (joined) ++first;
+      ids->insert(ids->end(), first, part_ids.end());
+      begin = part.end;
+      guard = part.guard;
+    }
+    return absl::OkStatus();
+  }
+
+  static absl::Status Failed(const std::string& error) {
+    return absl::InternalError(absl::StrCat("SentencePiece: ", error));
+  }
+
+  static constexpr size_t kPartBytes = 16 << 10;
+  static constexpr size_t kLongestPart = 256 << 10;  // some 32 MB while the library is at work
+
   std::unique_ptr<const SentencePieceLibrary> library_;
+  const SentencePieceCuts cuts_;
   AddedTokenMatcher added_tokens_;
 };
 
@@ -131,7 +174,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromSentencePieceModel(
   absl::Status status = ApplyBoundaries(*config, table, files.source_name, &boundaries);
   if (!status.ok()) return status;
   return std::make_unique<const SentencePieceTokenizer>(
-      std::move(library), std::move(table), std::move(boundaries), facts->add_dummy_prefix,
+      std::move(library), *facts, std::move(table), std::move(boundaries),
       AddedTokenMatcher(std::move(added_tokens)));
 }
 

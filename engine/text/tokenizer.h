@@ -6,6 +6,7 @@
 #ifndef MAMBAD_ENGINE_TEXT_TOKENIZER_H_
 #define MAMBAD_ENGINE_TEXT_TOKENIZER_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -30,6 +31,8 @@ class Tokenizer {
     bool add_special_tokens = true;
     // Text that spells a special token becomes its id; otherwise it is encoded as plain text.
     bool parse_special = true;
+    // Looked at now and then; once it is true, Encode may end with CANCELLED instead of ids.
+    const std::atomic<bool>* over = nullptr;
   };
 
   virtual ~Tokenizer();

@@ -136,6 +136,30 @@ class ClientTest(unittest.TestCase):
         answer = self.generation.Score(pb.ScoreRequest(token_ids=pb.TokenIds(ids=ids), **{"from": 2}))
         self.assertEqual([entry.id for entry in answer.logprobs], ids[2:])
 
+    def test_a_score_takes_the_whole_context(self):
+        ids = [1 + i % 2 for i in range(self.info.limits.context)]
+        answer = self.generation.Score(pb.ScoreRequest(token_ids=pb.TokenIds(ids=ids)))
+        self.assertEqual([entry.id for entry in answer.logprobs], ids[1:])
+
+    def test_what_is_no_text_is_named(self):
+        calls = {
+            "text": ("Generate", pb.GenerateRequest, b"\x0a\x03ab\xff"),
+            "request_id": ("GenerateOnce", pb.GenerateRequest, b"\x62\x02\xc0\xaf"),
+            "stopping.stop_strings[0]": ("GenerateOnce", pb.GenerateRequest, b"\x2a\x03\x1a\x01\x80"),
+            "conversation.messages[0].content": ("Tokenize", pb.TokenizeRequest, b"\x12\x05\x0a\x03\x12\x01\xf5"),
+        }
+        for field, (method, _, data) in calls.items():
+            call = self.daemon.channel.unary_stream(f"/mambad.v1.Generation/{method}", lambda x: x, lambda x: x)
+            with self.subTest(field=field), self.assertRaises(grpc.RpcError) as caught:
+                list(call(data))
+            self.assertEqual(caught.exception.code().name, "INVALID_ARGUMENT", caught.exception.details())
+            violations = details_of(caught.exception)[error_details_pb2.BadRequest].field_violations
+            self.assertEqual([violation.field for violation in violations], [field])
+
+    def test_deadlines_beyond_all_clocks_are_none(self):
+        for seconds in (1e9, 7.5e9, 1e10):
+            self.assertTrue(self.generation.GenerateOnce(self.request(2), timeout=seconds).HasField("completion"))
+
     def test_tokenize_and_back(self):
         if not self.info.has_tokenizer:
             self.skipTest("the model has no tokenizer")

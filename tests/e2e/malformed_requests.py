@@ -76,6 +76,21 @@ def cases(pb, info):
         generate("stopping.stop_strings[0]",
                  lambda r, c=count: r.stopping.stop_strings.append("s" * (limits.stop_string_bytes + c)))
 
+    # So many that they are refused by their number alone.
+    generate("stopping.stop_strings", lambda r: r.stopping.stop_strings.extend([""] * 100_000))
+    generate("sampling.logit_bias",
+             lambda r: r.sampling.logit_bias.update({i: 1.0 for i in range(20_000)}))
+    generate("sampling.allowed_token_ids", lambda r: r.sampling.allowed_token_ids.extend([1] * 100_000))
+    generate("stopping.stop_token_ids", lambda r: r.stopping.stop_token_ids.extend([1] * 100_000))
+    generate("token_ids.ids", lambda r: r.token_ids.ids.extend([1] * 100_000), method="GenerateOnce")
+    generate("conversation.messages",
+             lambda r: r.conversation.messages.extend([pb.Message()] * 100_000), method="GenerateOnce")
+    if info.has_tokenizer:
+        generate("text", lambda r: setattr(r, "text", "a" * (limits.text_bytes + 1)))
+    if info.has_chat_template:
+        generate("conversation",
+                 lambda r: r.conversation.messages.add(role="user", content="a" * (limits.text_bytes + 1)))
+
     # The prompt.
     generate("input", lambda r: r.ClearField("token_ids"))
     generate("input", lambda r: r.ClearField("token_ids"), method="GenerateOnce")

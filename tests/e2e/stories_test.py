@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 import grpc
@@ -114,6 +115,42 @@ class StoriesTest(unittest.TestCase):
                     self.assertEqual(answer.content(), wanted.content())
             once = self.generation.GenerateOnce(requests[0])
             self.assertEqual((once.text, list(once.token_ids)), (plain[0].text, plain[0].ids))
+
+    def test_large_texts_hold_nobody_up(self):
+        text = ("Once upon a time there was a dragon. " * 110_000)[:4_000_000]
+        large = pb.TokenizeRequest(text=text)
+        ids = self.generation.Tokenize(pb.TokenizeRequest(text="Once upon a time")).token_ids
+        calls = [self.generation.Tokenize.future(large) for _ in range(6)]
+        while self.generation.GetLoad(pb.GetLoadRequest()).text_waiting < 2:
+            self.assertFalse(all(call.done() for call in calls))
+            time.sleep(0.01)
+        load = self.generation.GetLoad(pb.GetLoadRequest())
+        self.assertGreaterEqual(load.waiting, load.text_waiting)
+        self.assertGreater(load.text_waiting_bytes, 4_000_000)
+        self.assertGreater(self.counter("text_requests_waiting"), 0)
+        request = make_request(None, 1)
+        request.token_ids.ids.extend(ids)
+        self.generation.GenerateOnce(request)
+        self.generation.GenerateOnce(make_request("Once", 1))
+        self.assertGreater(self.generation.GetLoad(pb.GetLoadRequest()).text_waiting, 0)  # long before they are done
+        for call in calls:
+            call.cancel()
+        # What waits is dropped at once, and what is at work soon: a call takes seconds.
+        end = time.monotonic() + 2
+        while self.generation.GetLoad(pb.GetLoadRequest()).text_waiting and time.monotonic() < end:
+            time.sleep(0.01)
+        self.assertEqual(self.generation.GetLoad(pb.GetLoadRequest()).text_waiting, 0)
+
+    def test_a_large_text_gives_its_memory_back(self):
+        self.generation.Tokenize(pb.TokenizeRequest(text="Once"))
+        before = self.daemon.resident_bytes()
+        text = ("Once upon a time there was a dragon. " * 110_000)[:4_000_000]
+        count = len(self.generation.Tokenize(pb.TokenizeRequest(text=text)).token_ids)
+        self.assertGreater(count, 900_000)
+        end = time.monotonic() + 10
+        while self.daemon.resident_bytes() > before + 16_000_000 and time.monotonic() < end:
+            time.sleep(0.1)
+        self.assertLess(self.daemon.resident_bytes(), before + 16_000_000)
 
     def test_accepted_drafts_are_reported(self):
         names = {"drafted": "spec_decode_num_draft_tokens_total", "accepted": "spec_decode_num_accepted_tokens_total",

@@ -323,12 +323,59 @@ TEST(EngineCore, HigherPriorityStartsFirst) {
   EngineDriver driver("mamba", "", options);
   auto low = driver.Send(driver.Plain(4, 2));
   Request urgent = driver.Plain(4, 2);
-  urgent.priority = 5;
+  urgent.priority = 100;
   auto high = driver.Send(urgent);
   while (high->answers[0].finishes == 0) ASSERT_TRUE(driver.core().Step(absl::Now));
   EXPECT_EQ(low->answers[0].finishes, 0);
   driver.RunAll();
   EXPECT_EQ(low->answers[0].finishes, 1);
+}
+
+// Nothing waits for ever: a point of priority is worth so much of waiting, and no more.
+TEST(EngineCore, WhatWaitsRises) {
+  EngineOptions options;
+  options.max_sequences = 1;
+  EngineDriver driver("mamba", "", options);
+  absl::Time now = absl::UnixEpoch() + absl::Hours(1);
+  const auto clock = [&now] { return now; };
+  RequestId last = 0;
+  const auto send = [&](int priority) {
+    Request request = driver.Plain(4, 2);
+    request.priority = priority;
+    auto sink = std::make_shared<CollectingSink>();
+    EXPECT_TRUE(driver.core().Admit(++last, std::move(request), sink, now).ok());
+    return sink;
+  };
+  const auto finished = [](const std::shared_ptr<CollectingSink>& sink) {
+    return sink->answers[0].finishes > 0;
+  };
+  const auto patient = send(-100);
+  // A stream of the most urgent ones, half a second between them, and always one that waits.
+  std::vector<std::shared_ptr<CollectingSink>> urgent = {send(100)};
+  absl::Duration waited;
+  while (!finished(patient) && urgent.size() < 100) {
+    now += absl::Milliseconds(500);
+    urgent.push_back(send(100));
+    while (!finished(patient) && !finished(urgent[urgent.size() - 2]))
+      ASSERT_TRUE(driver.core().Step(clock));
+  }
+  // 200 points are worth 10 s: those that came up to then went before it, no other did.
+  EXPECT_TRUE(finished(patient));
+  EXPECT_EQ(urgent.size(), 22u);
+  EXPECT_TRUE(finished(urgent[19]));
+  EXPECT_FALSE(finished(urgent[21]));
+}
+
+TEST(EngineCore, EchoIsDecodedOnceAndStandsBeforeEverySample) {
+  EngineDriver driver("mamba");
+  Request request = driver.Plain(4, 3);
+  request.output.samples = 2;
+  request.output.echo = true;
+  request.echo_text = "what was said";  // as the shell decodes it before the queue
+  auto sink = driver.Send(request);
+  driver.RunAll();
+  EXPECT_EQ(sink->answers[0].text.substr(0, 13), "what was said");
+  EXPECT_EQ(sink->answers[1].text.substr(0, 13), "what was said");
 }
 
 TEST(EngineCore, ADraftModelOfAnotherVocabularyIsRefused) {

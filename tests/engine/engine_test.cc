@@ -182,5 +182,33 @@ TEST_F(EngineTest, TheDestructorEndsWhatRuns) {
   for (const auto& sink : sinks) EXPECT_EQ(sink->ends(), 1);
 }
 
+// A burst is refused at once, and each caller is told of a place of its own, also before anything
+// was measured.
+TEST_F(EngineTest, RefusedOnesAreToldOneAfterTheOther) {
+  EngineOptions options;
+  options.max_sequences = 1;
+  options.max_waiting = 2;
+  Open(options);
+  std::vector<std::shared_ptr<WaitingSink>> sinks;
+  absl::Status refused;
+  for (int i = 0; i < 10 && refused.ok(); ++i) {
+    sinks.push_back(std::make_shared<WaitingSink>());
+    refused = engine_->Submit(Plain(4, 400), sinks.back()).status();
+  }
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  absl::Duration before = engine_->RetryDelay();
+  EXPECT_GE(before, absl::Milliseconds(10));
+  for (int i = 0; i < 5; ++i) {
+    const absl::Duration delay = engine_->RetryDelay();
+    EXPECT_GE(delay, before * 0.9);  // time passes between the two
+    before = delay;
+  }
+  // Who asks over and over is not sent away for ever.
+  for (int i = 0; i < 5000; ++i) before = engine_->RetryDelay();
+  EXPECT_LE(before, absl::Minutes(10));
+  engine_->Drain(absl::InfinitePast());
+  EXPECT_EQ(engine_->EstimatedWait(), absl::ZeroDuration());
+}
+
 }  // namespace
 }  // namespace mambad::testing

@@ -1,4 +1,4 @@
-// Rates and paces, by a clock of the test's own.
+// Rates by a clock of the test's own.
 
 #include "engine/service_rates.h"
 
@@ -38,29 +38,6 @@ TEST(RecentRates, SurviveClocksThatAreSetBack) {
   rates.Add(absl::InfinitePast(), 3, 0, 0);
   EXPECT_GE(rates.TokensPerSecond(At(-3600)), 0);
   EXPECT_GE(rates.TokensPerSecond(absl::InfinitePast()), 0);
-}
-
-TEST(FinishPace, CountsTimeWithRequestsOnly) {
-  FinishPace pace;
-  EXPECT_EQ(pace.interval(), absl::Seconds(1));
-  pace.Observe(At(0), 0, true);
-  pace.Observe(At(2), 1, true);
-  EXPECT_EQ(pace.interval(), absl::Seconds(2));
-  pace.Observe(At(4), 1, false);
-  EXPECT_EQ(pace.interval(), absl::Seconds(2));
-  pace.Observe(At(1000), 0, true);  // nothing was there to end
-  pace.Observe(At(1002), 1, false);
-  EXPECT_EQ(pace.interval(), absl::Seconds(2));
-}
-
-TEST(FinishPace, SharesTheTimeAmongThoseThatEndedTogether) {
-  FinishPace pace;
-  pace.Observe(At(0), 0, true);
-  pace.Observe(At(8), 4, true);
-  EXPECT_EQ(pace.interval(), absl::Seconds(2));
-  pace.Observe(At(0), 0, true);  // set back: no time
-  pace.Observe(At(12), 1, true);
-  EXPECT_GT(pace.interval(), absl::Seconds(3));
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/steady_time.h"
 
 namespace mambad {
 namespace {
@@ -70,7 +71,7 @@ struct Active {
   RequestId id = 0;
   Request request;
   std::shared_ptr<EventSink> sink;
-  absl::Time submitted = absl::Now();
+  absl::Time submitted = SteadyNow();
   std::vector<Sample> samples;
   bool running = false;
   bool paused = false;
@@ -137,7 +138,7 @@ class FakeEngine : public Engine {
     std::unique_lock<std::mutex> lock(mutex_);
     draining_ = true;
     const auto empty = [this] { return active_.empty(); };
-    if (!emptied_.wait_until(lock, absl::ToChronoTime(deadline), empty)) {
+    if (!emptied_.wait_until(lock, ToSteadyClock(deadline), empty)) {
       for (const Active& active : active_) cancelled_.insert(active.id);
       news_.notify_all();
       emptied_.wait(lock, empty);
@@ -148,6 +149,7 @@ class FakeEngine : public Engine {
     return stats_;
   }
   absl::Duration EstimatedWait() const override { return absl::Milliseconds(1500); }
+  absl::Duration RetryDelay() override { return absl::Milliseconds(1500); }
   const ModelInfo& model() const override { return model_; }
   const ModelInfo* draft_model() const override {
     return options_.draft_model.empty() ? nullptr : &draft_;
@@ -206,7 +208,7 @@ class FakeEngine : public Engine {
         if (resumed.count(active->id) > 0) active->paused = false;
         if (stop || cancelled.count(active->id) > 0) {
           FinishAll(*active, FinishReason::kCancelled);
-        } else if (absl::Now() >= active->request.deadline) {
+        } else if (SteadyNow() >= active->request.deadline) {
           FinishAll(*active, FinishReason::kDeadline);
         } else if (active->running && !active->paused) {
           made += Advance(*active);
@@ -232,7 +234,7 @@ class FakeEngine : public Engine {
     stats_.running = stats_.waiting = stats_.slots_used = 0;
     for (const Active& active : active_) {
       if (active.running) {
-        stats_.running += static_cast<int>(active.samples.size());
+        ++stats_.running;
         stats_.slots_used += static_cast<int>(active.samples.size());
       } else {
         ++stats_.waiting;
@@ -253,7 +255,7 @@ class FakeEngine : public Engine {
     RequestStats stats;
     stats.prompt_tokens = static_cast<int64_t>(active.request.prompt.size());
     stats.completion_tokens = sample.tokens;
-    stats.total_microseconds = absl::ToInt64Microseconds(absl::Now() - active.submitted);
+    stats.total_microseconds = absl::ToInt64Microseconds(SteadyNow() - active.submitted);
     stats.decode_microseconds = stats.total_microseconds / 2;
     stats.speculation.rounds = 1;
     stats.speculation.drafted = 2;

@@ -107,6 +107,47 @@ TEST(GenerateStreamTest, StalledReaderIsCancelled) {
   EXPECT_THAT(daemon.log(), HasSubstr("code=CANCELLED finish_reason=CANCELLED"));
 }
 
+// Nothing pauses here: the whole answer is made, and lies there for a reader who takes none of it.
+TEST(GenerateStreamTest, AMadeAnswerThatNobodyReadsIsGivenUp) {
+  ServerOptions options = TestDaemon::Options();
+  options.max_pending_bytes = 1 << 30;
+  options.stall_timeout = absl::Milliseconds(300);
+  TestDaemon daemon(options, FastAnswers());
+  auto stub = v1::Generation::NewStub(daemon.Channel(/*stream_window_bytes=*/65536));
+  for (const int samples : {1, 3}) {
+    grpc::ClientContext context;
+    v1::GenerateRequest request = TextRequest("hello", 100000);
+    request.mutable_output()->set_n(samples);
+    auto reader = stub->Generate(&context, request);
+    v1::GenerateResponse message;
+    ASSERT_TRUE(reader->Read(&message));
+    ASSERT_TRUE(daemon.BecomesIdle());
+    // A second for each 64 KiB in flight besides.
+    absl::SleepFor(absl::Milliseconds(500) + absl::Seconds(samples * 8));
+    while (reader->Read(&message)) {
+    }
+    EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED) << samples;
+  }
+}
+
+TEST(GenerateStreamTest, AnAnswerInOneMessageThatNobodyReadsIsGivenUp) {
+  ServerOptions options = TestDaemon::Options();
+  options.stall_timeout = absl::Milliseconds(300);
+  TestDaemon daemon(options, FastAnswers());
+  const auto channel = daemon.Channel(/*stream_window_bytes=*/65536);
+  // As a stream, of which nothing is read: a unary client would take it in by itself.
+  const grpc::internal::RpcMethod method("/mambad.v1.Generation/GenerateOnce", nullptr,
+                                         grpc::internal::RpcMethod::SERVER_STREAMING);
+  grpc::ClientContext context;
+  std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader(
+      grpc::internal::ClientReaderFactory<v1::GenerateResponse>::Create(
+          channel.get(), method, &context, TextRequest("hello", 60000)));
+  absl::SleepFor(absl::Seconds(10));
+  v1::GenerateResponse response;
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
 TEST(GenerateStreamTest, FullQueueSaysWhenToComeBack) {
   ServerOptions options = TestDaemon::Options();
   options.engine.max_sequences = 1;

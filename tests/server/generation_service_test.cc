@@ -33,6 +33,60 @@ TEST(GenerateTest, StreamsTheAnswerWithCompletionInTheLastMessage) {
   EXPECT_EQ(from_ids, result.text());
 }
 
+// What protobuf refuses without a word to the caller is named here, on every method.
+TEST(GenerateTest, BytesThatAreNoRequestAreRefusedWithTheField) {
+  TestDaemon daemon;
+  const auto channel = daemon.Channel();
+  const auto call = [&](const std::string& name, const std::string& bytes) {
+    const std::string path = "/mambad.v1.Generation/" + name;
+    // A stream of answers holds one as well.
+    const grpc::internal::RpcMethod method(path.c_str(), nullptr,
+                                           grpc::internal::RpcMethod::SERVER_STREAMING);
+    grpc::Slice slice(bytes);
+    const grpc::ByteBuffer request(&slice, 1);
+    grpc::ByteBuffer response;
+    grpc::ClientContext context;
+    std::unique_ptr<grpc::ClientReader<grpc::ByteBuffer>> reader(
+        grpc::internal::ClientReaderFactory<grpc::ByteBuffer>::Create(channel.get(), method,
+                                                                      &context, request));
+    while (reader->Read(&response)) {
+    }
+    return reader->Finish();
+  };
+  for (const char* name : {"Generate", "GenerateOnce", "Score", "Tokenize"}) {
+    const grpc::Status status = call(name, "\x0a\x03" "ab\xff");
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << name;
+    EXPECT_THAT(Violation(status), HasSubstr("text: text is not valid UTF-8")) << name;
+  }
+  for (const char* name :
+       {"Generate", "GenerateOnce", "Score", "Tokenize", "Detokenize", "GetModelInfo", "GetLoad"}) {
+    const grpc::Status status = call(name, "\x0a\x7f");
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << name;
+    EXPECT_THAT(status.error_message(), HasSubstr("no mambad.v1.")) << name;
+  }
+}
+
+TEST(GenerateTest, TextsAreRefusedByTheirBytesBeforeTheyAreTokenized) {
+  TestDaemon daemon(TestDaemon::Options(), {.context = 100});
+  v1::GetModelInfoResponse info;
+  grpc::ClientContext asking;
+  ASSERT_TRUE(daemon.stub().GetModelInfo(&asking, {}, &info).ok());
+  EXPECT_EQ(info.limits().text_bytes(), 400);  // the longest token is "</s>"
+  // The zero byte is what the fake tokenizer refuses: it must not have seen it.
+  const Streamed result = daemon.Generate(TextRequest(std::string(401, '\0'), 10));
+  EXPECT_EQ(Violation(result.status),
+            "text: 401 bytes given, allowed at most 400: 100 tokens of at most 4 bytes");
+  const Streamed seen = daemon.Generate(TextRequest(std::string(400, '\0'), 10));
+  EXPECT_THAT(Violation(seen.status), HasSubstr("text: the zero byte"));
+  v1::GenerateRequest talk;
+  for (int i = 0; i < 3; ++i) {
+    auto* message = talk.mutable_conversation()->add_messages();
+    message->set_role("user");
+    message->set_content(std::string(150, 'x'));
+  }
+  EXPECT_THAT(Violation(daemon.Generate(talk).status), HasSubstr("conversation: 450 bytes given"));
+}
+
 TEST(GenerateTest, FinishReasonsAndStops) {
   TestDaemon daemon;
   const Streamed eos = daemon.Generate(TextRequest("hello.", 10));

@@ -37,7 +37,8 @@ RULES = {
     # A language of its own: nothing of tokenizers, models or conversations.
     "engine/text/jinja": (["engine/text/jinja/**"], ["absl", "utf8proc"]),
     "server": (
-        ["server/**", "engine/engine.h", "engine/memory_plan.h", "engine/mutex.h", "engine/options.h", "engine/request.h", "engine/text/*.h",
+        ["server/**", "engine/engine.h", "engine/memory_plan.h", "engine/mutex.h", "engine/options.h", "engine/request.h",
+         "engine/steady_time.h", "engine/text/*.h",
          "mambad/v1/*.pb.h", "vllm/**", "google/rpc/*.pb.h", "grpc/health/v1/*.pb.h"],
         ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl", "edit"]),
     "proto": ([], []),
@@ -73,7 +74,7 @@ LIBRARIES = [
     ("cuda", ["cuda*.h", "cublas*.h", "nccl.h", "cub/**", "cuda/**", "cooperative_groups*"]),
     ("compression", ["zlib.h", "lzma.h"]),
     ("compiler", ["sanitizer/*.h"]),
-    ("posix", ["unistd.h", "fcntl.h", "sched.h", "signal.h", "pthread.h", "poll.h", "string.h", "strings.h", "stdio.h",
+    ("posix", ["unistd.h", "fcntl.h", "sched.h", "signal.h", "pthread.h", "poll.h", "string.h", "strings.h", "stdio.h", "malloc.h",
                "stdlib.h", "stdint.h", "stddef.h", "math.h", "errno.h", "time.h", "dirent.h", "netdb.h", "termios.h",
                "dlfcn.h", "getopt.h", "spawn.h", "langinfo.h", "sys/*.h", "netinet/*.h", "arpa/*.h", "linux/*.h"]),
 ]

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <random>
+#include <string>
 #include <vector>
 
 namespace mambad::text {
@@ -34,6 +35,49 @@ std::vector<int32_t> MergeByDefinition(const Rules& rules, std::vector<int32_t> 
   }
 }
 
+// Rules as a vocabulary has them: what is joined is the text of both, however it came about. Then a
+// long text falls into runs, which must not change what becomes of it.
+TEST(BpeMerger, RunsOfAVocabularyDoNotNeedEachOther) {
+  std::mt19937 random(5);
+  for (int round = 0; round < 500; ++round) {
+    std::vector<std::string> tokens = {"a", "b", "c", "d", "e", "f"};
+    std::map<std::string, int> ids;
+    for (const std::string& token : tokens) ids.emplace(token, static_cast<int>(ids.size()));
+    Rules rules;
+    BpeMerger merger;
+    for (int i = 0; i < 10; ++i) {
+      const std::string left = tokens[random() % tokens.size()];
+      const std::string right = tokens[random() % tokens.size()];
+      const auto [id, is_new] = ids.emplace(left + right, static_cast<int>(ids.size()));
+      if (is_new) tokens.push_back(left + right);
+      rules[{ids[left], ids[right]}] = {static_cast<int>(random() % 5), id->second};
+    }
+    for (const auto& [pair, rule] : rules)
+      merger.AddRule(pair.first, pair.second, rule.rank, rule.result);
+    merger.Seal();
+    std::vector<int32_t> symbols(random() % 60);
+    for (int32_t& symbol : symbols) symbol = static_cast<int32_t>(random() % 6);
+    const std::vector<int32_t> expected = MergeByDefinition(rules, symbols);
+    BpeMerger::Scratch scratch;
+    merger.Merge(&symbols, &scratch);
+    ASSERT_EQ(symbols, expected);
+  }
+}
+
+TEST(BpeMerger, LongTextsNeedTheMemoryOfTheirLongestRun) {
+  BpeMerger merger;
+  merger.AddRule(1, 2, 0, 3);
+  merger.AddRule(3, 2, 1, 4);
+  merger.Seal();
+  std::vector<int32_t> symbols;
+  for (int i = 0; i < 100000; ++i) symbols.insert(symbols.end(), {1, 2, 2, 0});
+  BpeMerger::Scratch scratch;
+  merger.Merge(&symbols, &scratch);
+  EXPECT_EQ(symbols.size(), 200000u);
+  EXPECT_EQ(symbols[0], 4);
+  EXPECT_LE(scratch.next.capacity(), 16u);
+}
+
 TEST(BpeMerger, AgreesWithTheDefinitionOnRandomRules) {
   std::mt19937 random(3);
   for (int round = 0; round < 3000; ++round) {
@@ -49,6 +93,7 @@ TEST(BpeMerger, AgreesWithTheDefinitionOnRandomRules) {
     for (const auto& [pair, rule] : rules) {
       merger.AddRule(pair.first, pair.second, rule.rank, rule.result);
     }
+    if (round % 3 != 0) merger.Seal();
     std::vector<int32_t> symbols(random() % 40);
     for (int32_t& symbol : symbols) symbol = static_cast<int32_t>(random() % 4);
     const std::vector<int32_t> expected = MergeByDefinition(rules, symbols);

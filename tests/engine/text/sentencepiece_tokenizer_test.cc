@@ -2,10 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstring>
+#include <random>
 #include <string>
 #include <vector>
 
+#include "engine/text/sentencepiece_library.h"
 #include "engine/text/sentencepiece_model.h"
 #include "engine/text/tokenizer.h"
 #include "tests/engine/text/shared_data.h"
@@ -56,6 +59,48 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> Create(const std::string& model
   files.sentencepiece_model = model;
   files.tokenizer_config_json = config;
   return CreateTokenizer(files);
+}
+
+// Long texts are tokenized in parts: with the same result, and until nobody wants it any more.
+TEST(SentencePieceTokenizer, PartsOfALongTextGiveTheTokensOfTheWhole) {
+  std::mt19937 random(7);
+  const std::string models[] = {Model(), Model(Bytes(1, "identity")),
+                                Model(Bytes(1, "identity") + Number(4, 0) + Number(3, 0)),
+                                Model(Bytes(1, "identity") + Number(4, 0), /*model_type=*/1)};
+  for (const std::string& model : models) {
+    const auto tokenizer = Create(model);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
+    std::string error;
+    const auto library = SentencePieceLibrary::Load(model, &error);
+    ASSERT_NE(library, nullptr) << error;
+    // Words, one letter, spaces, letters that are no pieces, and what merges everywhere.
+    for (const std::vector<std::string>& letters : std::vector<std::vector<std::string>>{
+             {"a", "b", " "}, {"a"}, {" "}, {"語", "\U0001F600"}, {"a", "b", "c", " ", "\n", "語"},
+             {"ab"}}) {
+      std::string text;
+      while (text.size() < 150000) text += letters[random() % letters.size()];
+      std::vector<int> whole;
+      ASSERT_TRUE(library->Encode(text, &whole, &error)) << error;
+      const auto parts = (*tokenizer)->Encode(text, {.add_special_tokens = false});
+      ASSERT_TRUE(parts.ok());
+      EXPECT_TRUE(*parts == whole) << letters[0] << " of " << letters.size() << ": "
+                                   << parts->size() << " and " << whole.size();
+    }
+  }
+  // "aa" and "ab" stand in no piece of these, but one of the two places in "abab" may be merged in
+  // every model that knows both "ab" and "ba".
+  const auto both = Create(Model() + Piece("ba", -3, 1));
+  ASSERT_TRUE(both.ok()) << both.status().ToString();
+  std::string text;
+  while (text.size() < (256 << 10)) text += "ab";
+  EXPECT_TRUE((*both)->Encode(text, {}).ok());
+  EXPECT_THAT(std::string((*both)->Encode(text + "ab", {}).status().message()),
+              HasSubstr("allowed at most 262144"));
+  EXPECT_TRUE((*both)->Encode(text + "bb" + text, {}).ok());
+  const std::atomic<bool> over = true;
+  const auto tokenizer = Create(Model());
+  EXPECT_EQ((*tokenizer)->Encode("a", {.over = &over}).status().code(),
+            absl::StatusCode::kCancelled);
 }
 
 TEST(SentencePieceTokenizer, EncodesAndGivesTextBack) {
