@@ -12,7 +12,7 @@
 namespace mambad {
 namespace {
 
-constexpr int kAnswerTokens = 12, kShortestAnswer = 3, kDraftLength = 3;
+constexpr int kAnswerTokens = 12, kShortestAnswer = 4, kDraftLength = 3;
 constexpr RequestId kFirstId = RequestId{1} << 62;  // far from the ids that requests get
 
 class Collector : public EventSink {

@@ -224,7 +224,8 @@ struct WorkspaceShape {
   int max_rows = 0, max_logit_rows = 0, max_sequences = 0;
   int64_t width = 0, vocabulary = 0;  // V, padded
   int64_t max_projection = 0;         // the widest `in` of all layers, rows
-  int64_t max_inner = 0;              // the widest of I, H hd, F, convolution channels + I
+  int64_t max_inner = 0;      // the widest of I, H hd, F, convolution channels + I
+  int64_t max_selection = 0;  // the widest `select` of Mamba-1: rows, r + 2 N
   int64_t max_context = 0;            // positions an attention row may see
 };
 

@@ -17,8 +17,6 @@
 namespace mambad::kernels {
 namespace {
 
-constexpr int64_t kMaxStateSize = 256;
-
 // A matrix of scratch whose operations each choose their own width, up to a limit.
 class ScratchRows {
  public:
@@ -62,9 +60,10 @@ struct CpuWorkspace : Workspace {
         projection(s.max_rows, s.max_projection),
         inner(s.max_rows, s.max_inner),
         second(s.max_rows, s.max_inner),
-        selection(s.max_rows, s.max_projection + 2 * kMaxStateSize),
-        linear(CreateLinearScratch(std::max(s.max_rows, s.max_logit_rows),
-                                   std::max({s.width, s.max_inner, s.max_projection}))) {
+        selection(s.max_rows, s.max_selection),
+        linear(CreateLinearScratch(
+            std::max(s.max_rows, s.max_logit_rows),
+            std::max({s.width, s.max_inner, s.max_projection, s.max_selection}))) {
     residual = residual_rows.View("CreateWorkspace", s.max_rows, s.width);
     logits = logit_rows.View("CreateWorkspace", s.max_logit_rows, s.vocabulary);
   }
