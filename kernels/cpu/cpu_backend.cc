@@ -2,6 +2,7 @@
 // kernels/backend.h. Every call is done when it returns, so that ordering costs nothing.
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -11,6 +12,7 @@
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/mixers.h"
+#include "kernels/cpu/norm.h"
 #include "kernels/cpu/sampling.h"
 #include "kernels/cpu/thread_pool.h"
 
@@ -172,9 +174,21 @@ class CpuBackend : public Backend {
   static RowsView HeadInput(const char* operation, const Batch& batch,
                             const CpuWorkspace& workspace);
 
+  // Each row of each part by itself.
+  void NormSelection(float epsilon, const std::array<RowsView, 3>& parts) {
+    const NormWeights norm{nullptr, epsilon};
+    pool_.Split(parts[0].rows, 8, [&](int64_t begin, int64_t end, int) {
+      for (const RowsView& part : parts) {
+        for (int64_t r = begin; r < end; ++r)
+          RmsNormRow(norm, part.row(r), part.columns, part.row(r));
+      }
+    });
+  }
+
   void Product(const WeightMatrix& weights, const RowsView& x, const NormWeights* norm,
-               const RowsView& y, LinearOutput output, CpuWorkspace& workspace) {
-    Linear(pool_, weights, x, norm, y, output, linear_settings_, workspace.linear);
+               const RowsView& y, LinearOutput output, CpuWorkspace& workspace,
+               const float* bias = nullptr) {
+    Linear(pool_, weights, x, norm, y, output, linear_settings_, workspace.linear, bias);
   }
 
   ThreadPool pool_;
@@ -214,7 +228,8 @@ void CpuBackend::Mamba(const Batch& batch, const MambaLayer& layer, const Recurr
   const RowsView projected = workspace.projection.View("Mamba in", batch.rows, in_rows);
   const RowsView x = workspace.inner.View("Mamba x", batch.rows, inner);
   const RowsView delta = workspace.second.View("Mamba delta", batch.rows, inner);
-  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
+  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace,
+          layer.in_bias);
   MambaConvolution(pool_, batch, layer, state, projected, x);
   RowsView z, b, c, low;
   if (standard) {
@@ -223,6 +238,7 @@ void CpuBackend::Mamba(const Batch& batch, const MambaLayer& layer, const Recurr
     low = Columns(selected, 0, rank);
     b = Columns(selected, rank, size);
     c = Columns(selected, rank + size, size);
+    if (layer.selection_norm) NormSelection(layer.selection_norm_epsilon, {low, b, c});
     z = Columns(projected, inner, inner);
   } else {
     z = Columns(projected, source, inner);
@@ -232,7 +248,7 @@ void CpuBackend::Mamba(const Batch& batch, const MambaLayer& layer, const Recurr
   }
   Product(*layer.dt, low, nullptr, delta, LinearOutput::kStore, workspace);
   MambaScan(pool_, batch, layer, state, x, delta, b, c, z, x);
-  Product(*layer.out, x, nullptr, residual, LinearOutput::kAdd, workspace);
+  Product(*layer.out, x, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
 void CpuBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state,
@@ -249,9 +265,10 @@ void CpuBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const Recu
   const RowsView convolved =
       workspace.inner.View("Mamba2 convolution", batch.rows, layer.convolution_channels());
   const RowsView mixed = workspace.second.View("Mamba2 mixer", batch.rows, inner);
-  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
+  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace,
+          layer.in_bias);
   Mamba2Mix(pool_, batch, layer, state, projected, convolved, mixed);
-  Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace);
+  Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
 void CpuBackend::Attention(const Batch& batch, const AttentionLayer& layer,
@@ -265,9 +282,10 @@ void CpuBackend::Attention(const Batch& batch, const AttentionLayer& layer,
 
   const RowsView projected = workspace.projection.View("Attention in", batch.rows, in_rows);
   const RowsView mixed = workspace.inner.View("Attention", batch.rows, queries);
-  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
+  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace,
+          layer.in_bias);
   PagedAttention(pool_, batch, layer, state, projected, mixed);
-  Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace);
+  Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
 void CpuBackend::Mlp(const Batch& batch, const MlpLayer& layer, Workspace& base) {
@@ -279,13 +297,14 @@ void CpuBackend::Mlp(const Batch& batch, const MlpLayer& layer, Workspace& base)
 
   const RowsView projected = workspace.projection.View("Mlp in", batch.rows, 2 * width);
   const RowsView gated = workspace.inner.View("Mlp gate", batch.rows, width);
-  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
+  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace,
+          layer.in_bias);
   pool_.Split(batch.rows, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
       SiluGate(projected.row(row), projected.row(row) + width, width, gated.row(row));
     }
   });
-  Product(*layer.out, gated, nullptr, residual, LinearOutput::kAdd, workspace);
+  Product(*layer.out, gated, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
 void CpuBackend::Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,

@@ -58,9 +58,15 @@ void DrawAttention(Dice& dice, RandomModelOptions& o) {
   o.head_width = dice.Of({2, 4, 6, 8, 10, 16, 18, 34, 64, 130, 256});
   if (dice.OneIn(20)) o.head_width = dice.Of({1, 3, 258});
   o.sliding_window = dice.OneIn(3) ? dice.Of({1, 2, 3, 15, 16, 17, 33, 1 << 30}) : 0;
+  o.model_type = dice.Among<std::string>({"", "", "qwen2", "qwen3"});
+  o.first_windowed = dice.Below(4);
+  o.attention_bias = dice.OneIn(3) && o.model_type != "qwen2" &&
+                     (o.sliding_window == 0 || o.model_type == "qwen3");
+  o.mlp_bias = dice.OneIn(3) && o.model_type.empty() && o.sliding_window == 0;
   o.rope_theta = dice.Among<double>({1, 1.5, 10000, 5e5, 1e12});
-  o.rope_scaling = dice.Among<RopeScalingKind>(
-      {RopeScalingKind::kNone, RopeScalingKind::kLinear, RopeScalingKind::kLlama3});
+  o.rope_scaling = dice.Among<RopeScalingKind>({RopeScalingKind::kNone, RopeScalingKind::kLinear,
+                                                RopeScalingKind::kLlama3, RopeScalingKind::kDynamic,
+                                                RopeScalingKind::kYarn});
   o.rope_factor = dice.Among<double>({1, 1.5, 8, 1e6});
   o.rope_original_context = dice.Of({1, 7, 64, 8192});
   o.new_spelling = dice.OneIn(2);
@@ -73,6 +79,8 @@ void DrawMambas(Dice& dice, RandomModelOptions& o) {
   o.convolution_width = dice.Of({1, 2, 3, 4, 5, 6, 7, 8});
   if (dice.OneIn(30)) o.convolution_width = 9;
   o.convolution_bias = !dice.OneIn(3);
+  o.projection_bias = dice.OneIn(4);
+  o.falcon = dice.OneIn(3);
   o.mamba2_head_width = dice.Of({1, 2, 3, 4, 5, 8, 16, 20, 33, 64});
   o.inner_width = o.mamba2_head_width * dice.Of({1, 2, 3, 4, 6, 8, 12, 17});
   o.groups = dice.Of({1, 1, 1, 2, 3, 4});

@@ -212,19 +212,121 @@ TEST(LlamaConfig, SlidingWindowIsMistrals) {
   EXPECT_FALSE(kZephyr.Good().tied_head);
 }
 
+TEST(LlamaConfig, Biases) {
+  const ModelConfig llama = kLlama.Good(R"({"attention_bias": true, "mlp_bias": true})");
+  EXPECT_TRUE(llama.attention.bias && llama.attention.output_bias && llama.mlp_bias);
+  EXPECT_FALSE(llama.attention.head_norm);
+  const ModelConfig plain = kLlama.Good();
+  EXPECT_FALSE(plain.attention.bias || plain.attention.output_bias || plain.mlp_bias);
+}
+
+TEST(LlamaConfig, Qwen2HasThreeBiasesAndAWindowWhereItIsUsed) {
+  const ModelConfig config = kLlama.Good(R"({"model_type": "qwen2", "sliding_window": 64,
+      "use_sliding_window": false, "max_window_layers": 4})");
+  EXPECT_TRUE(config.attention.bias);
+  EXPECT_FALSE(config.attention.output_bias || config.attention.head_norm || config.mlp_bias);
+  EXPECT_EQ(config.attention.sliding_window, 0);
+  const ModelConfig windowed = kLlama.Good(R"({"model_type": "qwen2", "sliding_window": 64,
+      "use_sliding_window": true, "max_window_layers": 4})");
+  EXPECT_EQ(windowed.SlidingWindow(3), 0);
+  EXPECT_EQ(windowed.SlidingWindow(4), 64);
+  // Whoever is silent means the class's own numbers.
+  EXPECT_EQ(
+      kLlama.Good(R"({"model_type": "qwen2", "max_position_embeddings": null})").context_length,
+      32768);
+}
+
+TEST(LlamaConfig, Qwen3NormsHeadsThatAre128WideUnlessItSays) {
+  const ModelConfig config = kLlama.Good(R"({"model_type": "qwen3", "head_dim": null})");
+  EXPECT_TRUE(config.attention.head_norm);
+  EXPECT_FALSE(config.attention.bias || config.attention.output_bias);
+  EXPECT_EQ(config.attention.head_width, 128);
+  const ModelConfig biased = kLlama.Good(R"({"model_type": "qwen3", "attention_bias": true})");
+  EXPECT_TRUE(biased.attention.bias && biased.attention.output_bias);
+  EXPECT_EQ(biased.attention.head_width, 64);
+}
+
+TEST(LlamaConfig, LayerTypesNameTheWindowedLayers) {
+  const std::string types = R"("full_attention", "sliding_attention")";
+  const auto with = [&](const std::string& list) {
+    return absl::StrCat(R"({"model_type": "qwen3", "num_hidden_layers": 2, "sliding_window": 9,
+        "use_sliding_window": true, "layer_types": )",
+                        list, "}");
+  };
+  const ModelConfig config = kLlama.Good(with("[" + types + "]"));
+  EXPECT_EQ(config.SlidingWindow(0), 0);
+  EXPECT_EQ(config.SlidingWindow(1), 9);
+  for (const std::string& list :
+       {std::string("[\"full_attention\"]"), "[" + types + ", 3]", std::string("[3, 4]"),
+        std::string("\"full_attention\""), std::string("[\"full_attention\", \"chunked\"]")}) {
+    EXPECT_THAT(kLlama.Bad(with(list)), HasSubstr("layer_types")) << list;
+  }
+}
+
+TEST(LlamaConfig, DynamicScalingReachesFurtherThanItsContext) {
+  const ModelConfig config = kLlama.Good(R"({"rope_scaling": {"type": "dynamic", "factor": 2.5},
+      "max_position_embeddings": 1000})");
+  EXPECT_EQ(config.attention.rope.scaling, RopeScalingKind::kDynamic);
+  EXPECT_EQ(config.attention.rope.factor, 2.5);
+  EXPECT_EQ(config.attention.rope.original_context, 1000);
+  EXPECT_EQ(config.context_length, 2500);
+  EXPECT_THAT(kLlama.Bad(R"({"rope_scaling": {"type": "dynamic", "factor": 2}, "head_dim": 2})"),
+              HasSubstr("dynamic"));
+  EXPECT_THAT(kLlama.Bad(R"({"rope_scaling": {"type": "dynamic"}})"), HasSubstr("factor"));
+}
+
+TEST(LlamaConfig, Yarn) {
+  const RopeConfig plain =
+      kLlama.Good(R"({"rope_scaling": {"type": "yarn", "factor": 4.0}})").attention.rope;
+  EXPECT_EQ(plain.scaling, RopeScalingKind::kYarn);
+  EXPECT_EQ(plain.original_context, 131072);  // max_position_embeddings
+  EXPECT_EQ(plain.beta_fast, 32);
+  EXPECT_EQ(plain.beta_slow, 1);
+  EXPECT_TRUE(plain.truncate);
+  EXPECT_DOUBLE_EQ(plain.attention_factor, 0.1 * std::log(4.0) + 1);
+  const ModelConfig config = kLlama.Good(R"({"rope_scaling": null, "max_position_embeddings": 40,
+      "rope_parameters": {"rope_type": "yarn", "factor": 8, "rope_theta": 5e5, "beta_fast": 20,
+      "original_max_position_embeddings": 32, "beta_slow": 2, "truncate": false,
+      "attention_factor": 1.25}})");
+  const RopeConfig& rope = config.attention.rope;
+  EXPECT_EQ(config.context_length, 256);
+  EXPECT_EQ(rope.theta, 5e5);
+  EXPECT_EQ(rope.beta_fast, 20);
+  EXPECT_EQ(rope.beta_slow, 2);
+  EXPECT_FALSE(rope.truncate);
+  EXPECT_EQ(rope.attention_factor, 1.25);
+  // Two multipliers, as one of them alone says nothing.
+  EXPECT_DOUBLE_EQ(kLlama
+                       .Good(R"({"rope_scaling": {"type": "yarn", "factor": 4.0, "mscale": 0.5,
+                       "mscale_all_dim": 2}})")
+                       .attention.rope.attention_factor,
+                   (0.05 * std::log(4.0) + 1) / (0.2 * std::log(4.0) + 1));
+  // Without a factor, the two contexts tell it.
+  EXPECT_EQ(kLlama
+                .Good(R"({"rope_scaling": {"type": "yarn",
+                "original_max_position_embeddings": 16384}})")
+                .attention.rope.factor,
+            8);
+  EXPECT_THAT(kLlama.Bad(R"({"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 1,
+                  "beta_slow": 3}})"),
+              HasSubstr("beta_fast"));
+}
+
 TEST(LlamaConfig, TiedByTheTensorsWhereTheFileIsSilent) {
   EXPECT_TRUE(kLlama.Good(R"({"tie_word_embeddings": null})").tied_head);  // no lm_head there
   EXPECT_FALSE(kZephyr.Good(R"({"tie_word_embeddings": null})").tied_head);
 }
 
 TEST(LlamaConfig, RefusesByName) {
-  EXPECT_THAT(kLlama.Refused(R"({"attention_bias": true})"), HasSubstr("attention_bias"));
-  EXPECT_THAT(kLlama.Refused(R"({"mlp_bias": true})"), HasSubstr("mlp_bias"));
   EXPECT_THAT(kLlama.Refused(R"({"hidden_act": "gelu"})"), HasSubstr("\"gelu\""));
-  EXPECT_THAT(kLlama.Refused(R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})"),
-              HasSubstr("\"dynamic\""));
-  EXPECT_THAT(kLlama.Refused(R"({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}})"),
-              HasSubstr("\"yarn\""));
+  EXPECT_THAT(kLlama.Refused(R"({"rope_scaling": {"type": "longrope", "factor": 2.0}})"),
+              AllOf(HasSubstr("\"longrope\""), HasSubstr("dynamic and yarn are")));
+  EXPECT_THAT(kZephyr.Refused(R"({"attention_bias": true})"), HasSubstr("attention_bias"));
+  EXPECT_THAT(kZephyr.Refused(R"({"mlp_bias": true})"), HasSubstr("mlp_bias"));
+  for (const char* type : {"phi3", "gemma2", "olmo2", "granite", "smollm3", "mistral3"}) {
+    EXPECT_THAT(kLlama.Refused(absl::StrCat("{\"model_type\": \"", type, "\"}")),
+                AllOf(HasSubstr(type), HasSubstr("llama, mistral, qwen2, qwen3, mamba")));
+  }
   EXPECT_THAT(kLlama.Refused(R"({"partial_rotary_factor": 0.5})"),
               HasSubstr("partial_rotary_factor"));
   EXPECT_THAT(kLlama.Refused(R"({"quantization_config": {"bits": 4}})"),
@@ -322,7 +424,15 @@ TEST(MambaConfig, DefaultsAndOverrides) {
   EXPECT_EQ(kMamba.Good(R"({"intermediate_size": null, "expand": 1.5})").mamba.inner_width, 1152);
   EXPECT_FALSE(kMamba.Good(R"({"tie_word_embeddings": false})").tied_head);
   EXPECT_FALSE(kMamba.Good(R"({"use_conv_bias": false})").mamba.convolution_bias);
-  EXPECT_THAT(kMamba.Refused(R"({"use_bias": true})"), HasSubstr("use_bias"));
+  EXPECT_TRUE(kMamba.Good(R"({"use_bias": true})").mamba.projection_bias);
+  EXPECT_FALSE(kMamba.Good().mamba.projection_bias);
+  EXPECT_FALSE(kMamba.Good().mamba.selection_norm);
+  const ModelConfig falcon =
+      kMamba.Good(R"({"model_type": "falcon_mamba", "mixer_rms_eps": 1e-3})");
+  EXPECT_EQ(falcon.family, Family::kMamba);
+  EXPECT_TRUE(falcon.mamba.selection_norm);
+  EXPECT_EQ(falcon.mamba.selection_norm_epsilon, 1e-3);
+  EXPECT_EQ(kMamba.Good(R"({"model_type": "falcon_mamba"})").mamba.selection_norm_epsilon, 1e-6);
   EXPECT_THAT(kMamba.Refused(R"({"rms_norm": false})"), HasSubstr("rms_norm"));
   EXPECT_THAT(kMamba.Bad(R"({"state_size": 257})"), HasSubstr("state size"));
   EXPECT_THAT(kMamba.Bad(R"({"time_step_rank": "x"})"), HasSubstr("time_step_rank"));
@@ -364,7 +474,7 @@ TEST(Mamba2Config, RefusesWhatDoesNotAdd) {
                 HasSubstr("time_step_limit"))
         << limit;
   }
-  EXPECT_THAT(kMamba2.Refused(R"({"use_bias": true})"), HasSubstr("use_bias"));
+  EXPECT_TRUE(kMamba2.Good(R"({"use_bias": true})").mamba2.projection_bias);
 }
 
 TEST(StateSpacesConfig, PadsItsVocabulary) {
