@@ -388,8 +388,8 @@ TEST_F(GgufCheckpoint, MissingExtraAndMisshapenTensors) {
                               })),
               AllOf(HasSubstr("[64, 32] found"), HasSubstr("[32, 64] expected")));
   GgufWriter extra = Model(Llama());
-  extra.Float32("blk.0.attn_q.bias", {64}, std::vector<float>(64));
-  EXPECT_THAT(Error(extra), HasSubstr("blk.0.attn_q.bias"));
+  extra.Float32("blk.0.attn_sinks.weight", {64}, std::vector<float>(64));
+  EXPECT_THAT(Error(extra), HasSubstr("blk.0.attn_sinks.weight"));
   EXPECT_THAT(Error(ModelWith(Llama(), "token_embd.weight", [](GgufWriter&, const Converted&) {})),
               HasSubstr("token_embd.weight"));
 }
