@@ -67,7 +67,7 @@ struct MatrixSource {
   std::function<void(int64_t begin, int64_t end, uint16_t* out)> bfloat16;
 };
 
-// RMSNorm: y = x / sqrt(mean(x^2) + epsilon) * weight, float32.
+// RMSNorm: y = x / sqrt(mean(x^2) + epsilon) * weight, float32; without a weight, times 1.
 struct NormWeights {
   const float* weight = nullptr;  // backend memory
   float epsilon = 1e-5f;
@@ -76,15 +76,20 @@ struct NormWeights {
 // Mamba-1, standard and MambaInLlama; h += W_out mixer(RMSNorm(h)).
 //
 // Rows of `in`, standard (source_width 0): x [I], z [I]. `select` gives dt_low [r], B [N], C [N]
-// from the convolved x. MambaInLlama (source_width > 0): x [source_width], z [I], B [source_width],
+// from the convolved x, each RMS-normalised without weight where selection_norm says so (Falcon
+// Mamba). MambaInLlama (source_width > 0): x [source_width], z [I], B [source_width],
 // C [I], dt_low [r]; no `select`; x and B are repeated to I numbers by whole groups of N
 // (repeat-interleave); channel c belongs to group c / N of G = I / N.
 struct MambaLayer {
   int inner_width = 0, state_size = 0, dt_rank = 0, convolution_width = 4, groups = 1,
       source_width = 0;
   bool repeat_before_convolution = true;
+  bool selection_norm = false;
+  float selection_norm_epsilon = 0;
   NormWeights norm;
   const WeightMatrix* in = nullptr;
+  const float* in_bias = nullptr;   // [rows of in] or nullptr
+  const float* out_bias = nullptr;  // [d] or nullptr
   const WeightMatrix* select = nullptr;
   const WeightMatrix* dt = nullptr;   // [I, r]
   const WeightMatrix* out = nullptr;  // [d, I]
@@ -111,6 +116,8 @@ struct Mamba2Layer {
   NormWeights norm;
   const WeightMatrix* in = nullptr;
   const WeightMatrix* out = nullptr;
+  const float* in_bias = nullptr;      // [rows of in] or nullptr
+  const float* out_bias = nullptr;     // [d] or nullptr
   const float* convolution = nullptr;  // [channels, W]
   const float* convolution_bias = nullptr;
   const float* dt_bias = nullptr;  // [heads]
@@ -125,12 +132,25 @@ struct Mamba2Layer {
   }
 };
 
+// From position `context` on (0: never) frequency i is divided by
+// (factor (position + 1) / context - (factor - 1))^(2i / (hd - 2)): dynamic NTK scaling.
+struct RotaryGrowth {
+  int64_t context = 0;
+  double factor = 1;
+};
+
 // Grouped-query attention with rotary embedding; h += W_out Attn(RMSNorm(h)). Rows of `in`: query
-// [H hd], key [K hd], value [K hd].
+// [H hd], key [K hd], value [K hd]. Biases are added first, then query and key heads are
+// normalised, then rotated.
 struct AttentionLayer {
   int query_heads = 0, key_value_heads = 0, head_width = 0;
   int sliding_window = 0;  // tokens, the current one counted; 0: none
+  float score_factor = 1;  // scores are q k / sqrt(hd) times this
+  RotaryGrowth growth;
   NormWeights norm;
+  NormWeights query_norm, key_norm;  // [hd] of each head; weight nullptr: not normalised
+  const float* in_bias = nullptr;    // [rows of in] or nullptr
+  const float* out_bias = nullptr;   // [d] or nullptr
   const WeightMatrix* in = nullptr;
   const WeightMatrix* out = nullptr;  // [d, H hd]
   const float* inverse_frequency =
@@ -143,6 +163,8 @@ struct MlpLayer {
   NormWeights norm;
   const WeightMatrix* in = nullptr;
   const WeightMatrix* out = nullptr;
+  const float* in_bias = nullptr;   // [2 F] or nullptr
+  const float* out_bias = nullptr;  // [d] or nullptr
 };
 
 // ---- per-sequence state
@@ -225,7 +247,8 @@ struct WorkspaceShape {
   int max_rows = 0, max_logit_rows = 0, max_sequences = 0;
   int64_t width = 0, vocabulary = 0;  // V, padded
   int64_t max_projection = 0;         // the widest `in` of all layers, rows
-  int64_t max_inner = 0;              // the widest of I, H hd, F, convolution channels + I
+  int64_t max_inner = 0;      // the widest of I, H hd, F, convolution channels + I
+  int64_t max_selection = 0;  // the widest `select` of Mamba-1: rows, r + 2 N
   int64_t max_context = 0;            // positions an attention row may see
 };
 

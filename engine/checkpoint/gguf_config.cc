@@ -10,6 +10,7 @@
 #include "engine/checkpoint/dequantise.h"
 #include "engine/checkpoint/error_text.h"
 #include "engine/checkpoint/model_config_reader.h"
+#include "engine/checkpoint/rope_frequencies.h"
 
 namespace mambad::checkpoint {
 namespace {
@@ -23,7 +24,7 @@ class Reader {
     architecture_ = Text("general.architecture").value_or("");
     config_.layout = Layout::kGguf;
     ReadTokenizer();
-    if (architecture_ == "llama") {
+    if (architecture_ == "llama" || architecture_ == "qwen2" || architecture_ == "qwen3") {
       ReadLlama();
     } else if (architecture_ == "mamba") {
       ReadMamba();
@@ -32,7 +33,7 @@ class Reader {
     } else if (status_.ok()) {
       return absl::UnimplementedError(
           absl::StrCat(source_, ": general.architecture ", Quoted(architecture_),
-                       " is not implemented; llama, mamba and mamba2 are"));
+                       " is not implemented; llama, qwen2, qwen3, mamba and mamba2 are"));
     }
     config_.tied_head = !file_.tensors.contains("output.weight");
     if (!status_.ok()) return status_;
@@ -163,23 +164,54 @@ class Reader {
     }
     if (Optional("expert_count", 0, 1 << 16).value_or(0) > 0)
       Refuse("mixture of experts (expert_count)");
-    attention.sliding_window =
-        static_cast<int>(Optional("attention.sliding_window", 0, 1 << 30).value_or(0));
-    attention.rope.theta = Number("rope.freq_base", 1, kMaxTheta, 10000.0);
-    const std::string scaling =
-        Text(absl::StrCat(architecture_, ".rope.scaling.type")).value_or("none");
-    if (scaling == "linear") {
-      attention.rope.scaling = RopeScalingKind::kLinear;
-      attention.rope.factor = Number("rope.scaling.factor", 1, 1e6, 1.0);
-    } else if (scaling != "none") {
-      Refuse(absl::StrCat("rope.scaling.type ", Quoted(scaling)));
+    const bool llama = architecture_ == "llama";
+    if (llama) {  // the others' windows mean nothing to the file's own runtime
+      attention.sliding_window =
+          static_cast<int>(Optional("attention.sliding_window", 0, 1 << 30).value_or(0));
     }
+    attention.interleaved_rows = llama;
+    attention.head_norm = architecture_ == "qwen3";
+    attention.bias = HasTensor("blk.0.attn_q.bias");
+    attention.output_bias = HasTensor("blk.0.attn_output.bias");
+    config_.mlp_bias = HasTensor("blk.0.ffn_gate.bias");
+    attention.rope.theta = Number("rope.freq_base", 1, kMaxTheta, 10000.0);
+    ReadScaling();
     if (Optional("attention.value_length", 1, 1 << 16).value_or(attention.head_width) !=
         attention.head_width) {
       Refuse("attention.value_length other than key_length");
     }
     if (Number("rope.scale_linear", 0, 1e9, 1) != 1) Refuse("rope.scale_linear");
     ReadRopeFactors();
+  }
+
+  bool HasTensor(const char* name) const { return file_.tensors.contains(name); }
+
+  void ReadScaling() {
+    RopeConfig& rope = config_.attention.rope;
+    const std::string scaling =
+        Text(absl::StrCat(architecture_, ".rope.scaling.type")).value_or("none");
+    if (scaling == "none") return;
+    if (scaling != "linear" && scaling != "yarn") {
+      return Refuse(absl::StrCat("rope.scaling.type ", Quoted(scaling)));
+    }
+    rope.factor = Number("rope.scaling.factor", 1, 1e6, 1.0);
+    rope.scaling = RopeScalingKind::kLinear;
+    if (scaling == "linear") return;
+    rope.scaling = RopeScalingKind::kYarn;
+    rope.original_context = Optional("rope.scaling.original_context_length", 1, kMaxContext)
+                                .value_or(config_.context_length);
+    rope.beta_fast = Number("rope.scaling.yarn_beta_fast", 1e-3, 1e6, 32);
+    rope.beta_slow = Number("rope.scaling.yarn_beta_slow", 1e-3, 1e6, 1);
+    if (rope.beta_fast < rope.beta_slow)
+      Fail("rope.scaling.yarn_beta_fast: a number not below yarn_beta_slow expected");
+    if (Number("rope.scaling.yarn_ext_factor", -1, 1, 1) != 1 &&
+        Number("rope.scaling.yarn_ext_factor", -1, 1, 1) != -1) {
+      Refuse("rope.scaling.yarn_ext_factor other than 1");
+    }
+    // The file's number comes on top of YaRN's own.
+    rope.attention_factor = YarnAttentionFactor(rope.factor, 1) *
+                            Number("rope.scaling.attn_factor", 1e-3, 1e3,
+                                   Number("rope.scaling.yarn_attn_factor", 1e-3, 1e3, 1));
   }
 
   // Scaled Llama 3 files carry no numbers of the scaling, only the factor that each frequency is
@@ -219,8 +251,9 @@ class Reader {
   void ReadMamba() {
     config_.family = Family::kMamba;
     ReadTrunk(MixerKind::kMamba);
-    if (Integer("mamba.ssm.dt_b_c_rms", 0, 1).value_or(0) != 0) Refuse("ssm.dt_b_c_rms");
     MambaConfig& mamba = config_.mamba;
+    mamba.selection_norm = Integer("mamba.ssm.dt_b_c_rms", 0, 1).value_or(0) != 0;
+    mamba.selection_norm_epsilon = config_.norm_epsilon;
     mamba.inner_width = static_cast<int>(Required("ssm.inner_size", 1, kMaxWidth));
     mamba.state_size = static_cast<int>(Required("ssm.state_size", 1, 256));
     mamba.dt_rank = static_cast<int>(Required("ssm.time_step_rank", 1, kMaxWidth));

@@ -70,6 +70,11 @@ void ReadMixers(const JsonFields& fields, const TensorShapes& tensors, ModelConf
     const std::string prefix = absl::StrCat("model.layers.", layer, ".");
     if (keeps_attention[layer]) {
       config.fused_attention[layer] = tensors.contains(prefix + "mha.in_proj.weight");
+      const AttentionConfig& attention = config.attention;
+      if (config.fused_attention[layer] &&
+          (attention.bias || attention.output_bias || attention.head_norm)) {
+        fields.Refuse("mha.in_proj beside biases or norms of attention");
+      }
     } else if (tensors.contains(prefix + "mamba.dt_bias") ||
                tensors.contains(prefix + "mamba.norm.weight")) {
       config.mixers[layer] = MixerKind::kMamba2;

@@ -51,7 +51,6 @@ void ReadHuggingFaceTrunk(const JsonFields& fields, MixerKind kind, ModelConfig&
   SetLayers(fields.Required("num_hidden_layers", 1, kMaxLayers), kind, config);
   ReadVocabulary(fields, config);
   config.norm_epsilon = fields.Number("layer_norm_epsilon", 0, 1).value_or(1e-5);
-  RefuseIf(fields, "use_bias", true);
   RefuseIf(fields, "rms_norm", false);
   RefuseActivation(fields);
 }
@@ -59,7 +58,7 @@ void ReadHuggingFaceTrunk(const JsonFields& fields, MixerKind kind, ModelConfig&
 }  // namespace
 
 // Directories converted from the state-spaces layout keep its keys (ssm_cfg, d_model, n_layer,
-// ...): leftovers that say nothing.
+// ...): leftovers that say nothing. Falcon Mamba is Mamba with norms on what x_proj gives.
 void ReadMambaConfig(const JsonFields& fields, const TensorShapes& tensors, ModelConfig& config) {
   config.family = Family::kMamba;
   ReadHuggingFaceTrunk(fields, MixerKind::kMamba, config);
@@ -72,6 +71,9 @@ void ReadMambaConfig(const JsonFields& fields, const TensorShapes& tensors, Mode
   mamba.dt_rank = ReadDtRank(fields, "time_step_rank", config);
   mamba.convolution_width = static_cast<int>(fields.Integer("conv_kernel", 1, kMaxTaps, 4));
   mamba.convolution_bias = fields.Flag("use_conv_bias").value_or(true);
+  mamba.projection_bias = fields.Flag("use_bias").value_or(false);
+  mamba.selection_norm = fields.Text("model_type").value_or("") == "falcon_mamba";
+  mamba.selection_norm_epsilon = fields.Number("mixer_rms_eps", 0, 1).value_or(1e-6);
 }
 
 // "norm_before_gate" stands in released files of this layout (Codestral's) and is not looked at:
@@ -92,6 +94,7 @@ void ReadMamba2Config(const JsonFields& fields, const TensorShapes& tensors, Mod
   mamba.groups = static_cast<int>(fields.Integer("n_groups", 1, kMaxHeads, 8));
   mamba.convolution_width = static_cast<int>(fields.Integer("conv_kernel", 1, kMaxTaps, 4));
   mamba.convolution_bias = fields.Flag("use_conv_bias").value_or(true);
+  mamba.projection_bias = fields.Flag("use_bias").value_or(false);
   mamba.norm_epsilon = config.norm_epsilon;
   ReadTimeStepLimit(fields, "time_step_limit", mamba);
 }

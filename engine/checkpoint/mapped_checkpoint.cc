@@ -176,11 +176,11 @@ const StoredTensor* MappedCheckpoint::Find(const Parameter& parameter) const {
 
 bool MappedCheckpoint::Has(const Parameter& parameter) const { return Find(parameter) != nullptr; }
 
-// llama.cpp stores query and key rows in the interleaved rotary order, in which rows 2i and 2i + 1
-// of a head rotate together; ours rotates halves.
 bool MappedCheckpoint::IsReordered(const Parameter& parameter) const {
-  return config_.layout == Layout::kGguf &&
-         (parameter.role == Role::kAttentionQuery || parameter.role == Role::kAttentionKey);
+  const Role role = parameter.role;
+  return config_.attention.interleaved_rows &&
+         (role == Role::kAttentionQuery || role == Role::kAttentionKey ||
+          role == Role::kAttentionQueryBias || role == Role::kAttentionKeyBias);
 }
 
 int64_t MappedCheckpoint::SourceRow(int64_t row) const {

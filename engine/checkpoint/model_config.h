@@ -26,26 +26,35 @@ enum class Layout {
   kGguf,          // llama.cpp's names; same matrices
 };
 
-enum class RopeScalingKind { kNone, kLinear, kLlama3 };
+enum class RopeScalingKind { kNone, kLinear, kLlama3, kDynamic, kYarn };
 
 // Rotary position embedding in the rotate-half form: angle = position * theta^(-2i/head_width),
 // then scaled.
 struct RopeConfig {
   double theta = 10000.0;
   RopeScalingKind scaling = RopeScalingKind::kNone;
-  double factor = 1.0;                 // linear and llama3
-  double low_frequency_factor = 1.0;   // llama3
-  double high_frequency_factor = 4.0;  // llama3
-  int64_t original_context = 8192;     // llama3, tokens
+  double factor = 1.0;                   // of every scaling
+  double low_frequency_factor = 1.0;     // llama3
+  double high_frequency_factor = 4.0;    // llama3
+  int64_t original_context = 8192;       // llama3, dynamic and yarn, tokens
+  double beta_fast = 32, beta_slow = 1;  // yarn: rotations within the original context
+  bool truncate = true;                  // yarn: the bounds are whole dimensions
+  double attention_factor = 1.0;         // yarn: cosine and sine are multiplied by it
 };
 
 struct AttentionConfig {
   int query_heads = 0;
-  int key_value_heads = 0;  // divides query_heads
-  int head_width = 0;       // may differ from width / query_heads
-  int sliding_window = 0;   // tokens, the current one counted; 0: none
-  RopeConfig rope;          // of self_attn.* layers
-  RopeConfig fused_rope;    // of mha.in_proj layers (MambaInLlama): theta only, never scaled
+  int key_value_heads = 0;   // divides query_heads
+  int head_width = 0;        // may differ from width / query_heads
+  int sliding_window = 0;    // tokens, the current one counted; 0: none
+  bool bias = false;         // of the query, key and value projections
+  bool output_bias = false;  // of the output projection
+  bool head_norm = false;    // RMSNorm of each query and key head before the rotation (Qwen3)
+  // The file's query and key rows are in the order in which rows 2i and 2i + 1 of a head rotate
+  // together (llama.cpp's Llama); readers see them in ours.
+  bool interleaved_rows = false;
+  RopeConfig rope;        // of self_attn.* layers
+  RopeConfig fused_rope;  // of mha.in_proj layers (MambaInLlama): theta only, never scaled
 };
 
 // Mamba-1. `groups` is the number of distinct (B, C) pairs after any repeat: 1 in standard Mamba
@@ -61,6 +70,10 @@ struct MambaConfig {
   bool repeat_before_convolution = true;  // MambaInLlama only
   bool dt_bias_applied_twice = false;  // released MambaInLlama layout: dt = softplus(W_dt(.) + 2 b)
   bool convolution_bias = true;
+  bool projection_bias = false;  // of in_proj and out_proj; standard Mamba only
+  // Falcon Mamba: RMSNorm without weight of dt_low, B and C between x_proj and dt_proj.
+  bool selection_norm = false;
+  double selection_norm_epsilon = 1e-6;
 };
 
 // Mamba-2. Heads of width P = inner_width / heads; state P x N per head; `groups` heads of B and C.
@@ -78,6 +91,7 @@ struct Mamba2Config {
   double dt_minimum = 0.0;     // limits after softplus
   double dt_maximum = std::numeric_limits<double>::infinity();
   bool convolution_bias = true;
+  bool projection_bias = false;  // of in_proj and out_proj; standard Mamba-2 only
 };
 
 struct ModelConfig {
@@ -90,6 +104,7 @@ struct ModelConfig {
   int padded_vocabulary = 0;   // rows of the embedding; ids in [vocabulary, padded_vocabulary) are
                                // never sampled and do not count in log-probabilities
   int mlp_width = 0;           // 0: blocks have no MLP
+  bool mlp_bias = false;       // of its three projections
   double norm_epsilon = 1e-5;  // of the layer norms and the final norm
   bool tied_head = false;      // lm_head is the embedding
   int64_t context_length =
@@ -99,6 +114,8 @@ struct ModelConfig {
   std::vector<bool>
       fused_attention;  // one per layer: mha.in_proj / mha.out_proj instead of self_attn.*
   std::vector<bool> fused_mamba;  // one per layer: Mamba-1 mamba.in_proj instead of its five parts
+  std::vector<bool>
+      windowed;  // one per layer: attention keeps to the sliding window; empty: all do
 
   AttentionConfig attention;
   MambaConfig mamba;
@@ -117,6 +134,10 @@ struct ModelConfig {
   // the file's name. Reading them is no error.
   std::vector<std::string> warnings;
 
+  // Of one layer's attention; 0: none.
+  int SlidingWindow(int layer) const {
+    return windowed.empty() || windowed[layer] ? attention.sliding_window : 0;
+  }
   bool HasMixer(MixerKind kind) const {
     for (MixerKind mixer : mixers) {
       if (mixer == kind) return true;

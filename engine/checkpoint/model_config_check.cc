@@ -42,6 +42,14 @@ void CheckAttention(Checks& checks, const AttentionConfig& attention) {
     checks.Fail(absl::StrCat("head width (head_dim): ", attention.head_width,
                              " found, an even number expected"));
   }
+  if (attention.rope.scaling == RopeScalingKind::kDynamic && attention.head_width < 4) {
+    checks.Fail(absl::StrCat("head width (head_dim): ", attention.head_width,
+                             " found, 4 or more expected with rope_type dynamic"));
+  }
+  if (attention.rope.scaling == RopeScalingKind::kYarn && attention.rope.theta <= 1) {
+    checks.Fail(absl::StrCat("rope_theta: ", attention.rope.theta,
+                             " found, a number above 1 expected with rope_type yarn"));
+  }
   checks.Bound("heads x head width", int64_t{attention.query_heads} * attention.head_width, 1,
                kMaxWidth);
 }
@@ -88,7 +96,8 @@ absl::Status CheckModelConfig(const std::string& source, const ModelConfig& conf
   checks.Bound("MLP width", config.mlp_width, 0, kMaxWidth);
   const size_t layers = static_cast<size_t>(config.layers);
   if (config.mixers.size() != layers || config.fused_attention.size() != layers ||
-      config.fused_mamba.size() != layers) {
+      config.fused_mamba.size() != layers ||
+      (!config.windowed.empty() && config.windowed.size() != layers)) {
     checks.Fail("one mixer a layer expected");
   }
   if (config.HasMixer(MixerKind::kAttention)) CheckAttention(checks, config.attention);

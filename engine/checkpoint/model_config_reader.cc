@@ -46,10 +46,10 @@ void ReadArchitecture(const JsonFields& fields, const JsonFields* hybrid,
                       const TensorShapes& tensors, ModelConfig& config) {
   const std::string type = fields.Text("model_type").value_or("");
   if (fields.Has("quantization_config")) fields.Refuse("quantization_config");
-  if (type == "llama" || type == "mistral") {
+  if (type == "llama" || type == "mistral" || type == "qwen2" || type == "qwen3") {
     ReadLlamaConfig(fields, tensors, config);
     if (hybrid != nullptr && fields.ok()) ReadHybridConfig(*hybrid, tensors, config);
-  } else if (type == "mamba") {
+  } else if (type == "mamba" || type == "falcon_mamba") {
     ReadMambaConfig(fields, tensors, config);
   } else if (type == "mamba2") {
     ReadMamba2Config(fields, tensors, config);
@@ -58,8 +58,10 @@ void ReadArchitecture(const JsonFields& fields, const JsonFields* hybrid,
   } else if (type.empty()) {
     fields.Fail("model_type: missing (and no d_model and n_layer of the state-spaces layout)");
   } else {
-    fields.Refuse(absl::StrCat("model_type ", Quoted(type),
-                               " (llama, mistral, mamba, mamba2 and the state-spaces layout are)"));
+    fields.Refuse(
+        absl::StrCat("model_type ", Quoted(type),
+                     " (llama, mistral, qwen2, qwen3, mamba, falcon_mamba, mamba2 and the "
+                     "state-spaces layout are)"));
   }
 }
 

@@ -54,16 +54,63 @@ Json Scaling(const RopeConfig& rope) {
               {"low_freq_factor", rope.low_frequency_factor},
               {"high_freq_factor", rope.high_frequency_factor},
               {"original_max_position_embeddings", rope.original_context}};
+    case RopeScalingKind::kDynamic:
+      return {{"rope_type", "dynamic"}, {"factor", rope.factor}};
+    case RopeScalingKind::kYarn:
+      return {{"rope_type", "yarn"},
+              {"factor", rope.factor},
+              {"original_max_position_embeddings", rope.original_context},
+              {"beta_fast", rope.beta_fast},
+              {"beta_slow", rope.beta_slow},
+              {"truncate", rope.truncate},
+              {"attention_factor", rope.attention_factor}};
   }
   return nullptr;
 }
 
+// The class that reads what this configuration has.
+struct LlamaClass {
+  const char* name;
+  const char* model_type;
+};
+LlamaClass ClassOf(const ModelConfig& config) {
+  const AttentionConfig& attention = config.attention;
+  if (attention.head_norm) return {"Qwen3ForCausalLM", "qwen3"};
+  if (attention.bias && !attention.output_bias) return {"Qwen2ForCausalLM", "qwen2"};
+  if (attention.sliding_window > 0) return {"MistralForCausalLM", "mistral"};
+  return {"LlamaForCausalLM", "llama"};
+}
+
+void AddVariant(const ModelConfig& config, const std::string& model_type, Json& json) {
+  const AttentionConfig& attention = config.attention;
+  if (model_type == "llama" || model_type == "qwen3") json["attention_bias"] = attention.bias;
+  if (model_type == "llama") json["mlp_bias"] = config.mlp_bias;
+  if (model_type == "mistral") json["sliding_window"] = attention.sliding_window;
+  if (model_type != "qwen2" && model_type != "qwen3") return;
+  json["use_sliding_window"] = attention.sliding_window > 0;
+  if (attention.sliding_window == 0) return;
+  json["sliding_window"] = attention.sliding_window;
+  json["layer_types"] = Json::array();
+  for (int layer = 0; layer < config.layers; ++layer) {
+    json["layer_types"].push_back(config.SlidingWindow(layer) > 0 ? "sliding_attention"
+                                                                  : "full_attention");
+  }
+}
+
+// What the class calls max_position_embeddings: of dynamic scaling the context before it. A hybrid
+// without attention has no limit, but its base model's class wants a number.
+int64_t StatedContext(const ModelConfig& config) {
+  const RopeConfig& rope = config.attention.rope;
+  if (rope.scaling == RopeScalingKind::kDynamic) return rope.original_context;
+  return config.context_length > 0 ? config.context_length : 1 << 20;
+}
+
 Json Llama(const ModelConfig& config) {
   const AttentionConfig& attention = config.attention;
-  const bool mistral = attention.sliding_window > 0;
+  const LlamaClass own = ClassOf(config);
   Json json;
-  json["architectures"] = {mistral ? "MistralForCausalLM" : "LlamaForCausalLM"};
-  json["model_type"] = mistral ? "mistral" : "llama";
+  json["architectures"] = {own.name};
+  json["model_type"] = own.model_type;
   json["hidden_act"] = "silu";
   json["hidden_size"] = config.width;
   json["intermediate_size"] = config.mlp_width;
@@ -72,11 +119,10 @@ Json Llama(const ModelConfig& config) {
   json["num_key_value_heads"] = attention.key_value_heads;
   json["head_dim"] = attention.head_width;
   json["rms_norm_eps"] = config.norm_epsilon;
-  // A hybrid without attention has no limit, but its base model's class wants a number.
-  json["max_position_embeddings"] = config.context_length > 0 ? config.context_length : 1 << 20;
+  json["max_position_embeddings"] = StatedContext(config);
   json["rope_theta"] = attention.rope.theta;
   json["rope_scaling"] = Scaling(attention.rope);
-  if (mistral) json["sliding_window"] = attention.sliding_window;
+  AddVariant(config, own.model_type, json);
   json["tie_word_embeddings"] = config.tied_head;
   json["vocab_size"] = config.vocabulary;
   return json;
@@ -121,8 +167,12 @@ Json HuggingFaceMamba(const ModelConfig& config) {
   const Mamba2Config& mamba2 = config.mamba2;
   const int inner = second ? mamba2.inner_width : mamba.inner_width;
   Json json;
-  json["architectures"] = {second ? "Mamba2ForCausalLM" : "MambaForCausalLM"};
-  json["model_type"] = second ? "mamba2" : "mamba";
+  const bool falcon = !second && mamba.selection_norm;
+  json["architectures"] = {second   ? "Mamba2ForCausalLM"
+                           : falcon ? "FalconMambaForCausalLM"
+                                    : "MambaForCausalLM"};
+  json["model_type"] = second ? "mamba2" : falcon ? "falcon_mamba" : "mamba";
+  if (falcon) json["mixer_rms_eps"] = mamba.selection_norm_epsilon;
   json["hidden_act"] = "silu";
   json["hidden_size"] = config.width;
   json["num_hidden_layers"] = config.layers;
@@ -130,7 +180,7 @@ Json HuggingFaceMamba(const ModelConfig& config) {
   json["state_size"] = second ? mamba2.state_size : mamba.state_size;
   json["conv_kernel"] = second ? mamba2.convolution_width : mamba.convolution_width;
   json["use_conv_bias"] = second ? mamba2.convolution_bias : mamba.convolution_bias;
-  json["use_bias"] = false;
+  json["use_bias"] = second ? mamba2.projection_bias : mamba.projection_bias;
   json["layer_norm_epsilon"] = config.norm_epsilon;
   json["residual_in_fp32"] = true;
   if (second) {

@@ -69,6 +69,12 @@ class TableBuilder {
     Add(Role::kMlpUp, layer, prefix + (gguf ? "ffn_up.weight" : "mlp.up_proj.weight"), {f, d});
     Add(Role::kMlpDown, layer, prefix + (gguf ? "ffn_down.weight" : "mlp.down_proj.weight"),
         {d, f});
+    if (!config_.mlp_bias) return;
+    Add(Role::kMlpGateBias, layer, prefix + (gguf ? "ffn_gate.bias" : "mlp.gate_proj.bias"), {f},
+        true);
+    Add(Role::kMlpUpBias, layer, prefix + (gguf ? "ffn_up.bias" : "mlp.up_proj.bias"), {f}, true);
+    Add(Role::kMlpDownBias, layer, prefix + (gguf ? "ffn_down.bias" : "mlp.down_proj.bias"), {d},
+        true);
   }
 
   void Attention(int layer, const std::string& prefix) {
@@ -81,13 +87,25 @@ class TableBuilder {
       return;
     }
     const bool gguf = config_.layout == Layout::kGguf;
-    const auto name = [&](const char* hf, const char* short_name) {
-      return prefix + (gguf ? std::string(short_name) : "self_attn." + std::string(hf)) + ".weight";
+    const auto name = [&](const char* hf, const char* short_name, const char* what = ".weight") {
+      return prefix + (gguf ? std::string(short_name) : "self_attn." + std::string(hf)) + what;
     };
     Add(Role::kAttentionQuery, layer, name("q_proj", "attn_q"), {query, d});
     Add(Role::kAttentionKey, layer, name("k_proj", "attn_k"), {key, d});
     Add(Role::kAttentionValue, layer, name("v_proj", "attn_v"), {key, d});
     Add(Role::kAttentionOutput, layer, name("o_proj", "attn_output"), {d, query});
+    if (attention.bias) {
+      Add(Role::kAttentionQueryBias, layer, name("q_proj", "attn_q", ".bias"), {query}, true);
+      Add(Role::kAttentionKeyBias, layer, name("k_proj", "attn_k", ".bias"), {key}, true);
+      Add(Role::kAttentionValueBias, layer, name("v_proj", "attn_v", ".bias"), {key}, true);
+    }
+    if (attention.output_bias)
+      Add(Role::kAttentionOutputBias, layer, name("o_proj", "attn_output", ".bias"), {d}, true);
+    if (attention.head_norm) {
+      const int64_t width = attention.head_width;
+      Add(Role::kAttentionQueryNorm, layer, name("q_norm", "attn_q_norm"), {width}, true);
+      Add(Role::kAttentionKeyNorm, layer, name("k_norm", "attn_k_norm"), {width}, true);
+    }
   }
 
   // `mixer.` in pure models, `mamba.` in hybrids, `ssm_` in GGUF files.
@@ -103,6 +121,12 @@ class TableBuilder {
     if (bias)
       Add(Role::kConvolutionBias, layer, MixerName(prefix, "conv1d.bias", "ssm_conv1d.bias"),
           {channels}, true);
+  }
+
+  void ProjectionBiases(int layer, const std::string& prefix, int64_t rows) {
+    Add(Role::kMambaInBias, layer, MixerName(prefix, "in_proj.bias", "ssm_in.bias"), {rows}, true);
+    Add(Role::kMambaOutBias, layer, MixerName(prefix, "out_proj.bias", "ssm_out.bias"),
+        {config_.width}, true);
   }
 
   void Mamba(int layer, const std::string& prefix) {
@@ -129,6 +153,7 @@ class TableBuilder {
     Add(Role::kMambaALog, layer, name("A_log", "ssm_a"), {inner, n}, true);
     Add(Role::kMambaD, layer, name("D", "ssm_d"), {inner}, true);
     Add(Role::kMambaOut, layer, name("out_proj.weight", "ssm_out.weight"), {d, inner});
+    if (m.projection_bias) ProjectionBiases(layer, prefix, 2 * inner);
   }
 
   void Mamba2(int layer, const std::string& prefix) {
@@ -148,6 +173,7 @@ class TableBuilder {
     Add(Role::kMambaD, layer, name("D", "ssm_d"), {m.heads}, true);
     Add(Role::kMamba2Norm, layer, name("norm.weight", "ssm_norm.weight"), {inner}, true);
     Add(Role::kMambaOut, layer, name("out_proj.weight", "ssm_out.weight"), {d, inner});
+    if (m.projection_bias) ProjectionBiases(layer, prefix, inner + x + b + groups + m.heads);
   }
 
   void Add(Role role, int layer, std::string name, std::vector<int64_t> shape,

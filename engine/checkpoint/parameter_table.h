@@ -22,13 +22,22 @@ enum class Role {
   kMixerNorm,  // [d], before the mixer
   kMlpNorm,    // [d], before the MLP
   kMlpGate,
-  kMlpUp,           // [F, d]
-  kMlpDown,         // [d, F]
+  kMlpUp,    // [F, d]
+  kMlpDown,  // [d, F]
+  kMlpGateBias,
+  kMlpUpBias,       // [F]
+  kMlpDownBias,     // [d]
   kAttentionQuery,  // [H hd, d]
   kAttentionKey,
-  kAttentionValue,   // [K hd, d]
-  kAttentionFused,   // [(H + 2K) hd, d]: rows query, key, value
-  kAttentionOutput,  // [d, H hd]
+  kAttentionValue,  // [K hd, d]
+  kAttentionFused,  // [(H + 2K) hd, d]: rows query, key, value
+  kAttentionQueryBias,
+  kAttentionKeyBias,
+  kAttentionValueBias,  // as many numbers as their matrix has rows
+  kAttentionOutputBias,
+  kAttentionQueryNorm,
+  kAttentionKeyNorm,  // [hd], the same for every head
+  kAttentionOutput,   // [d, H hd]
   // Mamba-1
   kMambaIn,  // standard [2 I, d]: rows x, z. MambaInLlama fused [2 I + 2 d_xb + r, d]: rows z, x,
              // B, C, dt
@@ -49,6 +58,9 @@ enum class Role {
   kMamba2In,      // rows z, x, B, C, dt
   kMamba2DtBias,  // [heads]
   kMamba2Norm,    // [I]
+  // Both, standard only
+  kMambaInBias,
+  kMambaOutBias,  // as many numbers as their matrix has rows
 };
 
 struct Parameter {

@@ -27,6 +27,8 @@ kernels::WorkspaceShape ShapeOf(const checkpoint::ModelConfig& config, const Wei
         shape.max_projection = std::max(shape.max_projection, block.mamba.in->rows);
         shape.max_inner = std::max<int64_t>(
             shape.max_inner, block.mamba.convolution_channels() + block.mamba.inner_width);
+        if (block.mamba.select != nullptr)
+          shape.max_selection = std::max(shape.max_selection, block.mamba.select->rows);
         break;
       case MixerKind::kMamba2:
         shape.max_projection = std::max(shape.max_projection, block.mamba2.in->rows);

@@ -125,17 +125,29 @@ class WeightsLoader {
     out.query_heads = attention.query_heads;
     out.key_value_heads = attention.key_value_heads;
     out.head_width = attention.head_width;
-    out.sliding_window = attention.sliding_window;
+    out.sliding_window = config_.SlidingWindow(layer);
     out.norm = Norm(Role::kMixerNorm, layer);
     const bool fused = config_.fused_attention[layer];
     out.in = fused ? Matrix({Whole(Role::kAttentionFused, layer)})
                    : Matrix({Whole(Role::kAttentionQuery, layer), Whole(Role::kAttentionKey, layer),
                              Whole(Role::kAttentionValue, layer)});
     out.out = Matrix({Whole(Role::kAttentionOutput, layer)});
+    if (attention.bias) {
+      out.in_bias = Vectors(
+          {Role::kAttentionQueryBias, Role::kAttentionKeyBias, Role::kAttentionValueBias}, layer);
+    }
+    if (attention.output_bias) out.out_bias = Vector(Role::kAttentionOutputBias, layer);
+    if (attention.head_norm) {
+      out.query_norm = Norm(Role::kAttentionQueryNorm, layer);
+      out.key_norm = Norm(Role::kAttentionKeyNorm, layer);
+    }
+    const checkpoint::RopeConfig& rope = fused ? attention.fused_rope : attention.rope;
+    out.score_factor = static_cast<float>(rope.attention_factor * rope.attention_factor);
+    if (rope.scaling == checkpoint::RopeScalingKind::kDynamic)
+      out.growth = {rope.original_context, rope.factor};
     const float*& frequencies = fused ? fused_frequencies_ : frequencies_;
     if (frequencies == nullptr) {
-      frequencies = Upload(checkpoint::InverseFrequencies(
-          fused ? attention.fused_rope : attention.rope, attention.head_width));
+      frequencies = Upload(checkpoint::InverseFrequencies(rope, attention.head_width));
     }
     out.inverse_frequency = frequencies;
     return out;
@@ -151,8 +163,14 @@ class WeightsLoader {
     out.groups = mamba.groups;
     out.source_width = mamba.source_width;
     out.repeat_before_convolution = mamba.repeat_before_convolution;
+    out.selection_norm = mamba.selection_norm;
+    out.selection_norm_epsilon = static_cast<float>(mamba.selection_norm_epsilon);
     out.norm = Norm(Role::kMixerNorm, layer);
     out.in = MambaInMatrix(layer);
+    if (mamba.projection_bias) {
+      out.in_bias = Vector(Role::kMambaInBias, layer);
+      out.out_bias = Vector(Role::kMambaOutBias, layer);
+    }
     if (mamba.source_width == 0) out.select = Matrix({Whole(Role::kMambaSelect, layer)});
     out.dt = Matrix({Whole(Role::kMambaDt, layer)});
     out.out = Matrix({Whole(Role::kMambaOut, layer)});
@@ -198,6 +216,10 @@ class WeightsLoader {
     out.dt_maximum = static_cast<float>(mamba.dt_maximum);
     out.norm = Norm(Role::kMixerNorm, layer);
     out.in = Matrix({Whole(Role::kMamba2In, layer)});
+    if (mamba.projection_bias) {
+      out.in_bias = Vector(Role::kMambaInBias, layer);
+      out.out_bias = Vector(Role::kMambaOutBias, layer);
+    }
     out.out = Matrix({Whole(Role::kMambaOut, layer)});
     out.convolution = Vector(Role::kConvolution, layer);
     if (mamba.convolution_bias) out.convolution_bias = Vector(Role::kConvolutionBias, layer);
@@ -214,6 +236,10 @@ class WeightsLoader {
     out.norm = Norm(Role::kMlpNorm, layer);
     out.in = Matrix({Whole(Role::kMlpGate, layer), Whole(Role::kMlpUp, layer)});
     out.out = Matrix({Whole(Role::kMlpDown, layer)});
+    if (config_.mlp_bias) {
+      out.in_bias = Vectors({Role::kMlpGateBias, Role::kMlpUpBias}, layer);
+      out.out_bias = Vector(Role::kMlpDownBias, layer);
+    }
     return out;
   }
 
@@ -263,6 +289,16 @@ class WeightsLoader {
   }
 
   const float* Vector(Role role, int layer) { return Upload(Values(role, layer)); }
+
+  // One after the other.
+  const float* Vectors(std::initializer_list<Role> roles, int layer) {
+    std::vector<float> all;
+    for (const Role role : roles) {
+      const std::vector<float> values = Values(role, layer);
+      all.insert(all.end(), values.begin(), values.end());
+    }
+    return Upload(all);
+  }
 
   kernels::NormWeights Norm(Role role, int layer) {
     return {Vector(role, layer), static_cast<float>(config_.norm_epsilon)};

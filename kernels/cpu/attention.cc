@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/mixers.h"
+#include "kernels/cpu/norm.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention.cc"
@@ -117,15 +118,40 @@ HWY_INLINE void SinCos(double position, V frequency, V& sine, V& cosine) {
   cosine = hn::Xor(hn::IfThenElse(odd, s, c), cosine_sign);
 }
 
+// Frequencies [begin, begin + count) at a position past the growth's context.
+HWY_INLINE V GrownFrequencies(const AttentionLayer& layer, int64_t position, int begin, int count) {
+  const double times =
+      (static_cast<double>(position) + 1) / static_cast<double>(layer.growth.context);
+  const double growth = std::log(layer.growth.factor * times - (layer.growth.factor - 1));
+  HWY_ALIGN float grown[kLanes] = {};
+  for (int i = 0; i < count; ++i) {
+    const double exponent = -2.0 * (begin + i) / (layer.head_width - 2);
+    grown[i] = static_cast<float>(layer.inverse_frequency[begin + i] * std::exp(growth * exponent));
+  }
+  return hn::Load(D(), grown);
+}
+
+// Query and key heads of a row, each by itself.
+void NormHeads(const AttentionLayer& layer, float* row) {
+  const int heads = layer.query_heads + layer.key_value_heads;
+  for (int head = 0; head < heads; ++head) {
+    float* const begin = row + int64_t{head} * layer.head_width;
+    RmsNormRow(head < layer.query_heads ? layer.query_norm : layer.key_norm, begin,
+               layer.head_width, begin);
+  }
+}
+
 // Rotates the query and key heads of a row in place: (a, b) <- (a cos - b sin, b cos + a sin), a
 // and b the halves of a head.
 void RotateRow(const AttentionLayer& layer, int64_t position, float* row) {
   const int half = layer.head_width / 2, heads = layer.query_heads + layer.key_value_heads;
+  const bool grows = layer.growth.context > 0 && position >= layer.growth.context;
   for (int i = 0; i < half; i += kLanes) {
     const int count = std::min(kLanes, half - i);
+    const V frequency = grows ? GrownFrequencies(layer, position, i, count)
+                              : LoadFirst(layer.inverse_frequency + i, count);
     V sine, cosine;
-    SinCos(static_cast<double>(position), LoadFirst(layer.inverse_frequency + i, count), sine,
-           cosine);
+    SinCos(static_cast<double>(position), frequency, sine, cosine);
     for (int head = 0; head < heads; ++head) {
       float* first = row + int64_t{head} * layer.head_width + i;
       const V a = LoadFirst(first, count), b = LoadFirst(first + half, count);
@@ -156,6 +182,8 @@ void AppendRows(ThreadPool& pool, const AttentionArguments& arguments) {
     for (int64_t r = begin; r < end; ++r) {
       while (batch.row_begin[s + 1] <= r) ++s;
       const int64_t position = batch.position[s] + r - batch.row_begin[s];
+      if (arguments.layer.query_norm.weight != nullptr)
+        NormHeads(arguments.layer, arguments.projected.row(r));
       RotateRow(arguments.layer, position, arguments.projected.row(r));
       AppendRow(arguments, s, position, arguments.projected.row(r));
     }
@@ -341,7 +369,8 @@ void Begin(const AttentionArguments& arguments, int64_t first_row, int rows, int
            int heads, Queries& q) {
   const int64_t width = arguments.layer.head_width;
   q.count = rows * heads;
-  q.scale = static_cast<float>(1.44269504088896341 / std::sqrt(static_cast<double>(width)));
+  q.scale = static_cast<float>(1.44269504088896341 * arguments.layer.score_factor /
+                               std::sqrt(static_cast<double>(width)));
   for (int i = 0; i < q.count; ++i) {
     const int64_t row = first_row + i / heads, column = (first_head + i % heads) * width;
     q.query[i] = arguments.projected.row(row) + column;
@@ -435,7 +464,8 @@ HWY_EXPORT(AttendRows);
 void PagedAttention(ThreadPool& pool, const Batch& batch, const AttentionLayer& layer,
                     const KeyValueState& state, const RowsView& projected, const RowsView& out) {
   if (layer.key_value_heads <= 0 || layer.query_heads % layer.key_value_heads != 0 ||
-      layer.head_width % 2 != 0) {
+      layer.head_width % 2 != 0 || (layer.growth.context > 0 && layer.head_width < 4) ||
+      (layer.query_norm.weight == nullptr) != (layer.key_norm.weight == nullptr)) {
     Fail("attention layer: query heads, key/value heads, head width",
          {layer.query_heads, layer.key_value_heads, layer.head_width});
   }

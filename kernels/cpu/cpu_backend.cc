@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -16,13 +17,12 @@
 #include "kernels/cpu/machine.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/mixers.h"
+#include "kernels/cpu/norm.h"
 #include "kernels/cpu/sampling.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace mambad::kernels {
 namespace {
-
-constexpr int64_t kMaxStateSize = 256;
 
 // A matrix of scratch whose operations each choose their own width, up to a limit.
 class ScratchRows {
@@ -67,9 +67,10 @@ struct CpuWorkspace : Workspace {
         projection(s.max_rows, s.max_projection),
         inner(s.max_rows, s.max_inner),
         second(s.max_rows, s.max_inner),
-        selection(s.max_rows, s.max_projection + 2 * kMaxStateSize),
-        linear(CreateLinearScratch(std::max(s.max_rows, s.max_logit_rows),
-                                   std::max({s.width, s.max_inner, s.max_projection}))) {
+        selection(s.max_rows, s.max_selection),
+        linear(CreateLinearScratch(
+            std::max(s.max_rows, s.max_logit_rows),
+            std::max({s.width, s.max_inner, s.max_projection, s.max_selection}))) {
     residual = residual_rows.View("CreateWorkspace", s.max_rows, s.width);
     logits = logit_rows.View("CreateWorkspace", s.max_logit_rows, s.vocabulary);
   }
@@ -203,9 +204,21 @@ class CpuBackend : public Backend {
   static RowsView HeadInput(const char* operation, const Batch& batch,
                             const CpuWorkspace& workspace);
 
+  // Each row of each part by itself.
+  void NormSelection(float epsilon, const std::array<RowsView, 3>& parts) {
+    const NormWeights norm{nullptr, epsilon};
+    pool_.Split(parts[0].rows, 8, [&](int64_t begin, int64_t end, int) {
+      for (const RowsView& part : parts) {
+        for (int64_t r = begin; r < end; ++r)
+          RmsNormRow(norm, part.row(r), part.columns, part.row(r));
+      }
+    });
+  }
+
   void Product(const WeightMatrix& weights, const RowsView& x, const NormWeights* norm,
-               const RowsView& y, LinearOutput output, CpuWorkspace& workspace) {
-    Linear(pool_, weights, x, norm, y, output, linear_settings_, workspace.linear);
+               const RowsView& y, LinearOutput output, CpuWorkspace& workspace,
+               const float* bias = nullptr) {
+    Linear(pool_, weights, x, norm, y, output, linear_settings_, workspace.linear, bias);
   }
 
   ThreadPool pool_;
@@ -245,7 +258,8 @@ void CpuBackend::Mamba(const Batch& batch, const MambaLayer& layer, const Recurr
   const RowsView projected = workspace.projection.View("Mamba in", batch.rows, in_rows);
   const RowsView x = workspace.inner.View("Mamba x", batch.rows, inner);
   const RowsView delta = workspace.second.View("Mamba delta", batch.rows, inner);
-  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
+  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace,
+          layer.in_bias);
   MambaConvolution(pool_, batch, layer, state, projected, x);
   RowsView z, b, c, low;
   if (standard) {
@@ -254,6 +268,7 @@ void CpuBackend::Mamba(const Batch& batch, const MambaLayer& layer, const Recurr
     low = Columns(selected, 0, rank);
     b = Columns(selected, rank, size);
     c = Columns(selected, rank + size, size);
+    if (layer.selection_norm) NormSelection(layer.selection_norm_epsilon, {low, b, c});
     z = Columns(projected, inner, inner);
   } else {
     z = Columns(projected, source, inner);
@@ -263,7 +278,7 @@ void CpuBackend::Mamba(const Batch& batch, const MambaLayer& layer, const Recurr
   }
   Product(*layer.dt, low, nullptr, delta, LinearOutput::kStore, workspace);
   MambaScan(pool_, batch, layer, state, x, delta, b, c, z, x);
-  Product(*layer.out, x, nullptr, residual, LinearOutput::kAdd, workspace);
+  Product(*layer.out, x, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
 void CpuBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state,
@@ -280,9 +295,10 @@ void CpuBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const Recu
   const RowsView convolved =
       workspace.inner.View("Mamba2 convolution", batch.rows, layer.convolution_channels());
   const RowsView mixed = workspace.second.View("Mamba2 mixer", batch.rows, inner);
-  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
+  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace,
+          layer.in_bias);
   Mamba2Mix(pool_, batch, layer, state, projected, convolved, mixed);
-  Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace);
+  Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
 void CpuBackend::Attention(const Batch& batch, const AttentionLayer& layer,
@@ -296,9 +312,10 @@ void CpuBackend::Attention(const Batch& batch, const AttentionLayer& layer,
 
   const RowsView projected = workspace.projection.View("Attention in", batch.rows, in_rows);
   const RowsView mixed = workspace.inner.View("Attention", batch.rows, queries);
-  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
+  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace,
+          layer.in_bias);
   PagedAttention(pool_, batch, layer, state, projected, mixed);
-  Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace);
+  Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
 void CpuBackend::Mlp(const Batch& batch, const MlpLayer& layer, Workspace& base) {
@@ -310,13 +327,14 @@ void CpuBackend::Mlp(const Batch& batch, const MlpLayer& layer, Workspace& base)
 
   const RowsView projected = workspace.projection.View("Mlp in", batch.rows, 2 * width);
   const RowsView gated = workspace.inner.View("Mlp gate", batch.rows, width);
-  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace);
+  Product(*layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace,
+          layer.in_bias);
   pool_.Split(batch.rows, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
       SiluGate(projected.row(row), projected.row(row) + width, width, gated.row(row));
     }
   });
-  Product(*layer.out, gated, nullptr, residual, LinearOutput::kAdd, workspace);
+  Product(*layer.out, gated, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
 void CpuBackend::Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,

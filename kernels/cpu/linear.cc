@@ -135,6 +135,15 @@ void MultiplyPanels(const ReadyProduct& product, int64_t begin, int64_t end) {
   }
 }
 
+// The bias of panels [begin, end), while their outputs are near.
+void AddBias(const float* bias, const RowsView& y, int64_t begin, int64_t end) {
+  const int64_t first = begin * kPanelRows, last = std::min(y.columns, end * kPanelRows);
+  for (int64_t r = 0; r < y.rows; ++r) {
+    float* row = y.row(r);
+    for (int64_t i = first; i < last; ++i) row[i] += bias[i];
+  }
+}
+
 }  // namespace
 
 WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const MatrixSource& source,
@@ -202,7 +211,7 @@ LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns) {
 
 void Linear(ThreadPool& pool, const WeightMatrix& weights, const RowsView& x,
             const NormWeights* norm, const RowsView& y, LinearOutput output,
-            const LinearSettings& settings, LinearScratch& scratch) {
+            const LinearSettings& settings, LinearScratch& scratch, const float* bias) {
   if (x.rows == 0) return;
   if (x.columns != weights.columns || y.columns != weights.rows || x.rows != y.rows ||
       x.rows > scratch.max_rows || x.columns >= scratch.max_columns) {
@@ -249,8 +258,10 @@ void Linear(ThreadPool& pool, const WeightMatrix& weights, const RowsView& x,
   product.x_step = bfloat16 && !pairs ? 2 : 1;
   product.y = y;
   product.add = output == LinearOutput::kAdd;
-  pool.Split(Panels(weights.rows), 1,
-             [&](int64_t begin, int64_t end, int) { MultiplyPanels(product, begin, end); });
+  pool.Split(Panels(weights.rows), 1, [&](int64_t begin, int64_t end, int) {
+    MultiplyPanels(product, begin, end);
+    if (bias != nullptr) AddBias(bias, y, begin, end);
+  });
 }
 
 std::string LinearInstructionSet() { return Name(ActiveInstructionSet()); }

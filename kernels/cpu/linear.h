@@ -38,11 +38,11 @@ struct LinearSettings {
   bool bfloat16_activations = false;
 };
 
-// y [R, rows] (=, +=) W x [R, columns]. With `norm`, each row of x is RMS-normalised on the way
-// in. Split over threads by output rows.
+// y [R, rows] (=, +=) W x [R, columns], then += bias [rows] unless that is nullptr. With `norm`,
+// each row of x is RMS-normalised on the way in. Split over threads by output rows.
 void Linear(ThreadPool& pool, const WeightMatrix& weights, const RowsView& x,
             const NormWeights* norm, const RowsView& y, LinearOutput output,
-            const LinearSettings& settings, LinearScratch& scratch);
+            const LinearSettings& settings, LinearScratch& scratch, const float* bias = nullptr);
 
 // Name of the instruction set chosen at run time for products: "AVX2", "AVX-512", "AVX-512 BF16",
 // ...

@@ -33,8 +33,8 @@ void Mamba2Mix(ThreadPool& pool, const Batch& batch, const Mamba2Layer& layer,
                const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
                const RowsView& out);
 
-// Rotary embedding, appends keys and values to the pages, causal attention. projected [R, (H + 2 K)
-// hd] (query and key are rotated in place); out [R, H hd].
+// Norms of heads, rotary embedding, appends keys and values to the pages, causal attention.
+// projected [R, (H + 2 K) hd] (query and key are rotated in place); out [R, H hd].
 void PagedAttention(ThreadPool& pool, const Batch& batch, const AttentionLayer& layer,
                     const KeyValueState& state, const RowsView& projected, const RowsView& out);
 

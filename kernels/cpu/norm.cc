@@ -42,6 +42,10 @@ void RmsNormRow(const NormWeights& norm, const float* x, int64_t columns, float*
   const float scale = 1.0f / std::sqrt(mean + norm.epsilon);
   const V scales = hn::Set(d, scale);
   int64_t i = 0;
+  if (norm.weight == nullptr) {
+    for (; i < columns; ++i) y[i] = x[i] * scale;
+    return;
+  }
   for (; i + kLanes <= columns; i += kLanes) {
     const V scaled = hn::Mul(hn::LoadU(d, x + i), scales);
     hn::StoreU(hn::Mul(scaled, hn::LoadU(d, norm.weight + i)), d, y + i);

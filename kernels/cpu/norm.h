@@ -9,8 +9,8 @@
 
 namespace mambad::kernels {
 
-// x, y and norm.weight hold `columns` numbers; y may be x. The sum of squares has one fixed
-// order, which depends on `columns` and the instruction set alone.
+// x, y and norm.weight (nullptr: ones) hold `columns` numbers; y may be x. The sum of squares has
+// one fixed order, which depends on `columns` and the instruction set alone.
 void RmsNormRow(const NormWeights& norm, const float* x, int64_t columns, float* y);
 
 }  // namespace mambad::kernels

@@ -9,6 +9,7 @@ fewer steps.
 """
 
 import argparse
+import array
 import json
 import os
 import pathlib
@@ -53,6 +54,37 @@ def tensors(path):
     begin = 8 + int.from_bytes(data[:8], "little")
     places = {name: place["data_offsets"] for name, place in json.loads(data[8:begin]).items() if name != "__metadata__"}
     return {name: data[begin + first:begin + last] for name, (first, last) in places.items()}
+
+
+def write_qwen3(folder, vocabulary):
+    """A random model of Qwen3's shape: heads wider than width / heads, a norm of each, a window in some layers."""
+    width, heads, key_heads, head_width, layers, hidden = 48, 4, 2, 16, 4, 96
+    config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": width, "head_dim": head_width,
+              "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": key_heads,
+              "intermediate_size": hidden, "vocab_size": vocabulary, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+              "rope_theta": 10000.0, "hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": True,
+              "use_sliding_window": True, "sliding_window": 32, "max_window_layers": 2, "eos_token_id": 2}
+    shapes = {"model.embed_tokens.weight": (vocabulary, width), "model.norm.weight": (width,)}
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}."
+        shapes |= {prefix + name + ".weight": shape for name, shape in {
+            "input_layernorm": (width,), "post_attention_layernorm": (width,),
+            "self_attn.q_proj": (heads * head_width, width), "self_attn.k_proj": (key_heads * head_width, width),
+            "self_attn.v_proj": (key_heads * head_width, width), "self_attn.o_proj": (width, heads * head_width),
+            "self_attn.q_norm": (head_width,), "self_attn.k_norm": (head_width,),
+            "mlp.gate_proj": (hidden, width), "mlp.up_proj": (hidden, width), "mlp.down_proj": (width, hidden)}.items()}
+    draw, header, data = random.Random(3), {}, bytearray()
+    for name, shape in shapes.items():
+        if len(shape) == 1:
+            values = [draw.gauss(1, 0.2) for _ in range(shape[0])]
+        else:
+            values = [draw.gauss(0, shape[1] ** -0.5) for _ in range(shape[0] * shape[1])]
+        begin = len(data)
+        data += array.array("f", values).tobytes()
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
+    text = json.dumps(header).encode()
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
 class Trainer:
@@ -211,6 +243,28 @@ class ChainTest(unittest.TestCase):
         self.assertIn("| days", (folder / "plan.md").read_text(encoding="utf-8"))
         if OPTIONS.mambad:
             self.served("preference/model", "draft/model")
+
+    def test_a_qwen3_teacher(self):
+        run, folder = self.trainer.run, self.trainer.folder
+        run("tokenizer", {"output": "qwen3", "train": str(self.made), "vocabulary": 320})
+        write_qwen3(folder / "qwen3", 320)
+        data = {"train": str(self.made), "row_tokens": 128}
+        run("initialize", {"teacher": "qwen3", "output": "qwen3-start", "attention_percent": 50})
+        run("align", {"output": "qwen3-align", "teacher": "qwen3", "student": "qwen3-start", "data": data,
+                      "loop": self.loop(40)})
+        losses = [line["loss"] for line in self.trainer.metrics("qwen3-align") if "loss" in line]
+        self.assertLess(losses[-1], 0.7 * losses[0])
+        run("distill", {"output": "qwen3-distill", "teacher": "qwen3", "student": "qwen3-align/model", "data": data,
+                        "loop": self.loop(40)})
+        losses = [line["loss"] for line in self.trainer.metrics("qwen3-distill") if "loss" in line]
+        self.assertLess(losses[-1], losses[0])
+        config = json.loads((folder / "qwen3-distill/model/config.json").read_text(encoding="utf-8"))
+        self.assertEqual((config["model_type"], config["sliding_window"]), ("qwen3", 32))
+        names = set(self.trainer.weights("qwen3-distill/model"))
+        self.assertTrue(any(name.endswith("self_attn.q_norm.weight") for name in names))
+        self.assertTrue(any(".mamba." in name for name in names))
+        if OPTIONS.mambad:
+            self.served("qwen3-distill/model", "qwen3-align/model")
 
     def train_everything(self):
         """The teacher writes text; on that and the given one the whole student learns, after its mixers alone."""

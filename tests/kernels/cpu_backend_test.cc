@@ -110,6 +110,7 @@ class CpuBackendTest : public testing::TestWithParam<InstructionSet> {
     shape.vocabulary = kVocabulary;
     shape.max_projection = 2 * kMlp;
     shape.max_inner = 2 * kInner;
+    shape.max_selection = kRank + 2 * kState;
     shape.max_context = 64;
     workspace_ = backend_->CreateWorkspace(shape);
     for (int r = 0; r < kRows; ++r) tokens_.push_back((r * 17 + 3) % kVocabulary);

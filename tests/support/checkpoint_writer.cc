@@ -121,6 +121,45 @@ std::vector<std::pair<std::string, RandomModelOptions>> AllVariants() {
     o.new_spelling = true;
   });
   add("Mistral", [](RandomModelOptions& o) { o.sliding_window = 24; });
+  add("LlamaBiases", [](RandomModelOptions& o) { o.attention_bias = o.mlp_bias = true; });
+  add("LlamaScaledDynamic", [](RandomModelOptions& o) {
+    o.rope_scaling = RopeScalingKind::kDynamic;
+    o.context_length = 32;
+  });
+  add("Qwen2", [](RandomModelOptions& o) {
+    o.model_type = "qwen2";
+    o.sliding_window = 24;
+    o.tied_head = true;
+  });
+  add("Qwen3", [](RandomModelOptions& o) {
+    o.model_type = "qwen3";
+    o.head_width = 32;
+    o.rope_scaling = RopeScalingKind::kYarn;
+    o.new_spelling = true;
+  });
+  add("Qwen3BiasesWindow", [](RandomModelOptions& o) {
+    o.model_type = "qwen3";
+    o.attention_bias = true;
+    o.sliding_window = 24;
+  });
+  add("FalconMamba", [&](RandomModelOptions& o) {
+    pure(Family::kMamba, Layout::kHuggingFace)(o);
+    o.falcon = true;
+    o.tied_head = false;
+    o.projection_bias = true;
+  });
+  add("Mamba2Biases", [&](RandomModelOptions& o) {
+    pure(Family::kMamba2, Layout::kHuggingFace)(o);
+    o.projection_bias = true;
+  });
+  add("HybridQwen3Mamba2", [&](RandomModelOptions& o) {
+    hybrid2(o);
+    o.model_type = "qwen3";
+  });
+  add("HybridQwen2Mamba", [&](RandomModelOptions& o) {
+    hybrid(o);
+    o.model_type = "qwen2";
+  });
   add("Mamba", pure(Family::kMamba, Layout::kHuggingFace));
   add("MambaUntied", [&](RandomModelOptions& o) {
     pure(Family::kMamba, Layout::kHuggingFace)(o);

@@ -41,11 +41,16 @@ struct RandomModelOptions {
   int query_heads = 4;
   int key_value_heads = 2;
   int head_width = 16;
-  int sliding_window = 0;  // above 0: the directory is a Mistral
+  // "qwen2" or "qwen3"; empty: a Llama, or with a sliding window a Mistral.
+  std::string model_type;
+  int sliding_window = 0;  // Qwen: of the layers from `first_windowed` on
+  int first_windowed = 1;
+  bool attention_bias = false;  // Llama and Qwen3: of all four projections
+  bool mlp_bias = false;        // Llama
   double rope_theta = 10000.0;
   checkpoint::RopeScalingKind rope_scaling = checkpoint::RopeScalingKind::kNone;
   double rope_factor = 8.0;
-  int rope_original_context = 64;  // llama3
+  int rope_original_context = 64;  // llama3 and yarn
   bool new_spelling =
       false;  // rope_parameters and dtype instead of rope_theta, rope_scaling, torch_dtype
 
@@ -64,6 +69,8 @@ struct RandomModelOptions {
   int dt_rank = 0;  // ceil(width / 16)
   int convolution_width = 4;
   bool convolution_bias = true;
+  bool projection_bias = false;  // Hugging Face: use_bias
+  bool falcon = false;           // Mamba: falcon_mamba
   // Mamba-2
   int mamba2_head_width = 16;                         // in hybrids `state_size`
   int groups = 1;                                     // in hybrids the number of heads

@@ -42,6 +42,17 @@ Json RopeScaling(const RandomModelOptions& o) {
     scaling["factor"] = o.rope_factor;
     return scaling;
   }
+  if (o.rope_scaling == RopeScalingKind::kDynamic) {
+    scaling[o.new_spelling ? "rope_type" : "type"] = "dynamic";
+    scaling["factor"] = o.rope_factor;
+    return scaling;
+  }
+  if (o.rope_scaling == RopeScalingKind::kYarn) {
+    scaling["factor"] = o.rope_factor;
+    scaling["original_max_position_embeddings"] = o.rope_original_context;
+    scaling[o.new_spelling ? "rope_type" : "type"] = "yarn";
+    return scaling;
+  }
   scaling["factor"] = o.rope_factor;
   scaling["high_freq_factor"] = 4.0;
   scaling["low_freq_factor"] = 1.0;
@@ -51,20 +62,26 @@ Json RopeScaling(const RandomModelOptions& o) {
 }
 
 Json LlamaConfig(const RandomModelOptions& o) {
-  const bool mistral = o.sliding_window > 0;
+  const bool qwen = !o.model_type.empty();
+  const bool mistral = !qwen && o.sliding_window > 0;
   Json config;
-  config["architectures"] = {mistral ? "MistralForCausalLM" : "LlamaForCausalLM"};
+  config["architectures"] = {
+      qwen      ? (o.model_type == "qwen2" ? "Qwen2ForCausalLM" : "Qwen3ForCausalLM")
+      : mistral ? "MistralForCausalLM"
+                : "LlamaForCausalLM"};
   config["attention_dropout"] = 0.0;
   config["bos_token_id"] = 1;
   config["eos_token_id"] = EosIds(o);
-  if (o.head_width * o.query_heads != o.width || o.new_spelling) config["head_dim"] = o.head_width;
+  if (o.head_width * o.query_heads != o.width || o.new_spelling || o.model_type == "qwen3")
+    config["head_dim"] = o.head_width;
   config["hidden_act"] = "silu";
   config["hidden_size"] = o.width;
   config["initializer_range"] = 0.02;
   config["intermediate_size"] = o.mlp_width;
   config["max_position_embeddings"] = o.context_length;
-  if (!mistral) config["mlp_bias"] = config["attention_bias"] = false;
-  config["model_type"] = mistral ? "mistral" : "llama";
+  if (!mistral && !qwen) config["mlp_bias"] = o.mlp_bias;
+  if (!mistral && o.model_type != "qwen2") config["attention_bias"] = o.attention_bias;
+  config["model_type"] = qwen ? o.model_type : mistral ? "mistral" : "llama";
   config["num_attention_heads"] = o.query_heads;
   config["num_hidden_layers"] = o.layers;
   config["num_key_value_heads"] = o.key_value_heads;
@@ -79,6 +96,11 @@ Json LlamaConfig(const RandomModelOptions& o) {
     config["rope_theta"] = o.rope_theta;
   }
   if (mistral) config["sliding_window"] = o.sliding_window;
+  if (qwen) {
+    config["use_sliding_window"] = o.sliding_window > 0;
+    config["sliding_window"] = o.sliding_window > 0 ? o.sliding_window : 4096;
+    config["max_window_layers"] = o.first_windowed;
+  }
   config["tie_word_embeddings"] = o.tied_head;
   config[o.new_spelling ? "dtype" : "torch_dtype"] = TypeName(o.type);
   config["transformers_version"] = o.new_spelling ? "5.0.0" : "4.46.0";
@@ -124,7 +146,9 @@ Json HuggingFaceMamba(const RandomModelOptions& o) {
   const bool second = o.family == Family::kMamba2;
   const int inner = o.inner_width > 0 ? o.inner_width : 2 * o.width;
   Json config;
-  config["architectures"] = {second ? "Mamba2ForCausalLM" : "MambaForCausalLM"};
+  config["architectures"] = {second     ? "Mamba2ForCausalLM"
+                             : o.falcon ? "FalconMambaForCausalLM"
+                                        : "MambaForCausalLM"};
   config["bos_token_id"] = 0;
   config["conv_kernel"] = o.convolution_width;
   config["eos_token_id"] = EosIds(o);
@@ -132,11 +156,12 @@ Json HuggingFaceMamba(const RandomModelOptions& o) {
   config["hidden_act"] = "silu";
   config["hidden_size"] = o.width;
   config["layer_norm_epsilon"] = o.norm_epsilon;
-  config["model_type"] = second ? "mamba2" : "mamba";
+  config["model_type"] = second ? "mamba2" : o.falcon ? "falcon_mamba" : "mamba";
+  if (o.falcon) config["mixer_rms_eps"] = 1e-5;
   config["num_hidden_layers"] = o.layers;
   config["residual_in_fp32"] = true;
   config["state_size"] = o.state_size;
-  config["use_bias"] = false;
+  config["use_bias"] = o.projection_bias;
   config["use_conv_bias"] = o.convolution_bias;
   config["vocab_size"] = o.vocabulary;
   config[o.new_spelling ? "dtype" : "torch_dtype"] = TypeName(o.type);

@@ -78,6 +78,10 @@ class Drawing {
   void Norm(const std::string& name, int64_t width) {
     Add(name, {width}, [](Draw& draw, int64_t) { return 1 + 0.1 * draw.Normal(); });
   }
+  void Biases(const std::string& prefix,
+              const std::vector<std::pair<const char*, int64_t>>& sizes) {
+    for (const auto& [name, size] : sizes) Normal(prefix + name + ".bias", {size}, 0.2);
+  }
   void Skip(const std::string& name, int64_t count) {
     Add(name, {count}, [](Draw& draw, int64_t) { return 1 + 0.2 * draw.Normal(); });
   }
@@ -122,6 +126,8 @@ class Drawing {
       Matrix(prefix + "mlp.gate_proj.weight", f, d);
       Matrix(prefix + "mlp.up_proj.weight", f, d);
       Matrix(prefix + "mlp.down_proj.weight", d, f);
+      if (o_.mlp_bias)
+        Biases(prefix + "mlp.", {{"gate_proj", f}, {"up_proj", f}, {"down_proj", d}});
     }
     Norm("model.norm.weight", d);
   }
@@ -145,6 +151,13 @@ class Drawing {
     Matrix(prefix + "self_attn.k_proj.weight", key, d);
     Matrix(prefix + "self_attn.v_proj.weight", key, d);
     Matrix(prefix + "self_attn.o_proj.weight", d, query);
+    if (o_.attention_bias || o_.model_type == "qwen2")
+      Biases(prefix + "self_attn.", {{"q_proj", query}, {"k_proj", key}, {"v_proj", key}});
+    if (o_.attention_bias) Biases(prefix + "self_attn.", {{"o_proj", d}});
+    if (o_.model_type == "qwen3") {
+      Norm(prefix + "self_attn.q_norm.weight", o_.head_width);
+      Norm(prefix + "self_attn.k_norm.weight", o_.head_width);
+    }
   }
 
   int64_t HybridInner() const {
@@ -224,13 +237,20 @@ class Drawing {
         Matrix(prefix + "in_proj.weight", 2 * inner + 2 * all_groups + heads,
                d);  // rows z, x, B, C, dt
         Mamba2Core(prefix, inner, heads, inner + 2 * all_groups);
+        ProjectionBiases(prefix, 2 * inner + 2 * all_groups + heads);
       } else {
         Matrix(prefix + "in_proj.weight", 2 * inner, d);  // rows x, z
         Matrix(prefix + "x_proj.weight", Rank() + 2 * n, inner);
         MambaCore(prefix, inner, Rank(), inner, 1);
+        ProjectionBiases(prefix, 2 * inner);
       }
     }
     Norm("backbone.norm_f.weight", d);
+  }
+
+  void ProjectionBiases(const std::string& prefix, int64_t in_rows) {
+    if (o_.projection_bias && o_.layout == Layout::kHuggingFace)
+      Biases(prefix, {{"in_proj", in_rows}, {"out_proj", o_.width}});
   }
 
   const RandomModelOptions& o_;

@@ -62,6 +62,8 @@ class Builder {
   void AddHybridMamba(const std::string& prefix, int inner, int source, int state, int rank,
                       bool fused, bool late);
   void AddHybridMamba2(const std::string& prefix, int inner, int source, int state, bool early);
+  void AddBiases(const std::string& prefix,
+                 const std::vector<std::pair<const char*, int64_t>>& sizes);
   void AddMamba(const std::string& prefix, int inner, int state, int rank, bool convolution_bias);
   void AddMamba2(const std::string& prefix, int inner, int state, int heads, int groups);
 
@@ -107,6 +109,11 @@ void Builder::AddAttention(const std::string& prefix, int heads, int key_heads, 
   Add(prefix + "self_attn.k_proj.weight", {key_heads * head_width, kWidth});
   Add(prefix + "self_attn.v_proj.weight", {key_heads * head_width, kWidth});
   Add(prefix + "self_attn.o_proj.weight", {kWidth, heads * head_width});
+}
+
+void Builder::AddBiases(const std::string& prefix,
+                        const std::vector<std::pair<const char*, int64_t>>& sizes) {
+  for (const auto& [name, size] : sizes) Add(prefix + name + ".bias", {size});
 }
 
 void Builder::AddHybridMamba(const std::string& prefix, int inner, int source, int state, int rank,
@@ -167,9 +174,15 @@ void Builder::AddMamba2(const std::string& prefix, int inner, int state, int hea
 
 std::string Layer(const char* stem, int i) { return stem + std::to_string(i) + "."; }
 
+const char* ClassName(const std::string& type) {
+  if (type == "qwen2") return "Qwen2ForCausalLM";
+  if (type == "qwen3") return "Qwen3ForCausalLM";
+  return type == "llama" ? "LlamaForCausalLM" : "MistralForCausalLM";
+}
+
 json LlamaConfig(const char* type) {
   return {{"model_type", type},
-          {"architectures", {type[0] == 'l' ? "LlamaForCausalLM" : "MistralForCausalLM"}},
+          {"architectures", {ClassName(type)}},
           {"hidden_size", kWidth},
           {"intermediate_size", 56},
           {"num_hidden_layers", kLayers},
@@ -194,6 +207,28 @@ json Llama3Scaling() {
           {"original_max_position_embeddings", 64}};
 }
 
+json YarnScaling() {
+  return {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 128}};
+}
+
+// What a Llama-like layer has beside its matrices: biases and norms of heads.
+void AddVariant(Builder& builder, const std::string& prefix, const json& config, int head_width) {
+  const std::string type = config["model_type"];
+  const bool qwen2 = type == "qwen2", all = config.value("attention_bias", false);
+  const int64_t query = 4 * head_width, key = 2 * head_width;
+  if (qwen2 || all) {
+    builder.AddBiases(prefix + "self_attn.", {{"q_proj", query}, {"k_proj", key}, {"v_proj", key}});
+  }
+  if (all) builder.AddBiases(prefix + "self_attn.", {{"o_proj", kWidth}});
+  if (config.value("mlp_bias", false)) {
+    builder.AddBiases(prefix + "mlp.", {{"gate_proj", 56}, {"up_proj", 56}, {"down_proj", kWidth}});
+  }
+  if (type == "qwen3") {
+    builder.Add(prefix + "self_attn.q_norm.weight", {head_width});
+    builder.Add(prefix + "self_attn.k_norm.weight", {head_width});
+  }
+}
+
 void MakeLlama(Builder& builder, const json& config) {
   const bool tied = config["tie_word_embeddings"];
   const int head_width = config.value("head_dim", kWidth / 4);
@@ -201,6 +236,7 @@ void MakeLlama(Builder& builder, const json& config) {
   for (int i = 0; i < kLayers; ++i) {
     builder.AddMlp(Layer("model.layers.", i), 56);
     builder.AddAttention(Layer("model.layers.", i), 4, 2, head_width, false);
+    AddVariant(builder, Layer("model.layers.", i), config, head_width);
   }
 }
 
@@ -228,6 +264,7 @@ void MakeHybrid(FormulaModel& model, Builder& builder, const json& config, json 
     builder.AddMlp(prefix, 56);
     if (i == 1) {
       builder.AddAttention(prefix, 4, 2, kWidth / 4, shape.fused);
+      AddVariant(builder, prefix, config, kWidth / 4);
     } else if (shape.second) {
       builder.AddHybridMamba2(prefix + "mamba.", inner, source, state, shape.early);
     } else {
@@ -302,6 +339,42 @@ void MakeLlamas(std::map<std::string, Maker>& makers) {
     config["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 2.5}, {"rope_theta", 700.0}};
     MakeLlama(builder, config);
   };
+  makers["llama_biases"] = [](FormulaModel&, Builder& builder) {
+    json config = LlamaConfig("llama");
+    config["attention_bias"] = config["mlp_bias"] = true;
+    MakeLlama(builder, config);
+  };
+  makers["llama_yarn"] = [](FormulaModel&, Builder& builder) {
+    json config = LlamaConfig("llama");
+    config["head_dim"] = 16;
+    config["rope_scaling"] = YarnScaling();
+    MakeLlama(builder, config);
+  };
+  makers["llama_dynamic"] = [](FormulaModel&, Builder& builder) {
+    json config = LlamaConfig("llama");
+    config["max_position_embeddings"] = 24;
+    config["rope_scaling"] = {{"type", "dynamic"}, {"factor", 20.0}};
+    MakeLlama(builder, config);
+  };
+  makers["qwen2"] = [](FormulaModel&, Builder& builder) {
+    json config = LlamaConfig("qwen2");
+    config["tie_word_embeddings"] = config["use_sliding_window"] = true;
+    config["sliding_window"] = 9;
+    config["max_window_layers"] = 1;
+    MakeLlama(builder, config);
+  };
+  makers["qwen3"] = [](FormulaModel&, Builder& builder) {
+    json config = LlamaConfig("qwen3");
+    config["head_dim"] = 12;
+    config.erase("rope_theta");
+    config.erase("rope_scaling");
+    config["rope_parameters"] = YarnScaling();
+    config["rope_parameters"]["rope_theta"] = 1000.0;
+    config["use_sliding_window"] = true;
+    config["sliding_window"] = 7;
+    config["layer_types"] = {"full_attention", "sliding_attention", "full_attention"};
+    MakeLlama(builder, config);
+  };
   makers["mistral_window"] = [](FormulaModel&, Builder& builder) {
     json config = LlamaConfig("mistral");
     config["sliding_window"] = 7;
@@ -326,6 +399,26 @@ void MakeMambas(std::map<std::string, Maker>& makers) {
     config["n_layer"] = kLayers;
     MakeStandard(model, builder, config, true, true, [&](const std::string& prefix) {
       builder.AddMamba(prefix, 2 * kWidth, 16, 7, false);
+    });
+  };
+  makers["falcon_mamba"] = [](FormulaModel& model, Builder& builder) {
+    json config = HuggingFaceConfig("falcon_mamba", 5, false);
+    config["time_step_rank"] = 3;
+    config["use_bias"] = true;
+    config["mixer_rms_eps"] = 1e-3;
+    MakeStandard(model, builder, config, true, true, [&](const std::string& prefix) {
+      builder.AddMamba(prefix, 2 * kWidth, 5, 3, true);
+      builder.AddBiases(prefix + "mixer.", {{"in_proj", 4 * kWidth}, {"out_proj", kWidth}});
+    });
+  };
+  makers["mamba2_biases"] = [](FormulaModel& model, Builder& builder) {
+    json config = HuggingFaceConfig("mamba2", 12, false);
+    config["num_heads"] = 10, config["head_dim"] = 8, config["n_groups"] = 1,
+    config["chunk_size"] = 16;
+    config["use_bias"] = true;
+    MakeStandard(model, builder, config, true, true, [&](const std::string& prefix) {
+      builder.AddMamba2(prefix, 2 * kWidth, 12, 10, 1);
+      builder.AddBiases(prefix + "mixer.", {{"in_proj", 4 * kWidth + 34}, {"out_proj", kWidth}});
     });
   };
   makers["mamba_state_spaces"] = [](FormulaModel& model, Builder& builder) {
@@ -392,6 +485,11 @@ void MakeHybrids(std::map<std::string, Maker>& makers) {
     config["sliding_window"] = 9;
     MakeHybrid(model, builder, config, {{"expand", 1}, {"ngroups", 6}}, {.second = true});
   };
+  makers["hybrid_qwen3"] = [](FormulaModel& model, Builder& builder) {
+    json config = LlamaConfig("qwen3");
+    config["head_dim"] = kWidth / 4;
+    MakeHybrid(model, builder, config, {{"expand", 1}, {"ngroups", 6}}, {.second = true});
+  };
   makers["hybrid_mamba2_early"] = [](FormulaModel& model, Builder& builder) {
     const json numbers = {
         {"expand", 1}, {"ngroups", 6}, {"repeat_kv_before_conv", true}, {"dt_limit", {0.2, 0.8}}};
@@ -430,7 +528,8 @@ FormulaModel MakeFormulaModel(const std::string& name, uint64_t seed) {
   FormulaModel model;
   model.name = name;
   model.family = name.substr(0, name.find('_'));
-  if (model.family == "mistral") model.family = "llama";
+  if (model.family == "mistral" || model.family.starts_with("qwen")) model.family = "llama";
+  if (model.family == "falcon") model.family = "mamba";
   Builder builder(model, seed);
   found->second(model, builder);
   return model;

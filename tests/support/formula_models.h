@@ -25,7 +25,15 @@ struct FormulaModel {
 //   llama_tied         head width apart from width / heads, tied head
 //   llama_llama3       llama3 RoPE scaling, untied
 //   llama_linear       linear RoPE scaling in the newer rope_parameters spelling
+//   llama_biases       attention_bias and mlp_bias
+//   llama_yarn         YaRN, head width 16
+//   llama_dynamic      dynamic NTK scaling past 24 positions
 //   mistral_window     sliding window of 7
+//   qwen2              q, k and v biases, a window of 9 from layer 1 on, tied
+//   qwen3              norms of q and k heads, head width 12, layer_types with a window of 7, YaRN
+//   falcon_mamba       Mamba with norms on dt, B and C, biases of in_proj and out_proj
+//   mamba2_biases      biases of in_proj and out_proj
+//   hybrid_qwen3       Mamba-2 beside a Qwen3 layer
 //   mamba              HF layout, tied
 //   mamba_rank         HF layout: own dt rank, no convolution bias, untied, leftover state-spaces
 //   keys in config.json mamba_state_spaces padded vocabulary, head stored though tied mamba2 HF

@@ -83,14 +83,16 @@ class Reader {
  private:
   void ReadLlama();
   void ReadStandard(bool hugging_face, bool second);
-  std::unique_ptr<Attention> ReadAttention(const std::string& prefix, bool fused);
+  std::unique_ptr<Attention> ReadAttention(int layer, const std::string& prefix, bool fused);
   std::unique_ptr<Mixer> ReadHybridMamba(const std::string& prefix);
   std::unique_ptr<Mixer> ReadHybridMamba2(const std::string& prefix);
   std::unique_ptr<Mixer> ReadMamba(const std::string& prefix, const json& numbers,
                                    bool hugging_face);
   std::unique_ptr<Mixer> ReadMamba2(const std::string& prefix, const json& numbers,
                                     bool hugging_face);
-  std::vector<double> Frequencies(int head_width, bool scaled);
+  void ReadRotation(bool scaled, Attention& attention);
+  void ReadBiases(const std::string& prefix, Attention& attention);
+  int64_t Window(int layer) const;
 
   std::vector<double> Values(const std::string& name, const std::vector<int64_t>& shape) {
     auto tensor = files_.Take(name, shape);
@@ -99,6 +101,11 @@ class Reader {
     int64_t count = 1;
     for (const int64_t size : shape) count *= size;
     return std::vector<double>(count, 0);
+  }
+  Product Biased(const std::string& name, int64_t rows, int64_t columns, bool biased) {
+    Product product = Matrix(name + ".weight", rows, columns);
+    if (biased) product.SetBias(Values(name + ".bias", {rows}));
+    return product;
   }
   Product Matrix(const std::string& name, int64_t rows, int64_t columns) {
     return Product(Tensor{{rows, columns}, Values(name, {rows, columns})}, options_);
@@ -125,8 +132,22 @@ class Reader {
   std::unique_ptr<WholeModel> model_ = std::make_unique<WholeModel>();
 };
 
-// theta^(-2i/hd), then linear or llama3 scaling where the layer uses it.
-std::vector<double> Reader::Frequencies(int head_width, bool scaled) {
+// YaRN: what share of its own frequency dimension i keeps. `turns` are counted within the original
+// context; beta_fast of them and more keep all, beta_slow of them and fewer nothing.
+double YarnShare(const json& rope, double theta, double context, int head_width, int i) {
+  const auto place = [&](double turns) {  // context theta^(-2 place / hd) = 2 pi turns
+    return head_width / 2.0 * std::log(context / (2 * M_PI * turns)) / std::log(theta);
+  };
+  double first = place(Get(rope, "beta_fast", 32.0)), last = place(Get(rope, "beta_slow", 1.0));
+  if (Get(rope, "truncate", true)) first = std::floor(first), last = std::ceil(last);
+  first = std::max(0.0, first), last = std::min(head_width - 1.0, last);
+  if (first == last) last += 0.001;
+  return std::clamp((last - i) / (last - first), 0.0, 1.0);
+}
+
+// theta^(-2i/hd), then the scaling where the layer uses it.
+void Reader::ReadRotation(bool scaled, Attention& attention) {
+  const int head_width = attention.head_width;
   json rope = config_.contains("rope_parameters") ? config_["rope_parameters"] : json();
   const double theta = rope.is_object() && rope.contains("rope_theta")
                            ? rope["rope_theta"].get<double>()
@@ -137,8 +158,15 @@ std::vector<double> Reader::Frequencies(int head_width, bool scaled) {
       Get<std::string>(rope, "rope_type", Get<std::string>(rope, "type", "default"));
   const double factor = Get(rope, "factor", 1.0), low = Get(rope, "low_freq_factor", 1.0);
   const double high = Get(rope, "high_freq_factor", 4.0),
-               context = Get(rope, "original_max_position_embeddings", 8192.0);
-  std::vector<double> frequencies;
+               context = Get(rope, "original_max_position_embeddings",
+                             Get(config_, "max_position_embeddings", 8192.0));
+  if (type == "yarn") {
+    attention.rotation_scale =
+        Get(rope, "attention_factor", factor > 1 ? 0.1 * std::log(factor) + 1 : 1.0);
+  } else if (type == "dynamic") {
+    attention.original_context = config_["max_position_embeddings"];
+    attention.growth_factor = factor;
+  }
   for (int i = 0; i < head_width / 2; ++i) {
     double frequency = std::pow(theta, -2.0 * i / head_width);
     if (type == "linear") {
@@ -147,15 +175,40 @@ std::vector<double> Reader::Frequencies(int head_width, bool scaled) {
       const double turns = context * frequency / (2 * M_PI);  // within the original context
       const double keep = std::clamp((turns - low) / (high - low), 0.0, 1.0);
       frequency = (1 - keep) * frequency / factor + keep * frequency;
-    } else if (type != "default") {
+    } else if (type == "yarn") {
+      const double share = YarnShare(rope, theta, context, head_width, i);
+      frequency *= share + (1 - share) / factor;
+    } else if (type != "default" && type != "dynamic") {
       status_.Update(absl::UnimplementedError(absl::StrCat("oracle: rope type ", type)));
     }
-    frequencies.push_back(frequency);
+    attention.inverse_frequency.push_back(frequency);
   }
-  return frequencies;
 }
 
-std::unique_ptr<Attention> Reader::ReadAttention(const std::string& prefix, bool fused) {
+// Of the layer; 0: none.
+int64_t Reader::Window(int layer) const {
+  const std::string type = config_["model_type"];
+  if (type == "llama") return 0;
+  const int64_t window = Get<int64_t>(config_, "sliding_window", 0);
+  if (type == "mistral") return window;
+  if (!Get(config_, "use_sliding_window", false)) return 0;
+  if (config_.contains("layer_types")) {
+    return config_["layer_types"][layer] == "sliding_attention" ? window : 0;
+  }
+  return layer >= Get(config_, "max_window_layers", 28) ? window : 0;
+}
+
+// Qwen2 has them on q, k and v, others on all four or none.
+void Reader::ReadBiases(const std::string& prefix, Attention& attention) {
+  const bool qwen2 = config_["model_type"] == "qwen2", all = Get(config_, "attention_bias", false);
+  if (!qwen2 && !all) return;
+  attention.query.SetBias(Values(prefix + "q_proj.bias", {attention.query.rows()}));
+  attention.key.SetBias(Values(prefix + "k_proj.bias", {attention.key.rows()}));
+  attention.value.SetBias(Values(prefix + "v_proj.bias", {attention.value.rows()}));
+  if (!qwen2) attention.output.SetBias(Values(prefix + "o_proj.bias", {attention.output.rows()}));
+}
+
+std::unique_ptr<Attention> Reader::ReadAttention(int layer, const std::string& prefix, bool fused) {
   auto attention = std::make_unique<Attention>();
   const int width = config_["hidden_size"];
   const int heads = config_["num_attention_heads"],
@@ -164,9 +217,8 @@ std::unique_ptr<Attention> Reader::ReadAttention(const std::string& prefix, bool
   attention->query_heads = heads;
   attention->key_value_heads = sources;
   attention->head_width = head_width;
-  attention->window =
-      config_["model_type"] == "mistral" ? Get<int64_t>(config_, "sliding_window", 0) : 0;
-  attention->inverse_frequency = Frequencies(head_width, !fused);
+  attention->window = Window(layer);
+  ReadRotation(!fused, *attention);
   attention->fused = fused;
   if (fused) {
     attention->in =
@@ -178,6 +230,13 @@ std::unique_ptr<Attention> Reader::ReadAttention(const std::string& prefix, bool
   attention->key = Matrix(prefix + "self_attn.k_proj.weight", sources * head_width, width);
   attention->value = Matrix(prefix + "self_attn.v_proj.weight", sources * head_width, width);
   attention->output = Matrix(prefix + "self_attn.o_proj.weight", width, heads * head_width);
+  ReadBiases(prefix + "self_attn.", *attention);
+  if (config_["model_type"] == "qwen3") {
+    const double epsilon = Get(config_, "rms_norm_eps", 1e-6);
+    attention->norms_heads = true;
+    attention->query_norm = Norm(prefix + "self_attn.q_norm.weight", head_width, epsilon);
+    attention->key_norm = Norm(prefix + "self_attn.k_norm.weight", head_width, epsilon);
+  }
   return attention;
 }
 
@@ -257,7 +316,7 @@ void Reader::ReadLlama() {
     const double block_epsilon = recurrent ? Get(hybrid_, "rms_norm_eps", 1e-5) : epsilon;
     block.mixer_norm = Norm(prefix + "input_layernorm.weight", width, block_epsilon);
     if (!recurrent) {
-      block.mixer = ReadAttention(prefix, files_.Has(prefix + "mha.in_proj.weight"));
+      block.mixer = ReadAttention(i, prefix, files_.Has(prefix + "mha.in_proj.weight"));
     } else if (files_.Has(prefix + "mamba.dt_bias")) {
       block.mixer = ReadHybridMamba2(prefix);
     } else {
@@ -265,9 +324,10 @@ void Reader::ReadLlama() {
     }
     block.has_mlp = true;
     block.mlp_norm = Norm(prefix + "post_attention_layernorm.weight", width, block_epsilon);
-    block.gate = Matrix(prefix + "mlp.gate_proj.weight", mlp_width, width);
-    block.up = Matrix(prefix + "mlp.up_proj.weight", mlp_width, width);
-    block.down = Matrix(prefix + "mlp.down_proj.weight", width, mlp_width);
+    const bool biased = Get(config_, "mlp_bias", false);
+    block.gate = Biased(prefix + "mlp.gate_proj", mlp_width, width, biased);
+    block.up = Biased(prefix + "mlp.up_proj", mlp_width, width, biased);
+    block.down = Biased(prefix + "mlp.down_proj", width, mlp_width, biased);
     model_->blocks.push_back(std::move(block));
   }
   model_->final_norm = Norm("model.norm.weight", width, epsilon);
@@ -284,7 +344,10 @@ std::unique_ptr<Mixer> Reader::ReadMamba(const std::string& prefix, const json& 
                        ? numbers[rank_key].get<int>()
                        : (width + 15) / 16;
   mamba->inner = inner, mamba->state = state, mamba->rank = rank;
-  mamba->in = Matrix(prefix + "in_proj.weight", 2 * inner, width);
+  const bool biased = hugging_face && Get(numbers, "use_bias", false);
+  mamba->norms_selection = Get<std::string>(config_, "model_type", "") == "falcon_mamba";
+  mamba->selection_epsilon = Get(config_, "mixer_rms_eps", 1e-6);
+  mamba->in = Biased(prefix + "in_proj", 2 * inner, width, biased);
   mamba->select = Matrix(prefix + "x_proj.weight", rank + 2 * state, inner);
   mamba->dt = Matrix(prefix + "dt_proj.weight", inner, rank);
   mamba->dt_bias = Values(prefix + "dt_proj.bias", {inner});
@@ -293,7 +356,7 @@ std::unique_ptr<Mixer> Reader::ReadMamba(const std::string& prefix, const json& 
                       Get(numbers, hugging_face ? "use_conv_bias" : "conv_bias", true));
   mamba->a_log = Values(prefix + "A_log", {inner, state});
   mamba->skip = Values(prefix + "D", {inner});
-  mamba->out = Matrix(prefix + "out_proj.weight", width, inner);
+  mamba->out = Biased(prefix + "out_proj", width, inner, biased);
   return mamba;
 }
 
@@ -307,7 +370,8 @@ std::unique_ptr<Mixer> Reader::ReadMamba2(const std::string& prefix, const json&
   const int groups = Get(numbers, hugging_face ? "n_groups" : "ngroups", hugging_face ? 8 : 1);
   mamba->inner = inner, mamba->state = state, mamba->heads = heads, mamba->groups = groups;
   ReadLimits(numbers, hugging_face ? "time_step_limit" : "dt_limit", *mamba);
-  mamba->in = Matrix(prefix + "in_proj.weight", 2 * inner + 2 * groups * state + heads, width);
+  const bool biased = hugging_face && Get(numbers, "use_bias", false);
+  mamba->in = Biased(prefix + "in_proj", 2 * inner + 2 * groups * state + heads, width, biased);
   mamba->convolution = ReadConvolution(
       prefix, inner + 2 * groups * state, Get(numbers, hugging_face ? "conv_kernel" : "d_conv", 4),
       Get(numbers, hugging_face ? "use_conv_bias" : "conv_bias", true));
@@ -316,7 +380,7 @@ std::unique_ptr<Mixer> Reader::ReadMamba2(const std::string& prefix, const json&
   mamba->skip = Values(prefix + "D", {heads});
   mamba->norm = Norm(prefix + "norm.weight", inner,
                      hugging_face ? Get(config_, "layer_norm_epsilon", 1e-5) : 1e-5);
-  mamba->out = Matrix(prefix + "out_proj.weight", width, inner);
+  mamba->out = Biased(prefix + "out_proj", width, inner, biased);
   return mamba;
 }
 
@@ -347,9 +411,9 @@ void Reader::ReadStandard(bool hugging_face, bool second) {
 
 absl::StatusOr<std::unique_ptr<const Oracle>> Reader::Read() {
   const std::string type = Get<std::string>(config_, "model_type", "");
-  if (type == "llama" || type == "mistral") {
+  if (type == "llama" || type == "mistral" || type == "qwen2" || type == "qwen3") {
     ReadLlama();
-  } else if (type == "mamba" || type == "mamba2") {
+  } else if (type == "mamba" || type == "falcon_mamba" || type == "mamba2") {
     ReadStandard(true, type == "mamba2");
   } else if (config_.contains("d_model") && config_.contains("n_layer")) {
     ReadStandard(false, Get<std::string>(Get(config_, "ssm_cfg", json::object()), "layer",

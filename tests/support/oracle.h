@@ -3,9 +3,9 @@
 // with plain loops, one position after another, every earlier position attended to. Shares no code
 // with kernels/ or with the rest of the engine; reads the files itself.
 //
-// Covers the directory layouts of Llama and Mistral, HF Mamba and Mamba-2, state-spaces Mamba-1 and
-// Mamba-2, MambaInLlama with either. Made for models some hundred numbers wide and sequences of
-// some hundred tokens.
+// Covers the directory layouts of Llama, Mistral, Qwen2 and Qwen3, HF Mamba, Falcon Mamba and
+// Mamba-2, state-spaces Mamba-1 and Mamba-2, MambaInLlama with either. Made for models some hundred
+// numbers wide and sequences of some hundred tokens.
 
 #ifndef MAMBAD_TESTS_SUPPORT_ORACLE_H_
 #define MAMBAD_TESTS_SUPPORT_ORACLE_H_

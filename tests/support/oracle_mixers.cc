@@ -55,7 +55,7 @@ Product::Product(Tensor weight, const OracleOptions& options)
 Row Product::operator()(const Row& x) const {
   Row input = x;
   if (round_input_) std::transform(input.begin(), input.end(), input.begin(), RoundToBFloat16);
-  Row result(rows_, 0);
+  Row result = bias_.empty() ? Row(rows_, 0) : bias_;
   for (int64_t i = 0; i < rows_; ++i) {
     for (int64_t j = 0; j < columns_; ++j) result[i] += weight_[i * columns_ + j] * input[j];
   }
@@ -73,7 +73,9 @@ Row RmsNorm::operator()(const Row& x, int64_t group) const {
     double squares = 0;
     for (size_t i = begin; i < begin + group; ++i) squares += x[i] * x[i];
     const double scale = 1 / std::sqrt(squares / group + epsilon);
-    for (size_t i = begin; i < begin + group; ++i) result[i] = x[i] * scale * weight[i];
+    for (size_t i = begin; i < begin + group; ++i) {
+      result[i] = x[i] * scale * (weight.empty() ? 1 : weight[i % weight.size()]);
+    }
   }
   return result;
 }
@@ -98,10 +100,19 @@ Row Attention::Rotate(const Row& heads, size_t position) const {
   const int half = head_width / 2;
   for (size_t head = 0; head < heads.size(); head += head_width) {
     for (int i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(position) * inverse_frequency[i];
+      double frequency = inverse_frequency[i];
+      const double length = static_cast<double>(position) + 1;
+      if (original_context > 0 && length > original_context) {
+        // theta -> theta g^(hd / (hd - 2)), and frequency i is theta^(-2i / hd).
+        const double g = growth_factor * length / original_context - (growth_factor - 1);
+        frequency /= std::pow(std::pow(g, head_width / (head_width - 2.0)), 2.0 * i / head_width);
+      }
+      const double angle = static_cast<double>(position) * frequency;
+      const double cosine = rotation_scale * std::cos(angle);
+      const double sine = rotation_scale * std::sin(angle);
       const double first = heads[head + i], second = heads[head + i + half];
-      result[head + i] = first * std::cos(angle) - second * std::sin(angle);
-      result[head + i + half] = second * std::cos(angle) + first * std::sin(angle);
+      result[head + i] = first * cosine - second * sine;
+      result[head + i + half] = second * cosine + first * sine;
     }
   }
   return result;
@@ -121,6 +132,10 @@ Rows Attention::operator()(const Rows& input) const {
       v = Slice(all, query_width + key_width, key_width);
     } else {
       q = query(input[t]), k = key(input[t]), v = value(input[t]);
+    }
+    if (norms_heads) {
+      q = query_norm(q, head_width);
+      k = key_norm(k, head_width);
     }
     queries.push_back(Rotate(q, t));
     keys.push_back(Rotate(k, t));
@@ -188,6 +203,10 @@ Rows Mamba::operator()(const Rows& input) const {
       row.low = Slice(selected, 0, rank);
       row.b = Slice(selected, rank, state);
       row.c = Slice(selected, rank + state, state);
+      if (norms_selection) {
+        const RmsNorm plain{{}, selection_epsilon};
+        row.low = plain(row.low), row.b = plain(row.b), row.c = plain(row.c);
+      }
     }
     const Row delta = dt(row.low);
     Row y(inner);

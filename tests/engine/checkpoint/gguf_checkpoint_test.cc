@@ -34,7 +34,8 @@ struct Converted {
 
 // Rows of each head from (first half, second half) to pairs.
 std::vector<float> Interleave(const NamedTensor& tensor, int heads) {
-  const int64_t rows = tensor.shape[0], columns = tensor.shape[1], width = rows / heads;
+  const int64_t rows = tensor.shape[0], width = rows / heads;
+  const int64_t columns = tensor.shape.size() == 1 ? 1 : tensor.shape[1];
   std::vector<float> out;
   for (int64_t head = 0; head < heads; ++head) {
     for (int64_t pair = 0; pair < width / 2; ++pair) {
@@ -53,6 +54,15 @@ const std::map<std::string, std::string>& LlamaNames() {
       {"self_attn.k_proj.weight", "attn_k.weight"},
       {"self_attn.v_proj.weight", "attn_v.weight"},
       {"self_attn.o_proj.weight", "attn_output.weight"},
+      {"self_attn.q_proj.bias", "attn_q.bias"},
+      {"self_attn.k_proj.bias", "attn_k.bias"},
+      {"self_attn.v_proj.bias", "attn_v.bias"},
+      {"self_attn.o_proj.bias", "attn_output.bias"},
+      {"self_attn.q_norm.weight", "attn_q_norm.weight"},
+      {"self_attn.k_norm.weight", "attn_k_norm.weight"},
+      {"mlp.gate_proj.bias", "ffn_gate.bias"},
+      {"mlp.up_proj.bias", "ffn_up.bias"},
+      {"mlp.down_proj.bias", "ffn_down.bias"},
       {"mlp.gate_proj.weight", "ffn_gate.weight"},
       {"mlp.up_proj.weight", "ffn_up.weight"},
       {"mlp.down_proj.weight", "ffn_down.weight"},
@@ -92,8 +102,12 @@ std::vector<Converted> Convert(const RandomModelOptions& options) {
     Converted converted{GgufName(tensor.name), {}, tensor.values};
     std::vector<int64_t> shape = tensor.shape;
     const auto ends = [&](const char* ending) { return tensor.name.ends_with(ending); };
-    if (ends("q_proj.weight")) converted.values = Interleave(tensor, options.query_heads);
-    if (ends("k_proj.weight")) converted.values = Interleave(tensor, options.key_value_heads);
+    // Of Llama alone: Qwen's rows stay as they are.
+    const bool llama = options.model_type.empty();
+    if (llama && (ends("q_proj.weight") || ends("q_proj.bias")))
+      converted.values = Interleave(tensor, options.query_heads);
+    if (llama && (ends("k_proj.weight") || ends("k_proj.bias")))
+      converted.values = Interleave(tensor, options.key_value_heads);
     if (ends("A_log")) {
       for (float& value : converted.values) value = -std::exp(value);
     }
@@ -114,20 +128,26 @@ std::vector<std::string> Pieces(int count) {
   return pieces;
 }
 
-GgufWriter Metadata(const RandomModelOptions& options, bool falcon = false) {
+GgufWriter Metadata(const RandomModelOptions& options) {
   GgufWriter writer;
   const auto number = [&](const std::string& key, int value) { writer.Number(key, value); };
   if (options.family == Family::kLlama) {
-    writer.Text("general.architecture", "llama");
-    number("llama.block_count", options.layers);
-    number("llama.context_length", options.context_length);
-    number("llama.embedding_length", options.width);
-    number("llama.feed_forward_length", options.mlp_width);
-    number("llama.attention.head_count", options.query_heads);
-    number("llama.attention.head_count_kv", options.key_value_heads);
-    number("llama.rope.dimension_count", options.head_width);
-    writer.Float("llama.attention.layer_norm_rms_epsilon", 1e-5f);
-    writer.Float("llama.rope.freq_base", 50000);
+    const std::string architecture = options.model_type.empty() ? "llama" : options.model_type;
+    writer.Text("general.architecture", architecture);
+    number(architecture + ".block_count", options.layers);
+    number(architecture + ".context_length", options.context_length);
+    number(architecture + ".embedding_length", options.width);
+    number(architecture + ".feed_forward_length", options.mlp_width);
+    number(architecture + ".attention.head_count", options.query_heads);
+    number(architecture + ".attention.head_count_kv", options.key_value_heads);
+    if (architecture == "llama") {
+      number("llama.rope.dimension_count", options.head_width);
+    } else if (architecture == "qwen3") {
+      number("qwen3.attention.key_length", options.head_width);
+      number("qwen3.attention.value_length", options.head_width);
+    }
+    writer.Float(architecture + ".attention.layer_norm_rms_epsilon", 1e-5f);
+    writer.Float(architecture + ".rope.freq_base", 50000);
   } else {
     const bool second = options.family == Family::kMamba2;
     const std::string architecture = second ? "mamba2" : "mamba";
@@ -143,7 +163,7 @@ GgufWriter Metadata(const RandomModelOptions& options, bool falcon = false) {
     number(architecture + ".ssm.time_step_rank",
            second ? 2 * options.width / options.mamba2_head_width : (options.width + 15) / 16);
     if (second) number(architecture + ".ssm.group_count", options.groups);
-    if (!second) writer.Flag("mamba.ssm.dt_b_c_rms", falcon);
+    if (!second) writer.Flag("mamba.ssm.dt_b_c_rms", options.falcon);
     writer.Float(architecture + ".attention.layer_norm_rms_epsilon", 1e-5f);
   }
   writer.Text("tokenizer.ggml.model", "gpt2");
@@ -272,6 +292,44 @@ TEST_F(GgufCheckpoint, LlamaIsTheSameModelAsItsDirectory) {
   }
 }
 
+TEST_F(GgufCheckpoint, Qwen2IsTheSameModelAsItsDirectory) {
+  RandomModelOptions options = Llama();
+  options.model_type = "qwen2";
+  std::unique_ptr<const Checkpoint> gguf;
+  ASSERT_NO_FATAL_FAILURE(OpenAndCompare(options, &gguf));
+  EXPECT_TRUE(gguf->config().attention.bias);
+  EXPECT_FALSE(gguf->config().attention.output_bias);
+  EXPECT_FALSE(gguf->config().attention.head_norm);
+}
+
+TEST_F(GgufCheckpoint, Qwen3IsTheSameModelAsItsDirectory) {
+  RandomModelOptions options = Llama();
+  options.model_type = "qwen3";
+  options.head_width = 24;
+  std::unique_ptr<const Checkpoint> gguf;
+  ASSERT_NO_FATAL_FAILURE(OpenAndCompare(options, &gguf));
+  EXPECT_FALSE(gguf->config().attention.bias);
+  EXPECT_TRUE(gguf->config().attention.head_norm);
+  EXPECT_EQ(gguf->config().attention.head_width, 24);
+}
+
+TEST_F(GgufCheckpoint, LlamaWithBiasesIsTheSameModelAsItsDirectory) {
+  RandomModelOptions options = Llama();
+  options.attention_bias = options.mlp_bias = true;
+  std::unique_ptr<const Checkpoint> gguf;
+  ASSERT_NO_FATAL_FAILURE(OpenAndCompare(options, &gguf));
+  EXPECT_TRUE(gguf->config().attention.output_bias);
+}
+
+TEST_F(GgufCheckpoint, FalconMambaIsTheSameModelAsItsDirectory) {
+  RandomModelOptions options = Mamba(Family::kMamba);
+  options.falcon = true;
+  std::unique_ptr<const Checkpoint> gguf;
+  ASSERT_NO_FATAL_FAILURE(OpenAndCompare(options, &gguf));
+  EXPECT_TRUE(gguf->config().mamba.selection_norm);
+  EXPECT_FLOAT_EQ(gguf->config().mamba.selection_norm_epsilon, 1e-5);
+}
+
 TEST_F(GgufCheckpoint, MambaIsTheSameModelAsItsDirectory) {
   const RandomModelOptions options = Mamba(Family::kMamba);
   std::unique_ptr<const Checkpoint> gguf;
@@ -330,8 +388,8 @@ TEST_F(GgufCheckpoint, MissingExtraAndMisshapenTensors) {
                               })),
               AllOf(HasSubstr("[64, 32] found"), HasSubstr("[32, 64] expected")));
   GgufWriter extra = Model(Llama());
-  extra.Float32("blk.0.attn_q.bias", {64}, std::vector<float>(64));
-  EXPECT_THAT(Error(extra), HasSubstr("blk.0.attn_q.bias"));
+  extra.Float32("blk.0.attn_sinks.weight", {64}, std::vector<float>(64));
+  EXPECT_THAT(Error(extra), HasSubstr("blk.0.attn_sinks.weight"));
   EXPECT_THAT(Error(ModelWith(Llama(), "token_embd.weight", [](GgufWriter&, const Converted&) {})),
               HasSubstr("token_embd.weight"));
 }
@@ -392,24 +450,38 @@ TEST_F(GgufCheckpoint, LinearScaling) {
   EXPECT_EQ((*opened)->config().attention.rope.factor, 4);
 }
 
+TEST_F(GgufCheckpoint, YarnScaling) {
+  GgufWriter writer = Model(Llama());
+  writer.Text("llama.rope.scaling.type", "yarn");
+  writer.Float("llama.rope.scaling.factor", 4);
+  writer.Number("llama.rope.scaling.original_context_length", 1024);
+  writer.Float("llama.rope.scaling.attn_factor", 2);
+  writer.Float("llama.rope.scaling.yarn_beta_fast", 24);
+  const auto opened = Open(writer);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const RopeConfig& rope = (*opened)->config().attention.rope;
+  EXPECT_EQ(rope.scaling, RopeScalingKind::kYarn);
+  EXPECT_EQ(rope.factor, 4);
+  EXPECT_EQ(rope.original_context, 1024);
+  EXPECT_EQ(rope.beta_fast, 24);
+  EXPECT_EQ(rope.beta_slow, 1);
+  EXPECT_DOUBLE_EQ(rope.attention_factor, 2 * (0.1 * std::log(4.0) + 1));
+}
+
 TEST_F(GgufCheckpoint, RefusesByName) {
   const auto refused = [&](const auto& change) {
     GgufWriter writer = Model(Llama());
     change(writer);
     return Error(writer, absl::StatusCode::kUnimplemented);
   };
-  EXPECT_THAT(refused([](GgufWriter& w) { w.Text("llama.rope.scaling.type", "yarn"); }),
-              HasSubstr("\"yarn\""));
+  EXPECT_THAT(refused([](GgufWriter& w) { w.Text("llama.rope.scaling.type", "longrope"); }),
+              HasSubstr("\"longrope\""));
   EXPECT_THAT(refused([](GgufWriter& w) { w.Float("llama.rope.scale_linear", 2); }),
               HasSubstr("scale_linear"));
   EXPECT_THAT(refused([](GgufWriter& w) { w.Number("llama.expert_count", 8); }),
               HasSubstr("expert_count"));
   EXPECT_THAT(refused([](GgufWriter& w) { w.Number("llama.attention.value_length", 8); }),
               HasSubstr("value_length"));
-  EXPECT_THAT(
-      Error(WithTensors(Metadata(Mamba(Family::kMamba), /*falcon=*/true), Mamba(Family::kMamba)),
-            absl::StatusCode::kUnimplemented),
-      HasSubstr("dt_b_c_rms"));
   GgufWriter other;
   other.Text("general.architecture", "rwkv6");
   EXPECT_THAT(Error(other, absl::StatusCode::kUnimplemented), HasSubstr("rwkv6"));

@@ -218,13 +218,15 @@ TEST(LlamaConfig, TiedByTheTensorsWhereTheFileIsSilent) {
 }
 
 TEST(LlamaConfig, RefusesByName) {
-  EXPECT_THAT(kLlama.Refused(R"({"attention_bias": true})"), HasSubstr("attention_bias"));
-  EXPECT_THAT(kLlama.Refused(R"({"mlp_bias": true})"), HasSubstr("mlp_bias"));
   EXPECT_THAT(kLlama.Refused(R"({"hidden_act": "gelu"})"), HasSubstr("\"gelu\""));
-  EXPECT_THAT(kLlama.Refused(R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})"),
-              HasSubstr("\"dynamic\""));
-  EXPECT_THAT(kLlama.Refused(R"({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}})"),
-              HasSubstr("\"yarn\""));
+  EXPECT_THAT(kLlama.Refused(R"({"rope_scaling": {"type": "longrope", "factor": 2.0}})"),
+              AllOf(HasSubstr("\"longrope\""), HasSubstr("dynamic and yarn are")));
+  EXPECT_THAT(kZephyr.Refused(R"({"attention_bias": true})"), HasSubstr("attention_bias"));
+  EXPECT_THAT(kZephyr.Refused(R"({"mlp_bias": true})"), HasSubstr("mlp_bias"));
+  for (const char* type : {"phi3", "gemma2", "olmo2", "granite", "smollm3", "mistral3"}) {
+    EXPECT_THAT(kLlama.Refused(absl::StrCat("{\"model_type\": \"", type, "\"}")),
+                AllOf(HasSubstr(type), HasSubstr("llama, mistral, qwen2, qwen3, mamba")));
+  }
   EXPECT_THAT(kLlama.Refused(R"({"partial_rotary_factor": 0.5})"),
               HasSubstr("partial_rotary_factor"));
   EXPECT_THAT(kLlama.Refused(R"({"quantization_config": {"bits": 4}})"),
@@ -322,7 +324,15 @@ TEST(MambaConfig, DefaultsAndOverrides) {
   EXPECT_EQ(kMamba.Good(R"({"intermediate_size": null, "expand": 1.5})").mamba.inner_width, 1152);
   EXPECT_FALSE(kMamba.Good(R"({"tie_word_embeddings": false})").tied_head);
   EXPECT_FALSE(kMamba.Good(R"({"use_conv_bias": false})").mamba.convolution_bias);
-  EXPECT_THAT(kMamba.Refused(R"({"use_bias": true})"), HasSubstr("use_bias"));
+  EXPECT_TRUE(kMamba.Good(R"({"use_bias": true})").mamba.projection_bias);
+  EXPECT_FALSE(kMamba.Good().mamba.projection_bias);
+  EXPECT_FALSE(kMamba.Good().mamba.selection_norm);
+  const ModelConfig falcon =
+      kMamba.Good(R"({"model_type": "falcon_mamba", "mixer_rms_eps": 1e-3})");
+  EXPECT_EQ(falcon.family, Family::kMamba);
+  EXPECT_TRUE(falcon.mamba.selection_norm);
+  EXPECT_EQ(falcon.mamba.selection_norm_epsilon, 1e-3);
+  EXPECT_EQ(kMamba.Good(R"({"model_type": "falcon_mamba"})").mamba.selection_norm_epsilon, 1e-6);
   EXPECT_THAT(kMamba.Refused(R"({"rms_norm": false})"), HasSubstr("rms_norm"));
   EXPECT_THAT(kMamba.Bad(R"({"state_size": 257})"), HasSubstr("state size"));
   EXPECT_THAT(kMamba.Bad(R"({"time_step_rank": "x"})"), HasSubstr("time_step_rank"));
@@ -364,7 +374,7 @@ TEST(Mamba2Config, RefusesWhatDoesNotAdd) {
                 HasSubstr("time_step_limit"))
         << limit;
   }
-  EXPECT_THAT(kMamba2.Refused(R"({"use_bias": true})"), HasSubstr("use_bias"));
+  EXPECT_TRUE(kMamba2.Good(R"({"use_bias": true})").mamba2.projection_bias);
 }
 
 TEST(StateSpacesConfig, PadsItsVocabulary) {
