@@ -1,15 +1,29 @@
 // mambad-models: models that are shipped as what their training changed.
-//   mambad-models assemble --teacher FILE --parts FILE --output DIRECTORY
-//   mambad-models pack     --teacher FILE --model DIRECTORY --output FILE
+//   mambad-models assemble --teacher FILE --parts FILE --output DIRECTORY [--overwrite]
+//   mambad-models pack     --teacher FILE --model DIRECTORY --output FILE [--overwrite]
+// Ends with status 0, 1 when it failed, 2 when the command line is wrong or something lies where
+// the output would.
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <string>
 
 #include "trainer/formats/model_parts.h"
 
 namespace {
+
+constexpr int kFailed = 1, kUsage = 2;
+
+// A model may be the only one of its kind: nothing is written over what is there unasked. An empty
+// directory is nothing.
+bool IsFree(const std::string& output) {
+  std::error_code error;
+  if (!std::filesystem::exists(std::filesystem::symlink_status(output, error))) return true;
+  return std::filesystem::is_directory(output, error) && std::filesystem::is_empty(output, error) &&
+         !error;
+}
 
 void Assemble(const std::string& parts, const std::string& teacher, const std::string& output) {
   const mambad::trainer::AssembledModel model =
@@ -41,16 +55,18 @@ void Pack(const std::string& model, const std::string& teacher, const std::strin
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Models that are shipped as what their training changed.");
+  CLI::App app("Models that are shipped as what their training changed.", "mambad-models");
   app.require_subcommand(1);
   std::string teacher, parts, model, output;
   double most_distance = 0.01;
+  bool overwrite = false;
   CLI::App* assemble = app.add_subcommand(
       "assemble", "Teacher and parts -> a model directory that mambad serves. Checks its digest.");
   CLI::App* pack = app.add_subcommand(
       "pack", "A trained model directory -> the parts that its teacher has not, in 8-bit blocks.");
   for (CLI::App* command : {assemble, pack}) {
     command->add_option("--teacher", teacher, "GGUF file or model directory")->required();
+    command->add_flag("--overwrite", overwrite, "replace what lies at the output");
   }
   assemble->add_option("--parts", parts, "file that `pack` wrote")->required();
   assemble->add_option("--output", output, "model directory to write")->required();
@@ -59,13 +75,24 @@ int main(int argc, char** argv) {
   pack->add_option("--most-distance", most_distance,
                    "relative distance up to which the embedding is shipped as a projection")
       ->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kUsage;
+  }
+  if (!overwrite && !IsFree(output)) {
+    std::fprintf(stderr,
+                 "mambad-models: %s: is there already: give another --output, or --overwrite to "
+                 "replace it\n",
+                 output.c_str());
+    return kUsage;
+  }
   try {
     if (assemble->parsed()) Assemble(parts, teacher, output);
     if (pack->parsed()) Pack(model, teacher, output, most_distance);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "mambad-models: %s\n", error.what());
-    return 1;
+    return kFailed;
   }
   return 0;
 }

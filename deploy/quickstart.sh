@@ -106,7 +106,7 @@ if [[ -n $chat ]]; then
   for part in hybrid draft; do
     [[ -f $parts/$part.gguf ]] || continue
     "$build/bin/mambad-models" assemble --teacher "$teacher" --parts "$parts/$part.gguf" \
-      --output "$cache/smollm2-$part" || fail "the $part could not be put together"
+      --output "$cache/smollm2-$part" --overwrite || fail "the $part could not be put together"
     [[ $part == hybrid ]] && model=$cache/smollm2-hybrid || draft=$cache/smollm2-draft
   done
 fi

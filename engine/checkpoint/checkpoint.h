@@ -67,8 +67,9 @@ struct TextFiles {
 
 class Checkpoint {
  public:
-  // `path`: a directory, or a file ending in .gguf. Errors name the file, the tensor or key, what
-  // was expected and what was found. The files stay memory-mapped while the object lives.
+  // `path`: a directory or a GGUF file, or what FindModel (model_place.h) takes for one. Errors
+  // name the file, the tensor or key, what was expected and found, and the way out. The files stay
+  // memory-mapped while the object lives.
   static absl::StatusOr<std::unique_ptr<const Checkpoint>> Open(const std::string& path);
   virtual ~Checkpoint() = default;
 
@@ -78,9 +79,9 @@ class Checkpoint {
   // The most common storage type of the matrices, after dequantisation to bf16: what "auto" loads
   // as.
   StorageType native_type() const { return native_type_; }
-  // 64 hexadecimal digits over names, shapes and bytes of config and weights' headers and samples
-  // of data: tells models apart in GetModelInfo; not a cryptographic proof of the weights.
-  const std::string& fingerprint() const { return fingerprint_; }
+  // Of the configuration and all the weights, by the definition in model_fingerprint.h: 64
+  // hexadecimal digits. Reads every byte of the weights at the first call. Thread-safe.
+  virtual const std::string& fingerprint() const = 0;
 
   // True when the file holds the parameter (only `optional` ones may be absent).
   virtual bool Has(const Parameter& parameter) const = 0;
@@ -99,7 +100,6 @@ class Checkpoint {
   ParameterTable table_;
   TextFiles text_;
   StorageType native_type_ = StorageType::kBFloat16;
-  std::string fingerprint_;
 };
 
 }  // namespace mambad::checkpoint

@@ -1,11 +1,17 @@
 #include "engine/checkpoint/file_kind.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 
 namespace mambad::checkpoint {
 namespace {
@@ -117,6 +123,48 @@ std::string WhatFileIs(FileKind kind) {
       return "a program found";
   }
   return "";
+}
+
+absl::StatusOr<std::string> ReadFileBeginning(const std::string& path) {
+  // Not blocking: somebody's pipe must not stop the start.
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0 && errno != ENXIO) {
+    return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot be opened"));
+  }
+  struct stat info = {};
+  std::string beginning(kLookedAt, '\0');
+  ssize_t count = -1;
+  if (descriptor >= 0 && fstat(descriptor, &info) == 0 && S_ISREG(info.st_mode)) {
+    count = pread(descriptor, beginning.data(), beginning.size(), 0);
+  }
+  const int error = errno;
+  if (descriptor >= 0) close(descriptor);
+  if (count < 0 && descriptor >= 0 && S_ISREG(info.st_mode)) {
+    return absl::ErrnoToStatus(error, absl::StrCat(path, ": cannot be read"));
+  }
+  if (count < 0) return absl::InvalidArgumentError(absl::StrCat(path, ": no regular file"));
+  if (count == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": an empty file: download or copy it again"));
+  }
+  beginning.resize(static_cast<size_t>(count));
+  return beginning;
+}
+
+std::string FileBeginning(const std::string& path) {
+  return ReadFileBeginning(path).value_or(std::string());
+}
+
+absl::Status Explained(const absl::Status& status, const std::string& path) {
+  if (status.ok()) return status;
+  const std::string beginning = FileBeginning(path);
+  const FileKind kind =
+      RecogniseFile({reinterpret_cast<const std::byte*>(beginning.data()), beginning.size()});
+  if (kind == FileKind::kJson || kind == FileKind::kSafetensors || kind == FileKind::kOther) {
+    return status;
+  }
+  return absl::Status(status.code(),
+                      absl::StrCat(std::string(status.message()), ": ", WhatFileIs(kind)));
 }
 
 }  // namespace mambad::checkpoint

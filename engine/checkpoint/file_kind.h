@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <string>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
 namespace mambad::checkpoint {
@@ -36,6 +38,15 @@ FileKind RecogniseFile(absl::Span<const std::byte> bytes);
 // What it is and the way out, as the middle of a sentence: "a Git LFS pointer found: run git lfs
 // pull". Empty for kOther.
 std::string WhatFileIs(FileKind kind);
+
+// The first 4 KiB of a file, or all of a smaller one. Errors as MappedFile::Open's; a pipe or a
+// socket does not stop it.
+absl::StatusOr<std::string> ReadFileBeginning(const std::string& path);
+// The same; empty when it cannot be read.
+std::string FileBeginning(const std::string& path);
+// `status` with what WhatFileIs says of the file at `path`, when the file is of a kind that
+// explains why it could not be understood.
+absl::Status Explained(const absl::Status& status, const std::string& path);
 
 }  // namespace mambad::checkpoint
 

@@ -23,6 +23,7 @@ class Reader {
   absl::Status Read() {
     architecture_ = Text("general.architecture").value_or("");
     config_.layout = Layout::kGguf;
+    if (absl::Status status = RefuseWhatIsNoModel(); !status.ok()) return status;
     ReadTokenizer();
     if (architecture_ == "llama" || architecture_ == "qwen2" || architecture_ == "qwen3") {
       ReadLlama();
@@ -41,6 +42,24 @@ class Reader {
   }
 
  private:
+  // Files that go with a model, or into one.
+  absl::Status RefuseWhatIsNoModel() {
+    std::string what;
+    if (architecture_.empty()) {
+      what = "general.architecture: missing: no language model";
+    } else if (architecture_ == "mambad-parts") {
+      what =
+          "parts of a model found, which its teacher completes: make a model of them with "
+          "mambad-models assemble --teacher FILE --parts FILE --output DIRECTORY, or with "
+          "deploy/quickstart.sh --chat";
+    } else if (architecture_ == "clip" || architecture_ == "mmproj") {
+      what = "a projector of images (mmproj) found: name the language model that it goes with";
+    } else if (Text("general.type").value_or("") == "adapter") {
+      what = "an adapter (LoRA) found: merge it into its base model first (llama-export-lora)";
+    }
+    if (what.empty() || !status_.ok()) return status_;
+    return absl::InvalidArgumentError(absl::StrCat(source_, ": ", what));
+  }
   const GgufValue* Find(const std::string& key) const {
     const auto it = file_.metadata.find(key);
     return it == file_.metadata.end() ? nullptr : &it->second;

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/dequantise.h"
 #include "engine/checkpoint/error_text.h"
-#include "engine/checkpoint/fingerprint.h"
+#include "engine/checkpoint/model_fingerprint.h"
 
 namespace mambad::checkpoint {
 namespace {
@@ -57,16 +57,15 @@ MappedCheckpoint::MappedCheckpoint(CheckpointParts parts)
       path_(std::move(parts.path)),
       files_(std::move(parts.files)),
       tensors_(std::move(parts.tensors)),
-      ignored_(std::move(parts.ignored)) {
+      ignored_(std::move(parts.ignored)),
+      identity_(std::move(parts.identity)) {
   text_ = std::move(parts.text);
 }
 
 absl::StatusOr<std::unique_ptr<const Checkpoint>> MappedCheckpoint::Create(CheckpointParts parts) {
-  const std::string identity = std::move(parts.identity);
   auto checkpoint = std::unique_ptr<MappedCheckpoint>(new MappedCheckpoint(std::move(parts)));
   if (absl::Status status = checkpoint->CheckTensors(); !status.ok()) return status;
   checkpoint->ChooseNativeType();
-  checkpoint->TakeFingerprint(identity);
   return checkpoint;
 }
 
@@ -80,9 +79,10 @@ absl::Status MappedCheckpoint::CheckTensors() const {
     if (it != tensors_.end()) {
       if (absl::Status status = CheckTensor(parameter, it->second); !status.ok()) return status;
     } else if (const auto other = ignored_.find(parameter.name); other != ignored_.end()) {
-      return absl::UnimplementedError(absl::StrCat(path_, ": tensor ", Quoted(parameter.name),
-                                                   ": type ", Quoted(other->second),
-                                                   " is not implemented; F32, F16 and BF16 are"));
+      return absl::UnimplementedError(
+          absl::StrCat(path_, ": tensor ", Quoted(parameter.name), ": type ", Quoted(other->second),
+                       " is not implemented; F32, F16 and BF16 are: convert the model to one of "
+                       "them, or give a GGUF file of it"));
     } else if (!parameter.optional) {
       return absl::InvalidArgumentError(absl::StrCat(path_, ": tensor ", Quoted(parameter.name),
                                                      " of shape ", ShapeText(parameter.shape),
@@ -153,18 +153,17 @@ void MappedCheckpoint::ChooseNativeType() {
   if (most != numbers.end()) native_type_ = most->first;
 }
 
-// Names, shapes, types, and up to 4 KiB at both ends of every tensor.
-void MappedCheckpoint::TakeFingerprint(const std::string& identity) {
-  constexpr size_t kSample = 4096;
-  Fingerprint sum;
-  sum.Add(identity);
-  for (const auto& [name, tensor] : tensors_) {
-    sum.Add(absl::StrCat(name, ShapeText(tensor.shape), StorageTypeName(tensor.type)));
-    const size_t sample = std::min(kSample, tensor.data.size());
-    sum.Add(tensor.data.first(sample));
-    sum.Add(tensor.data.last(sample));
-  }
-  fingerprint_ = sum.Digits();
+// Leftovers are no part of the model.
+const std::string& MappedCheckpoint::fingerprint() const {
+  std::call_once(fingerprint_taken_, [this] {
+    std::vector<FingerprintedTensor> tensors;
+    for (const auto& [name, tensor] : tensors_) {
+      if (table_.Find(name) == nullptr) continue;
+      tensors.push_back({name, StorageTypeName(tensor.type), tensor.shape, tensor.data});
+    }
+    fingerprint_ = ModelFingerprint(identity_, tensors);
+  });
+  return fingerprint_;
 }
 
 // ---- reading -----------------------------------------------------------------------------------

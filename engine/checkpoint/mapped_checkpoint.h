@@ -6,6 +6,7 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,7 @@ struct CheckpointParts {
   std::vector<MappedFile> files;  // tensors' data lie in these
   std::map<std::string, StoredTensor> tensors;
   std::map<std::string, std::string> ignored;  // tensors of types that are not read
-  std::string identity;  // what else the fingerprint covers: the configuration's text
+  std::string identity;                        // the configuration's text, for the fingerprint
 };
 
 class MappedCheckpoint : public Checkpoint {
@@ -38,6 +39,7 @@ class MappedCheckpoint : public Checkpoint {
             absl::Span<float> out) const override;
   void ReadBFloat16(const Parameter& parameter, int64_t row_begin, int64_t row_end,
                     absl::Span<uint16_t> out) const override;
+  const std::string& fingerprint() const override;
 
  private:
   explicit MappedCheckpoint(CheckpointParts parts);
@@ -46,7 +48,6 @@ class MappedCheckpoint : public Checkpoint {
   absl::Status CheckTensor(const Parameter& parameter, const StoredTensor& tensor) const;
   absl::Status CheckDecay(const Parameter& parameter, const StoredTensor& tensor) const;
   void ChooseNativeType();
-  void TakeFingerprint(const std::string& identity);
 
   bool IsReordered(const Parameter& parameter) const;
   int64_t SourceRow(int64_t row) const;
@@ -56,6 +57,9 @@ class MappedCheckpoint : public Checkpoint {
   std::vector<MappedFile> files_;
   std::map<std::string, StoredTensor> tensors_;
   std::map<std::string, std::string> ignored_;
+  std::string identity_;
+  mutable std::once_flag fingerprint_taken_;
+  mutable std::string fingerprint_;  // written once, under fingerprint_taken_
 };
 
 }  // namespace mambad::checkpoint

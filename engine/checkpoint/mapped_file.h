@@ -12,8 +12,9 @@
 
 namespace mambad::checkpoint {
 
-// Move-only. A file that is cut short by another process while it is mapped ends this one (SIGBUS):
-// replace files by rename.
+// Move-only. A file that is cut short by another process while it is mapped, or that its disk
+// cannot read, ends this one (SIGBUS): with a line on standard error that names the file and status
+// 1, where nobody else handles that signal. Replace files by rename.
 class MappedFile {
  public:
   // NOT_FOUND, PERMISSION_DENIED or INVALID_ARGUMENT (no regular file, empty) with the path.

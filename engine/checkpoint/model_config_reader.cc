@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/config_sections.h"
 #include "engine/checkpoint/error_text.h"
+#include "engine/checkpoint/generation_defaults.h"
 #include "engine/checkpoint/json_fields.h"
 
 namespace mambad::checkpoint {
@@ -90,18 +91,6 @@ void ReadEnds(const JsonFields& fields, const JsonFields& generation, ModelConfi
   }
 }
 
-void ReadSamplingDefaults(const JsonFields& generation, ModelConfig& config) {
-  ModelConfig::SamplingDefaults& defaults = config.sampling_defaults;
-  defaults.do_sample = generation.Flag("do_sample");
-  defaults.temperature = generation.Number("temperature", 0, 100);
-  defaults.top_p = generation.Number("top_p", 1e-6, 1);
-  defaults.min_p = generation.Number("min_p", 0, 1);
-  defaults.repetition_penalty = generation.Number("repetition_penalty", 1e-6, 100);
-  if (const auto top_k = generation.Integer("top_k", 0, kMaxVocabulary); top_k.has_value()) {
-    defaults.top_k = static_cast<int>(std::min<int64_t>(*top_k, config.vocabulary));
-  }
-}
-
 }  // namespace
 
 absl::StatusOr<ModelConfig> ReadModelConfig(const ConfigFiles& files, const TensorShapes& tensors) {
@@ -115,7 +104,8 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const ConfigFiles& files, const Tens
   ModelConfig config;
   ReadArchitecture(fields, files.mamba_config.is_null() ? nullptr : &hybrid, tensors, config);
   ReadEnds(fields, generation, config);
-  ReadSamplingDefaults(generation, config);
+  ReadGenerationDefaults(absl::StrCat(files.directory, "/generation_config.json"),
+                         files.generation_config, config);
   status.Update(CheckModelConfig(source, config));
   if (!status.ok()) return status;
   return config;

@@ -10,10 +10,14 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "engine/checkpoint/directory_contents.h"
 #include "engine/checkpoint/error_text.h"
+#include "engine/checkpoint/file_kind.h"
 #include "engine/checkpoint/json_file.h"
 #include "engine/checkpoint/mapped_checkpoint.h"
 #include "engine/checkpoint/model_config_reader.h"
+#include "engine/checkpoint/quantised_model.h"
+#include "engine/checkpoint/tensor_names.h"
 
 namespace mambad::checkpoint {
 namespace {
@@ -66,7 +70,7 @@ absl::Status AddFile(const std::string& path, CheckpointParts& parts) {
   absl::StatusOr<MappedFile> file = MappedFile::Open(path);
   if (!file.ok()) return file.status();
   absl::StatusOr<SafetensorsFile> parsed = ParseSafetensors(path, file->bytes());
-  if (!parsed.ok()) return parsed.status();
+  if (!parsed.ok()) return Explained(parsed.status(), path);
   const int number = static_cast<int>(parts.files.size());
   parts.files.push_back(*std::move(file));
   parts.ignored.merge(parsed->ignored);
@@ -88,7 +92,13 @@ absl::Status ReadShards(const std::string& directory, CheckpointParts& parts) {
   std::set<std::string> names;
   for (const auto& [tensor, name] : *index) names.insert(absl::StrCat(directory, "/", name));
   for (const std::string& path : names) {
-    if (absl::Status status = AddFile(path, parts); !status.ok()) return status;
+    const absl::Status status = AddFile(path, parts);
+    if (absl::IsNotFound(status)) {
+      return absl::NotFoundError(absl::StrCat(path, ": missing, one of ", names.size(),
+                                              " files that ", index_path,
+                                              " names: download it too"));
+    }
+    if (!status.ok()) return status;
   }
   for (const auto& [tensor, name] : *index) {
     const auto it = parts.tensors.find(tensor);
@@ -106,14 +116,111 @@ absl::Status ReadShards(const std::string& directory, CheckpointParts& parts) {
   return absl::OkStatus();
 }
 
+// What lies there in place of safetensors, and the way to them.
+std::string WhatIsThere(const DirectoryContents& contents) {
+  for (const char* ending : {".part", ".incomplete", ".crdownload", ".aria2", ".tmp"}) {
+    if (const auto names = contents.EndingWith(ending); !names.empty()) {
+      return absl::StrCat("; an unfinished download found: ", NamesText(names));
+    }
+  }
+  for (const char* ending : {".bin", ".pt", ".pth"}) {
+    const auto names = contents.EndingWith(ending);
+    if (names.empty()) continue;
+    return absl::StrCat("; ", NamesText(names), " found: PyTorch checkpoints must be converted ",
+                        "first: trainer convert --config FILE with the lines \"input: ",
+                        contents.path(), "\" and \"output: DIRECTORY\"");
+  }
+  if (contents.Has("adapter_config.json")) {
+    return "; an adapter (LoRA) found: merge it into its base model first (merge_and_unload of "
+           "peft)";
+  }
+  for (const char* ending : {".h5", ".msgpack", ".onnx", ".npz", ".ckpt"}) {
+    if (const auto names = contents.EndingWith(ending); !names.empty()) {
+      return absl::StrCat("; ", NamesText(names),
+                          " found, which is not read: download the model as safetensors");
+    }
+  }
+  const std::vector<FileSet> ggufs = FileSetsOf(contents.EndingWith(".gguf"), ".gguf");
+  if (!ggufs.empty()) {
+    return absl::StrCat("; GGUF files found: name one of ",
+                        NamesText(contents.EndingWith(".gguf")));
+  }
+  return "; a configuration without weights found: download them too";
+}
+
+// Neither model.safetensors nor an index: shards without their index, a variant such as
+// model.fp16.safetensors, or any other name, as long as there is no doubt.
+absl::Status ReadOtherNames(const std::string& directory, CheckpointParts& parts) {
+  const absl::StatusOr<DirectoryContents> contents = DirectoryContents::Read(directory);
+  if (!contents.ok()) return contents.status();
+  std::vector<std::string> names = contents->EndingWith(".safetensors");
+  const bool own_format = contents->Has("consolidated.safetensors");
+  std::erase_if(names, [](const std::string& name) {
+    return name.starts_with("consolidated") || name.starts_with("adapter");
+  });
+  const std::vector<FileSet> sets = FileSetsOf(names, ".safetensors");
+  if (sets.empty()) {
+    return absl::NotFoundError(absl::StrCat(
+        directory, ": ", kSingleFile, " or ", kIndexFile, " expected, neither found",
+        own_format ? "; consolidated.safetensors is in its maker's own format: download the "
+                     "model's other safetensors"
+                   : WhatIsThere(*contents)));
+  }
+  if (sets.size() > 1) {
+    return absl::InvalidArgumentError(absl::StrCat(directory, ": ", kSingleFile, " or ", kIndexFile,
+                                                   " expected, found ", NamesText(names),
+                                                   ": leave one model's files there"));
+  }
+  if (!sets[0].missing.empty()) {
+    return absl::NotFoundError(absl::StrCat(directory, ": ", NamesText(sets[0].missing),
+                                            " missing beside ", NamesText(sets[0].names),
+                                            ": download it too"));
+  }
+  for (const std::string& name : sets[0].names) {
+    const absl::Status status = AddFile(contents->PathOf(name), parts);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+// A whole file wins over an index, as in the original library: indices stay behind where a model
+// was put together.
 absl::Status ReadTensors(const std::string& directory, CheckpointParts& parts) {
-  if (Exists(absl::StrCat(directory, "/", kIndexFile))) return ReadShards(directory, parts);
   const std::string path = absl::StrCat(directory, "/", kSingleFile);
   if (Exists(path)) return AddFile(path, parts);
-  return absl::NotFoundError(absl::StrCat(
-      directory, ": ", kSingleFile, " or ", kIndexFile, " expected, neither found",
-      Exists(directory + "/pytorch_model.bin") ? " (pytorch_model.bin must be converted first)"
-                                               : ""));
+  if (Exists(absl::StrCat(directory, "/", kIndexFile))) return ReadShards(directory, parts);
+  return ReadOtherNames(directory, parts);
+}
+
+// The names that the layout has for them.
+template <typename Value>
+void Rename(const std::map<std::string, std::string>& names, std::map<std::string, Value>& things) {
+  for (const auto& [from, to] : names) {
+    if (auto node = things.extract(from); !node.empty()) {
+      node.key() = to;
+      things.insert(std::move(node));
+    }
+  }
+}
+
+std::set<std::string> NamesOf(const CheckpointParts& parts) {
+  std::set<std::string> names;
+  for (const auto& [name, tensor] : parts.tensors) names.insert(name);
+  for (const auto& [name, type] : parts.ignored) names.insert(name);
+  return names;
+}
+
+// A hybrid's config.json is that of the Transformer it was made of.
+absl::Status CheckForHybrid(const ConfigFiles& files, const std::set<std::string>& names) {
+  if (!files.mamba_config.is_null()) return absl::OkStatus();
+  for (const std::string& name : names) {
+    if (!name.starts_with("model.layers.") || !absl::StrContains(name, ".mamba.")) continue;
+    return absl::NotFoundError(absl::StrCat(
+        files.directory, "/mamba_config.json: missing: tensor ", Quoted(name),
+        " is of a hybrid, whose Mamba layers that file describes: copy it from where the model "
+        "came from"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ReadConfigFiles(const std::string& directory, ConfigFiles& files) {
@@ -128,7 +235,7 @@ absl::Status ReadConfigFiles(const std::string& directory, ConfigFiles& files) {
   for (const auto& [name, required, json] : wanted) {
     absl::StatusOr<nlohmann::json> read = ReadJsonFile(absl::StrCat(directory, "/", name));
     if (absl::IsNotFound(read.status()) && !required) continue;
-    if (!read.ok()) return read.status();
+    if (!read.ok()) return Explained(read.status(), absl::StrCat(directory, "/", name));
     *json = *std::move(read);
   }
   return absl::OkStatus();
@@ -136,12 +243,24 @@ absl::Status ReadConfigFiles(const std::string& directory, ConfigFiles& files) {
 
 }  // namespace
 
+absl::Status SettleTensors(const ConfigFiles& files, CheckpointParts& parts) {
+  const std::map<std::string, std::string> renamed = LayoutNames(NamesOf(parts), files.config);
+  Rename(renamed, parts.tensors);
+  Rename(renamed, parts.ignored);
+  const std::set<std::string> names = NamesOf(parts);
+  if (absl::Status status = RefuseQuantised(files.directory, files.config, names); !status.ok()) {
+    return status;
+  }
+  return CheckForHybrid(files, names);
+}
+
 absl::StatusOr<std::unique_ptr<const Checkpoint>> OpenModelDirectory(const std::string& directory) {
   ConfigFiles files;
   CheckpointParts parts;
   parts.path = directory;
   if (absl::Status status = ReadConfigFiles(directory, files); !status.ok()) return status;
   if (absl::Status status = ReadTensors(directory, parts); !status.ok()) return status;
+  if (absl::Status status = SettleTensors(files, parts); !status.ok()) return status;
   TensorShapes shapes;
   for (const auto& [name, tensor] : parts.tensors) shapes[name] = tensor.shape;
   absl::StatusOr<ModelConfig> config = ReadModelConfig(files, shapes);

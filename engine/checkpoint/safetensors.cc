@@ -20,6 +20,7 @@ namespace {
 
 // A header has some hundred bytes a tensor; parsed JSON takes many times its text.
 constexpr uint64_t kMaxHeaderBytes = 16 << 20;
+constexpr uint64_t kMaxDataBytes = uint64_t{1} << 60;
 constexpr size_t kMaxDimensions = 8;
 
 struct Placed {
@@ -64,8 +65,7 @@ absl::StatusOr<std::vector<int64_t>> ReadShape(const std::string& where,
   return out;
 }
 
-absl::Status ReadOffsets(const std::string& where, const nlohmann::json& entry, uint64_t data_bytes,
-                         Placed* placed) {
+absl::Status ReadOffsets(const std::string& where, const nlohmann::json& entry, Placed* placed) {
   const auto offsets = entry.find("data_offsets");
   if (offsets == entry.end() || !offsets->is_array() || offsets->size() != 2 ||
       !(*offsets)[0].is_number_unsigned() || !(*offsets)[1].is_number_unsigned()) {
@@ -74,10 +74,10 @@ absl::Status ReadOffsets(const std::string& where, const nlohmann::json& entry, 
   }
   placed->begin = (*offsets)[0].get<uint64_t>();
   placed->end = (*offsets)[1].get<uint64_t>();
-  if (placed->begin > placed->end || placed->end > data_bytes) {
+  if (placed->begin > placed->end || placed->end > kMaxDataBytes) {
     return absl::InvalidArgumentError(absl::StrCat(where, ": \"data_offsets\" ", offsets->dump(),
-                                                   " lie outside the ", data_bytes,
-                                                   " bytes of data"));
+                                                   " found, two numbers up to 2^60 in order "
+                                                   "expected"));
   }
   return absl::OkStatus();
 }
@@ -97,6 +97,11 @@ absl::Status CheckTiling(const std::string& source, std::vector<Placed> placed,
     }
     at = tensor.end;
   }
+  if (at > data_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(source, ": truncated: ", at,
+                                                   " bytes of data expected, ", data_bytes,
+                                                   " found: download or copy the file again"));
+  }
   if (at != data_bytes) {
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": ", data_bytes, " bytes of data found, the header describes ", at));
@@ -113,10 +118,15 @@ absl::StatusOr<SafetensorsFile> ParseSafetensors(const std::string& source,
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": ", bytes.size(), " bytes are no safetensors file"));
   std::memcpy(&header_bytes, bytes.data(), 8);
-  if (header_bytes > kMaxHeaderBytes || header_bytes > bytes.size() - 8) {
-    return absl::InvalidArgumentError(absl::StrCat(source, ": header of ", header_bytes,
-                                                   " bytes announced in a file of ", bytes.size(),
-                                                   " bytes (truncated or no safetensors file)"));
+  if (header_bytes > kMaxHeaderBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(source, ": no safetensors file, or a header of ",
+                                                   header_bytes, " bytes, at most ",
+                                                   kMaxHeaderBytes, " expected"));
+  }
+  if (header_bytes > bytes.size() - 8) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        source, ": truncated, or no safetensors file: its header alone has ", header_bytes,
+        " bytes, the file ", bytes.size(), ": download or copy the file again"));
   }
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, header_bytes);
   absl::StatusOr<nlohmann::json> header = ParseJson(absl::StrCat(source, ": header"), text);
@@ -135,8 +145,7 @@ absl::StatusOr<SafetensorsFile> ParseSafetensors(const std::string& source,
     absl::StatusOr<std::vector<int64_t>> shape = ReadShape(where, entry, &numbers);
     if (!shape.ok()) return shape.status();
     Placed place{name, 0, 0};
-    if (absl::Status status = ReadOffsets(where, entry, data.size(), &place); !status.ok())
-      return status;
+    if (absl::Status status = ReadOffsets(where, entry, &place); !status.ok()) return status;
     placed.push_back(place);
     StoredTensor tensor;
     const std::string type = entry["dtype"].get<std::string>();
@@ -151,7 +160,8 @@ absl::StatusOr<SafetensorsFile> ParseSafetensors(const std::string& source,
                                                      " expected for its shape and type"));
     }
     tensor.shape = *std::move(shape);
-    tensor.data = data.subspan(place.begin, expected);
+    // Beyond the end is beyond the tiling, which is checked below.
+    if (place.end <= data.size()) tensor.data = data.subspan(place.begin, expected);
     file.tensors.emplace(name, std::move(tensor));
   }
   if (absl::Status status = CheckTiling(source, std::move(placed), data.size()); !status.ok())
@@ -271,7 +281,10 @@ absl::Status WriteShardedSafetensors(const std::string& directory,
   const std::string text = index.dump(2);
   const absl::Span<const std::byte> piece(reinterpret_cast<const std::byte*>(text.data()),
                                           text.size());
-  return WriteFileAtomically(index_path, {piece});
+  const absl::Status status = WriteFileAtomically(index_path, {piece});
+  // Of an earlier model; it would be believed.
+  if (status.ok()) unlink(absl::StrCat(directory, "/model.safetensors").c_str());
+  return status;
 }
 
 }  // namespace mambad::checkpoint

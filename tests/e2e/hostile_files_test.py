@@ -270,6 +270,81 @@ def directory_cases():
     return cases
 
 
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+WEB_PAGE = "<!DOCTYPE html><html><body>Not found</body></html>"
+
+
+def mistaken_paths(top):
+    """What people name in place of a model: what -> (path, a word of the way out); makes the files in `top`."""
+    os.mkdir(top)
+
+    def folder(name, files):
+        os.mkdir(os.path.join(top, name))
+        for each, content in files.items():
+            os.makedirs(os.path.dirname(os.path.join(top, name, each)), exist_ok=True)
+            write(os.path.join(top, name), each, content)
+        return os.path.join(top, name)
+
+    def file(name, content):
+        write(top, name, content)
+        return os.path.join(top, name)
+
+    sound, config = safetensors(TENSORS), json.dumps(CONFIG)
+    parts = gguf(text("general.architecture") + struct.pack("<I", 8) + text("mambad-parts"), 1)
+    split = gguf(gguf_number("split.count", 2, 2, "<H") + gguf_number("split.no", 0, 2, "<H"), 2)
+    hybrid = {**TENSORS, LAYER + "mamba.in_proj.weight": [4, 4]}
+    quantised = json.dumps({**CONFIG, "quantization_config": {"quant_method": "awq", "bits": 4}})
+    shard = json.dumps({"weight_map": {name: "model-00001-of-00002.safetensors" for name in TENSORS}})
+    return {
+        "a repository": ("an-owner/A-Model-135M", "hf download an-owner/A-Model-135M"),
+        "an address": ("https://a.host/an-owner/a-model", "download"),
+        "an empty folder": (folder("empty", {}), "empty directory"),
+        "a folder of parts": (folder("parts", {"a.gguf": parts, "b.gguf": parts}), "mambad-models assemble"),
+        "a file of parts": (file("part", parts), "mambad-models assemble"),
+        "adapters": (folder("lora", {"adapter_config.json": "{}", "adapter_model.safetensors": sound}), "LoRA"),
+        "the folder above": (folder("above", {"run/config.json": config}), "above/run"),
+        "a cache's folder": (folder("cache", {"refs/main": "01", "snapshots/01/config.json": config}), "snapshots/01"),
+        "a tokenizer alone": (folder("words", {"tokenizer.json": "{}"}), "no model"),
+        "weights alone": (folder("weights", {"model.safetensors": sound}), "no config.json"),
+        "a configuration alone": (folder("config", {"config.json": config}), "without weights"),
+        "PyTorch weights": (folder("torch", {"config.json": config, "pytorch_model.bin": "x"}), "trainer convert"),
+        "a PyTorch file": (file("pytorch_model.bin", b"PK\3\4" + bytes(100)), "trainer convert"),
+        "a Git LFS pointer": (file("pointer.gguf", LFS_POINTER), "git lfs pull"),
+        "a web page": (file("page.gguf", WEB_PAGE), "web page"),
+        "a gzip file": (file("model.gguf.gz", b"\x1f\x8b\x08" + bytes(100)), "unpack"),
+        "a pointer for weights": (folder("lfs", {"config.json": config, "model.safetensors": LFS_POINTER}), "git lfs"),
+        "a page for settings": (folder("page", {"config.json": WEB_PAGE, "model.safetensors": sound}), "web page"),
+        "cut-off weights": (folder("cut", {"config.json": config, "model.safetensors": sound[:-8]}), "truncated"),
+        "a cut-off GGUF file": (file("cut.gguf", gguf(tensors=gguf_tensor("a", [16]), tensor_count=1)[:-8]),
+                                "truncated"),
+        "a split model's first part": (file("m-00001-of-00002.gguf", split), "m-00002-of-00002.gguf"),
+        "a shard that is not there": (folder("shards", {"config.json": config, "model.safetensors.index.json": shard}),
+                                      "model-00001-of-00002.safetensors: missing"),
+        "a hybrid in part": (folder("hybrid", {"config.json": config, "model.safetensors": safetensors(hybrid)}),
+                             "mamba_config.json: missing"),
+        "weights quantised by others": (folder("awq", {"config.json": quantised, "model.safetensors": sound}), "awq"),
+    }
+
+
+def odd_but_sound(folder):
+    """What is there of a sound model besides its usual files: what -> (change, path to serve)."""
+    generation = {"top_k": -1, "top_p": 0.0, "temperature": None, "do_sample": False, "eos_token_id": [7], "other": [1]}
+    whole = os.path.join(folder, "model.safetensors")
+
+    def rename_weights():
+        os.rename(whole, os.path.join(folder, "model.fp16.safetensors"))
+
+    return {
+        "an index that stayed behind": (lambda: write(folder, "model.safetensors.index.json",
+                                                      '{"weight_map": {"a": "gone.safetensors"}}'), folder),
+        "settings that mean nothing here": (lambda: write(folder, "generation_config.json", json.dumps(generation)),
+                                            folder),
+        "weights of a variant": (rename_weights, folder),
+        "its configuration named": (lambda: None, os.path.join(folder, "config.json")),
+        "its weights named": (lambda: None, whole),
+    }
+
+
 PROPOSED = "proposed_tokens.json"  # of a draft
 
 
@@ -318,20 +393,20 @@ class Judge:
                     process.communicate()
                     return None, "it serves" if serves else f"still running after {SECONDS} s"
 
-    def refuses(self, what, model, draft=None):
+    def refuses(self, what, model, draft=None, word=""):
         self.count += 1
         status, errors = self.run(model, draft)
         lines = [line for line in errors.split("\n") if line]
         # Of the log's own lines, none is an answer.
         good = (status == 2 and len(lines) == 1 and lines[0].startswith("mambad: ") and len(lines[0]) <= LONGEST_LINE
-                and lines[0].isprintable() and not any(word in errors for word in SANITIZED))
+                and lines[0].isprintable() and word in errors and not any(report in errors for report in SANITIZED))
         if not good:
             self.failures.append(what)
             print(f"FAILED {what}: status {status}, standard error:\n{errors[:3000]}")
         elif os.environ.get("VERBOSE"):
             print(f"{what}\n    {lines[0]}")
 
-    def serves(self, model):
+    def serves(self, model, what="the sound model"):
         """The sound model serves: what is refused is refused for its fault alone."""
         command = [self.program, "--model", model, "--listen", "127.0.0.1:0", "--metrics", ""]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
@@ -339,8 +414,8 @@ class Judge:
         process.send_signal(signal.SIGTERM)
         status = process.wait(timeout=SECONDS)
         if " ready: " not in line or status != 0:
-            self.failures.append("the sound model")
-            print(f"FAILED the sound model: status {status}, said {line!r}")
+            self.failures.append(what)
+            print(f"FAILED {what}: status {status}, said {line!r}")
 
 
 def main():
@@ -359,6 +434,13 @@ def main():
     try:
         fresh()
         judge.serves(folder)
+        for what in odd_but_sound(folder):
+            fresh()
+            change, path = odd_but_sound(folder)[what]
+            change()
+            judge.serves(path, what)
+        for what, (path, word) in mistaken_paths(os.path.join(top, "mistaken")).items():
+            judge.refuses(what, path, word=word)
         for name in [*TEXT_FILES, "model.safetensors", "model.safetensors.index.json", "chat_template.jinja",
                      "tokenizer.model", "mamba_config.json", "special_tokens_map.json"]:
             for what in replaced_by_what_is_no_file(folder, name, outside):
@@ -368,6 +450,8 @@ def main():
                 remove(folder, name)
                 if name == "tokenizer.model":
                     remove(folder, "tokenizer.json")
+                if name == "model.safetensors.index.json":
+                    remove(folder, "model.safetensors")  # which would be served
                 replaced_by_what_is_no_file(folder, name, outside)[what]()
                 judge.refuses(f"{name}: {what}", folder)
         for what, change in directory_cases().items():

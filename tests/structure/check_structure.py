@@ -32,7 +32,7 @@ RULES = {
     "kernels/cpu": (["kernels/*.h", "kernels/cpu/**"], ["highway", "simd"]),
     "kernels/cuda": (["kernels/*.h", "kernels/cuda/**"], ["cuda"]),
     "engine": (["engine/**", "kernels/*.h"], ["absl", "json"]),
-    "engine/checkpoint": (["engine/checkpoint/**"], ["absl", "json"]),
+    "engine/checkpoint": (["engine/checkpoint/**"], ["absl", "json", "openssl"]),
     "engine/text": (["engine/text/**"], ["absl", "json", "sentencepiece", "pcre2", "utf8proc"]),
     # A language of its own: nothing of tokenizers, models or conversations.
     "engine/text/jinja": (["engine/text/jinja/**"], ["absl", "utf8proc"]),

@@ -14,6 +14,7 @@
 #include "engine/checkpoint/json_file.h"
 #include "engine/checkpoint/mapped_checkpoint.h"
 #include "engine/checkpoint/model_config_reader.h"
+#include "engine/checkpoint/model_directory.h"
 #include "trainer/formats/status_exception.h"
 #include "trainer/formats/tensor_pickle.h"
 #include "trainer/formats/zip_archive.h"
@@ -222,6 +223,7 @@ ModelSource OpenPytorchDirectory(const std::string& directory) {
   for (const std::string& path : WeightFiles(directory)) {
     AddFile(path, &parts, &source.rearranged);
   }
+  ThrowUnlessOk(checkpoint::SettleTensors(files, parts));
   checkpoint::TensorShapes shapes;
   for (const auto& [name, tensor] : parts.tensors) shapes[name] = tensor.shape;
   parts.config = ValueOf(checkpoint::ReadModelConfig(files, shapes));

@@ -183,7 +183,122 @@ TEST_F(Shards, MissingShard) {
   Save();
   const std::string name = Index()["weight_map"]["model.norm.weight"];
   ASSERT_EQ(unlink((directory_ / name).c_str()), 0);
-  EXPECT_THAT(Error(absl::StatusCode::kNotFound), HasSubstr(name));
+  EXPECT_THAT(Error(absl::StatusCode::kNotFound),
+              AllOf(HasSubstr(name), HasSubstr("missing"), HasSubstr("index.json")));
+}
+
+TEST_F(Shards, AWholeFileWinsOverAnIndexThatStayedBehind) {
+  options_.shards = 1;
+  Save();
+  nlohmann::json index;
+  index["weight_map"]["model.norm.weight"] = "model-00001-of-00002.safetensors";
+  WriteIndex(index);
+  EXPECT_TRUE(Checkpoint::Open(directory_.path()).ok());
+}
+
+TEST_F(Shards, WithoutTheirIndex) {
+  Save();
+  const std::string name = Index()["weight_map"]["model.norm.weight"];
+  std::filesystem::remove(directory_ / "model.safetensors.index.json");
+  EXPECT_TRUE(Checkpoint::Open(directory_.path()).ok());
+  EXPECT_TRUE(Checkpoint::Open(directory_ / name).ok());
+  std::filesystem::remove(directory_ / name);
+  EXPECT_THAT(Error(absl::StatusCode::kNotFound), HasSubstr("\"" + name + "\" missing"));
+}
+
+TEST_F(ModelDirectory, WeightsUnderAnotherName) {
+  Save();
+  std::filesystem::rename(directory_ / "model.safetensors", directory_ / "model.fp16.safetensors");
+  directory_.Write("consolidated.safetensors", "another layout");
+  EXPECT_TRUE(Checkpoint::Open(directory_.path()).ok());
+  directory_.Write("model.int8.safetensors", "x");
+  EXPECT_THAT(Error(),
+              AllOf(HasSubstr("model.fp16.safetensors"), HasSubstr("model.int8.safetensors")));
+  std::filesystem::remove(directory_ / "model.int8.safetensors");
+  std::filesystem::remove(directory_ / "model.fp16.safetensors");
+  EXPECT_THAT(Error(absl::StatusCode::kNotFound), HasSubstr("maker's own format"));
+}
+
+TEST_F(ModelDirectory, WeightsThatAreNotSafetensors) {
+  const auto with = [&](const std::string& name) {
+    std::filesystem::remove_all(directory_.path());
+    Save();
+    std::filesystem::remove(directory_ / "model.safetensors");
+    directory_.Write(name, "x");
+    return Error(absl::StatusCode::kNotFound);
+  };
+  EXPECT_THAT(with("pytorch_model.bin"),
+              AllOf(HasSubstr("pytorch_model.bin"), HasSubstr("trainer convert"),
+                    HasSubstr("input: " + directory_.path())));
+  EXPECT_THAT(with("pytorch_model-00001-of-00002.bin"), HasSubstr("trainer convert"));
+  EXPECT_THAT(with("consolidated.00.pth"), HasSubstr("trainer convert"));
+  EXPECT_THAT(with("tf_model.h5"), HasSubstr("not read"));
+  EXPECT_THAT(with("model.onnx"), HasSubstr("not read"));
+  EXPECT_THAT(with("model.safetensors.part"), HasSubstr("unfinished download"));
+  EXPECT_THAT(with("README.md"), HasSubstr("a configuration without weights"));
+}
+
+TEST_F(ModelDirectory, AHybridWithoutItsConfiguration) {
+  options_.family = Family::kHybrid;
+  Save();
+  ASSERT_TRUE(Checkpoint::Open(directory_.path()).ok());
+  std::filesystem::remove(directory_ / "mamba_config.json");
+  EXPECT_THAT(Error(absl::StatusCode::kNotFound), AllOf(HasSubstr("mamba_config.json: missing"),
+                                                        HasSubstr(".mamba."), HasSubstr("hybrid")));
+}
+
+TEST_F(ModelDirectory, QuantisedByOthers) {
+  Save();
+  const nlohmann::json plain = nlohmann::json::parse(directory_.Read("config.json"));
+  const auto with = [&](const char* key, const nlohmann::json& value) {
+    nlohmann::json config = plain;
+    config[key] = value;
+    directory_.Write("config.json", config.dump());
+    return Error(absl::StatusCode::kUnimplemented);
+  };
+  for (const char* method : {"awq", "gptq", "bitsandbytes", "fp8", "compressed-tensors", "exl2"}) {
+    EXPECT_THAT(with("quantization_config", {{"quant_method", method}, {"bits", 4}}),
+                AllOf(HasSubstr("config.json"), HasSubstr(method), HasSubstr("GGUF")));
+  }
+  EXPECT_THAT(with("quantization", {{"group_size", 64}, {"bits", 4}}), HasSubstr("MLX"));
+  directory_.Write("config.json", plain.dump());
+  std::vector<NamedTensor> tensors = support::DrawTensors(options_);
+  tensors.push_back({"model.layers.0.mlp.up_proj.qweight", {1}, {0}});
+  SaveTensors(tensors);
+  EXPECT_THAT(Error(absl::StatusCode::kUnimplemented),
+              AllOf(HasSubstr("up_proj.qweight"), HasSubstr("GPTQ or AWQ")));
+}
+
+// The model of `names` is the one of the layout's own names.
+TEST_F(ModelDirectory, TensorsUnderOtherNames) {
+  const auto opens_as = [&](const auto& rename) {
+    Save();
+    const auto original = Checkpoint::Open(directory_.path());
+    ASSERT_TRUE(original.ok()) << original.status();
+    const std::string fingerprint = (*original)->fingerprint();
+    std::vector<NamedTensor> tensors = support::DrawTensors(options_);
+    for (NamedTensor& tensor : tensors) tensor.name = rename(tensor.name);
+    SaveTensors(tensors);
+    const auto opened = Checkpoint::Open(directory_.path());
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    EXPECT_EQ((*opened)->fingerprint(), fingerprint);
+  };
+  const auto without = [](const std::string& prefix) {
+    return [prefix](const std::string& name) {
+      return name.starts_with(prefix) ? name.substr(prefix.size()) : name;
+    };
+  };
+  const auto replaced = [](const std::string& from, const std::string& to) {
+    return [from, to](const std::string& name) { return name == from ? to : name; };
+  };
+  opens_as(without("model."));
+  options_.tied_head = true;
+  opens_as(replaced("model.embed_tokens.weight", "lm_head.weight"));
+  options_.family = Family::kMamba;
+  opens_as(without("backbone."));
+  opens_as(replaced("backbone.embeddings.weight", "backbone.embedding.weight"));
+  options_.layout = Layout::kStateSpaces;
+  opens_as(replaced("backbone.embedding.weight", "backbone.embeddings.weight"));
 }
 
 TEST_F(Shards, ShardThatIsALinkToItself) {
@@ -248,6 +363,14 @@ TEST_F(ModelDirectory, FingerprintsTellModelsApart) {
   options_.rope_theta = 10000;
   options_.seed = 2;
   Save();
+  EXPECT_NE(fingerprint(), first);
+  options_.seed = 1;
+  Save();
+  EXPECT_EQ(fingerprint(), first);
+  // One bit in the middle of the largest tensor.
+  std::string file = directory_.Read("model.safetensors");
+  file[file.size() / 2] = static_cast<char>(file[file.size() / 2] ^ 1);
+  directory_.Write("model.safetensors", file);
   EXPECT_NE(fingerprint(), first);
 }
 

@@ -67,16 +67,16 @@ TEST(ParseSafetensors, RefusesHostileFiles) {
   ASSERT_TRUE(ParseSafetensors("x", Bytes(File(good, 8))).ok());
   EXPECT_THAT(Error(""), HasSubstr("0 bytes"));
   EXPECT_THAT(Error("1234567"), HasSubstr("7 bytes"));
-  EXPECT_THAT(Error(File(good, 7)), HasSubstr("outside the 7 bytes"));
+  EXPECT_THAT(Error(File(good, 7)), HasSubstr("truncated: 8 bytes of data expected, 7 found"));
   EXPECT_THAT(Error(File(good, 9)), HasSubstr("9 bytes of data found"));
   EXPECT_THAT(Error(File(good, 8).substr(0, 30)), HasSubstr("truncated"));
   for (uint64_t length : {uint64_t{1} << 63, ~uint64_t{0}, uint64_t{1} << 32}) {
     std::string file = File(good, 8);
     std::memcpy(file.data(), &length, 8);
-    EXPECT_THAT(Error(file), HasSubstr("announced"));
+    EXPECT_THAT(Error(file), HasSubstr("a header of"));
   }
   EXPECT_THAT(Error(File("{\"a\": " + std::string(20 << 20, ' ') + "1}", 0)),
-              HasSubstr("announced"));
+              HasSubstr("a header of"));
   EXPECT_THAT(Error(File("", 0)), HasSubstr("JSON"));
   EXPECT_THAT(Error(File("[]", 0)), HasSubstr("object"));
   EXPECT_THAT(Error(File("{\"w\": 3}", 0)), HasSubstr("dtype"));
