@@ -58,6 +58,24 @@ ModelInfo Describe(const std::string& path, const Checkpoint& checkpoint, const 
   return info;
 }
 
+void AddEnd(std::optional<TokenId> end, ModelInfo& info) {
+  const bool served = end.has_value() && *end < info.vocabulary;
+  if (!served || std::count(info.eos_ids.begin(), info.eos_ids.end(), *end) > 0) return;
+  info.eos_ids.push_back(*end);
+}
+
+// Each request's sequences carry all of them.
+absl::Status LimitEnds(ModelInfo& info) {
+  const auto ends = static_cast<int>(info.eos_ids.size());
+  if (ends > kernels::kMaxStopIds) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        info.path, ": ", ends, " ends of text found in its files (config.json, generation_config.json, ",
+        "the tokenizer), at most ", kernels::kMaxStopIds, " expected: take some out of eos_token_id"));
+  }
+  info.most_stop_token_ids = kernels::kMaxStopIds - ends;
+  return absl::OkStatus();
+}
+
 // What generation_config.json asks for; without do_sample, greedy.
 SamplingParams DefaultSampling(const ModelConfig& config) {
   const ModelConfig::SamplingDefaults& defaults = config.sampling_defaults;
@@ -80,7 +98,9 @@ absl::Status CheckOption(const char* name, int64_t value, int64_t low, int64_t h
 absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
     const std::string& path, const Checkpoint& checkpoint) {
   const checkpoint::TextFiles& files = checkpoint.text();
-  if (!files.directory.empty()) return text::OpenTokenizer(files.directory);
+  if (!files.directory.empty()) {
+    return text::OpenTokenizer(files.directory, checkpoint.config().vocabulary);
+  }
   if (files.pieces.empty()) return absl::NotFoundError("no tokenizer in the file");
   text::BpeVocabulary vocabulary;
   if (files.tokenizer_model == "gpt2") {
@@ -210,7 +230,8 @@ absl::Status EngineCore::OpenModels() {
   facts_.default_sampling = DefaultSampling(config);
   set_speculation_enabled(options.speculation);
   UpdateGauges(absl::UnixEpoch());
-  return OpenText(**target);
+  if (absl::Status status = OpenText(**target); !status.ok()) return status;
+  return LimitEnds(facts_.model);
 }
 
 // A model without a tokenizer serves token ids; one with a broken tokenizer is an error.
@@ -220,6 +241,10 @@ absl::Status EngineCore::OpenText(const Checkpoint& checkpoint) {
   if (absl::IsNotFound(tokenizer.status())) return absl::OkStatus();
   if (!tokenizer.ok()) return tokenizer.status();
   facts_.tokenizer = *std::move(tokenizer);
+  for (std::string& warning : facts_.tokenizer->warnings()) {
+    facts_.warnings.push_back(std::move(warning));
+  }
+  AddEnd(facts_.tokenizer->eos_id(), facts_.model);
   if (facts_.tokenizer->vocabulary_size() > checkpoint.config().padded_vocabulary) {
     return absl::InvalidArgumentError(absl::StrCat(
         facts_.options.model, ": the tokenizer has ", facts_.tokenizer->vocabulary_size(),

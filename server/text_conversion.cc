@@ -6,10 +6,8 @@ namespace mambad::server {
 namespace {
 
 // An encoding error is the text's fault: name its field.
-absl::StatusOr<std::vector<TokenId>> EncodeText(absl::string_view field, const std::string& text,
-                                                const text::Tokenizer& tokenizer,
-                                                const text::Tokenizer::EncodeOptions& options) {
-  auto ids = tokenizer.Encode(text, options);
+absl::StatusOr<std::vector<TokenId>> NameField(absl::string_view field,
+                                               absl::StatusOr<std::vector<TokenId>> ids) {
   if (ids.ok() || ids.status().code() != absl::StatusCode::kInvalidArgument) return ids;
   FieldViolations violations;
   violations.Add(field, ids.status().message());
@@ -68,7 +66,7 @@ absl::StatusOr<std::vector<TokenId>> ReadText(const std::string& text, const Eng
     return violations.ToStatus();
   }
   if (absl::Status status = NeedsTokenizer(engine); !status.ok()) return status;
-  return EncodeText("text", text, *engine.tokenizer(), {});
+  return NameField("text", engine.tokenizer()->Encode(text, {}));
 }
 
 absl::StatusOr<std::vector<TokenId>> ReadConversation(const v1::Conversation& wire,
@@ -77,8 +75,7 @@ absl::StatusOr<std::vector<TokenId>> ReadConversation(const v1::Conversation& wi
   auto prompt = RenderConversation(wire, engine, limits);
   if (!prompt.ok()) return prompt.status();
   if (absl::Status status = NeedsTokenizer(engine); !status.ok()) return status;
-  return EncodeText("conversation", *prompt, *engine.tokenizer(),
-                    {.add_special_tokens = false, .parse_special = true});
+  return NameField("conversation", engine.tokenizer()->EncodeConversation(*prompt));
 }
 
 absl::Status NoInput(absl::string_view choices) {
@@ -96,7 +93,7 @@ absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& wire, c
     text::Tokenizer::EncodeOptions options;
     if (wire.has_add_special_tokens()) options.add_special_tokens = wire.add_special_tokens();
     if (wire.has_parse_special()) options.parse_special = wire.parse_special();
-    ids = EncodeText("text", wire.text(), *engine.tokenizer(), options);
+    ids = NameField("text", engine.tokenizer()->Encode(wire.text(), options));
   } else if (wire.input_case() == v1::TokenizeRequest::kConversation) {
     FieldViolations violations;
     if (wire.has_add_special_tokens())
@@ -105,8 +102,7 @@ absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& wire, c
     if (!violations.empty()) return violations.ToStatus();
     auto prompt = RenderConversation(wire.conversation(), engine, limits);
     if (!prompt.ok()) return prompt.status();
-    ids = EncodeText("conversation", *prompt, *engine.tokenizer(),
-                     {.add_special_tokens = false, .parse_special = true});
+    ids = NameField("conversation", engine.tokenizer()->EncodeConversation(*prompt));
     response.set_prompt(*std::move(prompt));
   } else {
     return NoInput("text or conversation");

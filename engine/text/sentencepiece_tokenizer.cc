@@ -4,8 +4,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "engine/text/absl_view.h"
 #include "engine/text/added_tokens.h"
 #include "engine/text/sentencepiece_library.h"
 #include "engine/text/sentencepiece_model.h"
@@ -17,13 +19,24 @@
 namespace mambad::text {
 namespace {
 
+// Sets normalizer_spec.add_dummy_prefix: what comes last in a serialized model counts.
+constexpr std::string_view kWithPrefix("\x1A\x02\x18\x01", 4);
+constexpr std::string_view kWithoutPrefix("\x1A\x02\x18\x00", 4);
+
+// The model twice where text after a special token is read otherwise than at the start.
+struct Libraries {
+  std::unique_ptr<const SentencePieceLibrary> first;
+  std::unique_ptr<const SentencePieceLibrary> following;  // null: `first` again
+};
+
 class SentencePieceTokenizer final : public TableTokenizer {
  public:
-  SentencePieceTokenizer(std::unique_ptr<const SentencePieceLibrary> library, TokenTable table,
-                         TextBoundaries boundaries, bool strips_leading_space,
+  SentencePieceTokenizer(Libraries libraries, TokenTable table, TextBoundaries boundaries,
+                         bool strips_leading_space, std::vector<std::string> warnings,
                          AddedTokenMatcher added_tokens)
-      : TableTokenizer(std::move(table), std::move(boundaries), strips_leading_space),
-        library_(std::move(library)),
+      : TableTokenizer(std::move(table), std::move(boundaries), strips_leading_space,
+                       std::move(warnings)),
+        libraries_(std::move(libraries)),
         added_tokens_(std::move(added_tokens)) {}
 
   absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
@@ -40,8 +53,10 @@ class SentencePieceTokenizer final : public TableTokenizer {
         ids.push_back(segment.id);
         continue;
       }
+      const bool follows = segment.begin > 0 && libraries_.following != nullptr;
+      const SentencePieceLibrary& library = follows ? *libraries_.following : *libraries_.first;
       const std::string_view plain = text.substr(segment.begin, segment.end - segment.begin);
-      if (!library_->Encode(plain, &part, &error)) {
+      if (!library.Encode(plain, &part, &error)) {
         return absl::InternalError(absl::StrCat("SentencePiece: ", error));
       }
       ids.insert(ids.end(), part.begin(), part.end());
@@ -53,7 +68,7 @@ class SentencePieceTokenizer final : public TableTokenizer {
   }
 
  private:
-  std::unique_ptr<const SentencePieceLibrary> library_;
+  Libraries libraries_;
   AddedTokenMatcher added_tokens_;
 };
 
@@ -73,39 +88,108 @@ std::string PieceBytes(const SentencePieceLibrary& library, int id) {
 }
 
 // Pieces of the model, then what the configuration adds or says otherwise.
-absl::Status BuildTable(const SentencePieceLibrary& library, const TokenizerConfig& config,
-                        TokenTable* table, std::vector<AddedToken>* added_tokens) {
-  *added_tokens = config.added_tokens;
-  std::vector<bool> listed(library.size());
-  for (const AddedToken& token : *added_tokens) {
-    if (token.id < library.size()) listed[token.id] = true;
+class TableBuilder {
+ public:
+  TableBuilder(const SentencePieceLibrary& library, const TokenizerFiles& files,
+               TokenizerConfig* config)
+      : library_(library),
+        files_(files),
+        config_(*config),
+        table(library.size() + config->added_tokens.size()) {}
+
+  absl::Status Build() {
+    for (int id = 0; id < library_.size(); ++id) {
+      absl::Status status = table.Add(id, library_.Piece(id), PieceBytes(library_, id),
+                                      IsSpecialPiece(library_, id));
+      if (!status.ok()) return status;
+    }
+    if (absl::Status status = table.BuildIndex(); !status.ok()) return status;
+    for (const AddedToken& token : config_.added_tokens) {
+      if (absl::Status status = AddListed(token); !status.ok()) return status;
+    }
+    if (absl::Status status = table.BuildIndex(TokenTable::Repeats::kFirstCounts); !status.ok())
+      return status;
+    AddControls();
+    for (const AddedToken& token : config_.named_tokens) AddNamed(token);
+    return absl::OkStatus();
   }
-  for (int id = 0; id < library.size(); ++id) {
-    const bool special = IsSpecialPiece(library, id);
-    const std::string& piece = library.Piece(id);
-    absl::Status status = table->Add(id, piece, PieceBytes(library, id), special);
-    if (!status.ok()) return status;
-    if (!special || listed[id] || piece.empty() || piece.size() > kLongestAddedToken) continue;
-    AddedToken token;
-    token.id = id;
-    token.content = piece;
-    token.special = true;
-    added_tokens->push_back(std::move(token));
+
+ private:
+  absl::Status AddListed(const AddedToken& token) {
+    if (files_.model_vocabulary > 0 && token.id >= files_.model_vocabulary) {
+      config_.warnings.push_back(LeftOutText(files_, token));
+      return absl::OkStatus();
+    }
+    listed_.insert(token.id);
+    added_tokens.push_back(token);
+    const bool same = token.id < library_.size() && library_.Piece(token.id) == token.content;
+    if (same && !token.special) {
+      return table.Add(token.id, token.content, PieceBytes(library_, token.id), false);
+    }
+    // A reserved piece may get another name.
+    return table.Replace(token.id, token.content, token.content, token.special);
   }
-  for (const AddedToken& token : config.added_tokens) {
-    const bool is_piece = token.id < library.size() && !token.special;
-    absl::Status status =
-        table->Add(token.id, token.content,
-                   is_piece ? PieceBytes(library, token.id) : token.content, token.special);
-    if (!status.ok()) return status;
+
+  // Control pieces are found in text though nobody lists them.
+  void AddControls() {
+    for (int id = 0; id < library_.size(); ++id) {
+      const std::string& piece = library_.Piece(id);
+      if (!IsSpecialPiece(library_, id) || listed_.contains(id) || piece.empty() ||
+          piece.size() > kLongestAddedToken) {
+        continue;
+      }
+      AddedToken token;
+      token.id = id;
+      token.content = piece;
+      token.special = true;
+      added_tokens.push_back(std::move(token));
+    }
   }
-  return table->BuildIndex();
+
+  // A piece that the configuration names ("pad_token") is a special token.
+  void AddNamed(AddedToken token) {
+    const std::optional<TokenId> id = table.IdOf(token.content);
+    if (!id.has_value() || listed_.contains(*id)) return;
+    token.id = *id;
+    table.SetSpecial(*id);
+    if (*id >= library_.size() || !IsSpecialPiece(library_, *id)) {
+      added_tokens.push_back(std::move(token));
+    }
+  }
+
+  const SentencePieceLibrary& library_;
+  const TokenizerFiles& files_;
+  TokenizerConfig& config_;
+  absl::flat_hash_set<TokenId> listed_;
+
+ public:
+  TokenTable table;
+  std::vector<AddedToken> added_tokens;
+};
+
+// How the file's dummy prefix is meant: see the header.
+absl::StatusOr<Libraries> LoadLibraries(const std::string& model, const std::string& source,
+                                        const TokenizerConfig& config, bool* prefix) {
+  std::string error;
+  const auto load = [&](std::string_view setting) {
+    return SentencePieceLibrary::Load(absl::StrCat(model, AbslView(setting)), &error);
+  };
+  Libraries libraries;
+  const bool wanted = config.add_prefix_space.value_or(*prefix);
+  libraries.first = load(wanted == *prefix ? "" : wanted ? kWithPrefix : kWithoutPrefix);
+  *prefix = wanted;
+  if (libraries.first != nullptr && wanted && !config.legacy.value_or(true)) {
+    libraries.following = load(kWithoutPrefix);
+    if (libraries.following == nullptr) libraries.first = nullptr;
+  }
+  if (libraries.first == nullptr) return absl::InvalidArgumentError(absl::StrCat(source, ": ", error));
+  return libraries;
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromSentencePieceModel(
-    const TokenizerFiles& files) {
+    const TokenizerFiles& files, std::vector<std::string> warnings) {
   const std::string source = absl::StrCat(files.source_name, "/tokenizer.model");
   absl::StatusOr<SentencePieceFacts> facts =
       InspectSentencePieceModel(files.sentencepiece_model, source);
@@ -113,26 +197,26 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromSentencePieceModel(
   absl::StatusOr<TokenizerConfig> config = ReadTokenizerConfig(files);
   if (!config.ok()) return config.status();
 
-  std::string error;
-  std::unique_ptr<const SentencePieceLibrary> library =
-      SentencePieceLibrary::Load(files.sentencepiece_model, &error);
-  if (library == nullptr) return absl::InvalidArgumentError(absl::StrCat(source, ": ", error));
-  TokenTable table(library->size() + config->added_tokens.size());
-  std::vector<AddedToken> added_tokens;
-  if (absl::Status status = BuildTable(*library, *config, &table, &added_tokens); !status.ok()) {
+  bool prefix = facts->add_dummy_prefix;
+  absl::StatusOr<Libraries> libraries =
+      LoadLibraries(files.sentencepiece_model, source, *config, &prefix);
+  if (!libraries.ok()) return libraries.status();
+  const SentencePieceLibrary& library = *libraries->first;
+  TableBuilder builder(library, files, &*config);
+  if (absl::Status status = builder.Build(); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(source, ": ", status.message()));
   }
   TextBoundaries boundaries;
-  if (library->bos_id() >= 0) boundaries.bos_id = library->bos_id();
-  if (library->eos_id() >= 0) boundaries.eos_id = library->eos_id();
+  if (library.bos_id() >= 0) boundaries.bos_id = library.bos_id();
+  if (library.eos_id() >= 0) boundaries.eos_id = library.eos_id();
   if (!config->add_bos_token.has_value() && (boundaries.bos_id || config->bos_token)) {
     config->add_bos_token = true;
   }
-  absl::Status status = ApplyBoundaries(*config, table, files.source_name, &boundaries);
-  if (!status.ok()) return status;
+  ApplyBoundaries(*config, builder.table, files.source_name, &boundaries, &config->warnings);
+  warnings.insert(warnings.end(), config->warnings.begin(), config->warnings.end());
   return std::make_unique<const SentencePieceTokenizer>(
-      std::move(library), std::move(table), std::move(boundaries), facts->add_dummy_prefix,
-      AddedTokenMatcher(std::move(added_tokens)));
+      *std::move(libraries), std::move(builder.table), std::move(boundaries), prefix,
+      std::move(warnings), AddedTokenMatcher(std::move(builder.added_tokens)));
 }
 
 }  // namespace mambad::text

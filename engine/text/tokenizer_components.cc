@@ -86,7 +86,7 @@ absl::Status AppendNormalizer(const JsonReader& component, int depth,
     step.pattern = *std::move(pattern);
     step.content = *std::move(content);
   } else {
-    return component.Unsupported(*type);
+    return component.Unsupported(*type, "NFC, NFD, NFKC, NFKD, Prepend, Replace, Sequence");
   }
   steps->push_back(std::move(step));
   return absl::OkStatus();
@@ -149,14 +149,15 @@ absl::Status AppendDigits(const JsonReader& component, std::vector<PreTokenizerS
   return absl::OkStatus();
 }
 
-absl::Status AppendByteLevel(const JsonReader& component, PreTokenizerRule* rule) {
+absl::Status AppendByteLevel(const JsonReader& component, std::optional<bool> prefix_space,
+                             PreTokenizerRule* rule) {
   MAMBAD_RETURN_IF_ERROR(
       component.ExpectMembers({"type", "add_prefix_space", "trim_offsets", "use_regex"}));
   absl::StatusOr<bool> prefix = component.Member("add_prefix_space").BoolOr(true);
   absl::StatusOr<bool> use_regex = component.Member("use_regex").BoolOr(true);
   if (!prefix.ok()) return prefix.status();
   if (!use_regex.ok()) return use_regex.status();
-  if (*prefix) {
+  if (prefix_space.value_or(*prefix)) {
     PreTokenizerStep step;
     step.kind = PreTokenizerStep::Kind::kPrefixSpace;
     rule->steps.push_back(std::move(step));
@@ -211,10 +212,12 @@ absl::Status AppendPreTokenizer(const JsonReader& component, int depth, PreToken
       return AppendPreTokenizer(element, depth + 1, rule);
     });
   }
-  if (*type == "ByteLevel") return AppendByteLevel(component, rule);
+  if (*type == "ByteLevel") return AppendByteLevel(component, std::nullopt, rule);
   if (*type == "Split") return AppendSplit(component, &rule->steps);
   if (*type == "Digits") return AppendDigits(component, &rule->steps);
-  if (*type != "Metaspace") return component.Unsupported(*type);
+  if (*type != "Metaspace") {
+    return component.Unsupported(*type, "ByteLevel, Digits, Metaspace, Sequence, Split");
+  }
   absl::StatusOr<MetaspaceStep> metaspace = ReadMetaspace(component);
   if (!metaspace.ok()) return metaspace.status();
   PreTokenizerStep step;
@@ -278,7 +281,8 @@ absl::Status AppendDecoder(const JsonReader& component, int depth, DecoderRule* 
     rule->replacements.emplace_back(step->marker, " ");
     rule->strips_leading_space = step->prepend != MetaspaceStep::Prepend::kNever;
   } else {
-    return component.Unsupported(*type);
+    return component.Unsupported(
+        *type, "ByteFallback, ByteLevel, Fuse, Metaspace, Replace, Sequence, Strip");
   }
   return absl::OkStatus();
 }
@@ -338,7 +342,7 @@ absl::Status AppendPostProcessor(const JsonReader& component, int depth, PostPro
   }
   if (*type == "ByteLevel") return absl::OkStatus();  // changes offsets only, no ids
   if (*type == "TemplateProcessing") return ReadTemplate(component, rule);
-  return component.Unsupported(*type);
+  return component.Unsupported(*type, "ByteLevel, Sequence, TemplateProcessing");
 }
 
 }  // namespace
@@ -349,9 +353,15 @@ absl::StatusOr<std::vector<NormalizerStep>> ReadNormalizer(const JsonReader& nor
   return steps;
 }
 
-absl::StatusOr<PreTokenizerRule> ReadPreTokenizer(const JsonReader& pre_tokenizer) {
+absl::StatusOr<PreTokenizerRule> ReadPreTokenizer(const JsonReader& pre_tokenizer,
+                                                  std::optional<bool> prefix_space) {
   PreTokenizerRule rule;
-  if (!pre_tokenizer.IsNull()) MAMBAD_RETURN_IF_ERROR(AppendPreTokenizer(pre_tokenizer, 0, &rule));
+  if (pre_tokenizer.IsNull()) return rule;
+  if (pre_tokenizer.Member("type").value() == "ByteLevel") {
+    MAMBAD_RETURN_IF_ERROR(AppendByteLevel(pre_tokenizer, prefix_space, &rule));
+  } else {
+    MAMBAD_RETURN_IF_ERROR(AppendPreTokenizer(pre_tokenizer, 0, &rule));
+  }
   return rule;
 }
 
