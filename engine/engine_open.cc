@@ -68,9 +68,11 @@ void AddEnd(std::optional<TokenId> end, ModelInfo& info) {
 absl::Status LimitEnds(ModelInfo& info) {
   const auto ends = static_cast<int>(info.eos_ids.size());
   if (ends > kernels::kMaxStopIds) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        info.path, ": ", ends, " ends of text found in its files (config.json, generation_config.json, ",
-        "the tokenizer), at most ", kernels::kMaxStopIds, " expected: take some out of eos_token_id"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(info.path, ": ", ends,
+                     " ends of text found in its files (config.json, generation_config.json, ",
+                     "the tokenizer), at most ", kernels::kMaxStopIds,
+                     " expected: take some out of eos_token_id"));
   }
   info.most_stop_token_ids = kernels::kMaxStopIds - ends;
   return absl::OkStatus();

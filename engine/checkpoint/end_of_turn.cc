@@ -9,10 +9,19 @@ namespace {
 
 constexpr int32_t kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6;
 
-constexpr std::string_view kBetweenBars[] = {
-    "<|eot_id|>",   "<|eom_id|>",        "<|im_end|>", "<|end|>",  "<|endoftext|>",
-    "<|return|>",   "<|end_of_text|>",   "<|call|>",   "<|calls|>", "<|flush|>",
-    "<|tool_response>", "<turn|>", "<｜end▁of▁sentence｜>"};
+constexpr std::string_view kBetweenBars[] = {"<|eot_id|>",
+                                             "<|eom_id|>",
+                                             "<|im_end|>",
+                                             "<|end|>",
+                                             "<|endoftext|>",
+                                             "<|return|>",
+                                             "<|end_of_text|>",
+                                             "<|call|>",
+                                             "<|calls|>",
+                                             "<|flush|>",
+                                             "<|tool_response>",
+                                             "<turn|>",
+                                             "<｜end▁of▁sentence｜>"};
 constexpr std::string_view kOthers[] = {"</s>",  "<end_of_turn>", "<EOT>", "_<EOT>",
                                         "[EOT]", "[EOS]",         "<eos>", "<end_of_utterance>",
                                         "[e~["};
@@ -39,7 +48,8 @@ std::vector<int32_t> EndsBySpelling(const std::vector<std::string>& pieces,
     std::erase_if(ends, [&](int32_t id) { return pieces[id] == piece; });
   };
   const bool calls = spellings.contains("<|call|>") || spellings.contains("<|calls|>");
-  if (calls && (spellings.contains("<|return|>") || spellings.contains("<|flush|>"))) drop("<|end|>");
+  if (calls && (spellings.contains("<|return|>") || spellings.contains("<|flush|>")))
+    drop("<|end|>");
   if (spellings.contains("<|tool_response>")) drop("</s>");
   return ends;
 }

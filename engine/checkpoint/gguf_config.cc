@@ -281,8 +281,8 @@ class Reader {
     if (end >= 0 && std::find(ends.begin(), ends.end(), end) == ends.end()) ends.push_back(end);
   }
 
-  // The piece that the file names, or, when it names none, `absent` where that is a control piece; -1:
-  // none. Ids beyond the pieces (some files write -1) are left out.
+  // The piece that the file names, or, when it names none, `absent` where that is a control piece;
+  // -1: none. Ids beyond the pieces (some files write -1) are left out.
   int32_t SpecialId(const char* name, int32_t absent) {
     const std::string key = absl::StrCat("tokenizer.ggml.", name);
     const auto count = static_cast<int64_t>(text_.pieces.size());
@@ -297,8 +297,8 @@ class Reader {
     if (*id >= 0 && *id < static_cast<double>(count) && std::floor(*id) == *id) {
       return static_cast<int32_t>(*id);
     }
-    config_.warnings.push_back(absl::StrCat(source_, ": ", key, ": ", absl::StrFormat("%.0f", *id), " is left out: the file has ",
-                                            count, " pieces"));
+    config_.warnings.push_back(absl::StrCat(source_, ": ", key, ": ", absl::StrFormat("%.0f", *id),
+                                            " is left out: the file has ", count, " pieces"));
     return -1;
   }
 

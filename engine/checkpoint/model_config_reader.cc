@@ -69,8 +69,8 @@ void ReadArchitecture(const JsonFields& fields, const JsonFields* hybrid,
   }
 }
 
-// What both files call an end: a fine-tune often changes one of them only. Ids outside of the model can
-// never be sampled; they are left out.
+// What both files call an end: a fine-tune often changes one of them only. Ids outside of the model
+// can never be sampled; they are left out.
 void ReadEnds(const std::string& source, const JsonFields& fields, ModelConfig& config) {
   constexpr size_t kMostListed = 1024;  // of one file
   const int64_t last = config.padded_vocabulary - 1;

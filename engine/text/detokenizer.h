@@ -19,9 +19,9 @@ namespace mambad::text {
 // at the stop string that completes first (of those that complete at the same byte, the longest).
 // Once its buffers have grown to the longest call, it allocates nothing.
 //
-// A stop string is looked for in the text that is released and, where special tokens are left out of
-// that, also in the text with them: "<|im_end|>" and "b<|im_end|>" match the token <|im_end|> as well as
-// its spelling. Of a token that is left out it must cover all or nothing.
+// A stop string is looked for in the text that is released and, where special tokens are left out
+// of that, also in the text with them: "<|im_end|>" and "b<|im_end|>" match the token <|im_end|> as
+// well as its spelling. Of a token that is left out it must cover all or nothing.
 class Detokenizer {
  public:
   struct Options {
@@ -77,8 +77,8 @@ class Detokenizer {
   bool FindStop(size_t from);
   void Choose(size_t stop, size_t visible_bytes);
   void Cut(size_t end);
-  // Of the last `length` bytes of the text with special tokens: how many are shown; nothing when they
-  // begin inside of a hidden token.
+  // Of the last `length` bytes of the text with special tokens: how many are shown; nothing when
+  // they begin inside of a hidden token.
   std::optional<size_t> Visible(size_t length, bool may_begin_inside) const;
   void ForgetHidden();
   Output Release(size_t kept_tokens, bool final);
@@ -89,13 +89,13 @@ class Detokenizer {
   std::string bytes_;  // not yet turned into text
   std::string text_;   // valid; [0, released_) was given out by the last call
   size_t released_ = 0;
-  std::string hidden_bytes_;          // of one token
-  std::vector<HiddenToken> hidden_;   // that a stop string may still reach back to
-  size_t whole_length_ = 0;           // of the text with special tokens, since the start
+  std::string hidden_bytes_;         // of one token
+  std::vector<HiddenToken> hidden_;  // that a stop string may still reach back to
+  size_t whole_length_ = 0;          // of the text with special tokens, since the start
   size_t longest_stop_ = 0;
   int stop_ = kNoStop;
   size_t stop_visible_ = 0;  // how many bytes of the text the stop string takes
-  bool over_ = false;  // matched and reported
+  bool over_ = false;        // matched and reported
 };
 
 }  // namespace mambad::text

@@ -96,12 +96,4 @@ absl::Status JsonReader::Unsupported(std::string_view type, std::string_view sup
       "\" is not supported; these are: ", AbslView(supported)));
 }
 
-absl::StatusOr<Json> ParseJson(const std::string& text, const std::string& source) {
-  Json document = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (document.is_discarded()) {
-    return absl::InvalidArgumentError(absl::StrCat(source, ": not valid JSON"));
-  }
-  return document;
-}
-
 }  // namespace mambad::text

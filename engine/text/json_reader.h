@@ -48,9 +48,6 @@ class JsonReader {
   std::string path_;
 };
 
-// INVALID_ARGUMENT when `text` is not JSON.
-absl::StatusOr<Json> ParseJson(const std::string& text, const std::string& source);
-
 }  // namespace mambad::text
 
 #endif  // MAMBAD_ENGINE_TEXT_JSON_READER_H_

@@ -1,5 +1,5 @@
-// The rules behind the names of `tokenizer.ggml.pre`: GGUF files name how text is cut before merging
-// instead of saying it.
+// The rules behind the names of `tokenizer.ggml.pre`: GGUF files name how text is cut before
+// merging instead of saying it.
 #ifndef MAMBAD_ENGINE_TEXT_PRE_TOKENIZER_NAMES_H_
 #define MAMBAD_ENGINE_TEXT_PRE_TOKENIZER_NAMES_H_
 

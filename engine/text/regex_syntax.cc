@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/text/absl_view.h"
+#include "engine/text/regex_sets.h"
 #include "engine/text/utf8.h"
 
 namespace mambad::text {
@@ -17,110 +18,8 @@ namespace {
 
 constexpr int kDeepest = 50;                     // groups and sets inside each other
 constexpr size_t kLongestTranslation = 1 << 20;  // bytes
-constexpr uint32_t kMostRepeats = 65535;         // PCRE2's limit
-
-// Members of brackets, as PCRE2 writes them.
-constexpr std::string_view kSpaces =
-    R"(\t-\r\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
-constexpr std::string_view kWordCharacters =
-    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24B6}-\x{24E9}\x{1F130}-\x{1F149}\x{1F150}-\x{1F169})"
-    R"(\x{1F170}-\x{1F189})";
-// Where the letter stands outside of brackets, and in \p{Word}: the numbers of Latin-1 too.
-constexpr std::string_view kLooseWordCharacters =
-    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24B6}-\x{24E9}\x{1F130}-\x{1F149}\x{1F150}-\x{1F169})"
-    R"(\x{1F170}-\x{1F189}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE})";
-constexpr std::string_view kHexDigits = "0-9A-Fa-f";
-constexpr std::string_view kGraphic = R"(\p{L}\p{M}\p{N}\p{P}\p{S}\p{Cf}\p{Co})";
-constexpr std::string_view kPrintable = R"(\p{L}\p{M}\p{N}\p{P}\p{S}\p{Cf}\p{Co}\p{Zs})";
-constexpr std::string_view kBlank = R"(\t\p{Zs})";
 constexpr std::string_view kAny = "(?s:.)";
-
-struct NamedSet {
-  std::string_view name, members;
-};
-
-// Both in brackets ([:name:]) and as \p{Name}.
-constexpr NamedSet kSharedSets[] = {
-    {"alnum", R"(\p{Alphabetic}\p{Nd})"},
-    {"alpha", R"(\p{Alphabetic})"},
-    {"ascii", R"(\x{0}-\x{7F})"},
-    {"blank", kBlank},
-    {"cntrl", R"(\p{Cc})"},
-    {"digit", R"(\p{Nd})"},
-    {"graph", kGraphic},
-    {"lower", R"(\p{Lowercase})"},
-    {"print", kPrintable},
-    {"space", kSpaces},
-    {"upper", R"(\p{Uppercase})"},
-    {"xdigit", kHexDigits},
-};
-constexpr NamedSet kBracketSets[] = {{"punct", R"(\p{P}\p{S})"}, {"word", kWordCharacters}};
-constexpr NamedSet kPropertySets[] = {
-    {"punct", R"(\p{P})"},
-    {"word", kLooseWordCharacters},
-    {"any", R"(\x{0}-\x{10FFFF})"},
-    {"assigned", R"(\P{Cn})"},
-    {"alphabetic", R"(\p{Alphabetic})"},
-    {"uppercase", R"(\p{Uppercase})"},
-    {"lowercase", R"(\p{Lowercase})"},
-    {"whitespace", kSpaces},
-    {"emoji", R"(\p{Emoji})"},
-    {"lc", R"(\p{Lu}\p{Ll}\p{Lt})"},
-    {"casedletter", R"(\p{Lu}\p{Ll}\p{Lt})"},
-};
-
-// Long names of general categories and the short ones, which PCRE2 knows.
-struct Category {
-  std::string_view name, code;
-};
-constexpr Category kCategories[] = {{"letter", "L"},
-                                    {"uppercaseletter", "Lu"},
-                                    {"lowercaseletter", "Ll"},
-                                    {"titlecaseletter", "Lt"},
-                                    {"modifierletter", "Lm"},
-                                    {"otherletter", "Lo"},
-                                    {"mark", "M"},
-                                    {"combiningmark", "M"},
-                                    {"nonspacingmark", "Mn"},
-                                    {"spacingmark", "Mc"},
-                                    {"enclosingmark", "Me"},
-                                    {"number", "N"},
-                                    {"decimalnumber", "Nd"},
-                                    {"letternumber", "Nl"},
-                                    {"othernumber", "No"},
-                                    {"punctuation", "P"},
-                                    {"connectorpunctuation", "Pc"},
-                                    {"dashpunctuation", "Pd"},
-                                    {"openpunctuation", "Ps"},
-                                    {"closepunctuation", "Pe"},
-                                    {"initialpunctuation", "Pi"},
-                                    {"finalpunctuation", "Pf"},
-                                    {"otherpunctuation", "Po"},
-                                    {"symbol", "S"},
-                                    {"mathsymbol", "Sm"},
-                                    {"currencysymbol", "Sc"},
-                                    {"modifiersymbol", "Sk"},
-                                    {"othersymbol", "So"},
-                                    {"separator", "Z"},
-                                    {"spaceseparator", "Zs"},
-                                    {"lineseparator", "Zl"},
-                                    {"paragraphseparator", "Zp"},
-                                    {"other", "C"},
-                                    {"control", "Cc"},
-                                    {"format", "Cf"},
-                                    {"privateuse", "Co"},
-                                    {"unassigned", "Cn"}};
-constexpr std::string_view kCategoryCodes[] = {
-    "L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",  "Nd",
-    "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S",  "Sm",
-    "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp", "C",  "Cc", "Cf", "Co", "Cn"};
-// Scripts that PCRE2 and Oniguruma call by the same name.
-constexpr std::string_view kScripts[] = {
-    "Arabic",     "Armenian", "Bengali",   "Bopomofo",  "Cherokee", "Common",   "Cyrillic",
-    "Devanagari", "Ethiopic", "Georgian",  "Greek",     "Gujarati", "Gurmukhi", "Han",
-    "Hangul",     "Hebrew",   "Hiragana",  "Inherited", "Kannada",  "Katakana", "Khmer",
-    "Lao",        "Latin",    "Malayalam", "Mongolian", "Myanmar",  "Oriya",    "Sinhala",
-    "Syriac",     "Tamil",    "Telugu",    "Thaana",    "Thai",     "Tibetan"};
+constexpr uint32_t kMostRepeats = 65535;  // PCRE2's limit
 
 // What can stand for one character: members of brackets, and expressions that are no members.
 struct CharacterSet {
@@ -175,6 +74,10 @@ class Translator {
     if (!refused_.has_value()) refused_ = std::string(construct);
     return false;
   }
+  // There the other case of every member belongs to the whole set: PCRE2 sees its parts.
+  bool RefuseCaseless(std::string_view construct) {
+    return Refuse(absl::StrCat(AbslView(construct), " with (?i)"));
+  }
   bool StartsWith(std::string_view text) const { return rest_.substr(0, text.size()) == text; }
   bool Take(std::string_view text) {
     if (!StartsWith(text)) return false;
@@ -191,6 +94,7 @@ class Translator {
   bool Alternatives(std::string* out) {
     if (++depth_ > kDeepest) return Refuse("groups nested this deep");
     std::string opened;  // closes what (?i) opened
+    const bool caseless_outside = caseless_;
     while (!rest_.empty() && rest_.front() != ')') {
       if (out->size() > kLongestTranslation) return Refuse("a pattern this long");
       if (Take("|")) {
@@ -204,6 +108,7 @@ class Translator {
       out->append(atom);
     }
     out->append(opened);
+    caseless_ = caseless_outside;
     --depth_;
     return true;
   }
@@ -286,19 +191,25 @@ class Translator {
     const std::string_view start = rest_;
     rest_.remove_prefix(2);
     std::string options = "(?";
+    const bool caseless_outside = caseless_;
+    bool on = true;
     while (!rest_.empty() && rest_.front() != ':' && rest_.front() != ')') {
       const char c = rest_.front();
       if (c != 'i' && c != 'm' && c != '-') {
         const std::string_view upto = start.substr(0, start.size() - rest_.size());
         return Refuse(absl::StrCat(AbslView(upto), AbslView(TakeCharacter())));
       }
+      if (c == '-') on = false;
+      if (c == 'i') caseless_ = on;
       options.push_back(c == 'm' ? 's' : c);
       rest_.remove_prefix(1);
     }
     options.push_back(':');
     if (Take(":")) {
       atom->append(options);
-      return CloseGroup(atom);
+      if (!CloseGroup(atom)) return false;
+      caseless_ = caseless_outside;
+      return true;
     }
     if (!Take(")")) return Refuse(start.substr(0, 2));
     atom->append(options);  // holds up to the end of the group around it
@@ -479,16 +390,6 @@ class Translator {
     return true;
   }
 
-  static std::string Plain(std::string_view name) {
-    std::string plain;
-    for (const char c : name) {
-      if (c != ' ' && c != '_' && c != '-') {
-        plain.push_back(absl::ascii_tolower(static_cast<unsigned char>(c)));
-      }
-    }
-    return plain;
-  }
-
   // After \p or \P.
   bool Property(bool negated, CharacterSet* set) {
     const size_t end = rest_.find('}');
@@ -500,30 +401,11 @@ class Translator {
       negated = !negated;
       name.remove_prefix(1);
     }
-    const std::string plain = Plain(name);
-    const auto find = [&](const auto& sets) {
-      for (const NamedSet& known : sets) {
-        if (known.name != plain) continue;
-        set->Add(known.members, negated);
-        return true;
-      }
-      return false;
-    };
-    if (find(kSharedSets) || find(kPropertySets)) return true;
-    const auto add = [&](std::string_view kind, std::string_view code) {
-      // A property is a member of brackets either way.
-      absl::StrAppend(&set->members, negated ? "\\P{" : "\\p{", AbslView(kind), AbslView(code),
-                      "}");
+    if (caseless_ && DependsOnCase(name)) return RefuseCaseless(construct);
+    const std::optional<std::string> members = FindProperty(name);
+    if (members.has_value()) {
+      set->Add(*members, negated);
       return true;
-    };
-    for (const std::string_view code : kCategoryCodes) {
-      if (Plain(code) == plain) return add("", code);
-    }
-    for (const Category& category : kCategories) {
-      if (category.name == plain) return add("", category.code);
-    }
-    for (const std::string_view script : kScripts) {
-      if (Plain(script) == plain) return add("sc:", script);
     }
     return Refuse(construct);
   }
@@ -537,12 +419,10 @@ class Translator {
     rest_.remove_prefix(end + 2);
     const bool negated = !name.empty() && name.front() == '^';
     if (negated) name.remove_prefix(1);
-    for (const auto& sets : {absl::MakeConstSpan(kSharedSets), absl::MakeConstSpan(kBracketSets)}) {
-      for (const NamedSet& known : sets) {
-        if (known.name != name) continue;
-        set->Add(known.members, negated);
-        return true;
-      }
+    if (caseless_ && DependsOnCase(name)) return RefuseCaseless(construct);
+    if (const std::optional<std::string_view> members = FindBracketSet(name)) {
+      set->Add(*members, negated);
+      return true;
     }
     return Refuse(construct);
   }
@@ -563,12 +443,14 @@ class Translator {
       if (rest_.empty()) return Refuse("[ without ]");
       if (set.members.size() > kLongestTranslation) return Refuse("a pattern this long");
       if (Take("&&")) {
+        if (caseless_) return RefuseCaseless("&&");
         cuts.push_back(set.Expression(false));
         set = {};
       } else if (StartsWith("[:")) {
         if (!PosixBracket(&set)) return false;
       } else if (Take("[")) {
         std::string inner;
+        if (caseless_ && StartsWith("^")) return RefuseCaseless("[[^...]]");
         if (!Bracket(&inner)) return false;
         set.expressions.push_back(std::move(inner));
       } else if (!Member(&set)) {
@@ -622,6 +504,7 @@ class Translator {
   const std::string_view pattern_;
   std::string_view rest_;
   int depth_ = 0;
+  bool caseless_ = false;
   std::optional<std::string> refused_;
 };
 

@@ -99,8 +99,8 @@ class TableBuilder {
 
   absl::Status Build() {
     for (int id = 0; id < library_.size(); ++id) {
-      absl::Status status = table.Add(id, library_.Piece(id), PieceBytes(library_, id),
-                                      IsSpecialPiece(library_, id));
+      absl::Status status =
+          table.Add(id, library_.Piece(id), PieceBytes(library_, id), IsSpecialPiece(library_, id));
       if (!status.ok()) return status;
     }
     if (absl::Status status = table.BuildIndex(); !status.ok()) return status;
@@ -182,7 +182,8 @@ absl::StatusOr<Libraries> LoadLibraries(const std::string& model, const std::str
     libraries.following = load(kWithoutPrefix);
     if (libraries.following == nullptr) libraries.first = nullptr;
   }
-  if (libraries.first == nullptr) return absl::InvalidArgumentError(absl::StrCat(source, ": ", error));
+  if (libraries.first == nullptr)
+    return absl::InvalidArgumentError(absl::StrCat(source, ": ", error));
   return libraries;
 }
 

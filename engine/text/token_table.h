@@ -57,8 +57,8 @@ class TokenTable {
 struct TextBoundaries {
   std::optional<TokenId> bos_id, eos_id;
   std::vector<TokenId> prefix, suffix;  // what add_special_tokens puts before and after
-  // A conversation gets `prefix` too, unless its template wrote it. Otherwise the template's word is
-  // the last one.
+  // A conversation gets `prefix` too, unless its template wrote it. Otherwise the template's word
+  // is the last one.
   bool conversations_begin_with_prefix = false;
 };
 

@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "engine/json/json_text.h"
 
 namespace mambad::text {
 namespace {
@@ -43,9 +44,9 @@ std::optional<AddedToken> ReadNamedToken(const JsonReader& reader, TokenizerConf
 }
 
 void AddNamedToken(const AddedToken& token, TokenizerConfig* config) {
-  const bool known = std::any_of(
-      config->named_tokens.begin(), config->named_tokens.end(),
-      [&](const AddedToken& named) { return named.content == token.content; });
+  const bool known =
+      std::any_of(config->named_tokens.begin(), config->named_tokens.end(),
+                  [&](const AddedToken& named) { return named.content == token.content; });
   if (!known) config->named_tokens.push_back(token);
 }
 
@@ -91,8 +92,8 @@ absl::Status ReadAddedTokensDecoder(const JsonReader& decoder, TokenizerConfig* 
   return absl::OkStatus();
 }
 
-// Content -> id, as before tokenizer_config.json listed such tokens. Only those that have a name are
-// special.
+// Content -> id, as before tokenizer_config.json listed such tokens. Only those that have a name
+// are special.
 absl::Status ReadAddedTokensFile(const JsonReader& root, TokenizerConfig* config) {
   if (absl::Status status = root.ExpectObject(); !status.ok()) return status;
   for (const auto& [content, value] : root.value().items()) {
@@ -136,7 +137,8 @@ void ApplyChoice(std::optional<bool> wanted, std::optional<TokenId> id, bool at_
   if (!id.has_value()) {
     if (*wanted) {
       warnings->push_back(absl::StrCat(
-          what, " is true, but no such token is named or it is not in the vocabulary: none is added"));
+          what,
+          " is true, but no such token is named or it is not in the vocabulary: none is added"));
     }
     return;
   }
@@ -187,23 +189,22 @@ absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const TokenizerFiles& files)
   const auto read = [&](const std::string& contents, const char* name, const auto& use) {
     if (contents.empty()) return absl::OkStatus();
     const std::string source = absl::StrCat(files.source_name, "/", name);
-    absl::StatusOr<Json> document = ParseJson(contents, source);
+    absl::StatusOr<Json> document = ParseJson(source, contents);
     if (!document.ok()) return document.status();
     return use(JsonReader(*document, source + ": "));
   };
   absl::Status status = read(files.tokenizer_config_json, "tokenizer_config.json",
                              [&](const JsonReader& root) { return ReadMainFile(root, &config); });
   if (!status.ok()) return status;
-  status = read(files.special_tokens_map_json, "special_tokens_map.json",
-                [&](const JsonReader& root) {
-                  if (absl::Status object = root.ExpectObject(); !object.ok()) return object;
-                  ReadTokenNames(root, &config);
-                  return absl::OkStatus();
-                });
+  status =
+      read(files.special_tokens_map_json, "special_tokens_map.json", [&](const JsonReader& root) {
+        if (absl::Status object = root.ExpectObject(); !object.ok()) return object;
+        ReadTokenNames(root, &config);
+        return absl::OkStatus();
+      });
   if (status.ok() && config.added_tokens.empty()) {
-    status = read(files.added_tokens_json, "added_tokens.json", [&](const JsonReader& root) {
-      return ReadAddedTokensFile(root, &config);
-    });
+    status = read(files.added_tokens_json, "added_tokens.json",
+                  [&](const JsonReader& root) { return ReadAddedTokensFile(root, &config); });
   }
   if (!status.ok()) return status;
   std::stable_sort(config.added_tokens.begin(), config.added_tokens.end(),
@@ -212,9 +213,9 @@ absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const TokenizerFiles& files)
 }
 
 std::string LeftOutText(const TokenizerFiles& files, const AddedToken& token) {
-  return absl::StrCat(files.source_name, ": token \"", absl::CHexEscape(token.content), "\" has the id ",
-                      token.id, ", the model has ids from 0 to ", files.model_vocabulary - 1,
-                      ": it is left out");
+  return absl::StrCat(files.source_name, ": token \"", absl::CHexEscape(token.content),
+                      "\" has the id ", token.id, ", the model has ids from 0 to ",
+                      files.model_vocabulary - 1, ": it is left out");
 }
 
 void ApplyBoundaries(const TokenizerConfig& config, const TokenTable& table,

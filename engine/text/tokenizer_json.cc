@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/json/json_text.h"
 #include "engine/text/bpe_tokenizer.h"
 #include "engine/text/byte_level.h"
 #include "engine/text/json_reader.h"
@@ -47,9 +48,9 @@ absl::Status CheckModelSettings(const JsonReader& model) {
   return absl::OkStatus();
 }
 
-// The added tokens of the file, in its order, those that the configuration lists otherwise or besides,
-// and those that it names. Tokens are the same when their content is: then the configuration's flags
-// count, but what is special once stays so.
+// The added tokens of the file, in its order, those that the configuration lists otherwise or
+// besides, and those that it names. Tokens are the same when their content is: then the
+// configuration's flags count, but what is special once stays so.
 class AddedTokenList {
  public:
   // `vocabulary`: model.vocab.
@@ -250,12 +251,12 @@ absl::Status ReadWholePieces(const Document& document, const TokenTable& table,
   return absl::OkStatus();
 }
 
-// Classes that make their own byte-level pre-tokenizer: it has a prefix space when the configuration
-// says so, whatever the file says.
+// Classes that make their own byte-level pre-tokenizer: it has a prefix space when the
+// configuration says so, whatever the file says.
 bool SetsPrefixSpace(const TokenizerConfig& config) {
-  constexpr const char* kClasses[] = {"GPT2Tokenizer",    "GPTNeoXTokenizer", "CodeGenTokenizer",
-                                      "CohereTokenizer",  "Qwen2Tokenizer",   "RobertaTokenizer",
-                                      "BartTokenizer",    "LongformerTokenizer"};
+  constexpr const char* kClasses[] = {"GPT2Tokenizer",   "GPTNeoXTokenizer",   "CodeGenTokenizer",
+                                      "CohereTokenizer", "Qwen2Tokenizer",     "RobertaTokenizer",
+                                      "BartTokenizer",   "LongformerTokenizer"};
   return std::find(std::begin(kClasses), std::end(kClasses), config.tokenizer_class) !=
          std::end(kClasses);
 }
@@ -296,7 +297,8 @@ void DropUnknownIds(const TokenTable& table, const JsonReader& post_processor,
                     std::vector<TokenId>* ids, std::vector<std::string>* warnings) {
   std::erase_if(*ids, [&](TokenId id) {
     if (table.Find(id) != nullptr) return false;
-    warnings->push_back(absl::StrCat(post_processor.path(), ": id ", id, " is no token: it is left out"));
+    warnings->push_back(
+        absl::StrCat(post_processor.path(), ": id ", id, " is no token: it is left out"));
     return true;
   });
 }
@@ -308,7 +310,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromTokenizerJson(
   const std::string source = absl::StrCat(files.source_name, "/tokenizer.json");
   absl::StatusOr<TokenizerConfig> config = ReadTokenizerConfig(files);
   if (!config.ok()) return config.status();
-  absl::StatusOr<Json> json = ParseJson(files.tokenizer_json, source);
+  absl::StatusOr<Json> json = ParseJson(source, files.tokenizer_json);
   if (!json.ok()) return json.status();
   const JsonReader root(*json, source + ": ");
   Document document{root.Member("model"), {}, {}, {}, 0, {}};

@@ -36,10 +36,10 @@ Type TypeOf(const BpeVocabulary& vocabulary, size_t id) {
 absl::StatusOr<ByteLevelRule> RuleFor(const BpeVocabulary& vocabulary) {
   std::optional<ByteLevelRule> rule = FindByteLevelRule(vocabulary.pre_tokenizer);
   if (rule.has_value()) return *std::move(rule);
-  return absl::UnimplementedError(absl::StrCat(
-      vocabulary.source_name, ": tokenizer.ggml.pre: pre-tokenizer \"",
-      absl::CHexEscape(vocabulary.pre_tokenizer.substr(0, 80)), "\" is not supported; these are: ",
-      KnownByteLevelRules()));
+  return absl::UnimplementedError(
+      absl::StrCat(vocabulary.source_name, ": tokenizer.ggml.pre: pre-tokenizer \"",
+                   absl::CHexEscape(vocabulary.pre_tokenizer.substr(0, 80)),
+                   "\" is not supported; these are: ", KnownByteLevelRules()));
 }
 
 absl::Status CheckVocabulary(const BpeVocabulary& vocabulary) {

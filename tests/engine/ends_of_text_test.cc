@@ -1,5 +1,5 @@
-// Where answers end: at every end of text that the model's files name, and at stop strings that special
-// tokens spell.
+// Where answers end: at every end of text that the model's files name, and at stop strings that
+// special tokens spell.
 
 #include <algorithm>
 
@@ -25,7 +25,8 @@ ModelDirectory WithTokenizer(const std::string& model, const std::map<int, std::
   for (int id = 0; id < made.vocabulary; ++id) {
     const auto special = specials.find(id);
     if (special == specials.end()) {
-      vocabulary[id < 26 ? std::string(1, static_cast<char>('a' + id)) : absl::StrCat("t", id)] = id;
+      vocabulary[id < 26 ? std::string(1, static_cast<char>('a' + id)) : absl::StrCat("t", id)] =
+          id;
     } else {
       added.push_back({{"id", id}, {"content", special->second}, {"special", true}});
     }
@@ -74,11 +75,13 @@ TEST(EndsOfText, AreTheUnionOfAllFiles) {
     ignoring.stopping.ignore_eos = true;
     EXPECT_EQ(driver.Run(ignoring).finish, FinishReason::kLength) << end;
   }
-  EXPECT_THAT(facts.warnings, ElementsAre(HasSubstr("generation_config.json: eos_token_id: 70000")));
+  EXPECT_THAT(facts.warnings,
+              ElementsAre(HasSubstr("generation_config.json: eos_token_id: 70000")));
 }
 
 TEST(EndsOfText, ALayoutWithoutEndsTakesTheTokenizers) {
-  EngineDriver driver(WithTokenizer("mamba_state_spaces", {{9, "<end>"}}, {{"eos_token", "<end>"}}));
+  EngineDriver driver(
+      WithTokenizer("mamba_state_spaces", {{9, "<end>"}}, {{"eos_token", "<end>"}}));
   EXPECT_THAT(driver.core().facts().model.eos_ids, ElementsAre(9));
   EXPECT_EQ(driver.Run(Only(9)).finish, FinishReason::kEos);
 }
@@ -95,7 +98,8 @@ TEST(EndsOfText, MoreThanASequenceMayHaveAreRefusedAtTheStart) {
 }
 
 TEST(EndsOfText, AsManyAsFitLeaveTheRestToRequests) {
-  ModelDirectory model = WithTokenizer("mamba_state_spaces", {{40, "<end>"}}, {{"eos_token", "<end>"}});
+  ModelDirectory model =
+      WithTokenizer("mamba_state_spaces", {{40, "<end>"}}, {{"eos_token", "<end>"}});
   Json ends = Json::array();
   for (int id = 0; id < kernels::kMaxStopIds - 2; ++id) ends.push_back(id);
   model.AddFile("generation_config.json", Json{{"eos_token_id", ends}}.dump());
@@ -105,14 +109,17 @@ TEST(EndsOfText, AsManyAsFitLeaveTheRestToRequests) {
   request.stopping.stop_token_ids = {45};
   EXPECT_EQ(driver.Run(request).finish, FinishReason::kStop);
   request.stopping.stop_token_ids = {45, 46};
-  EXPECT_THAT(std::string(driver.core().Validate(request).message()), HasSubstr("allowed at most 1"));
+  EXPECT_THAT(std::string(driver.core().Validate(request).message()),
+              HasSubstr("allowed at most 1"));
 }
 
 TEST(EndsOfText, TokensBeyondTheModelServeWithAWarning) {
   FormulaModel plain = MakeFormulaModel("llama_tied");
   const int beyond = plain.vocabulary;
-  ModelDirectory model = WithTokenizer("llama_tied", {}, {{"added_tokens_decoder",
-      {{std::to_string(beyond), {{"content", "[PAD]"}, {"special", true}}}}}});
+  ModelDirectory model =
+      WithTokenizer("llama_tied", {},
+                    {{"added_tokens_decoder",
+                      {{std::to_string(beyond), {{"content", "[PAD]"}, {"special", true}}}}}});
   EngineDriver driver(model);
   EXPECT_THAT(driver.core().facts().warnings, ElementsAre(HasSubstr("[PAD]")));
   EXPECT_EQ(driver.Run(Only(3)).finish, FinishReason::kLength);
@@ -158,8 +165,8 @@ TEST(StopStrings, WinOverAnEndOfTextThatTheySpell) {
   }
 }
 
-// The same cut whether tokens come one by one or as accepted drafts, for each of several samples; and
-// what was cut off is not committed: the books close.
+// The same cut whether tokens come one by one or as accepted drafts, for each of several samples;
+// and what was cut off is not committed: the books close.
 TEST(StopStrings, CutAcceptedDraftsToo) {
   EngineDriver free_run("llama_tied");
   Request request = free_run.Plain(20, 40);

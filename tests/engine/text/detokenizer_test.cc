@@ -289,7 +289,8 @@ TEST(Detokenizer, SpecialTokensCompleteStopStringsAsSearchingTheWholeTextDoes) {
     for (int i = 0; i <= static_cast<int>(random() % 3); ++i) {
       stop += random() % 2 == 0 ? std::string("<|end|>") : std::string(1, "ab"[random() % 2]);
     }
-    // The first token after which the stop string stands at the end, with special tokens or without.
+    // The first token after which the stop string stands at the end, with special tokens or
+    // without.
     std::string whole, visible;
     size_t kept = ids.size();
     bool found = false;

@@ -73,8 +73,7 @@ TEST(Regex, LettersMeanWhatTheyMeanInOniguruma) {
   EXPECT_THAT(FindAll("a\\B.", "ab a!"), ElementsAre("ab"));
   EXPECT_THAT(FindAll("\\A.|.\\z|.\\Z", "ab\ncd"), ElementsAre("a", "d"));
   EXPECT_THAT(FindAll("^.|.$", "ab\ncd"), ElementsAre("a", "b", "c", "d"));
-  EXPECT_THAT(FindAll("\\v|\\x41|\\x{e9}|\\u0042", "\vABé\f"),
-              ElementsAre("\v", "A", "B", "é"));
+  EXPECT_THAT(FindAll("\\v|\\x41|\\x{e9}|\\u0042", "\vABé\f"), ElementsAre("\v", "A", "B", "é"));
 }
 
 TEST(Regex, SetsMayBeNegatedNestedAndCut) {
@@ -107,14 +106,46 @@ TEST(Regex, OptionsHoldToTheEndOfTheirGroup) {
   EXPECT_THAT(FindAll("(?mi-i:A.)", "A\na."), ElementsAre("A\n"));
   EXPECT_THAT(FindAll("(?<name>a)(?'other'b)(?#c)", "ab"), ElementsAre("ab"));
   EXPECT_THAT(FindAll("# b", "a# b"), ElementsAre("# b"));
+  EXPECT_THAT(FindAll("(?i:a)\\p{Lu}|(?i)(?-i)\\p{Lu}", "AB c"), ElementsAre("AB"));
+  EXPECT_THAT(FindAll("(?i)[^a]", "aAb"), ElementsAre("b"));
 }
 
 TEST(Regex, NamesWhatItDoesNotUnderstand) {
-  for (const char* pattern :
-       {"\\X", "[[:foo:]]", "\\y", "\\xE3\\x81", "(*UTF)", "[]", "\\", "\\C", "\\K", "(a)\\1",
-        "(?<n>a)\\k<n>", "\\g<1>", "(?~ab)", "(?(1)a|b)", "(?x: a)", "(?s:.)", "(?P<n>a)", "\\pL",
-        "\\p{IsL}", "\\p{Nonsense}", "*", "a|+", "a)", "(a", "[a", "[a-\\d]", "[\\d-a]", "[z-a]",
-        "\\Q", "a{70000}", "(?#"}) {
+  for (const char* pattern : {"\\X",
+                              "[[:foo:]]",
+                              "\\y",
+                              "\\xE3\\x81",
+                              "(*UTF)",
+                              "[]",
+                              "\\",
+                              "\\C",
+                              "\\K",
+                              "(a)\\1",
+                              "(?<n>a)\\k<n>",
+                              "\\g<1>",
+                              "(?~ab)",
+                              "(?(1)a|b)",
+                              "(?x: a)",
+                              "(?s:.)",
+                              "(?P<n>a)",
+                              "\\pL",
+                              "\\p{IsL}",
+                              "\\p{Nonsense}",
+                              "*",
+                              "a|+",
+                              "a)",
+                              "(a",
+                              "[a",
+                              "[a-\\d]",
+                              "[\\d-a]",
+                              "[z-a]",
+                              "\\Q",
+                              "a{70000}",
+                              "(?#",
+                              "(?i)\\p{Lu}",
+                              "(?i:[[:upper:]])",
+                              "(?i)[a&&[^b]]",
+                              "(?i)[a[^b]]"}) {
     const auto regex = Regex::Compile(pattern);
     EXPECT_EQ(regex.status().code(), absl::StatusCode::kInvalidArgument) << pattern;
     EXPECT_THAT(std::string(regex.status().message()), HasSubstr("not supported")) << pattern;

@@ -105,7 +105,8 @@ TEST(SentencePieceTokenizer, WithoutDummyPrefix) {
 
 // Right values: transformers' LlamaTokenizer.
 TEST(SentencePieceTokenizer, WithoutLegacyOnlyTheStartGetsAPrefix) {
-  const std::string tokens = R"("added_tokens_decoder": {"264": {"content": "<x>", "special": true}})";
+  const std::string tokens =
+      R"("added_tokens_decoder": {"264": {"content": "<x>", "special": true}})";
   const auto without = Create(Model(), R"({"legacy": false, )" + tokens + "}");
   ASSERT_TRUE(without.ok()) << without.status();
   EXPECT_THAT(*(*without)->Encode("a<x>a</s>b", {}), ElementsAre(1, 262, 264, 260, 2, 261));

@@ -239,9 +239,9 @@ TEST(TokenizerJson, TheConfigurationsFlagsWin) {
 }
 
 TEST(TokenizerJson, NamedTokensAreSpecial) {
-  const auto tokenizer = Create(
-      ByteLevelDocument(),
-      R"({"pad_token": {"content": "ab", "lstrip": true, "__type": "AddedToken"},
+  const auto tokenizer =
+      Create(ByteLevelDocument(),
+             R"({"pad_token": {"content": "ab", "lstrip": true, "__type": "AddedToken"},
           "additional_special_tokens": ["abc"], "extra_special_tokens": {"image_token": "c"}})");
   EXPECT_THAT(Encode(*tokenizer, "x  ab"), ElementsAre('x', 256));
   EXPECT_EQ(tokenizer->Decode({256, 257, 'c', 'x'}, true), "x");
@@ -288,6 +288,32 @@ TEST(TokenizerJson, WhatTheModelHasNoRowsForIsLeftOut) {
                   HasSubstr("add_bos_token is true")));
 }
 
+TEST(TokenizerJson, OtherComponentsOfReleasedFiles) {
+  Json document = ByteLevelDocument();
+  document["post_processor"] = {{"type", "RobertaProcessing"},
+                                {"cls", {"<s>", 259}},
+                                {"sep", {"<e>", 260}},
+                                {"trim_offsets", true},
+                                {"add_prefix_space", false}};
+  document["normalizer"] = {{"type", "Lowercase"}};
+  EXPECT_THAT(Encode(*Create(document), "AB"), ElementsAre(259, 256, 260));
+  document["post_processor"] = nullptr;
+  const auto cut = [&](const Json& component, const std::string& text) {
+    document["pre_tokenizer"] = {
+        {"type", "Sequence"},
+        {"pretokenizers",
+         {component, {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
+    return Encode(*Create(document), text);
+  };
+  EXPECT_THAT(cut({{"type", "WhitespaceSplit"}}, " a b"), ElementsAre('a', 'b'));
+  EXPECT_THAT(cut({{"type", "BertPreTokenizer"}}, "ab a!"), ElementsAre(256, 'a', '!'));
+  EXPECT_THAT(cut({{"type", "Whitespace"}}, "a  +b"), ElementsAre('a', '+', 'b'));
+  EXPECT_THAT(cut({{"type", "Punctuation"}, {"behavior", "Removed"}}, "a$a"),
+              ElementsAre('a', 'a'));
+  EXPECT_THAT(cut({{"type", "CharDelimiterSplit"}, {"delimiter", "b"}}, "abc"),
+              ElementsAre('a', 'c'));
+}
+
 TEST(TokenizerJson, EmptyMatchesCut) {
   Json document = ByteLevelDocument();
   document["pre_tokenizer"] = {
@@ -331,7 +357,8 @@ struct Fault {
 
 TEST(TokenizerJson, FaultsAreNamed) {
   const Fault faults[] = {
-      {"/model/type", "WordPiece", "model.type: type \"WordPiece\" is not supported; these are: BPE"},
+      {"/model/type", "WordPiece",
+       "model.type: type \"WordPiece\" is not supported; these are: BPE"},
       {"/model/dropout", 0.1, "model.dropout: expected null or 0, found 0.1"},
       {"/model/end_of_word_suffix", "</w>", "model.end_of_word_suffix"},
       {"/model/vocab", 3, "model.vocab: expected an object, found 3"},
@@ -348,13 +375,14 @@ TEST(TokenizerJson, FaultsAreNamed) {
       {"/model/unk_token", "<unk>", "model.unk_token"},
       {"/normalizer", {{"type", "Precompiled"}}, "normalizer: type \"Precompiled\""},
       {"/normalizer", "NFC", "normalizer: expected an object"},
-      {"/pre_tokenizer", {{"type", "BertPreTokenizer"}}, "type \"BertPreTokenizer\""},
+      {"/pre_tokenizer", {{"type", "UnicodeScripts"}}, "type \"UnicodeScripts\""},
       {"/pre_tokenizer",
        {{"type", "Split"}, {"pattern", {{"Regex", "\\K"}}}, {"behavior", "Isolated"}},
        "pre_tokenizer.pattern: regular expression construct \"\\K\""},
       {"/pre_tokenizer", nullptr, "decoder: expected ByteLevel just when"},
       {"/decoder", {{"type", "WordPiece"}}, "decoder: type \"WordPiece\""},
-      {"/post_processor", {{"type", "RobertaProcessing"}}, "type \"RobertaProcessing\""},
+      {"/post_processor", {{"type", "RobertaProcessing"}}, "post_processor.cls: expected an array"},
+      {"/post_processor", {{"type", "Other"}}, "type \"Other\""},
       {"/added_tokens/0/content", "", "added_tokens[0].content: expected 1 to 1024 bytes"},
       {"/added_tokens/0/id", "x", "added_tokens[0].id: expected a whole number"},
       {"/added_tokens/0/special", 1, "added_tokens[0].special: expected true or false"},
@@ -367,8 +395,8 @@ TEST(TokenizerJson, FaultsAreNamed) {
     const auto tokenizer = TryCreate(document);
     const std::string message(tokenizer.status().message());
     const bool unsupported = message.find("is not supported; these are: ") != std::string::npos;
-    EXPECT_EQ(tokenizer.status().code(), unsupported ? absl::StatusCode::kUnimplemented
-                                                     : absl::StatusCode::kInvalidArgument)
+    EXPECT_EQ(tokenizer.status().code(),
+              unsupported ? absl::StatusCode::kUnimplemented : absl::StatusCode::kInvalidArgument)
         << fault.pointer;
     EXPECT_THAT(message, HasSubstr(fault.message));
     EXPECT_THAT(message, HasSubstr("model/tokenizer.json: "));
@@ -387,7 +415,7 @@ TEST(TokenizerJson, HostileDocumentsAreRefused) {
   }
   Json document = ByteLevelDocument();
   Json nested = {{"type", "NFC"}};
-  for (int i = 0; i < 200; ++i) nested = {{"type", "Sequence"}, {"normalizers", {nested}}};
+  for (int i = 0; i < 20; ++i) nested = {{"type", "Sequence"}, {"normalizers", {nested}}};
   document["normalizer"] = nested;
   EXPECT_THAT(std::string(TryCreate(document).status().message()), HasSubstr("8 deep"));
 }

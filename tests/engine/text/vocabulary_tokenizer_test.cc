@@ -65,13 +65,15 @@ TEST(VocabularyTokenizer, EveryNameHasItsRule) {
     vocabulary.add_bos = false;
     return Encode(vocabulary, text);
   };
-  for (const char* name : {"smaug-bpe", "falcon3", "pixtral", "dbrx", "glm4", "gpt-4o", "llama4",
-                           "deepseek-v3", "hunyuan-dense", "jais-2", "superbpe", "lfm2", "falcon-h1"}) {
+  for (const char* name :
+       {"smaug-bpe", "falcon3", "pixtral", "dbrx", "glm4", "gpt-4o", "llama4", "deepseek-v3",
+        "hunyuan-dense", "jais-2", "superbpe", "lfm2", "falcon-h1"}) {
     EXPECT_THAT(ids(name, "123"), ElementsAre(257)) << name;
   }
-  for (const char* name : {"tekken", "deepseek-llm", "deepseek-coder", "stablelm2", "qwen35", "seed-coder",
-                           "exaone", "exaone-moe", "bailingmoe", "viking", "chameleon", "youtu", "hunyuan",
-                           "spark2_5", "minerva-7b", "laguna", "ufakzeka", "megrez"}) {
+  for (const char* name :
+       {"tekken", "deepseek-llm", "deepseek-coder", "stablelm2", "qwen35", "seed-coder", "exaone",
+        "exaone-moe", "bailingmoe", "viking", "chameleon", "youtu", "hunyuan", "spark2_5",
+        "minerva-7b", "laguna", "ufakzeka", "megrez"}) {
     EXPECT_THAT(ids(name, "12"), ElementsAre('1', '2')) << name;
   }
   for (const char* name : {"bloom", "poro-chat", "gpt3-finnish", "trillion", "exaone4", "gigachat",
@@ -82,7 +84,8 @@ TEST(VocabularyTokenizer, EveryNameHasItsRule) {
   EXPECT_THAT(ids("tiny_aya", "1234"), ElementsAre('1', '2', '3', '4')) << "1|234";
   EXPECT_THAT(ids("gpt-4o", "1234"), ElementsAre(257, '4'));
   EXPECT_THAT(ids("falcon", "1234"), ElementsAre(257, '4'));
-  EXPECT_THAT(ids("deepseek-llm", "x'"), ElementsAre('x', '\'')) << "signs stand apart from letters";
+  EXPECT_THAT(ids("deepseek-llm", "x'"), ElementsAre('x', '\''))
+      << "signs stand apart from letters";
   EXPECT_THAT(ids("kimi-k2", "語x'"), testing::SizeIs(5));
 }
 
@@ -127,7 +130,8 @@ TEST(VocabularyTokenizer, WarnsOfABeginningThatIsNotThere) {
   const auto tokenizer = CreateTokenizerFromVocabulary(vocabulary);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_THAT(*(*tokenizer)->Encode("a", {}), ElementsAre('a'));
-  EXPECT_THAT((*tokenizer)->warnings(), ElementsAre(HasSubstr("add_bos_token"), HasSubstr("add_eos_token")));
+  EXPECT_THAT((*tokenizer)->warnings(),
+              ElementsAre(HasSubstr("add_bos_token"), HasSubstr("add_eos_token")));
 }
 
 TEST(VocabularyTokenizer, BytesWithoutPieceNeverBecomeASpecialToken) {
