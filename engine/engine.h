@@ -36,7 +36,10 @@ struct ModelInfo {
   int layers = 0, attention_layers = 0, width = 0, vocabulary = 0;
   int64_t context = 0;                   // tokens of prompt + answer that this engine serves
   int64_t state_bytes_per_sequence = 0;  // recurrent state, without keys and values
+  // Every end of text that config.json, generation_config.json, the tokenizer or a GGUF file names. An
+  // answer ends at each of them, unless it ignores them all.
   std::vector<TokenId> eos_ids;
+  int most_stop_token_ids = 0;  // that a request may add to them
 };
 
 // A snapshot of counters and gauges; cheap, from any thread. Counters never fall.

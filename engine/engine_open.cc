@@ -61,6 +61,26 @@ ModelInfo Describe(const std::string& path, const Checkpoint& checkpoint, const 
   return info;
 }
 
+void AddEnd(std::optional<TokenId> end, ModelInfo& info) {
+  const bool served = end.has_value() && *end < info.vocabulary;
+  if (!served || std::count(info.eos_ids.begin(), info.eos_ids.end(), *end) > 0) return;
+  info.eos_ids.push_back(*end);
+}
+
+// Each request's sequences carry all of them.
+absl::Status LimitEnds(ModelInfo& info) {
+  const auto ends = static_cast<int>(info.eos_ids.size());
+  if (ends > kernels::kMaxStopIds) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(info.path, ": ", ends,
+                     " ends of text found in its files (config.json, generation_config.json, ",
+                     "the tokenizer), at most ", kernels::kMaxStopIds,
+                     " expected: take some out of eos_token_id"));
+  }
+  info.most_stop_token_ids = kernels::kMaxStopIds - ends;
+  return absl::OkStatus();
+}
+
 // What generation_config.json asks for; without do_sample, greedy.
 SamplingParams DefaultSampling(const ModelConfig& config) {
   const ModelConfig::SamplingDefaults& defaults = config.sampling_defaults;
@@ -117,7 +137,9 @@ absl::Status CheckPageTable(const EngineOptions& options, bool has_attention) {
 absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
     const std::string& path, const Checkpoint& checkpoint) {
   const checkpoint::TextFiles& files = checkpoint.text();
-  if (!files.directory.empty()) return text::OpenTokenizer(files.directory);
+  if (!files.directory.empty()) {
+    return text::OpenTokenizer(files.directory, checkpoint.config().vocabulary);
+  }
   if (files.pieces.empty()) return absl::NotFoundError("no tokenizer in the file");
   text::BpeVocabulary vocabulary;
   if (files.tokenizer_model == "gpt2") {
@@ -197,7 +219,11 @@ absl::Status EngineCore::Prepare(ModelFiles* files) {
   facts_.device = backend_->Description();
   AddWarnings(backend_->Warnings());
   if (absl::Status status = ResolveMemory(*files); !status.ok()) return status;
-  return OpenText(*files->target);
+  facts_.model.path = facts_.options.model;
+  facts_.model.vocabulary = files->target->config().vocabulary;
+  facts_.model.eos_ids = files->target->config().eos_ids;
+  if (absl::Status status = OpenText(*files->target); !status.ok()) return status;
+  return LimitEnds(facts_.model);
 }
 
 void EngineCore::AddWarnings(const std::vector<std::string>& lines) {
@@ -236,8 +262,12 @@ absl::Status EngineCore::LoadModels(const ModelFiles& files) {
   if (!model.ok()) return model.status();
   target_ = *std::move(model);
   target_state_ = std::make_unique<StatePool>(target_->weights().blocks(), shape, *backend_);
-  facts_.model =
+  ModelInfo model_info =
       Describe(options.model, *files.target, *target_, *target_state_, options.max_context);
+  // What the texts' files had to add.
+  model_info.eos_ids = std::move(facts_.model.eos_ids);
+  model_info.most_stop_token_ids = facts_.model.most_stop_token_ids;
+  facts_.model = std::move(model_info);
   if (files.draft == nullptr) return absl::OkStatus();
 
   limits.max_logit_rows = options.max_sequences;
@@ -295,6 +325,10 @@ absl::Status EngineCore::OpenText(const Checkpoint& checkpoint) {
   }
   if (!tokenizer.ok()) return tokenizer.status();
   facts_.tokenizer = *std::move(tokenizer);
+  for (std::string& warning : facts_.tokenizer->warnings()) {
+    facts_.warnings.push_back(std::move(warning));
+  }
+  AddEnd(facts_.tokenizer->eos_id(), facts_.model);
   if (facts_.tokenizer->vocabulary_size() > checkpoint.config().padded_vocabulary) {
     return absl::InvalidArgumentError(absl::StrCat(
         facts_.options.model, ": the tokenizer has ", facts_.tokenizer->vocabulary_size(),

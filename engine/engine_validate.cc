@@ -68,9 +68,8 @@ absl::Status EngineCore::ValidatePrompt(const Request& request) const {
 absl::Status EngineCore::ValidateStopping(const Request& request) const {
   const StoppingParams& stopping = request.stopping;
   const int vocabulary = facts_.model.vocabulary;
-  const auto own_stops =
-      static_cast<int64_t>(stopping.ignore_eos ? 0 : facts_.model.eos_ids.size());
-  const int64_t most_stops = kernels::kMaxStopIds - own_stops;
+  const int64_t most_stops =
+      stopping.ignore_eos ? kernels::kMaxStopIds : facts_.model.most_stop_token_ids;
   if (static_cast<int64_t>(stopping.stop_token_ids.size()) > most_stops) {
     return Refuse("stopping.stop_token_ids",
                   absl::StrCat(stopping.stop_token_ids.size(), " ids"), "allowed at most ",

@@ -223,7 +223,7 @@ v1::Limits EffectiveLimits(const Engine& engine, const RequestLimits& limits) {
   result.set_logprobs(std::min(limits.logprobs, engine.model().vocabulary));
   result.set_stop_strings(limits.stop_strings);
   result.set_stop_string_bytes(limits.stop_string_bytes);
-  result.set_stop_token_ids(limits.stop_token_ids);
+  result.set_stop_token_ids(std::min(limits.stop_token_ids, engine.model().most_stop_token_ids));
   result.set_logit_bias(limits.logit_bias);
   result.set_draft_length(engine.options().speculation ? engine.options().max_draft_length : 0);
   result.set_sequences(engine.options().max_sequences);

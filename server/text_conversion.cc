@@ -12,10 +12,8 @@ namespace {
 constexpr size_t kTokensAPart = 8192;
 
 // An encoding error is the text's fault: name its field.
-absl::StatusOr<std::vector<TokenId>> EncodeText(absl::string_view field, const std::string& text,
-                                                const text::Tokenizer& tokenizer,
-                                                const text::Tokenizer::EncodeOptions& options) {
-  auto ids = tokenizer.Encode(text, options);
+absl::StatusOr<std::vector<TokenId>> NameField(absl::string_view field,
+                                               absl::StatusOr<std::vector<TokenId>> ids) {
   if (ids.ok() || ids.status().code() != absl::StatusCode::kInvalidArgument) return ids;
   FieldViolations violations;
   violations.Add(field, ids.status().message());
@@ -139,7 +137,7 @@ absl::Status CheckConversation(const v1::Conversation& wire, const Engine& engin
 
 absl::StatusOr<std::vector<TokenId>> ReadText(const std::string& text, const Engine& engine,
                                               const std::atomic<bool>& over) {
-  return EncodeText("text", text, *engine.tokenizer(), {.over = &over});
+  return NameField("text", engine.tokenizer()->Encode(text, {.over = &over}));
 }
 
 absl::StatusOr<std::vector<TokenId>> ReadConversation(const v1::Conversation& wire,
@@ -148,8 +146,7 @@ absl::StatusOr<std::vector<TokenId>> ReadConversation(const v1::Conversation& wi
   auto prompt = RenderConversation(wire, engine);
   if (!prompt.ok()) return prompt.status();
   if (absl::Status status = CheckNotOver(over); !status.ok()) return status;
-  return EncodeText("conversation", *prompt, *engine.tokenizer(),
-                    {.add_special_tokens = false, .parse_special = true, .over = &over});
+  return NameField("conversation", engine.tokenizer()->EncodeConversation(*prompt, &over));
 }
 
 absl::Status NoInput(absl::string_view choices) {
@@ -185,8 +182,9 @@ absl::StatusOr<grpc::ByteBuffer> Tokenize(v1::TokenizeRequest* wire, const Engin
     wire->Clear();
     if (absl::Status status = CheckNotOver(over); !status.ok()) return status;
   }
-  auto ids = EncodeText(is_text ? "text" : "conversation", is_text ? wire->text() : rendered,
-                        *engine.tokenizer(), options);
+  auto ids = is_text ? NameField("text", engine.tokenizer()->Encode(wire->text(), options))
+                     : NameField("conversation",
+                                 engine.tokenizer()->EncodeConversation(rendered, &over));
   wire->Clear();
   if (!ids.ok()) return ids.status();
   if (absl::Status status = CheckNotOver(over); !status.ok()) return status;

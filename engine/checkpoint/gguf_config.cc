@@ -6,8 +6,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "engine/checkpoint/config_sections.h"
 #include "engine/checkpoint/dequantise.h"
+#include "engine/checkpoint/end_of_turn.h"
 #include "engine/checkpoint/error_text.h"
 #include "engine/checkpoint/model_config_reader.h"
 #include "engine/checkpoint/rope_frequencies.h"
@@ -303,34 +305,65 @@ class Reader {
     text_.chat_template = Text("tokenizer.chat_template").value_or("");
     text_.pieces = Texts("tokenizer.ggml.tokens");
     text_.merges = Texts("tokenizer.ggml.merges");
-    for (const double score : Numbers("tokenizer.ggml.scores")) {
+    for (const double score : OneAPiece("tokenizer.ggml.scores")) {
       text_.scores.push_back(static_cast<float>(score));
     }
-    for (const double type : Numbers("tokenizer.ggml.token_type")) {
-      if (!(type >= 1 && type <= 6 && std::floor(type) == type)) {
-        return Fail(absl::StrCat("tokenizer.ggml.token_type: ", type, " found, 1 to 6 expected"));
-      }
-      text_.piece_types.push_back(static_cast<int32_t>(type));
+    for (const double type : OneAPiece("tokenizer.ggml.token_type")) {
+      constexpr int32_t kNormal = 1, kLast = 6;
+      const bool known = type >= kNormal && type <= kLast;  // others, 0 among them, say nothing
+      text_.piece_types.push_back(known ? static_cast<int32_t>(type) : kNormal);
     }
-    const int64_t last = static_cast<int64_t>(text_.pieces.size()) - 1;
-    const auto id = [&](const char* key) {
-      return static_cast<int32_t>(
-          Integer(absl::StrCat("tokenizer.ggml.", key), 0, std::max<int64_t>(0, last))
-              .value_or(-1));
-    };
-    text_.bos_id = id("bos_token_id");
-    text_.eos_id = id("eos_token_id");
-    text_.unknown_id = id("unknown_token_id");
+    // Files with scored pieces leave out what they have in common.
+    const bool scored = text_.tokenizer_model == "llama";
+    text_.bos_id = SpecialId("bos_token_id", scored ? 1 : -1);
+    text_.eos_id = SpecialId("eos_token_id", scored ? 2 : -1);
+    text_.unknown_id = SpecialId("unknown_token_id", -1);
     text_.add_bos = Flag("tokenizer.ggml.add_bos_token");
     text_.add_eos = Flag("tokenizer.ggml.add_eos_token");
     text_.add_space_prefix = Flag("tokenizer.ggml.add_space_prefix");
-    for (const char* key : {"eos_token_id", "eot_token_id", "eom_token_id"}) {
-      const int32_t end = id(key);
-      const auto& ends = config_.eos_ids;
-      if (end >= 0 && std::find(ends.begin(), ends.end(), end) == ends.end())
-        config_.eos_ids.push_back(end);
-    }
+    AddEnd(text_.eos_id);
+    AddEnd(SpecialId("eot_token_id", -1));
+    AddEnd(SpecialId("eom_token_id", -1));
+    for (const int32_t end : EndsBySpelling(text_.pieces, text_.piece_types)) AddEnd(end);
     if (text_.bos_id >= 0) config_.bos_id = text_.bos_id;
+  }
+
+  void AddEnd(int32_t end) {
+    auto& ends = config_.eos_ids;
+    if (end >= 0 && std::find(ends.begin(), ends.end(), end) == ends.end()) ends.push_back(end);
+  }
+
+  // The piece that the file names, or, when it names none, `absent` where that is a control piece;
+  // -1: none. Ids beyond the pieces (some files write -1) are left out.
+  int32_t SpecialId(const char* name, int32_t absent) {
+    const std::string key = absl::StrCat("tokenizer.ggml.", name);
+    const auto count = static_cast<int64_t>(text_.pieces.size());
+    if (!file_.metadata.contains(key)) {
+      constexpr int32_t kControl = 3;
+      const bool known = absent >= 0 && absent < count && !text_.piece_types.empty() &&
+                         text_.piece_types[absent] == kControl;
+      return known ? absent : -1;
+    }
+    const std::optional<double> id = AnyNumber(key);
+    if (!id.has_value()) return -1;
+    if (*id >= 0 && *id < static_cast<double>(count) && std::floor(*id) == *id) {
+      return static_cast<int32_t>(*id);
+    }
+    config_.warnings.push_back(absl::StrCat(source_, ": ", key, ": ", absl::StrFormat("%.0f", *id),
+                                            " is left out: the file has ", count, " pieces"));
+    return -1;
+  }
+
+  // Numbers that belong to the pieces. What stands behind the last piece belongs to none.
+  std::vector<double> OneAPiece(const std::string& key) {
+    std::vector<double> numbers = Numbers(key);
+    const size_t count = text_.pieces.size();
+    if (numbers.size() > count) numbers.resize(count);
+    if (numbers.size() < count && !numbers.empty()) {
+      Fail(absl::StrCat(key, ": ", numbers.size(), " found, ", count, " expected: one a piece"));
+      numbers.clear();
+    }
+    return numbers;
   }
 
   const std::string& source_;

@@ -1,5 +1,4 @@
-// JSON of model files: bounded in size and depth, and with the ways in which Python writes
-// infinity.
+// JSON files of models: objects, bounded in size.
 
 #ifndef MAMBAD_ENGINE_CHECKPOINT_JSON_FILE_H_
 #define MAMBAD_ENGINE_CHECKPOINT_JSON_FILE_H_
@@ -8,14 +7,14 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "engine/json/json_text.h"
 #include "nlohmann/json.hpp"
 
 namespace mambad::checkpoint {
 
-// An object. INVALID_ARGUMENT, beginning with `source`: no JSON, nested deeper than 64, not an
-// object, or a key that stands twice. Infinity and -Infinity outside texts, and {"__float__":
-// "Infinity"} as newer configuration files have it, become infinite numbers; NaN becomes null.
-absl::StatusOr<nlohmann::json> ParseJson(const std::string& source, std::string_view text);
+// An object, read as json_text.h says. INVALID_ARGUMENT, beginning with `source`, for anything else.
+absl::StatusOr<nlohmann::json> ParseJson(const std::string& source, std::string_view text,
+                                         RepeatedKeys repeated_keys = RepeatedKeys::kLastCounts);
 
 // Reads and parses a file of at most 64 MiB. NOT_FOUND when there is none.
 absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path);

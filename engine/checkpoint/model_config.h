@@ -121,7 +121,8 @@ struct ModelConfig {
   MambaConfig mamba;
   Mamba2Config mamba2;
 
-  // From config.json, generation_config.json and tokenizer files.
+  // Every id that config.json, generation_config.json or a GGUF file calls an end, in their order. The
+  // tokenizer's own end comes to them where it is opened.
   std::vector<int32_t> eos_ids;
   std::optional<int32_t> bos_id;
   struct SamplingDefaults {  // what generation_config.json says; absent fields stay unset

@@ -42,6 +42,12 @@ void RefuseActivation(const JsonFields& fields) {
 
 namespace {
 
+// Of a whole number, however large.
+bool InVocabulary(const nlohmann::json& id, int64_t last) {
+  if (id.is_number_unsigned()) return id.get<uint64_t>() <= static_cast<uint64_t>(last);
+  return id.get<int64_t>() >= 0 && id.get<int64_t>() <= last;
+}
+
 // `model_type` decides first: Hugging Face's Mamba directories carry the other layout's keys along.
 void ReadArchitecture(const JsonFields& fields, const JsonFields* hybrid,
                       const TensorShapes& tensors, ModelConfig& config) {
@@ -66,28 +72,44 @@ void ReadArchitecture(const JsonFields& fields, const JsonFields* hybrid,
   }
 }
 
-// generation_config.json wins: it is what generate() goes by.
-void ReadEnds(const JsonFields& fields, const JsonFields& generation, ModelConfig& config) {
-  constexpr size_t kMaxEnds = 64;
-  const JsonFields& ends = generation.Has("eos_token_id") ? generation : fields;
+// What both files call an end: a fine-tune often changes one of them only. Ids outside of the model
+// can never be sampled; they are left out.
+void ReadEnds(const std::string& source, const JsonFields& fields, ModelConfig& config) {
+  constexpr size_t kMostListed = 1024;  // of one file
   const int64_t last = config.padded_vocabulary - 1;
-  if (const nlohmann::json* eos = ends.Find("eos_token_id"); eos != nullptr) {
-    const nlohmann::json list = eos->is_array() ? *eos : nlohmann::json::array({*eos});
-    for (const nlohmann::json& id : list) {
-      if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > last ||
-          config.eos_ids.size() >= kMaxEnds) {
-        return ends.FailValue("eos_token_id",
-                              absl::StrCat("at most ", kMaxEnds, " ids from 0 to ", last));
-      }
-      const int32_t end = id.get<int32_t>();
-      if (std::find(config.eos_ids.begin(), config.eos_ids.end(), end) == config.eos_ids.end()) {
-        config.eos_ids.push_back(end);
-      }
+  const auto* eos = fields.Find("eos_token_id");
+  if (eos == nullptr) return;
+  const nlohmann::json list = eos->is_array() ? *eos : nlohmann::json::array({*eos});
+  for (const nlohmann::json& id : list) {
+    if (!id.is_number_integer() || list.size() > kMostListed) {
+      return fields.FailValue("eos_token_id",
+                              absl::StrCat("at most ", kMostListed, " ids from 0 to ", last));
+    }
+    if (!InVocabulary(id, last)) {
+      config.warnings.push_back(absl::StrCat(source, ": eos_token_id: ", id.dump(),
+                                             " is left out: the model has ids from 0 to ", last));
+      continue;
+    }
+    const auto end = id.get<int32_t>();
+    if (std::find(config.eos_ids.begin(), config.eos_ids.end(), end) == config.eos_ids.end()) {
+      config.eos_ids.push_back(end);
     }
   }
-  const JsonFields& begins = generation.Has("bos_token_id") ? generation : fields;
-  if (const auto bos = begins.Integer("bos_token_id", 0, last); bos.has_value()) {
-    config.bos_id = static_cast<int32_t>(*bos);
+}
+
+// generation_config.json wins: it is what generate() goes by.
+void ReadBeginning(const std::string& source, const JsonFields& fields, ModelConfig& config) {
+  const int64_t last = config.padded_vocabulary - 1;
+  const auto* bos = fields.Find("bos_token_id");
+  if (bos == nullptr || config.bos_id.has_value()) return;
+  if (!bos->is_number_integer()) {
+    return fields.FailValue("bos_token_id", absl::StrCat("an id from 0 to ", last));
+  }
+  if (InVocabulary(*bos, last)) {
+    config.bos_id = bos->get<int32_t>();
+  } else {
+    config.warnings.push_back(absl::StrCat(source, ": bos_token_id: ", bos->dump(),
+                                           " is left out: the model has ids from 0 to ", last));
   }
 }
 
@@ -99,13 +121,15 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const ConfigFiles& files, const Tens
   const JsonFields fields(source, files.config, &status);
   const JsonFields hybrid(absl::StrCat(files.directory, "/mamba_config.json"), files.mamba_config,
                           &status);
-  const JsonFields generation(absl::StrCat(files.directory, "/generation_config.json"),
-                              files.generation_config, &status);
+  const std::string generation_source = absl::StrCat(files.directory, "/generation_config.json");
+  const JsonFields generation(generation_source, files.generation_config, &status);
   ModelConfig config;
   ReadArchitecture(fields, files.mamba_config.is_null() ? nullptr : &hybrid, tensors, config);
-  ReadEnds(fields, generation, config);
-  ReadGenerationDefaults(absl::StrCat(files.directory, "/generation_config.json"),
-                         files.generation_config, config);
+  ReadEnds(source, fields, config);
+  ReadEnds(generation_source, generation, config);
+  ReadBeginning(generation_source, generation, config);
+  ReadBeginning(source, fields, config);
+  ReadGenerationDefaults(generation_source, files.generation_config, config);
   status.Update(CheckModelConfig(source, config));
   if (!status.ok()) return status;
   return config;

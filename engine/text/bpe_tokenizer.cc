@@ -42,7 +42,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> BpeTokenizer::Create(BpeParts p
 
 BpeTokenizer::BpeTokenizer(BpeParts parts, AddedTokenMatcher raw, AddedTokenMatcher normalized)
     : TableTokenizer(std::move(parts.table), std::move(parts.boundaries),
-                     parts.strips_leading_space),
+                     parts.strips_leading_space, std::move(parts.warnings)),
       raw_tokens_(std::move(raw)),
       normalized_tokens_(std::move(normalized)),
       normalizer_(std::move(parts.normalizer)),

@@ -53,6 +53,7 @@ struct BpeParts {
   // Pieces that become their token without merging (`ignore_merges`): bytes in running text, or
   // the spelling when not byte_level. Empty when merging is always done.
   StringMap<std::string, TokenId> whole_pieces;
+  std::vector<std::string> warnings;
 };
 
 class BpeTokenizer final : public TableTokenizer {

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/json/json_text.h"
 #include "engine/text/chat_template.h"
 #include "nlohmann/json.hpp"
 
@@ -50,11 +51,11 @@ absl::StatusOr<std::string> ReadChatTemplateSource(const std::string& directory)
   const std::string path = absl::StrCat(directory, "/tokenizer_config.json");
   const absl::StatusOr<std::string> contents = ReadSmallFile(path);
   if (!contents.ok()) return contents.status();
-  const nlohmann::json config =
-      nlohmann::json::parse(*contents, nullptr, /*allow_exceptions=*/false);
-  if (!config.is_object())
+  const absl::StatusOr<nlohmann::json> config = ParseJson(path, *contents);
+  if (!config.ok()) return config.status();
+  if (!config->is_object())
     return absl::InvalidArgumentError(absl::StrCat(path, ": not a JSON object"));
-  source = ChatTemplateSource(config);
+  source = ChatTemplateSource(*config);
   if (source.ok()) return source;
   return absl::Status(source.status().code(), absl::StrCat(path, ": ", source.status().message()));
 }

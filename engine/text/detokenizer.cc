@@ -41,14 +41,19 @@ Detokenizer::Detokenizer(const Tokenizer* tokenizer, Options options)
       skip_special_(options.skip_special),
       include_stop_(options.include_stop),
       strip_space_(options.at_start_of_text && tokenizer->strips_leading_space()) {
-  size_t longest = 0;
   for (std::string& stop : options.stop_strings) {
-    longest = std::max(longest, stop.size());
+    longest_stop_ = std::max(longest_stop_, stop.size());
     std::vector<size_t> borders = BordersOf(stop);
-    stops_.push_back({std::move(stop), std::move(borders), 0});
+    StopMatcher matcher;
+    matcher.text = std::move(stop);
+    matcher.borders = std::move(borders);
+    stops_.push_back(std::move(matcher));
   }
   bytes_.reserve(kUsualBytes);
-  text_.reserve(kUsualBytes + longest);
+  text_.reserve(kUsualBytes + longest_stop_);
+  if (longest_stop_ == 0) return;
+  hidden_bytes_.reserve(kUsualBytes);
+  hidden_.reserve(longest_stop_ + 1);  // all but the first lie whole within reach, a byte each or more
 }
 
 Detokenizer::Output Detokenizer::Push(absl::Span<const TokenId> ids) {
@@ -56,8 +61,7 @@ Detokenizer::Output Detokenizer::Push(absl::Span<const TokenId> ids) {
   released_ = 0;
   if (over_) return {};
   for (size_t i = 0; i < ids.size(); ++i) {
-    AppendToken(ids[i]);
-    if (Advance(/*final=*/false)) return Release(i + 1, false);
+    if (AppendToken(ids[i])) return Release(i + 1, false);
   }
   return Release(ids.size(), false);
 }
@@ -70,13 +74,15 @@ Detokenizer::Output Detokenizer::Finish() {
   return Release(0, true);
 }
 
-void Detokenizer::AppendToken(TokenId id) {
-  if (skip_special_ && tokenizer_->IsSpecial(id)) return;
+bool Detokenizer::AppendToken(TokenId id) {
+  if (skip_special_ && tokenizer_->IsSpecial(id)) return AppendHidden(id);
   const size_t before = bytes_.size();
   tokenizer_->AppendTokenBytes(id, &bytes_);
-  if (!strip_space_ || bytes_.size() == before) return;
-  strip_space_ = false;
-  if (bytes_[before] == ' ') bytes_.erase(before, 1);
+  if (strip_space_ && bytes_.size() != before) {
+    strip_space_ = false;
+    if (bytes_[before] == ' ') bytes_.erase(before, 1);
+  }
+  return Advance(/*final=*/false);
 }
 
 bool Detokenizer::Advance(bool final) {
@@ -85,36 +91,96 @@ bool Detokenizer::Advance(bool final) {
   return FindStop(from);
 }
 
+bool Detokenizer::StopMatcher::Feed(char byte, size_t* count) const {
+  while (*count > 0 && (*count == text.size() || text[*count] != byte)) *count = borders[*count];
+  if (text[*count] == byte) ++*count;
+  return *count == text.size();
+}
+
 // Feeds the text from `from` on to all matchers. At the first byte where one completes, the text is
 // cut behind it or before the stop string.
 bool Detokenizer::FindStop(size_t from) {
   if (stops_.empty()) return false;
   for (size_t at = from; at < text_.size(); ++at) {
+    ++whole_length_;
     for (size_t i = 0; i < stops_.size(); ++i) {
       StopMatcher& stop = stops_[i];
-      while (stop.matched > 0 &&
-             (stop.matched == stop.text.size() || stop.text[stop.matched] != text_[at])) {
-        stop.matched = stop.borders[stop.matched];
-      }
-      if (stop.text[stop.matched] == text_[at]) ++stop.matched;
-      const bool complete = stop.matched == stop.text.size();
-      if (complete && (stop_ == kNoStop || stop.text.size() > stops_[stop_].text.size())) {
-        stop_ = static_cast<int>(i);
-      }
+      if (stop.Feed(text_[at], &stop.matched)) Choose(i, stop.text.size());
+      if (!skip_special_ || !stop.Feed(text_[at], &stop.matched_whole)) continue;
+      const std::optional<size_t> visible = Visible(stop.text.size(), false);
+      if (visible.has_value()) Choose(i, *visible);
     }
     if (stop_ != kNoStop) {
-      text_.resize(at + 1 - (include_stop_ ? 0 : stops_[stop_].text.size()));
+      Cut(at + 1);
       return true;
     }
   }
+  ForgetHidden();
   return false;
+}
+
+// A special token that is left out: only stop strings that spell it see it.
+bool Detokenizer::AppendHidden(TokenId id) {
+  if (stops_.empty()) return false;
+  hidden_bytes_.clear();
+  tokenizer_->AppendTokenBytes(id, &hidden_bytes_);
+  if (hidden_bytes_.empty()) return false;
+  ForgetHidden();
+  hidden_.push_back({whole_length_, whole_length_ + hidden_bytes_.size()});
+  for (const char byte : hidden_bytes_) {
+    ++whole_length_;
+    for (size_t i = 0; i < stops_.size(); ++i) {
+      StopMatcher& stop = stops_[i];
+      const bool complete = stop.Feed(byte, &stop.matched_whole);
+      if (!complete || whole_length_ != hidden_.back().end) continue;
+      const std::optional<size_t> visible = Visible(stop.text.size(), false);
+      if (visible.has_value()) Choose(i, *visible);
+    }
+  }
+  if (stop_ == kNoStop) return false;
+  Cut(text_.size());
+  return true;
+}
+
+void Detokenizer::Choose(size_t stop, size_t visible_bytes) {
+  if (stop_ != kNoStop && stops_[stop].text.size() <= stops_[stop_].text.size()) return;
+  stop_ = static_cast<int>(stop);
+  stop_visible_ = visible_bytes;
+}
+
+// Ends the text where the stop string that was chosen does, at `end`, or where it begins.
+void Detokenizer::Cut(size_t end) {
+  text_.resize(end - stop_visible_);
+  if (include_stop_) text_.append(stops_[stop_].text);
+}
+
+std::optional<size_t> Detokenizer::Visible(size_t length, bool may_begin_inside) const {
+  const size_t begin = whole_length_ - length;
+  size_t visible = length;
+  for (const HiddenToken& token : hidden_) {
+    if (token.end <= begin) continue;
+    if (token.begin < begin && !may_begin_inside) return std::nullopt;
+    visible -= std::min(token.end, whole_length_) - std::max(token.begin, begin);
+  }
+  return visible;
+}
+
+void Detokenizer::ForgetHidden() {
+  size_t gone = 0;
+  while (gone < hidden_.size() && hidden_[gone].end + longest_stop_ <= whole_length_) ++gone;
+  hidden_.erase(hidden_.begin(), hidden_.begin() + static_cast<std::ptrdiff_t>(gone));
 }
 
 Detokenizer::Output Detokenizer::Release(size_t kept_tokens, bool final) {
   over_ = final || stop_ != kNoStop;
   size_t held = 0;
   if (!over_) {
-    for (const StopMatcher& stop : stops_) held = std::max(held, stop.matched);
+    for (const StopMatcher& stop : stops_) {
+      held = std::max(held, stop.matched);
+      if (skip_special_) {
+        held = std::max(held, Visible(stop.matched_whole, true).value_or(0));
+      }
+    }
   }
   released_ = text_.size() - held;
   return {std::string_view(text_).substr(0, released_), stop_, kept_tokens};

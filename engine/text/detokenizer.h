@@ -3,6 +3,7 @@
 #define MAMBAD_ENGINE_TEXT_DETOKENIZER_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,12 +18,17 @@ namespace mambad::text {
 // Tokenizer::Decode gives for all tokens at once, however they were split over the calls, but cut
 // at the stop string that completes first (of those that complete at the same byte, the longest).
 // Once its buffers have grown to the longest call, it allocates nothing.
+//
+// A stop string is looked for in the text that is released and, where special tokens are left out
+// of that, also in the text with them: "<|im_end|>" and "b<|im_end|>" match the token <|im_end|> as
+// well as its spelling. Of a token that is left out it must cover all or nothing.
 class Detokenizer {
  public:
   struct Options {
     bool skip_special = true;
     std::vector<std::string> stop_strings = {};  // not empty, valid UTF-8
-    bool include_stop = false;     // the text ends after the stop string, not before it
+    // The text ends after the stop string, not before it: then special tokens in it are shown.
+    bool include_stop = false;
     bool at_start_of_text = true;  // false: the first token keeps its leading space
   };
 
@@ -53,13 +59,28 @@ class Detokenizer {
     std::string text;
     std::vector<size_t> borders;  // Knuth-Morris-Pratt: longest border of each prefix of `text`
     size_t matched = 0;           // length of the longest prefix that ends where the text does
+    size_t matched_whole = 0;     // the same in the text with the special tokens that are left out
+    // True when `text` is complete in the one of the two that `count` belongs to.
+    bool Feed(char byte, size_t* count) const;
+  };
+
+  // A special token that is left out of the text: where it stands in the text with it.
+  struct HiddenToken {
+    size_t begin, end;
   };
 
   Detokenizer(const Tokenizer* tokenizer, Options options);
-  void AppendToken(TokenId id);
-  // Moves whole characters from `bytes_` to `text_`; true when a stop string completed.
-  bool Advance(bool final);
+  // True when a stop string completed, of these three.
+  bool AppendToken(TokenId id);
+  bool Advance(bool final);  // moves whole characters from `bytes_` to `text_`
+  bool AppendHidden(TokenId id);
   bool FindStop(size_t from);
+  void Choose(size_t stop, size_t visible_bytes);
+  void Cut(size_t end);
+  // Of the last `length` bytes of the text with special tokens: how many are shown; nothing when
+  // they begin inside of a hidden token.
+  std::optional<size_t> Visible(size_t length, bool may_begin_inside) const;
+  void ForgetHidden();
   Output Release(size_t kept_tokens, bool final);
 
   const Tokenizer* tokenizer_;
@@ -68,8 +89,13 @@ class Detokenizer {
   std::string bytes_;  // not yet turned into text
   std::string text_;   // valid; [0, released_) was given out by the last call
   size_t released_ = 0;
+  std::string hidden_bytes_;         // of one token
+  std::vector<HiddenToken> hidden_;  // that a stop string may still reach back to
+  size_t whole_length_ = 0;          // of the text with special tokens, since the start
+  size_t longest_stop_ = 0;
   int stop_ = kNoStop;
-  bool over_ = false;  // matched and reported
+  size_t stop_visible_ = 0;  // how many bytes of the text the stop string takes
+  bool over_ = false;        // matched and reported
 };
 
 }  // namespace mambad::text

@@ -90,17 +90,10 @@ absl::Status JsonReader::ExpectMembers(std::initializer_list<std::string_view> k
   return absl::OkStatus();
 }
 
-absl::Status JsonReader::Unsupported(std::string_view type) const {
-  return absl::InvalidArgumentError(absl::StrCat(
-      path_, ": type \"", absl::CHexEscape(AbslView(type.substr(0, 80))), "\" is not supported"));
-}
-
-absl::StatusOr<Json> ParseJson(const std::string& text, const std::string& source) {
-  Json document = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (document.is_discarded()) {
-    return absl::InvalidArgumentError(absl::StrCat(source, ": not valid JSON"));
-  }
-  return document;
+absl::Status JsonReader::Unsupported(std::string_view type, std::string_view supported) const {
+  return absl::UnimplementedError(absl::StrCat(
+      path_, ": type \"", absl::CHexEscape(AbslView(type.substr(0, 80))),
+      "\" is not supported; these are: ", AbslView(supported)));
 }
 
 }  // namespace mambad::text

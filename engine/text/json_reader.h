@@ -40,16 +40,13 @@ class JsonReader {
   absl::Status ExpectArray() const;
   // An object whose members are all among `known`; others are named in the error.
   absl::Status ExpectMembers(std::initializer_list<std::string_view> known) const;
-  // INVALID_ARGUMENT that names `type` as not supported here.
-  absl::Status Unsupported(std::string_view type) const;
+  // UNIMPLEMENTED that names `type` as not supported here, and what is.
+  absl::Status Unsupported(std::string_view type, std::string_view supported) const;
 
  private:
   const Json* value_;
   std::string path_;
 };
-
-// INVALID_ARGUMENT when `text` is not JSON.
-absl::StatusOr<Json> ParseJson(const std::string& text, const std::string& source);
 
 }  // namespace mambad::text
 

@@ -77,6 +77,58 @@ std::string ReplaceAll(std::string_view text, std::string_view pattern, std::str
   return out;
 }
 
+absl::StatusOr<std::string> ReplaceMatches(std::string_view text, const Regex& regex,
+                                           std::string_view content) {
+  std::vector<Match> matches;
+  if (absl::Status status = regex.FindAll(text, &matches); !status.ok()) return status;
+  std::string out;
+  size_t from = 0;
+  for (const Match& match : matches) {
+    out.append(text.substr(from, match.begin - from)).append(content);
+    from = match.end;
+  }
+  out.append(text.substr(from));
+  return out;
+}
+
+// `change(code_point, out)` for every character.
+template <typename Change>
+std::string ChangeCharacters(std::string_view text, const Change& change) {
+  std::string out;
+  out.reserve(text.size());
+  for (; !text.empty(); text.remove_prefix(Utf8Length(text))) change(FirstCodePoint(text), &out);
+  return out;
+}
+
+void AppendLowercase(uint32_t code_point, std::string* out) {
+  constexpr uint32_t kCapitalIWithDot = 0x130;
+  if (code_point == kCapitalIWithDot) {  // the one letter whose small form takes two
+    out->append("i\u0307");
+    return;
+  }
+  const auto lower = utf8proc_tolower(static_cast<utf8proc_int32_t>(code_point));
+  AppendCodePoint(static_cast<uint32_t>(lower), out);
+}
+
+bool IsMark(uint32_t code_point) {
+  const utf8proc_category_t category = utf8proc_category(static_cast<utf8proc_int32_t>(code_point));
+  return category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
+         category == UTF8PROC_CATEGORY_ME;
+}
+
+std::string Strip(std::string_view text, bool left, bool right) {
+  while (left && !text.empty() && IsWhiteSpace(FirstCodePoint(text))) {
+    text.remove_prefix(Utf8Length(text));
+  }
+  while (right && !text.empty()) {
+    size_t last = text.size() - 1;
+    while (last > 0 && (static_cast<uint8_t>(text[last]) & 0xC0) == 0x80) --last;
+    if (!IsWhiteSpace(FirstCodePoint(text.substr(last)))) break;
+    text = text.substr(0, last);
+  }
+  return std::string(text);
+}
+
 }  // namespace
 
 std::string NormalizeUnicode(std::string_view text, UnicodeForm form) {
@@ -112,6 +164,23 @@ absl::StatusOr<std::string> Normalizer::Normalize(std::string_view text) const {
         break;
       case NormalizerStep::Kind::kReplace:
         current = ReplaceAll(current, step.pattern, step.content);
+        break;
+      case NormalizerStep::Kind::kReplaceRegex: {
+        absl::StatusOr<std::string> replaced = ReplaceMatches(current, *step.regex, step.content);
+        if (!replaced.ok()) return replaced.status();
+        current = *std::move(replaced);
+        break;
+      }
+      case NormalizerStep::Kind::kLowercase:
+        current = ChangeCharacters(current, AppendLowercase);
+        break;
+      case NormalizerStep::Kind::kStripAccents:
+        current = ChangeCharacters(current, [](uint32_t code_point, std::string* out) {
+          if (!IsMark(code_point)) AppendCodePoint(code_point, out);
+        });
+        break;
+      case NormalizerStep::Kind::kStrip:
+        current = Strip(current, step.left, step.right);
         break;
     }
     if (current.size() > limit) {

@@ -2,12 +2,14 @@
 #ifndef MAMBAD_ENGINE_TEXT_NORMALIZER_H_
 #define MAMBAD_ENGINE_TEXT_NORMALIZER_H_
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/text/regex.h"
 
 namespace mambad::text {
 
@@ -19,14 +21,20 @@ std::string NormalizeUnicode(std::string_view text, UnicodeForm form);
 
 struct NormalizerStep {
   enum class Kind {
-    kUnicode,  // `form`
-    kPrepend,  // `content` before any text that is not empty
-    kReplace,  // every `pattern` becomes `content`
+    kUnicode,       // `form`
+    kPrepend,       // `content` before any text that is not empty
+    kReplace,       // every `pattern` becomes `content`
+    kReplaceRegex,  // every match of `regex` becomes `content`
+    kLowercase,     // character by character
+    kStripAccents,  // without its combining marks
+    kStrip,         // without white space at its ends: `left`, `right`
   };
   Kind kind = Kind::kUnicode;
   UnicodeForm form = UnicodeForm::kNfc;
   std::string pattern;
   std::string content;
+  std::shared_ptr<const Regex> regex = nullptr;  // kReplaceRegex
+  bool left = false, right = false;
 };
 
 // Immutable; safe from any thread.
@@ -36,7 +44,8 @@ class Normalizer {
 
   bool changes_nothing() const { return steps_.empty(); }
 
-  // RESOURCE_EXHAUSTED when the steps make the text more than 64 times (plus 64 KiB) longer.
+  // RESOURCE_EXHAUSTED when the steps make the text more than 64 times (plus 64 KiB) longer, or an
+  // expression goes beyond its limit.
   absl::StatusOr<std::string> Normalize(std::string_view text) const;
 
  private:

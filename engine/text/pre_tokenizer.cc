@@ -17,7 +17,8 @@ struct Part {
   bool matched;
 };
 
-// Matches and the text between them, in order, none of them empty.
+// Matches and the text between them, in order. An empty match cuts, and is an empty part: no piece comes
+// of it.
 void ListParts(size_t length, const std::vector<Match>& matches, bool invert,
                std::vector<Part>* parts) {
   parts->clear();
@@ -64,6 +65,9 @@ void Arrange(std::string_view text, const std::vector<Part>& parts, SplitBehavio
       pieces->push_back(piece);
     }
   }
+  pieces->erase(std::remove_if(pieces->begin() + static_cast<std::ptrdiff_t>(first), pieces->end(),
+                               [](std::string_view piece) { return piece.empty(); }),
+                pieces->end());
 }
 
 std::string MarkSpaces(std::string_view piece, bool at_start, const MetaspaceStep& step) {

@@ -1,8 +1,5 @@
-// Regular expressions of tokenizer files, compiled with PCRE2 (JIT where the processor has it).
-//
-// Those files are written for Oniguruma; the classes \s \S \w \W \d \D are rewritten so that they
-// mean the same Unicode properties there and here, and constructs whose meaning differs are
-// refused.
+// Regular expressions of tokenizer files, compiled with PCRE2 (JIT where the processor has it). Those
+// files are written for Oniguruma: regex_syntax.h says how its meaning is kept.
 #ifndef MAMBAD_ENGINE_TEXT_REGEX_H_
 #define MAMBAD_ENGINE_TEXT_REGEX_H_
 
@@ -17,7 +14,7 @@
 namespace mambad::text {
 
 struct Match {
-  size_t begin, end;  // bytes, end not included; never empty
+  size_t begin, end;  // bytes, end not included; the same for an empty match
 };
 
 // Immutable; safe from any thread.
@@ -30,8 +27,8 @@ class Regex {
   Regex& operator=(Regex&&) noexcept;
   ~Regex();
 
-  // All leftmost matches in `text` (valid UTF-8), in order, empty ones left out, at the end of
-  // `matches`. RESOURCE_EXHAUSTED when the pattern backtracks beyond its limit.
+  // All leftmost matches in `text` (valid UTF-8), in order, at the end of `matches`. They do not overlap;
+  // an empty one does not touch the end of the one before it. RESOURCE_EXHAUSTED when the pattern backtracks beyond its limit.
   absl::Status FindAll(std::string_view text, std::vector<Match>* matches) const;
 
  private:

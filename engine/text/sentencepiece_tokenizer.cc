@@ -4,8 +4,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "engine/text/absl_view.h"
 #include "engine/text/added_tokens.h"
 #include "engine/text/sentencepiece_cuts.h"
 #include "engine/text/sentencepiece_library.h"
@@ -18,14 +20,30 @@
 namespace mambad::text {
 namespace {
 
+// Sets normalizer_spec.add_dummy_prefix: what comes last in a serialized model counts.
+constexpr std::string_view kWithPrefix("\x1A\x02\x18\x01", 4);
+constexpr std::string_view kWithoutPrefix("\x1A\x02\x18\x00", 4);
+
+// One way of reading text.
+struct Reader {
+  std::unique_ptr<const SentencePieceLibrary> library;
+  std::unique_ptr<const SentencePieceCuts> cuts;
+};
+
+// Two where text after a special token is read otherwise than at the start.
+struct Readers {
+  Reader first;
+  Reader following;  // no library: `first` again
+};
+
 class SentencePieceTokenizer final : public TableTokenizer {
  public:
-  SentencePieceTokenizer(std::unique_ptr<const SentencePieceLibrary> library,
-                         const SentencePieceFacts& facts, TokenTable table,
-                         TextBoundaries boundaries, AddedTokenMatcher added_tokens)
-      : TableTokenizer(std::move(table), std::move(boundaries), facts.add_dummy_prefix),
-        library_(std::move(library)),
-        cuts_(*library_, facts),
+  SentencePieceTokenizer(Readers readers, TokenTable table, TextBoundaries boundaries,
+                         bool strips_leading_space, std::vector<std::string> warnings,
+                         AddedTokenMatcher added_tokens)
+      : TableTokenizer(std::move(table), std::move(boundaries), strips_leading_space,
+                       std::move(warnings)),
+        readers_(std::move(readers)),
         added_tokens_(std::move(added_tokens)) {}
 
   absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
@@ -40,8 +58,10 @@ class SentencePieceTokenizer final : public TableTokenizer {
         ids.push_back(segment.id);
         continue;
       }
+      const bool follows = segment.begin > 0 && readers_.following.library != nullptr;
       const absl::Status status =
-          EncodePlain(text.substr(segment.begin, segment.end - segment.begin), options.over, &ids);
+          EncodePlain(follows ? readers_.following : readers_.first,
+                      text.substr(segment.begin, segment.end - segment.begin), options.over, &ids);
       if (!status.ok()) return status;
     }
     if (options.add_special_tokens) {
@@ -52,34 +72,35 @@ class SentencePieceTokenizer final : public TableTokenizer {
 
  private:
   // Long texts a part after the other.
-  absl::Status EncodePlain(std::string_view plain, const std::atomic<bool>* over,
-                           std::vector<TokenId>* ids) const {
+  static absl::Status EncodePlain(const Reader& reader, std::string_view plain,
+                                  const std::atomic<bool>* over, std::vector<TokenId>* ids) {
+    const SentencePieceLibrary& library = *reader.library;
     std::vector<int> part_ids;
     std::string error, guarded;
     char guard = 0;
-    size_t dropped = 0;  // ids of the guard
     for (size_t begin = 0; begin < plain.size();) {
       if (over != nullptr && over->load()) return absl::CancelledError("not wanted any more");
-      const SentencePieceCuts::Part part = cuts_.Next(plain, begin, kPartBytes);
+      const SentencePieceCuts::Part part = reader.cuts->Next(plain, begin, kPartBytes);
       std::string_view text = plain.substr(begin, part.end - begin);
-      if (text.size() > kLongestPart && cuts_.reliable()) {
+      if (text.size() > kLongestPart && reader.cuts->reliable()) {
         return absl::InvalidArgumentError(
             absl::StrCat(text.size(), " bytes in which any token may reach into the next, allowed ",
                          "at most ", kLongestPart));
       }
+      size_t dropped = 0;  // ids of the guard
       if (guard != 0) {
         guarded.assign(1, guard);
-        if (!library_->Encode(guarded, &part_ids, &error)) return Failed(error);
+        if (!library.Encode(guarded, &part_ids, &error)) return Failed(error);
         dropped = part_ids.size();
         guarded.append(text);
         text = guarded;
       }
-      if (!library_->Encode(text, &part_ids, &error)) return Failed(error);
+      if (!library.Encode(text, &part_ids, &error)) return Failed(error);
       auto first = part_ids.begin() + static_cast<int64_t>(dropped);
       // The library joins unknown characters that stand side by side.
       const bool joined = begin > 0 && first != part_ids.end() && !ids->empty() &&
                           ids->back() == *first &&
-                          library_->TypeOf(*first) == SentencePieceLibrary::Type::kUnknown;
+                          library.TypeOf(*first) == SentencePieceLibrary::Type::kUnknown;
       if (joined) ++first;
       ids->insert(ids->end(), first, part_ids.end());
       begin = part.end;
@@ -95,9 +116,8 @@ class SentencePieceTokenizer final : public TableTokenizer {
   static constexpr size_t kPartBytes = 16 << 10;
   static constexpr size_t kLongestPart = 256 << 10;  // some 32 MB while the library is at work
 
-  std::unique_ptr<const SentencePieceLibrary> library_;
-  const SentencePieceCuts cuts_;
-  AddedTokenMatcher added_tokens_;
+  const Readers readers_;
+  const AddedTokenMatcher added_tokens_;
 };
 
 bool IsSpecialPiece(const SentencePieceLibrary& library, int id) {
@@ -116,39 +136,111 @@ std::string PieceBytes(const SentencePieceLibrary& library, int id) {
 }
 
 // Pieces of the model, then what the configuration adds or says otherwise.
-absl::Status BuildTable(const SentencePieceLibrary& library, const TokenizerConfig& config,
-                        TokenTable* table, std::vector<AddedToken>* added_tokens) {
-  *added_tokens = config.added_tokens;
-  std::vector<bool> listed(library.size());
-  for (const AddedToken& token : *added_tokens) {
-    if (token.id < library.size()) listed[token.id] = true;
+class TableBuilder {
+ public:
+  TableBuilder(const SentencePieceLibrary& library, const TokenizerFiles& files,
+               TokenizerConfig* config)
+      : library_(library),
+        files_(files),
+        config_(*config),
+        table(library.size() + config->added_tokens.size()) {}
+
+  absl::Status Build() {
+    for (int id = 0; id < library_.size(); ++id) {
+      absl::Status status =
+          table.Add(id, library_.Piece(id), PieceBytes(library_, id), IsSpecialPiece(library_, id));
+      if (!status.ok()) return status;
+    }
+    if (absl::Status status = table.BuildIndex(); !status.ok()) return status;
+    for (const AddedToken& token : config_.added_tokens) {
+      if (absl::Status status = AddListed(token); !status.ok()) return status;
+    }
+    if (absl::Status status = table.BuildIndex(TokenTable::Repeats::kFirstCounts); !status.ok())
+      return status;
+    AddControls();
+    for (const AddedToken& token : config_.named_tokens) AddNamed(token);
+    return absl::OkStatus();
   }
-  for (int id = 0; id < library.size(); ++id) {
-    const bool special = IsSpecialPiece(library, id);
-    const std::string& piece = library.Piece(id);
-    absl::Status status = table->Add(id, piece, PieceBytes(library, id), special);
-    if (!status.ok()) return status;
-    if (!special || listed[id] || piece.empty() || piece.size() > kLongestAddedToken) continue;
-    AddedToken token;
-    token.id = id;
-    token.content = piece;
-    token.special = true;
-    added_tokens->push_back(std::move(token));
+
+ private:
+  absl::Status AddListed(const AddedToken& token) {
+    if (files_.model_vocabulary > 0 && token.id >= files_.model_vocabulary) {
+      config_.warnings.push_back(LeftOutText(files_, token));
+      return absl::OkStatus();
+    }
+    listed_.insert(token.id);
+    added_tokens.push_back(token);
+    const bool same = token.id < library_.size() && library_.Piece(token.id) == token.content;
+    if (same && !token.special) {
+      return table.Add(token.id, token.content, PieceBytes(library_, token.id), false);
+    }
+    // A reserved piece may get another name.
+    return table.Replace(token.id, token.content, token.content, token.special);
   }
-  for (const AddedToken& token : config.added_tokens) {
-    const bool is_piece = token.id < library.size() && !token.special;
-    absl::Status status =
-        table->Add(token.id, token.content,
-                   is_piece ? PieceBytes(library, token.id) : token.content, token.special);
-    if (!status.ok()) return status;
+
+  // Control pieces are found in text though nobody lists them.
+  void AddControls() {
+    for (int id = 0; id < library_.size(); ++id) {
+      const std::string& piece = library_.Piece(id);
+      if (!IsSpecialPiece(library_, id) || listed_.contains(id) || piece.empty() ||
+          piece.size() > kLongestAddedToken) {
+        continue;
+      }
+      AddedToken token;
+      token.id = id;
+      token.content = piece;
+      token.special = true;
+      added_tokens.push_back(std::move(token));
+    }
   }
-  return table->BuildIndex();
+
+  // A piece that the configuration names ("pad_token") is a special token.
+  void AddNamed(AddedToken token) {
+    const std::optional<TokenId> id = table.IdOf(token.content);
+    if (!id.has_value() || listed_.contains(*id)) return;
+    token.id = *id;
+    table.SetSpecial(*id);
+    if (*id >= library_.size() || !IsSpecialPiece(library_, *id)) {
+      added_tokens.push_back(std::move(token));
+    }
+  }
+
+  const SentencePieceLibrary& library_;
+  const TokenizerFiles& files_;
+  TokenizerConfig& config_;
+  absl::flat_hash_set<TokenId> listed_;
+
+ public:
+  TokenTable table;
+  std::vector<AddedToken> added_tokens;
+};
+
+// How the file's dummy prefix is meant: see the header.
+absl::StatusOr<Readers> LoadReaders(const std::string& model, const std::string& source,
+                                    const SentencePieceFacts& facts, const TokenizerConfig& config,
+                                    bool* prefix) {
+  std::string error;
+  const auto load = [&](std::string_view setting, Reader* reader) {
+    reader->library = SentencePieceLibrary::Load(absl::StrCat(model, AbslView(setting)), &error);
+    if (reader->library == nullptr) return false;
+    reader->cuts = std::make_unique<const SentencePieceCuts>(*reader->library, facts);
+    return true;
+  };
+  Readers readers;
+  const bool wanted = config.add_prefix_space.value_or(*prefix);
+  bool loaded = load(wanted == *prefix ? "" : wanted ? kWithPrefix : kWithoutPrefix, &readers.first);
+  *prefix = wanted;
+  if (loaded && wanted && !config.legacy.value_or(true)) {
+    loaded = load(kWithoutPrefix, &readers.following);
+  }
+  if (!loaded) return absl::InvalidArgumentError(absl::StrCat(source, ": ", error));
+  return readers;
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromSentencePieceModel(
-    const TokenizerFiles& files) {
+    const TokenizerFiles& files, std::vector<std::string> warnings) {
   const std::string source = absl::StrCat(files.source_name, "/tokenizer.model");
   absl::StatusOr<SentencePieceFacts> facts =
       InspectSentencePieceModel(files.sentencepiece_model, source);
@@ -156,26 +248,26 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromSentencePieceModel(
   absl::StatusOr<TokenizerConfig> config = ReadTokenizerConfig(files);
   if (!config.ok()) return config.status();
 
-  std::string error;
-  std::unique_ptr<const SentencePieceLibrary> library =
-      SentencePieceLibrary::Load(files.sentencepiece_model, &error);
-  if (library == nullptr) return absl::InvalidArgumentError(absl::StrCat(source, ": ", error));
-  TokenTable table(library->size() + config->added_tokens.size());
-  std::vector<AddedToken> added_tokens;
-  if (absl::Status status = BuildTable(*library, *config, &table, &added_tokens); !status.ok()) {
+  bool prefix = facts->add_dummy_prefix;
+  absl::StatusOr<Readers> readers =
+      LoadReaders(files.sentencepiece_model, source, *facts, *config, &prefix);
+  if (!readers.ok()) return readers.status();
+  const SentencePieceLibrary& library = *readers->first.library;
+  TableBuilder builder(library, files, &*config);
+  if (absl::Status status = builder.Build(); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(source, ": ", status.message()));
   }
   TextBoundaries boundaries;
-  if (library->bos_id() >= 0) boundaries.bos_id = library->bos_id();
-  if (library->eos_id() >= 0) boundaries.eos_id = library->eos_id();
+  if (library.bos_id() >= 0) boundaries.bos_id = library.bos_id();
+  if (library.eos_id() >= 0) boundaries.eos_id = library.eos_id();
   if (!config->add_bos_token.has_value() && (boundaries.bos_id || config->bos_token)) {
     config->add_bos_token = true;
   }
-  absl::Status status = ApplyBoundaries(*config, table, files.source_name, &boundaries);
-  if (!status.ok()) return status;
+  ApplyBoundaries(*config, builder.table, files.source_name, &boundaries, &config->warnings);
+  warnings.insert(warnings.end(), config->warnings.begin(), config->warnings.end());
   return std::make_unique<const SentencePieceTokenizer>(
-      std::move(library), *facts, std::move(table), std::move(boundaries),
-      AddedTokenMatcher(std::move(added_tokens)));
+      *std::move(readers), std::move(builder.table), std::move(boundaries), prefix,
+      std::move(warnings), AddedTokenMatcher(std::move(builder.added_tokens)));
 }
 
 }  // namespace mambad::text

@@ -35,13 +35,19 @@ absl::Status TokenTable::Add(TokenId id, std::string spelling, std::string bytes
   return absl::OkStatus();
 }
 
-absl::Status TokenTable::BuildIndex() {
+absl::Status TokenTable::Replace(TokenId id, std::string spelling, std::string bytes,
+                                 bool special) {
+  if (id >= 0 && static_cast<size_t>(id) < entries_.size()) entries_[id] = {};
+  return Add(id, std::move(spelling), std::move(bytes), special);
+}
+
+absl::Status TokenTable::BuildIndex(Repeats repeats) {
   ids_.clear();
   ids_.reserve(entries_.size());
   for (size_t id = 0; id < entries_.size(); ++id) {
     if (!entries_[id].present) continue;
     const auto [at, is_new] = ids_.emplace(entries_[id].spelling, static_cast<TokenId>(id));
-    if (!is_new) {
+    if (!is_new && repeats == Repeats::kRefused) {
       return absl::InvalidArgumentError(absl::StrCat("token \"",
                                                      absl::CHexEscape(entries_[id].spelling),
                                                      "\" has two ids: ", at->second, " and ", id));
@@ -62,10 +68,22 @@ std::optional<TokenId> TokenTable::IdOf(std::string_view spelling) const {
 }
 
 TableTokenizer::TableTokenizer(TokenTable table, TextBoundaries boundaries,
-                               bool strips_leading_space)
+                               bool strips_leading_space, std::vector<std::string> warnings)
     : table_(std::move(table)),
       boundaries_(std::move(boundaries)),
-      strips_leading_space_(strips_leading_space) {}
+      strips_leading_space_(strips_leading_space),
+      warnings_(std::move(warnings)) {}
+
+absl::StatusOr<std::vector<TokenId>> TableTokenizer::EncodeConversation(
+    std::string_view prompt, const std::atomic<bool>* over) const {
+  absl::StatusOr<std::vector<TokenId>> ids = Tokenizer::EncodeConversation(prompt, over);
+  if (!ids.ok() || !boundaries_.conversations_begin_with_prefix) return ids;
+  const std::vector<TokenId>& prefix = boundaries_.prefix;
+  const bool written = ids->size() >= prefix.size() &&
+                       std::equal(prefix.begin(), prefix.end(), ids->begin());
+  if (!written) ids->insert(ids->begin(), prefix.begin(), prefix.end());
+  return ids;
+}
 
 std::string TableTokenizer::TokenBytes(TokenId id) const {
   const TokenEntry* entry = table_.Find(id);

@@ -34,8 +34,14 @@ class TokenTable {
 
   // INVALID_ARGUMENT for an id out of range, or one that another spelling has already.
   absl::Status Add(TokenId id, std::string spelling, std::string bytes, bool special);
-  // After the last Add. INVALID_ARGUMENT when two ids share a spelling.
-  absl::Status BuildIndex();
+  // The same, but whatever the id had is gone. The index must be built anew.
+  absl::Status Replace(TokenId id, std::string spelling, std::string bytes, bool special);
+  // Of an id that has a token.
+  void SetSpecial(TokenId id) { entries_[id].special = true; }
+  enum class Repeats { kRefused, kFirstCounts };
+  // After the last Add. kRefused: INVALID_ARGUMENT when two ids share a spelling. kFirstCounts: the
+  // first id keeps the spelling, the others have bytes only.
+  absl::Status BuildIndex(Repeats repeats = Repeats::kRefused);
 
   int size() const { return static_cast<int>(entries_.size()); }
   // nullptr for an id without a token.
@@ -51,12 +57,19 @@ class TokenTable {
 struct TextBoundaries {
   std::optional<TokenId> bos_id, eos_id;
   std::vector<TokenId> prefix, suffix;  // what add_special_tokens puts before and after
+  // A conversation gets `prefix` too, unless its template wrote it. Otherwise the template's word
+  // is the last one.
+  bool conversations_begin_with_prefix = false;
 };
 
 // A tokenizer but for Encode.
 class TableTokenizer : public Tokenizer {
  public:
-  TableTokenizer(TokenTable table, TextBoundaries boundaries, bool strips_leading_space);
+  TableTokenizer(TokenTable table, TextBoundaries boundaries, bool strips_leading_space,
+                 std::vector<std::string> warnings = {});
+
+  absl::StatusOr<std::vector<TokenId>> EncodeConversation(
+      std::string_view prompt, const std::atomic<bool>* over = nullptr) const override;
 
   std::string TokenBytes(TokenId id) const override;
   void AppendTokenBytes(TokenId id, std::string* out) const override;
@@ -67,6 +80,7 @@ class TableTokenizer : public Tokenizer {
   std::optional<TokenId> bos_id() const override { return boundaries_.bos_id; }
   std::optional<TokenId> eos_id() const override { return boundaries_.eos_id; }
   bool strips_leading_space() const override { return strips_leading_space_; }
+  std::vector<std::string> warnings() const override { return warnings_; }
 
  protected:
   const TokenTable& table() const { return table_; }
@@ -76,6 +90,7 @@ class TableTokenizer : public Tokenizer {
   TokenTable table_;
   TextBoundaries boundaries_;
   bool strips_leading_space_;
+  std::vector<std::string> warnings_;
 };
 
 }  // namespace mambad::text

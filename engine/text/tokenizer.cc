@@ -40,6 +40,11 @@ absl::Status ReadOptionalFile(const std::filesystem::path& path, std::string* co
 
 Tokenizer::~Tokenizer() = default;
 
+absl::StatusOr<std::vector<TokenId>> Tokenizer::EncodeConversation(
+    std::string_view prompt, const std::atomic<bool>* over) const {
+  return Encode(prompt, {.add_special_tokens = false, .parse_special = true, .over = over});
+}
+
 std::string Tokenizer::Decode(absl::Span<const TokenId> ids, bool skip_special) const {
   std::string bytes;
   for (const TokenId id : ids) {
@@ -54,25 +59,42 @@ std::string Tokenizer::Decode(absl::Span<const TokenId> ids, bool skip_special) 
 }
 
 absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateTokenizer(const TokenizerFiles& files) {
-  if (!files.tokenizer_json.empty()) return CreateFromTokenizerJson(files);
-  if (!files.sentencepiece_model.empty()) return CreateFromSentencePieceModel(files);
+  std::vector<std::string> warnings;
+  if (!files.tokenizer_json.empty()) {
+    auto tokenizer = CreateFromTokenizerJson(files);
+    if (!absl::IsUnimplemented(tokenizer.status()) || files.sentencepiece_model.empty()) {
+      return tokenizer;
+    }
+    warnings.push_back(
+        absl::StrCat(tokenizer.status().message(), "; tokenizer.model beside it is read instead"));
+  }
+  if (!files.sentencepiece_model.empty()) {
+    return CreateFromSentencePieceModel(files, std::move(warnings));
+  }
   return absl::NotFoundError(absl::StrCat(
       files.source_name, ": expected tokenizer.json or tokenizer.model, found neither"));
 }
 
-absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenTokenizer(const std::string& directory) {
+absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenTokenizer(const std::string& directory,
+                                                               int model_vocabulary) {
   const std::filesystem::path root(directory);
   TokenizerFiles files;
+  files.model_vocabulary = model_vocabulary;
   files.source_name = directory;
   absl::Status status = ReadOptionalFile(root / "tokenizer.json", &files.tokenizer_json);
-  if (status.ok() && files.tokenizer_json.empty()) {
-    status = ReadOptionalFile(root / "tokenizer.model", &files.sentencepiece_model);
-  }
-  if (status.ok()) {
-    status = ReadOptionalFile(root / "tokenizer_config.json", &files.tokenizer_config_json);
-  }
-  if (status.ok()) {
-    status = ReadOptionalFile(root / "special_tokens_map.json", &files.special_tokens_map_json);
+  const std::pair<const char*, std::string*> others[] = {
+      {"tokenizer.model", &files.sentencepiece_model},
+      {"tokenizer_config.json", &files.tokenizer_config_json},
+      {"special_tokens_map.json", &files.special_tokens_map_json},
+      {"added_tokens.json", &files.added_tokens_json}};
+  for (const auto& [name, contents] : others) {
+    if (!status.ok()) return status;
+    status = ReadOptionalFile(root / name, contents);
+    // Beside a tokenizer.json it may never be needed.
+    if (contents == &files.sentencepiece_model && !files.tokenizer_json.empty()) {
+      if (!status.ok()) contents->clear();
+      status = absl::OkStatus();
+    }
   }
   if (!status.ok()) return status;
   return CreateTokenizer(files);

@@ -44,6 +44,12 @@ class Tokenizer {
   virtual absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
                                                       const EncodeOptions& options) const = 0;
 
+  // The prompt that a chat template wrote. Special tokens in it are such; around it stands only what the
+  // template wrote, and, where the file leaves that to whoever runs it (GGUF), the begin-of-text once.
+  // `over`: as in EncodeOptions.
+  virtual absl::StatusOr<std::vector<TokenId>> EncodeConversation(
+      std::string_view prompt, const std::atomic<bool>* over = nullptr) const;
+
   // Bytes of one token as they stand in running text: byte-level alphabets decoded, a byte-fallback
   // token as its byte, SentencePiece's underline as a space, a special token as its name. They
   // need not be valid UTF-8 on their own. Empty for an id without a token.
@@ -67,15 +73,23 @@ class Tokenizer {
   virtual std::optional<TokenId> eos_id() const = 0;
   // The first piece of a text loses one leading space when decoded (SentencePiece puts it there).
   virtual bool strips_leading_space() const = 0;
+  // What was left out of the files or taken from elsewhere, one line each, for the log.
+  virtual std::vector<std::string> warnings() const { return {}; }
 };
 
-// Contents of the files, empty when absent. tokenizer_json wins over sentencepiece_model.
+// Contents of the files, empty when absent. tokenizer_json wins over sentencepiece_model, unless its
+// kind is not supported and the latter can be read.
 struct TokenizerFiles {
   std::string tokenizer_json;
-  std::string tokenizer_config_json;    // bos_token, eos_token, add_bos_token, added_tokens_decoder
-  std::string special_tokens_map_json;  // bos_token, eos_token where the former does not say
+  // Names of special tokens, flags of added ones, what is put around a text. Its word wins.
+  std::string tokenizer_config_json;
+  std::string special_tokens_map_json;  // names of special tokens where the former does not say
+  std::string added_tokens_json;        // added tokens where neither of the former lists any
   std::string sentencepiece_model;      // bytes of tokenizer.model
   std::string source_name;              // what error messages call the place these came from
+  // Ids that the model has. Added tokens beyond them (a pad that was never trained) are left out with a
+  // warning; 0: any id.
+  int model_vocabulary = 0;
 };
 
 // INVALID_ARGUMENT with file, key, expected and found. A file may not make this crash, hang, or
@@ -84,8 +98,9 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateTokenizer(const Tokenizer
 
 // Reads tokenizer.json or else tokenizer.model in `directory`, with tokenizer_config.json and
 // special_tokens_map.json where present. NOT_FOUND when neither is there; a file above 64 MiB is
-// refused.
-absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenTokenizer(const std::string& directory);
+// refused. `model_vocabulary` as in TokenizerFiles.
+absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenTokenizer(const std::string& directory,
+                                                               int model_vocabulary = 0);
 
 // What a GGUF file says about its tokenizer (keys `tokenizer.ggml.*`), already type-checked.
 struct BpeVocabulary {
@@ -103,20 +118,22 @@ struct BpeVocabulary {
   };
   Kind kind = Kind::kByteLevel;
   std::vector<std::string> pieces;  // by id
-  std::vector<float> scores;        // kSentencePiece only: as many as pieces
+  std::vector<float> scores;        // kSentencePiece only: as many as pieces, or none: all 0
   std::vector<Type> types;          // as many as pieces, or none: all normal
   std::vector<std::pair<std::string, std::string>> merges;  // kByteLevel only, best first
-  // `tokenizer.ggml.pre` (kByteLevel only): "default", "gpt-2", "mpt", "olmo", "gpt-neox",
-  // "llama-bpe", "qwen2", "smollm" and other names of the same rules. Empty means "default".
+  // `tokenizer.ggml.pre` (kByteLevel only): a name that pre_tokenizer_names.h knows. Empty means
+  // "default".
   std::string pre_tokenizer;
   std::optional<TokenId> bos_id, eos_id;
   std::optional<TokenId> unknown_id;  // used by kSentencePiece only
-  // Defaults as the files leave them out: begin-of-text for kSentencePiece and "llama-bpe" only.
+  // Defaults as the files leave them out: begin-of-text for kSentencePiece and the rules that say so.
   std::optional<bool> add_bos, add_eos;
   bool add_space_prefix = true;  // kSentencePiece only
   std::string source_name;       // what error messages call the file
 };
 
+// INVALID_ARGUMENT names what is wrong; UNIMPLEMENTED: another pre-tokenizer than those known. Pieces
+// may repeat (the first id keeps the spelling) and be empty (no text becomes them).
 absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateTokenizerFromVocabulary(
     BpeVocabulary vocabulary);
 

@@ -1,5 +1,6 @@
 #include "engine/text/tokenizer_components.h"
 
+#include <memory>
 #include <optional>
 
 #include "absl/strings/ascii.h"
@@ -52,6 +53,33 @@ absl::StatusOr<std::string> ReadLiteralPattern(const JsonReader& pattern) {
   return text;
 }
 
+// By a text or an expression.
+absl::Status ReadReplace(const JsonReader& component, NormalizerStep* step) {
+  absl::StatusOr<std::string> content = ShortString(component.Member("content"));
+  if (!content.ok()) return content.status();
+  step->content = *std::move(content);
+  const JsonReader pattern = component.Member("pattern");
+  const JsonReader expression = pattern.Member("Regex");
+  if (expression.IsNull()) {
+    absl::StatusOr<std::string> text = ReadLiteralPattern(pattern);
+    if (!text.ok()) return text.status();
+    step->kind = NormalizerStep::Kind::kReplace;
+    step->pattern = *std::move(text);
+    return absl::OkStatus();
+  }
+  MAMBAD_RETURN_IF_ERROR(pattern.ExpectMembers({"Regex"}));
+  absl::StatusOr<std::string> text = expression.String();
+  if (!text.ok()) return text.status();
+  absl::StatusOr<Regex> regex = Regex::Compile(*text);
+  if (!regex.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(expression.path(), ": ", regex.status().message()));
+  }
+  step->kind = NormalizerStep::Kind::kReplaceRegex;
+  step->regex = std::make_shared<const Regex>(*std::move(regex));
+  return absl::OkStatus();
+}
+
 absl::Status AppendNormalizer(const JsonReader& component, int depth,
                               std::vector<NormalizerStep>* steps) {
   absl::StatusOr<std::string> type = TypeOf(component);
@@ -78,15 +106,24 @@ absl::Status AppendNormalizer(const JsonReader& component, int depth,
     step.content = *std::move(content);
   } else if (*type == "Replace") {
     MAMBAD_RETURN_IF_ERROR(component.ExpectMembers({"type", "pattern", "content"}));
-    absl::StatusOr<std::string> pattern = ReadLiteralPattern(component.Member("pattern"));
-    absl::StatusOr<std::string> content = ShortString(component.Member("content"));
-    if (!pattern.ok()) return pattern.status();
-    if (!content.ok()) return content.status();
-    step.kind = NormalizerStep::Kind::kReplace;
-    step.pattern = *std::move(pattern);
-    step.content = *std::move(content);
+    MAMBAD_RETURN_IF_ERROR(ReadReplace(component, &step));
+  } else if (*type == "Lowercase" || *type == "StripAccents") {
+    MAMBAD_RETURN_IF_ERROR(component.ExpectMembers({"type"}));
+    step.kind = *type == "Lowercase" ? NormalizerStep::Kind::kLowercase
+                                     : NormalizerStep::Kind::kStripAccents;
+  } else if (*type == "Strip") {
+    MAMBAD_RETURN_IF_ERROR(component.ExpectMembers({"type", "strip_left", "strip_right"}));
+    absl::StatusOr<bool> left = component.Member("strip_left").BoolOr(true);
+    absl::StatusOr<bool> right = component.Member("strip_right").BoolOr(true);
+    if (!left.ok()) return left.status();
+    if (!right.ok()) return right.status();
+    step.kind = NormalizerStep::Kind::kStrip;
+    step.left = *left;
+    step.right = *right;
   } else {
-    return component.Unsupported(*type);
+    return component.Unsupported(*type,
+                                 "Lowercase, NFC, NFD, NFKC, NFKD, Prepend, Replace, Sequence, "
+                                 "Strip, StripAccents");
   }
   steps->push_back(std::move(step));
   return absl::OkStatus();
@@ -138,6 +175,54 @@ absl::Status AppendSplit(const JsonReader& component, std::vector<PreTokenizerSt
   return absl::OkStatus();
 }
 
+// ASCII's signs and Unicode's punctuation.
+constexpr std::string_view kPunctuation = R"([\p{P}$+<=>^`|~])";
+
+// A step that cuts at every match of `pattern`, which is known to be sound.
+absl::Status AppendPattern(std::string_view pattern, SplitBehavior behavior, bool invert,
+                           std::vector<PreTokenizerStep>* steps) {
+  absl::StatusOr<PreTokenizerStep> step = IsolateMatches(pattern);
+  if (!step.ok()) return step.status();
+  step->split.front().behavior = behavior;
+  step->split.front().invert = invert;
+  steps->push_back(*std::move(step));
+  return absl::OkStatus();
+}
+
+// Kinds that are a pattern under a name. False in `known`: it is none of them.
+absl::Status AppendNamedPattern(const JsonReader& component, const std::string& type, bool* known,
+                                std::vector<PreTokenizerStep>* steps) {
+  *known = true;
+  if (type == "WhitespaceSplit") {
+    return AppendPattern("\\s", SplitBehavior::kRemoved, false, steps);
+  }
+  if (type == "Whitespace") {
+    return AppendPattern(R"([\w\x{200C}\x{200D}]+|[^\w\s\x{200C}\x{200D}]+)",
+                         SplitBehavior::kRemoved, true, steps);
+  }
+  if (type == "BertPreTokenizer") {
+    MAMBAD_RETURN_IF_ERROR(AppendPattern("\\s", SplitBehavior::kRemoved, false, steps));
+    return AppendPattern(kPunctuation, SplitBehavior::kIsolated, false, steps);
+  }
+  if (type == "Punctuation") {
+    MAMBAD_RETURN_IF_ERROR(component.ExpectMembers({"type", "behavior"}));
+    const JsonReader named = component.Member("behavior");
+    absl::StatusOr<SplitBehavior> behavior = SplitBehavior::kIsolated;
+    if (!named.IsNull()) behavior = ReadBehavior(named);
+    if (!behavior.ok()) return behavior.status();
+    return AppendPattern(kPunctuation, *behavior, false, steps);
+  }
+  if (type == "CharDelimiterSplit") {
+    MAMBAD_RETURN_IF_ERROR(component.ExpectMembers({"type", "delimiter"}));
+    absl::StatusOr<std::string> delimiter = ShortString(component.Member("delimiter"));
+    if (!delimiter.ok()) return delimiter.status();
+    if (delimiter->empty()) return component.Member("delimiter").Unexpected("one character");
+    return AppendPattern(LiteralPattern(*delimiter), SplitBehavior::kRemoved, false, steps);
+  }
+  *known = false;
+  return absl::OkStatus();
+}
+
 absl::Status AppendDigits(const JsonReader& component, std::vector<PreTokenizerStep>* steps) {
   MAMBAD_RETURN_IF_ERROR(component.ExpectMembers({"type", "individual_digits"}));
   absl::StatusOr<bool> individual = component.Member("individual_digits").BoolOr(false);
@@ -149,14 +234,15 @@ absl::Status AppendDigits(const JsonReader& component, std::vector<PreTokenizerS
   return absl::OkStatus();
 }
 
-absl::Status AppendByteLevel(const JsonReader& component, PreTokenizerRule* rule) {
+absl::Status AppendByteLevel(const JsonReader& component, std::optional<bool> prefix_space,
+                             PreTokenizerRule* rule) {
   MAMBAD_RETURN_IF_ERROR(
       component.ExpectMembers({"type", "add_prefix_space", "trim_offsets", "use_regex"}));
   absl::StatusOr<bool> prefix = component.Member("add_prefix_space").BoolOr(true);
   absl::StatusOr<bool> use_regex = component.Member("use_regex").BoolOr(true);
   if (!prefix.ok()) return prefix.status();
   if (!use_regex.ok()) return use_regex.status();
-  if (*prefix) {
+  if (prefix_space.value_or(*prefix)) {
     PreTokenizerStep step;
     step.kind = PreTokenizerStep::Kind::kPrefixSpace;
     rule->steps.push_back(std::move(step));
@@ -211,10 +297,18 @@ absl::Status AppendPreTokenizer(const JsonReader& component, int depth, PreToken
       return AppendPreTokenizer(element, depth + 1, rule);
     });
   }
-  if (*type == "ByteLevel") return AppendByteLevel(component, rule);
+  if (*type == "ByteLevel") return AppendByteLevel(component, std::nullopt, rule);
   if (*type == "Split") return AppendSplit(component, &rule->steps);
   if (*type == "Digits") return AppendDigits(component, &rule->steps);
-  if (*type != "Metaspace") return component.Unsupported(*type);
+  bool named = false;
+  MAMBAD_RETURN_IF_ERROR(AppendNamedPattern(component, *type, &named, &rule->steps));
+  if (named) return absl::OkStatus();
+  if (*type != "Metaspace") {
+    return component.Unsupported(*type,
+                                 "BertPreTokenizer, ByteLevel, CharDelimiterSplit, Digits, "
+                                 "Metaspace, Punctuation, Sequence, Split, Whitespace, "
+                                 "WhitespaceSplit");
+  }
   absl::StatusOr<MetaspaceStep> metaspace = ReadMetaspace(component);
   if (!metaspace.ok()) return metaspace.status();
   PreTokenizerStep step;
@@ -278,7 +372,8 @@ absl::Status AppendDecoder(const JsonReader& component, int depth, DecoderRule* 
     rule->replacements.emplace_back(step->marker, " ");
     rule->strips_leading_space = step->prepend != MetaspaceStep::Prepend::kNever;
   } else {
-    return component.Unsupported(*type);
+    return component.Unsupported(
+        *type, "ByteFallback, ByteLevel, Fuse, Metaspace, Replace, Sequence, Strip");
   }
   return absl::OkStatus();
 }
@@ -327,6 +422,13 @@ absl::Status ReadTemplate(const JsonReader& component, PostProcessorRule* rule) 
   return absl::OkStatus();
 }
 
+// ["</s>", 2]
+absl::StatusOr<TokenId> ReadNamedId(const JsonReader& pair) {
+  MAMBAD_RETURN_IF_ERROR(pair.ExpectArray());
+  if (pair.value().size() != 2) return pair.Unexpected("a token and its id");
+  return pair.Element(1).NonNegativeInt();
+}
+
 absl::Status AppendPostProcessor(const JsonReader& component, int depth, PostProcessorRule* rule) {
   absl::StatusOr<std::string> type = TypeOf(component);
   if (!type.ok()) return type.status();
@@ -338,7 +440,17 @@ absl::Status AppendPostProcessor(const JsonReader& component, int depth, PostPro
   }
   if (*type == "ByteLevel") return absl::OkStatus();  // changes offsets only, no ids
   if (*type == "TemplateProcessing") return ReadTemplate(component, rule);
-  return component.Unsupported(*type);
+  if (*type == "RobertaProcessing" || *type == "BertProcessing") {
+    absl::StatusOr<TokenId> begin = ReadNamedId(component.Member("cls"));
+    absl::StatusOr<TokenId> end = ReadNamedId(component.Member("sep"));
+    if (!begin.ok()) return begin.status();
+    if (!end.ok()) return end.status();
+    rule->prefix.insert(rule->prefix.begin(), *begin);
+    rule->suffix.push_back(*end);
+    return absl::OkStatus();
+  }
+  return component.Unsupported(
+      *type, "BertProcessing, ByteLevel, RobertaProcessing, Sequence, TemplateProcessing");
 }
 
 }  // namespace
@@ -349,9 +461,15 @@ absl::StatusOr<std::vector<NormalizerStep>> ReadNormalizer(const JsonReader& nor
   return steps;
 }
 
-absl::StatusOr<PreTokenizerRule> ReadPreTokenizer(const JsonReader& pre_tokenizer) {
+absl::StatusOr<PreTokenizerRule> ReadPreTokenizer(const JsonReader& pre_tokenizer,
+                                                  std::optional<bool> prefix_space) {
   PreTokenizerRule rule;
-  if (!pre_tokenizer.IsNull()) MAMBAD_RETURN_IF_ERROR(AppendPreTokenizer(pre_tokenizer, 0, &rule));
+  if (pre_tokenizer.IsNull()) return rule;
+  if (pre_tokenizer.Member("type").value() == "ByteLevel") {
+    MAMBAD_RETURN_IF_ERROR(AppendByteLevel(pre_tokenizer, prefix_space, &rule));
+  } else {
+    MAMBAD_RETURN_IF_ERROR(AppendPreTokenizer(pre_tokenizer, 0, &rule));
+  }
   return rule;
 }
 

@@ -3,6 +3,7 @@
 #ifndef MAMBAD_ENGINE_TEXT_TOKENIZER_COMPONENTS_H_
 #define MAMBAD_ENGINE_TEXT_TOKENIZER_COMPONENTS_H_
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -22,7 +23,9 @@ struct PreTokenizerRule {
   std::vector<PreTokenizerStep> steps;
   bool byte_level = false;  // pieces are spelled in GPT-2's byte alphabet afterwards
 };
-absl::StatusOr<PreTokenizerRule> ReadPreTokenizer(const JsonReader& pre_tokenizer);
+// `prefix_space`: what counts instead of add_prefix_space of a ByteLevel that stands alone.
+absl::StatusOr<PreTokenizerRule> ReadPreTokenizer(const JsonReader& pre_tokenizer,
+                                                  std::optional<bool> prefix_space = {});
 
 // How the spelling of a token becomes its bytes.
 struct DecoderRule {

@@ -3,35 +3,79 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "engine/json/json_text.h"
 
 namespace mambad::text {
 namespace {
 
-// A token is named by its text or by an object around it.
-absl::Status ReadTokenName(const JsonReader& reader, std::optional<std::string>* name) {
-  if (reader.IsNull() || name->has_value()) return absl::OkStatus();
-  const JsonReader content = reader.value().is_object() ? reader.Member("content") : reader;
-  absl::StatusOr<std::string> text = content.String();
-  if (!text.ok()) return text.status();
-  *name = *std::move(text);
-  return absl::OkStatus();
+// Names of one special token each, in the order in which new ones get their ids.
+constexpr const char* kTokenNames[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                       "pad_token", "cls_token", "mask_token"};
+constexpr const char* kTokenListNames[] = {"additional_special_tokens", "extra_special_tokens"};
+
+// An odd value is no reason not to serve: it is left out.
+void LeaveOut(const JsonReader& reader, std::string_view expected, TokenizerConfig* config) {
+  config->warnings.push_back(
+      absl::StrCat(reader.Unexpected(expected).message(), "; it is left out"));
 }
 
-absl::Status ReadOptionalBool(const JsonReader& reader, std::optional<bool>* value) {
-  if (reader.IsNull()) return absl::OkStatus();
-  absl::StatusOr<bool> read = reader.BoolOr(false);
-  if (!read.ok()) return read.status();
-  *value = *read;
-  return absl::OkStatus();
+// A token is named by its text or by an object around it; nothing for what is neither.
+std::optional<AddedToken> ReadNamedToken(const JsonReader& reader, TokenizerConfig* config) {
+  if (reader.IsNull()) return std::nullopt;
+  AddedToken token;
+  if (reader.value().is_object()) {
+    absl::StatusOr<AddedToken> read = ReadAddedToken(reader, kNoId);
+    if (read.ok()) token = *std::move(read);
+  } else if (reader.value().is_string()) {
+    token.content = reader.value().get<std::string>();
+  }
+  if (token.content.empty() || token.content.size() > kLongestAddedToken) {
+    const bool empty = reader.value().is_string() && token.content.empty();  // "" means none
+    if (!empty) LeaveOut(reader, "the text of a token", config);
+    return std::nullopt;
+  }
+  token.id = kNoId;
+  token.special = true;
+  return token;
 }
 
-absl::Status ReadTokenNames(const JsonReader& root, TokenizerConfig* config) {
-  if (absl::Status status = root.ExpectObject(); !status.ok()) return status;
-  absl::Status status = ReadTokenName(root.Member("bos_token"), &config->bos_token);
-  if (status.ok()) status = ReadTokenName(root.Member("eos_token"), &config->eos_token);
-  return status;
+void AddNamedToken(const AddedToken& token, TokenizerConfig* config) {
+  const bool known =
+      std::any_of(config->named_tokens.begin(), config->named_tokens.end(),
+                  [&](const AddedToken& named) { return named.content == token.content; });
+  if (!known) config->named_tokens.push_back(token);
+}
+
+void ReadTokenNames(const JsonReader& root, TokenizerConfig* config) {
+  for (const std::string_view name : kTokenNames) {
+    const std::optional<AddedToken> token = ReadNamedToken(root.Member(name), config);
+    if (!token.has_value()) continue;
+    AddNamedToken(*token, config);
+    if (name == "bos_token" && !config->bos_token) config->bos_token = token->content;
+    if (name == "eos_token" && !config->eos_token) config->eos_token = token->content;
+  }
+  for (const char* name : kTokenListNames) {
+    const JsonReader list = root.Member(name);
+    if (!list.value().is_structured()) continue;  // an object names each of them
+    for (const auto& [key, value] : list.value().items()) {
+      const JsonReader entry(value, absl::StrCat(list.path(), "[", key.substr(0, 80), "]"));
+      if (const auto token = ReadNamedToken(entry, config)) AddNamedToken(*token, config);
+    }
+  }
+}
+
+void ReadOptionalBool(const JsonReader& reader, TokenizerConfig* config,
+                      std::optional<bool>* value) {
+  if (reader.IsNull()) return;
+  if (reader.value().is_boolean()) {
+    *value = reader.value().get<bool>();
+  } else {
+    LeaveOut(reader, "true or false", config);
+  }
 }
 
 absl::Status ReadAddedTokensDecoder(const JsonReader& decoder, TokenizerConfig* config) {
@@ -48,33 +92,68 @@ absl::Status ReadAddedTokensDecoder(const JsonReader& decoder, TokenizerConfig* 
   return absl::OkStatus();
 }
 
-void Remove(std::optional<TokenId> id, std::vector<TokenId>* ids) {
-  if (id.has_value()) ids->erase(std::remove(ids->begin(), ids->end(), *id), ids->end());
-}
-
-absl::Status ApplyChoice(std::optional<bool> wanted, std::optional<TokenId> id, bool at_front,
-                         const std::string& what, std::vector<TokenId>* ids) {
-  if (!wanted.has_value()) return absl::OkStatus();
-  if (!*wanted) {
-    Remove(id, ids);
-    return absl::OkStatus();
-  }
-  if (!id.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(what, " is true, but no such token is named or it is not in the vocabulary"));
-  }
-  if (std::find(ids->begin(), ids->end(), *id) == ids->end()) {
-    ids->insert(at_front ? ids->begin() : ids->end(), *id);
+// Content -> id, as before tokenizer_config.json listed such tokens. Only those that have a name
+// are special.
+absl::Status ReadAddedTokensFile(const JsonReader& root, TokenizerConfig* config) {
+  if (absl::Status status = root.ExpectObject(); !status.ok()) return status;
+  for (const auto& [content, value] : root.value().items()) {
+    const JsonReader entry(value, absl::StrCat(root.path(), "[\"", content.substr(0, 80), "\"]"));
+    absl::StatusOr<int32_t> id = entry.NonNegativeInt();
+    if (!id.ok()) return id.status();
+    if (content.empty() || content.size() > kLongestAddedToken) {
+      return entry.Unexpected(absl::StrCat("1 to ", kLongestAddedToken, " bytes of text as key"));
+    }
+    AddedToken token;
+    token.id = *id;
+    token.content = content;
+    token.special = std::any_of(
+        config->named_tokens.begin(), config->named_tokens.end(),
+        [&content = token.content](const AddedToken& named) { return named.content == content; });
+    token.normalized = !token.special;
+    config->added_tokens.push_back(std::move(token));
   }
   return absl::OkStatus();
+}
+
+absl::Status ReadMainFile(const JsonReader& root, TokenizerConfig* config) {
+  if (absl::Status status = root.ExpectObject(); !status.ok()) return status;
+  const Json& name = root.Member("tokenizer_class").value();
+  if (name.is_string()) {
+    const std::string text = name.get<std::string>();
+    config->tokenizer_class = std::string(absl::StripSuffix(text, "Fast"));
+  }
+  ReadTokenNames(root, config);
+  ReadOptionalBool(root.Member("add_bos_token"), config, &config->add_bos_token);
+  ReadOptionalBool(root.Member("add_eos_token"), config, &config->add_eos_token);
+  ReadOptionalBool(root.Member("add_prefix_space"), config, &config->add_prefix_space);
+  ReadOptionalBool(root.Member("legacy"), config, &config->legacy);
+  return ReadAddedTokensDecoder(root.Member("added_tokens_decoder"), config);
+}
+
+void ApplyChoice(std::optional<bool> wanted, std::optional<TokenId> id, bool at_front,
+                 const std::string& what, std::vector<TokenId>* ids,
+                 std::vector<std::string>* warnings) {
+  if (!wanted.has_value()) return;
+  if (!id.has_value()) {
+    if (*wanted) {
+      warnings->push_back(absl::StrCat(
+          what,
+          " is true, but no such token is named or it is not in the vocabulary: none is added"));
+    }
+    return;
+  }
+  const auto found = std::find(ids->begin(), ids->end(), *id);
+  if (!*wanted) {
+    ids->erase(std::remove(ids->begin(), ids->end(), *id), ids->end());
+  } else if (found == ids->end()) {
+    ids->insert(at_front ? ids->begin() : ids->end(), *id);
+  }
 }
 
 }  // namespace
 
 absl::StatusOr<AddedToken> ReadAddedToken(const JsonReader& entry, std::optional<TokenId> id) {
-  absl::Status status = entry.ExpectMembers(
-      {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special", "__type"});
-  if (!status.ok()) return status;
+  if (absl::Status status = entry.ExpectObject(); !status.ok()) return status;
   AddedToken token;
   if (id.has_value()) {
     token.id = *id;
@@ -107,42 +186,48 @@ absl::StatusOr<AddedToken> ReadAddedToken(const JsonReader& entry, std::optional
 
 absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const TokenizerFiles& files) {
   TokenizerConfig config;
-  if (!files.tokenizer_config_json.empty()) {
-    const std::string source = absl::StrCat(files.source_name, "/tokenizer_config.json");
-    absl::StatusOr<Json> document = ParseJson(files.tokenizer_config_json, source);
+  const auto read = [&](const std::string& contents, const char* name, const auto& use) {
+    if (contents.empty()) return absl::OkStatus();
+    const std::string source = absl::StrCat(files.source_name, "/", name);
+    absl::StatusOr<Json> document = ParseJson(source, contents);
     if (!document.ok()) return document.status();
-    const JsonReader root(*document, source + ": ");
-    absl::Status status = ReadTokenNames(root, &config);
-    if (status.ok()) status = ReadOptionalBool(root.Member("add_bos_token"), &config.add_bos_token);
-    if (status.ok()) status = ReadOptionalBool(root.Member("add_eos_token"), &config.add_eos_token);
-    if (status.ok()) status = ReadAddedTokensDecoder(root.Member("added_tokens_decoder"), &config);
-    if (!status.ok()) return status;
+    return use(JsonReader(*document, source + ": "));
+  };
+  absl::Status status = read(files.tokenizer_config_json, "tokenizer_config.json",
+                             [&](const JsonReader& root) { return ReadMainFile(root, &config); });
+  if (!status.ok()) return status;
+  status =
+      read(files.special_tokens_map_json, "special_tokens_map.json", [&](const JsonReader& root) {
+        if (absl::Status object = root.ExpectObject(); !object.ok()) return object;
+        ReadTokenNames(root, &config);
+        return absl::OkStatus();
+      });
+  if (status.ok() && config.added_tokens.empty()) {
+    status = read(files.added_tokens_json, "added_tokens.json",
+                  [&](const JsonReader& root) { return ReadAddedTokensFile(root, &config); });
   }
-  if (!files.special_tokens_map_json.empty()) {
-    const std::string source = absl::StrCat(files.source_name, "/special_tokens_map.json");
-    absl::StatusOr<Json> document = ParseJson(files.special_tokens_map_json, source);
-    if (!document.ok()) return document.status();
-    if (absl::Status status = ReadTokenNames(JsonReader(*document, source + ": "), &config);
-        !status.ok()) {
-      return status;
-    }
-  }
+  if (!status.ok()) return status;
+  std::stable_sort(config.added_tokens.begin(), config.added_tokens.end(),
+                   [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
   return config;
 }
 
-absl::Status ApplyBoundaries(const TokenizerConfig& config, const TokenTable& table,
-                             const std::string& source, TextBoundaries* boundaries) {
+std::string LeftOutText(const TokenizerFiles& files, const AddedToken& token) {
+  return absl::StrCat(files.source_name, ": token \"", absl::CHexEscape(token.content),
+                      "\" has the id ", token.id, ", the model has ids from 0 to ",
+                      files.model_vocabulary - 1, ": it is left out");
+}
+
+void ApplyBoundaries(const TokenizerConfig& config, const TokenTable& table,
+                     const std::string& source, TextBoundaries* boundaries,
+                     std::vector<std::string>* warnings) {
   if (config.bos_token.has_value()) boundaries->bos_id = table.IdOf(*config.bos_token);
   if (config.eos_token.has_value()) boundaries->eos_id = table.IdOf(*config.eos_token);
-  absl::Status status = ApplyChoice(config.add_bos_token, boundaries->bos_id, true,
-                                    absl::StrCat(source, "/tokenizer_config.json: add_bos_token"),
-                                    &boundaries->prefix);
-  if (status.ok()) {
-    status = ApplyChoice(config.add_eos_token, boundaries->eos_id, false,
-                         absl::StrCat(source, "/tokenizer_config.json: add_eos_token"),
-                         &boundaries->suffix);
-  }
-  return status;
+  const std::string file = absl::StrCat(source, "/tokenizer_config.json: ");
+  ApplyChoice(config.add_bos_token, boundaries->bos_id, true, file + "add_bos_token",
+              &boundaries->prefix, warnings);
+  ApplyChoice(config.add_eos_token, boundaries->eos_id, false, file + "add_eos_token",
+              &boundaries->suffix, warnings);
 }
 
 }  // namespace mambad::text

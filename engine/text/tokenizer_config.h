@@ -1,4 +1,4 @@
-// What tokenizer_config.json and special_tokens_map.json add to a tokenizer.
+// What tokenizer_config.json, special_tokens_map.json and added_tokens.json add to a tokenizer.
 #ifndef MAMBAD_ENGINE_TEXT_TOKENIZER_CONFIG_H_
 #define MAMBAD_ENGINE_TEXT_TOKENIZER_CONFIG_H_
 
@@ -15,21 +15,34 @@
 namespace mambad::text {
 
 struct TokenizerConfig {
+  std::string tokenizer_class;  // without "Fast" at its end
   std::optional<std::string> bos_token, eos_token;
-  std::optional<bool> add_bos_token, add_eos_token;
+  std::optional<bool> add_bos_token, add_eos_token, add_prefix_space, legacy;
+  // `added_tokens_decoder`, or added_tokens.json where there is none. Ascending ids.
   std::vector<AddedToken> added_tokens;
+  // Special tokens by name (bos_token, pad_token, additional_special_tokens, ...), each content once.
+  // Their ids are not known here: kNoId.
+  std::vector<AddedToken> named_tokens;
+  std::vector<std::string> warnings;
 };
 
-// INVALID_ARGUMENT with the path of what is wrong. Members that concern other things are ignored.
+inline constexpr TokenId kNoId = -1;
+
+// INVALID_ARGUMENT with the path of what is wrong. Members that concern other things are ignored; a
+// member of these that has an odd value is left out with a warning.
 absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const TokenizerFiles& files);
 
 // An entry of `added_tokens` (id inside) or `added_tokens_decoder` (id given).
 absl::StatusOr<AddedToken> ReadAddedToken(const JsonReader& entry, std::optional<TokenId> id);
 
+// The warning about a token that the model has no row for.
+std::string LeftOutText(const TokenizerFiles& files, const AddedToken& token);
+
 // Sets bos_id and eos_id from the configuration and makes prefix and suffix obey an explicit
-// add_bos_token and add_eos_token. INVALID_ARGUMENT when begin-of-text is wanted and unknown.
-absl::Status ApplyBoundaries(const TokenizerConfig& config, const TokenTable& table,
-                             const std::string& source, TextBoundaries* boundaries);
+// add_bos_token and add_eos_token; where such a token is wanted and there is none, `warnings` says so.
+void ApplyBoundaries(const TokenizerConfig& config, const TokenTable& table,
+                     const std::string& source, TextBoundaries* boundaries,
+                     std::vector<std::string>* warnings);
 
 }  // namespace mambad::text
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/json/json_text.h"
 #include "engine/text/bpe_tokenizer.h"
 #include "engine/text/byte_level.h"
 #include "engine/text/json_reader.h"
@@ -22,18 +23,20 @@ struct Document {
   std::vector<AddedToken> added_tokens;
   PreTokenizerRule pre_tokenizer;
   DecoderRule decoder;
+  size_t vocabulary_left_out = 0;  // tokens of model.vocab that the model has no rows for
+  std::vector<std::string> warnings;
 };
 
 // Settings of the model that change what encoding does, where it may not be done in silence.
 absl::Status CheckModelSettings(const JsonReader& model) {
-  absl::Status status = model.ExpectMembers(
-      {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
-       "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
-  // A model of another type has other members; name its type first.
   absl::StatusOr<std::string> type = model.Member("type").StringOr("BPE");
   if (!type.ok()) return type.status();
-  if (*type != "BPE") return model.Member("type").Unexpected("\"BPE\"");
-  if (!status.ok()) return status;
+  // Files from before models had a type: those of BPE have merges.
+  const bool typed = !model.Member("type").IsNull() || !model.Member("merges").IsNull();
+  if (*type != "BPE" || !typed) {
+    return model.Member("type").Unsupported(typed ? *type : "null",
+                                            "BPE (Unigram where tokenizer.model lies beside)");
+  }
   const Json& dropout = model.Member("dropout").value();
   const bool drops = dropout.is_number() ? dropout.get<double>() != 0.0 : !dropout.is_null();
   if (drops) return model.Member("dropout").Unexpected("null or 0");
@@ -45,52 +48,118 @@ absl::Status CheckModelSettings(const JsonReader& model) {
   return absl::OkStatus();
 }
 
-absl::Status ReadAddedTokens(const JsonReader& list, const TokenizerConfig& config,
-                             std::vector<AddedToken>* tokens) {
-  if (!list.IsNull()) {
-    if (absl::Status status = list.ExpectArray(); !status.ok()) return status;
-    for (size_t i = 0; i < list.value().size(); ++i) {
-      absl::StatusOr<AddedToken> token = ReadAddedToken(list.Element(i), std::nullopt);
-      if (!token.ok()) return token.status();
-      tokens->push_back(*std::move(token));
+// The added tokens of the file, in its order, those that the configuration lists otherwise or
+// besides, and those that it names. Tokens are the same when their content is: then the
+// configuration's flags count, but what is special once stays so.
+class AddedTokenList {
+ public:
+  // `vocabulary`: model.vocab.
+  AddedTokenList(const TokenizerFiles& files, const JsonReader& vocabulary, TokenizerConfig* config)
+      : files_(files), vocabulary_(vocabulary), config_(*config) {}
+
+  absl::Status Read(const JsonReader& list) {
+    if (!list.IsNull()) {
+      if (absl::Status status = list.ExpectArray(); !status.ok()) return status;
+      for (size_t i = 0; i < list.value().size(); ++i) {
+        absl::StatusOr<AddedToken> token = ReadAddedToken(list.Element(i), std::nullopt);
+        if (!token.ok()) return token.status();
+        Append(*std::move(token));
+      }
     }
+    for (const auto& [spelling, value] : vocabulary_.value().items()) {
+      if (value.is_number_integer()) Count(value.get<int64_t>());
+    }
+    for (const AddedToken& token : config_.added_tokens) Merge(token);
+    // New rows are only there where it is known how many the model has.
+    for (const AddedToken& token : config_.named_tokens) {
+      const bool known = by_content_.contains(token.content);
+      if (!known && (files_.model_vocabulary > 0 || IdInVocabulary(token.content))) Merge(token);
+    }
+    return absl::OkStatus();
   }
-  absl::flat_hash_map<TokenId, std::string> known;
-  for (const AddedToken& token : *tokens) known.emplace(token.id, token.content);
-  for (const AddedToken& token : config.added_tokens) {
-    if (!known.contains(token.id)) tokens->push_back(token);
+
+  std::vector<AddedToken> tokens;
+
+ private:
+  void Count(int64_t id) { next_id_ = std::max(next_id_, id + 1); }
+
+  std::optional<TokenId> IdInVocabulary(const std::string& content) const {
+    absl::StatusOr<int32_t> id = vocabulary_.Member(content).NonNegativeInt();
+    return id.ok() ? std::optional<TokenId>(*id) : std::nullopt;
   }
-  return absl::OkStatus();
+
+  void Append(AddedToken token) {
+    Count(token.id);
+    by_content_.emplace(token.content, tokens.size());
+    tokens.push_back(std::move(token));
+  }
+
+  void Merge(AddedToken token) {
+    const auto known = by_content_.find(token.content);
+    if (known != by_content_.end()) {
+      AddedToken& listed = tokens[known->second];
+      token.id = listed.id;
+      token.special = token.special || listed.special;
+      listed = std::move(token);
+      return;
+    }
+    const std::optional<TokenId> id = IdInVocabulary(token.content);
+    token.id = id.value_or(static_cast<TokenId>(std::min<int64_t>(next_id_, kLargestTokenId)));
+    Append(std::move(token));
+  }
+
+  const TokenizerFiles& files_;
+  const JsonReader& vocabulary_;
+  TokenizerConfig& config_;
+  absl::flat_hash_map<std::string, size_t> by_content_;
+  int64_t next_id_ = 0;
+};
+
+bool Fits(const TokenizerFiles& files, int64_t id) {
+  return files.model_vocabulary == 0 || id < files.model_vocabulary;
 }
 
-absl::StatusOr<TokenTable> BuildTable(const Document& document) {
-  const JsonReader vocabulary = document.model.Member("vocab");
+absl::StatusOr<TokenTable> BuildTable(const TokenizerFiles& files, Document* document) {
+  const JsonReader vocabulary = document->model.Member("vocab");
   if (absl::Status status = vocabulary.ExpectObject(); !status.ok()) return status;
-  TokenTable table(vocabulary.value().size() + document.added_tokens.size());
+  TokenTable table(vocabulary.value().size() + document->added_tokens.size());
   for (const auto& [spelling, value] : vocabulary.value().items()) {
-    if (!value.is_number_integer()) {
-      return JsonReader(value,
-                        absl::StrCat(vocabulary.path(), "[\"", spelling.substr(0, 80), "\"]"))
-          .Unexpected("a token id");
-    }
-    absl::StatusOr<int32_t> id = JsonReader(value, vocabulary.path()).NonNegativeInt();
+    absl::StatusOr<int32_t> id =
+        JsonReader(value, absl::StrCat(vocabulary.path(), "[\"", spelling.substr(0, 80), "\"]"))
+            .NonNegativeInt();
     if (!id.ok()) return id.status();
+    if (!Fits(files, *id)) {
+      ++document->vocabulary_left_out;
+      continue;
+    }
     absl::Status status =
-        table.Add(*id, spelling, DecodeSpelling(document.decoder, spelling), false);
+        table.Add(*id, spelling, DecodeSpelling(document->decoder, spelling), false);
     if (!status.ok()) {
       return absl::InvalidArgumentError(absl::StrCat(vocabulary.path(), ": ", status.message()));
     }
   }
-  for (const AddedToken& token : document.added_tokens) {
+  std::vector<AddedToken> kept;
+  for (AddedToken& token : document->added_tokens) {
+    if (!Fits(files, token.id)) {
+      document->warnings.push_back(LeftOutText(files, token));
+      continue;
+    }
     // The decoder sees added tokens as well. Only its byte alphabet is not for them: their content
     // is text, and some letters in it would come out as bytes.
-    const DecoderRule& rule = document.decoder;
+    const DecoderRule& rule = document->decoder;
     absl::Status status = table.Add(
         token.id, token.content,
         rule.byte_level ? token.content : DecodeSpelling(rule, token.content), token.special);
     if (!status.ok()) {
       return absl::InvalidArgumentError(absl::StrCat("added token: ", status.message()));
     }
+    kept.push_back(std::move(token));
+  }
+  document->added_tokens = std::move(kept);
+  if (document->vocabulary_left_out > 0) {
+    document->warnings.push_back(absl::StrCat(
+        vocabulary.path(), ": ", document->vocabulary_left_out,
+        " tokens have ids beyond the model's ", files.model_vocabulary, ": they are left out"));
   }
   if (absl::Status status = table.BuildIndex(); !status.ok()) return status;
   return table;
@@ -117,7 +186,8 @@ absl::Status SplitMerge(const JsonReader& merge, std::string_view* left, std::st
   return absl::OkStatus();
 }
 
-absl::Status ReadMerges(const JsonReader& merges, const TokenTable& table, BpeMerger* merger) {
+absl::Status ReadMerges(const JsonReader& merges, const TokenTable& table, bool some_left_out,
+                        BpeMerger* merger) {
   if (absl::Status status = merges.ExpectArray(); !status.ok()) return status;
   merger->Reserve(merges.value().size());
   for (size_t i = 0; i < merges.value().size(); ++i) {
@@ -127,6 +197,7 @@ absl::Status ReadMerges(const JsonReader& merges, const TokenTable& table, BpeMe
     const auto left_id = table.IdOf(left);
     const auto right_id = table.IdOf(right);
     const auto result = table.IdOf(std::string(left).append(right));
+    if ((!left_id || !right_id || !result) && some_left_out) continue;
     if (!left_id || !right_id || !result)
       return merge.Unexpected("parts and result in model.vocab");
     merger->AddRule(*left_id, *right_id, static_cast<int32_t>(i), *result);
@@ -155,7 +226,8 @@ absl::Status ReadSymbols(const Document& document, const TokenTable& table, BpeS
   }
   if (symbols->byte_level) return absl::OkStatus();
   for (const auto& [spelling, value] : model.Member("vocab").value().items()) {
-    if (!spelling.empty() && Utf8Length(spelling) == spelling.size()) {
+    const bool one_character = !spelling.empty() && Utf8Length(spelling) == spelling.size();
+    if (one_character && table.Find(value.get<int32_t>()) != nullptr) {
       symbols->of_character.emplace(spelling, value.get<int32_t>());
     }
   }
@@ -168,48 +240,42 @@ absl::Status ReadWholePieces(const Document& document, const TokenTable& table,
   if (!wanted.ok()) return wanted.status();
   if (!*wanted) return absl::OkStatus();
   for (const auto& [spelling, value] : document.model.Member("vocab").value().items()) {
+    const std::optional<TokenId> id = table.IdOf(spelling);
+    if (!id.has_value()) continue;
     if (!document.pre_tokenizer.byte_level) {
-      pieces->emplace(spelling, *table.IdOf(spelling));
+      pieces->emplace(spelling, *id);
     } else if (auto bytes = ByteLevelDecode(spelling)) {
-      pieces->emplace(*std::move(bytes), *table.IdOf(spelling));
+      pieces->emplace(*std::move(bytes), *id);
     }
   }
   return absl::OkStatus();
 }
 
-// Names in the configuration are tokens of text even where the list of added tokens leaves them
-// out.
-void AddNamedTokens(const TokenizerConfig& config, const JsonReader& vocabulary,
-                    std::vector<AddedToken>* tokens) {
-  for (const auto& name : {config.bos_token, config.eos_token}) {
-    if (!name.has_value() || name->empty() || name->size() > kLongestAddedToken) continue;
-    const JsonReader id = vocabulary.Member(*name);
-    const bool listed = std::any_of(tokens->begin(), tokens->end(), [&](const AddedToken& token) {
-      return token.content == *name;
-    });
-    absl::StatusOr<int32_t> value = id.NonNegativeInt();
-    if (listed || !value.ok()) continue;
-    AddedToken token;
-    token.id = *value;
-    token.content = *name;
-    token.special = true;
-    tokens->push_back(std::move(token));
-  }
+// Classes that make their own byte-level pre-tokenizer: it has a prefix space when the
+// configuration says so, whatever the file says.
+bool SetsPrefixSpace(const TokenizerConfig& config) {
+  constexpr const char* kClasses[] = {"GPT2Tokenizer",   "GPTNeoXTokenizer",   "CodeGenTokenizer",
+                                      "CohereTokenizer", "Qwen2Tokenizer",     "RobertaTokenizer",
+                                      "BartTokenizer",   "LongformerTokenizer"};
+  return std::find(std::begin(kClasses), std::end(kClasses), config.tokenizer_class) !=
+         std::end(kClasses);
 }
 
-absl::Status ReadDocument(const JsonReader& root, const TokenizerConfig& config,
-                          Document* document) {
-  absl::Status status =
-      root.ExpectMembers({"version", "truncation", "padding", "added_tokens", "normalizer",
-                          "pre_tokenizer", "post_processor", "decoder", "model"});
+absl::Status ReadDocument(const JsonReader& root, const TokenizerFiles& files,
+                          TokenizerConfig* config, Document* document) {
+  absl::Status status = root.ExpectObject();
   if (status.ok()) status = document->model.ExpectObject();
   if (status.ok()) status = CheckModelSettings(document->model);
-  if (status.ok()) {
-    status = ReadAddedTokens(root.Member("added_tokens"), config, &document->added_tokens);
-  }
   if (!status.ok()) return status;
-  AddNamedTokens(config, document->model.Member("vocab"), &document->added_tokens);
-  absl::StatusOr<PreTokenizerRule> pre_tokenizer = ReadPreTokenizer(root.Member("pre_tokenizer"));
+  const JsonReader vocabulary = document->model.Member("vocab");
+  AddedTokenList added_tokens(files, vocabulary, config);
+  status = added_tokens.Read(root.Member("added_tokens"));
+  if (!status.ok()) return status;
+  document->added_tokens = std::move(added_tokens.tokens);
+  std::optional<bool> prefix_space;
+  if (SetsPrefixSpace(*config)) prefix_space = config->add_prefix_space.value_or(false);
+  absl::StatusOr<PreTokenizerRule> pre_tokenizer =
+      ReadPreTokenizer(root.Member("pre_tokenizer"), prefix_space);
   if (!pre_tokenizer.ok()) return pre_tokenizer.status();
   absl::StatusOr<DecoderRule> decoder = ReadDecoder(root.Member("decoder"));
   if (!decoder.ok()) return decoder.status();
@@ -226,16 +292,15 @@ absl::Status ReadDocument(const JsonReader& root, const TokenizerConfig& config,
   return absl::OkStatus();
 }
 
-absl::Status CheckTemplateIds(const PostProcessorRule& rule, const TokenTable& table,
-                              const JsonReader& post_processor) {
-  for (const std::vector<TokenId>* ids : {&rule.prefix, &rule.suffix}) {
-    for (const TokenId id : *ids) {
-      if (table.Find(id) == nullptr) {
-        return post_processor.Unexpected(absl::StrCat("ids of tokens, not ", id));
-      }
-    }
-  }
-  return absl::OkStatus();
+// Ids of templates that are no tokens, or were left out, are put around nothing.
+void DropUnknownIds(const TokenTable& table, const JsonReader& post_processor,
+                    std::vector<TokenId>* ids, std::vector<std::string>* warnings) {
+  std::erase_if(*ids, [&](TokenId id) {
+    if (table.Find(id) != nullptr) return false;
+    warnings->push_back(
+        absl::StrCat(post_processor.path(), ": id ", id, " is no token: it is left out"));
+    return true;
+  });
 }
 
 }  // namespace
@@ -245,19 +310,21 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromTokenizerJson(
   const std::string source = absl::StrCat(files.source_name, "/tokenizer.json");
   absl::StatusOr<TokenizerConfig> config = ReadTokenizerConfig(files);
   if (!config.ok()) return config.status();
-  absl::StatusOr<Json> json = ParseJson(files.tokenizer_json, source);
+  absl::StatusOr<Json> json = ParseJson(source, files.tokenizer_json);
   if (!json.ok()) return json.status();
   const JsonReader root(*json, source + ": ");
-  Document document{root.Member("model"), {}, {}, {}};
-  if (absl::Status status = ReadDocument(root, *config, &document); !status.ok()) return status;
+  Document document{root.Member("model"), {}, {}, {}, 0, {}};
+  absl::Status status = ReadDocument(root, files, &*config, &document);
+  if (!status.ok()) return status;
 
   BpeParts parts;
-  absl::StatusOr<TokenTable> table = BuildTable(document);
+  absl::StatusOr<TokenTable> table = BuildTable(files, &document);
   if (!table.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(source, ": ", table.status().message()));
   }
   parts.table = *std::move(table);
-  absl::Status status = ReadMerges(document.model.Member("merges"), parts.table, &parts.merger);
+  status = ReadMerges(document.model.Member("merges"), parts.table,
+                      document.vocabulary_left_out > 0, &parts.merger);
   if (status.ok()) status = ReadSymbols(document, parts.table, &parts.symbols);
   if (status.ok()) status = ReadWholePieces(document, parts.table, &parts.whole_pieces);
   if (!status.ok()) return status;
@@ -266,12 +333,14 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromTokenizerJson(
   if (!normalizer.ok()) return normalizer.status();
   absl::StatusOr<PostProcessorRule> post = ReadPostProcessor(root.Member("post_processor"));
   if (!post.ok()) return post.status();
-  status = CheckTemplateIds(*post, parts.table, root.Member("post_processor"));
-  if (!status.ok()) return status;
+  for (std::vector<TokenId>* ids : {&post->prefix, &post->suffix}) {
+    DropUnknownIds(parts.table, root.Member("post_processor"), ids, &document.warnings);
+  }
   parts.boundaries.prefix = std::move(post->prefix);
   parts.boundaries.suffix = std::move(post->suffix);
-  status = ApplyBoundaries(*config, parts.table, files.source_name, &parts.boundaries);
-  if (!status.ok()) return status;
+  ApplyBoundaries(*config, parts.table, files.source_name, &parts.boundaries, &config->warnings);
+  parts.warnings = std::move(config->warnings);
+  parts.warnings.insert(parts.warnings.end(), document.warnings.begin(), document.warnings.end());
   parts.strips_leading_space = document.decoder.strips_leading_space;
   parts.added_tokens = std::move(document.added_tokens);
   parts.normalizer = *std::move(normalizer);

@@ -11,6 +11,7 @@
 #include "absl/strings/str_replace.h"
 #include "engine/text/bpe_tokenizer.h"
 #include "engine/text/byte_level.h"
+#include "engine/text/pre_tokenizer_names.h"
 #include "engine/text/tokenizer_components.h"
 #include "engine/text/utf8.h"
 
@@ -24,13 +25,6 @@ using Type = BpeVocabulary::Type;
 constexpr size_t kLongestScoredPiece = 256;
 constexpr char kSpaceMarker[] = "\xE2\x96\x81";
 
-constexpr std::string_view kLlama3Pattern =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
-    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-constexpr std::string_view kQwen2Pattern =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"
-    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-
 absl::Status Fault(const BpeVocabulary& vocabulary, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat(vocabulary.source_name, ": tokenizer: ", what));
 }
@@ -39,41 +33,13 @@ Type TypeOf(const BpeVocabulary& vocabulary, size_t id) {
   return vocabulary.types.empty() ? Type::kNormal : vocabulary.types[id];
 }
 
-struct ByteLevelRule {
-  std::vector<std::string_view> patterns;  // each cuts the pieces that the one before left
-  bool nfc = false;  // the original tokenizer normalizes, the GGUF file does not say it
-  bool ignore_merges = false;
-  bool add_bos = false;
-};
-
-// The rules behind the names of `tokenizer.ggml.pre`.
 absl::StatusOr<ByteLevelRule> RuleFor(const BpeVocabulary& vocabulary) {
-  const std::string& name = vocabulary.pre_tokenizer;
-  const auto is_any_of = [&](std::initializer_list<std::string_view> names) {
-    return std::find(names.begin(), names.end(), name) != names.end();
-  };
-  ByteLevelRule rule;
-  if (name.empty() || name == "default") {
-    rule.patterns = {"[\\p{P}\\$\\+<=>\\^~\\|]+", kGpt2Pattern, "\\p{N}+", "[0-9][0-9][0-9]"};
-  } else if (is_any_of({"gpt-2", "gpt2", "phi-2", "jais"})) {
-    rule.patterns = {kGpt2Pattern};
-  } else if (is_any_of({"gpt-neox", "mpt", "olmo", "dolly-v2"})) {
-    rule.patterns = {kGpt2Pattern};
-    rule.nfc = true;
-  } else if (is_any_of({"llama-bpe", "llama3", "llama-v3"})) {
-    rule.patterns = {kLlama3Pattern};
-    rule.ignore_merges = true;
-    rule.add_bos = true;
-  } else if (name == "qwen2") {
-    rule.patterns = {kQwen2Pattern};
-    rule.nfc = true;
-  } else if (is_any_of({"smollm", "starcoder", "refact", "command-r", "codeshell"})) {
-    rule.patterns = {"\\p{N}", kGpt2Pattern};
-  } else {
-    return Fault(vocabulary, absl::StrCat("pre-tokenizer \"", absl::CHexEscape(name.substr(0, 80)),
-                                          "\" is not supported"));
-  }
-  return rule;
+  std::optional<ByteLevelRule> rule = FindByteLevelRule(vocabulary.pre_tokenizer);
+  if (rule.has_value()) return *std::move(rule);
+  return absl::UnimplementedError(
+      absl::StrCat(vocabulary.source_name, ": tokenizer.ggml.pre: pre-tokenizer \"",
+                   absl::CHexEscape(vocabulary.pre_tokenizer.substr(0, 80)),
+                   "\" is not supported; these are: ", KnownByteLevelRules()));
 }
 
 absl::Status CheckVocabulary(const BpeVocabulary& vocabulary) {
@@ -84,7 +50,7 @@ absl::Status CheckVocabulary(const BpeVocabulary& vocabulary) {
                  absl::StrCat("expected ", count, " token types, found ", vocabulary.types.size()));
   }
   const bool scored = vocabulary.kind == Kind::kSentencePiece;
-  if (scored && vocabulary.scores.size() != count) {
+  if (scored && !vocabulary.scores.empty() && vocabulary.scores.size() != count) {
     return Fault(vocabulary,
                  absl::StrCat("expected ", count, " scores, found ", vocabulary.scores.size()));
   }
@@ -92,7 +58,7 @@ absl::Status CheckVocabulary(const BpeVocabulary& vocabulary) {
     if (!CheckUtf8(vocabulary.pieces[id]).ok()) {
       return Fault(vocabulary, absl::StrCat("piece ", id, " is not valid UTF-8"));
     }
-    if (scored && !std::isfinite(vocabulary.scores[id])) {
+    if (scored && !vocabulary.scores.empty() && !std::isfinite(vocabulary.scores[id])) {
       return Fault(vocabulary, absl::StrCat("score ", id, " is not finite"));
     }
   }
@@ -129,8 +95,9 @@ absl::Status BuildTable(const BpeVocabulary& vocabulary, BpeParts* parts) {
         parts->table.Add(static_cast<TokenId>(id), piece, BytesOf(vocabulary, id), special);
     if (!status.ok()) return Fault(vocabulary, status.message());
     if (!special && type != Type::kUserDefined) continue;
-    if (piece.empty() || piece.size() > kLongestAddedToken) {
-      return Fault(vocabulary, absl::StrCat("special piece ", id, ": expected 1 to ",
+    if (piece.empty()) continue;  // no text can spell it
+    if (piece.size() > kLongestAddedToken) {
+      return Fault(vocabulary, absl::StrCat("special piece ", id, ": expected at most ",
                                             kLongestAddedToken, " bytes, found ", piece.size()));
     }
     AddedToken token;
@@ -139,23 +106,29 @@ absl::Status BuildTable(const BpeVocabulary& vocabulary, BpeParts* parts) {
     token.special = special;
     parts->added_tokens.push_back(std::move(token));
   }
-  absl::Status status = parts->table.BuildIndex();
-  return status.ok() ? status : Fault(vocabulary, status.message());
+  return parts->table.BuildIndex(TokenTable::Repeats::kFirstCounts);
 }
 
-absl::Status SetBoundaries(const BpeVocabulary& vocabulary, bool bos_default,
-                           TextBoundaries* boundaries) {
-  boundaries->bos_id = vocabulary.bos_id;
-  boundaries->eos_id = vocabulary.eos_id;
-  if (vocabulary.add_bos.value_or(bos_default && vocabulary.bos_id.has_value())) {
-    if (!vocabulary.bos_id) return Fault(vocabulary, "add_bos_token without bos_token_id");
-    boundaries->prefix.push_back(*vocabulary.bos_id);
-  }
-  if (vocabulary.add_eos.value_or(false)) {
-    if (!vocabulary.eos_id) return Fault(vocabulary, "add_eos_token without eos_token_id");
-    boundaries->suffix.push_back(*vocabulary.eos_id);
-  }
-  return absl::OkStatus();
+void SetBoundaries(const BpeVocabulary& vocabulary, bool bos_default, BpeParts* parts) {
+  TextBoundaries& boundaries = parts->boundaries;
+  boundaries.bos_id = vocabulary.bos_id;
+  boundaries.eos_id = vocabulary.eos_id;
+  // These files leave the begin-of-text of a conversation to whoever runs them.
+  boundaries.conversations_begin_with_prefix = true;
+  const auto add = [&](bool wanted, std::optional<TokenId> id, absl::string_view name,
+                       std::vector<TokenId>* ids) {
+    if (!wanted) return;
+    if (id.has_value()) {
+      ids->push_back(*id);
+    } else {
+      parts->warnings.push_back(
+          absl::StrCat(vocabulary.source_name, ": tokenizer.ggml.add_", name,
+                       "_token is true, but no such token is named: none is added"));
+    }
+  };
+  add(vocabulary.add_bos.value_or(bos_default && vocabulary.bos_id.has_value()), vocabulary.bos_id,
+      "bos", &boundaries.prefix);
+  add(vocabulary.add_eos.value_or(false), vocabulary.eos_id, "eos", &boundaries.suffix);
 }
 
 absl::Status AddRankedMerges(const BpeVocabulary& vocabulary, BpeParts* parts) {
@@ -181,8 +154,8 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateByteLevel(const BpeVocabu
   BpeParts parts;
   absl::Status status = BuildTable(vocabulary, &parts);
   if (status.ok()) status = AddRankedMerges(vocabulary, &parts);
-  if (status.ok()) status = SetBoundaries(vocabulary, rule->add_bos, &parts.boundaries);
   if (!status.ok()) return status;
+  SetBoundaries(vocabulary, rule->add_bos, &parts);
   for (const std::string_view pattern : rule->patterns) {
     absl::StatusOr<PreTokenizerStep> step = IsolateMatches(pattern);
     if (!step.ok()) return step.status();
@@ -275,8 +248,8 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateScored(const BpeVocabular
   BpeParts parts;
   absl::Status status = BuildTable(vocabulary, &parts);
   if (status.ok()) status = AddScoredMerges(vocabulary, &parts);
-  if (status.ok()) status = SetBoundaries(vocabulary, true, &parts.boundaries);
   if (!status.ok()) return status;
+  SetBoundaries(vocabulary, true, &parts);
   parts.symbols.byte_fallback = true;
   parts.symbols.fuse_unknown = true;
   parts.symbols.unknown = vocabulary.unknown_id;
@@ -300,6 +273,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateScored(const BpeVocabular
 absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateTokenizerFromVocabulary(
     BpeVocabulary vocabulary) {
   if (absl::Status status = CheckVocabulary(vocabulary); !status.ok()) return status;
+  if (vocabulary.scores.empty()) vocabulary.scores.resize(vocabulary.pieces.size());
   return vocabulary.kind == Kind::kByteLevel ? CreateByteLevel(vocabulary)
                                              : CreateScored(vocabulary);
 }

@@ -64,10 +64,13 @@ class EngineDriver {
           .directory.Write(draft_directory_.path(), StoredAs::kFloat32);
       options.draft_model = draft_directory_.path();
     }
-    if (options.threads == 0) options.threads = 2;
-    absl::StatusOr<std::unique_ptr<EngineCore>> opened = EngineCore::Open(options, nullptr);
-    if (!opened.ok()) ADD_FAILURE() << opened.status();
-    core_ = *std::move(opened);
+    Open(std::move(options));
+  }
+  // Any model directory as target.
+  explicit EngineDriver(const ModelDirectory& target, EngineOptions options = {}) {
+    target.Write(target_directory_.path(), StoredAs::kFloat32);
+    options.model = target_directory_.path();
+    Open(std::move(options));
   }
 
   EngineCore& core() { return *core_; }
@@ -114,6 +117,13 @@ class EngineDriver {
   }
 
  private:
+  void Open(EngineOptions options) {
+    if (options.threads == 0) options.threads = 2;
+    absl::StatusOr<std::unique_ptr<EngineCore>> opened = EngineCore::Open(options, nullptr);
+    if (!opened.ok()) ADD_FAILURE() << opened.status();
+    core_ = *std::move(opened);
+  }
+
   TemporaryDirectory target_directory_, draft_directory_;
   std::unique_ptr<EngineCore> core_;
   RequestId last_id_ = 0;

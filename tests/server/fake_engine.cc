@@ -91,6 +91,7 @@ class FakeEngine : public Engine {
     model_.vocabulary = kFakeVocabulary;
     model_.context = options.max_context > 0 ? options.max_context : fake.context;
     model_.eos_ids = {kFakeEos};
+    model_.most_stop_token_ids = 31;
     model_.layers = 2;
     draft_ = model_;
     draft_.path = options.draft_model;

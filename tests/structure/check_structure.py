@@ -32,8 +32,9 @@ RULES = {
     "kernels/cpu": (["kernels/*.h", "kernels/cpu/**"], ["highway", "simd"]),
     "kernels/cuda": (["kernels/*.h", "kernels/cuda/**"], ["cuda"]),
     "engine": (["engine/**", "kernels/*.h"], ["absl", "json"]),
-    "engine/checkpoint": (["engine/checkpoint/**"], ["absl", "json", "openssl"]),
-    "engine/text": (["engine/text/**"], ["absl", "json", "sentencepiece", "pcre2", "utf8proc"]),
+    "engine/json": (["engine/json/**"], ["absl", "json"]),
+    "engine/checkpoint": (["engine/checkpoint/**", "engine/json/**"], ["absl", "json", "openssl"]),
+    "engine/text": (["engine/text/**", "engine/json/**"], ["absl", "json", "sentencepiece", "pcre2", "utf8proc"]),
     # A language of its own: nothing of tokenizers, models or conversations.
     "engine/text/jinja": (["engine/text/jinja/**"], ["absl", "utf8proc"]),
     "server": (
@@ -43,11 +44,12 @@ RULES = {
         ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl", "edit"]),
     "proto": ([], []),
     "trainer": (
-        ["trainer/**", "engine/checkpoint/**", "engine/text/**", "kernels/*.h", "kernels/cpu/training_*.h",
+        ["trainer/**", "engine/checkpoint/**", "engine/json/**", "engine/text/**", "kernels/*.h",
+         "kernels/cpu/training_*.h",
          "kernels/cpu/machine.h", "kernels/cpu/thread_pool.h", "kernels/cuda/training_*.h"],
         ["absl", "json", "torch", "yaml", "cli11", "cuda", "compression", "openssl", "sentencepiece"]),
     # What the tool of deploy/ shares with the trainer: built where there is no LibTorch.
-    "trainer/formats": (["trainer/formats/**", "engine/checkpoint/**"], ["absl", "json", "openssl"]),
+    "trainer/formats": (["trainer/formats/**", "engine/checkpoint/**", "engine/json/**"], ["absl", "json", "openssl"]),
     "deploy": (["deploy/**", "trainer/formats/*.h"], ["absl", "cli11"]),
 }
 # Tests may include anything.

@@ -269,12 +269,22 @@ TEST(LlamaConfig, EveryNumberIsBounded) {
       "high_freq_factor": 4, "original_max_position_embeddings": 8192}})"),
       HasSubstr("high_freq_factor"));
   EXPECT_THAT(kLlama.Bad(R"({"tie_word_embeddings": "yes"})"), HasSubstr("tie_word_embeddings"));
-  EXPECT_THAT(kLlama.Bad(R"({"eos_token_id": 128256})"), HasSubstr("eos_token_id"));
   EXPECT_THAT(kLlama.Bad(R"({"eos_token_id": [1, "2"]})"), HasSubstr("eos_token_id"));
-  EXPECT_THAT(kLlama.Bad(R"({"bos_token_id": -1})"), HasSubstr("bos_token_id"));
+  EXPECT_THAT(kLlama.Bad(R"({"bos_token_id": "1"})"), HasSubstr("bos_token_id"));
 }
 
-TEST(GenerationConfig, WinsForEndsAndSetsSampling) {
+TEST(LlamaConfig, IdsThatTheModelDoesNotHaveAreLeftOut) {
+  const ModelConfig config = kLlama.Good(
+      R"({"eos_token_id": [128256, 3, -1, 18446744073709551615], "bos_token_id": -1})");
+  EXPECT_THAT(config.eos_ids, ElementsAre(3));
+  EXPECT_EQ(config.bos_id, std::nullopt);
+  ASSERT_EQ(config.warnings.size(), 4);
+  EXPECT_THAT(config.warnings[0], AllOf(HasSubstr("config.json: eos_token_id: 128256 is left out"),
+                                        HasSubstr("0 to 128255")));
+  EXPECT_THAT(config.warnings[3], HasSubstr("bos_token_id: -1"));
+}
+
+TEST(GenerationConfig, AddsEndsAndSetsSampling) {
   const ModelConfig config =
       kZephyr.Good("{}", "{}", R"({"eos_token_id": [2, 32, 2], "do_sample": true,
       "temperature": 0.7, "top_p": 0.95, "top_k": 50, "min_p": 0.1, "repetition_penalty": 1.1})");

@@ -217,5 +217,94 @@ TEST(Detokenizer, StopsAtTheSamePlaceForEverySplit) {
   EXPECT_GT(stopped, 1000);
 }
 
+// ---- stop strings that special tokens spell
+
+// What comes of `ids`, pushed in parts of `step`: the text, the stop that matched, tokens kept.
+struct Stopped {
+  std::string text;
+  int stop;
+  size_t kept;
+};
+Stopped RunStops(const std::vector<TokenId>& ids, Detokenizer::Options options, size_t step) {
+  const FakeTokenizer tokenizer(false);
+  Detokenizer detokenizer = Make(tokenizer, std::move(options));
+  Stopped result = {"", Detokenizer::kNoStop, 0};
+  for (size_t at = 0; at < ids.size(); at += step) {
+    const size_t count = std::min(step, ids.size() - at);
+    const Detokenizer::Output output = detokenizer.Push({ids.data() + at, count});
+    result.text += output.text;
+    result.kept += output.kept_tokens;
+    if (output.stop != Detokenizer::kNoStop) result.stop = output.stop;
+  }
+  result.text += detokenizer.Finish().text;
+  return result;
+}
+
+TEST(Detokenizer, SpecialTokensCompleteStopStrings) {
+  const TokenId end = FakeTokenizer::kSpecial;
+  const struct {
+    std::vector<TokenId> ids;
+    std::vector<std::string> stops;
+    const char *before, *including;
+    int stop;
+    size_t kept;
+  } cases[] = {
+      {{'a', end, 'b'}, {"<|end|>"}, "a", "a<|end|>", 0, 2},
+      {{'a', end, 'b'}, {"a<|end|>"}, "", "a<|end|>", 0, 2},
+      {{'x', 'a', end, 'b', 'c'}, {"<|end|>b"}, "xa", "xa<|end|>b", 0, 4},
+      {{'x', 'a', end, 'b', 'c'}, {"a<|end|>b"}, "x", "xa<|end|>b", 0, 4},
+      {{'a', end, end, 'b'}, {"<|end|><|end|>"}, "a", "a<|end|><|end|>", 0, 3},
+      {{'a', end, 'b', 'c'}, {"ab"}, "", "ab", 0, 3},  // as the reader sees it
+      {{'a', end, 'b', 'c'}, {"zz", "bc", "<|end|>b"}, "a", "a<|end|>b", 2, 3},
+      {{'a', end, 'b'}, {"end|>"}, "ab", "ab", -1, 3},  // a part of what nobody sees
+      {{'a', end, 'b'}, {"<|e"}, "ab", "ab", -1, 3},
+      {{'a', end, 'b'}, {"|>b"}, "ab", "ab", -1, 3},
+      {{'a', end, 'c', end, 'b'}, {"<|end|>b"}, "ac", "ac<|end|>b", 0, 5},
+      {{'<', '|', 'e', 'n', 'd', '|', '>', 'b'}, {"<|end|>"}, "", "<|end|>", 0, 7},
+      {{end, 'b'}, {"<|end|>c"}, "b", "b", -1, 2},
+      {{0xC3, end, 0xA9, 'b'}, {"\u00E9b"}, "", "\u00E9b", 0, 4},
+  };
+  for (const auto& one : cases) {
+    for (size_t step = 1; step <= one.ids.size(); ++step) {
+      const Stopped before = RunStops(one.ids, {.stop_strings = one.stops}, step);
+      EXPECT_EQ(before.text, one.before) << one.stops[0] << " by " << step;
+      EXPECT_EQ(before.stop, one.stop) << one.stops[0] << " by " << step;
+      EXPECT_EQ(before.kept, one.kept) << one.stops[0] << " by " << step;
+      const Stopped including =
+          RunStops(one.ids, {.stop_strings = one.stops, .include_stop = true}, step);
+      EXPECT_EQ(including.text, one.including) << one.stops[0] << " by " << step;
+    }
+  }
+}
+
+// The text with special tokens shown, searched by hand, says where a stop string that covers whole
+// tokens ends.
+TEST(Detokenizer, SpecialTokensCompleteStopStringsAsSearchingTheWholeTextDoes) {
+  const FakeTokenizer tokenizer(false);
+  std::mt19937 random(5);
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<TokenId> ids;
+    for (int i = 0; i < 12; ++i) ids.push_back(random() % 4 == 0 ? 258 : "ab<"[random() % 3]);
+    std::string stop;
+    for (int i = 0; i <= static_cast<int>(random() % 3); ++i) {
+      stop += random() % 2 == 0 ? std::string("<|end|>") : std::string(1, "ab"[random() % 2]);
+    }
+    // The first token after which the stop string stands at the end, with special tokens or
+    // without.
+    std::string whole, visible;
+    size_t kept = ids.size();
+    bool found = false;
+    for (size_t i = 0; i < ids.size() && !found; ++i) {
+      whole += tokenizer.TokenBytes(ids[i]);
+      if (ids[i] != 258) visible += tokenizer.TokenBytes(ids[i]);
+      found = whole.ends_with(stop) || visible.ends_with(stop);
+      if (found) kept = i + 1;
+    }
+    const Stopped got = RunStops(ids, {.stop_strings = {stop}}, 1 + random() % 5);
+    EXPECT_EQ(got.stop, found ? 0 : -1) << stop;
+    EXPECT_EQ(got.kept, kept) << stop;
+  }
+}
+
 }  // namespace
 }  // namespace mambad::text

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
 
 namespace mambad::text {
@@ -43,6 +44,34 @@ TEST(Normalizer, RefusesToGrowTextWithoutBound) {
   const Normalizer normalizer(std::vector<NormalizerStep>(12, tenfold));
   const auto grown = normalizer.Normalize("aaaa");
   EXPECT_EQ(grown.status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+std::string With(NormalizerStep step, std::string_view text) {
+  return *Normalizer({std::move(step)}).Normalize(text);
+}
+
+// Right values: the tokenizers library.
+TEST(Normalizer, LowercaseIsByCharacter) {
+  const NormalizerStep lower{NormalizerStep::Kind::kLowercase};
+  EXPECT_EQ(With(lower, "ÀB\u0130ΣΣ1"), "àbi\u0307σσ1");
+}
+
+TEST(Normalizer, AccentsAndEndsAreStripped) {
+  const NormalizerStep accents{NormalizerStep::Kind::kStripAccents};
+  EXPECT_EQ(With(accents, "e\u0301a\u0903\u20DDé"), "eaé");
+  NormalizerStep strip{NormalizerStep::Kind::kStrip};
+  strip.left = true;
+  EXPECT_EQ(With(strip, "\u3000 a \n"), "a \n");
+  strip.right = true;
+  EXPECT_EQ(With(strip, " a\u2003\u0085"), "a");
+  EXPECT_EQ(With(strip, " \t"), "");
+}
+
+TEST(Normalizer, ReplacesMatches) {
+  NormalizerStep step{NormalizerStep::Kind::kReplaceRegex};
+  step.content = "-";
+  step.regex = std::make_shared<const Regex>(*Regex::Compile("\\s+"));
+  EXPECT_EQ(With(step, "a  b\n"), "a-b-");
 }
 
 }  // namespace

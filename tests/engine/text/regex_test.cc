@@ -44,18 +44,123 @@ TEST(Regex, CaseCanBeIgnored) {
   EXPECT_THAT(FindAll("(?i:'s|'re)", "'S 're 'Re 't"), ElementsAre("'S", "'re", "'Re"));
 }
 
-TEST(Regex, EmptyMatchesAreLeftOut) { EXPECT_THAT(FindAll("b*", "aébbé"), ElementsAre("bb")); }
+TEST(Regex, EmptyMatchesCutButNotBehindAnother) {
+  EXPECT_THAT(FindAll("b*", "aébbé"), ElementsAre("", "", "bb", ""));
+  EXPECT_THAT(FindAll("(?=\\d{3})", "12345"), ElementsAre("", "", ""));
+  EXPECT_THAT(FindAll("x*$", "axx"), ElementsAre("xx"));
+}
+
+// Right values: the tokenizers library, Oniguruma inside.
+TEST(Regex, IntervalsAreThoseOfRuby) {
+  EXPECT_THAT(FindAll("\\p{N}{2}+", "12345"), ElementsAre("1234"));
+  EXPECT_THAT(FindAll("\\d{2,3}++", "1234567"), ElementsAre("123456"));
+  EXPECT_THAT(FindAll("\\p{N}{,3}", "12345"), ElementsAre("123", "45"));
+  EXPECT_THAT(FindAll("\\p{N}{2}?", "12345"), ElementsAre("12", "34", ""));
+  EXPECT_THAT(FindAll("\\p{N}{1,2}?", "123"), ElementsAre("1", "2", "3"));
+  EXPECT_THAT(FindAll("a**", "aab"), ElementsAre("aa", ""));
+  EXPECT_THAT(FindAll("a{,}|b{|c}", "a{,}b{c}a{n}"), ElementsAre("a{,}", "b{", "c}"));
+  EXPECT_THAT(FindAll("[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++", "a b!c"), ElementsAre("a", " b", "!c"));
+}
+
+TEST(Regex, LettersMeanWhatTheyMeanInOniguruma) {
+  EXPECT_THAT(FindAll("\\h+", "zZ9fF g"), ElementsAre("9fF"));
+  EXPECT_THAT(FindAll("\\H", "9g"), ElementsAre("g"));
+  EXPECT_THAT(FindAll("\\R", "a\r\n\n\v\u2028\u0085b"),
+              ElementsAre("\r\n", "\n", "\v", "\u2028", "\u0085"));
+  EXPECT_THAT(FindAll("\\N+", "ab\r\nc"), ElementsAre("ab\r", "c"));
+  EXPECT_THAT(FindAll("\\O+", "a\nb"), ElementsAre("a\nb"));
+  EXPECT_THAT(FindAll("\\bé", "é aé"), ElementsAre("é"));
+  EXPECT_THAT(FindAll("a\\B.", "ab a!"), ElementsAre("ab"));
+  EXPECT_THAT(FindAll("\\A.|.\\z|.\\Z", "ab\ncd"), ElementsAre("a", "d"));
+  EXPECT_THAT(FindAll("^.|.$", "ab\ncd"), ElementsAre("a", "b", "c", "d"));
+  EXPECT_THAT(FindAll("\\v|\\x41|\\x{e9}|\\u0042", "\vABé\f"), ElementsAre("\v", "A", "B", "é"));
+}
+
+TEST(Regex, SetsMayBeNegatedNestedAndCut) {
+  EXPECT_THAT(FindAll("[\\S]+", "a\u0085\u180Eb"), ElementsAre("a", "\u180Eb"));
+  EXPECT_THAT(FindAll("[^\\S\\n]+", "a \t\n b"), ElementsAre(" \t", " "));
+  EXPECT_THAT(FindAll("[^\\W_]+", "a_b-c"), ElementsAre("a", "b", "c"));
+  EXPECT_THAT(FindAll("[a-z&&[^x]]+", "axb"), ElementsAre("a", "b"));
+  EXPECT_THAT(FindAll("[^a-z&&[^x]]+", "axb!"), ElementsAre("x", "!"));
+  EXPECT_THAT(FindAll("[a-c[0-9]]+", "ab1d2"), ElementsAre("ab1", "2"));
+  EXPECT_THAT(FindAll("[]a-]+", "]-ab"), ElementsAre("]-a"));
+  EXPECT_THAT(FindAll("[a-c-e]+", "b-ed"), ElementsAre("b-e"));
+  EXPECT_THAT(FindAll("[[:alpha:]]+", "aé1Ⅷ\u0301"), ElementsAre("aé", "Ⅷ"));
+  EXPECT_THAT(FindAll("[[:^space:]]+", "a\u00A0b"), ElementsAre("a", "b"));
+  EXPECT_THAT(FindAll("[[:punct:]]+", "a+b!😀"), ElementsAre("+", "!😀"));
+  EXPECT_THAT(FindAll("\\p{Punct}+", "a+b!😀"), ElementsAre("!"));
+}
+
+TEST(Regex, PropertiesHaveManyNames) {
+  EXPECT_THAT(FindAll("\\p{lu}|\\p{Lowercase_Letter}", "aB1"), ElementsAre("a", "B"));
+  EXPECT_THAT(FindAll("\\p{^L}+", "a1!b"), ElementsAre("1!"));
+  EXPECT_THAT(FindAll("[^\\P{L}]+", "a1b"), ElementsAre("a", "b"));
+  EXPECT_THAT(FindAll("\\p{Han}+", "a語。b"), ElementsAre("語"));
+  EXPECT_THAT(FindAll("\\p{Greek}+", "aγb"), ElementsAre("γ"));
+}
+
+TEST(Regex, OptionsHoldToTheEndOfTheirGroup) {
+  EXPECT_THAT(FindAll("a(?i)b|c", "aBCcabA C"), ElementsAre("aB", "ab"));
+  EXPECT_THAT(FindAll("(?:x(?i)b|c)|D", "xBxcCdD"), ElementsAre("xB", "xc", "D"));
+  EXPECT_THAT(FindAll("(?m).+", "a\nb"), ElementsAre("a\nb"));
+  EXPECT_THAT(FindAll("(?mi-i:A.)", "A\na."), ElementsAre("A\n"));
+  EXPECT_THAT(FindAll("(?<name>a)(?'other'b)(?#c)", "ab"), ElementsAre("ab"));
+  EXPECT_THAT(FindAll("# b", "a# b"), ElementsAre("# b"));
+  EXPECT_THAT(FindAll("(?i:a)\\p{Lu}|(?i)(?-i)\\p{Lu}", "AB c"), ElementsAre("AB"));
+  EXPECT_THAT(FindAll("(?i)[^a]", "aAb"), ElementsAre("b"));
+}
 
 TEST(Regex, NamesWhatItDoesNotUnderstand) {
-  for (const char* pattern : {"\\b", "[a-z&&[b]]", "[[:alpha:]]", "\\h", "[\\S]", "(*UTF)", "[]a]",
-                              "\\", "\\C", "\\K", "(\\1)"}) {
+  for (const char* pattern : {"\\X",
+                              "[[:foo:]]",
+                              "\\y",
+                              "\\xE3\\x81",
+                              "(*UTF)",
+                              "[]",
+                              "\\",
+                              "\\C",
+                              "\\K",
+                              "(a)\\1",
+                              "(?<n>a)\\k<n>",
+                              "\\g<1>",
+                              "(?~ab)",
+                              "(?(1)a|b)",
+                              "(?x: a)",
+                              "(?s:.)",
+                              "(?P<n>a)",
+                              "\\pL",
+                              "\\p{IsL}",
+                              "\\p{Nonsense}",
+                              "*",
+                              "a|+",
+                              "a)",
+                              "(a",
+                              "[a",
+                              "[a-\\d]",
+                              "[\\d-a]",
+                              "[z-a]",
+                              "\\Q",
+                              "a{70000}",
+                              "(?#",
+                              "(?i)\\p{Lu}",
+                              "(?i:[[:upper:]])",
+                              "(?i)[a&&[^b]]",
+                              "(?i)[a[^b]]"}) {
     const auto regex = Regex::Compile(pattern);
     EXPECT_EQ(regex.status().code(), absl::StatusCode::kInvalidArgument) << pattern;
     EXPECT_THAT(std::string(regex.status().message()), HasSubstr("not supported")) << pattern;
   }
-  EXPECT_THAT(std::string(Regex::Compile("(a").status().message()), HasSubstr("(a"));
+  EXPECT_THAT(std::string(Regex::Compile("x(?~ab)").status().message()), HasSubstr("(?~"));
+  EXPECT_THAT(std::string(Regex::Compile("\\p{Nonsense}").status().message()),
+              HasSubstr("\\p{Nonsense}"));
   EXPECT_FALSE(Regex::Compile(std::string(70000, 'a')).ok());
   EXPECT_FALSE(Regex::Compile(std::string(10000, '(') + std::string(10000, ')')).ok());
+  EXPECT_FALSE(Regex::Compile(std::string(10000, '[') + std::string(10000, ']')).ok());
+  EXPECT_FALSE(Regex::Compile(std::string(60000, '+')).ok());
+  std::string long_one = "a";
+  for (int i = 0; i < 20000; ++i) long_one += "\\b";
+  EXPECT_FALSE(Regex::Compile(long_one).ok());
+  EXPECT_FALSE(Regex::Compile("a" + std::string(60000, '*')).ok());
 }
 
 TEST(Regex, GivesUpOnExponentialPatterns) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "engine/text/sentencepiece_library.h"
 #include "engine/text/sentencepiece_model.h"
 #include "engine/text/tokenizer.h"
@@ -147,6 +148,87 @@ TEST(SentencePieceTokenizer, WithoutDummyPrefix) {
   EXPECT_THAT(*(*tokenizer)->Encode("b", {}), ElementsAre(1, 261));
 }
 
+// Right values: transformers' LlamaTokenizer.
+TEST(SentencePieceTokenizer, WithoutLegacyOnlyTheStartGetsAPrefix) {
+  const std::string tokens =
+      R"("added_tokens_decoder": {"264": {"content": "<x>", "special": true}})";
+  const auto without = Create(Model(), R"({"legacy": false, )" + tokens + "}");
+  ASSERT_TRUE(without.ok()) << without.status();
+  EXPECT_THAT(*(*without)->Encode("a<x>a</s>b", {}), ElementsAre(1, 262, 264, 260, 2, 261));
+  EXPECT_THAT(*(*without)->Encode("<x>a", {}), ElementsAre(1, 264, 260));
+  EXPECT_THAT(*(*without)->Encode("<x> a", {}), ElementsAre(1, 264, 262)) << "its own space stays";
+  EXPECT_TRUE((*without)->strips_leading_space());
+  for (const char* legacy : {"true", "null"}) {
+    const auto with = Create(Model(), absl::StrCat(R"({"legacy": )", legacy, ", ", tokens, "}"));
+    ASSERT_TRUE(with.ok()) << with.status();
+    EXPECT_THAT(*(*with)->Encode("a<x>a", {}), ElementsAre(1, 262, 264, 262));
+  }
+  const auto none = Create(Model(), R"({"add_prefix_space": false, )" + tokens + "}");
+  ASSERT_TRUE(none.ok()) << none.status();
+  EXPECT_THAT(*(*none)->Encode("a<x>a", {}), ElementsAre(1, 260, 264, 260));
+  EXPECT_FALSE((*none)->strips_leading_space());
+}
+
+TEST(SentencePieceTokenizer, AddedTokensFileCountsWhereNothingElseListsThem) {
+  TokenizerFiles files;
+  files.source_name = "model";
+  files.sentencepiece_model = Model();
+  files.added_tokens_json = R"({"<x>": 264, "<y>": 265})";
+  files.special_tokens_map_json = R"({"additional_special_tokens": ["<y>"]})";
+  auto tokenizer = CreateTokenizer(files);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT(*(*tokenizer)->Encode("a<x>a<y>", {}), ElementsAre(1, 262, 264, 262, 265));
+  EXPECT_FALSE((*tokenizer)->IsSpecial(264));
+  EXPECT_TRUE((*tokenizer)->IsSpecial(265));
+  files.added_tokens_json = R"({"<x>": "264"})";
+  EXPECT_THAT(std::string(CreateTokenizer(files).status().message()),
+              HasSubstr("model/added_tokens.json: [\"<x>\"]"));
+}
+
+TEST(SentencePieceTokenizer, ReservedPiecesMayGetAnotherName) {
+  const auto tokenizer =
+      Create(Model() + Piece("<reserved>", -20, 4),
+             R"({"added_tokens_decoder": {"264": {"content": "<|end|>", "special": true}}})");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT(*(*tokenizer)->Encode("a<|end|>", {}), ElementsAre(1, 262, 264));
+  EXPECT_EQ((*tokenizer)->IdToToken(264), "<|end|>");
+  EXPECT_TRUE((*tokenizer)->IsSpecial(264));
+}
+
+TEST(SentencePieceTokenizer, WarnsOfWhatItLeavesOut) {
+  TokenizerFiles files;
+  files.source_name = "model";
+  files.sentencepiece_model = Model();
+  files.model_vocabulary = 264;
+  files.tokenizer_config_json = R"({"added_tokens_decoder": {"264": {"content": "[PAD]"}},
+      "eos_token": "<gone>", "add_eos_token": true, "add_prefix_space": "yes", "pad_token": 7})";
+  const auto tokenizer = CreateTokenizer(files);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->vocabulary_size(), 264);
+  EXPECT_EQ((*tokenizer)->TokenToId("[PAD]"), std::nullopt);
+  EXPECT_THAT((*tokenizer)->warnings(),
+              testing::UnorderedElementsAre(HasSubstr("\"[PAD]\" has the id 264"),
+                                            HasSubstr("add_eos_token is true"),
+                                            HasSubstr("add_prefix_space: expected true or false"),
+                                            HasSubstr("pad_token: expected the text of a token")));
+}
+
+// A tokenizer.json of a kind that is not read here, beside a tokenizer.model.
+TEST(SentencePieceTokenizer, IsReadWhereTokenizerJsonIsOfAnotherKind) {
+  TokenizerFiles files;
+  files.source_name = "model";
+  files.tokenizer_json = R"({"model": {"type": "Unigram", "vocab": [["a", 0.0]]}})";
+  EXPECT_EQ(CreateTokenizer(files).status().code(), absl::StatusCode::kUnimplemented);
+  files.sentencepiece_model = Model();
+  const auto tokenizer = CreateTokenizer(files);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT(*(*tokenizer)->Encode("a", {}), ElementsAre(1, 262));
+  EXPECT_THAT((*tokenizer)->warnings(), ElementsAre(HasSubstr("\"Unigram\"")));
+  files.tokenizer_json = "{";
+  EXPECT_EQ(CreateTokenizer(files).status().code(), absl::StatusCode::kInvalidArgument)
+      << "a broken file is an error";
+}
+
 TEST(SentencePieceTokenizer, FaultsAreNamed) {
   const auto message = [](const std::string& model, const std::string& config = "") {
     const auto status = Create(model, config).status();
@@ -163,8 +245,6 @@ TEST(SentencePieceTokenizer, FaultsAreNamed) {
   EXPECT_THAT(message(Model() + Piece(std::string(2, '\0'), 0, 1)), HasSubstr("not a sound"));
   EXPECT_THAT(message(Model(), R"({"added_tokens_decoder": {"x": {"content": "y"}}})"),
               HasSubstr("a token id as key"));
-  EXPECT_THAT(message(Model(), R"({"added_tokens_decoder": {"5": {"content": "y"}}})"),
-              HasSubstr("id 5 belongs to two tokens"));
 }
 
 // A double array whose root leads to a value at `text_offset`; see Darts.

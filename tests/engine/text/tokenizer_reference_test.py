@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import sentencepiece
 import tokenizers
 
 import reference_documents as documents
+import reference_patterns as patterns
 import reference_texts as texts
 
 PROGRAM = None  # set by main
@@ -189,6 +191,65 @@ class TokenizerJsonTest(ReferenceTest):
                 document = json.loads(shared_file(name).read_text(encoding="utf-8"))
                 contents = [token["content"] for token in document["added_tokens"]]
                 self.compare(document, plain_texts() + texts_with_tokens(*contents), self.random_ids(document["model"]))
+
+
+class PatternTest(ReferenceTest):
+    """Against the Split pre-tokenizer of the tokenizers library: Oniguruma."""
+
+    ANY_TOKENIZER = {"tokenizer.json": json.dumps(documents.byte_level_document({"vocab": {"a": 0}, "merges": []}, "gpt-2")).encode()}
+
+    @staticmethod
+    def pieces_of(text, matches):
+        """The text, cut at the matches."""
+        data, at, pieces = text.encode(), 0, []
+        for begin, end in matches:
+            pieces += [data[at:begin], data[begin:end]]
+            at = end
+        return [piece.decode() for piece in [*pieces, data[at:]] if piece]
+
+    def compare(self, patterns, texts_to_try):
+        requests, expected = [], []
+        for pattern in patterns:
+            try:
+                split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+            except Exception:  # the library raises nothing more particular
+                continue
+            for text in texts_to_try:
+                requests.append({"pattern": pattern, "text": text})
+                expected.append([piece for piece, _ in split.pre_tokenize_str(text)] if text else [])
+        faults, tried = [], 0
+        for request, answer, wanted in zip(requests, ask(self.ANY_TOKENIZER, requests), expected):
+            # Refused by name, or given up: see regex_syntax.h and regex.h.
+            if re.search(r"with \(\?i\)|limit exceeded", answer.get("error", "")):
+                continue
+            tried += 1
+            ours = self.pieces_of(request["text"], answer["matches"]) if "matches" in answer else answer["error"]
+            if ours != wanted:
+                faults.append(f"\n  {request!r}\n    ours: {ours!a}\n    theirs: {wanted!a}")
+        if faults:
+            self.fail(f"{len(faults)} of {len(requests)} differ:" + "".join(faults[:SHOWN]))
+        return tried / len(requests)
+
+    def test_patterns_of_models(self):
+        some = plain_texts()
+        self.compare(sorted({pattern for rule in patterns.RULES.values() for pattern in rule}), some)
+
+    def test_every_construct(self):
+        self.compare(patterns.FIXED, plain_texts() + patterns.short_texts(texts.random.Random(SEED), 100))
+
+    def test_random_patterns(self):
+        source = texts.random.Random(SEED)
+        made = [patterns.random_pattern(source) for _ in range(RANDOM_TEXTS * 4)]
+        self.assertGreater(self.compare(made, patterns.short_texts(source, 25)), 0.9)
+
+    def test_rules_of_gguf_files(self):
+        for name, rule in patterns.RULES.items():
+            with self.subTest(name=name):
+                cut = tokenizers.pre_tokenizers.Sequence(
+                    [tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in rule])
+                requests = [{"rule": name, "text": text} for text in plain_texts() if text]
+                expected = [{"pieces": [piece for piece, _ in cut.pre_tokenize_str(request["text"])]} for request in requests]
+                self.expect(self.ANY_TOKENIZER, requests, expected)
 
 
 class SentencePieceTest(ReferenceTest):
