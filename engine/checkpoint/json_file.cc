@@ -11,7 +11,7 @@ constexpr size_t kMaxBytes = 64 << 20;
 
 }  // namespace
 
-absl::StatusOr<nlohmann::json> ParseJson(const std::string& source, std::string_view text,
+absl::StatusOr<nlohmann::json> ParseJsonObject(const std::string& source, std::string_view text,
                                          RepeatedKeys repeated_keys) {
   absl::StatusOr<nlohmann::json> json = mambad::ParseJson(source, text, repeated_keys);
   if (json.ok() && !json->is_object()) {
@@ -28,7 +28,7 @@ absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": ", bytes.size(), " bytes found, at most ", kMaxBytes, " expected"));
   }
-  return ParseJson(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  return ParseJsonObject(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
 }  // namespace mambad::checkpoint

@@ -13,7 +13,7 @@
 namespace mambad::checkpoint {
 
 // An object, read as json_text.h says. INVALID_ARGUMENT, beginning with `source`, for anything else.
-absl::StatusOr<nlohmann::json> ParseJson(const std::string& source, std::string_view text,
+absl::StatusOr<nlohmann::json> ParseJsonObject(const std::string& source, std::string_view text,
                                          RepeatedKeys repeated_keys = RepeatedKeys::kLastCounts);
 
 // Reads and parses a file of at most 64 MiB. NOT_FOUND when there is none.

@@ -21,7 +21,7 @@ nlohmann::json Next(std::string_view& input) {
   const size_t end = input.find('\0');
   const std::string_view text = input.substr(0, end);
   input = end == std::string_view::npos ? std::string_view() : input.substr(end + 1);
-  auto json = ParseJson("fuzz", text);
+  auto json = ParseJsonObject("fuzz", text);
   return json.ok() ? *std::move(json) : nlohmann::json();
 }
 

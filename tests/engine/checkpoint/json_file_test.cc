@@ -12,11 +12,11 @@ namespace {
 using ::testing::HasSubstr;
 
 std::string Error(const std::string& text) {
-  return std::string(ParseJson("file", text).status().message());
+  return std::string(ParseJsonObject("file", text).status().message());
 }
 
 TEST(ParseJson, TakesObjectsOnly) {
-  EXPECT_TRUE(ParseJson("file", "{}").ok());
+  EXPECT_TRUE(ParseJsonObject("file", "{}").ok());
   for (const char* text : {"[1]", "3", "null", "NaN"}) {
     EXPECT_EQ(Error(text), "file: a JSON object expected") << text;
   }

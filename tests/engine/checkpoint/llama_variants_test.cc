@@ -22,8 +22,8 @@ constexpr char kBase[] = R"({"model_type": "llama", "hidden_size": 2048, "interm
 absl::StatusOr<ModelConfig> Read(const std::string& changes) {
   ConfigFiles files;
   files.directory = "dir";
-  files.config = *ParseJson("base", kBase);
-  const auto changed = ParseJson("changes", changes);
+  files.config = *ParseJsonObject("base", kBase);
+  const auto changed = ParseJsonObject("changes", changes);
   if (!changed.ok()) return changed.status();
   files.config.merge_patch(*changed);
   return ReadModelConfig(files, {});

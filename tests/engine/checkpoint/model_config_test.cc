@@ -18,8 +18,8 @@ using ::testing::HasSubstr;
 
 // Members of `base`, those of `changes` over them; a null takes one away.
 nlohmann::json Merged(const std::string& base, const std::string& changes) {
-  auto json = ParseJson("base", base);
-  const auto change = ParseJson("changes", changes);
+  auto json = ParseJsonObject("base", base);
+  const auto change = ParseJsonObject("changes", changes);
   EXPECT_TRUE(json.ok()) << json.status();
   EXPECT_TRUE(change.ok()) << change.status();
   if (!json.ok() || !change.ok()) return {};
