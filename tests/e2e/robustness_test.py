@@ -111,6 +111,21 @@ class RobustnessTest(unittest.TestCase):
             pass
         self.assert_serves(daemon)
 
+    def test_a_daemon_that_cannot_accept_any_more_ends_with_a_reason(self):
+        daemon = self.start()
+        # Fewer than are open: as if something else in the process had taken them all.
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (8, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        end = time.monotonic() + 120  # it is patient for 30 s
+        while daemon.process.poll() is None and time.monotonic() < end:
+            try:
+                self.connect(daemon.address)
+            except OSError:
+                pass
+            time.sleep(0.5)
+        self.assertEqual(daemon.process.wait(timeout=30), 4)
+        daemon.error_reader.join()
+        self.assertIn("no connection could be accepted for 30s: Too many open files", "".join(daemon.errors))
+
     # ---- the log -----------------------------------------------------------------------------------------------------
 
     def test_a_log_that_nobody_reads_holds_up_nothing(self):

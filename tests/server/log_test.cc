@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <google/protobuf/stubs/logging.h>
+#include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -170,6 +171,7 @@ TEST(RequestLogTest, ATemplatesRefusalIsNotQuoted) {
 }
 
 TEST(LibraryLogsTest, ComeAsLinesOfTheLog) {
+  grpc_init();  // which decides what gRPC logs
   Pipe pipe;
   // Outlives the test: gRPC's threads of other tests may still log.
   static auto* const log = new RequestLog(LogFormat::kJson, LogLevel::kWarning, pipe.write_end);
@@ -186,6 +188,7 @@ TEST(LibraryLogsTest, ComeAsLinesOfTheLog) {
   }
   gpr_set_log_function([](gpr_log_func_args*) {});
   google::protobuf::SetLogHandler(nullptr);
+  grpc_shutdown();
   EXPECT_THAT(messages,
               ElementsAre(HasSubstr("error grpc: a \"quoted\" line of gRPC: "),
                           HasSubstr("warning protobuf: a line of protobuf (log_test.cc:")));

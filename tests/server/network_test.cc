@@ -129,11 +129,14 @@ class Acceptor {
 
   int port = 0;
   std::promise<absl::Status> failed;
-  std::unique_ptr<ConnectionAcceptor> acceptor;
 
  private:
   Mutex mutex_;
   std::vector<Descriptor> sockets_ ABSL_GUARDED_BY(mutex_);
+
+ public:
+  // Last: its thread uses the others until it is gone.
+  std::unique_ptr<ConnectionAcceptor> acceptor;
 };
 
 TEST(ConnectionAcceptorTest, RefusesBeyondTheBoundAndRecovers) {
