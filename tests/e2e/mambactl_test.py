@@ -54,6 +54,8 @@ class WithoutServerTest(MambactlCase):
             help_text = run(command, "--help")
             self.assertEqual((help_text.returncode, help_text.stderr), (0, ""))
             self.assertIn(f"mambactl {command}", help_text.stdout)
+            self.assertIn("of every command: mambactl --help", help_text.stdout)
+            self.assertNotIn("Exit codes", help_text.stdout)
         everything = run("--help")
         self.assertEqual(everything.returncode, 0)
         for words in ("Exit codes: 0", "JSON:", "--wait", "--address", "127.0.0.1:50051"):
@@ -99,7 +101,9 @@ class WithoutServerTest(MambactlCase):
                 (["generate", "--token-ids", "1,two"], '--token-ids: "1,two": expected numbers'),
                 (["generate", "--prompt", "x", "--logit-bias", "4"], '--logit-bias: "4": expected a token id and a number'),
                 (["generate", "--prompt", "x", "--stop-token-ids", "x"], '--stop-token-ids: "x": expected numbers'),
-                (["generate", "--prompt", "x", "--speculation", "sometimes"], "--speculation: "),
+                (["generate", "--prompt", "x", "--speculation", "sometimes"], '--speculation: "sometimes" is none of auto, off'),
+                (["generate", "--prompt"], "--prompt needs a value behind it"),
+                (["info", "--timeout"], "--timeout needs a value behind it"),
                 (["bench", "--prompts", missing], f"--prompts: {missing}: No such file or directory"),
                 (["bench", "--prompts", "/"], "--prompts: /: Is a directory"),
                 (["bench", "--prompts", "/dev/null"], "--prompts: /dev/null: holds no prompt"),
