@@ -239,7 +239,8 @@ void ChatSession::ReportFailure(const grpc::Status& status, bool begun) {
   exit_code_ = kExitFailed;
   quits_ = !connection_.options().edits_lines;
   const bool too_long = faults.size() == 1 && faults[0].field == "conversation" &&
-                        absl::StrContains(faults[0].description, " tokens given");
+                        (absl::StrContains(faults[0].description, " tokens given") ||
+                         absl::StrContains(faults[0].description, " bytes given"));
   connection_.Report(status, names, begun);
   if (quits_) return;
   Note(too_long ? "(the conversation no longer fits: /undo takes back the last answered question, "

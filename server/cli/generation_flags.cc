@@ -82,10 +82,14 @@ void GenerationFlags::Register(CLI::App* app, bool one_answer) {
   RegisterOutput(app, one_answer);
   const std::string group = "How it is served";
   app->add_option("--speculation", speculation_,
-                  "auto, off, draft-model or prompt-lookup: changes the speed, not the answer "
-                  "(default auto)")
+                  "auto, off, draft-model or prompt-lookup: changes the speed, not the answer")
       ->type_name("MODE")
-      ->check(CLI::IsMember({"auto", "off", "draft-model", "prompt-lookup"}))
+      ->check([](const std::string& mode) {
+        for (const char* known : {"auto", "off", "draft-model", "prompt-lookup"}) {
+          if (mode == known) return std::string();
+        }
+        return absl::StrCat("\"", mode, "\" is none of auto, off, draft-model and prompt-lookup");
+      })
       ->group(group);
   AddNumber(app, "--draft-length", &draft_length_,
             "Tokens drafted a round (default: what is measured to be fastest)")

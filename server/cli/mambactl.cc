@@ -144,6 +144,13 @@ int JudgeRest(const CLI::App& app, const std::vector<std::string>& rest) {
   return UnknownWord(app, rest.front());
 }
 
+// "--prompt: 1 required TEXT missing" in words.
+std::string MissingValue(const std::string& words) {
+  const size_t colon = words.find(": 1 required ");
+  if (colon == std::string::npos) return words;
+  return absl::StrCat(words.substr(0, colon), " needs a value behind it");
+}
+
 int RunProgram(int argc, char** argv) {
   CLI::App app("mambactl: talks to mambad, a server of language models", "mambactl");
   ClientOptions options;
@@ -155,7 +162,6 @@ int RunProgram(int argc, char** argv) {
   app.require_subcommand(0, 1);
   app.fallthrough();  // --json and others may also stand behind the command
   app.allow_extras();
-  app.footer(kFooter);
   AddGenerateCommand(&app, &options, &chosen);
   AddChatCommand(&app, &options, &chosen);
   AddScoreCommand(&app, &options, &chosen);
@@ -169,12 +175,15 @@ int RunProgram(int argc, char** argv) {
                                  "--address, --json, --timeout and --wait of every command: "
                                  "mambactl --help"));
   }
+  app.footer(kFooter);  // set last: commands made before do not inherit it
   app.get_formatter()->label("SUBCOMMAND", "COMMAND");
   app.get_formatter()->column_width(28);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& wish) {
     return app.exit(wish);  // help or version
+  } catch (const CLI::ArgumentMismatch& error) {
+    return ReportBadInput(MissingValue(error.what()));
   } catch (const CLI::ParseError& error) {
     return ReportBadInput(error.what());
   }

