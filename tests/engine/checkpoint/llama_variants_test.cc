@@ -1,0 +1,141 @@
+// What Qwen2, Qwen3, biases, dynamic scaling and YaRN say in config.json.
+
+#include <cmath>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "engine/checkpoint/json_file.h"
+#include "engine/checkpoint/model_config_reader.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace mambad::checkpoint {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kBase[] = R"({"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
+  "head_dim": 64, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+  "max_position_embeddings": 131072, "vocab_size": 1000, "rope_theta": 500000.0})";
+
+// Of the base with members replaced, or taken away where they are null.
+absl::StatusOr<ModelConfig> Read(const std::string& changes) {
+  ConfigFiles files;
+  files.directory = "dir";
+  files.config = *ParseJson("base", kBase);
+  const auto changed = ParseJson("changes", changes);
+  if (!changed.ok()) return changed.status();
+  files.config.merge_patch(*changed);
+  return ReadModelConfig(files, {});
+}
+ModelConfig Good(const std::string& changes = "{}") {
+  const auto config = Read(changes);
+  EXPECT_TRUE(config.ok()) << config.status() << " " << changes;
+  return config.ok() ? *config : ModelConfig();
+}
+std::string Bad(const std::string& changes) {
+  const auto config = Read(changes);
+  EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << changes;
+  EXPECT_THAT(std::string(config.status().message()), HasSubstr("dir/"));
+  return std::string(config.status().message());
+}
+
+TEST(LlamaVariants, Biases) {
+  const ModelConfig llama = Good(R"({"attention_bias": true, "mlp_bias": true})");
+  EXPECT_TRUE(llama.attention.bias && llama.attention.output_bias && llama.mlp_bias);
+  EXPECT_FALSE(llama.attention.head_norm);
+  const ModelConfig plain = Good();
+  EXPECT_FALSE(plain.attention.bias || plain.attention.output_bias || plain.mlp_bias);
+}
+
+TEST(LlamaVariants, Qwen2HasThreeBiasesAndAWindowWhereItIsUsed) {
+  const ModelConfig config = Good(R"({"model_type": "qwen2", "sliding_window": 64,
+      "use_sliding_window": false, "max_window_layers": 4})");
+  EXPECT_TRUE(config.attention.bias);
+  EXPECT_FALSE(config.attention.output_bias || config.attention.head_norm || config.mlp_bias);
+  EXPECT_EQ(config.attention.sliding_window, 0);
+  const ModelConfig windowed = Good(R"({"model_type": "qwen2", "sliding_window": 64,
+      "use_sliding_window": true, "max_window_layers": 4})");
+  EXPECT_EQ(windowed.SlidingWindow(3), 0);
+  EXPECT_EQ(windowed.SlidingWindow(4), 64);
+  // Whoever is silent means the class's own numbers.
+  EXPECT_EQ(Good(R"({"model_type": "qwen2", "max_position_embeddings": null})").context_length,
+            32768);
+}
+
+TEST(LlamaVariants, Qwen3NormsHeadsThatAre128WideUnlessItSays) {
+  const ModelConfig config = Good(R"({"model_type": "qwen3", "head_dim": null})");
+  EXPECT_TRUE(config.attention.head_norm);
+  EXPECT_FALSE(config.attention.bias || config.attention.output_bias);
+  EXPECT_EQ(config.attention.head_width, 128);
+  const ModelConfig biased = Good(R"({"model_type": "qwen3", "attention_bias": true})");
+  EXPECT_TRUE(biased.attention.bias && biased.attention.output_bias);
+  EXPECT_EQ(biased.attention.head_width, 64);
+}
+
+TEST(LlamaVariants, LayerTypesNameTheWindowedLayers) {
+  const std::string types = R"("full_attention", "sliding_attention")";
+  const auto with = [&](const std::string& list) {
+    return absl::StrCat(R"({"model_type": "qwen3", "num_hidden_layers": 2, "sliding_window": 9,
+        "use_sliding_window": true, "layer_types": )",
+                        list, "}");
+  };
+  const ModelConfig config = Good(with("[" + types + "]"));
+  EXPECT_EQ(config.SlidingWindow(0), 0);
+  EXPECT_EQ(config.SlidingWindow(1), 9);
+  for (const std::string& list :
+       {std::string("[\"full_attention\"]"), "[" + types + ", 3]", std::string("[3, 4]"),
+        std::string("\"full_attention\""), std::string("[\"full_attention\", \"chunked\"]")}) {
+    EXPECT_THAT(Bad(with(list)), HasSubstr("layer_types")) << list;
+  }
+}
+
+TEST(LlamaVariants, DynamicScalingReachesFurtherThanItsContext) {
+  const ModelConfig config = Good(R"({"rope_scaling": {"type": "dynamic", "factor": 2.5},
+      "max_position_embeddings": 1000})");
+  EXPECT_EQ(config.attention.rope.scaling, RopeScalingKind::kDynamic);
+  EXPECT_EQ(config.attention.rope.factor, 2.5);
+  EXPECT_EQ(config.attention.rope.original_context, 1000);
+  EXPECT_EQ(config.context_length, 2500);
+  EXPECT_THAT(Bad(R"({"rope_scaling": {"type": "dynamic", "factor": 2}, "head_dim": 2})"),
+              HasSubstr("dynamic"));
+  EXPECT_THAT(Bad(R"({"rope_scaling": {"type": "dynamic"}})"), HasSubstr("factor"));
+}
+
+TEST(LlamaVariants, Yarn) {
+  const RopeConfig plain =
+      Good(R"({"rope_scaling": {"type": "yarn", "factor": 4.0}})").attention.rope;
+  EXPECT_EQ(plain.scaling, RopeScalingKind::kYarn);
+  EXPECT_EQ(plain.original_context, 131072);  // max_position_embeddings
+  EXPECT_EQ(plain.beta_fast, 32);
+  EXPECT_EQ(plain.beta_slow, 1);
+  EXPECT_TRUE(plain.truncate);
+  EXPECT_DOUBLE_EQ(plain.attention_factor, 0.1 * std::log(4.0) + 1);
+  const ModelConfig config = Good(R"({"rope_scaling": null, "max_position_embeddings": 40,
+      "rope_parameters": {"rope_type": "yarn", "factor": 8, "rope_theta": 5e5, "beta_fast": 20,
+      "original_max_position_embeddings": 32, "beta_slow": 2, "truncate": false,
+      "attention_factor": 1.25}})");
+  const RopeConfig& rope = config.attention.rope;
+  EXPECT_EQ(config.context_length, 256);
+  EXPECT_EQ(rope.theta, 5e5);
+  EXPECT_EQ(rope.beta_fast, 20);
+  EXPECT_EQ(rope.beta_slow, 2);
+  EXPECT_FALSE(rope.truncate);
+  EXPECT_EQ(rope.attention_factor, 1.25);
+  // Two multipliers, as one of them alone says nothing.
+  EXPECT_DOUBLE_EQ(Good(R"({"rope_scaling": {"type": "yarn", "factor": 4.0, "mscale": 0.5,
+                       "mscale_all_dim": 2}})")
+                       .attention.rope.attention_factor,
+                   (0.05 * std::log(4.0) + 1) / (0.2 * std::log(4.0) + 1));
+  // Without a factor, the two contexts tell it.
+  EXPECT_EQ(Good(R"({"rope_scaling": {"type": "yarn",
+                "original_max_position_embeddings": 16384}})")
+                .attention.rope.factor,
+            8);
+  EXPECT_THAT(Bad(R"({"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 1,
+                  "beta_slow": 3}})"),
+              HasSubstr("beta_fast"));
+}
+
+}  // namespace
+}  // namespace mambad::checkpoint
