@@ -149,6 +149,8 @@ class MixerStart {
       key_ = Normal({key, width}, "key");
       query_ = Normal({query, width}, "query");
       output_ = Normal({width, query}, "output");
+      value_bias_ = key_bias_ = at::zeros({key}, output_.options());
+      query_bias_ = at::zeros({query}, output_.options());
       return;
     }
     output_ = Wide(source_.Find(Role::kAttentionOutput, layer_));
@@ -162,6 +164,30 @@ class MixerStart {
       key_ = Wide(source_.Find(Role::kAttentionKey, layer_));
       value_ = Wide(source_.Find(Role::kAttentionValue, layer_));
     }
+    query_bias_ = BiasOrZeros(Role::kAttentionQueryBias, query);
+    key_bias_ = BiasOrZeros(Role::kAttentionKeyBias, key);
+    value_bias_ = BiasOrZeros(Role::kAttentionValueBias, key);
+    if (attention.head_norm) {
+      FoldNorm(Role::kAttentionQueryNorm, query_, query_bias_);
+      FoldNorm(Role::kAttentionKeyNorm, key_, key_bias_);
+    }
+  }
+
+  Tensor BiasOrZeros(Role role, int64_t count) const {
+    const Tensor bias = source_.Find(role, layer_);
+    return bias.defined() ? Wide(bias) : at::zeros({count}, output_.options());
+  }
+
+  // A norm of heads as what it does on average. The input's numbers are as large as the weight of
+  // the norm before it, and count as independent of each other.
+  void FoldNorm(Role role, Tensor& rows, Tensor& bias) const {
+    const Tensor weight = Wide(source_.Find(role, layer_));
+    const Tensor input = Wide(source_.Find(Role::kMixerNorm, layer_));
+    const Tensor squares = (rows * input).square().sum(1) + bias.square();
+    const Tensor mean = squares.view({-1, weight.size(0)}).mean(1, /*keepdim=*/true);
+    const Tensor scale = ((mean + source_.config().norm_epsilon).rsqrt() * weight).flatten();
+    rows = rows * scale.unsqueeze(1);
+    bias = bias * scale;
   }
 
   void FillMamba() {
@@ -203,7 +229,22 @@ class MixerStart {
     Tensor taps = at::zeros(shape);
     taps.select(2, shape[2] - 1).fill_(1);
     Set(Role::kConvolution, taps);
-    Set(Role::kConvolutionBias, at::zeros(Shape(Role::kConvolutionBias)));
+    Set(Role::kConvolutionBias, ConvolutionBias());
+  }
+
+  // The projections' biases, in the order of the convolution's channels.
+  Tensor ConvolutionBias() const {
+    const checkpoint::ModelConfig& config = result_.config();
+    const bool first = options_.mixer == MixerKind::kMamba;
+    const int64_t numbers = first ? config.mamba.state_size : config.mamba2.state_size;
+    const bool repeats =
+        first ? config.mamba.repeat_before_convolution : config.mamba2.repeat_before_convolution;
+    const int64_t times = query_bias_.size(0) / value_bias_.size(0);
+    const auto repeated = [&](const Tensor& bias) {
+      return repeats ? bias.view({-1, numbers}).repeat_interleave(times, 0).flatten() : bias;
+    };
+    if (first) return repeated(value_bias_);
+    return at::cat({repeated(value_bias_), repeated(key_bias_), query_bias_});
   }
 
   // Old row of each new channel. N numbers make a group; a key/value head has S = head width / N of
@@ -244,6 +285,7 @@ class MixerStart {
   const int layer_;
   const InitializeOptions& options_;
   Tensor value_, key_, query_, output_;
+  Tensor value_bias_, key_bias_, query_bias_;
 };
 
 // The mixer of a layer as `trained` has it.

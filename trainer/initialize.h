@@ -1,6 +1,15 @@
 // A hybrid from a Transformer: attention matrices become Mamba matrices (MambaInLlama; Wang,
 // Paliotta, May, Rush, Dao 2024). value -> x, key -> B, query -> C, output -> out, everything
 // outside the mixers copied.
+//
+// What attention has and a mixer of this layout has not:
+// - Norms of query and key heads (Qwen3) become numbers: each head's rows are divided by the length
+//   that it has on average over normed inputs, and multiplied by the norm's weight. B and C then
+//   begin as large as the normed keys and queries were.
+// - Biases of query, key and value (Qwen2) become the bias of the convolution where that passes
+//   over what they were added to: x, B and C in Mamba-2, x alone in Mamba-1, whose B and C begin
+//   without. The output projection's bias is left out. With `published_rest` all are.
+// - The rotation is left out, as published.
 
 #ifndef MAMBAD_TRAINER_INITIALIZE_H_
 #define MAMBAD_TRAINER_INITIALIZE_H_

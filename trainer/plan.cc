@@ -36,6 +36,9 @@ bool IsRecurrent(const ModelConfig& config, const Parameter& parameter) {
     case Role::kMlpGate:
     case Role::kMlpUp:
     case Role::kMlpDown:
+    case Role::kMlpGateBias:
+    case Role::kMlpUpBias:
+    case Role::kMlpDownBias:
       return false;
     default:
       return true;
@@ -59,9 +62,9 @@ double MixerWork(const ModelConfig& config, int layer, int64_t row_tokens) {
   switch (config.mixers[layer]) {
     case MixerKind::kAttention: {
       const checkpoint::AttentionConfig& attention = config.attention;
-      const double seen = attention.sliding_window > 0
-                              ? std::min(tokens / 2, static_cast<double>(attention.sliding_window))
-                              : tokens / 2;
+      const int window = config.SlidingWindow(layer);
+      const double seen =
+          window > 0 ? std::min(tokens / 2, static_cast<double>(window)) : tokens / 2;
       return 4.0 * attention.query_heads * attention.head_width * seen;
     }
     case MixerKind::kMamba:

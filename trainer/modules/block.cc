@@ -20,10 +20,16 @@ BlockStream RunBlock(const LanguageModel& model, int layer, const BlockStream& i
   const Tensor mixed = mixer(first.normed);
   if (config.mlp_width == 0) return {first.sum, mixed};
   const NormedSum second = normed(first.sum, mixed, Role::kMlpNorm);
-  const Tensor gates = FusedProduct(
-      second.normed, {model.Find(Role::kMlpGate, layer), model.Find(Role::kMlpUp, layer)});
+  Tensor gates = FusedProduct(second.normed,
+                              {model.Find(Role::kMlpGate, layer), model.Find(Role::kMlpUp, layer)});
+  if (config.mlp_bias) {
+    gates = AddBiases(gates,
+                      {model.Find(Role::kMlpGateBias, layer), model.Find(Role::kMlpUpBias, layer)});
+  }
   const Tensor product = GatedProduct(gates, config.mlp_width);
-  return {second.sum, at::mm(product, model.Find(Role::kMlpDown, layer).t())};
+  const Tensor down = at::mm(product, model.Find(Role::kMlpDown, layer).t());
+  if (!config.mlp_bias) return {second.sum, down};
+  return {second.sum, AddBiases(down, {model.Find(Role::kMlpDownBias, layer)})};
 }
 
 }  // namespace mambad::trainer

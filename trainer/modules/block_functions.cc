@@ -260,13 +260,21 @@ Tensor GatedProduct(const Tensor& fused, int64_t width) {
   return GatedProductFunction::apply(SideBySide(fused), width);
 }
 
-Rotation MakeRotation(const Tensor& positions, const Tensor& inverse_frequency,
-                      at::ScalarType type) {
+Rotation MakeRotation(const Tensor& positions, const Tensor& inverse_frequency, at::ScalarType type,
+                      const RotationGrowth& growth) {
   Rotation rotation;
   rotation.positions = positions.flatten();
   rotation.inverse_frequency = inverse_frequency;
   if (positions.is_cuda()) return rotation;
-  const Tensor angles = rotation.positions.to(at::kDouble).unsqueeze(1) * inverse_frequency;
+  const Tensor places = rotation.positions.to(at::kDouble).unsqueeze(1);
+  Tensor angles = places * inverse_frequency;
+  if (growth.context > 0) {
+    const int64_t half = inverse_frequency.size(0);
+    const Tensor times = (places + 1) / static_cast<double>(growth.context);
+    const Tensor base = (times * growth.factor - (growth.factor - 1)).clamp_min(1);
+    const Tensor exponents = at::arange(half, inverse_frequency.options()) / (1.0 - half);
+    angles = angles * at::pow(base, exponents);
+  }
   rotation.cosine = angles.cos().to(WideType(type)).unsqueeze(1);
   rotation.sine = angles.sin().to(WideType(type)).unsqueeze(1);
   return rotation;
@@ -277,6 +285,21 @@ std::pair<Tensor, Tensor> Rotate(const Tensor& query, const Tensor& key, const R
       SideBySide(query), SideBySide(key), rotation.positions, rotation.inverse_frequency,
       IfDefined(rotation.cosine), IfDefined(rotation.sine));
   return {turned[0], turned[1]};
+}
+
+Tensor NormHeads(const Tensor& input, const Tensor& weight, double epsilon) {
+  const Tensor heads = input.reshape({-1, weight.size(0)}).to(WideType(input.scalar_type()));
+  return AddAndNorm(heads, Tensor(), weight, epsilon, input.scalar_type())
+      .normed.view({input.size(0), -1});
+}
+
+Tensor AddBiases(const Tensor& product, const std::vector<Tensor>& biases) {
+  std::vector<Tensor> parts = biases;
+  int64_t columns = 0;
+  for (const Tensor& bias : biases) columns += bias.size(0);
+  if (columns < product.size(1))
+    parts.push_back(at::zeros({product.size(1) - columns}, biases[0].options()));
+  return (product + (parts.size() == 1 ? parts[0] : at::cat(parts))).to(product.scalar_type());
 }
 
 Tensor FusedProduct(const Tensor& input, const std::vector<Tensor>& matrices) {

@@ -40,11 +40,23 @@ struct Rotation {
   at::Tensor inverse_frequency;  // fp64 [head_width / 2]
   at::Tensor cosine, sine;       // wide [M, 1, head_width / 2]; undefined on CUDA
 };
+// Dynamic scaling, as kernels::RotaryGrowth; CPU only.
+struct RotationGrowth {
+  int64_t context = 0;  // 0: none
+  double factor = 1;
+};
 Rotation MakeRotation(const at::Tensor& positions, const at::Tensor& inverse_frequency,
-                      at::ScalarType type);
+                      at::ScalarType type, const RotationGrowth& growth = {});
 // query [M, heads x head_width] and key likewise; [M, heads, head_width] each.
 std::pair<at::Tensor, at::Tensor> Rotate(const at::Tensor& query, const at::Tensor& key,
                                          const Rotation& rotation);
+
+// input [M, heads x head_width] with each head RMS-normalised by weight, wide [head_width].
+at::Tensor NormHeads(const at::Tensor& input, const at::Tensor& weight, double epsilon);
+
+// product [M, columns] plus the biases side by side, in the product's type. The product may have
+// further columns, as FusedProduct's; they stay as they are.
+at::Tensor AddBiases(const at::Tensor& product, const std::vector<at::Tensor>& biases);
 
 // input [M, d] times the matrices [rows_i, d] transposed, as one product: [M, rows_0 + rows_1 ...],
 // on CUDA with further columns of zeros up to a multiple of 16, so that rows begin on whole words.

@@ -127,16 +127,17 @@ Tensor DecodeState::BeginStep(const std::vector<int64_t>& tokens) {
 void DecodeState::PrepareAttention() {
   const checkpoint::ModelConfig& config = model_->config();
   if (!config.HasMixer(MixerKind::kAttention)) return;
-  step_.rotation =
-      MakeRotation(step_.positions, model_->inverse_frequencies_, model_->compute_type());
+  step_.rotation = MakeRotation(step_.positions, model_->inverse_frequencies_,
+                                model_->compute_type(), model_->growth_);
   step_.fused_rotation =
       MakeRotation(step_.positions, model_->fused_inverse_frequencies_, model_->compute_type());
   const Tensor columns = at::arange(step_.longest, step_.positions.options());
   const Tensor own = step_.positions.unsqueeze(1);
-  Tensor mask = columns <= own;
+  const std::vector<int64_t> shape = {sequences(), 1, 1, step_.longest};
+  const Tensor mask = columns <= own;
+  step_.mask = mask.view(shape);
   const int window = config.attention.sliding_window;
-  if (window > 0) mask = mask.logical_and(columns > own - window);
-  step_.mask = mask.view({sequences(), 1, 1, step_.longest});
+  if (window > 0) step_.windowed_mask = mask.logical_and(columns > own - window).view(shape);
 }
 
 Tensor DecodeState::Attention(int layer, const Tensor& input) {
@@ -154,8 +155,9 @@ Tensor DecodeState::Attention(int layer, const Tensor& input) {
   // The query heads that share a key head stand where other attentions have positions.
   const Tensor mixed = at::scaled_dot_product_attention(
       query.reshape({places, heads, -1, width}), state.keys.narrow(2, 0, step_.longest),
-      state.values.narrow(2, 0, step_.longest), step_.mask);
-  return at::mm(mixed.reshape({places, -1}), model_->Find(Role::kAttentionOutput, layer).t());
+      state.values.narrow(2, 0, step_.longest),
+      model_->config().SlidingWindow(layer) > 0 ? step_.windowed_mask : step_.mask);
+  return AttentionOutput(*model_, layer, mixed.reshape({places, -1}));
 }
 
 // What a place keeps: the new value, or the old one where it rests.
@@ -200,7 +202,7 @@ Tensor DecodeState::Mamba(int layer, const Tensor& input) {
   Tensor y = (renewed * spread(parts.c)).sum(2) + model_->Find(Role::kMambaD, layer) * x;
   y.mul_(at::silu(parts.gate.to(wide)));
   Keep(state.state, renewed);
-  return at::mm(y.to(model_->compute_type()), model_->Find(Role::kMambaOut, layer).t());
+  return RecurrentOutput(*model_, layer, y.to(model_->compute_type()));
 }
 
 Tensor DecodeState::Mamba2(int layer, const Tensor& input) {
@@ -227,7 +229,7 @@ Tensor DecodeState::Mamba2(int layer, const Tensor& input) {
   const Tensor normed =
       GatedNorm(y.flatten(1).to(model_->compute_type()), parts.gate,
                 model_->Find(Role::kMamba2Norm, layer), mamba.groups, mamba.norm_epsilon);
-  return at::mm(normed, model_->Find(Role::kMambaOut, layer).t());
+  return RecurrentOutput(*model_, layer, normed);
 }
 
 }  // namespace mambad::trainer

@@ -45,9 +45,9 @@ class DecodeState {
   };
   // Of the step being made.
   struct StepInputs {
-    at::Tensor positions, columns;  // int64 [sequences]: of the token; where its key is written
-    at::Tensor active;              // bool [sequences]
-    at::Tensor mask;                // bool [sequences, 1, 1, longest]: keys that may be seen
+    at::Tensor positions, columns;   // int64 [sequences]: of the token; where its key is written
+    at::Tensor active;               // bool [sequences]
+    at::Tensor mask, windowed_mask;  // bool [sequences, 1, 1, longest]: keys that may be seen
     Rotation rotation, fused_rotation;
     int64_t longest = 1;
     bool any_rests = false;

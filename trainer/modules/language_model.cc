@@ -71,6 +71,11 @@ LanguageModel::LanguageModel(const checkpoint::ModelConfig& config, at::Device d
   }
   const checkpoint::AttentionConfig& attention = config_.attention;
   if (config_.HasMixer(MixerKind::kAttention)) {
+    if (attention.rope.scaling == checkpoint::RopeScalingKind::kDynamic) {
+      if (device.is_cuda())
+        throw std::runtime_error("rope_type dynamic on CUDA: not implemented; the CPU has it");
+      growth_ = {attention.rope.original_context, attention.rope.factor};
+    }
     inverse_frequencies_ = Frequencies(attention.rope, attention.head_width, device);
     fused_inverse_frequencies_ = Frequencies(attention.fused_rope, attention.head_width, device);
   }
@@ -143,11 +148,12 @@ Tensor LanguageModel::Head() const {
 namespace {
 
 BlockContext MakeContext(const TokenBatch& batch, const Tensor& frequencies,
-                         const Tensor& fused_frequencies, at::ScalarType type) {
+                         const RotationGrowth& growth, const Tensor& fused_frequencies,
+                         at::ScalarType type) {
   BlockContext context;
   context.batch = batch;
   if (frequencies.defined()) {
-    context.rotation = MakeRotation(batch.positions, frequencies, type);
+    context.rotation = MakeRotation(batch.positions, frequencies, type, growth);
     context.fused_rotation = MakeRotation(batch.positions, fused_frequencies, type);
   }
   return context;
@@ -183,7 +189,7 @@ Tensor LanguageModel::Hidden(const TokenBatch& batch, const MixerObserver& obser
   const bool recompute = recompute_ && at::GradMode::is_enabled();
   TORCH_CHECK(!recompute || !observer, "mixers cannot be observed while blocks run twice");
   const auto context = std::make_shared<const BlockContext>(
-      MakeContext(batch, inverse_frequencies_, fused_inverse_frequencies_, compute_type_));
+      MakeContext(batch, inverse_frequencies_, growth_, fused_inverse_frequencies_, compute_type_));
   BlockStream stream;
   stream.residual = Embed(batch.token_ids.flatten()).to(wide_type());
   for (int layer = 0; layer < config_.layers; ++layer) {
@@ -205,7 +211,7 @@ Tensor LanguageModel::Mixer(int layer, const Tensor& input, const TokenBatch& ba
   TORCH_CHECK(layer >= 0 && layer < config_.layers, "layer ", layer, " of ", config_.layers);
   const bool attention = config_.mixers[layer] == MixerKind::kAttention;
   const BlockContext context = MakeContext(batch, attention ? inverse_frequencies_ : Tensor(),
-                                           fused_inverse_frequencies_, compute_type_);
+                                           growth_, fused_inverse_frequencies_, compute_type_);
   return RunMixer(*this, layer, input.reshape({-1, config_.width}).to(compute_type_), context)
       .view(input.sizes());
 }

@@ -1,7 +1,7 @@
 // Every model family of the checkpoint format as one differentiable function from tokens to hidden
-// states: Llama and Mistral, Mamba, Mamba-2, hybrids of attention with either. Equations: the
-// header of engine/checkpoint/parameter_table.h names the matrices, kernels/training_scan.h the
-// recurrences. Agrees with the engine's logits within its tolerances.
+// states: Llama, Mistral, Qwen2 and Qwen3, Mamba, Falcon Mamba, Mamba-2, hybrids of attention with
+// either. Equations: the header of engine/checkpoint/parameter_table.h names the matrices,
+// kernels/training_scan.h the recurrences. Agrees with the engine's logits within its tolerances.
 
 #ifndef MAMBAD_TRAINER_MODULES_LANGUAGE_MODEL_H_
 #define MAMBAD_TRAINER_MODULES_LANGUAGE_MODEL_H_
@@ -19,6 +19,7 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/checkpoint/model_config.h"
 #include "engine/checkpoint/parameter_table.h"
+#include "trainer/modules/block_functions.h"
 #include "trainer/token_batch.h"
 
 namespace mambad::trainer {
@@ -143,6 +144,7 @@ class LanguageModel {
   std::vector<int32_t> proposed_tokens_;
   at::Tensor embedding_base_;
   at::Tensor inverse_frequencies_, fused_inverse_frequencies_;  // [head_width / 2], wide type
+  RotationGrowth growth_;                                       // of the former
   bool recompute_ = false;
 };
 

@@ -35,6 +35,20 @@ Tensor Convolve(const LanguageModel& model, int layer, const Tensor& input,
 
 Tensor Product(const Tensor& input, const Tensor& matrix) { return at::mm(input, matrix.t()); }
 
+// With the bias where the model has one.
+Tensor BiasedProduct(const LanguageModel& model, int layer, const Tensor& input, Role matrix,
+                     Role bias) {
+  const Tensor product = Product(input, model.Find(matrix, layer));
+  const Tensor added = model.Find(bias, layer);
+  return added.defined() ? AddBiases(product, {added}) : product;
+}
+
+// What comes of in_proj.
+Tensor WithInBias(const LanguageModel& model, int layer, const Tensor& product) {
+  const Tensor bias = model.Find(Role::kMambaInBias, layer);
+  return bias.defined() ? AddBiases(product, {bias}) : product;
+}
+
 }  // namespace
 
 Tensor RepeatGroups(const Tensor& input, int64_t size, int64_t times) {
@@ -52,12 +66,32 @@ AttentionParts ProjectAttention(const LanguageModel& model, int layer, const Ten
   const int64_t query = int64_t{attention.query_heads} * attention.head_width;
   const int64_t key = int64_t{attention.key_value_heads} * attention.head_width;
   const bool fused = model.config().fused_attention[layer];
-  const Tensor product = fused ? FusedProduct(input, {model.Find(Role::kAttentionFused, layer)})
-                               : FusedProduct(input, {model.Find(Role::kAttentionQuery, layer),
-                                                      model.Find(Role::kAttentionKey, layer),
-                                                      model.Find(Role::kAttentionValue, layer)});
-  const std::vector<Tensor> parts = SplitColumns(product, {query, key, key});
+  Tensor product = fused ? FusedProduct(input, {model.Find(Role::kAttentionFused, layer)})
+                         : FusedProduct(input, {model.Find(Role::kAttentionQuery, layer),
+                                                model.Find(Role::kAttentionKey, layer),
+                                                model.Find(Role::kAttentionValue, layer)});
+  if (attention.bias) {
+    product = AddBiases(product, {model.Find(Role::kAttentionQueryBias, layer),
+                                  model.Find(Role::kAttentionKeyBias, layer),
+                                  model.Find(Role::kAttentionValueBias, layer)});
+  }
+  std::vector<Tensor> parts = SplitColumns(product, {query, key, key});
+  if (attention.head_norm) {
+    const double epsilon = model.config().norm_epsilon;
+    parts[0] = NormHeads(parts[0], model.Find(Role::kAttentionQueryNorm, layer), epsilon);
+    parts[1] = NormHeads(parts[1], model.Find(Role::kAttentionKeyNorm, layer), epsilon);
+  }
+  const double factor = fused ? 1.0 : attention.rope.attention_factor;
+  if (factor != 1) parts[0] = parts[0] * (factor * factor);
   return {parts[0], parts[1], parts[2]};
+}
+
+Tensor AttentionOutput(const LanguageModel& model, int layer, const Tensor& mixed) {
+  return BiasedProduct(model, layer, mixed, Role::kAttentionOutput, Role::kAttentionOutputBias);
+}
+
+Tensor RecurrentOutput(const LanguageModel& model, int layer, const Tensor& y) {
+  return BiasedProduct(model, layer, y, Role::kMambaOut, Role::kMambaOutBias);
 }
 
 Tensor AttentionMixer(const LanguageModel& model, int layer, const Tensor& input,
@@ -68,8 +102,9 @@ Tensor AttentionMixer(const LanguageModel& model, int layer, const Tensor& input
   const auto [query, key] =
       Rotate(parts.query, parts.key, fused ? context.fused_rotation : context.rotation);
   const Tensor value = parts.value.unflatten(1, {attention.key_value_heads, attention.head_width});
-  const Tensor mixed = CausalAttention(query, key, value, context.batch, attention.sliding_window);
-  return Product(mixed.flatten(1), model.Find(Role::kAttentionOutput, layer));
+  const Tensor mixed =
+      CausalAttention(query, key, value, context.batch, model.config().SlidingWindow(layer));
+  return AttentionOutput(model, layer, mixed.flatten(1));
 }
 
 // ---- Mamba-1 -----------------------------------------------------------------------------------
@@ -78,8 +113,9 @@ MambaParts ProjectMamba(const LanguageModel& model, int layer, const Tensor& inp
   const MambaConfig& mamba = model.config().mamba;
   const int64_t inner = mamba.inner_width, source = mamba.source_width;
   if (source == 0) {
-    const std::vector<Tensor> parts =
-        SplitColumns(FusedProduct(input, {model.Find(Role::kMambaIn, layer)}), {inner, inner});
+    const Tensor product =
+        WithInBias(model, layer, FusedProduct(input, {model.Find(Role::kMambaIn, layer)}));
+    const std::vector<Tensor> parts = SplitColumns(product, {inner, inner});
     return {parts[1], parts[0], Tensor(), Tensor(), Tensor()};
   }
   const bool fused = model.config().fused_mamba[layer];
@@ -102,8 +138,15 @@ Tensor SelectMamba(const LanguageModel& model, int layer, const Tensor& convolve
   parts->x = convolved;
   if (mamba.source_width == 0) {
     const Tensor selected = FusedProduct(convolved, {model.Find(Role::kMambaSelect, layer)});
-    const std::vector<Tensor> pieces =
+    std::vector<Tensor> pieces =
         SplitColumns(selected, {mamba.dt_rank, mamba.state_size, mamba.state_size});
+    if (mamba.selection_norm) {
+      for (Tensor& piece : pieces) {
+        const Tensor ones =
+            at::ones({piece.size(1)}, piece.options().dtype(WideType(piece.scalar_type())));
+        piece = NormHeads(piece, ones, mamba.selection_norm_epsilon);
+      }
+    }
     parts->low = pieces[0];
     parts->b = pieces[1];
     parts->c = pieces[2];
@@ -126,8 +169,7 @@ Tensor MambaMixer(const LanguageModel& model, int layer, const Tensor& input,
   scan.a_log = model.Find(Role::kMambaALog, layer);
   scan.skip = model.Find(Role::kMambaD, layer);
   scan.dt_bias = model.Find(Role::kMambaDtBias, layer);
-  return Product(SelectiveScan(scan, context.batch.document_start),
-                 model.Find(Role::kMambaOut, layer));
+  return RecurrentOutput(model, layer, SelectiveScan(scan, context.batch.document_start));
 }
 
 // ---- Mamba-2 -----------------------------------------------------------------------------------
@@ -154,7 +196,8 @@ Mamba2Parts ProjectMamba2(const LanguageModel& model, int layer, const Tensor& i
   const Mamba2Config& mamba = model.config().mamba2;
   const Mamba2Widths widths = ProjectedWidths(mamba);
   const int64_t inner = mamba.inner_width;
-  const Tensor product = FusedProduct(input, {model.Find(Role::kMamba2In, layer)});
+  const Tensor product =
+      WithInBias(model, layer, FusedProduct(input, {model.Find(Role::kMamba2In, layer)}));
   if (!RepeatsBefore(mamba)) {
     const std::vector<Tensor> parts =
         SplitColumns(product, {inner, widths.x + widths.b + widths.c, mamba.heads});
@@ -199,7 +242,7 @@ Tensor Mamba2Mixer(const LanguageModel& model, int layer, const Tensor& input,
   const Tensor y = Mamba2Scan(scan, context.batch.document_start);
   const Tensor normed = GatedNorm(y, parts.gate, model.Find(Role::kMamba2Norm, layer), mamba.groups,
                                   mamba.norm_epsilon);
-  return Product(normed, model.Find(Role::kMambaOut, layer));
+  return RecurrentOutput(model, layer, normed);
 }
 
 Tensor RunMixer(const LanguageModel& model, int layer, const Tensor& input,

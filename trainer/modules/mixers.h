@@ -29,13 +29,18 @@ at::Tensor MambaMixer(const LanguageModel& model, int layer, const at::Tensor& i
                       const BlockContext& context);
 at::Tensor Mamba2Mixer(const LanguageModel& model, int layer, const at::Tensor& input,
                        const BlockContext& context);
+// What the attention of a layer gives, [M, H hd], to [M, width].
+at::Tensor AttentionOutput(const LanguageModel& model, int layer, const at::Tensor& mixed);
+// y [M, I] of a recurrent mixer to [M, width].
+at::Tensor RecurrentOutput(const LanguageModel& model, int layer, const at::Tensor& y);
 // The layer's own of these.
 at::Tensor RunMixer(const LanguageModel& model, int layer, const at::Tensor& input,
                     const BlockContext& context);
 
 // ---- the parts, for decoding -------------------------------------------------------------------
 
-// query [M, H hd], key and value [M, K hd], not yet rotated.
+// query [M, H hd], key and value [M, K hd]: with biases, heads normed where the model does so, the
+// query times what scores are multiplied by; not yet rotated.
 struct AttentionParts {
   at::Tensor query, key, value;
 };

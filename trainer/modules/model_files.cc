@@ -42,6 +42,7 @@ checkpoint::ModelConfig OwnConfig(const Checkpoint& file) {
   checkpoint::ModelConfig config = file.config();
   if (config.layout == checkpoint::Layout::kGguf) {
     config.layout = checkpoint::Layout::kHuggingFace;
+    config.attention.interleaved_rows = false;  // which was the file's own
   }
   config.mamba.dt_bias_applied_twice = false;
   return config;

@@ -27,7 +27,19 @@ Tensor StartValues(const checkpoint::ModelConfig& config, const Parameter& param
     case Role::kMlpNorm:
     case Role::kMamba2Norm:
     case Role::kMambaD:
+    case Role::kAttentionQueryNorm:
+    case Role::kAttentionKeyNorm:
       return at::ones(shape, at::kFloat);
+    case Role::kAttentionQueryBias:
+    case Role::kAttentionKeyBias:
+    case Role::kAttentionValueBias:
+    case Role::kAttentionOutputBias:
+    case Role::kMlpGateBias:
+    case Role::kMlpUpBias:
+    case Role::kMlpDownBias:
+    case Role::kMambaInBias:
+    case Role::kMambaOutBias:
+      return at::zeros(shape, at::kFloat);
     case Role::kMambaALog:
       return shape.size() == 2 ? CountingDecay(shape[0], shape[1])
                                : UniformDecay(shape[0], seed, name);

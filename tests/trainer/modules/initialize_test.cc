@@ -4,6 +4,7 @@
 #include "trainer/initialize.h"
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/grad_mode.h>
 
 #include <cmath>
@@ -255,6 +256,89 @@ TEST(Initialize, TrainedMixersComeFromAnotherHybrid) {
   const auto half = InitializeHybrid(*teacher, {.recurrent_layers = {1}});
   EXPECT_THROW(InitializeHybrid(*teacher, {.recurrent_layers = {2}, .trained_mixers = half.get()}),
                std::runtime_error);
+}
+
+// A teacher with what Qwen2 and Qwen3 have and Llama has not, its numbers of a trained model's
+// kind.
+std::unique_ptr<LanguageModel> QwenTeacher(bool norms, bool biases) {
+  ModelConfig config = TeacherConfig();
+  config.attention.head_norm = norms;
+  config.attention.bias = biases;
+  auto teacher = LanguageModel::Create(config, 1, at::kCPU, at::kFloat);
+  for (const ModelParameter& parameter : teacher->parameters()) {
+    const Role role = parameter.description.role;
+    const Tensor value = parameter.value;
+    const Tensor wave = (at::arange(value.numel(), at::kFloat) * 0.9).sin().view(value.sizes());
+    if (role == Role::kAttentionQueryNorm || role == Role::kAttentionKeyNorm ||
+        role == Role::kMixerNorm)
+      Tensor(value).copy_(1 + 0.5 * wave);
+    if (role == Role::kAttentionQueryBias || role == Role::kAttentionKeyBias ||
+        role == Role::kAttentionValueBias)
+      Tensor(value).copy_(0.3 * wave);
+  }
+  return teacher;
+}
+
+// B begins as large as the normed keys are, number by number, where the matrix alone is many times
+// smaller.
+TEST(Initialize, NormsOfHeadsBecomeTheirAverage) {
+  at::NoGradGuard no_grad;
+  const auto teacher = QwenTeacher(/*norms=*/true, /*biases=*/false);
+  const auto student = InitializeHybrid(*teacher, {.recurrent_layers = {1}});
+  const Tensor input = at::randn({4000, 48}, at::make_generator<at::CPUGeneratorImpl>(7)) *
+                       teacher->Find(Role::kMixerNorm, 1);
+  const auto normed = [&](Role matrix, Role weight, int64_t heads) {
+    const Tensor values = at::mm(input, teacher->Find(matrix, 1).t()).view({4000, heads, 32});
+    const Tensor scale = (values.square().mean(-1, true) + 1e-5).rsqrt();
+    return (values * scale * teacher->Find(weight, 1)).flatten(1).square().mean(0);
+  };
+  const Tensor in = student->Find(Role::kMamba2In, 1);
+  const auto made = [&](int64_t begin, int64_t rows) {
+    return at::mm(input, in.narrow(0, begin, rows).t()).square().mean(0);
+  };
+  const Tensor keys = normed(Role::kAttentionKey, Role::kAttentionKeyNorm, 2);
+  const Tensor queries = normed(Role::kAttentionQuery, Role::kAttentionQueryNorm, 4);
+  EXPECT_LT((made(192, 64) / keys - 1).abs().max().item<double>(), 0.15);
+  EXPECT_LT((made(256, 128) / queries - 1).abs().max().item<double>(), 0.15);
+  EXPECT_LT(at::mm(input, teacher->Find(Role::kAttentionKey, 1).t()).square().mean().item<double>(),
+            0.1 * keys.mean().item<double>());
+}
+
+TEST(Initialize, BiasesBecomeTheConvolutions) {
+  at::NoGradGuard no_grad;
+  const auto teacher = QwenTeacher(/*norms=*/false, /*biases=*/true);
+  const Tensor value = teacher->Find(Role::kAttentionValueBias, 1);
+  const auto second = InitializeHybrid(*teacher, {.recurrent_layers = {1}});
+  EXPECT_TRUE(at::equal(second->Find(Role::kConvolutionBias, 1),
+                        at::cat({value, teacher->Find(Role::kAttentionKeyBias, 1),
+                                 teacher->Find(Role::kAttentionQueryBias, 1)})));
+  const auto first =
+      InitializeHybrid(*teacher, {.recurrent_layers = {1}, .mixer = MixerKind::kMamba});
+  // Groups of 16 numbers, each twice.
+  std::vector<Tensor> groups;
+  for (int i = 0; i < 8; ++i) groups.push_back(value.narrow(0, i / 2 * 16, 16));
+  EXPECT_TRUE(at::equal(first->Find(Role::kConvolutionBias, 1), at::cat(groups)));
+}
+
+TEST(Initialize, Invariant8TheEngineReadsAStudentOfQwen) {
+  at::NoGradGuard no_grad;
+  const std::vector<int32_t> tokens = FormulaTokens(40, 50);
+  for (const bool norms : {false, true}) {
+    const auto teacher = QwenTeacher(norms, !norms);
+    for (const MixerKind kind : {MixerKind::kMamba, MixerKind::kMamba2}) {
+      const auto student = InitializeHybrid(*teacher, {.recurrent_layers = {1, 3}, .mixer = kind});
+      TemporaryDirectory folder;
+      student->Save(folder.path(), checkpoint::StorageType::kFloat32, "");
+      const auto runner = ModelRunner::Open(folder.path(), {.type = ComputeType::kFloat32});
+      ASSERT_TRUE(runner.ok()) << runner.status();
+      EXPECT_EQ((*runner)->config().attention.head_norm, norms);
+      const auto rows = (*runner)->Read(0, tokens, 40);
+      Tensor engine = at::empty({40, 50});
+      for (int i = 0; i < 40; ++i)
+        std::copy_n(rows[i].begin(), 50, engine.data_ptr<float>() + i * 50);
+      EXPECT_LE(((Logits(*student, tokens) - engine).norm() / engine.norm()).item<double>(), 1e-5);
+    }
+  }
 }
 
 TEST(Initialize, Invariant8TheEngineReadsWhatIsMade) {
