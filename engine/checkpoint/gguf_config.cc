@@ -229,6 +229,10 @@ class Reader {
         Number("rope.scaling.yarn_ext_factor", -1, 1, 1) != -1) {
       Refuse("rope.scaling.yarn_ext_factor other than 1");
     }
+    const double reached = std::floor(rope.factor * static_cast<double>(rope.original_context));
+    config_.context_length =
+        std::max(config_.context_length,
+                 static_cast<int64_t>(std::min(reached, static_cast<double>(kMaxContext))));
     // The file's number comes on top of YaRN's own.
     rope.attention_factor = YarnAttentionFactor(rope.factor, 1) *
                             Number("rope.scaling.attn_factor", 1e-3, 1e3,

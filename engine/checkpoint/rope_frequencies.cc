@@ -35,13 +35,6 @@ double YarnKept(int i, const RopeConfig& rope, int head_width) {
 
 }  // namespace
 
-double DynamicGrowth(const RopeConfig& rope, int64_t position) {
-  if (position < rope.original_context) return 1;
-  const double times =
-      (static_cast<double>(position) + 1) / static_cast<double>(rope.original_context);
-  return rope.factor * times - (rope.factor - 1);
-}
-
 double YarnAttentionFactor(double factor, double multiplier) {
   return factor <= 1 ? 1 : 0.1 * multiplier * std::log(factor) + 1;
 }

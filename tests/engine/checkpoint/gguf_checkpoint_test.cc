@@ -454,7 +454,7 @@ TEST_F(GgufCheckpoint, YarnScaling) {
   GgufWriter writer = Model(Llama());
   writer.Text("llama.rope.scaling.type", "yarn");
   writer.Float("llama.rope.scaling.factor", 4);
-  writer.Number("llama.rope.scaling.original_context_length", 1024);
+  writer.Number("llama.rope.scaling.original_context_length", 2048);
   writer.Float("llama.rope.scaling.attn_factor", 2);
   writer.Float("llama.rope.scaling.yarn_beta_fast", 24);
   const auto opened = Open(writer);
@@ -462,7 +462,8 @@ TEST_F(GgufCheckpoint, YarnScaling) {
   const RopeConfig& rope = (*opened)->config().attention.rope;
   EXPECT_EQ(rope.scaling, RopeScalingKind::kYarn);
   EXPECT_EQ(rope.factor, 4);
-  EXPECT_EQ(rope.original_context, 1024);
+  EXPECT_EQ(rope.original_context, 2048);
+  EXPECT_EQ((*opened)->config().context_length, 8192);
   EXPECT_EQ(rope.beta_fast, 24);
   EXPECT_EQ(rope.beta_slow, 1);
   EXPECT_DOUBLE_EQ(rope.attention_factor, 2 * (0.1 * std::log(4.0) + 1));
