@@ -82,8 +82,8 @@ int main(int argc, char** argv) {
   }
   if (!overwrite && !IsFree(output)) {
     std::fprintf(stderr,
-                 "mambad-models: %s: is there already: give another --output, or --overwrite to "
-                 "replace it\n",
+                 "mambad-models: output: %s: is there already; give another output, or --overwrite "
+                 "to replace it\n",
                  output.c_str());
     return kUsage;
   }
