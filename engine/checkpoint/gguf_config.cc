@@ -269,6 +269,10 @@ class Reader {
     text_.bos_id = id("bos_token_id");
     text_.eos_id = id("eos_token_id");
     text_.unknown_id = id("unknown_token_id");
+    text_.padding_id = id("padding_token_id");
+    text_.separator_id = id("seperator_token_id");  // the key is spelled so
+    text_.classification_id = id("cls_token_id");
+    text_.mask_id = id("mask_token_id");
     text_.add_bos = Flag("tokenizer.ggml.add_bos_token");
     text_.add_eos = Flag("tokenizer.ggml.add_eos_token");
     text_.add_space_prefix = Flag("tokenizer.ggml.add_space_prefix");

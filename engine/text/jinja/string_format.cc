@@ -333,7 +333,7 @@ class BraceFormatter {
       rest.remove_prefix(2);
     }
     if (rest.starts_with(':')) rest.remove_prefix(1);
-    const std::string specification = Run(rest, depth + 1);
+    const std::string specification = rest.empty() ? std::string() : Run(rest, depth + 1);
     if (!runtime_.ok()) return "";
     const std::string text = FormatValue(runtime_, value, specification);
     return format_.is_markup() && !value.is_markup() ? Escape(runtime_, Value::String(text)) : text;

@@ -99,7 +99,9 @@ TEST_F(ChatTemplateFileTest, ReadsAFileThatIsNamed) {
 TEST_F(ChatTemplateFileTest, KnowsEverySpecialTokenThatTheFilesName) {
   Write("tokenizer.json", R"({"added_tokens": [
       {"id": 1, "content": "<bos>", "special": true}, {"id": 2, "content": "<eos>", "special": true}],
-    "model": {"type": "BPE", "vocab": {"a": 0, "<bos>": 1, "<eos>": 2}, "merges": []}})");
+    "normalizer": null, "post_processor": null, "decoder": {"type": "ByteLevel"},
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": true},
+    "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}})");
   Write("tokenizer_config.json", R"({"eos_token": {"content": "<eos>"}, "pad_token": "<pad>",
     "unk_token": null, "image_token": "<image>", "add_bos_token": false,
     "extra_special_tokens": {"boi_token": "<boi>", "marker": "<m>"},
