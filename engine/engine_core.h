@@ -2,10 +2,10 @@
 // handed, but for the measured times that choose draft lengths; neither can change a token. Driven
 // by Engine's thread in the daemon and directly in tests.
 //
-// One class in six files, by what a request meets on its way: engine_open.cc (before there are
-// any), engine_validate.cc (at the door), engine_core.cc (queue, slots, pages, the step),
-// engine_drafts.cc (who drafts how much), engine_results.cc (out again), engine_accounts.cc (what
-// is counted meanwhile).
+// One class in seven files, by what a request meets on its way: engine_open.cc and engine_chat.cc
+// (before there are any), engine_validate.cc (at the door), engine_core.cc (queue, slots, pages, the
+// step), engine_drafts.cc (who drafts how much), engine_results.cc (out again), engine_accounts.cc
+// (what is counted meanwhile).
 
 #ifndef MAMBAD_ENGINE_ENGINE_CORE_H_
 #define MAMBAD_ENGINE_ENGINE_CORE_H_
@@ -122,6 +122,7 @@ class EngineCore {
   absl::Status ResolveOptions(const ModelFiles& files);
   absl::Status ResolveMemory(const ModelFiles& files);
   absl::Status OpenText(const checkpoint::Checkpoint& checkpoint);
+  absl::Status OpenChatTemplate(const checkpoint::Checkpoint& checkpoint);
   void AddWarnings(const std::vector<std::string>& lines);
   absl::Status LoadModels(const ModelFiles& files);
   void CreateParts(const checkpoint::ModelConfig& config);

@@ -8,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/proposed_tokens.h"
 #include "engine/engine_core.h"
-#include "engine/text/chat_template_file.h"
 
 namespace mambad {
 namespace {
@@ -334,28 +333,7 @@ absl::Status EngineCore::OpenText(const Checkpoint& checkpoint) {
         facts_.options.model, ": the tokenizer has ", facts_.tokenizer->vocabulary_size(),
         " tokens, the model ", checkpoint.config().padded_vocabulary));
   }
-  const auto token_text = [&](std::optional<text::TokenId> id) {
-    return id.has_value() ? facts_.tokenizer->IdToToken(*id) : std::string();
-  };
-  facts_.chat_variables.bos_token = token_text(facts_.tokenizer->bos_id());
-  facts_.chat_variables.eos_token = token_text(facts_.tokenizer->eos_id());
-  const checkpoint::TextFiles& files = checkpoint.text();
-  absl::StatusOr<std::string> source = absl::NotFoundError("");
-  if (!files.directory.empty()) {
-    source = text::ReadChatTemplateSource(files.directory);
-  } else if (!files.chat_template.empty()) {
-    source = files.chat_template;
-  }
-  if (absl::IsNotFound(source.status())) return absl::OkStatus();
-  if (!source.ok()) return source.status();
-  absl::StatusOr<text::ChatTemplate> chat_template = text::ChatTemplate::Parse(*source);
-  if (!chat_template.ok()) {
-    return absl::Status(
-        chat_template.status().code(),
-        absl::StrCat(facts_.options.model, ": chat template: ", chat_template.status().message()));
-  }
-  facts_.chat_template = *std::move(chat_template);
-  return absl::OkStatus();
+  return OpenChatTemplate(checkpoint);
 }
 
 absl::Status EngineCore::ResolveOptions(const ModelFiles& files) {

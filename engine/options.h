@@ -28,6 +28,7 @@ enum class DrafterKind { kNone, kDraftModel, kPromptLookup };
 struct EngineOptions {
   std::string model;            // checkpoint directory or .gguf file
   std::string draft_model;      // the same; empty: no draft model
+  std::string chat_template;    // file of a Jinja template instead of the model's own; empty: that
   std::string device = "auto";  // "auto", "cpu", "cuda"
   int threads = 0;  // CPU backend's compute threads; 0: one a core that this process may use
   ComputeType weight_type = ComputeType::kAuto;

@@ -5,13 +5,14 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "engine/text/chat_template_file.h"
 #include "server/version.h"
 
 namespace mambad::server {
 namespace {
 
 struct Flags {
-  std::optional<std::string> config, model, draft, listen, metrics, device;
+  std::optional<std::string> config, model, draft, chat_template, listen, metrics, device;
   std::optional<int> threads;
   bool check_config = false;
   bool version = false;
@@ -21,6 +22,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--config", flags->config, "Configuration file (YAML); flags win over it");
   app->add_option("--model", flags->model, "Checkpoint directory or .gguf file to serve");
   app->add_option("--draft", flags->draft, "Draft model for speculation: the same forms");
+  app->add_option("--chat-template", flags->chat_template,
+                  "File of a Jinja chat template to use instead of the model's own");
   app->add_option("--listen", flags->listen,
                   "host:port of gRPC; port 0 picks a free one (default 127.0.0.1:50051)");
   app->add_option("--metrics", flags->metrics,
@@ -36,10 +39,20 @@ void AddFlags(CLI::App* app, Flags* flags) {
 void ApplyFlags(const Flags& flags, ServerOptions* options) {
   if (flags.model) options->engine.model = *flags.model;
   if (flags.draft) options->engine.draft_model = *flags.draft;
+  if (flags.chat_template) options->engine.chat_template = *flags.chat_template;
   if (flags.listen) options->listen = *flags.listen;
   if (flags.metrics) options->metrics_listen = *flags.metrics;
   if (flags.device) options->engine.device = *flags.device;
   if (flags.threads) options->engine.threads = *flags.threads;
+}
+
+// The file that replaces the model's template must be there; what it says is judged where it is
+// used.
+absl::Status CheckChatTemplate(const ServerOptions& options) {
+  if (options.engine.chat_template.empty()) return absl::OkStatus();
+  const absl::Status status = text::ReadChatTemplateFile(options.engine.chat_template).status();
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(absl::StrCat("chat_template: ", status.message()));
 }
 
 }  // namespace
@@ -69,6 +82,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* con
   }
   ApplyFlags(flags, &result.options);
   if (absl::Status status = ValidateOptions(result.options); !status.ok()) return status;
+  if (absl::Status status = CheckChatTemplate(result.options); !status.ok()) return status;
   if (flags.check_config) result.action = CommandLine::Action::kCheckConfig;
   return result;
 }

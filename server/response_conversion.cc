@@ -159,7 +159,8 @@ v1::GetModelInfoResponse DescribeModel(const Engine& engine, const v1::Limits& l
   wire->set_presence_penalty(sampling.presence_penalty);
   wire->set_frequency_penalty(sampling.frequency_penalty);
   response.set_has_tokenizer(engine.tokenizer() != nullptr);
-  response.set_has_chat_template(engine.chat_template() != nullptr);
+  response.set_has_chat_template(engine.chat_template() != nullptr &&
+                                 engine.chat_template()->fault().ok());
   response.set_prompt_lookup(engine.options().speculation && engine.options().prompt_lookup);
   response.set_server_version(std::string(version));
   response.set_device(engine.device());

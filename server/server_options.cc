@@ -34,6 +34,7 @@ constexpr int64_t kManyBytes = int64_t{1} << 50;
 const Setting kSettings[] = {
     {"model", FIELD(engine.model)},
     {"draft_model", FIELD(engine.draft_model)},
+    {"chat_template", FIELD(engine.chat_template)},
     {"listen", FIELD(listen)},
     {"reflection", FIELD(reflection)},
     {"drain_timeout", FIELD(drain_timeout)},

@@ -60,6 +60,11 @@ absl::StatusOr<std::string> RenderConversation(const v1::Conversation& wire, con
   for (const v1::Message& message : wire.messages())
     messages.push_back({message.role(), message.content()});
   auto prompt = engine.chat_template()->Render(messages, engine.chat_variables());
+  // Of the template, not of the call: UNIMPLEMENTED would say that the server has no such method.
+  if (prompt.status().code() == absl::StatusCode::kUnimplemented) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the model's chat template cannot be rendered: ", prompt.status().message()));
+  }
   if (prompt.ok() || prompt.status().code() != absl::StatusCode::kInvalidArgument) return prompt;
   FieldViolations violations;
   violations.Add("conversation", prompt.status().message());

@@ -49,8 +49,12 @@ void Finish(const CorpusTokenizer& tokenizer, const CorpusOptions& options, bool
 std::string Render(const std::vector<text::ChatMessage>& messages, size_t count,
                    bool generation_prompt, const CorpusTokenizer& tokenizer) {
   text::ChatTemplate::Variables variables;
-  variables.bos_token = Spelling(tokenizer, tokenizer.tokenizer->bos_id());
-  variables.eos_token = Spelling(tokenizer, tokenizer.tokenizer->eos_id());
+  if (tokenizer.chat_variables != nullptr) {
+    variables = *tokenizer.chat_variables;
+  } else {
+    variables.bos_token = Spelling(tokenizer, tokenizer.tokenizer->bos_id());
+    variables.eos_token = Spelling(tokenizer, tokenizer.tokenizer->eos_id());
+  }
   variables.add_generation_prompt = generation_prompt;
   auto prompt =
       tokenizer.chat_template->Render(absl::MakeConstSpan(messages.data(), count), variables);
@@ -226,14 +230,13 @@ ModelText OpenModelText(const std::string& directory) {
   auto tokenizer = text::OpenTokenizer(directory);
   if (!tokenizer.ok()) Refuse(std::string(tokenizer.status().message()));
   result.tokenizer = *std::move(tokenizer);
-  const auto source = text::ReadChatTemplateSource(directory);
-  if (!source.ok() && !absl::IsNotFound(source.status())) {
-    Refuse(std::string(source.status().message()));
-  }
-  if (source.ok()) {
-    auto parsed = text::ChatTemplate::Parse(*source);
-    if (!parsed.ok()) Refuse(std::string(parsed.status().message()));
-    result.chat_template = *std::move(parsed);
+  result.chat_variables = text::ReadChatVariables(directory, *result.tokenizer);
+  absl::StatusOr<text::ChatTemplate> opened = text::OpenChatTemplate(directory);
+  if (opened.ok()) {
+    result.chat_template = *std::move(opened);
+  } else if (!absl::IsNotFound(opened.status())) {
+    // Plain text needs none; a conversation is refused with these words.
+    result.chat_template = text::ChatTemplate::Unusable(opened.status());
   }
   return result;
 }

@@ -40,15 +40,18 @@ struct TokenizedDocument {
 struct CorpusTokenizer {
   const text::Tokenizer* tokenizer = nullptr;
   const text::ChatTemplate* chat_template = nullptr;  // needed for {"messages"} only
+  // What the template can use; null: begin and end of text, from the tokenizer.
+  const text::ChatTemplate::Variables* chat_variables = nullptr;
 };
 
 // The tokenizer and, where there is one, the chat template of a model directory.
 struct ModelText {
   std::unique_ptr<const text::Tokenizer> tokenizer;
   std::optional<text::ChatTemplate> chat_template;
+  text::ChatTemplate::Variables chat_variables;
 
   CorpusTokenizer corpus() const {
-    return {tokenizer.get(), chat_template ? &*chat_template : nullptr};
+    return {tokenizer.get(), chat_template ? &*chat_template : nullptr, &chat_variables};
   }
 };
 // Throws std::runtime_error: no tokenizer, or files that are not what they should be.

@@ -304,7 +304,7 @@ void TokenStore::Read(int64_t document, int64_t offset, int64_t count, int64_t* 
 std::string TokenizerFingerprint(const std::string& model_directory) {
   checkpoint::Fingerprint fingerprint;
   for (const char* name : {"tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-                           "special_tokens_map.json", "chat_template.jinja"}) {
+                           "special_tokens_map.json", "chat_template.jinja", "chat_template.json"}) {
     AddFile(model_directory + "/" + name, &fingerprint);
   }
   return fingerprint.Digits();

@@ -322,6 +322,10 @@ class Reader {
     text_.bos_id = SpecialId("bos_token_id", scored ? 1 : -1);
     text_.eos_id = SpecialId("eos_token_id", scored ? 2 : -1);
     text_.unknown_id = SpecialId("unknown_token_id", -1);
+    text_.padding_id = SpecialId("padding_token_id", -1);
+    text_.separator_id = SpecialId("seperator_token_id", -1);  // the key is spelled so
+    text_.classification_id = SpecialId("cls_token_id", -1);
+    text_.mask_id = SpecialId("mask_token_id", -1);
     text_.add_bos = Flag("tokenizer.ggml.add_bos_token");
     text_.add_eos = Flag("tokenizer.ggml.add_eos_token");
     text_.add_space_prefix = Flag("tokenizer.ggml.add_space_prefix");

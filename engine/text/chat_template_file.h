@@ -1,4 +1,4 @@
-// Where a model directory keeps its chat template.
+// Where a model directory keeps its chat template, and the special tokens that templates name.
 
 #ifndef MAMBAD_ENGINE_TEXT_CHAT_TEMPLATE_FILE_H_
 #define MAMBAD_ENGINE_TEXT_CHAT_TEMPLATE_FILE_H_
@@ -6,13 +6,27 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "engine/text/chat_template.h"
+#include "engine/text/tokenizer.h"
 
 namespace mambad::text {
 
-// The Jinja source in `directory`: chat_template.jinja, or else tokenizer_config.json's. NOT_FOUND
-// when there is none; INVALID_ARGUMENT with the file's name when it is not what it should be or
-// larger than 16 MiB.
-absl::StatusOr<std::string> ReadChatTemplateSource(const std::string& directory);
+// The chat template of `directory`, from the first of these that there is: chat_template.jinja with
+// additional_chat_templates/*.jinja, of which the one called default.jinja is the template where
+// the former is absent; the chat_template of tokenizer_config.json; that of chat_template.json.
+// NOT_FOUND when there is none. Other errors begin with the file's name: INVALID_ARGUMENT when it
+// is not what it should be or larger than 16 MiB, FAILED_PRECONDITION when none of several
+// templates is the default.
+absl::StatusOr<ChatTemplate> OpenChatTemplate(const std::string& directory);
+
+// The text of a file of at most 16 MiB. NOT_FOUND; INVALID_ARGUMENT when it cannot be read.
+absl::StatusOr<std::string> ReadChatTemplateFile(const std::string& path);
+
+// What templates can use besides the conversation: the special tokens that tokenizer_config.json
+// and special_tokens_map.json in `directory` name (files that are absent or unreadable name none),
+// under the names that transformers gives them; begin and end of text are `tokenizer`'s where no
+// file names them.
+ChatTemplate::Variables ReadChatVariables(const std::string& directory, const Tokenizer& tokenizer);
 
 }  // namespace mambad::text
 

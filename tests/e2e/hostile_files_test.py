@@ -264,9 +264,6 @@ def directory_cases():
             pre_tokenizer={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False})
     changed("more tokens than the model", "tokenizer.json", TOKENIZER,
             model={**model, "vocab": {chr(0x4E00 + i): i for i in range(9)}, "merges": []})
-    changed("a template that does not end", "tokenizer_config.json", TOKENIZER_CONFIG, chat_template="{% if a %}")
-    changed("a template nested 10^5 deep", "tokenizer_config.json", TOKENIZER_CONFIG,
-            chat_template="{{ " + "(" * 10**5 + "1" + ")" * 10**5 + " }}")
     return cases
 
 
@@ -345,6 +342,11 @@ def odd_but_sound(folder):
     }
 
 
+# Templates that cannot be used. Plain text needs none, so the model is served, with a warning.
+HOSTILE_TEMPLATES = ("{% if a %}", "{{ " + "(" * 10**5 + "1" + ")" * 10**5 + " }}", "{% nosuch %}{% endnosuch %}", "x" * 2**20,
+                     {"tool_use": "x"}, [{"name": "rag", "template": "x"}], [], {}, [1], 5, True)
+
+
 PROPOSED = "proposed_tokens.json"  # of a draft
 
 
@@ -407,7 +409,8 @@ class Judge:
             print(f"{what}\n    {lines[0]}")
 
     def serves(self, model, what="the sound model"):
-        """The sound model serves: what is refused is refused for its fault alone."""
+        """The model is served: what is refused is refused for its fault alone."""
+        self.count += 1
         command = [self.program, "--model", model, "--listen", "127.0.0.1:0", "--metrics", ""]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         line = process.stdout.readline()
@@ -441,8 +444,8 @@ def main():
             judge.serves(path, what)
         for what, (path, word) in mistaken_paths(os.path.join(top, "mistaken")).items():
             judge.refuses(what, path, word=word)
-        for name in [*TEXT_FILES, "model.safetensors", "model.safetensors.index.json", "chat_template.jinja",
-                     "tokenizer.model", "mamba_config.json", "special_tokens_map.json"]:
+        for name in [*TEXT_FILES, "model.safetensors", "model.safetensors.index.json", "tokenizer.model",
+                     "mamba_config.json", "special_tokens_map.json"]:
             for what in replaced_by_what_is_no_file(folder, name, outside):
                 if may_be(name, what):
                     continue
@@ -454,6 +457,14 @@ def main():
                     remove(folder, "model.safetensors")  # which would be served
                 replaced_by_what_is_no_file(folder, name, outside)[what]()
                 judge.refuses(f"{name}: {what}", folder)
+        for template in HOSTILE_TEMPLATES:
+            fresh()
+            write(folder, "tokenizer_config.json", json.dumps({**TOKENIZER_CONFIG, "chat_template": template}))
+            judge.serves(folder, f"a chat template: {str(template)[:40]!a}")
+        for what in replaced_by_what_is_no_file(folder, "chat_template.jinja", outside):
+            fresh()
+            replaced_by_what_is_no_file(folder, "chat_template.jinja", outside)[what]()
+            judge.serves(folder, f"chat_template.jinja: {what}")
         for what, change in directory_cases().items():
             fresh()
             change(folder, outside)
@@ -489,10 +500,7 @@ def main():
 
 
 def may_be(name, what):
-    """What is fine: a template may be any text, members that mean nothing may be nested, and files that need not be there
-    may be links to nothing."""
-    if name == "chat_template.jinja" and what in ("empty", "noise", "10^6 deep", "10^6 deep, open"):
-        return True
+    """What is fine: members that mean nothing may be nested, and files that need not be there may be links to nothing."""
     if name in ("tokenizer_config.json", "special_tokens_map.json") and what == "10^6 deep":
         return True
     return what == "a link to itself" and name not in ("config.json", "model.safetensors")

@@ -178,10 +178,28 @@ TEST(CommandLineTest, BadOptionsAreNamed) {
   EXPECT_EQ(Parse({"--config", "/nonexistent.yaml"}).status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST(CommandLineTest, AChatTemplatesFileMustBeThere) {
+  const std::string path = testing::TempDir() + "/command_line_test.jinja";
+  std::ofstream(path) << "{% if it is broken, it is so where it is used";
+  const std::string config = testing::TempDir() + "/command_line_template_test.yaml";
+  std::ofstream(config) << "model: x\nchat_template: \"" << path << "\"\n";
+  EXPECT_EQ(Parse({"--config", config.c_str()})->options.engine.chat_template, path);
+  EXPECT_EQ(Parse({"--model", "x", "--chat-template", path.c_str()})->options.engine.chat_template,
+            path);
+  for (const std::string& wrong : {testing::TempDir() + "/none.jinja", testing::TempDir()}) {
+    const absl::Status status =
+        Parse({"--config", config.c_str(), "--chat-template", wrong.c_str(), "--check-config"})
+            .status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("chat_template: " + wrong));
+  }
+}
+
 TEST(CommandLineTest, PrintsWhatIsAskedFor) {
   EXPECT_THAT(Parse({"--version"})->text, HasSubstr("mambad "));
   for (const char* flag :
-       {"--config", "--model", "--draft", "--listen", "--metrics", "--device", "--threads"}) {
+       {"--config", "--model", "--draft", "--listen", "--metrics", "--device", "--threads",
+        "--chat-template"}) {
     EXPECT_THAT(Parse({"--help"})->text, HasSubstr(flag));
   }
   EXPECT_EQ(Parse({"--model", "x", "--check-config"})->action, CommandLine::Action::kCheckConfig);

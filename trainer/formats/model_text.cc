@@ -22,6 +22,7 @@ constexpr const char* kNames[] = {"tokenizer.json",
                                   "special_tokens_map.json",
                                   "added_tokens.json",
                                   "chat_template.jinja",
+                                  "chat_template.json",
                                   "vocab.json",
                                   "merges.txt"};
 

@@ -60,7 +60,7 @@ void CopyTextFiles(const std::string& from, const std::string& to) {
   if (fs::equivalent(from, to, same)) return;
   for (const char* name :
        {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-        "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja"}) {
+        "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"}) {
     const fs::path source = fs::path(from) / name;
     if (!fs::exists(source)) continue;
     std::error_code error;

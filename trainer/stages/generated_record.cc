@@ -94,15 +94,10 @@ GenerationPrompts::GenerationPrompts(const std::string& model_directory,
     throw std::runtime_error(
         absl::StrCat(model_directory, ": neither model nor tokenizer names an end-of-text token"));
   }
-  const auto spelling = [&](std::optional<TokenId> id) {
-    return id ? tokenizer_->IdToToken(*id) : std::string();
-  };
-  variables_.bos_token = spelling(tokenizer_->bos_id());
-  variables_.eos_token = spelling(tokenizer_->eos_id());
+  variables_ = text::ReadChatVariables(model_directory, *tokenizer_);
   identity_ = TokenizerFingerprint(model_directory);
-  absl::StatusOr<std::string> source = text::ReadChatTemplateSource(model_directory);
-  if (!source.ok() && absl::IsNotFound(source.status())) return;
-  chat_template_ = ValueOf(text::ChatTemplate::Parse(ValueOf(std::move(source))));
+  absl::StatusOr<text::ChatTemplate> opened = text::OpenChatTemplate(model_directory);
+  if (!absl::IsNotFound(opened.status())) chat_template_ = ValueOf(std::move(opened));
 }
 
 void GenerationPrompts::Read(const std::string& path) {

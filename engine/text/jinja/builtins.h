@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "engine/text/jinja/runtime.h"
 #include "engine/text/jinja/value.h"
 
 // The filters (value | name) and tests (value is name) of templates. Errors go to the runtime.

@@ -5,7 +5,10 @@
 #include <cmath>
 
 #include "engine/text/jinja/message.h"
+#include "engine/text/jinja/protocols.h"
+#include "engine/text/jinja/syntax.h"
 #include "engine/text/jinja/unicode.h"
+#include "engine/text/jinja/unicode_case.h"
 
 namespace mambad::text::jinja {
 namespace {
@@ -29,18 +32,6 @@ std::string FloatText(double number) {
   std::string text(buffer, fixed.ptr - buffer);
   if (text.find('.') == std::string::npos) text += ".0";
   return text;
-}
-
-// Approximates str.isprintable() for repr(): controls, separators, formats and surrogates are not
-// printable.
-bool IsPrintable(uint32_t code_point) {
-  if (code_point < 0x20 || (code_point >= 0x7F && code_point < 0xA0)) return false;
-  if (code_point == 0xAD || (IsSpace(code_point) && code_point != 0x20)) return false;
-  if (code_point >= 0x200B && code_point <= 0x200F) return false;
-  if (code_point >= 0x202A && code_point <= 0x202E) return false;
-  if (code_point >= 0x2060 && code_point <= 0x206F) return false;
-  if (code_point == 0xFEFF) return false;
-  return !(code_point >= 0xD800 && code_point <= 0xF8FF) && code_point < 0xE0000;
 }
 
 void AppendQuoted(std::string_view text, std::string* out) {
@@ -97,21 +88,11 @@ class Writer {
     }
     if (value.is_number()) return AppendRepresentation(value);
     const List* list = value.list();
-    if (list != nullptr && (list->kind == List::Kind::kList || list->kind == List::Kind::kTuple)) {
+    if (list != nullptr && list->is_sequence()) {
       return AppendJsonList(*list, options, level);
     }
     if (value.dict() != nullptr) return AppendJsonDict(*value.dict(), options, level);
     runtime_.Fail(Message("a ", value.KindName(), " cannot be written as JSON"));
-  }
-
- private:
-  void Append(std::string_view text) { out_.append(text); }
-
-  bool Proceed() {
-    if (out_.size() > Runtime::kMaximumTextBytes) {
-      runtime_.Fail(Message("makes a text of more than ", Runtime::kMaximumTextBytes, " bytes"));
-    }
-    return runtime_.SpendSteps(1);
   }
 
   void AppendRepresentation(const Value& value) {
@@ -121,18 +102,70 @@ class Writer {
     if (value.is_boolean()) return Append(value.boolean() ? "True" : "False");
     if (value.is_integer()) return Append(Message(value.integral()));
     if (value.is_float()) return Append(FloatText(value.number()));
-    if (value.is_string()) return AppendQuoted(value.string(), &out_);
-    if (const List* list = value.list()) {
-      if (list->kind == List::Kind::kList || list->kind == List::Kind::kTuple) {
-        return AppendListRepresentation(*list);
-      }
-    }
+    if (value.is_markup()) Append("Markup(");
+    if (value.is_string()) AppendQuoted(value.string(), &out_);
+    if (value.is_markup()) Append(")");
+    if (value.is_string()) return;
+    if (const List* list = value.list()) return AppendListKind(*list);
     if (const Dict* dict = value.dict()) return AppendDictRepresentation(*dict);
+    AppendObject(value);
+  }
+
+ private:
+  void Append(std::string_view text) { out_.append(text); }
+
+  bool Proceed() {
+    if (out_.size() > Runtime::kMaximumTextBytes) runtime_.FailTooLong();
+    return runtime_.SpendSteps(1);
+  }
+
+  void AppendListKind(const List& list) {
+    switch (list.kind) {
+      case List::Kind::kRange:
+        Append(Message("range(", list.start, ", ", list.stop));
+        if (list.step != 1) Append(Message(", ", list.step));
+        return Append(")");
+      case List::Kind::kKeys:
+      case List::Kind::kValues:
+      case List::Kind::kItems:
+        Append(list.kind == List::Kind::kKeys     ? "dict_keys("
+               : list.kind == List::Kind::kValues ? "dict_values("
+                                                  : "dict_items(");
+        AppendListRepresentation(list);
+        return Append(")");
+      case List::Kind::kIterator:
+        runtime_.FailUnimplemented("printing the result of a filter without '|list'");
+        return;
+      default:
+        return AppendListRepresentation(list);
+    }
+  }
+
+  void AppendObject(const Value& value) {
+    if (const Namespace* name_space = value.name_space()) {
+      Append("<Namespace {");
+      for (size_t i = 0; i < name_space->attributes.size() && runtime_.ok(); ++i) {
+        if (i > 0) Append(", ");
+        AppendQuoted(name_space->attributes[i].first, &out_);
+        Append(": ");
+        AppendRepresentation(name_space->attributes[i].second);
+      }
+      return Append("}>");
+    }
+    if (const Macro* macro = value.macro()) {
+      if (macro->statement->kind == StatementKind::kCallBlock) return Append("<Macro anonymous>");
+      Append("<Macro ");
+      AppendQuoted(macro->statement->text, &out_);
+      return Append(">");
+    }
+    if (Loop* loop = value.loop()) {
+      return Append(Message("<LoopContext ", loop->index + 1, "/", loop->Length(), ">"));
+    }
     runtime_.FailUnimplemented(Message("printing a ", value.KindName()));
   }
 
   void AppendListRepresentation(const List& list) {
-    const bool is_tuple = list.kind == List::Kind::kTuple;
+    const bool is_tuple = list.is_tuple();
     Append(is_tuple ? "(" : "[");
     for (size_t i = 0; i < list.items.size() && runtime_.ok(); ++i) {
       if (i > 0) Append(", ");
@@ -194,15 +227,16 @@ class Writer {
   }
 
   void SortByKey(std::vector<std::pair<Value, Value>>* entries) {
-    for (const auto& [key, value] : *entries) {
-      if (!key.is_string()) {
-        runtime_.FailUnimplemented("sorting keys that are not strings");
-        return;
-      }
+    Values keys;
+    Values positions;
+    for (size_t i = 0; i < entries->size(); ++i) {
+      keys.push_back((*entries)[i].first);
+      positions.push_back(Value::Integer(static_cast<int64_t>(i)));
     }
-    std::stable_sort(entries->begin(), entries->end(), [](const auto& left, const auto& right) {
-      return left.first.string() < right.first.string();
-    });
+    SortByKeys(runtime_, keys, /*reverse=*/false, &positions);
+    std::vector<std::pair<Value, Value>> sorted;
+    for (const Value& position : positions) sorted.push_back((*entries)[position.integral()]);
+    *entries = std::move(sorted);
   }
 
   void AppendJsonEscape(uint32_t code_unit) {
@@ -247,6 +281,43 @@ std::string ToText(Runtime& runtime, const Value& value) {
   std::string text = writer.Take();
   runtime.SpendBytes(text.size());
   return text;
+}
+
+std::string ToRepresentation(Runtime& runtime, const Value& value) {
+  Writer writer(runtime);
+  writer.AppendRepresentation(value);
+  std::string text = writer.Take();
+  runtime.SpendBytes(text.size());
+  return text;
+}
+
+std::string Escape(Runtime& runtime, const Value& value) {
+  std::string text = ToText(runtime, value);
+  if (value.is_markup()) return text;
+  std::string escaped;
+  for (char c : text) {
+    switch (c) {
+      case '&':
+        escaped += "&amp;";
+        break;
+      case '<':
+        escaped += "&lt;";
+        break;
+      case '>':
+        escaped += "&gt;";
+        break;
+      case '\'':
+        escaped += "&#39;";
+        break;
+      case '"':
+        escaped += "&#34;";
+        break;
+      default:
+        escaped.push_back(c);
+    }
+  }
+  if (escaped.size() > Runtime::kMaximumTextBytes) runtime.FailTooLong();
+  return runtime.SpendBytes(escaped.size()) ? escaped : std::string();
 }
 
 std::string ToJson(Runtime& runtime, const Value& value, const JsonOptions& options) {

@@ -3,12 +3,20 @@
 
 #include <string>
 
+#include "engine/text/jinja/runtime.h"
 #include "engine/text/jinja/value.h"
 
+// Values as text. Errors go to the runtime.
 namespace mambad::text::jinja {
 
 // Python's str(value): what {{ value }} prints. Undefined is empty.
 std::string ToText(Runtime& runtime, const Value& value);
+
+// Python's repr(value).
+std::string ToRepresentation(Runtime& runtime, const Value& value);
+
+// The text with & < > ' " as HTML's entities; a markup stays as it is.
+std::string Escape(Runtime& runtime, const Value& value);
 
 struct JsonOptions {
   bool has_indent = false;

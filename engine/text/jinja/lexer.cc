@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstdlib>
 #include <limits>
 #include <utility>
 
@@ -37,7 +38,11 @@ std::string NormalizeLines(std::string_view source) {
   return text;
 }
 
-bool IsNameStart(char c) { return absl::ascii_isalpha(static_cast<unsigned char>(c)) || c == '_'; }
+// Names may have letters of any script.
+bool IsNameStart(char c) {
+  const auto byte = static_cast<unsigned char>(c);
+  return absl::ascii_isalpha(byte) || c == '_' || byte >= 0x80;
+}
 bool IsDigit(char c) { return absl::ascii_isdigit(static_cast<unsigned char>(c)); }
 bool IsNamePart(char c) { return IsNameStart(c) || IsDigit(c); }
 
@@ -76,12 +81,10 @@ class Lexer {
     return counted_position_;
   }
 
-  void Fail(size_t offset, std::string_view what, bool unimplemented = false) {
+  void Fail(size_t offset, std::string_view what) {
     if (!status_.ok()) return;
-    const std::string message =
-        Message("chat template, ", ToString(PositionOf(offset)), ": ", what);
-    status_ =
-        unimplemented ? absl::UnimplementedError(message) : absl::InvalidArgumentError(message);
+    status_ = absl::InvalidArgumentError(
+        Message("chat template, ", ToString(PositionOf(offset)), ": ", what));
   }
 
   Token& Add(TokenKind kind, size_t offset) {
@@ -292,7 +295,8 @@ class Lexer {
       Token& token = Add(TokenKind::kFloat, start);
       const auto result =
           std::from_chars(digits.data(), digits.data() + digits.size(), token.number);
-      if (result.ec != std::errc()) return Fail(start, "number out of range", true);
+      // Python's infinity or zero.
+      if (result.ec != std::errc()) token.number = std::strtod(digits.c_str(), nullptr);
       return Advance(end);
     }
     int base = 10;
@@ -315,7 +319,7 @@ class Lexer {
     Token& token = Add(TokenKind::kInteger, start);
     const auto result =
         std::from_chars(digits.data(), digits.data() + digits.size(), token.integer, base);
-    if (result.ec != std::errc()) return Fail(start, "integer beyond 64 bits", true);
+    if (result.ec != std::errc()) token.unsupported = "an integer beyond 64 bits";
     Advance(end);
   }
 
@@ -352,14 +356,14 @@ class Lexer {
     size_t end = position_ + 1;
     while (end < text_.size() && text_[end] != quote) end += text_[end] == '\\' ? 2 : 1;
     if (end >= text_.size()) return Fail(position_, "missing end of string");
-    std::string value;
-    Unescape(position_ + 1, end, &value);
-    Add(TokenKind::kString, position_).text = std::move(value);
+    Token& token = Add(TokenKind::kString, position_);
+    Unescape(position_ + 1, end, &token);
     Advance(end + 1);
   }
 
   // Python's escapes. An unknown one keeps its backslash.
-  void Unescape(size_t at, size_t end, std::string* value) {
+  void Unescape(size_t at, size_t end, Token* token) {
+    std::string* const value = &token->text;
     static constexpr std::string_view kPlain = "abfnrtv\\'\"";
     static constexpr std::string_view kMeaning = "\a\b\f\n\r\t\v\\'\"";
     while (at < end && status_.ok()) {
@@ -385,7 +389,8 @@ class Lexer {
         AppendUtf8(code_point, value);
         at = digit;
       } else if (c == 'N') {
-        return Fail(at, "escape \\N in a string", true);
+        token->unsupported = "the escape \\N in a string";
+        return;
       } else if (static_cast<unsigned char>(c) >= 0x80) {
         at = UnescapeNonAscii(at, value);
       } else {

@@ -40,12 +40,13 @@ struct Token {
   std::string text;
   int64_t integer = 0;
   double number = 0;
+  std::string unsupported;  // of a literal that we cannot hold: what it is
 };
 
 // The tokens of a template, with the whitespace rules that chat templates are written for:
 // trim_blocks and lstrip_blocks on, one trailing newline of the source removed, "-" and "+" markers
 // honoured. Comments and raw markers are gone from the result; raw text is kData. INVALID_ARGUMENT
-// with line and column for text that is not a template; UNIMPLEMENTED for literals we cannot hold.
+// with line and column for text that is not a template.
 absl::StatusOr<std::vector<Token>> Tokenize(std::string_view source);
 
 }  // namespace mambad::text::jinja

@@ -4,14 +4,19 @@
 #include <cmath>
 #include <limits>
 
+#include "engine/text/jinja/format.h"
 #include "engine/text/jinja/message.h"
 #include "engine/text/jinja/methods.h"
+#include "engine/text/jinja/protocols.h"
+#include "engine/text/jinja/string_format.h"
+#include "engine/text/jinja/syntax.h"
 #include "engine/text/jinja/unicode.h"
 
 namespace mambad::text::jinja {
 namespace {
 
-// The attribute proper, without entries; nullopt when there is none.
+// The attribute proper, without entries; nullopt when there is none. The sandbox shows no attribute
+// that begins with an underscore.
 std::optional<Value> FindAttribute(Runtime& runtime, const Value& object, const std::string& name) {
   if (const Namespace* name_space = object.name_space()) {
     for (const auto& [attribute, value] : name_space->attributes) {
@@ -19,7 +24,25 @@ std::optional<Value> FindAttribute(Runtime& runtime, const Value& object, const 
     }
     return std::nullopt;
   }
-  if (object.loop() != nullptr) return FindLoopAttribute(runtime, *object.loop(), name);
+  if (name.starts_with("_")) return std::nullopt;
+  if (object.loop() != nullptr) return FindLoopAttribute(object, name);
+  const List* list = object.list();
+  if (list != nullptr && list->kind == List::Kind::kGroup &&
+      (name == "grouper" || name == "list")) {
+    return list->items[name == "list"];
+  }
+  if (list != nullptr && list->kind == List::Kind::kRange) {
+    if (name == "start") return Value::Integer(list->start);
+    if (name == "stop") return Value::Integer(list->stop);
+    if (name == "step") return Value::Integer(list->step);
+  }
+  if (object.macro() != nullptr && name == "name") {
+    return Value::String(object.macro()->statement->text);
+  }
+  const Counter* counter = object.counter();
+  if (counter != nullptr && !counter->is_joiner && name == "current") {
+    return counter->items[counter->index % counter->items.size()];
+  }
   switch (FindMethod(object, name)) {
     case MethodSupport::kSupported:
       return Value::Of(std::make_shared<const Method>(Method{object, name}));
@@ -53,10 +76,17 @@ std::optional<Value> FindItem(Runtime& runtime, const Value& object, const Value
   int64_t skip = at < 0 ? at + size : at;
   size_t offset = 0;
   for (; skip > 0; --skip) offset += CharacterBytes(text, offset);
-  return Value::String(text.substr(offset, CharacterBytes(text, offset)));
+  std::string character = text.substr(offset, CharacterBytes(text, offset));
+  return runtime.MakeStringLike(object, std::move(character));
 }
 
 }  // namespace
+
+Value GetOwnAttribute(Runtime& runtime, const Value& object, const std::string& name) {
+  if (object.is_undefined()) return runtime.FailUndefined(object);
+  if (std::optional<Value> attribute = FindAttribute(runtime, object, name)) return *attribute;
+  return Value::Undefined(name);
+}
 
 Value GetAttribute(Runtime& runtime, const Value& object, const std::string& name) {
   if (object.is_undefined()) return runtime.FailUndefined(object);
@@ -78,6 +108,12 @@ Value GetItem(Runtime& runtime, const Value& object, const Value& index) {
 }
 
 namespace {
+
+// What a list made of another's items is: a part of a range is no range here, which shows only in
+// how it is printed.
+List::Kind KindOfNew(const List& list) {
+  return list.is_tuple() ? List::Kind::kTuple : List::Kind::kList;
+}
 
 struct SliceBounds {
   int64_t start = 0;
@@ -128,7 +164,7 @@ Value GetSlice(Runtime& runtime, const Value& object, const Value& start, const 
     for (int64_t i = 0; i < bounds.count; ++i) {
       items.push_back(list->items[bounds.start + i * bounds.step]);
     }
-    return runtime.MakeList(std::move(items), list->kind);
+    return runtime.MakeList(std::move(items), KindOfNew(*list));
   }
   if (!runtime.SpendBytes(object.string().size())) return Value();
   const std::string& text = object.string();
@@ -140,7 +176,7 @@ Value GetSlice(Runtime& runtime, const Value& object, const Value& start, const 
     const size_t at = offsets[bounds.start + i * bounds.step];
     result.append(text, at, CharacterBytes(text, at));
   }
-  return runtime.MakeString(std::move(result));
+  return runtime.MakeStringLike(object, std::move(result));
 }
 
 namespace {
@@ -171,9 +207,39 @@ Value DivideIntegers(Runtime& runtime, std::string_view operation, int64_t left,
   return Value::Integer(left % right + (adjust ? right : 0));
 }
 
+// Multiplies again and again, so that no overflow goes unseen.
+Value PowerOfIntegers(Runtime& runtime, int64_t base, int64_t exponent) {
+  if (exponent < 0) {
+    if (base == 0) return runtime.Fail("zero to a negative power");
+    return Value::Float(std::pow(static_cast<double>(base), static_cast<double>(exponent)));
+  }
+  int64_t result = 1;
+  if (base == 0 || base == 1) return Value::Integer(exponent == 0 ? 1 : base);
+  if (base == -1) return Value::Integer(exponent % 2 == 0 ? 1 : -1);
+  for (int64_t i = 0; i < exponent; ++i) {
+    if (__builtin_mul_overflow(result, base, &result)) {
+      return runtime.FailUnimplemented("an integer beyond 64 bits");
+    }
+  }
+  return Value::Integer(result);
+}
+
+Value PowerOfFloats(Runtime& runtime, double base, double exponent) {
+  if (base == 0 && exponent < 0) return runtime.Fail("zero to a negative power");
+  if (base < 0 && std::floor(exponent) != exponent && std::isfinite(exponent)) {
+    return runtime.FailUnimplemented("a complex number");
+  }
+  const double result = std::pow(base, exponent);
+  if (std::isinf(result) && std::isfinite(base) && std::isfinite(exponent)) {
+    return runtime.Fail("a power out of range");
+  }
+  return Value::Float(result);
+}
+
 Value ApplyToIntegers(Runtime& runtime, std::string_view operation, int64_t left, int64_t right) {
   int64_t result = 0;
   bool overflow = false;
+  if (operation == "**") return PowerOfIntegers(runtime, left, right);
   if (operation == "+") {
     overflow = __builtin_add_overflow(left, right, &result);
   } else if (operation == "-") {
@@ -192,6 +258,7 @@ Value ApplyToFloats(Runtime& runtime, std::string_view operation, double left, d
   if (operation == "+") return Value::Float(left + right);
   if (operation == "-") return Value::Float(left - right);
   if (operation == "*") return Value::Float(left * right);
+  if (operation == "**") return PowerOfFloats(runtime, left, right);
   if (right == 0) return runtime.Fail("division by zero");
   if (operation == "/") return Value::Float(left / right);
   double remainder = std::fmod(left, right);
@@ -210,17 +277,27 @@ Value ApplyToFloats(Runtime& runtime, std::string_view operation, double left, d
   return Value::Float(quotient - floored > 0.5 ? floored + 1 : floored);
 }
 
-Value RepeatText(Runtime& runtime, const std::string& text, int64_t times) {
-  if (times <= 0 || text.empty()) return Value::String("");
+Value RepeatText(Runtime& runtime, const Value& repeated, int64_t times) {
+  const std::string& text = repeated.string();
+  if (times <= 0 || text.empty()) return runtime.MakeStringLike(repeated, "");
   if (static_cast<uint64_t>(times) > Runtime::kMaximumTextBytes / text.size()) {
-    return runtime.Fail(
-        Message("makes a text of more than ", Runtime::kMaximumTextBytes, " bytes"));
+    return runtime.FailTooLong();
   }
-  if (!runtime.SpendBytes(times * text.size())) return Value();
   std::string result;
   result.reserve(times * text.size());
   for (int64_t i = 0; i < times; ++i) result += text;
-  return Value::String(std::move(result));
+  return runtime.MakeStringLike(repeated, std::move(result));
+}
+
+// left + right; what stands beside a markup is escaped.
+Value JoinTexts(Runtime& runtime, const Value& left, const Value& right) {
+  if (left.string().size() + right.string().size() > Runtime::kMaximumTextBytes) {
+    return runtime.FailTooLong();
+  }
+  if (!left.is_markup() && !right.is_markup()) {
+    return runtime.MakeString(left.string() + right.string());
+  }
+  return runtime.MakeMarkup(Escape(runtime, left) + Escape(runtime, right));
 }
 
 Value RepeatList(Runtime& runtime, const List& list, int64_t times) {
@@ -235,12 +312,10 @@ Value RepeatList(Runtime& runtime, const List& list, int64_t times) {
       items.insert(items.end(), list.items.begin(), list.items.end());
     }
   }
-  return runtime.MakeList(std::move(items), list.kind);
+  return runtime.MakeList(std::move(items), KindOfNew(list));
 }
 
-bool IsConcatenable(const List* list) {
-  return list != nullptr && (list->kind == List::Kind::kList || list->kind == List::Kind::kTuple);
-}
+bool IsConcatenable(const List* list) { return list != nullptr && list->is_sequence(); }
 
 }  // namespace
 
@@ -253,33 +328,30 @@ Value ApplyBinary(Runtime& runtime, std::string_view operation, const Value& lef
     return ApplyToFloats(runtime, operation, left.number(), right.number());
   }
   if (operation == "+" && left.is_string() && right.is_string()) {
-    if (left.string().size() + right.string().size() > Runtime::kMaximumTextBytes) {
-      return RepeatText(runtime, "+", Runtime::kMaximumTextBytes + 1);
-    }
-    return runtime.MakeString(left.string() + right.string());
+    return JoinTexts(runtime, left, right);
   }
   if (operation == "+" && IsConcatenable(left.list()) && IsConcatenable(right.list()) &&
-      left.list()->kind == right.list()->kind) {
+      left.list()->is_tuple() == right.list()->is_tuple()) {
     if (!runtime.SpendSteps(left.list()->items.size() + right.list()->items.size())) {
       return Value();
     }
     Values items = left.list()->items;
     items.insert(items.end(), right.list()->items.begin(), right.list()->items.end());
-    return runtime.MakeList(std::move(items), left.list()->kind);
+    return runtime.MakeList(std::move(items), KindOfNew(*left.list()));
   }
   if (operation == "*") {
     const bool times_first = left.is_integral();
     const Value& repeated = times_first ? right : left;
     const Value& times = times_first ? left : right;
     if (times.is_integral() && repeated.is_string()) {
-      return RepeatText(runtime, repeated.string(), times.integral());
+      return RepeatText(runtime, repeated, times.integral());
     }
     if (times.is_integral() && IsConcatenable(repeated.list())) {
       return RepeatList(runtime, *repeated.list(), times.integral());
     }
   }
   if (operation == "%" && left.is_string()) {
-    return runtime.FailUnimplemented("formatting with '%'");
+    return FormatPercent(runtime, left, right);
   }
   return FailOperands(runtime, operation, left, right);
 }

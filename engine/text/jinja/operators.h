@@ -3,6 +3,7 @@
 
 #include <string_view>
 
+#include "engine/text/jinja/runtime.h"
 #include "engine/text/jinja/value.h"
 
 // What the operators of an expression do, as Python and Jinja's sandbox do it. Errors go to the
@@ -13,6 +14,9 @@ namespace mambad::text::jinja {
 // neither.
 Value GetAttribute(Runtime& runtime, const Value& object, const std::string& name);
 
+// The same without entries.
+Value GetOwnAttribute(Runtime& runtime, const Value& object, const std::string& name);
+
 // object[index]: an entry first, then, for a string, the attribute. Undefined when there is
 // neither.
 Value GetItem(Runtime& runtime, const Value& object, const Value& index);
@@ -22,7 +26,7 @@ Value GetItem(Runtime& runtime, const Value& object, const Value& index);
 Value GetSlice(Runtime& runtime, const Value& object, const Value& start, const Value& stop,
                const Value& step);
 
-// left operation right; operation is one of + - * / // %.
+// left operation right; operation is one of + - * / // % **.
 Value ApplyBinary(Runtime& runtime, std::string_view operation, const Value& left,
                   const Value& right);
 

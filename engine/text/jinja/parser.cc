@@ -2,156 +2,74 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <utility>
 
 #include "absl/status/status.h"
-#include "engine/text/jinja/builtins.h"
+#include "engine/text/jinja/expression_parser.h"
 #include "engine/text/jinja/message.h"
+#include "engine/text/jinja/token_stream.h"
 
 namespace mambad::text::jinja {
 namespace {
 
-// The first error sticks in status_; after it Peek() answers kEnd, so every loop below comes to its
-// end.
+using Names = std::initializer_list<std::string_view>;
+using Nesting = TokenStream::Nesting;
+
+bool IsAmong(std::string_view name, Names names) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+// Reads statements; their expressions are the ExpressionParser's.
 class Parser {
  public:
-  explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
+  explicit Parser(std::vector<Token> tokens) : stream_(std::move(tokens)), expressions_(&stream_) {}
 
   absl::StatusOr<StatementList> Run() {
     StatementList statements = ParseBody({});
-    if (!status_.ok()) return status_;
+    if (!stream_.ok()) return stream_.status();
     return statements;
   }
 
  private:
-  using Names = std::initializer_list<std::string_view>;
-
-  // Bounds the parser's own recursion.
-  class Nesting {
-   public:
-    explicit Nesting(Parser* parser) : parser_(parser) {
-      if (++parser_->nesting_ > kMaximumSyntaxDepth) parser_->Fail("nested too deeply");
-    }
-    ~Nesting() { --parser_->nesting_; }
-
-   private:
-    Parser* parser_;
-  };
-
-  // --- Tokens and errors ---
-
-  const Token& Peek(size_t ahead = 0) const {
-    if (!status_.ok()) return tokens_.back();
-    return tokens_[std::min(next_ + ahead, tokens_.size() - 1)];
-  }
-  Token Take() {
-    Token token = Peek();
-    if (next_ + 1 < tokens_.size()) ++next_;
-    return token;
-  }
-  bool AtName(std::string_view name, size_t ahead = 0) const {
-    return Peek(ahead).kind == TokenKind::kName && Peek(ahead).text == name;
-  }
-  bool AtOperator(std::string_view text, size_t ahead = 0) const {
-    return Peek(ahead).kind == TokenKind::kOperator && Peek(ahead).text == text;
-  }
-  bool SkipName(std::string_view name) {
-    if (!AtName(name)) return false;
-    Take();
-    return true;
-  }
-  bool SkipOperator(std::string_view text) {
-    if (!AtOperator(text)) return false;
-    Take();
-    return true;
-  }
-
-  static std::string Describe(const Token& token) {
-    switch (token.kind) {
-      case TokenKind::kData:
-        return "text";
-      case TokenKind::kVariableBegin:
-        return "'{{'";
-      case TokenKind::kVariableEnd:
-        return "'}}'";
-      case TokenKind::kBlockBegin:
-        return "'{%'";
-      case TokenKind::kBlockEnd:
-        return "'%}'";
-      case TokenKind::kString:
-        return "a string";
-      case TokenKind::kInteger:
-      case TokenKind::kFloat:
-        return "a number";
-      case TokenKind::kEnd:
-        return "the end of the template";
-      default:
-        return Message("'", token.text, "'");
-    }
-  }
-
-  void Fail(std::string_view what) {
-    if (!status_.ok()) return;
-    status_ = absl::InvalidArgumentError(
-        Message("chat template, ", ToString(Peek().position), ": ", what));
-  }
-  void FailUnimplemented(Position position, std::string_view construct) {
-    if (!status_.ok()) return;
-    status_ = absl::UnimplementedError(
-        Message("chat template, ", ToString(position), ": ", construct, " is not supported"));
-  }
-  void FailExpected(std::string_view expected) {
-    Fail(Message("expected ", expected, ", found ", Describe(Peek())));
-  }
-
-  void ExpectOperator(std::string_view text) {
-    if (!SkipOperator(text)) FailExpected(Message("'", text, "'"));
-  }
-  void Expect(TokenKind kind, std::string_view description) {
-    if (Peek().kind == kind) {
-      Take();
-    } else {
-      FailExpected(description);
-    }
-  }
-  std::string ExpectName() {
-    if (Peek().kind == TokenKind::kName) return Take().text;
-    FailExpected("a name");
-    return "";
-  }
-
-  // --- Statements ---
-
   // Until a block that starts with one of `ends` (left with its name as next token), or to the end
   // of the template.
   StatementList ParseBody(Names ends) {
-    Nesting nesting(this);
+    Nesting nesting(&stream_);
     StatementList statements;
-    while (Peek().kind != TokenKind::kEnd) {
-      const Token token = Take();
+    while (stream_.Peek().kind != TokenKind::kEnd) {
+      const Token token = stream_.Take();
       if (token.kind == TokenKind::kData) {
-        Statement& data = Add(&statements, StatementKind::kData, token.position);
-        data.text = token.text;
+        Add(&statements, StatementKind::kData, token.position).text = token.text;
       } else if (token.kind == TokenKind::kVariableBegin) {
         Statement& output = Add(&statements, StatementKind::kOutput, token.position);
-        output.expression = ParseTuple(true);
-        Expect(TokenKind::kVariableEnd, "'}}'");
+        output.expression = expressions_.ParseTuple(true);
+        stream_.Expect(TokenKind::kVariableEnd, "'}}'");
       } else {
         for (std::string_view end : ends) {
-          if (AtName(end)) return statements;
+          if (stream_.AtName(end)) return statements;
         }
         ParseStatement(&statements);
-        Expect(TokenKind::kBlockEnd, "'%}'");
+        stream_.Expect(TokenKind::kBlockEnd, "'%}'");
       }
     }
-    if (ends.size() > 0) FailExpected(Message("'{% ", *(ends.end() - 1), " %}'"));
+    if (ends.size() > 0) stream_.FailExpected(Message("'{% ", *(ends.end() - 1), " %}'"));
     return statements;
   }
 
   // The body of a block: from the end of its opening tag.
   StatementList ParseBlock(Names ends) {
-    SkipOperator(":");
-    Expect(TokenKind::kBlockEnd, "'%}'");
+    stream_.SkipOperator(":");
+    stream_.Expect(TokenKind::kBlockEnd, "'%}'");
     return ParseBody(ends);
+  }
+
+  // A body that captures text: a loop around it cannot be left from within.
+  StatementList ParseOutsideLoops(Names ends) {
+    const int outer_loops = std::exchange(loop_depth_, 0);
+    StatementList body = ParseBlock(ends);
+    loop_depth_ = outer_loops;
+    stream_.Take();
+    return body;
   }
 
   static Statement& Add(StatementList* statements, StatementKind kind, Position position) {
@@ -162,512 +80,213 @@ class Parser {
   }
 
   void ParseStatement(StatementList* statements) {
-    const Position position = Peek().position;
-    const std::string tag = ExpectName();
-    if (tag == "if") return ParseIf(Add(statements, StatementKind::kIf, position));
-    if (tag == "for") return ParseFor(Add(statements, StatementKind::kFor, position));
-    if (tag == "set") return ParseSet(Add(statements, StatementKind::kSet, position));
-    if (tag == "macro") return ParseMacro(Add(statements, StatementKind::kMacro, position));
-    if (tag == "print") {
-      Add(statements, StatementKind::kOutput, position).expression = ParseTuple(true);
-      return;
-    }
-    if (tag == "generation") {
-      Scope scope(this);
-      Add(statements, StatementKind::kGeneration, position).body =
-          ParseOutsideLoops({"endgeneration"});
-      return;
-    }
+    const Position position = stream_.Peek().position;
+    const std::string tag = stream_.ExpectName();
+    if (tag == "print") return ParsePrint(statements, position);
     if (tag == "break" || tag == "continue") {
-      if (loop_depth_ == 0) return Fail(Message("'", tag, "' outside a loop"));
+      if (loop_depth_ == 0) return stream_.Fail(Message("'", tag, "' outside a loop"));
       Add(statements, tag == "break" ? StatementKind::kBreak : StatementKind::kContinue, position);
       return;
     }
-    for (std::string_view known : {"block", "extends", "include", "import", "from", "with",
-                                   "autoescape", "call", "filter", "do", "trans", "debug"}) {
-      if (tag == known) return FailUnimplemented(position, Message("tag '", tag, "'"));
+    struct Tag {
+      std::string_view name;
+      StatementKind kind;
+      void (Parser::*parse)(Statement&);
+    };
+    static constexpr Tag kTags[] = {
+        {"if", StatementKind::kIf, &Parser::ParseIf},
+        {"for", StatementKind::kFor, &Parser::ParseFor},
+        {"set", StatementKind::kSet, &Parser::ParseSet},
+        {"macro", StatementKind::kMacro, &Parser::ParseMacro},
+        {"call", StatementKind::kCallBlock, &Parser::ParseCallBlock},
+        {"filter", StatementKind::kFilterBlock, &Parser::ParseFilterBlock},
+        {"with", StatementKind::kWith, &Parser::ParseWith},
+        {"block", StatementKind::kBlock, &Parser::ParseTemplateBlock},
+        {"autoescape", StatementKind::kAutoescape, &Parser::ParseAutoescape},
+        {"generation", StatementKind::kGeneration, &Parser::ParseGeneration},
+    };
+    for (const Tag& known : kTags) {
+      if (tag == known.name) return (this->*known.parse)(Add(statements, known.kind, position));
     }
-    Fail(Message("unknown tag '", tag, "'"));
+    if (tag.starts_with("end") || IsAmong(tag, {"else", "elif"})) {
+      return stream_.Fail(Message("unexpected tag '", tag, "'"));
+    }
+    SkipUnknown(Add(statements, StatementKind::kUnsupported, position), tag);
+  }
+
+  // A tag of which nothing is known: its words are passed over, and reaching it is an error.
+  void SkipUnknown(Statement& statement, const std::string& tag) {
+    statement.text = Message("tag '", tag, "'");
+    while (!stream_.AtTagEnd() && stream_.Peek().kind != TokenKind::kEnd) stream_.Take();
+  }
+
+  void ParsePrint(StatementList* statements, Position position) {
+    for (bool first = true; stream_.ok() && !stream_.AtTagEnd(); first = false) {
+      if (!first) stream_.ExpectOperator(",");
+      Add(statements, StatementKind::kOutput, position).expression = expressions_.ParseExpression();
+    }
   }
 
   void ParseIf(Statement& statement) {
-    while (status_.ok()) {
+    while (stream_.ok()) {
       Branch& branch = statement.branches.emplace_back();
-      branch.condition = ParseTuple(false);
+      branch.condition = expressions_.ParseTuple(false);
       branch.body = ParseBlock({"elif", "else", "endif"});
-      if (SkipName("elif")) continue;
-      if (SkipName("else")) {
+      if (stream_.SkipName("elif")) continue;
+      if (stream_.SkipName("else")) {
         Branch& otherwise = statement.branches.emplace_back();
         otherwise.body = ParseBlock({"endif"});
       }
-      Take();
+      stream_.Take();
       return;
     }
   }
 
-  // A macro sees the template's own variables, so it may not stand where a block has variables of
-  // its own.
-  struct Scope {
-    explicit Scope(Parser* parser) : parser(parser) { ++parser->scope_depth_; }
-    ~Scope() { --parser->scope_depth_; }
-    Parser* parser;
-  };
-
   void ParseFor(Statement& statement) {
-    Scope scope(this);
     statement.target = ParseTarget(false);
-    if (!SkipName("in")) return FailExpected("'in'");
-    statement.expression = ParseTuple(false, "recursive");
-    if (SkipName("if")) statement.condition = ParseExpression();
-    if (AtName("recursive")) return FailUnimplemented(Peek().position, "a recursive loop");
+    if (!stream_.SkipName("in")) return stream_.FailExpected("'in'");
+    statement.expression = expressions_.ParseTuple(false, "recursive");
+    if (stream_.SkipName("if")) statement.condition = expressions_.ParseExpression();
+    statement.is_recursive = stream_.SkipName("recursive");
     ++loop_depth_;
     statement.body = ParseBlock({"else", "endfor"});
     --loop_depth_;
-    if (SkipName("else")) statement.alternative = ParseBlock({"endfor"});
-    Take();
+    if (stream_.SkipName("else")) statement.alternative = ParseBlock({"endfor"});
+    stream_.Take();
   }
 
   void ParseSet(Statement& statement) {
     statement.target = ParseTarget(true);
-    if (SkipOperator("=")) {
-      statement.expression = ParseTuple(true);
+    if (stream_.SkipOperator("=")) {
+      statement.expression = expressions_.ParseTuple(true);
       return;
     }
     statement.kind = StatementKind::kSetBlock;
-    while (AtOperator("|")) statement.expression = ParseFilter(std::move(statement.expression));
-    Scope scope(this);
+    while (stream_.AtOperator("|")) {
+      statement.expression = expressions_.ParseFilter(std::move(statement.expression));
+    }
     statement.body = ParseOutsideLoops({"endset"});
   }
 
-  // A body that captures text: a loop around it cannot be left from within.
-  StatementList ParseOutsideLoops(Names ends) {
-    const int outer_loops = std::exchange(loop_depth_, 0);
-    StatementList body = ParseBlock(ends);
-    loop_depth_ = outer_loops;
-    Take();
-    return body;
+  void ParseParameters(Statement& statement) {
+    stream_.ExpectOperator("(");
+    while (stream_.ok() && !stream_.AtOperator(")")) {
+      if (!statement.parameters.empty()) stream_.ExpectOperator(",");
+      Parameter& parameter = statement.parameters.emplace_back();
+      parameter.name = stream_.ExpectName();
+      if (stream_.SkipOperator("=")) {
+        parameter.default_value = expressions_.ParseExpression();
+      } else if (statement.parameters.size() > 1 &&
+                 statement.parameters[statement.parameters.size() - 2].default_value != nullptr) {
+        stream_.Fail("parameter without a default after one with a default");
+      }
+    }
+    stream_.ExpectOperator(")");
+  }
+
+  // The body of a macro, with what it reads of the variables that every macro has.
+  void ParseMacroBody(Statement& statement, std::string_view end) {
+    MacroNames outer = std::exchange(expressions_.names_read, MacroNames());
+    statement.body = ParseOutsideLoops({end});
+    const MacroNames& read = expressions_.names_read;
+    statement.uses_caller = read.caller;
+    statement.uses_varargs = read.varargs;
+    statement.uses_kwargs = read.kwargs;
+    outer.caller |= read.caller;
+    outer.varargs |= read.varargs;
+    outer.kwargs |= read.kwargs;
+    expressions_.names_read = outer;
   }
 
   void ParseMacro(Statement& statement) {
-    if (scope_depth_ > 0) {
-      return FailUnimplemented(statement.position, "a macro inside a loop, macro or set block");
+    statement.text = stream_.ExpectName();
+    ParseParameters(statement);
+    ParseMacroBody(statement, "endmacro");
+  }
+
+  void ParseCallBlock(Statement& statement) {
+    statement.text = "caller";
+    if (stream_.AtOperator("(")) ParseParameters(statement);
+    statement.expression = expressions_.ParseExpression();
+    if (!stream_.ok()) return;
+    if (statement.expression->kind != ExpressionKind::kCall) {
+      return stream_.Fail("expected a call in 'call'");
     }
-    Scope scope(this);
-    statement.text = ExpectName();
-    ExpectOperator("(");
-    while (status_.ok() && !AtOperator(")")) {
-      if (!statement.parameters.empty()) ExpectOperator(",");
-      Parameter& parameter = statement.parameters.emplace_back();
-      parameter.name = ExpectName();
-      if (SkipOperator("=")) {
-        parameter.default_value = ParseExpression();
-      } else if (statement.parameters.size() > 1 &&
-                 statement.parameters[statement.parameters.size() - 2].default_value != nullptr) {
-        Fail("parameter without a default after one with a default");
-      }
+    ParseMacroBody(statement, "endcall");
+  }
+
+  void ParseFilterBlock(Statement& statement) {
+    statement.expression = expressions_.ParseFilter(nullptr, /*with_sign=*/false);
+    while (stream_.AtOperator("|")) {
+      statement.expression = expressions_.ParseFilter(std::move(statement.expression));
     }
-    ExpectOperator(")");
-    statement.body = ParseOutsideLoops({"endmacro"});
+    statement.body = ParseOutsideLoops({"endfilter"});
+  }
+
+  void ParseWith(Statement& statement) {
+    while (stream_.ok() && !stream_.AtTagEnd() && !stream_.AtOperator(":")) {
+      if (!statement.assignments.empty()) stream_.ExpectOperator(",");
+      Assignment& assignment = statement.assignments.emplace_back();
+      assignment.target = ParseTarget(false);
+      stream_.ExpectOperator("=");
+      assignment.value = expressions_.ParseExpression();
+    }
+    statement.body = ParseBlock({"endwith"});
+    stream_.Take();
+  }
+
+  void ParseTemplateBlock(Statement& statement) {
+    statement.text = stream_.ExpectName();
+    stream_.SkipName("scoped");
+    stream_.SkipName("required");
+    statement.body = ParseOutsideLoops({"endblock"});
+    stream_.SkipName(statement.text);
+  }
+
+  void ParseAutoescape(Statement& statement) {
+    statement.expression = expressions_.ParseExpression();
+    statement.body = ParseBlock({"endautoescape"});
+    stream_.Take();
+  }
+
+  void ParseGeneration(Statement& statement) {
+    statement.body = ParseOutsideLoops({"endgeneration"});
   }
 
   Target ParseTarget(bool with_attribute) {
-    Nesting nesting(this);
+    Nesting nesting(&stream_);
     Target first = ParseSingleTarget(with_attribute);
-    if (!AtOperator(",")) return first;
+    if (!stream_.AtOperator(",")) return first;
     Target tuple;
     tuple.position = first.position;
     tuple.elements.push_back(std::move(first));
-    while (SkipOperator(",")) {
-      if (AtName("in") || AtOperator(")")) break;
+    while (stream_.SkipOperator(",")) {
+      if (stream_.AtName("in") || stream_.AtOperator(")") || stream_.AtOperator("=")) break;
       tuple.elements.push_back(ParseSingleTarget(with_attribute));
     }
     return tuple;
   }
 
   Target ParseSingleTarget(bool with_attribute) {
-    Nesting nesting(this);
+    Nesting nesting(&stream_);
     Target target;
-    target.position = Peek().position;
-    if (SkipOperator("(")) {
+    target.position = stream_.Peek().position;
+    if (stream_.SkipOperator("(")) {
       target = ParseTarget(false);
-      ExpectOperator(")");
+      stream_.ExpectOperator(")");
       return target;
     }
-    target.name = ExpectName();
-    for (std::string_view reserved : {"true", "false", "none", "True", "False", "None"}) {
-      if (target.name == reserved) Fail(Message("cannot assign to '", reserved, "'"));
+    target.name = stream_.ExpectName();
+    if (IsAmong(target.name, {"true", "false", "none", "True", "False", "None"})) {
+      stream_.Fail(Message("cannot assign to '", target.name, "'"));
     }
-    if (with_attribute && SkipOperator(".")) target.attribute = ExpectName();
+    if (with_attribute && stream_.SkipOperator(".")) target.attribute = stream_.ExpectName();
     return target;
   }
 
-  // --- Expressions, weakest binding first ---
-
-  ExpressionPointer New(ExpressionKind kind, Position position) {
-    auto expression = std::make_unique<Expression>();
-    expression->kind = kind;
-    expression->position = position;
-    return expression;
-  }
-
-  void CoverDepth(Expression* parent, const Expression* child) {
-    if (child == nullptr) return;
-    parent->depth = std::max(parent->depth, child->depth + 1);
-    if (parent->depth > kMaximumSyntaxDepth) Fail("expression nested too deeply");
-  }
-
-  void Adopt(Expression* parent, ExpressionPointer child) {
-    CoverDepth(parent, child.get());
-    parent->children.push_back(std::move(child));
-  }
-
-  ExpressionPointer NewBinary(ExpressionKind kind, Position position, ExpressionPointer left,
-                              ExpressionPointer right) {
-    ExpressionPointer node = New(kind, position);
-    Adopt(node.get(), std::move(left));
-    Adopt(node.get(), std::move(right));
-    return node;
-  }
-
-  // An expression or, with commas, a tuple without parentheses.
-  ExpressionPointer ParseTuple(bool with_condition, std::string_view end_name = "",
-                               bool in_parentheses = false) {
-    Nesting nesting(this);
-    const Position position = Peek().position;
-    ExpressionPointer tuple = New(ExpressionKind::kTuple, position);
-    bool has_comma = false;
-    while (status_.ok()) {
-      if (!tuple->children.empty()) ExpectOperator(",");
-      const TokenKind kind = Peek().kind;
-      if (kind == TokenKind::kVariableEnd || kind == TokenKind::kBlockEnd || AtOperator(")") ||
-          (!end_name.empty() && AtName(end_name))) {
-        break;
-      }
-      Adopt(tuple.get(), with_condition ? ParseExpression() : ParseOr());
-      if (!AtOperator(",")) break;
-      has_comma = true;
-    }
-    if (has_comma) return tuple;
-    if (!tuple->children.empty()) return std::move(tuple->children[0]);
-    if (!in_parentheses) FailExpected("an expression");
-    return tuple;
-  }
-
-  ExpressionPointer ParseExpression() {
-    Nesting nesting(this);
-    const Position position = Peek().position;
-    ExpressionPointer value = ParseOr();
-    while (SkipName("if")) {
-      ExpressionPointer node = New(ExpressionKind::kConditional, position);
-      Adopt(node.get(), std::move(value));
-      Adopt(node.get(), ParseOr());
-      Adopt(node.get(), SkipName("else") ? ParseExpression() : nullptr);
-      value = std::move(node);
-    }
-    return value;
-  }
-
-  ExpressionPointer ParseOr() {
-    ExpressionPointer left = ParseAnd();
-    for (Position at = Peek().position; SkipName("or"); at = Peek().position) {
-      left = NewBinary(ExpressionKind::kOr, at, std::move(left), ParseAnd());
-    }
-    return left;
-  }
-
-  ExpressionPointer ParseAnd() {
-    ExpressionPointer left = ParseNot();
-    for (Position at = Peek().position; SkipName("and"); at = Peek().position) {
-      left = NewBinary(ExpressionKind::kAnd, at, std::move(left), ParseNot());
-    }
-    return left;
-  }
-
-  ExpressionPointer ParseNot() {
-    Nesting nesting(this);
-    const Position position = Peek().position;
-    if (!SkipName("not")) return ParseCompare();
-    ExpressionPointer node = New(ExpressionKind::kNot, position);
-    Adopt(node.get(), ParseNot());
-    return node;
-  }
-
-  // The comparison operator here, taken, or "".
-  std::string TakeComparison() {
-    for (std::string_view text : {"==", "!=", "<", "<=", ">", ">="}) {
-      if (SkipOperator(text)) return std::string(text);
-    }
-    if (SkipName("in")) return "in";
-    if (!AtName("not") || !AtName("in", 1)) return "";
-    Take();
-    Take();
-    return "not in";
-  }
-
-  ExpressionPointer ParseCompare() {
-    ExpressionPointer first = ParseSum();
-    const Position position = Peek().position;
-    std::string comparison = TakeComparison();
-    if (comparison.empty()) return first;
-    ExpressionPointer node = New(ExpressionKind::kCompare, position);
-    Adopt(node.get(), std::move(first));
-    for (; !comparison.empty(); comparison = TakeComparison()) {
-      node->operators.push_back(comparison);
-      Adopt(node.get(), ParseSum());
-    }
-    return node;
-  }
-
-  ExpressionPointer ParseSum() {
-    ExpressionPointer left = ParseConcatenation();
-    while (AtOperator("+") || AtOperator("-")) {
-      const Token token = Take();
-      left =
-          NewBinary(ExpressionKind::kBinary, token.position, std::move(left), ParseConcatenation());
-      left->text = token.text;
-    }
-    return left;
-  }
-
-  ExpressionPointer ParseConcatenation() {
-    ExpressionPointer first = ParseProduct();
-    if (!AtOperator("~")) return first;
-    ExpressionPointer node = New(ExpressionKind::kConcatenate, Peek().position);
-    Adopt(node.get(), std::move(first));
-    while (SkipOperator("~")) Adopt(node.get(), ParseProduct());
-    return node;
-  }
-
-  ExpressionPointer ParseProduct() {
-    ExpressionPointer left = ParseUnary(true);
-    while (AtOperator("*") || AtOperator("/") || AtOperator("//") || AtOperator("%") ||
-           AtOperator("**")) {
-      const Token token = Take();
-      if (token.text == "**") FailUnimplemented(token.position, "operator '**'");
-      left = NewBinary(ExpressionKind::kBinary, token.position, std::move(left), ParseUnary(true));
-      left->text = token.text;
-    }
-    return left;
-  }
-
-  ExpressionPointer ParseUnary(bool with_filter) {
-    Nesting nesting(this);
-    const Position position = Peek().position;
-    ExpressionPointer node;
-    if (AtOperator("-") || AtOperator("+")) {
-      const bool negate = Take().text == "-";
-      node = New(negate ? ExpressionKind::kNegate : ExpressionKind::kPlus, position);
-      Adopt(node.get(), ParseUnary(false));
-    } else {
-      node = ParsePrimary();
-    }
-    node = ParsePostfix(std::move(node));
-    while (with_filter && status_.ok()) {
-      if (AtOperator("|")) {
-        node = ParseFilter(std::move(node));
-      } else if (AtName("is")) {
-        node = ParseTest(std::move(node));
-      } else if (AtOperator("(")) {
-        node = ParseCall(std::move(node));
-      } else {
-        break;
-      }
-    }
-    return node;
-  }
-
-  ExpressionPointer ParsePrimary() {
-    const Token token = Peek();
-    ExpressionPointer node = New(ExpressionKind::kConstant, token.position);
-    if (token.kind == TokenKind::kName) {
-      Take();
-      if (token.text == "true" || token.text == "True") {
-        node->constant = Value::Boolean(true);
-      } else if (token.text == "false" || token.text == "False") {
-        node->constant = Value::Boolean(false);
-      } else if (token.text == "none" || token.text == "None") {
-        node->constant = Value::None();
-      } else {
-        node->kind = ExpressionKind::kName;
-        node->text = token.text;
-      }
-    } else if (token.kind == TokenKind::kString) {
-      std::string text;
-      while (Peek().kind == TokenKind::kString) text += Take().text;
-      node->constant = Value::String(std::move(text));
-    } else if (token.kind == TokenKind::kInteger) {
-      node->constant = Value::Integer(Take().integer);
-    } else if (token.kind == TokenKind::kFloat) {
-      node->constant = Value::Float(Take().number);
-    } else if (SkipOperator("(")) {
-      node = ParseTuple(true, "", true);
-      ExpectOperator(")");
-    } else if (SkipOperator("[")) {
-      node->kind = ExpressionKind::kList;
-      ParseElements(node.get(), "]", false);
-    } else if (SkipOperator("{")) {
-      node->kind = ExpressionKind::kDict;
-      ParseElements(node.get(), "}", true);
-    } else {
-      FailExpected("an expression");
-    }
-    return node;
-  }
-
-  void ParseElements(Expression* node, std::string_view closing, bool pairs) {
-    while (status_.ok() && !AtOperator(closing)) {
-      if (!node->children.empty()) ExpectOperator(",");
-      if (AtOperator(closing)) break;
-      Adopt(node, ParseExpression());
-      if (!pairs) continue;
-      ExpectOperator(":");
-      Adopt(node, ParseExpression());
-    }
-    ExpectOperator(closing);
-  }
-
-  ExpressionPointer ParsePostfix(ExpressionPointer node) {
-    while (status_.ok()) {
-      if (AtOperator(".") || AtOperator("[")) {
-        node = ParseSubscript(std::move(node));
-      } else if (AtOperator("(")) {
-        node = ParseCall(std::move(node));
-      } else {
-        break;
-      }
-    }
-    return node;
-  }
-
-  ExpressionPointer ParseSubscript(ExpressionPointer object) {
-    const Token token = Take();
-    if (token.text == "[") {
-      ExpressionPointer node = New(ExpressionKind::kItem, token.position);
-      Adopt(node.get(), std::move(object));
-      Adopt(node.get(), ParseIndex());
-      if (AtOperator(",")) FailUnimplemented(Peek().position, "more than one index");
-      ExpectOperator("]");
-      return node;
-    }
-    const bool is_index = Peek().kind == TokenKind::kInteger;
-    ExpressionPointer node =
-        New(is_index ? ExpressionKind::kItem : ExpressionKind::kAttribute, token.position);
-    Adopt(node.get(), std::move(object));
-    if (is_index) {
-      Adopt(node.get(), ParsePrimary());
-    } else {
-      node->text = ExpectName();
-    }
-    return node;
-  }
-
-  ExpressionPointer ParseIndex() {
-    const Position position = Peek().position;
-    ExpressionPointer start;
-    if (!AtOperator(":")) {
-      start = ParseExpression();
-      if (!AtOperator(":")) return start;
-    }
-    ExpressionPointer slice = New(ExpressionKind::kSlice, position);
-    Adopt(slice.get(), std::move(start));
-    Take();
-    auto parse_bound = [this]() -> ExpressionPointer {
-      if (AtOperator(":") || AtOperator("]") || AtOperator(",")) return nullptr;
-      return ParseExpression();
-    };
-    Adopt(slice.get(), parse_bound());
-    Adopt(slice.get(), SkipOperator(":") ? parse_bound() : nullptr);
-    return slice;
-  }
-
-  ExpressionPointer ParseCall(ExpressionPointer callee) {
-    ExpressionPointer node = New(ExpressionKind::kCall, Peek().position);
-    if (callee != nullptr && callee->kind == ExpressionKind::kName) {
-      for (std::string_view name : {"cycler", "joiner", "lipsum", "caller", "super"}) {
-        if (callee->text == name) {
-          FailUnimplemented(callee->position, Message("function '", name, "'"));
-        }
-      }
-    }
-    Adopt(node.get(), std::move(callee));
-    ParseArguments(node.get());
-    return node;
-  }
-
-  void ParseArguments(Expression* node) {
-    Nesting nesting(this);
-    ExpectOperator("(");
-    bool first = true;
-    while (status_.ok() && !AtOperator(")")) {
-      if (!std::exchange(first, false)) ExpectOperator(",");
-      if (AtOperator(")")) break;
-      if (AtOperator("*") || AtOperator("**")) {
-        return FailUnimplemented(Peek().position, "unpacking of arguments");
-      }
-      if (Peek().kind == TokenKind::kName && AtOperator("=", 1)) {
-        std::string name = Take().text;
-        Take();
-        ExpressionPointer value = ParseExpression();
-        CoverDepth(node, value.get());
-        for (const auto& [earlier, unused] : node->named_arguments) {
-          if (earlier == name) Fail(Message("argument '", name, "' is given twice"));
-        }
-        // Names are compared pairwise above, so their number is bounded.
-        if (node->named_arguments.size() >= 64) Fail("more than 64 named arguments");
-        node->named_arguments.emplace_back(std::move(name), std::move(value));
-      } else {
-        if (!node->named_arguments.empty()) Fail("positional argument after a named one");
-        ExpressionPointer value = ParseExpression();
-        CoverDepth(node, value.get());
-        node->arguments.push_back(std::move(value));
-      }
-    }
-    ExpectOperator(")");
-  }
-
-  ExpressionPointer ParseFilter(ExpressionPointer subject) {
-    Take();
-    ExpressionPointer node = New(ExpressionKind::kFilter, Peek().position);
-    Adopt(node.get(), std::move(subject));
-    node->text = ExpectName();
-    if (status_.ok() && !IsKnownFilter(node->text)) {
-      FailUnimplemented(node->position, Message("filter '", node->text, "'"));
-    }
-    if (AtOperator("(")) ParseArguments(node.get());
-    return node;
-  }
-
-  ExpressionPointer ParseTest(ExpressionPointer subject) {
-    const Position position = Take().position;
-    const bool negated = SkipName("not");
-    ExpressionPointer node = New(ExpressionKind::kTest, Peek().position);
-    Adopt(node.get(), std::move(subject));
-    node->text = ExpectName();
-    if (status_.ok() && !IsKnownTest(node->text)) {
-      FailUnimplemented(node->position, Message("test '", node->text, "'"));
-    }
-    const TokenKind kind = Peek().kind;
-    if (AtOperator("(")) {
-      ParseArguments(node.get());
-    } else if ((kind == TokenKind::kName && !AtName("else") && !AtName("or") && !AtName("and")) ||
-               kind == TokenKind::kString || kind == TokenKind::kInteger ||
-               kind == TokenKind::kFloat || AtOperator("[") || AtOperator("{")) {
-      if (AtName("is")) Fail("tests cannot be chained");
-      node->arguments.push_back(ParsePostfix(ParsePrimary()));
-      CoverDepth(node.get(), node->arguments.back().get());
-    }
-    if (!negated) return node;
-    ExpressionPointer negation = New(ExpressionKind::kNot, position);
-    Adopt(negation.get(), std::move(node));
-    return negation;
-  }
-
-  std::vector<Token> tokens_;
-  size_t next_ = 0;
-  absl::Status status_;
-  int nesting_ = 0;
+  TokenStream stream_;
+  ExpressionParser expressions_;
   int loop_depth_ = 0;
-  int scope_depth_ = 0;
 };
 
 }  // namespace

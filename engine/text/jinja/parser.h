@@ -11,8 +11,8 @@ namespace mambad::text::jinja {
 inline constexpr size_t kMaximumSourceBytes = 256 * 1024;
 
 // The statements of a template. INVALID_ARGUMENT for text that is no template or is too large or
-// too deep, UNIMPLEMENTED for constructs of Jinja that this library does not know; both name the
-// construct, line and column.
+// too deep, with line and column. Constructs that this library does not know (filters, tests, tags,
+// what other templates would be needed for) are no error here but where they are reached.
 absl::StatusOr<StatementList> ParseTemplate(std::string_view source);
 
 }  // namespace mambad::text::jinja

@@ -1,10 +1,14 @@
 #include <array>
 #include <cmath>
 
+#include "engine/text/jinja/arguments.h"
 #include "engine/text/jinja/builtins.h"
+#include "engine/text/jinja/format.h"
 #include "engine/text/jinja/message.h"
-#include "engine/text/jinja/methods.h"
 #include "engine/text/jinja/operators.h"
+#include "engine/text/jinja/protocols.h"
+#include "engine/text/jinja/unicode.h"
+#include "engine/text/jinja/unicode_case.h"
 
 namespace mambad::text::jinja {
 namespace {
@@ -27,6 +31,19 @@ bool HasRemainder(Runtime& runtime, const Value& subject, const Value& divisor, 
   return runtime.ok() && remainder.number() == expected;
 }
 
+// str.isupper or str.islower of the value's text.
+bool IsOfCase(Runtime& runtime, const Value& value, bool (*wanted)(uint32_t),
+              bool (*unwanted)(uint32_t)) {
+  const std::string text = ToText(runtime, value);
+  bool any = false;
+  for (size_t at = 0; at < text.size(); at += CharacterBytes(text, at)) {
+    const uint32_t code_point = CodePointAt(text, at);
+    if (unwanted(code_point) || IsTitle(code_point)) return false;
+    any |= wanted(code_point);
+  }
+  return any;
+}
+
 struct Entry {
   std::string_view name;
   bool takes_argument;
@@ -47,7 +64,7 @@ constexpr std::array kTests = {
     Entry{"callable", false,
           [](Runtime&, const Value& v, const Value*) {
             return v.macro() != nullptr || v.method() != nullptr || v.function() != nullptr ||
-                   v.loop() != nullptr || v.is_undefined();
+                   v.loop() != nullptr || v.counter() != nullptr || v.is_undefined();
           }},
     Entry{"number", false, [](Runtime&, const Value& v, const Value*) { return v.is_number(); }},
     Entry{"integer", false, [](Runtime&, const Value& v, const Value*) { return v.is_integer(); }},
@@ -67,6 +84,21 @@ constexpr std::array kTests = {
           }},
     Entry{"divisibleby", true,
           [](Runtime& r, const Value& v, const Value* a) { return HasRemainder(r, v, *a, 0); }},
+    Entry{
+        "lower", false,
+        [](Runtime& r, const Value& v, const Value*) { return IsOfCase(r, v, IsLower, IsUpper); }},
+    Entry{
+        "upper", false,
+        [](Runtime& r, const Value& v, const Value*) { return IsOfCase(r, v, IsUpper, IsLower); }},
+    Entry{"escaped", false, [](Runtime&, const Value& v, const Value*) { return v.is_markup(); }},
+    Entry{"sameas", true, [](Runtime&, const Value& v, const Value* a) { return v.IsSame(*a); }},
+    Entry{"filter", false,
+          [](Runtime&, const Value& v, const Value*) {
+            return v.is_string() && IsKnownFilter(v.string());
+          }},
+    Entry{"test", false,
+          [](Runtime&, const Value& v,
+             const Value*) { return v.is_string() && IsKnownTest(v.string()); }},
     Entry{"in", true,
           [](Runtime& r, const Value& v, const Value* a) { return Contains(r, *a, v); }},
     Entry{"eq", true,

@@ -30,15 +30,14 @@ size_t ValidSequence(std::string_view text, size_t offset) {
   return continuation(3) ? 4 : 0;
 }
 
-// Start of the character that ends at `end` (end > 0).
+}  // namespace
+
 size_t PreviousCharacter(std::string_view text, size_t end) {
   for (size_t bytes = 2; bytes <= 4 && bytes <= end; ++bytes) {
     if (ValidSequence(text.substr(0, end), end - bytes) == bytes) return end - bytes;
   }
   return end - 1;
 }
-
-}  // namespace
 
 size_t CharacterBytes(std::string_view text, size_t offset) {
   return std::max<size_t>(1, ValidSequence(text, offset));
@@ -176,6 +175,15 @@ size_t Find(std::string_view text, std::string_view needle, size_t from) {
   return static_cast<size_t>(static_cast<const char*>(hit) - text.data());
 }
 
+size_t FindLast(std::string_view text, std::string_view needle, size_t until) {
+  text = text.substr(0, until);
+  // Backwards, by the search whose time is linear.
+  const std::string reversed_text(text.rbegin(), text.rend());
+  const std::string reversed_needle(needle.rbegin(), needle.rend());
+  const size_t at = Find(reversed_text, reversed_needle, 0);
+  return at == std::string_view::npos ? at : text.size() - at - needle.size();
+}
+
 size_t CountOccurrences(std::string_view text, std::string_view needle) {
   if (needle.empty()) return CountCharacters(text) + 1;
   size_t count = 0;
@@ -248,33 +256,74 @@ std::vector<std::string_view> Split(std::string_view text,
   return pieces;
 }
 
+namespace {
+
+std::vector<std::string_view> SplitAtSpaceFromRight(std::string_view text, int64_t limit) {
+  std::vector<std::string_view> pieces;
+  text.remove_suffix(TrailingSpaceBytes(text));
+  while (!text.empty()) {
+    if (limit >= 0 && static_cast<int64_t>(pieces.size()) == limit) {
+      pieces.push_back(text);
+      break;
+    }
+    size_t start = text.size();
+    while (start > 0) {
+      const size_t previous = PreviousCharacter(text, start);
+      if (IsSpace(CodePointAt(text, previous))) break;
+      start = previous;
+    }
+    pieces.push_back(text.substr(start));
+    text = text.substr(0, start);
+    text.remove_suffix(TrailingSpaceBytes(text));
+  }
+  return pieces;
+}
+
+}  // namespace
+
+std::vector<std::string_view> SplitFromRight(std::string_view text,
+                                             std::optional<std::string_view> separator,
+                                             int64_t limit) {
+  std::vector<std::string_view> pieces;
+  if (!separator.has_value()) {
+    pieces = SplitAtSpaceFromRight(text, limit);
+  } else {
+    const std::string reversed_text(text.rbegin(), text.rend());
+    const std::string reversed_separator(separator->rbegin(), separator->rend());
+    for (std::string_view piece : Split(reversed_text, reversed_separator, limit)) {
+      const size_t end = text.size() - (piece.data() - reversed_text.data());
+      pieces.push_back(text.substr(end - piece.size(), piece.size()));
+    }
+  }
+  std::reverse(pieces.begin(), pieces.end());
+  return pieces;
+}
+
+std::vector<std::string_view> SplitLines(std::string_view text, bool keep_ends) {
+  auto ends_line = [](uint32_t c) {
+    return (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 ||
+           c == 0x2029;
+  };
+  std::vector<std::string_view> lines;
+  size_t start = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t bytes = CharacterBytes(text, at);
+    if (!ends_line(CodePointAt(text, at))) {
+      at += bytes;
+      continue;
+    }
+    const size_t after = at + bytes + (text.substr(at).starts_with("\r\n") ? 1 : 0);
+    lines.push_back(text.substr(start, (keep_ends ? after : at) - start));
+    start = at = after;
+  }
+  if (start < text.size()) lines.push_back(text.substr(start));
+  return lines;
+}
+
 bool IsAscii(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char byte) {
     return absl::ascii_isascii(static_cast<unsigned char>(byte));
   });
-}
-
-std::string AsciiUpper(std::string_view text) {
-  std::string result(text);
-  for (char& byte : result) byte = absl::ascii_toupper(static_cast<unsigned char>(byte));
-  return result;
-}
-
-std::string AsciiLower(std::string_view text) {
-  std::string result(text);
-  for (char& byte : result) byte = absl::ascii_tolower(static_cast<unsigned char>(byte));
-  return result;
-}
-
-std::string AsciiTitle(std::string_view text) {
-  std::string result(text);
-  bool within_word = false;
-  for (char& byte : result) {
-    const auto letter = static_cast<unsigned char>(byte);
-    byte = within_word ? absl::ascii_tolower(letter) : absl::ascii_toupper(letter);
-    within_word = absl::ascii_isalpha(letter);
-  }
-  return result;
 }
 
 }  // namespace mambad::text::jinja

@@ -28,6 +28,9 @@ void AppendHexadecimal(uint32_t number, int digits, std::string* out);
 // Python's escape of a character: \xhh, \uhhhh or \Uhhhhhhhh, the shortest that holds it.
 void AppendEscape(uint32_t code_point, std::string* out);
 
+// Start of the character that ends at `end` (end > 0).
+size_t PreviousCharacter(std::string_view text, size_t end);
+
 // Number of characters.
 size_t CountCharacters(std::string_view text);
 
@@ -47,6 +50,9 @@ std::string_view Strip(std::string_view text, std::optional<std::string_view> ch
 // First occurrence at or after `from`, or npos; linear whatever the needle.
 size_t Find(std::string_view text, std::string_view needle, size_t from);
 
+// Last occurrence that ends at or before `until`, or npos.
+size_t FindLast(std::string_view text, std::string_view needle, size_t until);
+
 // Number of non-overlapping occurrences; the empty needle occurs before each character and at the
 // end.
 size_t CountOccurrences(std::string_view text, std::string_view needle);
@@ -59,13 +65,15 @@ std::string Replace(std::string_view text, std::string_view from, std::string_vi
 std::vector<std::string_view> Split(std::string_view text,
                                     std::optional<std::string_view> separator, int64_t limit);
 
-bool IsAscii(std::string_view text);
+// str.rsplit, its pieces from left to right.
+std::vector<std::string_view> SplitFromRight(std::string_view text,
+                                             std::optional<std::string_view> separator,
+                                             int64_t limit);
 
-// Case changes of ASCII letters. Other letters need Unicode's tables: callers check IsAscii()
-// first.
-std::string AsciiUpper(std::string_view text);
-std::string AsciiLower(std::string_view text);
-std::string AsciiTitle(std::string_view text);
+// str.splitlines.
+std::vector<std::string_view> SplitLines(std::string_view text, bool keep_ends);
+
+bool IsAscii(std::string_view text);
 
 }  // namespace mambad::text::jinja
 

@@ -2,6 +2,7 @@
 #define MAMBAD_ENGINE_TEXT_JINJA_VALUE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,8 +11,7 @@
 #include <variant>
 #include <vector>
 
-#include "absl/status/status.h"
-#include "engine/text/jinja/lexer.h"
+#include "absl/container/flat_hash_map.h"
 
 namespace mambad::text::jinja {
 
@@ -19,14 +19,26 @@ struct List;
 struct Dict;
 struct Namespace;
 struct Loop;
+struct Macro;
 struct Method;
+struct Counter;
 struct Statement;
 
-enum class Function { kRange, kNamespace, kDict, kRaiseException, kStrftimeNow };
+// The functions that every template can call.
+enum class Function {
+  kRange,
+  kNamespace,
+  kDict,
+  kCycler,
+  kJoiner,
+  kLipsum,
+  kRaiseException,
+  kStrftimeNow
+};
 
 // A value of a template while it is rendered: cheap to copy, shares what it holds. Plain values
-// (all but namespaces, macros, methods, functions and loops) never change after they were made, so
-// they form no cycles.
+// (all but namespaces, methods, counters and loops) never change after they were made, so they form
+// no cycles but through the scopes of macros, which the rendering takes apart at its end.
 class Value {
  public:
   // Undefined; `name` tells error messages what was missing.
@@ -39,12 +51,17 @@ class Value {
   static Value String(std::string value) {
     return Value(std::make_shared<const std::string>(std::move(value)));
   }
+  // A string that counts as HTML: what is joined to it by "+" and its like is escaped.
+  static Value Markup(std::string value) {
+    return Value(MarkupText{std::make_shared<const std::string>(std::move(value))});
+  }
   static Value Of(std::shared_ptr<const List> value) { return Value(std::move(value)); }
   static Value Of(std::shared_ptr<const Dict> value) { return Value(std::move(value)); }
   static Value Of(std::shared_ptr<Namespace> value) { return Value(std::move(value)); }
   static Value Of(std::shared_ptr<const Method> value) { return Value(std::move(value)); }
-  static Value Of(std::shared_ptr<const Loop> value) { return Value(std::move(value)); }
-  static Value Of(const Statement* macro) { return Value(macro); }
+  static Value Of(std::shared_ptr<Loop> value) { return Value(std::move(value)); }
+  static Value Of(std::shared_ptr<const Macro> value) { return Value(std::move(value)); }
+  static Value Of(std::shared_ptr<Counter> value) { return Value(std::move(value)); }
   static Value Of(Function function) { return Value(function); }
 
   bool is_undefined() const { return std::holds_alternative<UndefinedType>(data_); }
@@ -52,11 +69,12 @@ class Value {
   bool is_boolean() const { return std::holds_alternative<bool>(data_); }
   bool is_integer() const { return std::holds_alternative<int64_t>(data_); }
   bool is_float() const { return std::holds_alternative<double>(data_); }
-  bool is_string() const { return std::holds_alternative<Text>(data_); }
+  bool is_string() const { return std::holds_alternative<Text>(data_) || is_markup(); }
+  bool is_markup() const { return std::holds_alternative<MarkupText>(data_); }
   // A boolean counts as the integer 0 or 1 wherever a number is wanted, as in Python.
   bool is_integral() const { return is_integer() || is_boolean(); }
   bool is_number() const { return is_integral() || is_float(); }
-  // Undefined, none, number, string, list or dict: what may stand inside other values.
+  // Undefined, none, number, string, list, dict, macro or function: what may stand inside others.
   bool is_plain() const;
 
   // Each requires the matching kind.
@@ -66,22 +84,24 @@ class Value {
   double number() const {
     return is_float() ? std::get<double>(data_) : static_cast<double>(integral());
   }
-  const std::string& string() const { return *std::get<Text>(data_); }
+  const std::string& string() const {
+    return is_markup() ? *std::get<MarkupText>(data_).text : *std::get<Text>(data_);
+  }
 
   // Null when of another kind.
   const List* list() const { return Pointer<std::shared_ptr<const List>>(); }
   const Dict* dict() const { return Pointer<std::shared_ptr<const Dict>>(); }
   Namespace* name_space() const { return Pointer<std::shared_ptr<Namespace>>(); }
   const Method* method() const { return Pointer<std::shared_ptr<const Method>>(); }
-  const Loop* loop() const { return Pointer<std::shared_ptr<const Loop>>(); }
-  const Statement* macro() const {
-    const auto* macro = std::get_if<const Statement*>(&data_);
-    return macro == nullptr ? nullptr : *macro;
-  }
+  Loop* loop() const { return Pointer<std::shared_ptr<Loop>>(); }
+  const Macro* macro() const { return Pointer<std::shared_ptr<const Macro>>(); }
+  Counter* counter() const { return Pointer<std::shared_ptr<Counter>>(); }
   const Function* function() const { return std::get_if<Function>(&data_); }
 
   // Name of the kind, as Python calls it.
   std::string_view KindName() const;
+  // Whether both are one and the same object, as Python's "is"; numbers and strings by value.
+  bool IsSame(const Value& other) const;
 
  private:
   using Text = std::shared_ptr<const std::string>;
@@ -89,6 +109,9 @@ class Value {
     Text name;
   };
   struct NoneType {};
+  struct MarkupText {
+    Text text;
+  };
 
   template <typename T>
   explicit Value(T data) : data_(std::move(data)) {}
@@ -98,10 +121,10 @@ class Value {
     return shared == nullptr ? nullptr : shared->get();
   }
 
-  std::variant<UndefinedType, NoneType, bool, int64_t, double, Text, std::shared_ptr<const List>,
-               std::shared_ptr<const Dict>, std::shared_ptr<Namespace>,
-               std::shared_ptr<const Method>, std::shared_ptr<const Loop>, const Statement*,
-               Function>
+  std::variant<UndefinedType, NoneType, bool, int64_t, double, Text, MarkupText,
+               std::shared_ptr<const List>, std::shared_ptr<const Dict>, std::shared_ptr<Namespace>,
+               std::shared_ptr<const Method>, std::shared_ptr<Loop>, std::shared_ptr<const Macro>,
+               std::shared_ptr<Counter>, Function>
       data_;
 };
 
@@ -112,14 +135,20 @@ inline constexpr int kMaximumValueDepth = 50;
 
 struct List {
   // kIterator is the result of a filter that the reference computes lazily: always true, without
-  // length or index, to be gone through once. kView is what a dict's methods give: a length, but no
-  // index.
-  enum class Kind { kList, kTuple, kRange, kView, kIterator };
+  // length or index, to be gone through once. The others but kList and kTuple are ranges and what a
+  // dict's methods give: a length, but of these only a range has indices.
+  enum class Kind { kList, kTuple, kGroup, kRange, kKeys, kValues, kItems, kIterator };
   Kind kind = Kind::kList;
   Values items;
   int depth = 1;
-  bool is_indexable() const { return kind != Kind::kView && kind != Kind::kIterator; }
-  mutable bool consumed = false;  // of a kIterator; such a list lives in one render, on one thread
+  int64_t start = 0, stop = 0, step = 1;  // of a kRange
+  // Of a kIterator: how many were taken out; such a list lives in one render, on one thread.
+  mutable size_t taken = 0;
+
+  // kGroup: a tuple whose parts are called "grouper" and "list".
+  bool is_tuple() const { return kind == Kind::kTuple || kind == Kind::kGroup; }
+  bool is_sequence() const { return kind == Kind::kList || is_tuple(); }
+  bool is_indexable() const { return is_sequence() || kind == Kind::kRange; }
 };
 
 struct Dict {
@@ -132,10 +161,35 @@ struct Namespace {
       attributes;  // plain values only: a namespace holds no namespace
 };
 
+// The variables of a part of a template. What is not found is looked for in the part around it.
+struct Scope {
+  std::shared_ptr<Scope> outer;
+  absl::flat_hash_map<std::string, Value> variables;
+};
+
 // The variable `loop` inside a loop.
 struct Loop {
-  std::shared_ptr<const Values> items;
-  size_t index = 0;
+  Values items;      // those fetched so far
+  size_t index = 0;  // of the present one
+  int depth = 1;     // of the recursion, from 1
+  // Fetches one more item; false: there is none. A loop with a condition judges each item when it
+  // is wanted, not before.
+  std::function<bool()> fetch;
+  const Statement* statement = nullptr;  // of a recursive loop
+  std::shared_ptr<Scope> around;         // of a recursive loop: where the loop stands
+  std::optional<Value> last_changed;     // what loop.changed saw last
+
+  bool Has(size_t at) { return at < items.size() || (fetch != nullptr && fetch()); }
+  size_t Length() {
+    while (Has(items.size())) continue;
+    return items.size();
+  }
+};
+
+// A {% macro %} or the body of a {% call %}.
+struct Macro {
+  const Statement* statement;
+  std::shared_ptr<Scope> scope;  // where it was defined
 };
 
 struct Method {
@@ -143,66 +197,17 @@ struct Method {
   std::string name;
 };
 
+// A cycler, or a joiner (whose only item is its separator).
+struct Counter {
+  bool is_joiner = false;
+  Values items;
+  size_t index = 0;
+};
+
 struct Arguments {
   Values positional;
   std::vector<std::pair<std::string, Value>> named;
 };
-
-// What one render may use, and its first error. Confined to the rendering thread.
-// After an error all operations go on with undefined values until the interpreter has returned;
-// their result is dropped.
-class Runtime {
- public:
-  static constexpr uint64_t kMaximumSteps = 4'000'000;  // evaluations and elements visited
-  static constexpr uint64_t kMaximumBytes =
-      256ull * 1024 * 1024;  // of text read or written on the way
-  static constexpr size_t kMaximumTextBytes =
-      16 * 1024 * 1024;  // of any one string, the output included
-
-  bool ok() const { return status_.ok(); }
-  const absl::Status& status() const { return status_; }
-
-  // Where errors are reported: what is being evaluated.
-  void set_position(Position position) { position_ = position; }
-  Position position() const { return position_; }
-
-  // Each records the error, unless there is one, and returns undefined.
-  Value Fail(std::string_view what);
-  Value FailUnimplemented(std::string_view construct);
-  Value FailUndefined(const Value& value);
-  // The template's own raise_exception: INVALID_ARGUMENT with just that text.
-  Value Raise(const std::string& text);
-
-  // False when the allowance is used up, which is an error.
-  bool SpendSteps(uint64_t steps);
-  bool SpendBytes(uint64_t bytes);
-
-  // New values; an error when they are too long or too deep, or hold what is not plain.
-  Value MakeString(std::string text);
-  Value MakeList(Values items, List::Kind kind = List::Kind::kList);
-  Value MakeDict(std::vector<std::pair<Value, Value>> entries);
-
- private:
-  absl::Status status_;
-  Position position_;
-  uint64_t steps_ = 0;
-  uint64_t bytes_ = 0;
-};
-
-// --- Python's protocols. Errors go to the runtime. ---
-
-bool IsTrue(const Value& value);
-bool AreEqual(Runtime& runtime, const Value& left, const Value& right);
-// left < right (or <= with or_equal); an error for kinds that have no order.
-bool IsLess(Runtime& runtime, const Value& left, const Value& right, bool or_equal);
-bool Contains(Runtime& runtime, const Value& container, const Value& element);
-// nullopt when the value has no length.
-std::optional<int64_t> Length(Runtime& runtime, const Value& value);
-// The elements that a loop over the value visits; an error when it cannot be looped over.
-Values Elements(Runtime& runtime, const Value& value);
-// The value under `key`, or null. Keys that cannot be in a dict are not found.
-const Value* FindKey(Runtime& runtime, const Dict& dict, const Value& key);
-bool IsHashable(const Value& value);
 
 }  // namespace mambad::text::jinja
 
