@@ -117,7 +117,7 @@ RequestId EngineTicket::id() const {
 
 CallRecord::CallRecord(CallEnvironment* environment, grpc::CallbackServerContext* context,
                        absl::string_view method)
-    : environment_(environment), context_(context), method_(method), arrival_(absl::Now()) {
+    : environment_(environment), context_(context), method_(method), arrival_(SteadyNow()) {
   environment_->open_calls.Enter();
 }
 

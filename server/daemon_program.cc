@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/mutex.h"
+#include "engine/steady_time.h"
 #include "server/command_line.h"
 #include "server/library_logs.h"
 #include "server/request_log.h"
@@ -83,7 +84,7 @@ class EndOfService {
     }
     if (serving) WaitForSignal(log);
     log->Info(serving ? "stopped before the drain was over" : "stopped while loading");
-    log->Flush(absl::Now() + kLastLines);
+    log->Flush(SteadyNow() + kLastLines);
     std::_Exit(serving ? kExitCutShort : 0);
   }
 
@@ -108,7 +109,7 @@ int Refuse(const absl::Status& status) {
 int Refuse(const absl::Status& status, LogFormat format, RequestLog* log) {
   if (format == LogFormat::kPlain) return Refuse(status);
   log->Error(status.message());
-  log->Flush(absl::Now() + kLastLines);
+  log->Flush(SteadyNow() + kLastLines);
   return kExitBadInput;
 }
 
@@ -184,7 +185,7 @@ int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpe
   (*daemon)->Drain();
   daemon->reset();
   log.Info("stopped");
-  log.Flush(absl::Now() + absl::Milliseconds(500));
+  log.Flush(SteadyNow() + absl::Milliseconds(500));
   return failed ? kExitFailed : 0;
 }
 

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/steady_time.h"
 
 namespace mambad::server {
 namespace {
@@ -48,7 +49,7 @@ void LogOfProtobuf(google::protobuf::LogLevel level, const char* file, int line_
       return log->Error(line);
     case google::protobuf::LOGLEVEL_FATAL:
       log->Error(line);
-      log->Flush(absl::Now() + absl::Seconds(1));  // the process ends next
+      log->Flush(SteadyNow() + absl::Seconds(1));  // the process ends next
       return;
   }
 }

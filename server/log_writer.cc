@@ -11,6 +11,7 @@
 
 #include "absl/time/clock.h"
 #include "engine/mutex.h"
+#include "engine/steady_time.h"
 
 namespace mambad::server {
 namespace {
@@ -84,14 +85,14 @@ LogWriter::LogWriter(int descriptor, DropNotice notice, size_t most_bytes)
       thread_([state = state_] { Run(state); }) {}
 
 LogWriter::~LogWriter() {
-  Flush(absl::Now() + kLastFlush);
+  Flush(SteadyNow() + kLastFlush);
   state_->give_up.store(true);
   bool ended = false;
   {
     MutexLock lock(&state_->mutex);
     state_->stopping = true;
     state_->news.NotifyAll();
-    const absl::Time deadline = absl::Now() + kLastFlush;
+    const absl::Time deadline = SteadyNow() + kLastFlush;
     while (!state_->ended && state_->progress.WaitUntil(&state_->mutex, deadline)) {
     }
     ended = state_->ended;

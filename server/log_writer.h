@@ -32,7 +32,7 @@ class LogWriter {
   LogWriter& operator=(const LogWriter&) = delete;
 
   void Write(std::string line);  // with its line end; returns at once
-  // Waits until all that was given is written, or until `deadline`; whether it is.
+  // Waits until all that was given is written, or until `deadline` (steady time); whether it is.
   bool Flush(absl::Time deadline);
   int64_t dropped_lines() const;
 

@@ -89,9 +89,10 @@ StoppingParams ConvertStopping(const v1::Stopping& wire, const Engine& engine,
   }
   CheckCount("stopping.stop_strings", wire.stop_strings_size(), limits.stop_strings(), violations);
   for (int i = 0; i < wire.stop_strings_size(); ++i) {
-    violations->CheckRange<int64_t>(absl::StrCat("stopping.stop_strings[", i, "]"),
-                                    static_cast<int64_t>(wire.stop_strings(i).size()), 1,
-                                    limits.stop_string_bytes());
+    const auto bytes = static_cast<int64_t>(wire.stop_strings(i).size());
+    if (bytes >= 1 && bytes <= limits.stop_string_bytes()) continue;
+    violations->Add(absl::StrCat("stopping.stop_strings[", i, "]"),
+                    absl::StrCat(bytes, " bytes given, allowed 1 to ", limits.stop_string_bytes()));
   }
   if (wire.stop_strings_size() > 0 && engine.tokenizer() == nullptr) {
     violations->Add("stopping.stop_strings", "the model has no tokenizer: use stop_token_ids");

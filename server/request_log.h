@@ -44,7 +44,7 @@ class RequestLog {
   void Warning(absl::string_view message);
   void Error(absl::string_view message);
 
-  // Waits until all is written, or until `deadline`; whether it is.
+  // Waits until all is written, or until `deadline` (steady time); whether it is.
   bool Flush(absl::Time deadline);
   // Lines that nobody read in time.
   int64_t dropped_lines() const;

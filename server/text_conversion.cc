@@ -45,7 +45,8 @@ absl::Status CheckMessages(const v1::Conversation& wire, const Engine& engine,
   CheckCount("conversation.messages", wire.messages_size(), limits.messages(), &violations);
   for (int i = 0; i < wire.messages_size(); ++i) {
     if (wire.messages(i).role().empty()) {
-      violations.Add(absl::StrCat("conversation.messages[", i, "].role"), "empty");
+      violations.Add(absl::StrCat("conversation.messages[", i, "].role"),
+                     "0 bytes given, allowed 1 or more");
     }
   }
   if (!violations.empty()) return violations.ToStatus();

@@ -49,8 +49,6 @@ void UnaryCall::OnDone() {
   last_share = std::move(self_);
 }
 
-void UnaryCall::Answer(const google::protobuf::Message& answer) { Answer(ToBytes(answer)); }
-
 void UnaryCall::Answer(grpc::ByteBuffer answer) {
   Record(absl::OkStatus());
   const auto size = static_cast<int64_t>(answer.Length());

@@ -47,7 +47,6 @@ class UnaryCall : public grpc::ServerUnaryReactor, public std::enable_shared_fro
   virtual void Record(const absl::Status& status) = 0;
 
   // Ends the call, once: with an answer, or with why there is none.
-  void Answer(const google::protobuf::Message& answer);
   void Answer(grpc::ByteBuffer answer);
   void End(const absl::Status& status);
 

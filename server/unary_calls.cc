@@ -74,7 +74,7 @@ bool UnaryEngineCall::OnEvent(const TokenEvent& event) {
     status = status_;
   }
   if (status.ok()) {
-    Answer(answer());
+    Answer(TakeAnswer());
   } else {
     End(status);
   }

@@ -14,6 +14,7 @@
 #include "engine/request.h"
 #include "mambad/v1/generation.pb.h"
 #include "server/unary_call.h"
+#include "server/wire_bytes.h"
 
 namespace mambad::server {
 
@@ -40,8 +41,9 @@ class UnaryEngineCall : public UnaryCall, public EventSink {
   virtual void Begun(const Request& request) = 0;
   // With mutex_ held: takes what is wanted of the event.
   virtual void Gather(const TokenEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
-  // After the last event; nobody else touches it then.
-  virtual const google::protobuf::Message& answer() const = 0;
+  // After the last event, when nobody else touches it any more: the answer, which then lies in
+  // memory as bytes only.
+  virtual grpc::ByteBuffer TakeAnswer() = 0;
 
  private:
   absl::Status Begin(grpc::ByteBuffer* request, int64_t bytes) final;
@@ -75,7 +77,7 @@ class GenerateOnceCall final : public UnaryEngineCall {
                                                   const std::atomic<bool>& over) override;
   void Begun(const Request& request) override;
   void Gather(const TokenEvent& event) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  const google::protobuf::Message& answer() const override { return response_; }
+  grpc::ByteBuffer TakeAnswer() override { return TakeMessage(&response_); }
 
   // Written before Submit, read by events after it.
   v1::GenerateRequest request_;
@@ -100,7 +102,7 @@ class ScoreCall final : public UnaryEngineCall {
                                                   const std::atomic<bool>& over) override;
   void Begun(const Request& request) override;
   void Gather(const TokenEvent& event) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  const google::protobuf::Message& answer() const override { return response_; }
+  grpc::ByteBuffer TakeAnswer() override { return TakeMessage(&response_); }
 
   v1::ScoreRequest request_;
   v1::ScoreResponse response_;

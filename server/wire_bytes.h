@@ -24,6 +24,14 @@ inline grpc::ByteBuffer ToBytes(const google::protobuf::Message& message) {
   return bytes;
 }
 
+// The same, and the message is empty and has given its memory back.
+template <typename Message>
+grpc::ByteBuffer TakeMessage(Message* message) {
+  grpc::ByteBuffer bytes = ToBytes(*message);
+  Message().Swap(message);
+  return bytes;
+}
+
 }  // namespace mambad::server
 
 #endif  // MAMBAD_SERVER_WIRE_BYTES_H_

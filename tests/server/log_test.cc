@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "engine/steady_time.h"
 #include "server/library_logs.h"
 #include "server/log_writer.h"
 #include "server/request_log.h"
@@ -68,7 +69,7 @@ TEST(LogWriterTest, WritesLinesInTheirOrder) {
   Pipe pipe;
   LogWriter writer(pipe.write_end, Notice);
   for (const char* line : {"a\n", "b\n", "c\n"}) writer.Write(line);
-  ASSERT_TRUE(writer.Flush(absl::Now() + absl::Seconds(30)));
+  ASSERT_TRUE(writer.Flush(SteadyNow() + absl::Seconds(30)));
   EXPECT_EQ(pipe.Drain(), "a\nb\nc\n");
   EXPECT_EQ(writer.dropped_lines(), 0);
 }
@@ -81,11 +82,11 @@ TEST(LogWriterTest, AFullPipeDropsTheOldestLinesAndSaysHowMany) {
   constexpr int kLines = 20000;
   for (int i = 0; i < kLines; ++i) writer.Write(absl::StrCat("a line with the number ", i, "\n"));
   EXPECT_GT(writer.dropped_lines(), 0);
-  EXPECT_FALSE(writer.Flush(absl::Now() + absl::Milliseconds(20)));
+  EXPECT_FALSE(writer.Flush(SteadyNow() + absl::Milliseconds(20)));
   std::string text;
   for (bool flushed = false; !flushed;) {
     text += pipe.Drain();
-    flushed = writer.Flush(absl::Now() + absl::Milliseconds(20));
+    flushed = writer.Flush(SteadyNow() + absl::Milliseconds(20));
   }
   text += pipe.Drain();
   int64_t lines = 0, told = 0;
@@ -121,7 +122,7 @@ TEST(LogWriterTest, LosesLinesToABrokenDescriptor) {
   close(ends[0]);
   LogWriter writer(ends[1], Notice);
   writer.Write("lost\n");
-  EXPECT_TRUE(writer.Flush(absl::Now() + absl::Seconds(30)));
+  EXPECT_TRUE(writer.Flush(SteadyNow() + absl::Seconds(30)));
   EXPECT_EQ(writer.dropped_lines(), 1);
   close(ends[1]);
 }
@@ -141,12 +142,12 @@ TEST(RequestLogTest, RefusedRequestsSayWhatAndWhoAndWhy) {
   Pipe pipe;
   RequestLog plain(LogFormat::kPlain, LogLevel::kInfo, pipe.write_end);
   plain.RequestEnd(Refused());
-  ASSERT_TRUE(plain.Flush(absl::Now() + absl::Seconds(30)));
+  ASSERT_TRUE(plain.Flush(SteadyNow() + absl::Seconds(30)));
   EXPECT_THAT(pipe.Drain(), HasSubstr(" peer=ipv4:192.0.2.1:40000 field=sampling.top_p "
                                       "reason=\"2 given, allowed 0 to 1\"\n"));
   RequestLog json(LogFormat::kJson, LogLevel::kInfo, pipe.write_end);
   json.RequestEnd(Refused());
-  ASSERT_TRUE(json.Flush(absl::Now() + absl::Seconds(30)));
+  ASSERT_TRUE(json.Flush(SteadyNow() + absl::Seconds(30)));
   const auto line = nlohmann::json::parse(pipe.Drain());
   EXPECT_EQ(line["request_id"], "order-1");
   EXPECT_EQ(line["peer"], "ipv4:192.0.2.1:40000");
@@ -163,7 +164,7 @@ TEST(RequestLogTest, ATemplatesRefusalIsNotQuoted) {
   violations.Add("conversation", "I do not talk about my secret");
   summary.status = violations.ToStatus();
   log.RequestEnd(summary);
-  ASSERT_TRUE(log.Flush(absl::Now() + absl::Seconds(30)));
+  ASSERT_TRUE(log.Flush(SteadyNow() + absl::Seconds(30)));
   const std::string text = pipe.Drain();
   EXPECT_THAT(text, HasSubstr("field=conversation"));
   EXPECT_THAT(text, Not(HasSubstr("secret")));
@@ -177,7 +178,7 @@ TEST(LibraryLogsTest, ComeAsLinesOfTheLog) {
   gpr_log(GPR_ERROR, "a \"quoted\" line of gRPC: %s", "\xff");
   gpr_log(GPR_INFO, "below the level");
   GOOGLE_LOG(WARNING) << "a line of protobuf";
-  ASSERT_TRUE(log->Flush(absl::Now() + absl::Seconds(30)));
+  ASSERT_TRUE(log->Flush(SteadyNow() + absl::Seconds(30)));
   std::vector<std::string> messages;
   for (const std::string& line : Lines(pipe.Drain())) {
     const auto object = nlohmann::json::parse(line);
