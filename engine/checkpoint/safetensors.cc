@@ -120,7 +120,7 @@ absl::StatusOr<SafetensorsFile> ParseSafetensors(const std::string& source,
   }
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, header_bytes);
   absl::StatusOr<nlohmann::json> header =
-      ParseJson(absl::StrCat(source, ": header"), text, RepeatedKeys::kRefused);
+      checkpoint::ParseJson(absl::StrCat(source, ": header"), text, RepeatedKeys::kRefused);
   if (!header.ok()) return header.status();
   const absl::Span<const std::byte> data = bytes.subspan(8 + header_bytes);
 

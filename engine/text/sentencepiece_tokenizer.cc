@@ -19,6 +19,8 @@
 namespace mambad::text {
 namespace {
 
+constexpr std::string_view kMarker = "\xE2\x96\x81";
+
 // Sets normalizer_spec.add_dummy_prefix: what comes last in a serialized model counts.
 constexpr std::string_view kWithPrefix("\x1A\x02\x18\x01", 4);
 constexpr std::string_view kWithoutPrefix("\x1A\x02\x18\x00", 4);
@@ -27,6 +29,12 @@ constexpr std::string_view kWithoutPrefix("\x1A\x02\x18\x00", 4);
 struct Libraries {
   std::unique_ptr<const SentencePieceLibrary> first;
   std::unique_ptr<const SentencePieceLibrary> following;  // null: `first` again
+
+  // A text that begins with a space has its prefix.
+  const SentencePieceLibrary& Choose(std::string_view plain, bool at_start) const {
+    const bool prefixed = plain.front() == ' ' || plain.substr(0, kMarker.size()) == kMarker;
+    return following != nullptr && (!at_start || prefixed) ? *following : *first;
+  }
 };
 
 class SentencePieceTokenizer final : public TableTokenizer {
@@ -53,9 +61,8 @@ class SentencePieceTokenizer final : public TableTokenizer {
         ids.push_back(segment.id);
         continue;
       }
-      const bool follows = segment.begin > 0 && libraries_.following != nullptr;
-      const SentencePieceLibrary& library = follows ? *libraries_.following : *libraries_.first;
       const std::string_view plain = text.substr(segment.begin, segment.end - segment.begin);
+      const SentencePieceLibrary& library = libraries_.Choose(plain, segment.begin == 0);
       if (!library.Encode(plain, &part, &error)) {
         return absl::InternalError(absl::StrCat("SentencePiece: ", error));
       }
