@@ -20,6 +20,8 @@
 namespace mambad::text {
 namespace {
 
+constexpr std::string_view kMarker = "\xE2\x96\x81";
+
 // Sets normalizer_spec.add_dummy_prefix: what comes last in a serialized model counts.
 constexpr std::string_view kWithPrefix("\x1A\x02\x18\x01", 4);
 constexpr std::string_view kWithoutPrefix("\x1A\x02\x18\x00", 4);
@@ -34,6 +36,12 @@ struct Reader {
 struct Readers {
   Reader first;
   Reader following;  // no library: `first` again
+
+  // Text that begins with a space has its prefix already.
+  const Reader& Choose(std::string_view plain, bool at_start) const {
+    const bool prefixed = plain.front() == ' ' || plain.substr(0, kMarker.size()) == kMarker;
+    return following.library != nullptr && (!at_start || prefixed) ? following : first;
+  }
 };
 
 class SentencePieceTokenizer final : public TableTokenizer {
@@ -58,10 +66,9 @@ class SentencePieceTokenizer final : public TableTokenizer {
         ids.push_back(segment.id);
         continue;
       }
-      const bool follows = segment.begin > 0 && readers_.following.library != nullptr;
-      const absl::Status status =
-          EncodePlain(follows ? readers_.following : readers_.first,
-                      text.substr(segment.begin, segment.end - segment.begin), options.over, &ids);
+      const std::string_view plain = text.substr(segment.begin, segment.end - segment.begin);
+      const absl::Status status = EncodePlain(readers_.Choose(plain, segment.begin == 0), plain,
+                                              options.over, &ids);
       if (!status.ok()) return status;
     }
     if (options.add_special_tokens) {

@@ -158,6 +158,7 @@ TEST(SentencePieceTokenizer, WithoutLegacyOnlyTheStartGetsAPrefix) {
   EXPECT_THAT(*(*without)->Encode("a<x>a</s>b", {}), ElementsAre(1, 262, 264, 260, 2, 261));
   EXPECT_THAT(*(*without)->Encode("<x>a", {}), ElementsAre(1, 264, 260));
   EXPECT_THAT(*(*without)->Encode("<x> a", {}), ElementsAre(1, 264, 262)) << "its own space stays";
+  EXPECT_THAT(*(*without)->Encode(" a", {}), ElementsAre(1, 262)) << "a space is a prefix";
   EXPECT_TRUE((*without)->strips_leading_space());
   for (const char* legacy : {"true", "null"}) {
     const auto with = Create(Model(), absl::StrCat(R"({"legacy": )", legacy, ", ", tokens, "}"));
