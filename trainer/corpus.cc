@@ -95,7 +95,9 @@ TokenizedDocument PlainDocument(const std::string& words, const CorpusTokenizer&
 TokenizedDocument Conversation(const std::vector<text::ChatMessage>& messages, size_t first_trained,
                                const CorpusTokenizer& tokenizer, const CorpusOptions& options) {
   if (tokenizer.chat_template == nullptr) {
-    Refuse("\"messages\" need a chat template, and the model's directory has none");
+    Refuse(
+        "\"messages\" need a chat template, and the model's directory has none: finetune and pretrain "
+        "take one with the setting chat_template: FILE, and it goes with the model");
   }
   TokenizedDocument document;
   std::string done;  // text that is already tokens

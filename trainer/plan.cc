@@ -17,6 +17,32 @@ using checkpoint::Parameter;
 using checkpoint::Role;
 
 constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+
+// "1.9 MB", "412 KB", "33.2 GiB": in the unit in which a person would say it.
+std::string Size(double bytes) {
+  if (bytes >= 0.1 * kGib) return ReportNumber(bytes / kGib) + " GiB";
+  if (bytes >= 1e6) return absl::StrFormat("%.1f MB", bytes / 1e6);
+  if (bytes >= 1e3) return absl::StrFormat("%.0f KB", bytes / 1e3);
+  return absl::StrFormat("%.0f bytes", bytes);
+}
+
+// "$2.50", "$1,234": of US dollars.
+std::string Money(double dollars) {
+  return "$" + (dollars < 100 ? absl::StrFormat("%.2f", dollars) : ReportNumber(dollars));
+}
+
+// "1 GPU", "8 GPUs".
+std::string Count(int64_t count, const char* thing) {
+  return absl::StrFormat("%d %s%s", count, thing, count == 1 ? "" : "s");
+}
+
+// Of machine time: a run of a minute is not "0.0007 days".
+std::string Duration(double seconds) {
+  if (seconds >= 86400) return ReportNumber(seconds / 86400) + " days";
+  if (seconds >= 3600) return ReportNumber(seconds / 3600) + " hours";
+  if (seconds >= 60) return ReportNumber(seconds / 60) + " minutes";
+  return ReportNumber(seconds) + " seconds";
+}
 // The losses make about this much of student's logits at once (losses.cc).
 constexpr double kLogitBytes = 256.0 * 1024 * 1024;
 // Tokens between the states that the scans keep for the backward pass.
@@ -350,7 +376,7 @@ void RequireMemory(const PlannedRun& run, double available, const std::string& d
   throw std::runtime_error(absl::StrFormat(
       "too little memory on %s: about %.1f GiB are needed (weights %.1f, teacher %.1f, gradients "
       "%.1f, optimizer %.1f, activations %.1f, the rest %.1f), %.1f are free: try a smaller "
-      "loop.micro_batch%s or more processes",
+      "loop.micro_batch or data.row_tokens%s, or more processes",
       device, memory.total() / kGib, memory.weights / kGib, memory.teacher_weights / kGib,
       memory.gradients / kGib, memory.optimizer / kGib, memory.activations / kGib,
       (memory.head + memory.passing) / kGib, available / kGib,
@@ -363,17 +389,16 @@ std::string ExplainPlan(const PlannedRun& run, const PlanConfig& config) {
   const auto processes = static_cast<double>(run.processes);
   const double rate = processes * config.peak_teraflops * 1e12 * config.utilisation / work.total();
   const double seconds = config.tokens / rate;
-  const auto gib = [](double bytes) { return ReportNumber(bytes / kGib); };
-  const ReportTable needs = {{"memory a GPU", "GiB"},
-                             {{"weights", gib(memory.weights)},
-                              {"teacher's weights", gib(memory.teacher_weights)},
-                              {"gradients", gib(memory.gradients)},
-                              {"masters and moments", gib(memory.optimizer)},
-                              {"activations", gib(memory.activations)},
-                              {"hidden states and head", gib(memory.head)},
-                              {"logits or a block's gradients", gib(memory.passing)},
-                              {"in all", gib(memory.total())},
-                              {"there", ReportNumber(config.memory_gib)}}};
+  const ReportTable needs = {{"memory", "of a GPU"},
+                             {{"weights", Size(memory.weights)},
+                              {"teacher's weights", Size(memory.teacher_weights)},
+                              {"gradients", Size(memory.gradients)},
+                              {"masters and moments", Size(memory.optimizer)},
+                              {"activations", Size(memory.activations)},
+                              {"hidden states and head", Size(memory.head)},
+                              {"logits or a block's gradients", Size(memory.passing)},
+                              {"in all", Size(memory.total())},
+                              {"there", Size(config.memory_gib * kGib)}}};
   const ReportTable time = {
       {"work", "value"},
       {{"parameters", ReportNumber(static_cast<double>(work.parameters))},
@@ -384,15 +409,17 @@ std::string ExplainPlan(const PlannedRun& run, const PlanConfig& config) {
        {"GFLOP a token, teacher", ReportNumber(work.teacher / 1e9)},
        {"share of matrix products", ReportNumber(work.products / work.total())},
        {"tokens a second", ReportNumber(rate)},
-       {"days", ReportNumber(seconds / 86400)},
-       {"GPU hours", ReportNumber(seconds * processes / 3600)},
-       {"cost", ReportNumber(seconds * processes / 3600 * config.price_per_hour)}}};
+       {"time", Duration(seconds)},
+       {"GPU-hours", ReportNumber(seconds * processes / 3600)},
+       {absl::StrFormat("cost at %s a GPU-hour", Money(config.price_per_hour)),
+        Money(seconds * processes / 3600 * config.price_per_hour)}}};
   std::string text = absl::StrFormat(
-      "# Plan\n\n%d GPUs of %s GiB, %s TFLOP/s at %s, %s tokens in rows of %d, %d rows a GPU at "
-      "once%s.\n\n",
-      run.processes, ReportNumber(config.memory_gib), ReportNumber(config.peak_teraflops),
-      ReportNumber(config.utilisation), ReportNumber(config.tokens), run.row_tokens,
-      run.micro_batch, run.recompute ? ", blocks recomputed" : "");
+      "# Plan\n\n%s of %s, %s TFLOP/s of which %s %% are reached, %s tokens in rows of %d, %s a "
+      "GPU at once%s.\n\n",
+      Count(run.processes, "GPU"), Size(config.memory_gib * kGib),
+      ReportNumber(config.peak_teraflops), ReportNumber(100 * config.utilisation),
+      ReportNumber(config.tokens), run.row_tokens, Count(run.micro_batch, "row"),
+      run.recompute ? ", blocks recomputed" : "");
   text += MarkdownTable(needs) + "\n" + MarkdownTable(time);
   if (memory.total() > config.memory_gib * kGib) text += "\nIt does not fit.\n";
   return text;

@@ -88,6 +88,29 @@ std::string ReadText(const std::string& path) {
   return text.str();
 }
 
+// The teacher's perplexity beside the model's, where the ratio of both is known.
+void AddTeacher(const RunHistory& history, std::vector<PlotLine>* lines) {
+  const auto own = history.lines.find("valid_perplexity"),
+             ratio = history.lines.find("valid_perplexity_ratio");
+  if (ratio == history.lines.end() || ratio->second.y.size() != own->second.y.size()) return;
+  PlotLine teacher = own->second;
+  teacher.name = "teacher";
+  for (size_t i = 0; i < teacher.y.size(); ++i) teacher.y[i] /= ratio->second.y[i];
+  lines->push_back(std::move(teacher));
+}
+
+// A list of what the metrics are that do not say it themselves.
+std::string Legend(const RunHistory& history) {
+  std::string text;
+  std::vector<std::string> names = history.training;
+  for (const std::string& name : history.held_out) Note(name.substr(6), &names);
+  for (const std::string& name : names) {
+    const std::string meaning = MetricMeaning(name);
+    if (!meaning.empty()) text += "- `" + name + "`: " + meaning + "\n";
+  }
+  return text;
+}
+
 std::string SectionOf(const RunHistory& history, const std::string& folder, bool* drew_all) {
   std::string text;
   if (!history.name.empty()) text += "## " + history.name + "\n\n";
@@ -112,19 +135,25 @@ std::string SectionOf(const RunHistory& history, const std::string& folder, bool
     }
     text += MarkdownTable(table) + "\n";
   }
-  const auto draw = [&](const std::string& metric) {
+  const std::string legend = Legend(history);
+  if (!legend.empty()) text += legend + "\n";
+  const auto draw = [&](const std::string& metric, const char* what, const char* axis) {
     const auto line = history.lines.find(metric);
     if (line == history.lines.end() || line->second.x.size() < 2) return;
     const std::string file = (history.name.empty() ? "" : history.name + "-") + metric + ".svg";
-    if (DrawPlot(folder + "/" + file, "", "million tokens", metric, {line->second})) {
-      text += "![" + metric + "](" + file + ")\n\n";
+    std::vector<PlotLine> lines = {line->second};
+    lines[0].name = "model";
+    if (metric == "valid_perplexity") AddTeacher(history, &lines);
+    const std::string title = (history.name.empty() ? "" : history.name + ": ") + what;
+    if (DrawPlot(folder + "/" + file, title, "million tokens of training", axis, lines)) {
+      text += "![" + title + "](" + file + ")\n\n";
     } else {
       *drew_all = false;
     }
   };
-  draw("loss");
-  draw("valid_divergence");
-  draw("valid_perplexity");
+  draw("loss", "loss on the training text", "loss");
+  draw("valid_divergence", "divergence from the teacher on held-out text", "nats a token");
+  draw("valid_perplexity", "perplexity on held-out text", "perplexity");
   return text;
 }
 
@@ -144,6 +173,27 @@ std::string ReportNumber(double value) {
     digits.insert(place - 3, ",");
   }
   return (value < 0 ? "-" : "") + digits;
+}
+
+std::string MetricMeaning(const std::string& name) {
+  static const std::map<std::string, std::string> meanings = {
+      {"loss", "what is minimised, a mean over the steps since the line before"},
+      {"worst", "the loss of the layer that is worst aligned"},
+      {"divergence", "KL(teacher || model), nats a token; 0: the same distribution"},
+      {"cross_entropy", "of the text's own tokens, nats a token"},
+      {"agreement",
+       "share of tokens for which model and teacher find the same next token most probable"},
+      {"overlap",
+       "probability that both distributions share: the share of sampled drafts that would be "
+       "accepted at temperature 1"},
+      {"perplexity", "exp of the cross entropy"},
+      {"perplexity_ratio", "perplexity over the teacher's; 1: as good"},
+      {"accuracy", "share of pairs in which the chosen answer is preferred"},
+      {"margin", "by how much the chosen answer is preferred, beta times the log ratio"},
+      {"gradient_norm", "of all parameters together, before clipping"},
+      {"learning_rate_factor", "share of the peak learning rate"}};
+  const auto found = meanings.find(name.starts_with("valid_") ? name.substr(6) : name);
+  return found == meanings.end() ? "" : found->second;
 }
 
 std::string MarkdownTable(const ReportTable& table) {
@@ -178,6 +228,7 @@ bool DrawPlot(const std::string& path, const std::string& title, const std::stri
   std::string script = "set terminal svg size 640,400 noenhanced\nset output " + quoted(path) +
                        "\nset grid\nset xlabel " + quoted(x_name) + "\nset ylabel " +
                        quoted(y_name) + "\nset title " + quoted(title) + "\n";
+  if (lines.size() == 1) script += "set nokey\n";
   std::string plot = "plot ";
   for (size_t i = 0; i < lines.size(); ++i) {
     script += absl::StrFormat("$line%d << END_OF_LINE\n", i);

@@ -21,8 +21,12 @@ std::string MarkdownTable(const ReportTable& table);
 // "0.0123", "12.3", "4,567": four digits that count, thousands set apart.
 std::string ReportNumber(double value);
 
+// What a metric of training or, with "valid_" before it, of held-out text is, with its unit; "" for
+// one that is not known.
+std::string MetricMeaning(const std::string& name);
+
 struct PlotLine {
-  std::string name;
+  std::string name;          // in the legend, which one line alone does without
   std::vector<double> x, y;  // as many; what is not finite is left out
 };
 // Draws lines over one pair of axes into the file `path` (SVG). False when gnuplot, which draws, is

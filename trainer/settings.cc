@@ -270,6 +270,40 @@ class Writer : public Settings {
   YAML::Emitter out_;
 };
 
+class TextCollector : public Settings {
+ public:
+  std::vector<std::pair<std::string, std::string>> found;
+
+  void Whole(const char*, int64_t*, int64_t, int64_t, const char*) override {}
+  void Real(const char*, double*, double, double, const char*) override {}
+  void Flag(const char*, bool*, const char*) override {}
+  void Text(const char* key, std::string* value, Need, const char*) override {
+    found.emplace_back(prefix_ + key, *value);
+  }
+  void Texts(const char* key, std::vector<std::string>* value, Need, const char*) override {
+    for (const std::string& text : *value) found.emplace_back(prefix_ + key, text);
+  }
+  void Wholes(const char*, std::vector<int64_t>*, int64_t, int64_t, const char*) override {}
+  void Section(const char* key, const char*, const std::function<void()>& fields) override {
+    const std::string outer = prefix_;
+    prefix_ += std::string(key) + ".";
+    fields();
+    prefix_ = outer;
+  }
+
+ protected:
+  void ChoiceIndex(const char*, int*, const std::vector<std::string>&, const char*) override {}
+  void ItemList(const char* key, const char*, size_t size, const std::function<void(size_t)>&,
+                const std::function<void(size_t)>& fields, const std::function<void()>&) override {
+    for (size_t index = 0; index < size; ++index) {
+      Section(absl::StrFormat("%s[%d]", key, index).c_str(), "", [&] { fields(index); });
+    }
+  }
+
+ private:
+  std::string prefix_;
+};
+
 class Explainer : public Settings {
  public:
   std::string text;
@@ -351,6 +385,12 @@ std::string WriteSettings(const DescribeFunction& describe) {
 void KeepSettings(const std::string& directory, const std::string& command,
                   const DescribeFunction& describe) {
   WriteText(directory + "/config.yaml", "# trainer " + command + "\n" + WriteSettings(describe));
+}
+
+std::vector<std::pair<std::string, std::string>> TextsOf(const DescribeFunction& describe) {
+  TextCollector collector;
+  describe(&collector);
+  return std::move(collector.found);
 }
 
 std::string ExplainSettings(const DescribeFunction& describe) {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <initializer_list>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace mambad::trainer {
@@ -88,6 +89,10 @@ std::string WriteSettings(const DescribeFunction& describe);
 // comment that names the command. Throws std::runtime_error when it cannot be written.
 void KeepSettings(const std::string& directory, const std::string& command,
                   const DescribeFunction& describe);
+
+// The settings that are texts, names of files above all: "start.trained_mixers" and what it is. A
+// list gives one entry a text.
+std::vector<std::pair<std::string, std::string>> TextsOf(const DescribeFunction& describe);
 
 // One line a key: name, kind, default, meaning.
 std::string ExplainSettings(const DescribeFunction& describe);

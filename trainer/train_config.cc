@@ -1,6 +1,10 @@
 #include "trainer/train_config.h"
 
+#include <algorithm>
 #include <limits>
+#include <stdexcept>
+
+#include "absl/strings/str_format.h"
 
 namespace mambad::trainer {
 namespace {
@@ -13,6 +17,11 @@ constexpr int64_t kMostLayers = 1024;
 constexpr char kTextFiles[] =
     "files: JSON Lines {\"text\"}, {\"messages\"}, {\"prompt\",\"completion\"}, "
     "{\"prompt\",\"chosen\",\"rejected\"}, or plain text; .gz and .xz too";
+
+constexpr char kOverwrite[] =
+    "what another command or other settings made in output is replaced; also: --overwrite";
+constexpr char kChatTemplate[] =
+    "file with a Jinja chat template, for {\"messages\"}; it goes with the model; empty: ";
 
 // How text becomes rows of tokens.
 void DescribeRows(Settings* s, DataConfig* c) {
@@ -65,8 +74,11 @@ void DescribeOptimizer(Settings* s, OptimizerConfig* c, const char* learning_rat
 void DescribeLoop(Settings* s, LoopConfig* c, bool whole_model = true) {
   s->Section("loop", "steps, saving, evaluation", [&] {
     s->Whole("steps", &c->steps, 1, 1'000'000'000, "optimizer steps");
-    s->Whole("warmup_steps", &c->warmup_steps, 0, 1'000'000'000,
-             "steps in which the learning rate rises; then half a cosine");
+    s->Whole("warmup_steps", &c->warmup_steps, LoopConfig::kShareOfSteps, 1'000'000'000,
+             absl::StrFormat("steps in which the learning rate rises; then half a cosine; -1: a "
+                             "tenth of the steps, %d at most",
+                             c->most_warmup_steps)
+                 .c_str());
     s->Real("final_fraction", &c->final_fraction, 0, 1, "of the learning rate at the last step");
     s->Whole("micro_batch", &c->micro_batch, 1, 1 << 20,
              "rows (preference: pairs) a process takes at once");
@@ -82,7 +94,9 @@ void DescribeLoop(Settings* s, LoopConfig* c, bool whole_model = true) {
     s->Whole("evaluate_rows", &c->evaluate_rows, 1, Settings::kNoBound,
              "rows of held-out text (preference: pairs) an evaluation takes, at most");
     s->Whole("save_every", &c->save_every, 0, Settings::kNoBound,
-             "steps between saved states; 0: at the end only");
+             "steps between saved states; 0: by time, on a signal and at the end only");
+    s->Real("save_seconds", &c->save_seconds, 0, kInfinity,
+            "seconds after which a state is saved whatever save_every says; 0: none is");
     s->Whole("keep_states", &c->keep_states, 1, 1000, "saved states that remain");
     s->Real("most_seconds", &c->most_seconds, 0, kInfinity,
             "seconds after which this start saves and stops, whatever part it is in; 0: no bound");
@@ -144,9 +158,21 @@ constexpr char kStudent[] = "model directory to start from";
 
 }  // namespace
 
+int64_t LoopConfig::WarmupSteps() const {
+  return warmup_steps != kShareOfSteps ? warmup_steps : std::min(most_warmup_steps, steps / 10);
+}
+
+void RequireWarmup(const LoopConfig& loop, const std::string& steps_key) {
+  if (loop.WarmupSteps() <= loop.steps) return;
+  throw std::runtime_error(
+      absl::StrFormat("loop.warmup_steps: expected at most %s, which is %d, found %d: the learning "
+                      "rate would never come to its peak",
+                      steps_key, loop.steps, loop.warmup_steps));
+}
+
 PretrainConfig::PretrainConfig() {
   optimizer.weight_decay = 0.1;
-  loop.warmup_steps = 200;
+  loop.most_warmup_steps = 200;
   loop.final_fraction = 0.1;
 }
 
@@ -183,6 +209,7 @@ void DescribeRun(Settings* s, RunConfig* c) {
             "type of weights and activations; auto: bf16 on cuda, fp32 on the CPU");
   s->Whole("threads", &c->threads, 0, 4096, "CPU threads; 0: all");
   s->Whole("seed", &c->seed, 0, Settings::kNoBound, "of every random number");
+  s->Flag("overwrite", &c->overwrite, kOverwrite);
 }
 
 void Describe(Settings* s, TokenizerConfig* c) {
@@ -194,11 +221,14 @@ void Describe(Settings* s, TokenizerConfig* c) {
   s->Flag("byte_fallback", &c->byte_fallback, "characters without a piece become bytes");
   s->Whole("most_sentences", &c->most_sentences, 1, Settings::kNoBound, "lines that are looked at");
   s->Whole("threads", &c->threads, 1, 1024, "CPU threads");
+  s->Flag("overwrite", &c->overwrite, kOverwrite);
 }
 
 void Describe(Settings* s, PretrainConfig* c) {
   DescribeRun(s, &c->run);
   s->Text("tokenizer", &c->tokenizer, Need::kRequired, "directory with the tokenizer");
+  s->Text("chat_template", &c->chat_template, Need::kOptional,
+          (std::string(kChatTemplate) + "the tokenizer directory's own, if any").c_str());
   DescribeNewModel(s, &c->model, "what is made");
   s->Flag("hybrid", &c->hybrid, "llama only: some layers get a Mamba mixer");
   s->Section("layers", "hybrid: which layers", [&] { DescribeLayers(s, &c->layers); });
@@ -216,6 +246,7 @@ void Describe(Settings* s, InitializeConfig* c) {
   DescribeStart(s, &c->start);
   s->Choice("stored", &c->stored, {"bf16", "fp32"}, "element type of the model that is written");
   s->Whole("seed", &c->seed, 0, Settings::kNoBound, "of every random number");
+  s->Flag("overwrite", &c->overwrite, kOverwrite);
 }
 
 void Describe(Settings* s, LayersConfig* c) {
@@ -269,6 +300,8 @@ void Describe(Settings* s, DistillConfig* c) {
 void Describe(Settings* s, FinetuneConfig* c) {
   DescribeRun(s, &c->run);
   s->Text("student", &c->student, Need::kRequired, kStudent);
+  s->Text("chat_template", &c->chat_template, Need::kOptional,
+          (std::string(kChatTemplate) + "the student's own").c_str());
   s->Real("rest_learning_rate", &c->rest_learning_rate, 0, 10,
           "peak for everything but Mamba mixers");
   DescribeData(s, &c->data);
@@ -346,12 +379,14 @@ void Describe(Settings* s, PlanConfig* c) {
   s->Real("memory_gib", &c->memory_gib, 0.001, 1e6, "of one, GiB");
   s->Real("peak_teraflops", &c->peak_teraflops, 1e-6, 1e6, "of one, bf16 without sparsity");
   s->Real("utilisation", &c->utilisation, 0.001, 1, "share of the peak that is reached");
-  s->Real("price_per_hour", &c->price_per_hour, 0, 1e6, "of one GPU");
+  s->Real("price_per_hour", &c->price_per_hour, 0, 1e6, "of one GPU, in US dollars");
   s->Whole("row_tokens", &c->row_tokens, 2, 1 << 20, "tokens in a row");
   s->Whole("micro_batch", &c->micro_batch, 1, 1 << 20, "rows a GPU takes at once");
   s->Flag("activation_checkpointing", &c->activation_checkpointing,
           "recompute blocks in the backward pass");
   s->Real("tokens", &c->tokens, 1, 1e18, "of the whole run");
+  s->Flag("overwrite", &c->overwrite,
+          "a file at output that is no plan is replaced; also: --overwrite");
 }
 
 }  // namespace mambad::trainer

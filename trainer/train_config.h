@@ -27,6 +27,7 @@ struct RunConfig {
   ComputeType compute = ComputeType::kAuto;
   int64_t threads = 0;
   int64_t seed = 1;
+  bool overwrite = false;
 };
 
 struct DataConfig {
@@ -50,7 +51,7 @@ struct OptimizerConfig {
 
 struct LoopConfig {
   int64_t steps = 1000;
-  int64_t warmup_steps = 50;
+  int64_t warmup_steps = kShareOfSteps;
   double final_fraction = 0.02;
   int64_t micro_batch = 8;
   int64_t accumulation = 1;
@@ -59,11 +60,21 @@ struct LoopConfig {
   int64_t evaluate_every = 0;
   int64_t evaluate_rows = 128;
   int64_t save_every = 0;
+  double save_seconds = 600;
   int64_t keep_states = 2;
   double most_seconds = 0;
   double divergence_factor = 3.0;
   StoredType stored = StoredType::kBFloat16;
+
+  static constexpr int64_t kShareOfSteps = -1;
+  int64_t most_warmup_steps = 50;  // of a share; no setting, but a command's choice
+  // As asked for, or a tenth of the steps and no more than the most.
+  int64_t WarmupSteps() const;
 };
+
+// Throws std::runtime_error when all of `loop` would be less than the warm-up that is asked for.
+// `steps_key`: the setting that gives the steps.
+void RequireWarmup(const LoopConfig& loop, const std::string& steps_key);
 
 // Which layers give up attention: a list, or a share of attention kept at the published places.
 struct LayerChoiceConfig {
@@ -90,6 +101,7 @@ struct TokenizerConfig {
   bool byte_fallback = true;
   int64_t most_sentences = 1000000;
   int64_t threads = 2;
+  bool overwrite = false;
 };
 
 // A model made from numbers rather than read from a directory.
@@ -112,7 +124,8 @@ struct NewModelConfig {
 struct PretrainConfig {
   PretrainConfig();
   RunConfig run;
-  std::string tokenizer;  // directory
+  std::string tokenizer;      // directory
+  std::string chat_template;  // file; empty: the tokenizer directory's own, if any
   NewModelConfig model;
   LayerChoiceConfig layers;  // hybrid: a Llama with some layers replaced
   MixerStartConfig start;
@@ -128,6 +141,7 @@ struct InitializeConfig {
   MixerStartConfig start;
   StoredType stored = StoredType::kFloat32;
   int64_t seed = 1;
+  bool overwrite = false;
 };
 
 struct AlignConfig {
@@ -174,6 +188,7 @@ struct FinetuneConfig {
   FinetuneConfig();
   RunConfig run;
   std::string student;
+  std::string chat_template;  // file; empty: the student's own
   double rest_learning_rate = 2e-5;
   DataConfig data;
   OptimizerConfig optimizer;
@@ -242,6 +257,7 @@ struct PlanConfig {
   int64_t micro_batch = 1;
   bool activation_checkpointing = true;
   double tokens = 20e9;
+  bool overwrite = false;  // a file at `output` that is no plan
 };
 
 void Describe(Settings* settings, TokenizerConfig* config);

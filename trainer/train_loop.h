@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -17,6 +18,7 @@
 #include "trainer/metrics_writer.h"
 #include "trainer/optimizer.h"
 #include "trainer/process_group.h"
+#include "trainer/stop_signal.h"
 #include "trainer/token_batch.h"
 
 namespace mambad::trainer {
@@ -57,11 +59,17 @@ struct TrainLoopOptions {
   Schedule schedule;
   int64_t log_every = 10;      // steps; the only moments at which the host waits for a device
   int64_t evaluate_every = 0;  // steps; 0: at the end only
-  int64_t save_every = 0;      // steps; 0: at the end only
+  int64_t save_every = 0;      // steps; 0: by time and at the end only
+  double save_seconds = 0;     // between states that are saved by time; 0: none is
   int64_t keep_states = 2;
   // The run saves and stops when so much time has gone by since `started`; 0: no bound.
   double most_seconds = 0;
   std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+  // Steps of the trainings that the same command makes after this one: the time that is left tells
+  // of them too.
+  int64_t later_steps = 0;
+  // Of this process: the signal that asks it to stop, or 0. One process's wish stops them all.
+  std::function<int()> stop_signal = StopSignals::Noted;
   // The run stops when three losses told in a row are this many times the lowest level that it had
   // come to (loss_watch.h); 0: never.
   double divergence_factor = 3.0;
@@ -72,7 +80,9 @@ struct TrainLoopOptions {
 struct TrainResult {
   int64_t steps = 0, tokens = 0;
   double seconds = 0;
-  bool finished = false;                      // false: most_seconds came first
+  bool finished = false;                      // false: most_seconds or a signal came first
+  int stop_signal = 0;                        // the signal that came first
+  int64_t saved_step = 0;                     // of the newest state; 0: there is none
   Metrics last;                               // as told last
   std::map<std::string, at::Tensor> masters;  // of a finished run, if wanted: Optimizer::Masters
   std::vector<std::pair<int64_t, Metrics>> evaluations;
@@ -85,6 +95,11 @@ class TrainingDiverged : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Asks at the end of each step, with several processes about once a second, whether to stop or to
+// save; what of the metrics is not told by then goes into the state, so that the lines of metrics
+// do not depend on when that was. A state whose loss is high is not saved: who runs out of time
+// goes on for the few steps until that is known, who is stopped by a signal stops without.
+//
 // Goes on from the newest state in options.directory + "/states" and else from the beginning; saves
 // there, before it evaluates: what goes wrong in an evaluation costs no step, and the next start
 // makes up for one that is missing. Losses are told and watched over steps in which a token counts.

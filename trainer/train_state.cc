@@ -88,7 +88,9 @@ void WriteFiles(const std::string& folder, const TrainState& state, const Proces
                        {"high_losses_in_a_row", state.loss.high_in_a_row},
                        {"epoch", state.cursor.epoch},
                        {"place", state.cursor.place},
-                       {"offset", state.cursor.offset}};
+                       {"offset", state.cursor.offset},
+                       {"untold_trained_tokens", state.untold_trained_tokens},
+                       {"untold_micro_batches", state.untold_micro_batches}};
   const std::string words = object.dump(2) + "\n";
   const std::array<absl::Span<const std::byte>, 1> pieces = {
       absl::Span<const std::byte>(reinterpret_cast<const std::byte*>(words.data()), words.size())};
@@ -145,6 +147,11 @@ TrainState ReadFiles(const std::string& stem) {
                 Count(*object, "high_losses_in_a_row", path)};
   state.cursor = {Count(*object, "epoch", path), Count(*object, "place", path),
                   Count(*object, "offset", path)};
+  // States were once saved behind a line of metrics only, and had nothing untold.
+  if (object->contains("untold_trained_tokens")) {
+    state.untold_trained_tokens = Count(*object, "untold_trained_tokens", path);
+    state.untold_micro_batches = Count(*object, "untold_micro_batches", path);
+  }
   auto file = checkpoint::MappedFile::Open(stem + ".safetensors");
   Require(file.status());
   auto tensors = checkpoint::ParseSafetensors(stem + ".safetensors", file->bytes());

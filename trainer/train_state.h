@@ -21,6 +21,8 @@ struct TrainState {
   int64_t step = 0;  // steps made
   int64_t tokens = 0;
   double seconds = 0;  // of training, over all starts
+  // Since the last line of metrics: what their sums are over.
+  int64_t untold_trained_tokens = 0, untold_micro_batches = 0;
   LossWatch loss;
   DatasetCursor cursor;
   std::map<std::string, at::Tensor> tensors;  // fp32, this process's shard

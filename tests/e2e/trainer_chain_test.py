@@ -194,7 +194,7 @@ class ChainTest(unittest.TestCase):
         return {"train": str(self.text), "valid": str(self.valid), "row_tokens": 128, **more}
 
     def loop(self, steps, **more):
-        return {"steps": steps, "warmup_steps": 3, "micro_batch": 4, "log_every": 10, "evaluate_rows": 16, "stored": "fp32",
+        return {"steps": steps, "warmup_steps": min(3, steps), "micro_batch": 4, "log_every": 10, "evaluate_rows": 16, "stored": "fp32",
                 **more}
 
     def make_teacher(self):
@@ -227,7 +227,7 @@ class ChainTest(unittest.TestCase):
         self.measure_layers()
         run("distill", {"output": "distill", "teacher": "teacher", "student": "align/model", "data": self.data(),
                         "phases": [{"attention_percent": 50, "steps": 40}, {"attention_percent": 25, "steps": 60}],
-                        "loop": self.loop(1, evaluate_every=20)})
+                        "loop": self.loop(1, evaluate_every=20, warmup_steps=3)})
         half = [line["valid_divergence"] for line in self.trainer.metrics("distill/phase-1") if "valid_divergence" in line]
         quarter = [line["valid_divergence"] for line in self.trainer.metrics("distill/phase-2") if "valid_divergence" in line]
         before = [line["valid_divergence"] for line in self.trainer.metrics("align") if "valid_divergence" in line]
@@ -240,7 +240,7 @@ class ChainTest(unittest.TestCase):
         self.make_drafts()
         self.evaluate_all(pair_file)
         run("plan", {"model": "preference/model", "teacher": "teacher", "output": "plan.md"})
-        self.assertIn("| days", (folder / "plan.md").read_text(encoding="utf-8"))
+        self.assertIn("| GPU-hours", (folder / "plan.md").read_text(encoding="utf-8"))
         if OPTIONS.mambad:
             self.served("preference/model", "draft/model")
 
@@ -418,6 +418,68 @@ class ChainTest(unittest.TestCase):
         self.assertEqual((folder / "killed/model/model.safetensors").read_bytes(),
                          (folder / "whole/model/model.safetensors").read_bytes())
         self.assertEqual(self.trainer.curve("killed"), self.trainer.curve("whole"))
+
+    def test_stopped_by_signals(self):
+        """SIGINT and SIGTERM: a state of that very step, its own exit code, a line that says how to go on; and the model that
+        comes out is the one of a run left alone."""
+        settings = {"output": "left_alone", "tokenizer": "signal_words",
+                    "model": {"family": "mamba2", "width": 32, "layers": 2, "heads": 4, "state_size": 16},
+                    "data": {"train": str(self.made), "row_tokens": 64},
+                    "loop": {"steps": 300, "micro_batch": 2, "log_every": 7, "stored": "fp32"}}
+        self.trainer.run("tokenizer", {"output": "signal_words", "train": str(self.made), "vocabulary": 300})
+        self.trainer.run("pretrain", settings)
+        path, folder = self.trainer.config("signalled", {**settings, "output": "signalled"}), self.trainer.folder
+        for lines, sent in ((3, signal.SIGINT), (12, signal.SIGTERM), (25, signal.SIGTERM)):
+            process, metrics = self.trainer.start("pretrain", path), folder / "signalled/metrics.jsonl"
+            while process.poll() is None and (not metrics.is_file() or metrics.read_bytes().count(b"\n") < lines):
+                time.sleep(0.005)
+            process.send_signal(sent)
+            _, errors = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 128 + sent, errors)
+            told = re.search(r"pretrain: stopped by (\w+) at step (\d+); its state is saved in signalled/states: the same "
+                             r"command goes on from there", errors)
+            self.assertTrue(told, errors)
+            self.assertEqual(told[1], sent.name)
+            self.assertTrue((folder / f"signalled/states/step-{int(told[2]):09}").is_dir())
+            self.assertFalse((folder / "signalled/model").exists())
+            self.assertFalse((folder / "signalled/run.lock").exists())
+        self.trainer.run("pretrain", {**settings, "output": "signalled"}, name="signalled")
+        self.assertEqual((folder / "signalled/model/model.safetensors").read_bytes(),
+                         (folder / "left_alone/model/model.safetensors").read_bytes())
+        self.assertEqual(self.trainer.curve("signalled"), self.trainer.curve("left_alone"))
+        # A folder with a model is nobody else's, but what the same settings made may be made again.
+        self.assertIn('a run of other settings was begun here: expected "seed: 1", found "seed: 2"; give another output, or '
+                      "overwrite: true", self.trainer.refused("pretrain", {**settings, "seed": 2}))
+        self.assertIn("holds a run of `trainer pretrain`",
+                      self.trainer.refused("evaluate", {"output": "left_alone", "model": "left_alone/model",
+                                                        "data": {"valid": str(self.made), "row_tokens": 64}}))
+        _, errors = self.trainer.run("pretrain", {**settings, "seed": 2, "overwrite": True, "loop": {"steps": 2}}, name="anew")
+        self.assertIn("overwrite: removed what was there", errors)
+        # Two at once in one folder: the second is told of the first.
+        process = self.trainer.start("pretrain", self.trainer.config("held", {
+            **settings, "output": "held", "loop": {**settings["loop"], "steps": 1_000_000}}))
+        while process.poll() is None and not (folder / "held/metrics.jsonl").is_file():
+            time.sleep(0.005)
+        self.assertIn(f"another trainer works there (process {process.pid} on ",
+                      self.trainer.refused("pretrain", {**settings, "output": "held"}))
+        process.kill()
+        process.communicate()
+
+    def test_words_on_the_command_line(self):
+        def said(*words):
+            result = subprocess.run([OPTIONS.trainer, *words], capture_output=True, text=True, timeout=60,
+                                    env=self.trainer.environment)
+            self.assertEqual(result.returncode, 2, result)
+            return result.stderr
+        self.assertIn('"pretrian": no such command; expected one of tokenizer, ', said("pretrian"))
+        self.assertIn('did you mean "pretrain"?', said("pretrian"))
+        self.assertNotIn("did you mean", said("something"))
+        self.assertIn('"--confg": no such option; expected --config FILE, --overwrite or --help; did you mean "--config"?',
+                      said("pretrain", "--confg", "x"))
+        self.assertIn('"x.yaml": not expected here; settings are given by --config FILE', said("pretrain", "x.yaml"))
+        self.assertIn("--config", said("pretrain"))
+        help_text = subprocess.run([OPTIONS.trainer, "--help"], check=True, capture_output=True, text=True).stdout
+        self.assertIn("130 stopped by SIGINT", help_text)
 
     def test_phases_killed_and_resumed(self):
         """The same of a distillation in two phases, killed early and late in each of them."""

@@ -58,6 +58,33 @@ TEST(Report, OfARunAndItsParts) {
   EXPECT_THAT(text, HasSubstr("seed: 1\n"));
 }
 
+TEST(Report, SaysWhatItsNamesMean) {
+  testing::TemporaryDirectory folder;
+  WriteText(folder.path() + "/config.yaml", "# trainer distill\n");
+  WriteText(folder.path() + "/metrics.jsonl",
+            "{\"step\":1,\"loss\":4.0,\"overlap\":0.5,\"tokens\":1000.0}\n"
+            "{\"step\":1,\"valid_agreement\":0.25,\"valid_perplexity\":6.0,"
+            "\"valid_perplexity_ratio\":1.5}\n"
+            "{\"step\":2,\"loss\":3.0,\"overlap\":0.5,\"tokens\":2000.0}\n"
+            "{\"step\":2,\"valid_agreement\":0.5,\"valid_perplexity\":5.0,"
+            "\"valid_perplexity_ratio\":1.25}\n");
+  const std::string text = ReadText(WriteRunReport(folder.path()));
+  EXPECT_THAT(text, HasSubstr("- `overlap`: probability that both distributions share"));
+  EXPECT_THAT(text, HasSubstr("- `agreement`: share of tokens"));
+  EXPECT_EQ(MetricMeaning("valid_agreement"), MetricMeaning("agreement"));
+  EXPECT_EQ(MetricMeaning("something"), "");
+  if (!std::filesystem::exists(folder.path() + "/loss.svg")) {
+    GTEST_SKIP() << "gnuplot is not installed";
+  }
+  // The teacher's line beside the model's; one line alone needs no legend.
+  const std::string perplexity = ReadText(folder.path() + "/valid_perplexity.svg");
+  EXPECT_THAT(perplexity, HasSubstr("perplexity on held-out text"));
+  EXPECT_THAT(perplexity, HasSubstr(">teacher<"));
+  const std::string loss = ReadText(folder.path() + "/loss.svg");
+  EXPECT_THAT(loss, HasSubstr("loss on the training text"));
+  EXPECT_THAT(loss, ::testing::Not(HasSubstr(">model<")));
+}
+
 // Where there is nothing that draws, the tables are there and the report says what is missing.
 TEST(Report, WithoutGnuplot) {
   testing::TemporaryDirectory folder;

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <limits>
 #include <memory>
@@ -213,6 +214,77 @@ TEST_F(TrainLoopTest, Invariant7ResumedEqualsUninterrupted) {
   }
 }
 
+// Lines of metrics without what the clock tells.
+std::vector<nlohmann::json> Curve(const std::string& folder) {
+  auto lines = Lines(folder + "/metrics.jsonl");
+  for (auto& line : lines) line.erase("tokens_per_second");
+  return lines;
+}
+
+// Invariant 7, of a run that signals stop between any two steps: neither the model nor the metrics
+// know of it.
+TEST_F(TrainLoopTest, Invariant7StoppedBySignalsEqualsUninterrupted) {
+  Rehearsal whole(&store_, alone_.get());
+  TrainAlone(&whole, Rehearsal::Options(Folder("whole"), 30));
+  int64_t before = 0;
+  for (const int64_t stop : {1, 2, 6, 7, 11, 14, 19, 29, 30, 0}) {
+    Rehearsal part(&store_, alone_.get());
+    TrainLoopOptions options = Rehearsal::Options(Folder("parts"), 30);
+    int64_t steps = before;
+    const int signal = stop % 2 == 0 ? SIGINT : SIGTERM;
+    options.stop_signal = [&] { return ++steps == stop ? signal : 0; };
+    const TrainResult result = TrainAlone(&part, options);
+    if (stop != 0) {
+      EXPECT_FALSE(result.finished) << stop;
+      EXPECT_EQ(result.stop_signal, signal) << stop;
+      EXPECT_EQ(result.steps, stop);
+      EXPECT_EQ(result.saved_step, stop);
+      EXPECT_EQ(LoadNewestTrainState(Folder("parts") + "/states", *alone_)->step, stop);
+      before = stop;
+    } else {
+      EXPECT_TRUE(result.finished);
+      EXPECT_EQ(result.stop_signal, 0);
+      EXPECT_TRUE(at::equal(part.embedding.detach(), whole.embedding.detach()));
+      EXPECT_TRUE(at::equal(part.head.detach(), whole.head.detach()));
+    }
+  }
+  EXPECT_EQ(Curve(Folder("parts")), Curve(Folder("whole")));
+}
+
+// When a state was saved by the clock is nothing that the results could know.
+TEST_F(TrainLoopTest, StatesSavedByTimeChangeNothing) {
+  TrainLoopOptions options = Rehearsal::Options(Folder("whole"), 12);
+  options.save_every = 0;
+  Rehearsal whole(&store_, alone_.get());
+  TrainAlone(&whole, options);
+  options.directory = Folder("timed");
+  options.save_seconds = 1e-9;
+  options.keep_states = 100;
+  Rehearsal timed(&store_, alone_.get());
+  TrainAlone(&timed, options);
+  EXPECT_EQ(Curve(Folder("timed")), Curve(Folder("whole")));
+  EXPECT_TRUE(at::equal(timed.head.detach(), whole.head.detach()));
+  int64_t states = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(Folder("timed") + "/states")) {
+    states += entry.is_directory();
+  }
+  EXPECT_EQ(states, 12);
+}
+
+// Nobody waits for a loss to come down while the machine is taken away.
+TEST_F(TrainLoopTest, ASignalStopsAtOnceWithoutAStateWhoseLossIsHigh) {
+  Rehearsal run(&store_, alone_.get());
+  run.work.spoil_from = 6;
+  run.work.spoil_by = 50;
+  TrainLoopOptions options = Rehearsal::Options(Folder("run"), 30);
+  int64_t steps = 0;
+  options.stop_signal = [&] { return ++steps == 7 ? SIGTERM : 0; };
+  const TrainResult result = TrainAlone(&run, options);
+  EXPECT_EQ(result.steps, 7);
+  EXPECT_EQ(result.saved_step, 5);
+  EXPECT_EQ(LoadNewestTrainState(Folder("run") + "/states", *alone_)->step, 5);
+}
+
 TEST_F(TrainLoopTest, ALossThatIsNoNumberStopsWithTheLastStateKept) {
   Rehearsal run(&store_, alone_.get());
   run.work.spoil_from = 12;
@@ -340,7 +412,7 @@ TEST_F(TrainLoopTest, ALateRunSavesNoStateWhoseLossIsHigh) {
     return TrainAlone(&run, options).steps;
   };
   EXPECT_EQ(start(30), 1);
-  EXPECT_THAT(ErrorOf([&] { start(30); }), HasSubstr("stopped at step 6: "));
+  EXPECT_THAT(ErrorOf([&] { start(30); }), HasSubstr("stopped at step 5: "));
   EXPECT_EQ(LoadNewestTrainState(Folder("run") + "/states", *alone_)->step, 1);
   EXPECT_EQ(start(4), 5);
   EXPECT_EQ(LoadNewestTrainState(Folder("run") + "/states", *alone_)->step, 5);
@@ -360,6 +432,37 @@ TEST_F(TrainLoopTest, AFolderThatCannotBeWrittenIsNamed) {
   Rehearsal run(&store_, alone_.get());
   EXPECT_THAT(ErrorOf([&] { TrainAlone(&run, Rehearsal::Options("/proc/nowhere", 3)); }),
               HasSubstr("/proc/nowhere: cannot be made"));
+}
+
+// A signal that one process gets stops both, behind the same step; and they go on from there.
+TEST_F(TrainLoopTest, OneProcessThatIsSignalledStopsAll) {
+  TrainLoopOptions options = Rehearsal::Options(Folder("one"), 20);
+  options.accumulation = 4;
+  Rehearsal one(&store_, alone_.get());
+  TrainAlone(&one, options);
+  for (const bool stops : {true, false}) {
+    testing::AsTwoProcesses(testing::FreePort(), [&](ProcessGroup* processes) {
+      Rehearsal run(&store_, processes);
+      TrainLoopOptions half = Rehearsal::Options(Folder("two"), 20);
+      int64_t steps = 0;
+      half.stop_signal = [&, rank = processes->rank()] {
+        return stops && rank == 1 && ++steps >= 6 ? SIGTERM : 0;
+      };
+      const TrainResult result =
+          Train(half, at::kCPU, &run.data, &run.optimizer, processes, &run.work);
+      if (stops) {
+        EXPECT_EQ(result.stop_signal, SIGTERM) << processes->rank();
+        // The question is asked every log_every steps at the latest.
+        EXPECT_GE(result.steps, 6);
+        EXPECT_LE(result.steps, 6 + half.log_every);
+        EXPECT_EQ(result.saved_step, result.steps);
+      } else {
+        EXPECT_TRUE(result.finished);
+        EXPECT_TRUE(at::allclose(run.head.detach(), one.head.detach(), 1e-4, 1e-5))
+            << processes->rank();
+      }
+    });
+  }
 }
 
 // Two processes with Gloo give the curve of one with twice the accumulation.

@@ -61,6 +61,69 @@ void DecodeState::Reset(int64_t place) {
   }
 }
 
+// ---- saved and restored ------------------------------------------------------------------------
+
+std::map<std::string, Tensor> DecodeState::Tensors() const {
+  Tensor lengths = at::empty({sequences()}, at::kFloat);
+  int64_t longest = 0;
+  for (int64_t place = 0; place < sequences(); ++place) {
+    lengths.data_ptr<float>()[place] = static_cast<float>(lengths_[place]);
+    longest = std::max(longest, lengths_[place]);
+  }
+  std::map<std::string, Tensor> tensors = {{"lengths", lengths}};
+  const auto add = [&](size_t layer, const char* name, const Tensor& tensor) {
+    tensors[absl::StrFormat("layers.%d.%s", layer, name)] =
+        tensor.to(at::kCPU).to(at::kFloat).contiguous();
+  };
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    const LayerState& state = layers_[layer];
+    if (state.keys.defined()) {
+      add(layer, "keys", state.keys.narrow(2, 0, longest));
+      add(layer, "values", state.values.narrow(2, 0, longest));
+    } else {
+      add(layer, "window", state.window);
+      add(layer, "state", state.state);
+    }
+  }
+  return tensors;
+}
+
+void DecodeState::Restore(const std::map<std::string, Tensor>& tensors) {
+  const auto find = [&](const std::string& name, int64_t numbers) {
+    const auto found = tensors.find(name);
+    if (numbers == 0) return at::empty({0}, at::kFloat);  // nothing had been fed yet
+    if (found == tensors.end() || found->second.numel() != numbers) {
+      throw std::runtime_error(absl::StrFormat(
+          "decoding: \"%s\" of %d numbers expected in the saved state", name, numbers));
+    }
+    return found->second;
+  };
+  const Tensor lengths = find("lengths", sequences());
+  int64_t longest = 0;
+  for (int64_t place = 0; place < sequences(); ++place) {
+    const float length = lengths.data_ptr<float>()[place];
+    if (!(length >= 0) || length > static_cast<float>(capacity_)) {
+      throw std::runtime_error("decoding: a length in the saved state is none");
+    }
+    lengths_[place] = static_cast<int64_t>(length);
+    longest = std::max(longest, lengths_[place]);
+  }
+  const auto restore = [&](size_t layer, const char* name, Tensor into) {
+    const Tensor saved = find(absl::StrFormat("layers.%d.%s", layer, name), into.numel());
+    into.copy_(saved.view(into.sizes()));
+  };
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    LayerState& state = layers_[layer];
+    if (state.keys.defined()) {
+      restore(layer, "keys", state.keys.narrow(2, 0, longest));
+      restore(layer, "values", state.values.narrow(2, 0, longest));
+    } else {
+      restore(layer, "window", state.window);
+      restore(layer, "state", state.state);
+    }
+  }
+}
+
 // ---- one step ----------------------------------------------------------------------------------
 
 Tensor DecodeState::Step(const std::vector<int64_t>& tokens) {

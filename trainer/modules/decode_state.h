@@ -6,6 +6,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "trainer/modules/block_functions.h"
@@ -32,6 +34,12 @@ class DecodeState {
   // [sequences, vocabulary] on the device: row i is what follows tokens[i], without meaning where
   // the place rested. Throws std::runtime_error when a place is full or a token is none.
   at::Tensor Step(const std::vector<int64_t>& tokens);
+
+  // All that Step has come to, by name, fp32 on the host: exact for every compute type. Restore
+  // takes it back, of a state of the same model, sequences and capacity; throws std::runtime_error
+  // for anything else.
+  std::map<std::string, at::Tensor> Tensors() const;
+  void Restore(const std::map<std::string, at::Tensor>& tensors);
 
   int64_t sequences() const { return static_cast<int64_t>(lengths_.size()); }
   int64_t capacity() const { return capacity_; }

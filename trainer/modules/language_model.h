@@ -148,6 +148,10 @@ class LanguageModel {
   bool recompute_ = false;
 };
 
+// Copies the tokenizer's files and the chat template, those that there are, from one directory to
+// another. Throws std::runtime_error.
+void CopyTextFiles(const std::string& from, const std::string& to);
+
 }  // namespace mambad::trainer
 
 #endif  // MAMBAD_TRAINER_MODULES_LANGUAGE_MODEL_H_

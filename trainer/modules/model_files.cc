@@ -48,6 +48,18 @@ checkpoint::ModelConfig OwnConfig(const Checkpoint& file) {
   return config;
 }
 
+std::vector<int32_t> ProposedTokensOf(const Checkpoint& file) {
+  auto ids = checkpoint::ReadProposedTokens(file.text().directory, file.config().vocabulary);
+  if (!ids.ok()) throw std::runtime_error(std::string(ids.status().message()));
+  return *std::move(ids);
+}
+
+StorageType StoredType(const Parameter& parameter, StorageType wanted) {
+  return parameter.keep_float32 ? StorageType::kFloat32 : wanted;
+}
+
+}  // namespace
+
 void CopyTextFiles(const std::string& from, const std::string& to) {
   namespace fs = std::filesystem;
   if (!fs::is_directory(from)) {
@@ -71,18 +83,6 @@ void CopyTextFiles(const std::string& from, const std::string& to) {
     }
   }
 }
-
-std::vector<int32_t> ProposedTokensOf(const Checkpoint& file) {
-  auto ids = checkpoint::ReadProposedTokens(file.text().directory, file.config().vocabulary);
-  if (!ids.ok()) throw std::runtime_error(std::string(ids.status().message()));
-  return *std::move(ids);
-}
-
-StorageType StoredType(const Parameter& parameter, StorageType wanted) {
-  return parameter.keep_float32 ? StorageType::kFloat32 : wanted;
-}
-
-}  // namespace
 
 std::unique_ptr<LanguageModel> LanguageModel::Load(const std::string& path, at::Device device,
                                                    at::ScalarType compute_type) {

@@ -36,6 +36,7 @@ PlannedRun PlanAlignment(const StageRun& run, const AlignConfig& config) {
 
 void RunAlign(const AlignConfig& config) {
   StageRun run = OpenStageRun("align", config.run, DescriptionOf(config));
+  RequireWarmup(config.loop, "loop.steps");
   CheckMemory(run, PlanAlignment(run, config));
   const auto teacher = LoadModel(run, "teacher", config.teacher);
   const auto student = LoadModel(run, "student", config.student);

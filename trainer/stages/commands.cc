@@ -8,6 +8,15 @@ namespace mambad::trainer {
 namespace {
 
 template <typename Config>
+void SetOverwrite(Config* config) {
+  if constexpr (requires { config->run.overwrite; }) {
+    config->run.overwrite = true;
+  } else {
+    config->overwrite = true;
+  }
+}
+
+template <typename Config>
 Command Make(std::string name, std::string purpose, void (*run)(const Config&)) {
   Command command;
   command.name = std::move(name);
@@ -16,9 +25,10 @@ Command Make(std::string name, std::string purpose, void (*run)(const Config&)) 
     Config config;
     return ExplainSettings([&](Settings* settings) { Describe(settings, &config); });
   };
-  command.run = [run](const std::string& path) {
+  command.run = [run](const std::string& path, bool overwrite) {
     Config config;
     ReadSettings(path, [&](Settings* settings) { Describe(settings, &config); });
+    if (overwrite) SetOverwrite(&config);
     run(config);
   };
   return command;

@@ -4,6 +4,7 @@
 
 #include "engine/checkpoint/dequantise.h"
 #include "trainer/formats/convert_model.h"
+#include "trainer/stages/run_folder.h"
 
 namespace mambad::trainer {
 
@@ -19,22 +20,28 @@ void Describe(Settings* s, ConvertConfig* c) {
   s->Choice("stored", &c->stored, {"auto", "fp32", "fp16", "bf16"},
             "element type of matrices; auto: the input's, bf16 for quantised files");
   s->Real("shard_gigabytes", &c->shard_gigabytes, 0, 1e6, "size of a file at most; 0: one file");
+  s->Flag("overwrite", &c->overwrite,
+          "a model of another origin in output is replaced; also: --overwrite");
 }
 
 void RunConvert(const ConvertConfig& config) {
   ConvertOptions options;
   options.input = config.input;
-  options.output = config.output;
   options.tokenizer = config.tokenizer;
   options.shard_bytes = static_cast<int64_t>(config.shard_gigabytes * 1e9);
   if (config.stored == ConvertedType::kFloat32) options.type = checkpoint::StorageType::kFloat32;
   if (config.stored == ConvertedType::kFloat16) options.type = checkpoint::StorageType::kFloat16;
   if (config.stored == ConvertedType::kBFloat16) options.type = checkpoint::StorageType::kBFloat16;
-  const ConvertedModel model = ConvertModel(options);
+  RequireFreeOutput(config.output, "convert", DescriptionOf(config), config.overwrite);
+  ConvertedModel model;
+  ReplaceDirectory(config.output, [&](const std::string& directory) {
+    options.output = directory;
+    model = ConvertModel(options);
+    KeepSettings(directory, "convert", DescriptionOf(config));
+  });
   std::fprintf(stderr, "convert: %s %s -> %s: %lld parameters, %s\n", SourceKindName(model.kind),
                config.input.c_str(), config.output.c_str(),
                static_cast<long long>(model.parameters), checkpoint::StorageTypeName(model.type));
-  KeepSettings(config.output, "convert", DescriptionOf(config));
   if (!model.has_tokenizer) {
     std::fprintf(stderr, "convert: no tokenizer found: name one in the setting \"tokenizer\"\n");
   }

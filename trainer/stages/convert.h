@@ -15,6 +15,7 @@ struct ConvertConfig {
   std::string input, output, tokenizer;
   ConvertedType stored = ConvertedType::kAuto;
   double shard_gigabytes = 5;
+  bool overwrite = false;
 };
 
 void Describe(Settings* settings, ConvertConfig* config);

@@ -40,6 +40,7 @@ std::vector<Part> PlanPhases(const DistillConfig& config, checkpoint::ModelConfi
       Part part = {HybridConfiguration(before, OptionsOf(config, phase, before)), config.loop};
       if (trained) RequireTrainedMixers(*trained, before, part.model);
       part.loop.steps = phase.steps;
+      RequireWarmup(part.loop, "its steps");
       before = part.model;
       parts.push_back(std::move(part));
     } catch (const std::runtime_error& error) {
@@ -61,6 +62,7 @@ std::vector<Part> CheckedParts(const DistillConfig& config, const StageRun& run)
       config.student.empty() ? *plan.teacher : ReadConfiguration("student", config.student);
   std::vector<Part> parts =
       config.phases.empty() ? std::vector<Part>{{first, config.loop}} : PlanPhases(config, first);
+  if (config.phases.empty()) RequireWarmup(config.loop, "loop.steps");
   if (config.trained == TrainedPart::kMixers) RequireRecurrentLayers(parts.front().model);
   for (const Part& part : parts) {
     plan.model = part.model;
@@ -80,7 +82,7 @@ struct Distillation {
 
 // `phase` from 1; 0: the whole stage is one.
 TrainResult TrainPhase(const Distillation& all, LanguageModel* student, const LoopConfig& loop,
-                       int64_t phase, const std::string& folder) {
+                       int64_t phase, const std::string& folder, int64_t later_steps) {
   const DistillConfig& config = all.config;
   const bool mixers_only = config.trained == TrainedPart::kMixers;
   student->SetTrained([&](const checkpoint::Parameter& parameter) {
@@ -96,8 +98,9 @@ TrainResult TrainPhase(const Distillation& all, LanguageModel* student, const Lo
   LanguageWork work(student, &all.teacher, loss, all.text.held_out.get());
   const std::string title =
       phase == 0 ? "distill" : absl::StrFormat("distill %d/%d", phase, config.phases.size());
-  return Train(LoopOptions(all.run, loop, title, folder), all.run.device, &data, &optimizer,
-               all.run.processes.get(), &work);
+  TrainLoopOptions options = LoopOptions(all.run, loop, title, folder);
+  options.later_steps = later_steps;
+  return Train(options, all.run.device, &data, &optimizer, all.run.processes.get(), &work);
 }
 
 // The student with the phase's layers replaced; those replaced before keep what they learned.
@@ -112,12 +115,15 @@ void Progressive(const Distillation& all, const std::vector<Part>& parts,
                  const LanguageModel* before) {
   std::unique_ptr<LanguageModel> student;
   const std::vector<ReplacementPhase>& phases = all.config.phases;
+  int64_t later_steps = 0;
+  for (const Part& part : parts) later_steps += part.loop.steps;
   for (size_t number = 0; number < phases.size(); ++number) {
     student = Replace(all, student ? *student : *before, phases[number]);
     const LoopConfig& loop = parts[number].loop;
     const std::string folder = absl::StrFormat("phase-%d", number + 1);
+    later_steps -= loop.steps;
     const TrainResult result =
-        TrainPhase(all, student.get(), loop, static_cast<int64_t>(number) + 1, folder);
+        TrainPhase(all, student.get(), loop, static_cast<int64_t>(number) + 1, folder, later_steps);
     if (number + 1 == phases.size()) {
       FinishStage(all.run, result, *student, all.config.teacher, loop.stored);
     } else if (!FinishPart(all.run, result, *student, all.config.teacher, loop.stored, folder)) {
@@ -147,7 +153,7 @@ void RunDistill(const DistillConfig& config) {
     Progressive(all, parts, student ? student.get() : teacher.get());
     return;
   }
-  const TrainResult result = TrainPhase(all, student.get(), config.loop, 0, "");
+  const TrainResult result = TrainPhase(all, student.get(), config.loop, 0, "", 0);
   FinishStage(run, result, *student, config.student, config.loop.stored);
 }
 

@@ -67,6 +67,13 @@ std::unique_ptr<LanguageModel> MakeDraft(const DraftConfig& config, const StageR
   return draft;
 }
 
+// Of the second part.
+LoopConfig AcceptanceLoop(const DraftConfig& config) {
+  LoopConfig loop = config.loop;
+  loop.steps = config.acceptance_steps;
+  return loop;
+}
+
 struct Drafting {
   const DraftConfig& config;
   const StageRun& run;
@@ -90,8 +97,7 @@ void ChooseProposedTokens(const Drafting& all, LanguageModel* draft) {
 
 TrainResult TrainPart(const Drafting& all, LanguageModel* draft, bool acceptance) {
   const DraftConfig& config = all.config;
-  LoopConfig loop = config.loop;
-  if (acceptance) loop.steps = config.acceptance_steps;
+  const LoopConfig loop = acceptance ? AcceptanceLoop(config) : config.loop;
   draft->SetTrained([](const checkpoint::Parameter&) { return true; });
   draft->SetRecompute(loop.activation_checkpointing);
   PackedDataset data(all.text.train.get(), TrainingOrder(all.run, config.data, acceptance));
@@ -102,14 +108,17 @@ TrainResult TrainPart(const Drafting& all, LanguageModel* draft, bool acceptance
   loss.acceptance = acceptance;
   LanguageWork work(draft, &all.target, loss, all.text.held_out.get());
   const char* part = acceptance ? "acceptance" : "divergence";
-  return Train(LoopOptions(all.run, loop, std::string("draft ") + part, part), all.run.device,
-               &data, &optimizer, all.run.processes.get(), &work);
+  TrainLoopOptions options = LoopOptions(all.run, loop, std::string("draft ") + part, part);
+  if (!acceptance) options.later_steps = config.acceptance_steps;
+  return Train(options, all.run.device, &data, &optimizer, all.run.processes.get(), &work);
 }
 
 }  // namespace
 
 void RunDraft(const DraftConfig& config) {
   StageRun run = OpenStageRun("draft", config.run, DescriptionOf(config));
+  RequireWarmup(config.loop, "loop.steps");
+  if (config.acceptance_steps > 0) RequireWarmup(AcceptanceLoop(config), "acceptance_steps");
   PlannedRun plan = PlanOf(run, config.data, config.loop);
   plan.teacher = ReadConfiguration("target", config.target);
   plan.model = DraftConfiguration(config, *plan.teacher);
@@ -122,6 +131,13 @@ void RunDraft(const DraftConfig& config) {
                            target->ParameterCount()));
   const StageText text =
       OpenStageText(run, config.data, config.loop, config.target, target->config().vocabulary);
+  if (config.acceptance_steps > 0) {
+    Say(run,
+        absl::StrFormat("draft: %d steps in two parts: %d on the divergence (loop.steps), then "
+                        "%d on the acceptance (acceptance_steps)",
+                        config.loop.steps + config.acceptance_steps, config.loop.steps,
+                        config.acceptance_steps));
+  }
   const Drafting all = {config, run, *target, text};
   ChooseProposedTokens(all, draft.get());
   TrainResult result = TrainPart(all, draft.get(), false);

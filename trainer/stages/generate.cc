@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "engine/checkpoint/fingerprint.h"
 #include "nlohmann/json.hpp"
 #include "trainer/counter_random.h"
@@ -23,9 +24,12 @@
 #include "trainer/modules/language_model.h"
 #include "trainer/report.h"
 #include "trainer/stages/generated_record.h"
+#include "trainer/stages/generator_state.h"
 #include "trainer/stages/run_inputs.h"
+#include "trainer/stages/shard_folder.h"
 #include "trainer/stages/stage_run.h"
 #include "trainer/stages/token_sampling.h"
+#include "trainer/stop_signal.h"
 #include "trainer/text_file.h"
 
 namespace mambad::trainer {
@@ -36,90 +40,11 @@ using Outcome = GeneratedRecord::Outcome;
 using Clock = std::chrono::steady_clock;
 
 constexpr double kSecondsBetweenLines = 2;
+constexpr double kSecondsBetweenStates = 600;
 
 double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
-
-// Of records: how they ended, and how many tokens were drawn for them.
-struct Counts {
-  std::map<Outcome, int64_t> outcomes;
-  int64_t tokens = 0;
-
-  int64_t of(Outcome outcome) const {
-    const auto it = outcomes.find(outcome);
-    return it == outcomes.end() ? 0 : it->second;
-  }
-  void Add(const Counts& other) {
-    for (const auto& [outcome, count] : other.outcomes) outcomes[outcome] += count;
-    tokens += other.tokens;
-  }
-  std::string Words() const {
-    return absl::StrFormat("%d kept, %d unfinished, %d loops, %d empty, %d broken",
-                           of(Outcome::kFinished), of(Outcome::kUnfinished), of(Outcome::kLoop),
-                           of(Outcome::kEmpty), of(Outcome::kBroken));
-  }
-};
-
-constexpr std::pair<const char*, Outcome> kOutcomeNames[] = {{"kept", Outcome::kFinished},
-                                                             {"unfinished", Outcome::kUnfinished},
-                                                             {"loops", Outcome::kLoop},
-                                                             {"empty", Outcome::kEmpty},
-                                                             {"broken", Outcome::kBroken}};
-
-// Files of the shards: NNNNN.jsonl and, written after it, NNNNN.json with its counts. A shard with
-// both is finished.
-class ShardFolder {
- public:
-  // `identity` tells what is generated: shards of another one are refused.
-  ShardFolder(std::string folder, std::string identity)
-      : folder_(std::move(folder)), identity_(std::move(identity)) {
-    std::error_code error;
-    fs::create_directories(folder_, error);
-    if (error) throw std::runtime_error(absl::StrCat(folder_, ": ", error.message()));
-  }
-
-  std::string LinesPath(int64_t shard) const {
-    return absl::StrFormat("%s/%05d.jsonl", folder_, shard);
-  }
-
-  // Nothing when the shard is not finished, or when it was of another number of records (the last
-  // shard of a run that asked for fewer). Throws std::runtime_error when it is another run's.
-  std::optional<Counts> Find(int64_t shard, int64_t records) const {
-    std::ifstream file(CountsPath(shard), std::ios::binary);
-    if (!file) return std::nullopt;
-    const nlohmann::json read = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
-    if (!read.is_object() || read.value("identity", "") != identity_) {
-      throw std::runtime_error(absl::StrCat(CountsPath(shard),
-                                            ": was generated with other settings, prompts or ",
-                                            "another model: give another output"));
-    }
-    if (read.value("records", int64_t{0}) != records) return std::nullopt;
-    Counts counts;
-    for (const auto& [name, outcome] : kOutcomeNames) {
-      counts.outcomes[outcome] = read.value(name, int64_t{0});
-    }
-    counts.tokens = read.value("tokens", int64_t{0});
-    return counts;
-  }
-
-  void Write(int64_t shard, int64_t records, const std::string& lines, const Counts& counts) const {
-    // A shard is finished from its counts on: not those of an earlier one.
-    std::error_code ignored;
-    fs::remove(CountsPath(shard), ignored);
-    WriteText(LinesPath(shard), lines);
-    nlohmann::ordered_json json = {{"identity", identity_}, {"records", records}};
-    for (const auto& [name, outcome] : kOutcomeNames) json[name] = counts.of(outcome);
-    json["tokens"] = counts.tokens;
-    WriteText(CountsPath(shard), json.dump() + "\n");
-  }
-
- private:
-  std::string CountsPath(int64_t shard) const {
-    return absl::StrFormat("%s/%05d.json", folder_, shard);
-  }
-  std::string folder_, identity_;
-};
 
 // Records that the teacher works on at once. Every shard begins with empty places and fills them in
 // the same order, so that it is the same whenever and wherever it is made.
@@ -133,21 +58,81 @@ class Generator {
         state_(&model, config.sequences, config.maximum_tokens),
         places_(config.sequences) {}
 
-  using Watch = std::function<void(const Counts&)>;
+  // Called after every step; false: no more.
+  using Watch = std::function<bool(const RecordCounts&)>;
 
-  // Records [begin, end): their lines in order. Calls `watch` every now and then.
-  std::string Run(int64_t begin, int64_t end, Counts* counts, const Watch& watch) {
-    next_ = begin;
+  // Begins with records [begin, end).
+  void Start(int64_t begin, int64_t end, RecordCounts* counts) {
+    first_ = next_ = begin;
     end_ = end;
     lines_.assign(end - begin, "");
     for (Place& place : places_) Begin(&place, counts);
-    for (int64_t step = 1; AnyRuns(); ++step) {
-      Step(begin, counts);
-      if (step % 16 == 0) watch(*counts);
+  }
+
+  // Works until they are done, true, or `watch` says no, false.
+  bool Run(RecordCounts* counts, const Watch& watch) {
+    while (AnyRuns()) {
+      Step(counts);
+      if (!watch(*counts)) return !AnyRuns();
     }
+    return true;
+  }
+
+  // Of all records that were kept, in their order.
+  std::string Lines() const {
     std::string all;
     for (const std::string& line : lines_) all += line;
     return all;
+  }
+
+  // Between two steps: what Restore goes on from, besides the tensors of state().
+  nlohmann::json Words(const RecordCounts& counts) const {
+    nlohmann::json places = nlohmann::json::array();
+    for (const Place& place : places_) {
+      places.push_back({{"index", place.index},
+                        {"record", place.record ? place.record->State() : nlohmann::json()}});
+    }
+    nlohmann::json words = {{"first", first_}, {"next", next_},    {"end", end_},
+                            {"lines", lines_}, {"places", places}, {"tokens", counts.tokens}};
+    for (const auto& [name, outcome] : kOutcomeNames) words[name] = counts.of(outcome);
+    return words;
+  }
+  const DecodeState& state() const { return state_; }
+
+  // Instead of Start. Throws std::runtime_error for what is no state of these records.
+  void Restore(int64_t begin, int64_t end, const GeneratorState& saved, RecordCounts* counts) {
+    try {
+      const nlohmann::json& words = saved.words;
+      if (words.at("first") != begin || words.at("end") != end ||
+          words.at("places").size() != places_.size()) {
+        throw std::runtime_error("a saved shard of other records");
+      }
+      first_ = begin;
+      end_ = end;
+      next_ = words.at("next");
+      lines_ = words.at("lines").get<std::vector<std::string>>();
+      if (static_cast<int64_t>(lines_.size()) != end - begin || next_ < begin || next_ > end) {
+        throw std::runtime_error("a saved shard of other records");
+      }
+      for (const auto& [name, outcome] : kOutcomeNames) {
+        counts->outcomes[outcome] = words.at(name).get<int64_t>();
+      }
+      counts->tokens = words.at("tokens");
+      const GenerationLimits limits = Limits();
+      for (size_t i = 0; i < places_.size(); ++i) {
+        const nlohmann::json& place = words["places"][i];
+        places_[i].index = place.at("index");
+        places_[i].record.reset();
+        if (place.at("record").is_null()) continue;
+        if (places_[i].index < begin || places_[i].index >= end) {
+          throw std::runtime_error("a saved record of another shard");
+        }
+        places_[i].record = GeneratedRecord::FromState(&prompts_, limits, place["record"]);
+      }
+    } catch (const nlohmann::json::exception& error) {
+      throw std::runtime_error(error.what());
+    }
+    state_.Restore(saved.tensors);
   }
 
  private:
@@ -156,28 +141,29 @@ class Generator {
     int64_t index = 0;  // of the record
   };
 
+  GenerationLimits Limits() const { return {config_.maximum_tokens, config_.most_compression}; }
+
   bool AnyRuns() const {
     return std::any_of(places_.begin(), places_.end(),
                        [](const Place& place) { return place.record.has_value(); });
   }
 
   // The next record that has something to write; the place stays empty when there is none left.
-  void Begin(Place* place, Counts* counts) {
+  void Begin(Place* place, RecordCounts* counts) {
     place->record.reset();
     while (!place->record.has_value() && next_ < end_) {
       place->index = next_++;
       const GenerationPrompt prompt =
           prompts_.from_nothing() ? GenerationPrompt()
                                   : prompts_.prompt(place->index / config_.samples_per_prompt);
-      place->record.emplace(&prompts_, prompt,
-                            GenerationLimits{config_.maximum_tokens, config_.most_compression});
+      place->record.emplace(&prompts_, prompt, Limits());
       if (place->record->outcome() == Outcome::kRunning) return;
       ++counts->outcomes[place->record->outcome()];
       place->record.reset();
     }
   }
 
-  void Step(int64_t begin, Counts* counts) {
+  void Step(RecordCounts* counts) {
     const auto seed = static_cast<uint64_t>(config_.run.seed);
     std::vector<int64_t> tokens(places_.size(), -1);
     std::vector<float> temperatures(places_.size(), 1), uniforms(places_.size(), 0);
@@ -200,18 +186,18 @@ class Generator {
             .to(at::kCPU);
     const int64_t* const ids = drawn.const_data_ptr<int64_t>();
     for (size_t i = 0; i < places_.size(); ++i) {
-      if (places_[i].record.has_value()) Advance(&places_[i], ids[i], begin, counts);
+      if (places_[i].record.has_value()) Advance(&places_[i], ids[i], counts);
     }
   }
 
-  void Advance(Place* place, int64_t token, int64_t begin, Counts* counts) {
+  void Advance(Place* place, int64_t token, RecordCounts* counts) {
     GeneratedRecord& record = *place->record;
     counts->tokens += record.wants_token();
     record.Take(static_cast<text::TokenId>(token));
     if (record.outcome() == Outcome::kRunning) return;
     ++counts->outcomes[record.outcome()];
     if (record.outcome() == Outcome::kFinished) {
-      lines_[place->index - begin] = record.Line() + "\n";
+      lines_[place->index - first_] = record.Line() + "\n";
     }
     Begin(place, counts);
   }
@@ -227,7 +213,7 @@ class Generator {
   DecodeState state_;
   std::vector<Place> places_;
   std::vector<std::string> lines_;  // of finished records, by their place in the shard
-  int64_t next_ = 0, end_ = 0;
+  int64_t first_ = 0, next_ = 0, end_ = 0;
 };
 
 // What decides about the text: not where, on what and with how many shards it is made.
@@ -239,7 +225,9 @@ std::string IdentityOf(const GenerateConfig& config, const GenerationPrompts& pr
   deciding.prompts.clear();  // their contents count
   deciding.records = 0;      // a later run may ask for more
   checkpoint::Fingerprint sum;
-  sum.Add(WriteSettings(DescriptionOf(deciding)));
+  // A setting of later versions: what they find of earlier ones goes on.
+  sum.Add(
+      absl::StrReplaceAll(WriteSettings(DescriptionOf(deciding)), {{"overwrite: false\n", ""}}));
   sum.Add(prompts.Identity());
   sum.Add(ModelFingerprint(config.model));
   return sum.Digits();
@@ -277,10 +265,10 @@ void JoinShards(const ShardFolder& folder, int64_t shards, const std::string& ou
 // How the records of all shards ended: a line of metrics a shard, and a report of them all.
 void TellOutcomes(const GenerateConfig& config, const ShardFolder& folder, int64_t records) {
   MetricsWriter metrics(config.run.output, 0);
-  Counts all;
+  RecordCounts all;
   for (int64_t first = 0, shard = 0; first < records; first += config.shard_records, ++shard) {
-    const Counts counts =
-        folder.Find(shard, std::min(records - first, config.shard_records)).value_or(Counts());
+    const RecordCounts counts = folder.Find(shard, std::min(records - first, config.shard_records))
+                                    .value_or(RecordCounts());
     Metrics line;
     for (const auto& [name, outcome] : kOutcomeNames) line.emplace_back(name, counts.of(outcome));
     line.emplace_back("tokens", counts.tokens);
@@ -296,6 +284,102 @@ void TellOutcomes(const GenerateConfig& config, const ShardFolder& folder, int64
                                                   "\n## Settings\n\n```yaml\n" +
                                                   WriteSettings(DescriptionOf(config)) + "```\n");
 }
+
+// The shards of this process, one after the other.
+class ShardWork {
+ public:
+  ShardWork(const GenerateConfig& config, const StageRun& run, const GenerationPrompts& prompts,
+            const LanguageModel& model, ShardFolder* folder, int64_t records)
+      : config_(config),
+        run_(run),
+        folder_(folder),
+        records_(records),
+        generator_(config, prompts, model),
+        progress_(run.progress, "generate", records) {}
+
+  // Throws Stopped when a signal came.
+  void MakeAll(int64_t shards) {
+    const StopSignals signals(run_.progress != nullptr);
+    for (int64_t shard = run_.processes->rank(); shard < shards; shard += run_.processes->size()) {
+      const int64_t first = shard * config_.shard_records;
+      const int64_t last = std::min(records_, first + config_.shard_records);
+      std::optional<RecordCounts> counts = folder_->Find(shard, last - first);
+      if (!counts) counts = Make(shard, first, last);
+      all_.Add(*counts);
+      done_ += last - first;
+    }
+    progress_.Say(absl::StrFormat("generate: %d records: %s; %.0f tokens/s", done_, all_.Words(),
+                                  static_cast<double>(written_) / SecondsSince(begin_)));
+  }
+
+ private:
+  RecordCounts Make(int64_t shard, int64_t first, int64_t last) {
+    RecordCounts counts;
+    Begin(shard, first, last, &counts);
+    const int64_t tokens_before = counts.tokens;
+    Clock::time_point kept_at = Clock::now();
+    const bool done = generator_.Run(&counts, [&](const RecordCounts& now) {
+      Show(now, written_ + now.tokens - tokens_before);
+      const bool stops = StopSignals::Noted() != 0;
+      if (!stops && SecondsSince(kept_at) >= kSecondsBetweenStates) {
+        folder_->Keep(shard, generator_.Words(now), generator_.state().Tensors());
+        kept_at = Clock::now();
+      }
+      return !stops;
+    });
+    if (!done) Stop(shard, counts);
+    folder_->Write(shard, last - first, generator_.Lines(), counts);
+    written_ += counts.tokens - tokens_before;
+    return counts;
+  }
+
+  // From where an earlier start has stood, if it kept that.
+  void Begin(int64_t shard, int64_t first, int64_t last, RecordCounts* counts) {
+    const std::optional<GeneratorState> kept = folder_->FindKept(shard);
+    // A run that asks for more or fewer records has another last shard.
+    if (!kept || kept->words.value("end", int64_t{-1}) != last) {
+      return generator_.Start(first, last, counts);
+    }
+    generator_.Restore(first, last, *kept, counts);
+    progress_.Say(absl::StrFormat("generate: goes on in shard %d of %d", shard,
+                                  (records_ - 1) / config_.shard_records + 1));
+  }
+
+  [[noreturn]] void Stop(int64_t shard, const RecordCounts& counts) {
+    folder_->Keep(shard, generator_.Words(counts), generator_.state().Tensors());
+    const int signal = StopSignals::Noted();
+    const std::string words = absl::StrFormat(
+        "generate: stopped by %s in shard %d; all that was written is saved in %s/shards: the same "
+        "command goes on from there",
+        SignalName(signal), shard, run_.folder);
+    progress_.Say(words);
+    throw Stopped(signal, words);
+  }
+
+  void Show(const RecordCounts& now, int64_t tokens) {
+    if (SecondsSince(shown_at_) < kSecondsBetweenLines) return;
+    shown_at_ = Clock::now();
+    int64_t finished = done_;
+    for (const auto& [outcome, count] : now.outcomes) finished += count;
+    const double seconds = SecondsSince(begin_);
+    const double share = static_cast<double>(std::max<int64_t>(1, finished)) /
+                         static_cast<double>(records_ / run_.processes->size() + 1);
+    progress_.Show(
+        finished, static_cast<double>(tokens) / seconds, seconds * (1 / share - 1),
+        {{"kept", static_cast<double>(now.of(Outcome::kFinished) + all_.of(Outcome::kFinished))}});
+  }
+
+  const GenerateConfig& config_;
+  const StageRun& run_;
+  ShardFolder* const folder_;
+  const int64_t records_;
+  Generator generator_;
+  Progress progress_;
+  const Clock::time_point begin_ = Clock::now();
+  Clock::time_point shown_at_ = begin_;
+  RecordCounts all_;
+  int64_t done_ = 0, written_ = 0;  // records looked at by this process, tokens of this start
+};
 
 }  // namespace
 
@@ -331,40 +415,11 @@ void RunGenerate(const GenerateConfig& config) {
   const int64_t records =
       prompts.from_nothing() ? config.records : prompts.size() * config.samples_per_prompt;
   const int64_t shards = (records + config.shard_records - 1) / config.shard_records;
-  const ShardFolder folder(run.folder + "/shards", IdentityOf(config, prompts));
-  Generator generator(config, prompts, *model);
-  Progress progress(run.progress, "generate", records);
-  const Clock::time_point begin = Clock::now();
-  Clock::time_point shown_at = begin;
-  Counts mine;
-  int64_t done = 0, written = 0;  // records looked at by this process, tokens of this start
-  for (int64_t shard = run.processes->rank(); shard < shards; shard += run.processes->size()) {
-    const int64_t first = shard * config.shard_records;
-    const int64_t last = std::min(records, first + config.shard_records);
-    std::optional<Counts> counts = folder.Find(shard, last - first);
-    if (!counts.has_value()) {
-      counts.emplace();
-      const auto watch = [&](const Counts& now) {
-        if (SecondsSince(shown_at) < kSecondsBetweenLines) return;
-        shown_at = Clock::now();
-        int64_t finished = done;
-        for (const auto& [outcome, count] : now.outcomes) finished += count;
-        const double rate = static_cast<double>(written + now.tokens) / SecondsSince(begin);
-        const double share = static_cast<double>(std::max<int64_t>(1, finished)) /
-                             static_cast<double>(records / run.processes->size() + 1);
-        progress.Show(finished, rate, SecondsSince(begin) * (1 / share - 1),
-                      {{"kept", static_cast<double>(now.of(Outcome::kFinished) +
-                                                    mine.of(Outcome::kFinished))}});
-      };
-      const std::string lines = generator.Run(first, last, &*counts, watch);
-      folder.Write(shard, last - first, lines, *counts);
-      written += counts->tokens;
-    }
-    mine.Add(*counts);
-    done += last - first;
-  }
-  progress.Say(absl::StrFormat("generate: %d records: %s; %.0f tokens/s", done, mine.Words(),
-                               static_cast<double>(written) / SecondsSince(begin)));
+  ShardFolder folder(run.folder + "/shards", IdentityOf(config, prompts));
+  InFirstProcess(run, [&] {
+    if (config.run.overwrite && !folder.IsOwn()) folder.Empty();
+  });
+  ShardWork(config, run, prompts, *model, &folder, records).MakeAll(shards);
   run.processes->Barrier();
   InFirstProcess(run, [&] {
     JoinShards(folder, shards, run.folder + "/generated.jsonl");

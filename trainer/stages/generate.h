@@ -28,9 +28,10 @@ struct GenerateConfig {
 void Describe(Settings* settings, GenerateConfig* config);
 
 // Writes generated.jsonl ({"messages"} with a chat template, else {"text"}) into the run's folder,
-// and on the way there shards/, of which a run that was killed keeps those that were finished. The
-// same settings give the same file however often the run was interrupted (bit for bit on the CPU)
-// and by how many processes it is made. Throws std::runtime_error.
+// and on the way there shards/: a run that was killed goes on from those that were finished and a
+// state of every ten minutes, one that was stopped by a signal (stop_signal.h) from where it was.
+// The same settings give the same file however often the run was interrupted (bit for bit on the
+// CPU) and by how many processes it is made. Throws std::runtime_error, and Stopped after a signal.
 void RunGenerate(const GenerateConfig& config);
 
 }  // namespace mambad::trainer

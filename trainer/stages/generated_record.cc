@@ -221,6 +221,40 @@ void GeneratedRecord::EndTurn() {
   if (static_cast<int64_t>(ids_.size()) >= limits_.maximum_tokens) outcome_ = Outcome::kUnfinished;
 }
 
+nlohmann::json GeneratedRecord::State() const {
+  nlohmann::json messages = nlohmann::json::array();
+  for (const ChatMessage& message : prompt_.messages) {
+    messages.push_back({{"role", message.role}, {"content", message.content}});
+  }
+  return {{"messages", messages}, {"text", prompt_.text}, {"writes_user", writes_user_},
+          {"reset", reset_},      {"ids", ids_},          {"fed", fed_},
+          {"turn", turn_},        {"written", written_}};
+}
+
+GeneratedRecord GeneratedRecord::FromState(const GenerationPrompts* prompts,
+                                           const GenerationLimits& limits,
+                                           const nlohmann::json& state) {
+  try {
+    GenerationPrompt prompt;
+    for (const nlohmann::json& message : state.at("messages")) {
+      prompt.messages.push_back({message.at("role"), message.at("content")});
+    }
+    prompt.text = state.at("text");
+    GeneratedRecord record(prompts, std::move(prompt), limits);
+    record.outcome_ = Outcome::kRunning;
+    record.writes_user_ = state.at("writes_user");
+    record.reset_ = state.at("reset");
+    record.ids_ = state.at("ids").get<std::vector<TokenId>>();
+    record.fed_ = state.at("fed");
+    record.turn_ = state.at("turn").get<std::vector<TokenId>>();
+    record.written_ = state.at("written");
+    if (record.fed_ >= record.ids_.size()) throw std::runtime_error("more fed than there is");
+    return record;
+  } catch (const nlohmann::json::exception& error) {
+    throw std::runtime_error(std::string("a saved record: ") + error.what());
+  }
+}
+
 std::string GeneratedRecord::Line() const {
   nlohmann::ordered_json record;
   if (prompts_->chat()) {

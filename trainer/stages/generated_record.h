@@ -12,6 +12,7 @@
 
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
+#include "nlohmann/json_fwd.hpp"
 
 namespace mambad::trainer {
 
@@ -94,6 +95,11 @@ class GeneratedRecord {
   void Take(text::TokenId token);
 
   int64_t written_tokens() const { return written_; }
+  // All that it has come to, and a record that goes on from there with the prompts and limits of
+  // before. FromState throws std::runtime_error for what State did not make.
+  nlohmann::json State() const;
+  static GeneratedRecord FromState(const GenerationPrompts* prompts, const GenerationLimits& limits,
+                                   const nlohmann::json& state);
   // kFinished: a line of JSON without line feed.
   std::string Line() const;
 

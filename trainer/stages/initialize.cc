@@ -1,7 +1,6 @@
 #include "trainer/initialize.h"
 
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <stdexcept>
 
@@ -9,29 +8,11 @@
 #include "absl/strings/str_join.h"
 #include "trainer/layer_choice.h"
 #include "trainer/stages/model_configuration.h"
+#include "trainer/stages/run_folder.h"
 #include "trainer/stages/stage.h"
 
 namespace mambad::trainer {
 namespace {
-
-namespace fs = std::filesystem;
-
-// What is read must not be what is written, nor may files of others be in the way.
-void CheckOutput(const InitializeConfig& config) {
-  std::error_code error;
-  for (const auto& [key, path] :
-       {std::pair<const char*, const std::string&>{"teacher", config.teacher},
-        {"start.trained_mixers", config.start.trained_mixers}}) {
-    if (!fs::equivalent(path, config.output, error)) continue;
-    throw std::runtime_error(
-        absl::StrFormat("output: %s: is the %s too: name another directory", config.output, key));
-  }
-  if (!fs::exists(config.output, error) || fs::is_empty(config.output, error)) return;
-  if (fs::exists(config.output + "/config.json", error)) return;
-  throw std::runtime_error(absl::StrFormat(
-      "output: %s: expected a new directory or a model to replace, found other files",
-      config.output));
-}
 
 // The layers that give up attention, when all that `config` names fits together.
 std::vector<int> CheckedLayers(const InitializeConfig& config) {
@@ -47,30 +28,20 @@ std::vector<int> CheckedLayers(const InitializeConfig& config) {
   return layers;
 }
 
-// Beside its place first, so that a failure leaves what was there.
 void Write(const InitializeConfig& config, const LanguageModel& student) {
-  fs::path finished = fs::path(config.output).lexically_normal();
-  if (!finished.has_filename()) finished = finished.parent_path();
-  const std::string unfinished = finished.string() + ".unfinished";
-  std::error_code error;
-  fs::remove_all(unfinished, error);
-  student.Save(unfinished,
-               config.stored == StoredType::kBFloat16 ? checkpoint::StorageType::kBFloat16
-                                                      : checkpoint::StorageType::kFloat32,
-               config.teacher);
-  KeepSettings(unfinished, "initialize", DescriptionOf(config));
-  fs::remove_all(finished, error);
-  fs::rename(unfinished, finished, error);
-  if (error) {
-    throw std::runtime_error(config.output + ": cannot be written: " + error.message());
-  }
+  const auto type = config.stored == StoredType::kBFloat16 ? checkpoint::StorageType::kBFloat16
+                                                           : checkpoint::StorageType::kFloat32;
+  ReplaceDirectory(config.output, [&](const std::string& directory) {
+    student.Save(directory, type, config.teacher);
+    KeepSettings(directory, "initialize", DescriptionOf(config));
+  });
 }
 
 }  // namespace
 
 // On the CPU and in fp32: a matter of seconds, and no draw is rounded before it is stored.
 void RunInitialize(const InitializeConfig& config) {
-  CheckOutput(config);
+  RequireFreeOutput(config.output, "initialize", DescriptionOf(config), config.overwrite);
   const std::vector<int> layers = CheckedLayers(config);
   const auto teacher = LanguageModel::Load(config.teacher, at::Device(at::kCPU), at::kFloat);
   InitializeOptions options = OptionsFrom(config.start, layers, config.seed);

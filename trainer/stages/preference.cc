@@ -49,7 +49,8 @@ void SayPairs(const StageRun& run, const std::string& name, const PairCounts& co
 
 void RunPreference(const PreferenceConfig& config) {
   Check(config);
-  const StageRun run = JoinStageRun("preference", config.run);
+  StageRun run = JoinStageRun("preference", config.run);
+  if (config.epochs <= 0) RequireWarmup(config.loop, "loop.steps");
   PlannedRun plan = PlanOf(run, config.data, config.loop);
   plan.micro_batch *= 2;  // a pair is two rows
   plan.model = ReadConfiguration("student", config.student);
@@ -70,7 +71,7 @@ void RunPreference(const PreferenceConfig& config) {
   const LoopConfig loop = WithEpochs(config, data.counts().pairs, run.processes->size());
   PreferenceConfig resolved = config;
   resolved.loop = loop;
-  KeepSettings(run, DescriptionOf(resolved));
+  KeepSettings(&run, DescriptionOf(resolved));
 
   const auto student = LoadModel(run, "student", config.student);
   const auto reference = LoadModel(run, "student", config.student);

@@ -38,7 +38,8 @@ std::unique_ptr<LanguageModel> MakeModel(const PretrainConfig& config, const Sta
 void RunPretrain(const PretrainConfig& config) {
   const StageRun run = OpenStageRun("pretrain", config.run, DescriptionOf(config));
   const auto model = MakeModel(config, run);
-  TrainOnText(run, model.get(), config.tokenizer, config.data, config.loop, config.optimizer,
+  const std::string text = TextSource(run, config.tokenizer, config.chat_template);
+  TrainOnText(run, model.get(), text, config.data, config.loop, config.optimizer,
               config.optimizer.learning_rate);
 }
 

@@ -27,8 +27,10 @@ void RunPlan(const PlanConfig& config);
 
 struct Command {
   std::string name, purpose;
-  std::function<std::string()> explain;                     // its settings, a line each
-  std::function<void(const std::string& config_path)> run;  // reads the file, then works
+  std::function<std::string()> explain;  // its settings, a line each
+  // Reads the file, then works. `overwrite`: as if the file said so; no matter where nothing is
+  // overwritten.
+  std::function<void(const std::string& config_path, bool overwrite)> run;
 };
 
 // In the order in which a model is made.

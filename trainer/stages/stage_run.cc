@@ -17,20 +17,20 @@
 #include <fstream>
 #include <functional>
 #include <optional>
-#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/cpu/machine.h"
+#include "trainer/free_cores.h"
 #include "trainer/modules/trained_parameters.h"
 #include "trainer/report.h"
 #include "trainer/stages/run_inputs.h"
+#include "trainer/stop_signal.h"
 #include "trainer/text_file.h"
 
 namespace mambad::trainer {
@@ -43,12 +43,33 @@ std::optional<std::string> Environment(const std::string& name) {
   return value == nullptr ? std::nullopt : std::optional<std::string>(value);
 }
 
+// Why no GPU can be taken: what was built is asked first, then the driver.
+std::string WhyNoCuda() {
+#ifndef MAMBAD_TRAINING_CUDA
+  return "this trainer was built without CUDA: configure where a CUDA compiler is, with "
+         "-DMAMBAD_CUDA=ON";
+#else
+  int devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(&devices);
+  if (error == cudaErrorInsufficientDriver) {
+    int driver = 0;
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+      return "no GPU is visible: no NVIDIA driver is loaded on this machine or in this container";
+    return absl::StrFormat("the NVIDIA driver is too old: it is for CUDA %d.%d, expected %d.%d",
+                           driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
+                           CUDART_VERSION % 1000 / 10);
+  }
+  if (error != cudaSuccess) return std::string("no GPU is visible: ") + cudaGetErrorString(error);
+  if (devices == 0) return "no GPU is visible";
+  return "the LibTorch that this trainer was linked with has no CUDA (libtorch_cuda.so)";
+#endif
+}
+
 bool WantsCuda(DeviceChoice choice) {
   if (choice == DeviceChoice::kCpu) return false;
   const bool there = at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0;
   if (!there && choice == DeviceChoice::kCuda) {
-    throw std::runtime_error(at::hasCUDA() ? "device: cuda: no GPU is visible"
-                                           : "device: cuda: this build has no CUDA");
+    throw std::runtime_error("device: cuda: " + WhyNoCuda());
   }
   return there;
 }
@@ -71,36 +92,6 @@ at::ScalarType ChooseCompute(ComputeType choice, bool cuda) {
   return cuda ? at::kBFloat16 : at::kFloat;
 }
 
-// Lines of a resolved configuration that a run goes on from when they are the same: all but those
-// that only say how long, how often, where or on how many threads, and those with which a run that
-// diverged is led on from its last good state.
-std::vector<std::string> DecidingLines(const std::string& text) {
-  static const std::set<std::string> free = {"output",
-                                             "device",
-                                             "threads",
-                                             "tokens",
-                                             "activation_checkpointing",
-                                             "log_every",
-                                             "evaluate_every",
-                                             "evaluate_rows",
-                                             "save_every",
-                                             "keep_states",
-                                             "most_seconds",
-                                             "divergence_factor",
-                                             "learning_rate",
-                                             "rest_learning_rate",
-                                             "acceptance_learning_rate",
-                                             "clip_norm",
-                                             "proposed_tokens",
-                                             "stored"};
-  std::vector<std::string> lines;
-  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
-    const absl::string_view key = absl::StripLeadingAsciiWhitespace(line.substr(0, line.find(':')));
-    if (free.count(std::string(key)) == 0) lines.emplace_back(line);
-  }
-  return lines;
-}
-
 // Of the GPU, or this process's part of the machine's memory.
 double FreeBytes(const StageRun& run) {
 #ifdef MAMBAD_TRAINING_CUDA
@@ -112,35 +103,26 @@ double FreeBytes(const StageRun& run) {
   return kernels::FreeMachineBytes() / run.local_processes;
 }
 
-bool HoldsStates(const std::string& folder) {
-  std::error_code error;
-  for (filesystem::recursive_directory_iterator entry(folder, error), end; entry != end && !error;
-       entry.increment(error)) {
-    if (entry.depth() >= 1 && entry->path().parent_path().filename() == "states") return true;
-    if (entry.depth() >= 2) entry.disable_recursion_pending();
+// Says what is kept.
+[[noreturn]] void StopBySignal(const StageRun& run, const TrainResult& result,
+                               const std::string& folder) {
+  const std::string states = run.folder + (folder.empty() ? "" : "/" + folder) + "/states";
+  std::string words = absl::StrFormat("%s: stopped by %s at step %d%s; ", run.command,
+                                      SignalName(result.stop_signal), result.steps,
+                                      folder.empty() ? "" : " of " + folder);
+  if (result.saved_step == result.steps) {
+    words +=
+        absl::StrFormat("its state is saved in %s: the same command goes on from there", states);
+  } else if (result.saved_step > 0) {
+    words += absl::StrFormat(
+        "its loss is high, so the newest state in %s is of step %d: the same command goes on from "
+        "there",
+        states, result.saved_step);
+  } else {
+    words += "its loss is high, so no state was saved: the same command begins anew";
   }
-  return false;
-}
-
-void WriteResolved(const std::string& folder, const std::string& text) {
-  const std::string path = folder + "/config.yaml";
-  std::ifstream in(path, std::ios::binary);
-  if (in && HoldsStates(folder)) {
-    std::stringstream before;
-    before << in.rdbuf();
-    const std::vector<std::string> old_lines = DecidingLines(before.str());
-    const std::vector<std::string> new_lines = DecidingLines(text);
-    for (size_t i = 0; i < std::max(old_lines.size(), new_lines.size()); ++i) {
-      const std::string was = i < old_lines.size() ? old_lines[i] : "";
-      const std::string is = i < new_lines.size() ? new_lines[i] : "";
-      if (was == is) continue;
-      throw std::runtime_error(absl::StrFormat(
-          "%s: a run of other settings was begun here: expected \"%s\", found \"%s\"; give another "
-          "output",
-          path, absl::StripAsciiWhitespace(was), absl::StripAsciiWhitespace(is)));
-    }
-  }
-  WriteText(path, text);
+  Say(run, words);
+  throw Stopped(result.stop_signal, words);
 }
 
 constexpr std::chrono::seconds kBetweenLines{30};
@@ -174,26 +156,31 @@ StageRun JoinStageRun(const std::string& command, const RunConfig& config) {
   run.compute = ChooseCompute(config.compute, cuda);
   run.processes = JoinProcessGroup(rendezvous, cuda);
   run.local_processes = rendezvous.local_size;
+  run.overwrite = config.overwrite;
   if (!run.first()) run.progress = nullptr;
+  if (!cuda && run.first() && at::get_num_threads() > 1) {
+    const std::string advice = ThreadAdvice(at::get_num_threads(), LookAtCores());
+    if (!advice.empty()) Say(run, command + ": " + advice);
+  }
   InFirstProcess(run, [&] {
-    std::error_code error;
-    filesystem::create_directories(run.folder, error);
-    if (error) throw std::runtime_error(run.folder + ": cannot be made: " + error.message());
-    run.goes_on = HoldsStates(run.folder);
+    run.own_folder = std::make_unique<RunFolder>(run.folder);
+    run.goes_on = run.own_folder->goes_on();
   });
   return run;
 }
 
-void KeepSettings(const StageRun& run, const DescribeFunction& describe) {
-  InFirstProcess(run, [&] {
-    WriteResolved(run.folder, "# trainer " + run.command + "\n" + WriteSettings(describe));
+void KeepSettings(StageRun* run, const DescribeFunction& describe) {
+  InFirstProcess(*run, [&] {
+    const std::string told = run->own_folder->KeepSettings(run->command, describe, run->overwrite);
+    if (!told.empty()) Say(*run, run->command + ": " + told);
+    run->goes_on = run->own_folder->goes_on();
   });
 }
 
 StageRun OpenStageRun(const std::string& command, const RunConfig& config,
                       const DescribeFunction& describe) {
   StageRun run = JoinStageRun(command, config);
-  KeepSettings(run, describe);
+  KeepSettings(&run, describe);
   return run;
 }
 
@@ -302,6 +289,27 @@ TokenStore OpenText(const StageRun& run, const DataConfig& data, const std::stri
   return store;
 }
 
+std::string TextSource(const StageRun& run, const std::string& directory,
+                       const std::string& chat_template) {
+  if (chat_template.empty()) return directory;
+  const std::string own = run.folder + "/text";
+  InFirstProcess(run, [&] {
+    std::ifstream in(chat_template, std::ios::binary);
+    std::stringstream source;
+    source << in.rdbuf();
+    if (!in) throw std::runtime_error("chat_template: " + chat_template + ": cannot be read");
+    const auto parsed = text::ChatTemplate::Parse(source.str());
+    if (!parsed.ok()) {
+      throw std::runtime_error("chat_template: " + chat_template + ": " +
+                               std::string(parsed.status().message()));
+    }
+    filesystem::create_directories(own);
+    CopyTextFiles(directory, own);
+    WriteText(own + "/chat_template.jinja", source.str());
+  });
+  return own;
+}
+
 StageText OpenStageText(const StageRun& run, const DataConfig& data, const LoopConfig& loop,
                         const std::string& model_directory, int64_t vocabulary) {
   StageText text;
@@ -358,10 +366,11 @@ TrainLoopOptions LoopOptions(const StageRun& run, const LoopConfig& loop, const 
   options.steps = loop.steps;
   options.micro_batch = loop.micro_batch;
   options.accumulation = loop.accumulation;
-  options.schedule = {loop.steps, std::min(loop.warmup_steps, loop.steps), loop.final_fraction};
+  options.schedule = {loop.steps, std::min(loop.WarmupSteps(), loop.steps), loop.final_fraction};
   options.log_every = loop.log_every;
   options.evaluate_every = loop.evaluate_every;
   options.save_every = loop.save_every;
+  options.save_seconds = loop.save_seconds;
   options.keep_states = loop.keep_states;
   options.most_seconds = loop.most_seconds;
   options.started = run.started;
@@ -381,6 +390,7 @@ Optimizer OptimizerOf(const StageRun& run, const LanguageModel& model,
 
 bool FinishPart(const StageRun& run, const TrainResult& result, const LanguageModel& model,
                 const std::string& text_source, StoredType stored, const std::string& folder) {
+  if (result.stop_signal != 0) StopBySignal(run, result, folder);
   if (!result.finished) {
     Say(run, absl::StrFormat("%s: stopped in time at step %d; the same command goes on from there",
                              run.command, result.steps));

@@ -18,6 +18,7 @@
 #include "trainer/plan.h"
 #include "trainer/process_group.h"
 #include "trainer/stages/held_out.h"
+#include "trainer/stages/run_folder.h"
 #include "trainer/token_store.h"
 #include "trainer/train_config.h"
 #include "trainer/train_loop.h"
@@ -28,7 +29,9 @@ struct StageRun {
   std::string command;
   std::string folder;  // of the run
   uint64_t seed = 1;
-  bool goes_on = false;  // in the first process: the folder held saved states when it was opened
+  bool goes_on = false;    // in the first process: the folder held saved states when it was opened
+  bool overwrite = false;  // what is in the way in it
+  std::unique_ptr<RunFolder> own_folder;  // in the first process
   at::Device device = at::Device(at::kCPU);
   at::ScalarType compute = at::kFloat;
   std::unique_ptr<ProcessGroup> processes;
@@ -40,15 +43,14 @@ struct StageRun {
   bool first() const { return processes->rank() == 0; }
 };
 
-// Joins the process group, sets threads and device and makes the folder. Throws std::runtime_error:
-// no such device, a folder that cannot be written.
+// Joins the process group, sets threads and device and takes the folder (run_folder.h). Throws
+// std::runtime_error: no such device, a folder that cannot be written or belongs to another
+// process.
 StageRun JoinStageRun(const std::string& command, const RunConfig& config);
 
 // Writes the resolved settings to config.yaml in the run's folder. Throws std::runtime_error when
-// the folder holds a run of other settings (the first that differs is named; settings that only say
-// how long or how often may differ, and the learning rates and clip_norm, with which a run that
-// diverged is led on from its last good state).
-void KeepSettings(const StageRun& run, const DescribeFunction& describe);
+// something else lies there (RunFolder::KeepSettings).
+void KeepSettings(StageRun* run, const DescribeFunction& describe);
 
 // Both.
 StageRun OpenStageRun(const std::string& command, const RunConfig& config,
@@ -83,6 +85,12 @@ TokenStore OpenText(const StageRun& run, const DataConfig& data, const std::stri
                     const std::vector<std::string>& files, const std::string& model_directory,
                     int64_t vocabulary);
 
+// Where the tokenizer and the chat template are that a model learns with, and that go with it:
+// `directory`, or with a file `chat_template` a folder of the run's with that one in its place.
+// Throws std::runtime_error for a file that is no template.
+std::string TextSource(const StageRun& run, const std::string& directory,
+                       const std::string& chat_template);
+
 // What a stage reads: `train`, and `held_out` where data.valid names files.
 struct StageText {
   std::unique_ptr<TokenStore> train, valid;
@@ -112,7 +120,8 @@ Optimizer OptimizerOf(const StageRun& run, const LanguageModel& model,
                       const OptimizerConfig& config, double rest_learning_rate);
 
 // After a loop that came to its last step: the model in run.folder + "/" + folder + "/model", true.
-// Else says that the same command goes on from here; false.
+// Else says that the same command goes on from here; false, or where a signal ended the loop throws
+// Stopped.
 bool FinishPart(const StageRun& run, const TrainResult& result, const LanguageModel& model,
                 const std::string& text_source, StoredType stored, const std::string& folder);
 // Likewise for a whole stage: run.folder + "/model" and report.md beside it.

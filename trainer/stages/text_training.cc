@@ -6,6 +6,7 @@ namespace mambad::trainer {
 
 void CheckTextTraining(const StageRun& run, const checkpoint::ModelConfig& model,
                        const DataConfig& data, const LoopConfig& loop) {
+  RequireWarmup(loop, "loop.steps");
   PlannedRun plan = PlanOf(run, data, loop);
   plan.model = model;
   CheckMemory(run, plan);

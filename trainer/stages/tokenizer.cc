@@ -14,6 +14,7 @@
 
 #include "nlohmann/json.hpp"
 #include "trainer/line_reader.h"
+#include "trainer/stages/run_folder.h"
 #include "trainer/stages/stage.h"
 #include "trainer/text_file.h"
 
@@ -134,6 +135,7 @@ std::string FaultOf(const std::string& complaint, const TokenizerConfig& config)
 }  // namespace
 
 void RunTokenizer(const TokenizerConfig& config) {
+  RequireFreeTokenizerOutput(config.output, "tokenizer", DescriptionOf(config), config.overwrite);
   const std::unordered_map<std::string, std::string> settings = {
       {"model_type", "bpe"},
       {"vocab_size", std::to_string(config.vocabulary)},

@@ -2,6 +2,7 @@
 
 #include "trainer/stages/generate.h"
 
+#include <csignal>
 #include <filesystem>
 #include <set>
 #include <sstream>
@@ -14,6 +15,7 @@
 #include "tests/engine/checkpoint/test_directory.h"
 #include "tests/support/checkpoint_writer.h"
 #include "tests/trainer/expect_error.h"
+#include "trainer/stop_signal.h"
 
 namespace mambad::trainer {
 namespace {
@@ -115,6 +117,43 @@ TEST_F(Generate, InterruptedRunsWriteTheSame) {
   RunGenerate(config_);
   EXPECT_THAT(output_.Read("run/generated.jsonl"), ::testing::StartsWith(whole));
   EXPECT_GT(output_.Read("run/generated.jsonl").size(), whole.size());
+}
+
+// A signal behind every single step: what comes out does not know of it.
+TEST_F(Generate, StoppedRunsGoOnFromWhereTheyWere) {
+  config_.records = 30;
+  config_.sequences = 4;
+  config_.shard_records = 16;
+  config_.maximum_tokens = 24;
+  RunGenerate(config_);
+  const std::string whole = output_.Read("run/generated.jsonl");
+  ASSERT_GT(Lines().size(), 2u);
+  config_.run.output = output_ / "stopped";
+  int stops = 0;
+  for (bool finished = false; !finished; finished = finished || stops > 1000) {
+    const StopSignals signals(false);
+    std::raise(SIGTERM);
+    try {
+      RunGenerate(config_);
+      finished = true;
+    } catch (const Stopped& stopped) {
+      EXPECT_EQ(stopped.signal(), SIGTERM);
+      ++stops;
+    }
+  }
+  EXPECT_GT(stops, 10);
+  EXPECT_LT(stops, 1000);
+  EXPECT_EQ(output_.Read("stopped/generated.jsonl"), whole);
+  EXPECT_FALSE(std::filesystem::exists(output_ / "stopped/shards/00000-unfinished.json"));
+}
+
+TEST_F(Generate, OverwritingBeginsAnew) {
+  RunGenerate(config_);
+  const std::string before = output_.Read("run/generated.jsonl");
+  config_.top_p = 0.5;
+  config_.run.overwrite = true;
+  RunGenerate(config_);
+  EXPECT_NE(output_.Read("run/generated.jsonl"), before);
 }
 
 TEST_F(Generate, OtherSettingsNeedAnotherFolder) {

@@ -41,8 +41,9 @@ class Refusal : public ::testing::Test {
         ->Save(Path("teacher"), checkpoint::StorageType::kFloat32, Path("words"));
   }
   std::string Path(const std::string& name) const { return folder_.path() + "/" + name; }
-  void MakeStudent(const std::string& name, double percent) const {
+  void MakeStudent(const std::string& name, double percent, bool overwrite = false) const {
     InitializeConfig config;
+    config.overwrite = overwrite;
     config.teacher = Path("teacher");
     config.output = Path(name);
     config.layers.attention_percent = percent;
@@ -94,12 +95,110 @@ TEST_F(Refusal, InitializeReplacesModelsAndNothingElse) {
   EXPECT_TRUE(fs::exists(Path("words/tokenizer.json")));
   MakeStudent("student/", 50);
   const std::string half = ReadText(Path("student/model.safetensors"));
-  MakeStudent("student", 25);
+  EXPECT_THAT(
+      ErrorOf([&] { MakeStudent("student", 25); }),
+      HasSubstr("holds a model that `trainer initialize` made with other settings (expected "
+                "\"attention_percent: 50\", found \"attention_percent: 25\"); give another "
+                "output, or overwrite: true"));
+  MakeStudent("student", 50);  // the same again
+  EXPECT_EQ(ReadText(Path("student/model.safetensors")), half);
+  MakeStudent("student", 25, /*overwrite=*/true);
   EXPECT_NE(ReadText(Path("student/model.safetensors")), half);
   EXPECT_THAT(
       ReadText(Path("student/config.yaml")),
       ::testing::AllOf(StartsWith("# trainer initialize\n"), HasSubstr("attention_percent: 25\n")));
   EXPECT_FALSE(fs::exists(Path("student.unfinished")));
+}
+
+// The teacher that somebody has put there, or that a run has trained.
+TEST_F(Refusal, ConvertDoesNotWriteOverAModelOfAnotherOrigin) {
+  MakeStudent("student", 50);
+  const std::string teacher = ReadText(Path("teacher/model.safetensors"));
+  ConvertConfig config;
+  config.input = Path("student");
+  config.output = Path("teacher");
+  EXPECT_THAT(ErrorOf([&] { RunConvert(config); }),
+              HasSubstr("teacher: holds a model without a config.yaml that tells how it was made; "
+                        "give another output, or overwrite: true (--overwrite) to replace it"));
+  testing::WriteText(Path("config.yaml"), "# trainer pretrain\n");
+  EXPECT_THAT(ErrorOf([&] { RunConvert(config); }),
+              HasSubstr("holds the model of the run of `trainer pretrain` in " + folder_.path()));
+  EXPECT_EQ(ReadText(Path("teacher/model.safetensors")), teacher);
+  config.input = Path("teacher");
+  EXPECT_THAT(ErrorOf([&] { RunConvert(config); }), HasSubstr("is the input too"));
+  config.input = Path("student");
+  config.overwrite = true;
+  RunConvert(config);
+  EXPECT_NE(ReadText(Path("teacher/model.safetensors")), teacher);
+  // A failure leaves what was there.
+  const std::string now = ReadText(Path("teacher/model.safetensors"));
+  config.input = Path("words");
+  EXPECT_NE(ErrorOf([&] { RunConvert(config); }), "nothing was thrown");
+  EXPECT_EQ(ReadText(Path("teacher/model.safetensors")), now);
+  EXPECT_FALSE(fs::exists(Path("teacher.unfinished")));
+}
+
+TEST_F(Refusal, ATokenizerIsNotReplacedUnderAModel) {
+  testing::WriteText(Path("few.txt"), "Tom had a cat.\nLily had a dog.\n");
+  TokenizerConfig config;
+  config.train = {Path("few.txt")};
+  config.vocabulary = 300;
+  config.output = Path("teacher");
+  config.overwrite = true;
+  EXPECT_THAT(ErrorOf([&] { RunTokenizer(config); }), HasSubstr("is a model's directory"));
+  config.overwrite = false;
+  config.output = Path("made");
+  RunTokenizer(config);
+  RunTokenizer(config);
+  config.vocabulary = 290;
+  EXPECT_THAT(ErrorOf([&] { RunTokenizer(config); }),
+              HasSubstr("(expected \"vocabulary: 300\", found \"vocabulary: 290\")"));
+  config.overwrite = true;
+  RunTokenizer(config);
+  EXPECT_THAT(ReadText(Path("made/config.yaml")), HasSubstr("vocabulary: 290\n"));
+}
+
+TEST_F(Refusal, AFirstStartThatFailsLeavesNoFolder) {
+  auto config = Configured<PretrainConfig>();
+  config.tokenizer = Path("words");
+  EXPECT_THAT(ErrorOf([&] { RunPretrain(config); }), HasSubstr("absent.txt"));
+  EXPECT_FALSE(fs::exists(Path("run")));
+  // Nor half of the tokens.
+  config.data.train = {Path("malformed.jsonl")};
+  testing::WriteText(config.data.train[0], "{\"text\": \"a\"}\n{\"text\": 7}\n");
+  EXPECT_THAT(ErrorOf([&] { RunPretrain(config); }), HasSubstr("malformed.jsonl:2"));
+  EXPECT_FALSE(fs::exists(Path("run")));
+  config.data.train = {Path("absent.txt")};
+  // One that was there stays.
+  fs::create_directories(Path("run"));
+  EXPECT_THAT(ErrorOf([&] { RunPretrain(config); }), HasSubstr("absent.txt"));
+  EXPECT_TRUE(fs::exists(Path("run")));
+}
+
+TEST_F(Refusal, AWarmUpThatNeverEndsIsRefused) {
+  auto config = Configured<DraftConfig>();
+  config.target = Path("teacher");
+  config.loop.steps = 100;
+  config.acceptance_steps = 60;
+  config.loop.warmup_steps = 101;
+  EXPECT_THAT(ErrorOf([&] { RunDraft(config); }),
+              HasSubstr("loop.warmup_steps: expected at most loop.steps, which is 100, found 101"));
+  config.loop.warmup_steps = 100;
+  EXPECT_THAT(ErrorOf([&] { RunDraft(config); }),
+              HasSubstr("expected at most acceptance_steps, which is 60, found 100"));
+  config.loop.warmup_steps = LoopConfig::kShareOfSteps;
+  EXPECT_THAT(ErrorOf([&] { RunDraft(config); }), HasSubstr("absent.txt"));
+}
+
+TEST_F(Refusal, PlansReplacePlansOnly) {
+  PlanConfig config;
+  config.model = Path("teacher");
+  config.output = Path("notes.md");
+  RunPlan(config);
+  RunPlan(config);
+  testing::WriteText(Path("notes.md"), "mine\n");
+  EXPECT_THAT(ErrorOf([&] { RunPlan(config); }), HasSubstr("is a file that is no plan"));
+  EXPECT_EQ(ReadText(Path("notes.md")), "mine\n");
 }
 
 TEST_F(Refusal, AllPhasesAreCheckedBeforeTheFirst) {

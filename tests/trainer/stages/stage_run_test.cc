@@ -46,11 +46,69 @@ TEST_F(StageRunTest, ARunGoesOnWithOtherRates) {
   config_.optimizer.clip_norm = 0.1;
   config_.loop.divergence_factor = 5;
   EXPECT_NO_THROW(Open());
-  EXPECT_THAT(testing::ReadText(folder_.path() + "/run/config.yaml"), HasSubstr("clip_norm: 0.1"));
+  // The settings tell since when.
+  EXPECT_THAT(testing::ReadText(folder_.path() + "/run/config.yaml"),
+              ::testing::AllOf(::testing::StartsWith("# trainer finetune\n"),
+                               HasSubstr("\n# from step 1: clip_norm: 1 -> 0.1\n"),
+                               HasSubstr("\n# from step 1: learning_rate: 0.0001 -> 1e-05\n"),
+                               HasSubstr("clip_norm: 0.1")));
+  // Back to what it was begun with, but no higher.
+  config_.optimizer.learning_rate = 1e-4;
+  EXPECT_NO_THROW(Open());
+  EXPECT_THAT(testing::ReadText(folder_.path() + "/run/config.yaml"),
+              HasSubstr("\n# from step 1: learning_rate: 1e-05 -> 0.0001\n"));
+  config_.optimizer.learning_rate = 2e-4;
+  EXPECT_THAT(
+      ErrorOf([&] { Open(); }),
+      HasSubstr("may lower learning_rate, not raise it: expected at most 0.0001, with which "
+                "it was begun, found 0.0002"));
+  config_.optimizer.learning_rate = 1e-4;
+  config_.optimizer.clip_norm = 0;  // none at all
+  EXPECT_THAT(ErrorOf([&] { Open(); }), HasSubstr("may lower clip_norm, not raise it"));
+  config_.optimizer.clip_norm = 0.1;
   config_.optimizer.beta2 = 0.9;
   EXPECT_THAT(ErrorOf([&] { Open(); }),
               HasSubstr("a run of other settings was begun here: expected \"beta2: 0.95\", found "
                         "\"beta2: 0.9\""));
+}
+
+TEST_F(StageRunTest, WarmUpIsAShareOfTheStepsUnlessAskedFor) {
+  const StageRun run = Open();
+  const auto warmup = [&](int64_t steps, int64_t asked_for) {
+    config_.loop.steps = steps;
+    config_.loop.warmup_steps = asked_for;
+    return LoopOptions(run, config_.loop, "train").schedule.warmup_steps;
+  };
+  EXPECT_EQ(warmup(150, LoopConfig::kShareOfSteps), 15);
+  EXPECT_EQ(warmup(5, LoopConfig::kShareOfSteps), 0);
+  EXPECT_EQ(warmup(5000, LoopConfig::kShareOfSteps), 50);
+  EXPECT_EQ(warmup(150, 100), 100);
+  EXPECT_EQ(warmup(150, 0), 0);
+  EXPECT_EQ(PretrainConfig().loop.most_warmup_steps, 200);
+}
+
+// The model learns with the template, and it goes with the model.
+TEST_F(StageRunTest, AChatTemplateTakesThePlaceOfTheOldOne) {
+  const StageRun run = Open();
+  EXPECT_EQ(TextSource(run, folder_.path(), ""), folder_.path());
+  const std::string file = folder_.path() + "/turns.jinja";
+  testing::WriteText(file, "{% for m in messages %}({{ m['content'] }}){% endfor %}");
+  const std::string source = TextSource(run, folder_.path(), file);
+  EXPECT_EQ(testing::ReadText(source + "/chat_template.jinja"), testing::ReadText(file));
+  EXPECT_EQ(testing::ReadText(source + "/tokenizer.json"),
+            testing::ReadText(folder_.path() + "/tokenizer.json"));
+  testing::WriteText(folder_.path() + "/text.jsonl",
+                     R"({"messages": [{"role": "user", "content": "a"}]})"
+                     "\n");
+  config_.data.loss_on = TargetTokens::kAll;
+  const TokenStore store = OpenText(run, config_.data, "train", {folder_.path() + "/text.jsonl"},
+                                    source, testing::kSmallVocabulary);
+  EXPECT_EQ(store.index().tokens, 3);  // a byte a token
+  testing::WriteText(file, "{% for m in messages %}");
+  EXPECT_THAT(ErrorOf([&] { TextSource(run, folder_.path(), file); }),
+              HasSubstr("chat_template: " + file + ": "));
+  EXPECT_THAT(ErrorOf([&] { TextSource(run, folder_.path(), folder_.path() + "/none"); }),
+              HasSubstr("/none: cannot be read"));
 }
 
 TEST_F(StageRunTest, AllPartsOfAStageShareOneClock) {

@@ -20,12 +20,12 @@ trainer align --config "$recipe/align.yaml"
 trainer layers --config "$recipe/layers.yaml"  # order/report.md: initialize_half.yaml has its outcome
 trainer initialize --config "$recipe/initialize_half.yaml"
 trainer distill --config "$recipe/distill.yaml"
-mambad-models pack --teacher SmolLM2-135M-Instruct.Q4_1.gguf --model distilled/model --output hybrid.gguf
-mambad-models assemble --teacher SmolLM2-135M-Instruct.Q4_1.gguf --parts hybrid.gguf --output assembled
+mambad-models pack --overwrite --teacher SmolLM2-135M-Instruct.Q4_1.gguf --model distilled/model --output hybrid.gguf
+mambad-models assemble --overwrite --teacher SmolLM2-135M-Instruct.Q4_1.gguf --parts hybrid.gguf --output assembled
 trainer evaluate --config "$recipe/evaluate.yaml"
 head -n 26591 conversations_train.jsonl >conversations_prompts.jsonl
 trainer generate --config "$recipe/generate_draft.yaml"
 torchrun --no-python --nproc-per-node 4 trainer draft --config "$recipe/draft.yaml"
-mambad-models pack --teacher SmolLM2-135M-Instruct.Q4_1.gguf --model draft/model --output draft.gguf
-mambad-models assemble --teacher SmolLM2-135M-Instruct.Q4_1.gguf --parts draft.gguf --output assembled_draft
+mambad-models pack --overwrite --teacher SmolLM2-135M-Instruct.Q4_1.gguf --model draft/model --output draft.gguf
+mambad-models assemble --overwrite --teacher SmolLM2-135M-Instruct.Q4_1.gguf --parts draft.gguf --output assembled_draft
 trainer evaluate --config "$recipe/evaluate_draft.yaml"
