@@ -87,21 +87,22 @@ TEST_P(DecodeStep, Invariant6AllocatesNothingOnceWarm) {
 
 INSTANTIATE_TEST_SUITE_P(
     Engine, DecodeStep,
-    ::testing::Values(Case{"mamba_plain", "mamba", "", SpeculationMode::kOff},
-                      Case{"mamba2_plain", "mamba2", "", SpeculationMode::kOff},
-                      Case{"llama_plain", "llama_tied", "", SpeculationMode::kOff},
-                      Case{"hybrid_lookup", "hybrid_mamba2", "", SpeculationMode::kPromptLookup},
-                      Case{"hybrid_draft", "hybrid_mamba", "hybrid_mamba",
-                           SpeculationMode::kDraftModel},
-                      Case{"mamba_draft", "mamba", "mamba", SpeculationMode::kDraftModel},
-                      Case{"mamba_logprobs", "mamba", "", SpeculationMode::kOff, 0},
-                      Case{"llama_alternatives", "llama_tied", "", SpeculationMode::kOff, 5},
-                      Case{"lookup_alternatives", "hybrid_mamba", "",
-                           SpeculationMode::kPromptLookup, 20},
-                      Case{"draft_alternatives", "mamba2", "mamba2", SpeculationMode::kDraftModel,
-                           3},
-                      Case{"llama_grows", "llama_tied", "", SpeculationMode::kPromptLookup, -1,
-                           true}),
+    ::testing::Values(
+        Case{"mamba_plain", "mamba", "", SpeculationMode::kOff},
+        Case{"mamba2_plain", "mamba2", "", SpeculationMode::kOff},
+        Case{"llama_plain", "llama_tied", "", SpeculationMode::kOff},
+        Case{"biases_plain", "llama_biases", "", SpeculationMode::kOff},
+        Case{"dynamic_plain", "llama_dynamic", "", SpeculationMode::kOff},
+        Case{"qwen3_draft", "qwen3", "qwen3", SpeculationMode::kDraftModel},
+        Case{"falcon_mamba_draft", "falcon_mamba", "falcon_mamba", SpeculationMode::kDraftModel},
+        Case{"hybrid_lookup", "hybrid_mamba2", "", SpeculationMode::kPromptLookup},
+        Case{"hybrid_draft", "hybrid_mamba", "hybrid_mamba", SpeculationMode::kDraftModel},
+        Case{"mamba_draft", "mamba", "mamba", SpeculationMode::kDraftModel},
+        Case{"mamba_logprobs", "mamba", "", SpeculationMode::kOff, 0},
+        Case{"llama_alternatives", "llama_tied", "", SpeculationMode::kOff, 5},
+        Case{"lookup_alternatives", "hybrid_mamba", "", SpeculationMode::kPromptLookup, 20},
+        Case{"draft_alternatives", "mamba2", "mamba2", SpeculationMode::kDraftModel, 3},
+        Case{"llama_grows", "llama_tied", "", SpeculationMode::kPromptLookup, -1, true}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace
