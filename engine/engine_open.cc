@@ -102,9 +102,8 @@ absl::Status CheckRange(const char* name, int64_t value, int64_t low, int64_t hi
 // What can be said of options without a model. Names are those of the configuration file.
 absl::Status CheckRanges(const EngineOptions& options) {
   if (options.device != "auto" && options.device != "cpu") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("compute.device: \"", options.device,
-                     "\" given; this build has \"auto\" and \"cpu\""));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "compute.device: \"", options.device, "\" given; this build has \"auto\" and \"cpu\""));
   }
   const absl::Status checks[] = {
       CheckRange("batching.max_sequences", options.max_sequences, 1, kMaxSequences),
@@ -128,9 +127,9 @@ absl::Status CheckRanges(const EngineOptions& options) {
 absl::Status CheckPageTable(const EngineOptions& options, bool has_attention) {
   const int64_t longest = kMaxTableEntries / options.max_sequences * kernels::kPageTokens;
   if (!has_attention || options.max_context <= longest) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "batching.max_context: ", options.max_context, " given, allowed at most ", longest,
-      " with batching.max_sequences ", options.max_sequences));
+  return absl::InvalidArgumentError(
+      absl::StrCat("batching.max_context: ", options.max_context, " given, allowed at most ",
+                   longest, " with batching.max_sequences ", options.max_sequences));
 }
 
 absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
@@ -278,10 +277,10 @@ absl::Status EngineCore::LoadModels(const ModelFiles& files) {
   facts_.draft_model =
       Describe(options.draft_model, *files.draft, *draft_, *draft_state_, options.max_context);
   if (facts_.draft_model->parameters > facts_.model.parameters) {
-    AddWarnings({absl::StrCat("draft_model: ", options.draft_model, " has ",
-                              facts_.draft_model->parameters, " parameters, the model ",
-                              options.model, " ", facts_.model.parameters,
-                              ": a draft is to be the smaller one; are they swapped?")});
+    AddWarnings(
+        {absl::StrCat("draft_model: ", options.draft_model, " has ", facts_.draft_model->parameters,
+                      " parameters, the model ", options.model, " ", facts_.model.parameters,
+                      ": a draft is to be the smaller one; are they swapped?")});
   }
   return absl::OkStatus();
 }
@@ -318,8 +317,8 @@ absl::Status EngineCore::OpenText(const Checkpoint& checkpoint) {
   absl::StatusOr<std::unique_ptr<const text::Tokenizer>> tokenizer =
       OpenTokenizerOf(facts_.options.model, checkpoint);
   if (absl::IsNotFound(tokenizer.status())) {
-    AddWarnings({absl::StrCat(facts_.options.model,
-                              ": no tokenizer: only token ids are served, no text")});
+    AddWarnings(
+        {absl::StrCat(facts_.options.model, ": no tokenizer: only token ids are served, no text")});
     return absl::OkStatus();
   }
   if (!tokenizer.ok()) return tokenizer.status();
@@ -343,19 +342,19 @@ absl::Status EngineCore::ResolveOptions(const ModelFiles& files) {
     const ModelConfig& draft = files.draft->config();
     if (draft.vocabulary != config.vocabulary ||
         draft.padded_vocabulary != config.padded_vocabulary) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          options.draft_model, ": draft model has a vocabulary of ", draft.vocabulary, " (",
-          draft.padded_vocabulary, " rows), the target of ", config.vocabulary, " (",
-          config.padded_vocabulary, " rows); they must be the same"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(options.draft_model, ": draft model has a vocabulary of ", draft.vocabulary,
+                       " (", draft.padded_vocabulary, " rows), the target of ", config.vocabulary,
+                       " (", config.padded_vocabulary, " rows); they must be the same"));
     }
   }
   if (options.max_step_rows == 0) {
     options.max_step_rows = std::max(kStepRows, kLeastRowsPerSequence * options.max_sequences);
   }
   if (config.context_length > 0 && options.max_context > config.context_length) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("batching.max_context: ", options.max_context,
-                     " given, but the model's limit is ", config.context_length));
+    return absl::InvalidArgumentError(absl::StrCat("batching.max_context: ", options.max_context,
+                                                   " given, but the model's limit is ",
+                                                   config.context_length));
   }
   if (options.max_context == 0) {
     options.max_context = config.context_length > 0 ? config.context_length : kUnboundedContext;
@@ -391,9 +390,9 @@ absl::Status EngineCore::ResolveMemory(const ModelFiles& files) {
   }
   if (absl::Status status = CheckFits(facts_.memory, options); !status.ok()) return status;
   if (options.max_context < context) {
-    AddWarnings({absl::StrCat("batching.kv_cache_tokens: ", options.kv_cache_tokens,
-                              " cuts the context from ", context, " to ", options.max_context,
-                              " tokens")});
+    AddWarnings(
+        {absl::StrCat("batching.kv_cache_tokens: ", options.kv_cache_tokens,
+                      " cuts the context from ", context, " to ", options.max_context, " tokens")});
   }
   return absl::OkStatus();
 }

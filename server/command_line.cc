@@ -4,8 +4,10 @@
 #include <optional>
 #include <sstream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/text/chat_template_file.h"
+#include "server/cli/suggestions.h"
 #include "server/version.h"
 
 namespace mambad::server {
@@ -31,8 +33,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--device", flags->device, "auto, cpu or cuda (default auto)");
   app->add_option("--threads", flags->threads,
                   "Compute threads of the CPU; 0: one a core (default 0)");
-  app->add_flag("--check-config", flags->check_config,
-                "Check the configuration, and the models' files but their weights, and exit: 0 good, 2 bad");
+  app->add_flag(
+      "--check-config", flags->check_config,
+      "Check the configuration, and the models' files but their weights, and exit: 0 good, 2 bad");
   app->add_flag("--version", flags->version, "Print the version and exit");
 }
 
@@ -55,6 +58,21 @@ absl::Status CheckChatTemplate(const ServerOptions& options) {
   return absl::InvalidArgumentError(absl::StrCat("chat_template: ", status.message()));
 }
 
+constexpr char kMoreHelp[] = " (mambad --help lists the options)";
+
+// Of what was left over, the first option, else the first word: it is the one that was meant.
+absl::Status UnknownWord(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) names.push_back(option->get_name());
+  std::string word;
+  for (const std::string& left : app.remaining()) {
+    const bool is_option = absl::StartsWith(left, "-");
+    if (word.empty() || (is_option && !absl::StartsWith(word, "-"))) word = left;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(word, ": no such option", cli::DidYouMean(word, names), kMoreHelp));
+}
+
 }  // namespace
 
 absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* const* arguments) {
@@ -68,8 +86,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* con
     result.action = CommandLine::Action::kPrint;
     result.text = app.help();
     return result;
+  } catch (const CLI::ExtrasError&) {
+    return UnknownWord(app);
   } catch (const CLI::ParseError& error) {
-    return absl::InvalidArgumentError(error.what());
+    return absl::InvalidArgumentError(absl::StrCat(error.what(), kMoreHelp));
   }
   if (flags.version) {
     result.action = CommandLine::Action::kPrint;

@@ -29,10 +29,9 @@ absl::Status NeedsTokenizer(const Engine& engine) {
 void CheckBytes(absl::string_view field, int64_t bytes, const v1::Limits& limits,
                 FieldViolations* violations) {
   if (bytes <= limits.text_bytes()) return;
-  violations->Add(
-      field, absl::StrCat(bytes, " bytes given, allowed at most ", limits.text_bytes(), ": ",
-                          MostScored(limits), " tokens of at most ",
-                          limits.text_bytes() / MostScored(limits), " bytes"));
+  violations->Add(field, absl::StrCat(bytes, " bytes given, allowed at most ", limits.text_bytes(),
+                                      ": ", MostScored(limits), " tokens of at most ",
+                                      limits.text_bytes() / MostScored(limits), " bytes"));
 }
 
 absl::Status CheckMessages(const v1::Conversation& wire, const Engine& engine,
@@ -62,8 +61,8 @@ absl::StatusOr<std::string> RenderConversation(const v1::Conversation& wire, con
   auto prompt = engine.chat_template()->Render(messages, engine.chat_variables());
   // Of the template, not of the call: UNIMPLEMENTED would say that the server has no such method.
   if (prompt.status().code() == absl::StatusCode::kUnimplemented) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the model's chat template cannot be rendered: ", prompt.status().message()));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the model's chat template cannot be rendered: ", prompt.status().message()));
   }
   if (prompt.ok() || prompt.status().code() != absl::StatusCode::kInvalidArgument) return prompt;
   FieldViolations violations;
@@ -164,8 +163,7 @@ absl::Status NoInput(absl::string_view choices) {
 absl::Status CheckTokenize(const v1::TokenizeRequest& wire, const Engine& engine,
                            const v1::Limits& limits) {
   if (wire.input_case() == v1::TokenizeRequest::kText) return NeedsTokenizer(engine);
-  if (wire.input_case() != v1::TokenizeRequest::kConversation)
-    return NoInput("text, conversation");
+  if (wire.input_case() != v1::TokenizeRequest::kConversation) return NoInput("text, conversation");
   FieldViolations violations;
   if (wire.has_add_special_tokens())
     violations.Add("add_special_tokens", "given, allowed with text only");
@@ -188,9 +186,9 @@ absl::StatusOr<grpc::ByteBuffer> Tokenize(v1::TokenizeRequest* wire, const Engin
     wire->Clear();
     if (absl::Status status = CheckNotOver(over); !status.ok()) return status;
   }
-  auto ids = is_text ? NameField("text", engine.tokenizer()->Encode(wire->text(), options))
-                     : NameField("conversation",
-                                 engine.tokenizer()->EncodeConversation(rendered, &over));
+  auto ids =
+      is_text ? NameField("text", engine.tokenizer()->Encode(wire->text(), options))
+              : NameField("conversation", engine.tokenizer()->EncodeConversation(rendered, &over));
   wire->Clear();
   if (!ids.ok()) return ids.status();
   if (absl::Status status = CheckNotOver(over); !status.ok()) return status;

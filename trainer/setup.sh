@@ -2,7 +2,7 @@
 # trainer/setup.sh [--no-install] [--python PROGRAM]
 #
 # Fetches what the trainer is built of, on a Debian 12, as root or with sudo: packages, and LibTorch with the libraries that it
-# wants, out of Python's package index (some 530 MB to fetch, 1.7 GB on disk). May be run again at any time: what is done is
+# wants, out of Python's package index (some 530 MB to fetch, 1.5 GB on disk). May be run again at any time: what is done is
 # not done twice. Then:
 #
 #   cmake --preset release && cmake --build build --target trainer mambad-models

@@ -12,7 +12,7 @@ constexpr size_t kMaxBytes = 64 << 20;
 }  // namespace
 
 absl::StatusOr<nlohmann::json> ParseJsonObject(const std::string& source, std::string_view text,
-                                         RepeatedKeys repeated_keys) {
+                                               RepeatedKeys repeated_keys) {
   absl::StatusOr<nlohmann::json> json = mambad::ParseJson(source, text, repeated_keys);
   if (json.ok() && !json->is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(source, ": a JSON object expected"));

@@ -12,9 +12,11 @@
 
 namespace mambad::checkpoint {
 
-// An object, read as json_text.h says. INVALID_ARGUMENT, beginning with `source`, for anything else.
-absl::StatusOr<nlohmann::json> ParseJsonObject(const std::string& source, std::string_view text,
-                                         RepeatedKeys repeated_keys = RepeatedKeys::kLastCounts);
+// An object, read as json_text.h says. INVALID_ARGUMENT, beginning with `source`, for anything
+// else.
+absl::StatusOr<nlohmann::json> ParseJsonObject(
+    const std::string& source, std::string_view text,
+    RepeatedKeys repeated_keys = RepeatedKeys::kLastCounts);
 
 // Reads and parses a file of at most 64 MiB. NOT_FOUND when there is none.
 absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path);

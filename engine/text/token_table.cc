@@ -79,8 +79,8 @@ absl::StatusOr<std::vector<TokenId>> TableTokenizer::EncodeConversation(
   absl::StatusOr<std::vector<TokenId>> ids = Tokenizer::EncodeConversation(prompt, over);
   if (!ids.ok() || !boundaries_.conversations_begin_with_prefix) return ids;
   const std::vector<TokenId>& prefix = boundaries_.prefix;
-  const bool written = ids->size() >= prefix.size() &&
-                       std::equal(prefix.begin(), prefix.end(), ids->begin());
+  const bool written =
+      ids->size() >= prefix.size() && std::equal(prefix.begin(), prefix.end(), ids->begin());
   if (!written) ids->insert(ids->begin(), prefix.begin(), prefix.end());
   return ids;
 }

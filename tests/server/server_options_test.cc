@@ -166,7 +166,8 @@ TEST(CommandLineTest, FlagsWinOverTheFile) {
 
 TEST(CommandLineTest, BadOptionsAreNamed) {
   EXPECT_THAT(std::string(Parse({}).status().message()), HasSubstr("model: not given"));
-  EXPECT_THAT(std::string(Parse({"--modle", "x"}).status().message()), HasSubstr("--modle"));
+  EXPECT_THAT(std::string(Parse({"--modle", "x"}).status().message()),
+              HasSubstr("--modle: no such option; did you mean --model?"));
   EXPECT_THAT(std::string(Parse({"--model", "x", "--threads", "x"}).status().message()),
               HasSubstr("--threads"));
   EXPECT_THAT(std::string(Parse({"--model", "x", "--threads", "-1"}).status().message()),
@@ -197,9 +198,8 @@ TEST(CommandLineTest, AChatTemplatesFileMustBeThere) {
 
 TEST(CommandLineTest, PrintsWhatIsAskedFor) {
   EXPECT_THAT(Parse({"--version"})->text, HasSubstr("mambad "));
-  for (const char* flag :
-       {"--config", "--model", "--draft", "--listen", "--metrics", "--device", "--threads",
-        "--chat-template"}) {
+  for (const char* flag : {"--config", "--model", "--draft", "--listen", "--metrics", "--device",
+                           "--threads", "--chat-template"}) {
     EXPECT_THAT(Parse({"--help"})->text, HasSubstr(flag));
   }
   EXPECT_EQ(Parse({"--model", "x", "--check-config"})->action, CommandLine::Action::kCheckConfig);
