@@ -401,7 +401,7 @@ ExpressionPointer ExpressionParser::ParseFilter(ExpressionPointer subject, bool 
   ExpressionPointer node = New(ExpressionKind::kFilter, stream_.Peek().position);
   Adopt(node.get(), std::move(subject));
   node->text = stream_.ExpectName();
-  while (stream_.SkipOperator(".")) node->text += "." + stream_.ExpectName();
+  while (stream_.SkipOperator(".")) node->text.append(".").append(stream_.ExpectName());
   if (stream_.AtOperator("(")) ParseArguments(node.get());
   return node;
 }
@@ -412,7 +412,7 @@ ExpressionPointer ExpressionParser::ParseTest(ExpressionPointer subject) {
   ExpressionPointer node = New(ExpressionKind::kTest, stream_.Peek().position);
   Adopt(node.get(), std::move(subject));
   node->text = stream_.ExpectName();
-  while (stream_.SkipOperator(".")) node->text += "." + stream_.ExpectName();
+  while (stream_.SkipOperator(".")) node->text.append(".").append(stream_.ExpectName());
   const TokenKind kind = stream_.Peek().kind;
   const bool at_word = stream_.AtName("else") || stream_.AtName("or") || stream_.AtName("and");
   if (stream_.AtOperator("(")) {
