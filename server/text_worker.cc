@@ -46,6 +46,13 @@ TextWorker::~TextWorker() {
 }
 
 absl::Status TextWorker::Submit(const TextJobPointer& job) {
+  absl::Status status = Enqueue(job);
+  // Its call has it, and it has its call: refused, both would live for ever.
+  if (!status.ok()) job->run = nullptr;
+  return status;
+}
+
+absl::Status TextWorker::Enqueue(const TextJobPointer& job) {
   MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("the server is draining");
   job->queued = SteadyNow();

@@ -47,7 +47,7 @@ class TextWorker {
 
   // From any thread; returns at once. OK: job->run is called once, later, on a worker's thread.
   // RESOURCE_EXHAUSTED with google.rpc.RetryInfo when the queue is full, UNAVAILABLE while
-  // draining: job->run is not called.
+  // draining: job->run is not called, and let go of.
   absl::Status Submit(const TextJobPointer& job);
 
   // From any thread, before, after or during its work: nobody wants the result.
@@ -72,6 +72,7 @@ class TextWorker {
     double SecondsFor(int64_t more_bytes) const;
   };
 
+  absl::Status Enqueue(const TextJobPointer& job);
   void Work(bool takes_long);
   // What this thread is to do next; nullptr: nothing.
   TextJobPointer Take(bool takes_long, absl::Status* status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

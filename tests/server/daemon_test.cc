@@ -6,8 +6,10 @@
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <future>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -91,6 +93,40 @@ TEST(DaemonTest, DrainCancelsWhatRemainsAtItsTimeout) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE) << status.error_message();
   EXPECT_EQ(message.completion().finish_reason(), v1::CANCELLED);
   drained.get();
+}
+
+// A call that stays open when it is over would hold its request's memory, and a drain.
+TEST(DaemonTest, CallsRefusedByTheTextQueueAreGone) {
+  ServerOptions options = TestDaemon::Options();
+  options.max_waiting_texts = 1;
+  options.drain_timeout = absl::Minutes(5);
+  TestDaemon daemon(options, {.context = 1 << 20});
+  const std::string text(200000, 'x');
+  std::atomic<int> refused[3] = {0, 0, 0};
+  std::vector<std::thread> threads;
+  const absl::Time give_up = absl::Now() + absl::Seconds(60);
+  for (int t = 0; t < 9; ++t) {
+    threads.emplace_back([&, kind = t % 3] {
+      const auto stub = v1::Generation::NewStub(daemon.Channel());
+      while (refused[kind] < 5 && absl::Now() < give_up) {
+        grpc::ClientContext context;
+        v1::GenerateResponse answer;
+        v1::TokenizeResponse tokens;
+        v1::TokenizeRequest request;
+        request.set_text(text);
+        grpc::Status status;
+        if (kind == 0) status = stub->Tokenize(&context, request, &tokens);
+        if (kind == 1) status = stub->GenerateOnce(&context, TextRequest(text, 1), &answer);
+        if (kind == 2) status = stub->Generate(&context, TextRequest(text, 1))->Finish();
+        if (status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED) ++refused[kind];
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const std::atomic<int>& count : refused) ASSERT_GE(count, 5);
+  const absl::Time begin = absl::Now();
+  daemon.daemon().Drain();
+  EXPECT_LT(absl::Now() - begin, absl::Minutes(1));
 }
 
 TEST(DaemonTest, TakenPortsAndMissingModelsAreErrors) {

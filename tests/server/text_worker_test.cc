@@ -151,6 +151,24 @@ TEST_F(TextWorkerTest, WhatIsCancelledEndsWithoutWaitingItsTurn) {
   EXPECT_EQ(worker_.Submit(early).code(), absl::StatusCode::kUnavailable);  // drained above
 }
 
+TEST_F(TextWorkerTest, ARefusedJobLetsGoOfItsCall) {
+  Held();
+  const auto call = std::make_shared<TextJobPointer>();  // which has its job, which has its call
+  const auto make = [&](int64_t bytes) {
+    *call = Job("held", bytes);
+    (*call)->run = [call](const absl::Status&) {};
+    return *call;
+  };
+  EXPECT_EQ(worker_.Submit(make(int64_t{1} << 30)).code(), absl::StatusCode::kOk);
+  EXPECT_EQ(call.use_count(), 2);  // that waits
+  EXPECT_EQ(worker_.Submit(make(int64_t{1} << 29)).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(call.use_count(), 2);
+  Release();
+  worker_.Drain(absl::InfiniteFuture());
+  EXPECT_EQ(worker_.Submit(make(1)).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(call.use_count(), 1);
+}
+
 TEST_F(TextWorkerTest, DrainWaitsUntilItsDeadlineAndEndsTheRest) {
   Held();
   std::promise<absl::Status> end;
