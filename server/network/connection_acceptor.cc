@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "engine/steady_time.h"
 
 namespace mambad::server {
 namespace {
@@ -81,8 +81,8 @@ void ConnectionAcceptor::Run() {
       if (outcome == Outcome::kAccepted) failing_since = absl::InfiniteFuture();
     }
     if (!failed) continue;
-    failing_since = std::min(failing_since, absl::Now());
-    if (absl::Now() - failing_since > limits_.failure_patience) {
+    failing_since = std::min(failing_since, SteadyNow());
+    if (SteadyNow() - failing_since > limits_.failure_patience) {
       return fail_(absl::ResourceExhaustedError(
           absl::StrCat("no connection could be accepted for ",
                        absl::FormatDuration(limits_.failure_patience), ": ", failure_)));
@@ -162,7 +162,7 @@ bool ConnectionAcceptor::HasRoom(const std::string& peer) {
     return found == of_peer_.end() || found->second < limits_.connections_per_peer;
   };
   // What is counted are those that were open at the last look.
-  if ((!room() || !room_of_peer()) && absl::Now() - last_sweep_ > kLeastBetweenSweeps) Sweep();
+  if ((!room() || !room_of_peer()) && SteadyNow() - last_sweep_ > kLeastBetweenSweeps) Sweep();
   if (!room()) {
     ++counts_.refused_full;
     return false;
@@ -185,7 +185,7 @@ void ConnectionAcceptor::Sweep() {
     Forget(then.peer);
     entry = open_.erase(entry);
   }
-  last_sweep_ = absl::Now();
+  last_sweep_ = SteadyNow();
 }
 
 void ConnectionAcceptor::Forget(const std::string& peer) {

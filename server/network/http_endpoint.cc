@@ -12,7 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
+#include "engine/steady_time.h"
 
 namespace mambad::server {
 namespace {
@@ -80,7 +80,7 @@ void HttpEndpoint::Run() {
   for (std::vector<pollfd> waited;;) {
     waited = {{wake_.number(), POLLIN, 0}};
     absl::Time next = absl::InfiniteFuture();
-    const bool accepting = absl::Now() >= accept_again_;
+    const bool accepting = SteadyNow() >= accept_again_;
     if (!accepting) next = accept_again_;
     for (const Descriptor& socket : listener_.sockets) {
       waited.push_back({accepting ? socket.number() : -1, POLLIN, 0});
@@ -95,10 +95,10 @@ void HttpEndpoint::Run() {
     const int64_t timeout =
         next == absl::InfiniteFuture()
             ? -1
-            : std::max<int64_t>(absl::ToInt64Milliseconds(next - absl::Now()) + 1, 0);
+            : std::max<int64_t>(absl::ToInt64Milliseconds(next - SteadyNow()) + 1, 0);
     if (poll(waited.data(), waited.size(), static_cast<int>(timeout)) < 0 && errno != EINTR) return;
     if (waited[0].revents != 0) return;
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     for (size_t i = 0; i < connections_.size(); ++i) {
       Connection& connection = connections_[i];
       const bool lives = waited[first + i].revents != 0 ? Serve(&connection) : true;
@@ -117,14 +117,14 @@ void HttpEndpoint::Accept(int listening) {
   const int descriptor = accept4(listening, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (descriptor < 0) {
     if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-      accept_again_ = absl::Now() + kAcceptPause;
+      accept_again_ = SteadyNow() + kAcceptPause;
     }
     return;
   }
   if (connections_.size() >= limits_.connections) connections_.erase(connections_.begin());
   Connection connection;
   connection.socket = Descriptor(descriptor);
-  connection.deadline = absl::Now() + limits_.patience;
+  connection.deadline = SteadyNow() + limits_.patience;
   connections_.push_back(std::move(connection));
 }
 
@@ -154,7 +154,7 @@ bool HttpEndpoint::Read(Connection* connection) {
     return true;
   }
   connection->phase = Connection::Phase::kWriting;
-  connection->deadline = absl::Now() + limits_.patience;
+  connection->deadline = SteadyNow() + limits_.patience;
   return Write(connection);
 }
 
@@ -167,7 +167,7 @@ bool HttpEndpoint::Write(Connection* connection) {
   if (connection->written < connection->text.size()) return true;
   shutdown(connection->socket.number(), SHUT_WR);
   connection->phase = Connection::Phase::kClosing;
-  connection->deadline = absl::Now() + kClosePatience;
+  connection->deadline = SteadyNow() + kClosePatience;
   return true;
 }
 

@@ -90,6 +90,15 @@ SOURCE_SUFFIXES = (".h", ".cc", ".cpp", ".cu", ".cuh", ".py", ".sh", ".proto")
 CXX_SUFFIXES = (".h", ".cc", ".cpp", ".cu", ".cuh")
 TEXT_SUFFIXES = SOURCE_SUFFIXES + (".md", ".txt", ".cmake", ".yaml", ".yml", ".json")
 
+# Where the wall clock may be asked, which may step: whatever waits or times out goes by engine/steady_time.h.
+WALL_CLOCK = re.compile(r"\babsl::Now\(\)")
+ON_STEADY_TIME = ("engine/**", "server/*", "server/network/*")
+ON_THE_WALL_CLOCK = {
+    "engine/steady_time.h": "names it",
+    "server/daemon.cc": "gRPC's own deadlines",
+    "server/request_log.cc": "when a line was written",
+}
+
 # What a folder may weigh in all, bytes: every clone carries it.
 MAX_BYTES = {
     "deploy/models": 36_000_000,
@@ -159,6 +168,9 @@ def check_cxx(path, text):
         include = INCLUDE.match(line)
         if include:
             found += check_include(path, number, include.group(2))
+        if (WALL_CLOCK.search(line) and path not in ON_THE_WALL_CLOCK
+                and any(matches(path, pattern) for pattern in ON_STEADY_TIME)):
+            found.append(f"{path}:{number}: the wall clock may step: SteadyNow()")
     if path.endswith(".h") and not path.endswith("-inl.h"):
         guard = "MAMBAD_" + re.sub(r"[^A-Za-z0-9]", "_", path).upper() + "_"
         if f"#ifndef {guard}" not in lines:
@@ -271,6 +283,10 @@ PLANTED = [
     ("engine/string_utils.cc", "\n", "name says nothing"),
     ("engine/long.cc", "\n" * (MAX_LINES + 1), "lines, over"),
     ("engine/full.cc", "\n" * MAX_LINES, None),
+    ("server/network/clock.cc", "const absl::Time end = absl::Now() + patience;\n", "the wall clock may step"),
+    ("engine/clock.cc", "if (absl::Now() > end) {\n", "the wall clock may step"),
+    ("server/request_log.cc", "Format(absl::Now());\n", None),
+    ("server/cli/clock.cc", "absl::Now();\n", None),
     ("engine/late.cc", "// TO" + "DO: later\n", "unfinished"),
     ("deploy/late.sh", "# FIX" + "ME\n", "unfinished"),
     ("notes.txt", "\n", "does not belong on top"),
