@@ -29,12 +29,12 @@ struct Mapping {
 // Shards of several models; what does not fit goes unnamed.
 constexpr size_t kMostMappings = 4096;
 Mapping mappings[kMostMappings];
-std::mutex mappings_mutex;  // of those that write; the handler takes none
+constexpr uintptr_t kTaken = 1;  // `begin` of one that is being filled in; no address
 
 void Register(const void* data, size_t size, const std::string& path) {
-  const std::lock_guard<std::mutex> lock(mappings_mutex);
   for (Mapping& mapping : mappings) {
-    if (mapping.begin != 0) continue;
+    uintptr_t free = 0;
+    if (!mapping.begin.compare_exchange_strong(free, kTaken)) continue;
     mapping.path = strdup(path.c_str());
     mapping.end = reinterpret_cast<uintptr_t>(data) + size;
     mapping.begin = reinterpret_cast<uintptr_t>(data);
@@ -43,11 +43,11 @@ void Register(const void* data, size_t size, const std::string& path) {
 }
 
 void Forget(const void* data) {
-  const std::lock_guard<std::mutex> lock(mappings_mutex);
   for (Mapping& mapping : mappings) {
     if (mapping.begin != reinterpret_cast<uintptr_t>(data)) continue;
-    mapping.begin = 0;
+    mapping.end = 0;
     free(const_cast<char*>(mapping.path.exchange(nullptr)));
+    mapping.begin = 0;
     return;
   }
 }

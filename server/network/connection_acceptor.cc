@@ -155,19 +155,24 @@ void ConnectionAcceptor::Admit(Descriptor socket, const std::string& peer) {
   receive_(socket.Release());
 }
 
+bool ConnectionAcceptor::HasRoomAtAll() const {
+  return static_cast<int>(open_.size()) < limits_.connections;
+}
+
+bool ConnectionAcceptor::HasRoomOf(const std::string& peer) const {
+  const auto found = of_peer_.find(peer);
+  return found == of_peer_.end() || found->second < limits_.connections_per_peer;
+}
+
 bool ConnectionAcceptor::HasRoom(const std::string& peer) {
-  const auto room = [&] { return static_cast<int>(open_.size()) < limits_.connections; };
-  const auto room_of_peer = [&] {
-    const auto found = of_peer_.find(peer);
-    return found == of_peer_.end() || found->second < limits_.connections_per_peer;
-  };
   // What is counted are those that were open at the last look.
-  if ((!room() || !room_of_peer()) && SteadyNow() - last_sweep_ > kLeastBetweenSweeps) Sweep();
-  if (!room()) {
+  if ((!HasRoomAtAll() || !HasRoomOf(peer)) && SteadyNow() - last_sweep_ > kLeastBetweenSweeps)
+    Sweep();
+  if (!HasRoomAtAll()) {
     ++counts_.refused_full;
     return false;
   }
-  if (!room_of_peer()) {
+  if (!HasRoomOf(peer)) {
     ++counts_.refused_peer;
     return false;
   }

@@ -68,6 +68,9 @@ class ConnectionAcceptor {
   Outcome AcceptOne(int listening);
   Outcome RefuseForWantOfDescriptors(int listening);
   void Admit(Descriptor socket, const std::string& peer);
+  bool HasRoomAtAll() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool HasRoomOf(const std::string& peer) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Both, after a look for connections that are gone; counts a refusal.
   bool HasRoom(const std::string& peer) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Forgets the connections that are closed.
   void Sweep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -109,7 +109,9 @@ class TerminalTest(ChatCase):
 
     def ask(self, terminal, text):
         terminal.type(text + "\r")
-        return terminal.wait_for(r"\n(.*?)\n\[([A-Z]+), [^\]]*\]\n> ").group(1)
+        answer = terminal.wait_for(r"\n(.*?)\n\[([A-Z]+), [^\]]*\]\n> ").group(1)
+        # What arrives between two lines is shown by the terminal too.
+        return answer.removeprefix(text + "\n")
 
     def test_greeting_and_conversation(self):
         terminal = self.start("--max-tokens", "5")

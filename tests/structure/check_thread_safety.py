@@ -23,6 +23,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 FOLDERS = ("engine/", "server/")
 LOCKS = "engine/mutex.h"
 UNKNOWN_LOCK = re.compile(r"\b(std::(\w+_)?mutex|std::condition_variable\w*|absl::Mutex|pthread_mutex_t)\b")
+# A lock that a library takes and gives back by itself.
+LIBRARY_LOCK = re.compile(r"spdlog::sinks::base_sink<std::mutex>")
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 FLAGS = ["-fsyntax-only", "-Wno-everything", "-Wthread-safety", "-Wthread-safety-beta", "-Werror"]
 
@@ -54,7 +56,7 @@ def unknown_locks(root):
                 if not name.endswith((".h", ".cc")) or path == LOCKS:
                     continue
                 for number, line in enumerate(read(root, path).split("\n"), 1):
-                    lock = UNKNOWN_LOCK.search(line.split("//")[0])
+                    lock = UNKNOWN_LOCK.search(LIBRARY_LOCK.sub("", line.split("//")[0]))
                     if lock:
                         found.append(f"{path}:{number}: {lock.group(0)}: a lock the analysis does not know; "
                                      f"{LOCKS} has one it knows")
@@ -124,7 +126,8 @@ def self_test(clang):
     for text, wanted in CASES:
         with tempfile.TemporaryDirectory() as root:
             os.makedirs(os.path.join(root, "engine"))
-            for path, content in ((LOCKS, read(ROOT, LOCKS)), ("engine/a.cc", text)):
+            headers = [LOCKS, *INCLUDE.findall(read(ROOT, LOCKS))]
+            for path, content in (*((each, read(ROOT, each)) for each in headers), ("engine/a.cc", text)):
                 with open(os.path.join(root, path), "w", encoding="utf-8") as file:
                     file.write(content)
             command = f"c++ -std=c++20 -I{root} -c {root}/engine/a.cc"

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <future>
 #include <map>
 #include <memory>
 #include <string>
@@ -216,8 +217,14 @@ TEST(ProcessGroup, OthersWaitForTheFirstAsLongAsItWorks) {
 
 TEST(ProcessGroup, OnesThatAreGoneAreNamedInOneLine) {
   const int port = testing::FreePort();
-  std::thread other([port] { JoinAsOneOfTwo(1, port, 20); });
+  // The other one goes when both have found each other, not while they still look.
+  std::promise<void> found;
+  std::thread other([port, &found] {
+    const auto processes = JoinAsOneOfTwo(1, port, 20);
+    found.get_future().wait();
+  });
   const auto processes = JoinAsOneOfTwo(0, port, 20);
+  found.set_value();
   other.join();
   EXPECT_THAT(ErrorOf([&] { processes->Barrier(); }),
               ::testing::MatchesRegex("process 0 of 2 lost another one: [^][\n]+.*"));

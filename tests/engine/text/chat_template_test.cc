@@ -20,8 +20,7 @@ using ::nlohmann::json;
 using ::testing::HasSubstr;
 
 json ReadTestData() {
-  const auto path =
-      std::filesystem::path(__FILE__).parent_path() / "testdata" / "chat_templates.json";
+  const std::string path = MAMBAD_CHAT_TEMPLATES;
   std::ifstream file(path);
   EXPECT_TRUE(file.good()) << path;
   return json::parse(file, nullptr, false);

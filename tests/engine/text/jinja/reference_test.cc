@@ -19,9 +19,8 @@ namespace {
 using Json = nlohmann::ordered_json;  // templates go through dicts in the order of the file
 
 Json ReadTable() {
-  const auto folder = std::filesystem::path(__FILE__).parent_path().parent_path();
-  std::ifstream file(folder / "testdata" / "chat_templates.json");
-  EXPECT_TRUE(file.good()) << folder;
+  std::ifstream file(MAMBAD_CHAT_TEMPLATES);
+  EXPECT_TRUE(file.good()) << MAMBAD_CHAT_TEMPLATES;
   return Json::parse(file, nullptr, false);
 }
 
