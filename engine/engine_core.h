@@ -120,6 +120,7 @@ class EngineCore {
   absl::Status Prepare(ModelFiles* files);  // all that can be refused before weights are read
   absl::Status OpenFiles(ModelFiles* files);
   absl::Status ResolveOptions(const ModelFiles& files);
+  void ChooseContext(const checkpoint::ModelConfig& config);
   absl::Status ResolveMemory(const ModelFiles& files);
   absl::Status OpenText(const checkpoint::Checkpoint& checkpoint);
   absl::Status OpenChatTemplate(const checkpoint::Checkpoint& checkpoint);

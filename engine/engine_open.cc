@@ -124,8 +124,13 @@ absl::Status CheckRanges(const EngineOptions& options) {
       options.max_sequences, " (at least ", least, ", or 0: chosen)"));
 }
 
+// Positions that the page tables of so many sequences may name.
+int64_t LongestContext(const EngineOptions& options) {
+  return kMaxTableEntries / options.max_sequences * kernels::kPageTokens;
+}
+
 absl::Status CheckPageTable(const EngineOptions& options, bool has_attention) {
-  const int64_t longest = kMaxTableEntries / options.max_sequences * kernels::kPageTokens;
+  const int64_t longest = LongestContext(options);
   if (!has_attention || options.max_context <= longest) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("batching.max_context: ", options.max_context, " given, allowed at most ",
@@ -356,10 +361,21 @@ absl::Status EngineCore::ResolveOptions(const ModelFiles& files) {
                                                    " given, but the model's limit is ",
                                                    config.context_length));
   }
-  if (options.max_context == 0) {
-    options.max_context = config.context_length > 0 ? config.context_length : kUnboundedContext;
-  }
+  if (options.max_context == 0) ChooseContext(config);
   return absl::OkStatus();
+}
+
+// What the model's files claim, as far as page tables reach: claims are no reason to refuse.
+void EngineCore::ChooseContext(const ModelConfig& config) {
+  EngineOptions& options = facts_.options;
+  const int64_t claimed = config.context_length;
+  options.max_context = claimed > 0 ? claimed : kUnboundedContext;
+  if (!config.HasMixer(checkpoint::MixerKind::kAttention)) return;
+  options.max_context = std::min(options.max_context, LongestContext(options));
+  if (options.max_context == claimed) return;
+  AddWarnings({absl::StrCat(options.model, ": its files claim a context of ", claimed, " tokens, ",
+                            options.max_context, " are served, the most with batching.max_sequences ",
+                            options.max_sequences)});
 }
 
 // The cache's room, chosen or given, and with it how long a sequence may get.

@@ -25,6 +25,12 @@ const nlohmann::json* JsonFields::Find(const char* key) const {
   return it == object_.end() || it->is_null() ? nullptr : &*it;
 }
 
+bool JsonFields::IsNull(const char* key) const {
+  if (!object_.is_object()) return false;
+  const auto it = object_.find(key);
+  return it != object_.end() && it->is_null();
+}
+
 JsonFields JsonFields::Object(const char* key) const {
   static const nlohmann::json kNone;
   const nlohmann::json* value = Find(key);

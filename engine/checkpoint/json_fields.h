@@ -24,6 +24,8 @@ class JsonFields {
   // nullptr when absent or null.
   const nlohmann::json* Find(const char* key) const;
   bool Has(const char* key) const { return Find(key) != nullptr; }
+  // Null, which means none where an absent member means a default.
+  bool IsNull(const char* key) const;
   // A member object; one without members when absent.
   JsonFields Object(const char* key) const;
 

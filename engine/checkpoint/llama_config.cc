@@ -120,8 +120,9 @@ void ReadWindow(const JsonFields& fields, Kind kind, ModelConfig& config) {
   if (kind == Kind::kLlama) return;  // its attention knows no window, whatever its file says
   const bool mistral = kind == Kind::kMistral;
   if (!fields.Flag("use_sliding_window").value_or(mistral)) return;
+  const int64_t absent = fields.IsNull("sliding_window") ? 0 : 4096;  // as the classes have it
   config.attention.sliding_window =
-      static_cast<int>(fields.Integer("sliding_window", 1, int64_t{1} << 30, 0));
+      static_cast<int>(fields.Integer("sliding_window", 1, int64_t{1} << 30, absent));
   if (!mistral && config.attention.sliding_window > 0) ReadWindowedLayers(fields, config);
 }
 

@@ -1,6 +1,7 @@
 #include "engine/checkpoint/model_config_reader.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/config_sections.h"
@@ -42,10 +43,15 @@ void RefuseActivation(const JsonFields& fields) {
 
 namespace {
 
+// 2.0 is a whole number too, as all over these files.
+bool IsWhole(const nlohmann::json& id) {
+  return id.is_number() && std::floor(id.get<double>()) == id.get<double>();
+}
+
 // Of a whole number, however large.
 bool InVocabulary(const nlohmann::json& id, int64_t last) {
-  if (id.is_number_unsigned()) return id.get<uint64_t>() <= static_cast<uint64_t>(last);
-  return id.get<int64_t>() >= 0 && id.get<int64_t>() <= last;
+  const double number = id.get<double>();
+  return number >= 0 && number <= static_cast<double>(last);
 }
 
 // `model_type` decides first: Hugging Face's Mamba directories carry the other layout's keys along.
@@ -81,7 +87,7 @@ void ReadEnds(const std::string& source, const JsonFields& fields, ModelConfig& 
   if (eos == nullptr) return;
   const nlohmann::json list = eos->is_array() ? *eos : nlohmann::json::array({*eos});
   for (const nlohmann::json& id : list) {
-    if (!id.is_number_integer() || list.size() > kMostListed) {
+    if (!IsWhole(id) || list.size() > kMostListed) {
       return fields.FailValue("eos_token_id",
                               absl::StrCat("at most ", kMostListed, " ids from 0 to ", last));
     }
@@ -102,7 +108,7 @@ void ReadBeginning(const std::string& source, const JsonFields& fields, ModelCon
   const int64_t last = config.padded_vocabulary - 1;
   const auto* bos = fields.Find("bos_token_id");
   if (bos == nullptr || config.bos_id.has_value()) return;
-  if (!bos->is_number_integer()) {
+  if (!IsWhole(*bos)) {
     return fields.FailValue("bos_token_id", absl::StrCat("an id from 0 to ", last));
   }
   if (InVocabulary(*bos, last)) {

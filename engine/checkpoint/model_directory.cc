@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <map>
 #include <set>
@@ -10,6 +11,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "engine/checkpoint/directory_contents.h"
 #include "engine/checkpoint/error_text.h"
 #include "engine/checkpoint/file_kind.h"
@@ -31,11 +34,13 @@ bool Exists(const std::string& path) {
   return stat(path.c_str(), &info) == 0 || errno != ENOENT;
 }
 
-// A file's name alone: an index must not reach out of its directory.
-bool IsPlainName(const std::string& name) {
-  return !name.empty() && name.find('/') == std::string::npos &&
-         name.find('\0') == std::string::npos && name[0] != '.' &&
-         absl::EndsWith(absl::string_view(name), ".safetensors");
+// A file beside the index or in folders below: an index must not reach out of its directory, nor
+// into what is hidden there.
+bool IsBelow(const std::string& name) {
+  const std::vector<std::string> steps = absl::StrSplit(name, '/');
+  return name.find('\0') == std::string::npos && absl::EndsWith(name, ".safetensors") &&
+         std::none_of(steps.begin(), steps.end(),
+                      [](const std::string& step) { return step.empty() || step[0] == '.'; });
 }
 
 // Tensor -> file.
@@ -50,11 +55,12 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
   std::map<std::string, std::string> files;
   std::set<std::string> names;
   for (const auto& [tensor, file] : map->items()) {
-    const std::string name = file.is_string() ? file.get<std::string>() : "";
-    if (!IsPlainName(name)) {
+    const std::string given = file.is_string() ? file.get<std::string>() : "";
+    const std::string name(absl::StripPrefix(given, "./"));
+    if (!IsBelow(name)) {
       return absl::InvalidArgumentError(
-          absl::StrCat(path, ": weight_map: tensor ", Quoted(tensor), ": ", Quoted(name),
-                       " found, the name of a .safetensors file beside it expected"));
+          absl::StrCat(path, ": weight_map: tensor ", Quoted(tensor), ": ", Quoted(given),
+                       " found, the name of a .safetensors file beside it or below expected"));
     }
     files[tensor] = name;
     names.insert(name);

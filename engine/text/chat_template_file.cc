@@ -144,10 +144,12 @@ absl::StatusOr<ChatTemplate> OpenChatTemplate(const std::string& directory) {
         absl::StrCat(folder, ": no template is named 'default'; found: ", names.front(),
                      names.size() > 1 ? " and others" : ""));
   }
-  absl::StatusOr<ChatTemplate> opened =
-      OpenFromJson(absl::StrCat(directory, "/tokenizer_config.json"));
-  if (!absl::IsNotFound(opened.status())) return opened;
-  return OpenFromJson(absl::StrCat(directory, "/chat_template.json"));
+  absl::StatusOr<ChatTemplate> opened;
+  for (const char* name : {"tokenizer_config.json", "chat_template.json", "processor_config.json"}) {
+    opened = OpenFromJson(absl::StrCat(directory, "/", name));
+    if (!absl::IsNotFound(opened.status())) break;
+  }
+  return opened;
 }
 
 ChatTemplate::Variables ReadChatVariables(const std::string& directory,

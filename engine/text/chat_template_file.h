@@ -13,7 +13,8 @@ namespace mambad::text {
 
 // The chat template of `directory`, from the first of these that there is: chat_template.jinja with
 // additional_chat_templates/*.jinja, of which the one called default.jinja is the template where
-// the former is absent; the chat_template of tokenizer_config.json; that of chat_template.json.
+// the former is absent; the chat_template of tokenizer_config.json; that of chat_template.json; that
+// of processor_config.json.
 // NOT_FOUND when there is none. Other errors begin with the file's name: INVALID_ARGUMENT when it
 // is not what it should be or larger than 16 MiB, FAILED_PRECONDITION when none of several
 // templates is the default.

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/text/utf8.h"
@@ -110,7 +112,24 @@ void AppendLowercase(uint32_t code_point, std::string* out) {
   AppendCodePoint(static_cast<uint32_t>(lower), out);
 }
 
+// Where marks have come, or gone, since Unicode 9, which the tokenizers library goes by.
+constexpr std::pair<uint32_t, uint32_t> kNewerMarks[] = {
+    {0x7FD, 0x7FD},     {0x898, 0x8D3},     {0x9FE, 0x9FE},     {0xAFA, 0xAFF},
+    {0xB55, 0xB55},     {0xC04, 0xC3C},     {0xD00, 0xD00},     {0xD3B, 0xD3C},
+    {0xD81, 0xD81},     {0xEBA, 0xEBA},     {0x1715, 0x1715},   {0x180F, 0x180F},
+    {0x1ABF, 0x1ACE},   {0x1CF7, 0x1CF7},   {0x1DF6, 0x1DFA},   {0xA82C, 0xA82C},
+    {0xA8FF, 0xA8FF},   {0x10D24, 0x10F85}, {0x11070, 0x11074}, {0x110C2, 0x110C2},
+    {0x11145, 0x11146}, {0x111C9, 0x111C9}, {0x111CE, 0x111CF}, {0x1133B, 0x1133B},
+    {0x1145E, 0x1145E}, {0x1182C, 0x11A99}, {0x11D31, 0x11EF6}, {0x16F4F, 0x16F4F},
+    {0x16F7F, 0x16F87}, {0x16FE4, 0x16FF1}, {0x1CF00, 0x1CF46}, {0x1E130, 0x1E2EF}};
+constexpr std::pair<uint32_t, uint32_t> kFormerMarks = {0x1CF2, 0x1CF3};
+
 bool IsMark(uint32_t code_point) {
+  const auto within = [&](const auto& range) {
+    return code_point >= range.first && code_point <= range.second;
+  };
+  if (within(kFormerMarks)) return true;
+  if (std::any_of(std::begin(kNewerMarks), std::end(kNewerMarks), within)) return false;
   const utf8proc_category_t category = utf8proc_category(static_cast<utf8proc_int32_t>(code_point));
   return category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
          category == UTF8PROC_CATEGORY_ME;

@@ -81,7 +81,8 @@ class AddedTokenList {
   std::vector<AddedToken> tokens;
 
  private:
-  void Count(int64_t id) { next_id_ = std::max(next_id_, id + 1); }
+  // What is no id is refused later.
+  void Count(int64_t id) { next_id_ = std::max(next_id_, std::min<int64_t>(id, kLargestTokenId) + 1); }
 
   std::optional<TokenId> IdInVocabulary(const std::string& content) const {
     absl::StatusOr<int32_t> id = vocabulary_.Member(content).NonNegativeInt();
@@ -119,6 +120,10 @@ bool Fits(const TokenizerFiles& files, int64_t id) {
   return files.model_vocabulary == 0 || id < files.model_vocabulary;
 }
 
+absl::Status Fault(const TokenizerFiles& files, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat(files.source_name, "/tokenizer.json: ", what));
+}
+
 absl::StatusOr<TokenTable> BuildTable(const TokenizerFiles& files, Document* document) {
   const JsonReader vocabulary = document->model.Member("vocab");
   if (absl::Status status = vocabulary.ExpectObject(); !status.ok()) return status;
@@ -151,7 +156,7 @@ absl::StatusOr<TokenTable> BuildTable(const TokenizerFiles& files, Document* doc
         token.id, token.content,
         rule.byte_level ? token.content : DecodeSpelling(rule, token.content), token.special);
     if (!status.ok()) {
-      return absl::InvalidArgumentError(absl::StrCat("added token: ", status.message()));
+      return Fault(files, absl::StrCat("added token: ", status.message()));
     }
     kept.push_back(std::move(token));
   }
@@ -161,7 +166,7 @@ absl::StatusOr<TokenTable> BuildTable(const TokenizerFiles& files, Document* doc
         vocabulary.path(), ": ", document->vocabulary_left_out,
         " tokens have ids beyond the model's ", files.model_vocabulary, ": they are left out"));
   }
-  if (absl::Status status = table.BuildIndex(); !status.ok()) return status;
+  if (absl::Status status = table.BuildIndex(); !status.ok()) return Fault(files, status.message());
   return table;
 }
 
@@ -319,9 +324,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromTokenizerJson(
 
   BpeParts parts;
   absl::StatusOr<TokenTable> table = BuildTable(files, &document);
-  if (!table.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat(source, ": ", table.status().message()));
-  }
+  if (!table.ok()) return table.status();
   parts.table = *std::move(table);
   status = ReadMerges(document.model.Member("merges"), parts.table,
                       document.vocabulary_left_out > 0, &parts.merger);

@@ -207,7 +207,12 @@ TEST(LlamaConfig, OldSpellingAndDefaults) {
 
 TEST(LlamaConfig, SlidingWindowIsMistrals) {
   EXPECT_EQ(kZephyr.Good().attention.sliding_window, 4096);
-  EXPECT_EQ(kZephyr.Good(R"({"sliding_window": null})").attention.sliding_window, 0);
+  const auto silent = kZephyr.Good(R"({"sliding_window": null})");  // takes the member away
+  EXPECT_EQ(silent.attention.sliding_window, 4096);
+  ConfigFiles files;
+  files.config = Merged(kZephyr.base, "{}");
+  files.config["sliding_window"] = nullptr;
+  EXPECT_EQ(ReadModelConfig(files, kZephyr.tensors)->attention.sliding_window, 0);
   EXPECT_EQ(kLlama.Good(R"({"sliding_window": 4096})").attention.sliding_window, 0);
   EXPECT_FALSE(kZephyr.Good().tied_head);
 }
@@ -282,6 +287,15 @@ TEST(LlamaConfig, IdsThatTheModelDoesNotHaveAreLeftOut) {
   EXPECT_THAT(config.warnings[0], AllOf(HasSubstr("config.json: eos_token_id: 128256 is left out"),
                                         HasSubstr("0 to 128255")));
   EXPECT_THAT(config.warnings[3], HasSubstr("bos_token_id: -1"));
+}
+
+TEST(LlamaConfig, IdsMayBeWrittenAsFractions) {
+  const ModelConfig config = kLlama.Good(R"({"eos_token_id": [7.0, 1e30, 9], "bos_token_id": 5.0})");
+  EXPECT_THAT(config.eos_ids, ElementsAre(7, 9));
+  EXPECT_EQ(config.bos_id, 5);
+  EXPECT_THAT(config.warnings, ElementsAre(HasSubstr("eos_token_id: 1e+30 is left out")));
+  EXPECT_THAT(kLlama.Bad(R"({"eos_token_id": 7.5})"), HasSubstr("eos_token_id: 7.5 found"));
+  EXPECT_THAT(kLlama.Bad(R"({"bos_token_id": 7.5})"), HasSubstr("bos_token_id: 7.5 found"));
 }
 
 TEST(GenerationConfig, AddsEndsAndSetsSampling) {

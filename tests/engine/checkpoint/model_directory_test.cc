@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -158,7 +159,8 @@ class Shards : public ModelDirectory {
 TEST_F(Shards, NamesThatReachElsewhere) {
   Save();
   for (const char* name :
-       {"../model.safetensors", "/etc/passwd", "/tmp/x.safetensors", "a/b.safetensors", "",
+       {"../model.safetensors", "/etc/passwd", "/tmp/x.safetensors", "a/../../b.safetensors", "",
+        "a//b.safetensors", "a/.b.safetensors", "././b.safetensors",
         ".safetensors", "..", "model.bin", "model.safetensors.index.json"}) {
     nlohmann::json index = Index();
     index["weight_map"]["model.norm.weight"] = name;
@@ -177,6 +179,25 @@ TEST_F(Shards, NamesThatReachElsewhere) {
     directory_.Write("model.safetensors.index.json", text);
     EXPECT_THAT(Error(), HasSubstr("index.json")) << text;
   }
+}
+
+TEST_F(Shards, InFoldersBelow) {
+  Save();
+  nlohmann::json index = Index();
+  std::filesystem::create_directory(directory_ / "weights");
+  std::set<std::string> moved;
+  for (auto& [tensor, file] : index["weight_map"].items()) {
+    const std::string name = file;
+    const bool first = name.find("-00001-of-") != std::string::npos;
+    if (!first && moved.insert(name).second) {
+      std::filesystem::rename(directory_ / name, directory_ / ("weights/" + name));
+    }
+    file = (first ? "./" : "weights/") + name;
+  }
+  WriteIndex(index);
+  const auto opened = Checkpoint::Open(directory_.path());
+  EXPECT_TRUE(opened.ok()) << opened.status();
+  EXPECT_EQ(moved.size(), 2);
 }
 
 TEST_F(Shards, MissingShard) {

@@ -42,6 +42,8 @@ class ChatTemplateFileTest : public ::testing::Test {
 
 TEST_F(ChatTemplateFileTest, TheFirstOfItsPlacesWins) {
   EXPECT_EQ(Open().status().code(), absl::StatusCode::kNotFound);
+  Write("processor_config.json", R"({"chat_template": "of the processor's configuration"})");
+  EXPECT_EQ(Render(), "of the processor's configuration");
   Write("chat_template.json", R"({"chat_template": "of the processor"})");
   EXPECT_EQ(Render(), "of the processor");
   Write("tokenizer_config.json", R"({"eos_token": "a"})");

@@ -59,6 +59,9 @@ TEST(Normalizer, LowercaseIsByCharacter) {
 TEST(Normalizer, AccentsAndEndsAreStripped) {
   const NormalizerStep accents{NormalizerStep::Kind::kStripAccents};
   EXPECT_EQ(With(accents, "e\u0301a\u0903\u20DDé"), "eaé");
+  EXPECT_EQ(With(accents, "a\u07FDb\u0C3Cc\U00011A01"), "a\u07FDb\u0C3Cc\U00011A01")
+      << "marks that Unicode 9 did not have";
+  EXPECT_EQ(With(accents, "a\u1CF2b"), "ab") << "one that is a mark no more";
   NormalizerStep strip{NormalizerStep::Kind::kStrip};
   strip.left = true;
   EXPECT_EQ(With(strip, "\u3000 a \n"), "a \n");
