@@ -20,6 +20,17 @@ struct Flags {
   bool version = false;
 };
 
+constexpr char kFooter[] =
+    "The configuration file has more settings than there are flags: mambad.yaml, which comes with\n"
+    "mambad (deploy/ in the source, etc/mambad/ where it is installed), lists all with their "
+    "defaults.\n"
+    "\n"
+    "SIGTERM and SIGINT drain: new calls are refused, running ones may finish. Exit codes: 0 "
+    "drained, or\n"
+    "stopped while loading; 2 a flag, the configuration, a model or a port is wrong; 3 ended by a "
+    "second\n"
+    "signal before the drain was over; 4 failed while it served.";
+
 void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--config", flags->config, "Configuration file (YAML); flags win over it");
   app->add_option("--model", flags->model, "Checkpoint directory or .gguf file to serve");
@@ -37,6 +48,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       "--check-config", flags->check_config,
       "Check the configuration, and the models' files but their weights, and exit: 0 good, 2 bad");
   app->add_flag("--version", flags->version, "Print the version and exit");
+  app->footer(kFooter);
 }
 
 void ApplyFlags(const Flags& flags, ServerOptions* options) {
@@ -89,7 +101,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* con
   } catch (const CLI::ExtrasError&) {
     return UnknownWord(app);
   } catch (const CLI::ParseError& error) {
-    return absl::InvalidArgumentError(absl::StrCat(error.what(), kMoreHelp));
+    return absl::InvalidArgumentError(absl::StrCat(cli::OptionProblem(error.what()), kMoreHelp));
   }
   if (flags.version) {
     result.action = CommandLine::Action::kPrint;

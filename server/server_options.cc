@@ -2,6 +2,9 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <limits>
 #include <set>
@@ -9,9 +12,12 @@
 #include <utility>
 #include <variant>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "server/cli/suggestions.h"
 
 namespace mambad::server {
 namespace {
@@ -176,6 +182,24 @@ struct RangeCheck {
   absl::Status operator()(const void*) const { return absl::OkStatus(); }
 };
 
+// For an unknown key: the one that was meant, else all that may stand in its place.
+std::string KeysInstead(const std::string& key) {
+  const std::string group =
+      key.substr(0, key.rfind('.') == std::string::npos ? 0 : key.rfind('.') + 1);
+  std::vector<std::string> known, beside;
+  for (const Setting& setting : kSettings) {
+    known.push_back(setting.key);
+    if (!absl::StartsWith(setting.key, group)) continue;
+    const std::string name = known.back().substr(group.size());
+    beside.push_back(name.substr(0, name.find('.')));
+  }
+  beside.erase(std::unique(beside.begin(), beside.end()), beside.end());  // groups stand together
+  known.insert(known.end(), beside.begin(), beside.end());
+  const std::string meant = cli::DidYouMean(key, known);
+  if (!meant.empty()) return meant;
+  return absl::StrCat("; there are ", absl::StrJoin(beside, ", "));
+}
+
 // Walks one mapping of the file, `prefix` being the path to it.
 class Reader {
  public:
@@ -221,7 +245,8 @@ class Reader {
           absl::string_view(setting.key).substr(0, key.size() + 1) == absl::StrCat(key, ".");
     }
     if (is_group && depth < 4) return Read(value, key, depth + 1);
-    return At(key_node, absl::InvalidArgumentError(absl::StrCat("unknown key \"", key, "\"")));
+    return At(key_node, absl::InvalidArgumentError(
+                            absl::StrCat("unknown key \"", key, "\"", KeysInstead(key))));
   }
 
   absl::Status At(const YAML::Node& node, const absl::Status& status) const {
@@ -266,7 +291,7 @@ absl::Status ReadOptionsFile(const std::string& path, ServerOptions* options) {
   std::string text(kLargestFile + 1, '\0');
   if (!file || !file.read(text.data(), static_cast<std::streamsize>(text.size())).eof()) {
     if (file) return absl::InvalidArgumentError(absl::StrCat(path, ": larger than 1 MiB"));
-    return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+    return absl::NotFoundError(absl::StrCat(path, ": cannot be read: ", std::strerror(errno)));
   }
   text.resize(static_cast<size_t>(file.gcount()));
   return ReadOptions(text, path, options);

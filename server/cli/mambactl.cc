@@ -144,13 +144,6 @@ int JudgeRest(const CLI::App& app, const std::vector<std::string>& rest) {
   return UnknownWord(app, rest.front());
 }
 
-// "--prompt: 1 required TEXT missing" in words.
-std::string MissingValue(const std::string& words) {
-  const size_t colon = words.find(": 1 required ");
-  if (colon == std::string::npos) return words;
-  return absl::StrCat(words.substr(0, colon), " needs a value behind it");
-}
-
 int RunProgram(int argc, char** argv) {
   CLI::App app("mambactl: talks to mambad, a server of language models", "mambactl");
   ClientOptions options;
@@ -182,10 +175,8 @@ int RunProgram(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::Success& wish) {
     return app.exit(wish);  // help or version
-  } catch (const CLI::ArgumentMismatch& error) {
-    return ReportBadInput(MissingValue(error.what()));
   } catch (const CLI::ParseError& error) {
-    return ReportBadInput(error.what());
+    return ReportBadInput(OptionProblem(error.what()));
   }
   const std::vector<std::string> rest = app.remaining(/*recurse=*/true);
   if (!rest.empty()) return JudgeRest(app, rest);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 
 namespace mambad::cli {
 
@@ -39,6 +41,26 @@ std::string DidYouMean(const std::string& word, const std::vector<std::string>& 
   const int letters = static_cast<int>(word.size());
   if (least > std::max(1, letters / 3)) return "";
   return absl::StrCat("; did you mean ", *nearest, "?");
+}
+
+std::string OptionProblem(const std::string& words) {
+  // "--prompt: 1 required TEXT missing", "--prompt: At Most 1 required but received 2",
+  // "Could not convert: --threads = x"
+  const std::string kMissing = ": 1 required ", kOften = ": At Most 1 required but received ",
+                    kNoNumber = "Could not convert: ", kIs = " = ";
+  if (const size_t colon = words.find(kMissing); colon != std::string::npos) {
+    return absl::StrCat(words.substr(0, colon), " needs a value behind it");
+  }
+  if (const size_t colon = words.find(kOften); colon != std::string::npos) {
+    return absl::StrCat(words.substr(0, colon), ": given ", words.substr(colon + kOften.size()),
+                        " times, once is expected");
+  }
+  const size_t is = words.find(kIs);
+  if (absl::StartsWith(words, kNoNumber) && is != std::string::npos) {
+    return absl::StrCat(words.substr(kNoNumber.size(), is - kNoNumber.size()), ": \"",
+                        words.substr(is + kIs.size()), "\" is not a whole number");
+  }
+  return words;
 }
 
 }  // namespace mambad::cli

@@ -104,8 +104,10 @@ TEST(ServerOptionsTest, EveryKeyIsReadIntoItsOwnField) {
 
 TEST(ServerOptionsTest, UnknownKeyIsNamedWithItsLine) {
   EXPECT_THAT(ErrorOf("model: m\nlimits:\n  sample: 3\n"),
-              "test.yaml:3: unknown key \"limits.sample\"");
-  EXPECT_THAT(ErrorOf("modell: m\n"), "test.yaml:1: unknown key \"modell\"");
+              "test.yaml:3: unknown key \"limits.sample\"; did you mean limits.samples?");
+  EXPECT_THAT(ErrorOf("modell: m\n"), "test.yaml:1: unknown key \"modell\"; did you mean model?");
+  EXPECT_THAT(ErrorOf("log:\n  rotation: daily\n"),
+              "test.yaml:2: unknown key \"log.rotation\"; there are format, level");
 }
 
 TEST(ServerOptionsTest, BadValuesAreNamed) {
@@ -169,7 +171,9 @@ TEST(CommandLineTest, BadOptionsAreNamed) {
   EXPECT_THAT(std::string(Parse({"--modle", "x"}).status().message()),
               HasSubstr("--modle: no such option; did you mean --model?"));
   EXPECT_THAT(std::string(Parse({"--model", "x", "--threads", "x"}).status().message()),
-              HasSubstr("--threads"));
+              HasSubstr("--threads: \"x\" is not a whole number"));
+  EXPECT_THAT(std::string(Parse({"--model"}).status().message()),
+              HasSubstr("--model needs a value behind it"));
   EXPECT_THAT(std::string(Parse({"--model", "x", "--threads", "-1"}).status().message()),
               HasSubstr("compute.threads"));
   EXPECT_THAT(std::string(Parse({"--model", "x", "--device", "tpu"}).status().message()),
