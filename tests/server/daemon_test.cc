@@ -117,7 +117,12 @@ TEST(DaemonTest, CallsRefusedByTheTextQueueAreGone) {
         grpc::Status status;
         if (kind == 0) status = stub->Tokenize(&context, request, &tokens);
         if (kind == 1) status = stub->GenerateOnce(&context, TextRequest(text, 1), &answer);
-        if (kind == 2) status = stub->Generate(&context, TextRequest(text, 1))->Finish();
+        if (kind == 2) {
+          const auto reader = stub->Generate(&context, TextRequest(text, 1));
+          while (reader->Read(&answer)) {
+          }
+          status = reader->Finish();
+        }
         if (status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED) ++refused[kind];
       }
     });
