@@ -34,7 +34,7 @@ TEST(SmolLM2, OpensAsItIs) {
   EXPECT_EQ(config.attention.key_value_heads, 3);
   EXPECT_EQ(config.attention.head_width, 64);
   EXPECT_EQ(config.attention.rope.theta, 100000);
-  EXPECT_THAT(config.eos_ids, ElementsAre(2));
+  EXPECT_THAT(config.eos_ids, ElementsAre(2, 0));  // the end of a turn, and of a text by its piece
   const TextFiles& text = (*opened)->text();
   EXPECT_EQ(text.tokenizer_model, "gpt2");
   EXPECT_EQ(text.pre_tokenizer, "smollm");
