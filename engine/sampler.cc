@@ -81,7 +81,8 @@ void Sampler::Configure(int slot, const SamplingParams& params, int sample,
   state.repetition_penalty = params.repetition_penalty;
   state.presence_penalty = params.presence_penalty;
   state.frequency_penalty = params.frequency_penalty;
-  state.seed = params.seed + static_cast<uint64_t>(sample);
+  state.seed = params.seed;
+  state.sample = static_cast<uint32_t>(sample);
   state.stop_from = static_cast<int32_t>(stop_from);
   state.stop_count = static_cast<int32_t>(std::min<size_t>(stop_ids.size(), kernels::kMaxStopIds));
   std::copy_n(stop_ids.begin(), state.stop_count, state.stop_ids);

@@ -30,13 +30,19 @@ class Collector : public EventSink {
   FinishReason finish = FinishReason::kNone;
 };
 
+enum class Kind {
+  kGreedy,
+  kFewTokens,  // greedy, of two tokens
+  kSampled,    // of two tokens, too
+};
+
 // What is decoded, again and again in different ways. Nothing of its answers is known beforehand.
-Request Probe(const EngineFacts& facts, int which, bool few_tokens) {
+Request Probe(const EngineFacts& facts, int which, Kind kind) {
   const int vocabulary = facts.model.vocabulary;
   const auto context = static_cast<int>(std::min<int64_t>(facts.model.context, 1000));
   const auto token = [&](int i) { return (37 * i + 101 * which + 11) % vocabulary; };
   Request request;
-  if (few_tokens) {
+  if (kind != Kind::kGreedy) {
     // Two tokens in all their pairs, and no others allowed: whatever the answer, its last two have
     // been seen before, so that prompt lookup has something to propose.
     for (int i : {0, 0, 1, 1, 0}) request.prompt.push_back(token(i));
@@ -49,6 +55,10 @@ Request Probe(const EngineFacts& facts, int which, bool few_tokens) {
       std::min(kAnswerTokens, context - static_cast<int>(request.prompt.size()));
   request.stopping.ignore_eos = true;
   request.output.logprobs = 0;
+  if (kind == Kind::kSampled) {
+    request.sampling.temperature = 0.8f;
+    request.sampling.seed = 1 + static_cast<uint64_t>(which);
+  }
   return request;
 }
 
@@ -58,12 +68,11 @@ struct Decoded {
   int64_t drafted = 0;
 };
 
-absl::StatusOr<Decoded> Decode(EngineCore& core, SpeculationMode mode, int probes,
-                               bool few_tokens) {
+absl::StatusOr<Decoded> Decode(EngineCore& core, SpeculationMode mode, int probes, Kind kind) {
   std::vector<std::shared_ptr<Collector>> collectors;
   absl::Status refused;
   for (int i = 0; i < probes; ++i) {
-    Request request = Probe(core.facts(), i, few_tokens);
+    Request request = Probe(core.facts(), i, kind);
     request.speculation.mode = mode;
     if (mode != SpeculationMode::kOff)
       request.speculation.draft_length =
@@ -94,9 +103,9 @@ absl::StatusOr<Decoded> Decode(EngineCore& core, SpeculationMode mode, int probe
 }
 
 absl::Status Compare(EngineCore& core, const Decoded& plain, SpeculationMode mode, int probes,
-                     bool few_tokens) {
+                     Kind kind) {
   const char* drafter = mode == SpeculationMode::kDraftModel ? "the draft model" : "prompt lookup";
-  const absl::StatusOr<Decoded> decoded = Decode(core, mode, probes, few_tokens);
+  const absl::StatusOr<Decoded> decoded = Decode(core, mode, probes, kind);
   if (!decoded.ok()) {
     return absl::InternalError(absl::StrCat("with ", drafter, ": ", decoded.status().message()));
   }
@@ -116,22 +125,23 @@ absl::Status Compare(EngineCore& core, const Decoded& plain, SpeculationMode mod
 absl::Status CheckDrafters(EngineCore& core) {
   const EngineFacts& facts = core.facts();
   const absl::Time start = SteadyNow();
-  // A draft model is asked both: for any token, and for so few that some of its drafts are accepted,
-  // however bad it is.
-  for (bool few_tokens : {false, true}) {
+  // A draft model is asked both: for any token, and for so few that some of its drafts are
+  // accepted, however bad it is.
+  for (Kind kind : {Kind::kGreedy, Kind::kFewTokens, Kind::kSampled}) {
     std::vector<SpeculationMode> modes;
     if (facts.draft_model.has_value()) modes.push_back(SpeculationMode::kDraftModel);
-    if (facts.options.prompt_lookup && few_tokens) modes.push_back(SpeculationMode::kPromptLookup);
+    if (facts.options.prompt_lookup && kind != Kind::kGreedy)
+      modes.push_back(SpeculationMode::kPromptLookup);
     if (modes.empty()) continue;
     int probes = 1;
-    absl::StatusOr<Decoded> plain = Decode(core, SpeculationMode::kOff, probes, few_tokens);
+    absl::StatusOr<Decoded> plain = Decode(core, SpeculationMode::kOff, probes, kind);
     if (plain.ok() && SteadyNow() - start < absl::Milliseconds(50)) {
       probes = std::min(3, facts.options.max_sequences);
-      plain = Decode(core, SpeculationMode::kOff, probes, few_tokens);
+      plain = Decode(core, SpeculationMode::kOff, probes, kind);
     }
     if (!plain.ok()) return plain.status();
     for (SpeculationMode mode : modes) {
-      if (absl::Status status = Compare(core, *plain, mode, probes, few_tokens); !status.ok())
+      if (absl::Status status = Compare(core, *plain, mode, probes, kind); !status.ok())
         return status;
     }
   }

@@ -8,8 +8,8 @@
 
 namespace mambad {
 
-// Decodes a few fixed prompts greedily, plain and with every drafter there is, and compares tokens
-// and log-probabilities bit by bit. OK: they are the same, all numbers are finite, and every drafter
+// Decodes a few fixed prompts, greedily and sampled, plain and with every drafter there is, and
+// compares tokens and log-probabilities bit by bit. OK: they are the same, all numbers are finite, and every drafter
 // did draft. INTERNAL: what was not so, or which probe was refused. Bounded by tokens and by about
 // half a second. The core must be idle, and is so again afterwards; its observer sees none of it,
 // and neither counters nor draft lengths remember it. Contexts too short for drafts are not checked.

@@ -36,8 +36,8 @@ SpeculativeDecoder::SpeculativeDecoder(const Shape& shape, kernels::Backend& bac
     for (auto* array : {&c.logit_row, &c.position, &c.token_row, &c.next_row})
       inputs_.Add(array, sequences);
   }
-  for (auto* array : {&accept_slot_, &logit_begin_, &draft_length_, &token_row_, &accept_position_,
-                      &limit_, &proposal_}) {
+  for (auto* array :
+       {&accept_slot_, &logit_begin_, &draft_length_, &token_row_, &accept_position_, &limit_}) {
     inputs_.Add(array, sequences);
   }
   inputs_.Add(&score_logit_row_, shape.max_logit_rows);
@@ -56,10 +56,6 @@ SpeculativeDecoder::SpeculativeDecoder(const Shape& shape, kernels::Backend& bac
   logprobs_.Add(&score_alternatives_, shape.max_logit_rows * kernels::kMaxAlternatives);
   logprobs_.Allocate(backend);
 
-  if (draft != nullptr) {
-    q_ = backend.Allocate(sizeof(float) * sequences * kernels::kMaxWindowRows *
-                          target.config().padded_vocabulary);
-  }
   verify_row_.resize(sequences);
   accept_index_.resize(sequences);
   draft_row_.resize(sequences);
@@ -167,7 +163,6 @@ void SpeculativeDecoder::PlanVerify(absl::Span<StepEntry> entries) {
     token_row_.host[a] = verify_row_[e];
     accept_position_.host[a] = static_cast<int32_t>(sequence.tokens.size());
     limit_.host[a] = entry.limit;
-    proposal_.host[a] = entry.drafter == DrafterKind::kDraftModel ? 1 : 0;
   }
 }
 
@@ -216,7 +211,6 @@ void SpeculativeDecoder::RunDrafts() {
     sampling.token_row = call.token_row.device;
     if (j + 1 < draft_call_count_) sampling.next_tokens = draft_calls_[j + 1].batch.device_tokens();
     sampling.next_row = call.next_row.device;
-    sampling.q = q_.as<float>();
     backend_.SampleDrafts(sampling, sampler_.tables(), draft_->workspace());
   }
 }
@@ -244,8 +238,6 @@ void SpeculativeDecoder::RunVerify(int alternatives, int score_alternatives) {
   acceptance.tokens = verify_.device_tokens();
   acceptance.position = accept_position_.device;
   acceptance.limit = limit_.device;
-  acceptance.proposal = proposal_.device;
-  acceptance.q = q_.as<float>();
   acceptance.alternatives = alternatives;
   backend_.Accept(acceptance, sampler_.tables(), target_.workspace(),
                   {accepted_.device, kept_.device, tokens_.device, stopped_.device,

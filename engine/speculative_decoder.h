@@ -40,7 +40,7 @@ struct StepEntry {
   int64_t position = 0;  // of the first row fed
   bool sampled = false;
   int draft_rows = 0;  // rows that the draft model ran for it: its own backlog, then drafts
-  int accepted = 0;  // drafts accepted before the cut
+  int accepted = 0;    // drafts accepted before the cut
   int kept = 0;
   const TokenId* tokens = nullptr;  // [kept]
   bool stopped = false;             // the last kept token is a stop id
@@ -59,7 +59,7 @@ struct LogprobView {
 
 struct StepTimes {
   double draft_seconds = 0, verify_seconds = 0;
-  int draft_rows = 0;  // rows the draft model ran
+  int draft_rows = 0;        // rows the draft model ran
   int first_draft_rows = 0;  // of them in its first call, which reads what it has not read yet
 };
 
@@ -111,7 +111,7 @@ class SpeculativeDecoder {
   int draft_call_count_ = 0;
   int accept_count_ = 0, score_count_ = 0;
   StagingArea<int32_t>::Array accept_slot_, logit_begin_, draft_length_, token_row_,
-      accept_position_, limit_, proposal_;
+      accept_position_, limit_;
   StagingArea<int32_t>::Array score_logit_row_, score_token_;
   std::vector<int> verify_row_;    // [entries], row of the entry's last backlog token in the verify
   std::vector<int> draft_row_;     // [entries], the same in draft call 0
@@ -123,7 +123,6 @@ class SpeculativeDecoder {
   StagingArea<int32_t>::Array accepted_, kept_, tokens_, stopped_, kept_ids_, score_ids_;
   StagingArea<float>::Array kept_logprobs_, kept_alternatives_, score_logprobs_,
       score_alternatives_;
-  kernels::Buffer q_;  // the drafts' distributions
 };
 
 }  // namespace mambad

@@ -247,20 +247,26 @@ struct WorkspaceShape {
   int max_rows = 0, max_logit_rows = 0, max_sequences = 0;
   int64_t width = 0, vocabulary = 0;  // V, padded
   int64_t max_projection = 0;         // the widest `in` of all layers, rows
-  int64_t max_inner = 0;      // the widest of I, H hd, F, convolution channels + I
-  int64_t max_selection = 0;  // the widest `select` of Mamba-1: rows, r + 2 N
+  int64_t max_inner = 0;              // the widest of I, H hd, F, convolution channels + I
+  int64_t max_selection = 0;          // the widest `select` of Mamba-1: rows, r + 2 N
   int64_t max_context = 0;            // positions an attention row may see
 };
 
 // ---- sampling
 // -------------------------------------------------------------------------------------------------------
 
-// How one slot's tokens are chosen; plain data in backend memory, written at admission.
+// How one slot's tokens are chosen; plain data in backend memory, written at admission. The token
+// of a row is a function of its logits, of this and of its position alone: temperature 0 takes the
+// most likely id; otherwise each id i that top_k, top_p and min_p leave, of weight
+// w_i = e^((x_i - max) / temperature), arrives at -log(1 - u_i) / w_i, and the first one is the
+// token (lowest id among equals). u_i = (word + 1/2) / 2^32, word i % 4 of
+// Philox4x32-10(counter {i / 4, position, sample, 0}, key seed).
 struct SamplingState {
   float temperature = 0, top_p = 1, min_p = 0;
   int32_t top_k = 0;
   float repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
   uint64_t seed = 0;
+  uint32_t sample = 0;    // of one request's, 0 ..: the same seed, other draws
   int32_t stop_from = 0;  // stop ids cannot be sampled for positions below this one (min_tokens)
   int32_t stop_count = 0;
   int32_t stop_ids[kMaxStopIds] =
@@ -279,8 +285,8 @@ struct SamplingTables {
 };
 
 // Draws the next draft of each sequence from its row of draft logits and writes it where the verify
-// reads it. The distribution is kept: q[s][step] for Accept. Randomness: Philox keyed by (seed,
-// position, purpose).
+// reads it, by the rule and with the noise by which Accept draws the target's token of that
+// position.
 struct DraftSampling {
   int sequences = 0;
   const int32_t* slot = nullptr;  // [S]
@@ -293,11 +299,10 @@ struct DraftSampling {
       nullptr;  // [S], where this draft goes; drafts before it stand in the rows before it
   int32_t* next_tokens = nullptr;     // the next draft batch's tokens, or nullptr
   const int32_t* next_row = nullptr;  // [S], where in it; -1: nowhere
-  float* q = nullptr;  // [S, kMaxWindowRows, V]; row of a greedy sequence is not written
 };
 
-// Accepts drafts against the target's logits, draws the token after the last accepted one, cuts at
-// stop ids.
+// Draws the target's token of each row for as long as the draft after it is the same, and the one
+// after the last such draft; cuts at stop ids. Drafts decide how many tokens come, never which.
 struct Acceptance {
   int sequences = 0;
   const int32_t* slot = nullptr;         // [S]
@@ -308,9 +313,6 @@ struct Acceptance {
   const int32_t* tokens = nullptr;     // the verify batch's tokens
   const int32_t* position = nullptr;   // [S], absolute position of the first token to keep
   const int32_t* limit = nullptr;      // [S], tokens that may be kept, >= 1 (token limits)
-  const int32_t* proposal =
-      nullptr;  // [S], 1: q holds the drafts' distributions; 0: drafts were certain (lookup)
-  const float* q = nullptr;  // [S, kMaxWindowRows, V]
   int alternatives =
       -1;  // log-probabilities of kept tokens: -1 none, else how many alternatives (host)
 };

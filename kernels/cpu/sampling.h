@@ -3,9 +3,9 @@
 //
 // THE DISTRIBUTION of one row, over the ids [0, vocabulary) only:
 //   1. logit + bias; divided (positive) or multiplied (negative) by repetition_penalty where the id
-//      stands in the prompt or answer; less frequency_penalty * occurrences + presence_penalty where
-//      it stands in the answer; drafts of the window before the row count as answer. Stop ids are
-//      impossible for positions below stop_from.
+//      stands in the prompt or answer; less frequency_penalty * occurrences + presence_penalty
+//      where it stands in the answer; drafts of the window before the row count as answer. Stop ids
+//      are impossible for positions below stop_from.
 //   2. temperature 0: all mass on the most likely id. Otherwise softmax of (1) / temperature, then
 //      in this order top_k: the k most likely; top_p: the fewest most likely whose share of what
 //      top_k left reaches top_p, at least one; min_p: those at least min_p times as likely as the
@@ -14,12 +14,15 @@
 // as the largest float. When nothing is possible, all mass is on the lowest id that neither bias
 // nor stop_from forbids.
 //
-// ACCEPTANCE (Leviathan et al. 2022, arXiv 2211.17192): draft x stays if u < p(x) / q(x); at the
-// first that does not, the token is drawn from max(p - q, 0) normalised, or from p where that is
-// zero everywhere; after the last accepted draft, from p. A draft that was certain has q = 1 there.
-// Greedy: a draft stays if it is the most likely id.
+// THE TOKEN of one row, of temperature above 0: a race. Every id arrives after a time that is
+// exponentially distributed with its probability as rate, and the first to arrive is the token, the
+// lowest id where two arrive together (the exponential race, or Gumbel-max trick). The noise of
+// an id is a word of Philox (kernels/cpu/philox.h) by (seed; sample, position, id), and nothing
+// else: not by drafts, rounds, company or threads. A draft model races with the same noise, and so
+// proposes what the target draws wherever the two distributions agree (Gumbel coupling).
 //
-// RANDOMNESS: kernels/cpu/philox.h, by (seed, absolute position of the token, purpose).
+// ACCEPTANCE. A draft stays if it is the token of the row before it. What is kept is therefore what
+// decoding one token a round keeps, whatever was drafted.
 //
 // Every sum has one order: results are the same bits for any number of threads and any company in
 // the batch. Nothing here allocates but CreateSamplingScratch.
@@ -41,8 +44,7 @@ struct SamplingScratch {
 };
 SamplingScratch CreateSamplingScratch(int threads, int64_t padded_vocabulary);
 
-// `logits` rows hold at least `vocabulary` numbers; what stands beyond is not read. q rows are
-// written over all of V, 0 beyond the vocabulary.
+// `logits` rows hold at least `vocabulary` numbers; what stands beyond is not read.
 void SampleDraftTokens(ThreadPool& pool, const DraftSampling& request, const SamplingTables& tables,
                        const RowsView& logits, SamplingScratch& scratch);
 

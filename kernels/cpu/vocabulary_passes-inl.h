@@ -1,5 +1,6 @@
 // Vector passes over a block of a row of logits: what sampling does to every id. Included once a
-// target by sampling.cc. Sums have one order whatever the vector width: 16 lanes, then doubles.
+// target by token_distribution.cc. Sums have one order whatever the vector width: 16 lanes, then
+// doubles.
 
 #if defined(MAMBAD_KERNELS_CPU_VOCABULARY_PASSES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MAMBAD_KERNELS_CPU_VOCABULARY_PASSES_INL_H_
@@ -102,10 +103,9 @@ HWY_INLINE V Weights(FloatTag d, V x, float maximum, float temperature) {
   return hn::IfThenElseZero(possible, Exp(d, hn::Min(exponent, hn::Zero(d))));
 }
 
-// weights = e^((x - maximum) / temperature), 0 for NaN and -infinity; `maximum` is finite. Returns
-// their sum. In place is allowed.
-double BlockWeights(const float* x, int64_t count, float maximum, float temperature,
-                    float* weights) {
+// weights = e^((x - maximum) / temperature), 0 for NaN and -infinity; `maximum` is finite. In place
+// is allowed.
+void BlockWeights(const float* x, int64_t count, float maximum, float temperature, float* weights) {
   const FloatTag d;
   const auto body = [&](int64_t i) {
     hn::StoreU(Weights(d, hn::LoadU(d, x + i), maximum, temperature), d, weights + i);
@@ -119,40 +119,10 @@ double BlockWeights(const float* x, int64_t count, float maximum, float temperat
     }
     std::memcpy(weights + begin, rest, (count - begin) * sizeof(float));
   });
-  return BlockSum(weights, count);
-}
-
-// out = x * scale.
-void BlockScale(const float* x, int64_t count, float scale, float* out) {
-  const FloatTag d;
-  const auto factor = hn::Set(d, scale);
-  ForVectors(
-      count, [&](int64_t i) { hn::StoreU(hn::Mul(hn::LoadU(d, x + i), factor), d, out + i); },
-      [&](int64_t i) {
-        for (; i < count; ++i) out[i] = x[i] * scale;
-      });
-}
-
-// out = max(weights * scale - q, 0). Returns the sum.
-double BlockResidual(const float* weights, int64_t count, float scale, const float* q, float* out) {
-  const FloatTag d;
-  const auto factor = hn::Set(d, scale);
-  const auto body = [&](int64_t i) {
-    const auto difference =
-        hn::Sub(hn::Mul(hn::LoadU(d, weights + i), factor), hn::LoadU(d, q + i));
-    hn::StoreU(hn::Max(difference, hn::Zero(d)), d, out + i);
-  };
-  ForVectors(count, body, [&](int64_t i) {
-    for (; i < count; ++i) {
-      const float difference = weights[i] * scale - q[i];
-      out[i] = difference > 0 ? difference : 0;
-    }
-  });
-  return BlockSum(out, count);
 }
 
 // out = logits + bias (nullptr: none), then penalties by `counts` (nullptr: none); see
-// PenalisedLogit in sampling.cc, whose arithmetic this repeats operation for operation.
+// PenalisedLogit in token_distribution.cc, whose arithmetic this repeats operation for operation.
 void BlockPenalise(const float* logits, int64_t count, const float* bias, const int32_t* counts,
                    float repetition, float presence, float frequency, float* out) {
   const FloatTag d;

@@ -240,11 +240,42 @@ TEST(EngineCore, SamplesForkAfterThePromptAndDifferBySeed) {
   std::set<std::vector<TokenId>> different;
   for (const auto& [index, answer] : sampled->answers) different.insert(answer.tokens);
   EXPECT_EQ(different.size(), 4u);
-  // The second sample is what a request with the next seed gets.
-  Request second = driver.Plain(21, 10);
-  second.sampling = request.sampling;
-  second.sampling.seed = 18;
-  EXPECT_EQ(driver.Run(second).tokens, sampled->answers[1].tokens);
+  // No sample of one seed is a sample of the next; the first is what a request for one gets.
+  Request one = driver.Plain(21, 10);
+  one.sampling = request.sampling;
+  EXPECT_EQ(driver.Run(one).tokens, sampled->answers[0].tokens);
+  request.sampling.seed = 18;
+  const auto next = driver.Send(request);
+  driver.RunAll();
+  for (const auto& [index, answer] : next->answers) different.insert(answer.tokens);
+  EXPECT_EQ(different.size(), 8u);
+}
+
+// Invariants 2 and 3 for the samples of one request.
+TEST(EngineCore, Invariant2SamplesAreTheSameWhateverIsDrafted) {
+  EngineDriver plain("hybrid_mamba2", "", {}), drafted("hybrid_mamba2", "llama_tied", {});
+  Request request = plain.Plain(21, 40);
+  request.output.samples = 4;
+  request.sampling.temperature = 0.8f;
+  request.sampling.seed = 5;
+  const auto expected = plain.Send(request);
+  plain.RunAll();
+  ASSERT_EQ(expected->answers.size(), 4u);
+  int64_t drafts = 0;
+  for (const SpeculationMode mode :
+       {SpeculationMode::kDraftModel, SpeculationMode::kPromptLookup, SpeculationMode::kAuto}) {
+    request.speculation.mode = mode;
+    if (mode != SpeculationMode::kAuto) request.speculation.draft_length = 3;
+    const auto company = drafted.Send(drafted.Plain(33, 20));
+    const auto sink = drafted.Send(request);
+    drafted.RunAll();
+    for (const auto& [index, answer] : expected->answers) {
+      EXPECT_EQ(sink->answers[index].tokens, answer.tokens) << index;
+      if (sink->answers[index].stats.has_value())
+        drafts += sink->answers[index].stats->speculation.drafted;
+    }
+  }
+  EXPECT_GT(drafts, 20);
 }
 
 TEST(EngineCore, LogprobsAgreeWithScoring) {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -268,31 +269,39 @@ void ExpectSameAnswer(const Answer& answer, const Answer& plain) {
   }
 }
 
-Request GreedyRequest(const EngineDriver& driver, int prompt, uint64_t seed) {
-  Request request = driver.Plain(prompt, 24, seed);
-  request.output.logprobs = 3;
-  return request;
-}
-
-class GreedyAnswers : public ::testing::TestWithParam<std::string> {};
+// One model, at one temperature.
+class Answers : public ::testing::TestWithParam<std::tuple<std::string, float>> {
+ protected:
+  static std::string Model() { return std::get<0>(GetParam()); }
+  static Request Make(const EngineDriver& driver, int prompt, uint64_t seed) {
+    Request request = driver.Plain(prompt, 24, seed);
+    request.output.logprobs = 3;
+    request.sampling.temperature = std::get<1>(GetParam());
+    request.sampling.seed = 77 + seed;
+    if (seed % 3 == 1) request.sampling.top_p = 0.9f;
+    if (seed % 4 == 2) request.sampling.frequency_penalty = 0.3f;
+    if (seed % 5 == 3) request.sampling.top_k = 12;
+    return request;
+  }
+};
 
 // Target and draft model of one family. The good draft is the target in bf16, most of whose drafts
 // are kept; the bad one has other weights. Every draft length, every prompt length around page and
 // ring borders, up to 16 requests together.
-TEST_P(GreedyAnswers, Invariant2SpeculationChangesNothing) {
+TEST_P(Answers, Invariant2SpeculationChangesNothing) {
   EngineOptions one_thread;
   one_thread.threads = 1;
-  EngineDriver plain(GetParam(), "", one_thread);
+  EngineDriver plain(Model(), "", one_thread);
   TemporaryDirectory good_draft;
-  MakeFormulaModel(GetParam()).directory.Write(good_draft.path(), StoredAs::kBFloat16);
+  MakeFormulaModel(Model()).directory.Write(good_draft.path(), StoredAs::kBFloat16);
   EngineOptions good_options = one_thread;
   good_options.draft_model = good_draft.path();
   good_options.max_step_rows = 40;
-  EngineDriver good(GetParam(), "", good_options), bad(GetParam(), GetParam(), one_thread);
+  EngineDriver good(Model(), "", good_options), bad(Model(), Model(), one_thread);
   const std::vector<int> prompts = {1, 2, 3, 15, 16, 17, 18, 19, 20, 31, 32, 33, 40, 63, 64, 130};
   std::vector<Answer> expected;
   for (size_t i = 0; i < prompts.size(); ++i)
-    expected.push_back(plain.Run(GreedyRequest(plain, prompts[i], i)));
+    expected.push_back(plain.Run(Make(plain, prompts[i], i)));
 
   int64_t accepted = 0, rejected = 0;
   for (int draft_length = 0; draft_length <= 8; ++draft_length) {
@@ -305,7 +314,7 @@ TEST_P(GreedyAnswers, Invariant2SpeculationChangesNothing) {
                    << "draft length " << draft_length << ", mode " << static_cast<int>(mode));
       std::vector<std::shared_ptr<CollectingSink>> sinks;
       for (size_t i = 0; i < prompts.size(); ++i) {
-        Request request = GreedyRequest(driver, prompts[i], i);
+        Request request = Make(driver, prompts[i], i);
         request.speculation.mode = mode;
         if (mode != SpeculationMode::kAuto) request.speculation.draft_length = draft_length;
         sinks.push_back(driver.Send(std::move(request)));
@@ -331,11 +340,11 @@ TEST_P(GreedyAnswers, Invariant2SpeculationChangesNothing) {
 }
 
 // The answer of one sequence, whatever the chunks, threads and company.
-TEST_P(GreedyAnswers, Invariant3BatchChunksAndThreadsChangeNothing) {
+TEST_P(Answers, Invariant3BatchChunksAndThreadsChangeNothing) {
   EngineOptions one_thread;
   one_thread.threads = 1;
-  EngineDriver alone(GetParam(), "", one_thread);
-  const Answer expected = alone.Run(GreedyRequest(alone, 77, 5));
+  EngineDriver alone(Model(), "", one_thread);
+  const Answer expected = alone.Run(Make(alone, 77, 5));
   for (const int rows : {2, 3, 16, 64, 256}) {
     for (const int threads : {1, 3}) {
       if (threads > 1 && rows < 64) continue;  // many steps, nothing new
@@ -344,25 +353,28 @@ TEST_P(GreedyAnswers, Invariant3BatchChunksAndThreadsChangeNothing) {
       options.max_sequences = std::min(16, rows / 2);
       options.max_step_rows = rows;
       options.threads = threads;
-      EngineDriver driver(GetParam(), "", options);
+      EngineDriver driver(Model(), "", options);
       std::vector<std::shared_ptr<CollectingSink>> company;
-      for (int i = 0; i < 7; ++i)
-        company.push_back(driver.Send(GreedyRequest(driver, 1 + 13 * i, 10 + i)));
-      const auto sink = driver.Send(GreedyRequest(driver, 77, 5));
-      for (int i = 0; i < 7; ++i)
-        company.push_back(driver.Send(GreedyRequest(driver, 2 + 11 * i, 20 + i)));
+      for (int i = 0; i < 7; ++i) company.push_back(driver.Send(Make(driver, 1 + 13 * i, 10 + i)));
+      const auto sink = driver.Send(Make(driver, 77, 5));
+      for (int i = 0; i < 7; ++i) company.push_back(driver.Send(Make(driver, 2 + 11 * i, 20 + i)));
       driver.RunAll();
       ExpectSameAnswer(sink->answers[0], expected);
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formula, GreedyAnswers,
-                         ::testing::Values("llama_tied", "mistral_window", "mamba",
-                                           "mamba_state_spaces", "mamba2_groups", "hybrid_mamba",
-                                           "hybrid_mamba_late", "hybrid_mamba2",
-                                           "hybrid_mamba2_early"),
-                         [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Formula, Answers,
+                         ::testing::Combine(::testing::Values("llama_tied", "mistral_window",
+                                                              "mamba", "mamba_state_spaces",
+                                                              "mamba2_groups", "hybrid_mamba",
+                                                              "hybrid_mamba_late", "hybrid_mamba2",
+                                                              "hybrid_mamba2_early"),
+                                            ::testing::Values(0.0f, 0.8f)),
+                         [](const auto& info) {
+                           return std::get<0>(info.param) +
+                                  (std::get<1>(info.param) > 0 ? "_sampled" : "_greedy");
+                         });
 
 }  // namespace
 }  // namespace mambad::testing

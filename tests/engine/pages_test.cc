@@ -59,9 +59,6 @@ class Preemption : public ::testing::TestWithParam<Models> {
   Request Make(int prompt, uint64_t seed) {
     Request request = Endless(*driver_, prompt, seed);
     if (GetParam().draft[0] != 0) {
-      // Where a round begins decides what is drawn from a draft and what from the target: sampled
-      // answers are then others, of the same distribution. Greedy ones are the same.
-      request.sampling.temperature = 0;
       request.speculation.mode = SpeculationMode::kDraftModel;
       request.speculation.draft_length = 3;
     }

@@ -13,6 +13,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/philox.h"
+#include "kernels/cpu/token_distribution.h"
 
 namespace mambad::kernels {
 namespace {
@@ -33,13 +34,12 @@ struct Step {
     states.resize(sequences);
     for (int s = 0; s < sequences; ++s) states[s].seed = 1000 + s;
     logits.assign(size_t(sequences) * kTokens * V, 50.0f);  // padding must not be sampled
-    q.assign(size_t(sequences) * kMaxWindowRows * V, 0.0f);
     counts.assign(size_t(sequences) * V, 0);
     bias.assign(size_t(sequences) * V, 0.0f);
     tables = {states.data(), counts.data(), bias.data(), vocabulary, V};
     scratch = CreateSamplingScratch(threads, V);
     for (auto* array :
-         {&slot, &begin, &drafts, &row, &limit, &proposal, &accepted, &kept, &stopped, &position}) {
+         {&slot, &begin, &drafts, &row, &limit, &accepted, &kept, &stopped, &position}) {
       array->assign(sequences, 0);
     }
     tokens.assign(sequences * kTokens, 0);
@@ -48,7 +48,6 @@ struct Step {
       slot[s] = s;
       begin[s] = row[s] = s * kTokens;
       limit[s] = kTokens;
-      proposal[s] = 1;
       position[s] = 10 + s;
     }
     logprobs.assign(sequences * kTokens, kNaN);
@@ -59,16 +58,15 @@ struct Step {
   float* Logits(int s, int window_row) {
     return logits.data() + (size_t(s) * kTokens + window_row) * V;
   }
-  float* Q(int s, int step) { return q.data() + (size_t(s) * kMaxWindowRows + step) * V; }
   void SetLogits(int s, int window_row, const std::vector<float>& values) {
     std::copy(values.begin(), values.end(), Logits(s, window_row));
   }
   RowsView View() { return {logits.data(), count * kTokens, V, V}; }
 
   void Accept(int alternatives = -1) {
-    const Acceptance request{count,           slot.data(),   begin.data(),    drafts.data(),
-                             row.data(),      tokens.data(), position.data(), limit.data(),
-                             proposal.data(), q.data(),      alternatives};
+    const Acceptance request{count,           slot.data(),  begin.data(),
+                             drafts.data(),   row.data(),   tokens.data(),
+                             position.data(), limit.data(), alternatives};
     const AcceptanceResult result{accepted.data(),
                                   kept.data(),
                                   out.data(),
@@ -88,18 +86,17 @@ struct Step {
       at[s] = position[s] + step;
       place[s] = row[s] + 1 + step;
     }
-    const DraftSampling request{count,       slot.data(),   logit_row.data(), at.data(),
-                                step,        tokens.data(), place.data(),     nullptr,
-                                next.data(), q.data()};
+    const DraftSampling request{count,         slot.data(),  logit_row.data(), at.data(),  step,
+                                tokens.data(), place.data(), nullptr,          next.data()};
     SampleDraftTokens(*pool, request, tables, {draft_logits.data(), count, V, V}, scratch);
   }
 
   int count, V;
   std::unique_ptr<ThreadPool> pool;
   std::vector<SamplingState> states;
-  std::vector<float> logits, q, bias, logprobs, alternative_logprobs;
-  std::vector<int32_t> counts, slot, begin, drafts, row, limit, proposal, accepted, kept, stopped,
-      position, tokens, out, alternative_ids;
+  std::vector<float> logits, bias, logprobs, alternative_logprobs;
+  std::vector<int32_t> counts, slot, begin, drafts, row, limit, accepted, kept, stopped, position,
+      tokens, out, alternative_ids;
   SamplingTables tables;
   SamplingScratch scratch;
 };
@@ -166,12 +163,17 @@ Reference Distribution(const std::vector<double>& x, const SamplingState& state)
   return reference;
 }
 
-// The library's own distribution of a row, made visible: what drafts are drawn from.
-std::vector<float> DrawnDistribution(Step& step, const std::vector<float>& logits) {
-  std::vector<float> padded(step.V, 60.0f);
+// The library's own distribution of a row, made visible: what slot 0's token at position 10 is
+// drawn from. `picked`: that token.
+std::vector<float> DrawnDistribution(Step& step, const std::vector<float>& logits,
+                                     int32_t* picked = nullptr) {
+  std::vector<float> padded(step.V, 60.0f), p(step.V, 0.0f);
   std::copy(logits.begin(), logits.end(), padded.begin());
-  step.Draft(0, padded);
-  return {step.Q(0, 0), step.Q(0, 0) + step.V};
+  TokenDistribution distribution(step.scratch.memory.as<float>(), nullptr, step.tables);
+  const int32_t token = distribution.Pick({padded.data(), &step.states[0], 10, nullptr, 0});
+  if (picked != nullptr) *picked = token;
+  distribution.Probabilities(p.data());
+  return p;
 }
 
 SamplingState RandomState(std::mt19937& random, int vocabulary) {
@@ -207,20 +209,31 @@ TEST(PhiloxTest, KnownAnswers) {
       ElementsAre(0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1));
 }
 
-TEST(PhiloxTest, DrawsDifferByAllThatNamesThem) {
-  std::vector<double> draws;
+TEST(PhiloxTest, WordsDifferByAllThatNamesThem) {
+  std::vector<uint32_t> words;
   for (const uint64_t seed : {uint64_t{0}, uint64_t{1}, uint64_t{1} << 32}) {
-    for (const int64_t position : {int64_t{0}, int64_t{1}, int64_t{1} << 32}) {
-      for (const DrawPurpose purpose :
-           {DrawPurpose::kDraft, DrawPurpose::kAccept, DrawPurpose::kToken}) {
-        draws.push_back(UniformDraw(seed, position, purpose));
-        EXPECT_GE(draws.back(), 0);
-        EXPECT_LT(draws.back(), 1);
+    for (const uint32_t position : {0u, 1u, 1u << 20}) {
+      for (const uint32_t sample : {0u, 1u, 1u << 20}) {
+        for (const uint32_t group : {0u, 1u, 1u << 20}) {
+          for (const uint32_t word : RaceWords({seed, position, sample}, group))
+            words.push_back(word);
+        }
       }
     }
   }
-  std::sort(draws.begin(), draws.end());
-  EXPECT_EQ(std::unique(draws.begin(), draws.end()), draws.end());
+  std::sort(words.begin(), words.end());
+  EXPECT_EQ(std::unique(words.begin(), words.end()), words.end());
+}
+
+TEST(PhiloxTest, ArrivalsAreExponential) {
+  // -log(1 - u) at both ends of u and where the logarithm's argument is near 1.
+  EXPECT_NEAR(ArrivalTime(0, 1), 0x1p-33, 1e-19);
+  EXPECT_NEAR(ArrivalTime(0x7fffffff, 1), std::log(2), 1e-9);
+  EXPECT_NEAR(ArrivalTime(0xffffffff, 1), 33 * std::log(2), 1e-9);
+  EXPECT_DOUBLE_EQ(ArrivalTime(12345, 0.25f), 4 * ArrivalTime(12345, 1));
+  for (uint64_t word = 0; word < 1ull << 32; word += 99999989) {
+    EXPECT_GE(ArrivalTime(static_cast<uint32_t>(word), 1), (double(word) + 0.5) * 0x1p-32);
+  }
 }
 
 // ---- distributions ------------------------------------------------------------------------------
@@ -244,7 +257,8 @@ TEST(SamplingTest, DistributionsAgreeWithSortingInDoubles) {
       if (random() % 4 == 0) step.bias[id] = normal(random);
       if (random() % 9 == 0 && id > 0) step.bias[id] = -kInfinity;
     }
-    const std::vector<float> drawn = DrawnDistribution(step, logits);
+    int32_t picked = -1;
+    const std::vector<float> drawn = DrawnDistribution(step, logits, &picked);
     const auto x = ProcessedLogits(logits.data(), vocabulary, state, step.bias.data(),
                                    step.counts.data(), {}, 10);
     const Reference reference = Distribution(x, state);
@@ -266,7 +280,7 @@ TEST(SamplingTest, DistributionsAgreeWithSortingInDoubles) {
         ASSERT_GT(drawn[id], 0) << "id " << id << ", round " << round;
       }
     }
-    ASSERT_GT(drawn[step.tokens[step.row[0] + 1]], 0);
+    ASSERT_GT(drawn[picked], 0);
   }
   EXPECT_GT(compared, 450);
 }
@@ -364,6 +378,7 @@ void ExpectTargetDistribution(const SamplingState& parameters, Proposal proposal
     for (int b = 0; b < kVocabulary; ++b) exact[{a, b}] = p1[a] * p2[b];
   }
   const int drafts = proposal == Proposal::kPlain ? 0 : kDrafts;
+  const bool certain = proposal == Proposal::kCertain || proposal == Proposal::kCertainImpossible;
   for (int round = 0; round < kRounds; ++round) {
     Step step(kSequences, kVocabulary, kPadded, threads);
     std::vector<int> history(kSequences * 2, -1), known(kSequences, 0);
@@ -377,8 +392,6 @@ void ExpectTargetDistribution(const SamplingState& parameters, Proposal proposal
         step.drafts[s] = drafts;
         step.position[s] = 10 + known[s];
         step.limit[s] = kTokens;
-        step.proposal[s] =
-            proposal != Proposal::kCertain && proposal != Proposal::kCertainImpossible;
       }
       for (int i = 0; i < drafts; ++i) {
         std::vector<float> draft_logits(kSequences * kPadded, 40.0f);
@@ -391,10 +404,9 @@ void ExpectTargetDistribution(const SamplingState& parameters, Proposal proposal
           if (proposal == Proposal::kDisjoint)
             std::fill(x.begin(), x.end(), -kInfinity), x[6] = 1, x[4] = 0.5f;
           std::copy(x.begin(), x.end(), draft_logits.begin() + s * kPadded);
-          if (step.proposal[s] == 0)
-            step.tokens[step.row[s] + 1 + i] = proposal == Proposal::kCertain ? 3 : 6;
+          if (certain) step.tokens[step.row[s] + 1 + i] = proposal == Proposal::kCertain ? 3 : 6;
         }
-        if (step.proposal[0] == 1) step.Draft(i, draft_logits);
+        if (!certain) step.Draft(i, draft_logits);
       }
       for (int s = 0; s < kSequences; ++s) {
         for (int i = 0; i <= drafts; ++i) {
@@ -471,8 +483,145 @@ INSTANTIATE_TEST_SUITE_P(Proposals, SampledDistributionTest,
                                            Proposal::kDisjoint, Proposal::kCertain,
                                            Proposal::kCertainImpossible));
 
-// A lookup's drafts decide how many tokens a round keeps, never which.
-TEST(SamplingTest, CertainDraftsKeepWhatPlainDecodingDraws) {
+// Chances of a race's outcomes when target and draft race with the same noise, p and q normalised:
+// both pick i with probability 1 / sum_j max(p_j / p_i, q_j / q_i).
+double BothPick(const std::vector<double>& p, const std::vector<double>& q, int i) {
+  if (p[i] == 0 || q[i] == 0) return 0;
+  double sum = 0;
+  for (size_t j = 0; j < p.size(); ++j) sum += std::max(p[j] / p[i], q[j] / q[i]);
+  return 1 / sum;
+}
+
+struct Sampler {
+  const char* name;
+  SamplingState state;
+};
+std::vector<Sampler> Samplers() {
+  std::vector<Sampler> all;
+  for (const float temperature : {0.3f, 0.7f, 1.0f, 1.3f}) {
+    SamplingState plain;
+    plain.temperature = temperature;
+    all.push_back({"temperature alone", plain});
+    SamplingState cut = plain;
+    cut.top_k = 6, cut.top_p = 0.97f, cut.min_p = 0.01f;
+    all.push_back({"top_k, top_p, min_p", cut});
+    SamplingState penalised = plain;
+    penalised.repetition_penalty = 1.3f, penalised.presence_penalty = 0.3f;
+    penalised.frequency_penalty = 0.2f, penalised.counts_row = 0, penalised.bias_row = 0;
+    all.push_back({"penalties and bias", penalised});
+  }
+  return all;
+}
+
+// Noise that two models share must not lift the tokens that they agree on: how often each token
+// comes where its draft was accepted, and where it was rejected, is what the two distributions say.
+TEST(SamplingTest, Invariant4HoldsWhereDraftsWereAcceptedAndWhereRejected) {
+  constexpr int kVocabulary = 9, kSequences = 500, kRounds = 80;
+  const std::vector<float> target = {1.5f, 0.2f, -0.4f, 0.9f, -2.0f, 0.5f, -1.1f, 0, 0.3f};
+  std::vector<float> draft = target;
+  for (int id = 0; id < kVocabulary; ++id) draft[id] += 0.9f * std::sin(2.0f * id);
+  for (const Sampler& sampler : Samplers()) {
+    SCOPED_TRACE(::testing::Message() << sampler.name << ", " << sampler.state.temperature);
+    Step step(kSequences, kVocabulary);
+    for (int s = 0; s < kSequences; ++s) {
+      for (int id = 0; id < kVocabulary; ++id) {
+        step.bias[size_t(s) * step.V + id] = 0.25f * (id % 3);
+        step.counts[size_t(s) * step.V + id] = id % 4 == 1 ? 2 : 0;
+      }
+    }
+    const std::vector<int32_t> before = step.counts;
+    const auto chances = [&](const std::vector<float>& logits) {
+      return Distribution(ProcessedLogits(logits.data(), kVocabulary, sampler.state,
+                                          step.bias.data(), before.data(), {}, 10),
+                          sampler.state)
+          .p;
+    };
+    const std::vector<double> p = chances(target), q = chances(draft);
+    std::vector<int> accepted(kVocabulary), rejected(kVocabulary);
+    for (int round = 0; round < kRounds; ++round) {
+      step.counts = before;
+      std::vector<float> draft_logits;
+      for (int s = 0; s < kSequences; ++s) {
+        step.states[s] = sampler.state;
+        step.states[s].seed = static_cast<uint64_t>(round) * kSequences + s;
+        step.states[s].sample = round % 3;
+        if (sampler.state.counts_row >= 0) step.states[s].counts_row = step.states[s].bias_row = s;
+        step.position[s] = 10;
+        step.drafts[s] = 1;
+        draft_logits.insert(draft_logits.end(), draft.begin(), draft.end());
+        for (int i = 0; i < 2; ++i) step.SetLogits(s, i, target);
+      }
+      step.Draft(0, draft_logits);
+      step.Accept();
+      for (int s = 0; s < kSequences; ++s)
+        ++(step.accepted[s] > 0 ? accepted : rejected)[step.out[s * kTokens]];
+    }
+    double chi_square = 0;
+    int cells = 0;
+    const auto compare = [&](double chance, int seen) {
+      const double expected = chance * kSequences * kRounds;
+      if (expected < 5) {
+        EXPECT_LT(seen, 30);
+        return;
+      }
+      chi_square += (seen - expected) * (seen - expected) / expected;
+      ++cells;
+    };
+    for (int id = 0; id < kVocabulary; ++id) {
+      const double both = BothPick(p, q, id);
+      compare(both, accepted[id]);
+      compare(p[id] - both, rejected[id]);
+    }
+    ASSERT_GT(cells, 3);
+    EXPECT_LT(ChiSquareScore(chi_square, cells - 1), 3.5) << chi_square << " over " << cells;
+  }
+}
+
+// The rule itself, id by id in doubles: only near-ties may come out otherwise.
+TEST(SamplingTest, TheFirstToArriveIsPicked) {
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal(0, 4);
+  int ties = 0;
+  for (int round = 0; round < 400; ++round) {
+    const int vocabulary =
+        std::vector<int>{1, 3, 63, 64, 65, 127, 2048, 2050, 4100, 40000}[round % 10];
+    Step step(1, vocabulary, vocabulary + 5, 1 + round % 3);
+    SamplingState& state = step.states[0];
+    state.temperature = 0.1f + 0.2f * (round % 9);
+    state.seed = random() * uint64_t{0x100000001};
+    state.sample = random() % 4;
+    step.position[0] = static_cast<int32_t>(random() >> 1);
+    std::vector<float> logits(vocabulary);
+    for (float& x : logits) x = normal(random);
+    step.SetLogits(0, 0, logits);
+    step.Accept();
+    const float maximum = *std::max_element(logits.begin(), logits.end());
+    double first = kInfinity, second = kInfinity;
+    int32_t winner = -1;
+    for (int id = 0; id < vocabulary; ++id) {
+      const auto words = Philox4x32({uint32_t(id / 4), uint32_t(step.position[0]), state.sample, 0},
+                                    {uint32_t(state.seed), uint32_t(state.seed >> 32)});
+      const double u = (words[id % 4] + 0.5) / 4294967296.0;
+      const double time =
+          -std::log1p(-u) / std::exp((double(logits[id]) - maximum) / state.temperature);
+      if (time < first) {
+        second = first, first = time, winner = id;
+      } else {
+        second = std::min(second, time);
+      }
+    }
+    if (second < first * (1 + 1e-4)) {
+      ++ties;
+    } else {
+      ASSERT_EQ(step.out[0], winner) << "round " << round << ", " << vocabulary << " ids";
+    }
+  }
+  EXPECT_LT(ties, 4);
+}
+
+// Invariant 2 of the design, for sampling: drafts decide how many tokens a round keeps, never
+// which.
+TEST(SamplingTest, Invariant2DraftsKeepWhatPlainDecodingDraws) {
   constexpr int kVocabulary = 5, kPlaces = 4, kSequences = 300;
   const auto logits_at = [](int sequence, int place) {
     std::vector<float> x(kVocabulary);
@@ -488,7 +637,6 @@ TEST(SamplingTest, CertainDraftsKeepWhatPlainDecodingDraws) {
       step.position[s] = 20 + place;
       step.drafts[s] = drafts;
       step.limit[s] = kTokens;
-      step.proposal[s] = 0;
       for (int i = 0; i <= drafts; ++i) step.SetLogits(s, i, logits_at(s, place + i));
     }
   };
@@ -551,7 +699,6 @@ TEST(SamplingTest, DraftsOutsideTheVocabularyAreRejected) {
       step.states[0].presence_penalty = 1;
       for (int i = 0; i < 2; ++i) step.SetLogits(0, i, {0, 0, 9, 0, 0});
       step.drafts[0] = 1;
-      step.proposal[0] = 0;
       step.tokens[1] = draft;
       step.Accept();
       EXPECT_EQ(step.accepted[0], 0);
@@ -610,8 +757,8 @@ std::vector<Outcome> RunBatch(const std::vector<int>& members, int vocabulary, i
         outcome.numbers.push_back(step.alternative_logprobs[at * kMaxAlternatives + j]);
       }
     }
-    if (step.states[s].temperature > 0)
-      outcome.numbers.insert(outcome.numbers.end(), step.Q(s, 0), step.Q(s, 0) + V);
+    for (int i = 0; i < step.drafts[s]; ++i)
+      outcome.tokens.push_back(step.tokens[step.row[s] + 1 + i]);
   }
   return outcomes;
 }
@@ -689,10 +836,8 @@ TEST(SamplingTest, ExtremeLogitsAndParametersGiveAllowedTokens) {
         ASSERT_LT(step.out[i], vocabulary);
         ASSERT_FALSE(std::isnan(step.logprobs[i]));
       }
-      if (state.temperature > 0) {
-        const float sum = std::accumulate(step.Q(0, 0), step.Q(0, 0) + vocabulary, 0.0f);
-        ASSERT_NEAR(sum, 1, 1e-4);
-      }
+      const std::vector<float> p = DrawnDistribution(step, logits);
+      ASSERT_NEAR(std::accumulate(p.begin(), p.begin() + vocabulary, 0.0f), 1, 1e-4);
     }
   }
 }

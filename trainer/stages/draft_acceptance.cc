@@ -7,7 +7,6 @@
 #include <stdexcept>
 
 #include "trainer/counter_random.h"
-#include "trainer/losses.h"
 #include "trainer/modules/decode_state.h"
 #include "trainer/stages/document_rows.h"
 
@@ -68,14 +67,37 @@ struct ProposingHead {
     ids = ids.to(head.device());
     if (!proposed.empty()) head = head.index_select(0, ids);
   }
-  // Of each token the row, or any where the head has none.
-  Tensor RowsOf(const Tensor& tokens) const {
-    return at::searchsorted(ids, tokens).clamp_max(ids.size(0) - 1);
-  }
 };
 
-// min(1, q(y) / p(y)) of each token, or at temperature 0 whether the draft finds it most probable;
-// 0 for tokens that it does not propose.
+// Logits of some rows at a time, so that whole rows of probabilities take a bounded room.
+constexpr int64_t kRowsAtOnce = 512;
+
+// Of each token y that the target drew, the probability that the draft, which races with the same
+// noise, drew it too: 1 / sum_j max(p_j, q_j p_y / q_y). `draft_hidden`, `target_hidden`: divided
+// by the temperature.
+Tensor SharedNoiseAcceptance(const Tensor& target_hidden, const Tensor& target_head,
+                             const Tensor& draft_hidden, const ProposingHead& proposing,
+                             const Tensor& targets) {
+  std::vector<Tensor> accepted;
+  for (int64_t row = 0; row < targets.size(0); row += kRowsAtOnce) {
+    const int64_t rows = std::min(kRowsAtOnce, targets.size(0) - row);
+    const auto softmax = [&](const Tensor& hidden, const Tensor& head) {
+      return at::softmax(at::mm(hidden.narrow(0, row, rows), head.t()).to(at::kFloat), -1);
+    };
+    const Tensor p = softmax(target_hidden, target_head);
+    Tensor q = at::zeros_like(p);
+    q.index_copy_(1, proposing.ids, softmax(draft_hidden, proposing.head));
+    const Tensor tokens = targets.narrow(0, row, rows).unsqueeze(1);
+    const Tensor q_y = q.gather(1, tokens);
+    const Tensor ratio = p.gather(1, tokens) / q_y.clamp_min(1e-37);
+    const Tensor sum = at::maximum(p, q * ratio).sum(-1);
+    accepted.push_back(sum.reciprocal() * q_y.squeeze(1).gt(0));
+  }
+  return at::cat(accepted);
+}
+
+// Of each token the probability that the draft proposes it, given that the target drew it; at
+// temperature 0 whether the draft finds it most probable. 0 for tokens that it does not propose.
 Tensor AcceptanceOf(const LanguageModel& target, const LanguageModel& draft,
                     const TokenBatch& batch, double temperature) {
   const auto rows = [](const Tensor& hidden) { return hidden.reshape({-1, hidden.size(-1)}); };
@@ -84,7 +106,6 @@ Tensor AcceptanceOf(const LanguageModel& target, const LanguageModel& draft,
   const ProposingHead proposing(draft);
   Tensor accepted;
   if (temperature == 0) {
-    constexpr int64_t kRowsAtOnce = 512;
     std::vector<Tensor> best;
     for (const Tensor& part : draft_hidden.split(kRowsAtOnce)) {
       best.push_back(at::mm(part, proposing.head.t()).argmax(-1));
@@ -92,12 +113,8 @@ Tensor AcceptanceOf(const LanguageModel& target, const LanguageModel& draft,
     accepted = proposing.ids.index_select(0, at::cat(best)).eq(targets).to(at::kFloat);
   } else {
     // Dividing the head's input divides its logits.
-    const Tensor places = proposing.RowsOf(targets);
-    const Tensor q = TokenLogProbabilities(draft_hidden / temperature, proposing.head, places);
-    const Tensor p =
-        TokenLogProbabilities(rows(target.Hidden(batch)) / temperature, target.Head(), targets);
-    const Tensor proposed = proposing.ids.index_select(0, places).eq(targets);
-    accepted = (q - p).clamp_max(0).exp() * proposed;
+    accepted = SharedNoiseAcceptance(rows(target.Hidden(batch)) / temperature, target.Head(),
+                                     draft_hidden / temperature, proposing, targets);
   }
   return accepted.to(at::kCPU).to(at::kFloat).view(batch.target_ids.sizes()).contiguous();
 }

@@ -22,9 +22,9 @@ struct SpeculationCounts {
 };
 
 // Plays speculative decoding over a text that the target wrote. A token y that the target drew from
-// p was proposed by a draft that draws from q and accepted with probability min(1, q(y) / p(y)),
-// given that y is what came out: proposing and accepting y has probability min(p(y), q(y)), and y
-// comes out with p(y). At temperature 0 it is 1 where the draft's best token is y, else 0. The next
+// p was proposed by a draft that draws from q with the same noise with probability
+// 1 / sum_j max(p(j), q(j) p(y) / q(y)), given that y is what came out (kernels/cpu/sampling.h). At
+// temperature 0 it is 1 where the draft's best token is y, else 0. The next
 // draft begins behind the token that a rejection corrected, or behind the one that follows a draft
 // kept whole.
 //

@@ -157,9 +157,15 @@ std::vector<float> Acceptance(const WrittenAnswer& answer, const Tensor& log_p, 
   for (size_t t = answer.prompt_tokens; t < answer.tokens.size(); ++t) {
     const auto at = static_cast<int64_t>(t) - 1;
     const double ratio =
-        std::exp((log_q[at][answer.tokens[t]] - log_p[at][answer.tokens[t]]).item<double>());
+        std::exp((log_p[at][answer.tokens[t]] - log_q[at][answer.tokens[t]]).item<double>());
+    double sum = 0;
+    for (int64_t j = 0; j < log_p.size(1) && temperature > 0; ++j) {
+      const double p = std::exp(log_p[at][j].item<double>());
+      const double q = std::exp(log_q[at][j].item<double>());
+      sum += std::max(p, q > 0 ? q * ratio : 0);
+    }
     const bool best = log_q[at].argmax().item<int64_t>() == answer.tokens[t];
-    acceptance.push_back(static_cast<float>(temperature == 0 ? best : std::min(1.0, ratio)));
+    acceptance.push_back(static_cast<float>(temperature == 0 ? best : 1 / sum));
   }
   return acceptance;
 }
