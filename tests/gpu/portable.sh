@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Gathers what tests/gpu/run.sh runs into one folder that a GPU host without build tools and without this project's packages
+# can use: the programs, stripped, the libraries that such a host lacks, and run.sh itself.
+#
+#   tests/gpu/portable.sh FOLDER [BUILD]    BUILD: a build folder with the CUDA kernels (default: build)
+#
+# Not taken along: the driver, the C library, and LibTorch with its CUDA libraries, which the host's own installation of the
+# same PyTorch release brings. There:
+#
+#   FOLDER/run.sh
+set -euo pipefail
+root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
+(($# >= 1)) || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
+folder=$1 build=${2:-$root/build}
+
+cmake --build "$build" --target training_kernels_check
+programs=(training_kernels_check)
+for program in trainer_cuda_model_test distillation_bench; do
+  [[ ! -x $build/bin/$program ]] || programs+=("$program")
+done
+
+mkdir -p "$folder/programs" "$folder/libraries"
+for program in "${programs[@]}"; do
+  strip -o "$folder/programs/$program" "$build/bin/$program"
+  # Of each line "NAME => PATH (ADDRESS)" the path, but for what the host has.
+  ldd "$build/bin/$program" | awk '$2 == "=>" && $3 ~ "^/" { print $3 }' |
+    grep -vE '/(torch|nvidia|cuda[^/]*)/|/lib(c|m|dl|rt|pthread|util|stdc\+\+|gcc_s)\.so' |
+    while read -r library; do cp -uL "$library" "$folder/libraries/"; done || true
+done
+cp "$root/tests/gpu/run.sh" "$folder/check.sh"
+cat >"$folder/run.sh" <<'END'
+#!/bin/sh
+# Runs check.sh on this folder's programs, with the libraries of this folder and of the host's PyTorch.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+torch=$(python3 -c 'import importlib.util, os; print(os.path.dirname(importlib.util.find_spec("torch").origin))')
+found=$here/libraries:$torch/lib
+for libraries in "$torch"/../nvidia/*/lib /usr/local/cuda/lib64; do
+  [ ! -d "$libraries" ] || found=$found:$libraries
+done
+LD_LIBRARY_PATH=$found${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec sh "$here/check.sh" "$here/programs"
+END
+chmod +x "$folder/run.sh" "$folder/check.sh"
+du -sh "$folder"
