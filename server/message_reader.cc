@@ -36,19 +36,21 @@ class Walk {
     const bool whole = CheckMessage(type, "");
     for (const auto& [field, entries] : entries_) {
       if (entries.count > entries.most) {
-        violations_.Add(entries.path, absl::StrCat(entries.count, " entries given, allowed at most ",
-                                                   entries.most));
+        violations_.Add(
+            entries.path,
+            absl::StrCat(entries.count, " entries given, allowed at most ", entries.most));
       }
     }
     if (!violations_.empty()) return violations_.ToStatus();
     if (whole) return absl::OkStatus();
     if (unknown_ > kMostUnknownFields) {
-      return absl::InvalidArgumentError(absl::StrCat("the request has more than ", kMostUnknownFields,
+      return absl::InvalidArgumentError(absl::StrCat("the request has more than ",
+                                                     kMostUnknownFields,
                                                      " fields that this server does not know"));
     }
-    return absl::InvalidArgumentError(absl::StrCat("the request is no ", type.full_name(),
-                                                   ": its bytes make no sense at byte ",
-                                                   input_.CurrentPosition(), " of ", bytes_.size()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the request is no ", type.full_name(), ": its bytes make no sense at byte ",
+                     input_.CurrentPosition(), " of ", bytes_.size()));
   }
 
  private:
@@ -62,13 +64,11 @@ class Walk {
     for (;;) {
       const uint32_t tag = input_.ReadTag();
       if (tag == 0) return input_.ConsumedEntireMessage();
-      const FieldDescriptor* field =
-          type.FindFieldByNumber(WireFormat::GetTagFieldNumber(tag));
+      const FieldDescriptor* field = type.FindFieldByNumber(WireFormat::GetTagFieldNumber(tag));
       const bool delimited =
           WireFormat::GetTagWireType(tag) == WireFormat::WIRETYPE_LENGTH_DELIMITED;
-      if (field == nullptr) {
-        if (++unknown_ > kMostUnknownFields) return false;
-        if (!WireFormat::SkipField(&input_, tag)) return false;
+      if (field == nullptr || !IsOf(*field, tag)) {
+        if (!SkipUnknown(tag)) return false;
       } else if (delimited && field->type() == FieldDescriptor::TYPE_STRING) {
         if (!CheckText(*field, path)) return false;
       } else if (delimited && field->type() == FieldDescriptor::TYPE_MESSAGE) {
@@ -77,6 +77,30 @@ class Walk {
         return false;
       }
     }
+  }
+
+  // Whether protobuf takes what comes with this tag as the field's. Anything else of its number it
+  // keeps among the unknown fields.
+  static bool IsOf(const FieldDescriptor& field, uint32_t tag) {
+    const WireFormat::WireType type = WireFormat::GetTagWireType(tag);
+    return type ==
+               WireFormat::WireTypeForFieldType(static_cast<WireFormat::FieldType>(field.type())) ||
+           (field.is_packable() && type == WireFormat::WIRETYPE_LENGTH_DELIMITED);
+  }
+
+  // With all that is in it, where it is a group.
+  bool SkipUnknown(uint32_t tag) {
+    if (++unknown_ > kMostUnknownFields) return false;
+    if (WireFormat::GetTagWireType(tag) != WireFormat::WIRETYPE_START_GROUP)
+      return WireFormat::SkipField(&input_, tag);
+    if (!input_.IncrementRecursionDepth()) return false;
+    const uint32_t end =
+        WireFormat::MakeTag(WireFormat::GetTagFieldNumber(tag), WireFormat::WIRETYPE_END_GROUP);
+    for (uint32_t inner = input_.ReadTag(); inner != end; inner = input_.ReadTag()) {
+      if (inner == 0 || !SkipUnknown(inner)) return false;
+    }
+    input_.DecrementRecursionDepth();
+    return true;
   }
 
   // Counts an entry of a repeated field. False: it is one too many, and only its number matters.
@@ -133,7 +157,8 @@ class Walk {
 absl::Status ReadMessage(grpc::ByteBuffer* bytes, const EntryLimits& limits,
                          google::protobuf::Message* message) {
   grpc::Slice slice;
-  if (bytes->Valid() && !bytes->TrySingleSlice(&slice).ok() && !bytes->DumpToSingleSlice(&slice).ok())
+  if (bytes->Valid() && !bytes->TrySingleSlice(&slice).ok() &&
+      !bytes->DumpToSingleSlice(&slice).ok())
     return absl::InternalError("the request's bytes cannot be read");
   bytes->Clear();
   const absl::string_view all(reinterpret_cast<const char*>(slice.begin()), slice.size());

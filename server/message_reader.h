@@ -18,7 +18,8 @@ namespace mambad::server {
 // the most entries that are built. Others may have kMostEntries.
 using EntryLimits = std::map<std::string, int64_t>;
 inline constexpr int64_t kMostEntries = 65536;
-// Fields of a message that this server does not know, of newer clients.
+// Fields of a request that this server does not know: of newer clients, or of another type than
+// theirs.
 inline constexpr int64_t kMostUnknownFields = 4096;
 
 // Reads `bytes`, which are gone afterwards, over `message`. INVALID_ARGUMENT with

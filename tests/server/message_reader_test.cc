@@ -110,18 +110,49 @@ TEST(MessageReaderTest, FieldsOfNewerClientsAreBounded) {
               HasSubstr("more than 4096 fields that this server does not know"));
 }
 
+// protobuf keeps them beside the message as it does fields that it has no name for.
+TEST(MessageReaderTest, KnownFieldsOfAnotherTypeAreUnknownOnes) {
+  const auto read = [](const std::string& bytes) {
+    v1::GenerateRequest request;
+    const absl::Status status = Read(bytes, &request);
+    if (!status.ok()) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+      EXPECT_THAT(std::string(status.message()),
+                  HasSubstr("more than 4096 fields that this server does not know"));
+    }
+    return status.ok();
+  };
+  const auto many = [](const std::string& entry) {
+    std::string bytes;
+    for (int i = 0; i <= kMostUnknownFields; ++i) bytes += entry;
+    return bytes;
+  };
+  const std::string number = "\x01", fixed(4, 'x');
+  EXPECT_FALSE(read(many(Varint(1 << 3) + number)));                       // text
+  EXPECT_FALSE(read(many(Varint(5 << 3 | 5) + fixed)));                    // stopping
+  EXPECT_FALSE(read(many(Varint(12 << 3 | 3) + Varint(12 << 3 | 4))));     // request_id, as a group
+  EXPECT_FALSE(read(Delimited(4, many(Varint(1 << 3) + number))));         // sampling.temperature
+  EXPECT_FALSE(read(Delimited(4, many(Delimited(3, "x")))));               // sampling.top_k
+  EXPECT_FALSE(read(Delimited(4, Delimited(9, many(Delimited(1, ""))))));  // a bias's id
+  // In a group each field counts.
+  EXPECT_FALSE(read(Varint(1000 << 3 | 3) + many(Varint(1 << 3) + number) + Varint(1000 << 3 | 4)));
+  // Numbers that repeat come packed or one by one.
+  EXPECT_TRUE(read(Delimited(4, many(Varint(10 << 3) + number))));  // sampling.allowed_token_ids
+  EXPECT_TRUE(read(Delimited(4, many(Delimited(10, number)))));
+}
+
 TEST(MessageReaderTest, SaysWhereBytesMakeNoSense) {
   v1::GenerateRequest request;
   std::string deep;
   for (int i = 0; i < 2000; ++i) deep = Varint(1000 << 3 | 3) + deep + Varint(1000 << 3 | 4);
   const std::string bad[] = {
-      std::string("\x00\x01", 2),           // a field without a number
-      "\x0a\x05hel",                        // shorter than it says
-      "\x32\x7f\x1a\x01",                   // likewise inside
-      "\x0a\xff\xff\xff\xff\x0f",           // 4 GB
-      "\x0a\xff\xff\xff\xff\xff\xff\xff",   // no number at all
-      "\x0f",                               // no such type
-      Varint(1000 << 3 | 4),                // an end without a beginning
+      std::string("\x00\x01", 2),          // a field without a number
+      "\x0a\x05hel",                       // shorter than it says
+      "\x32\x7f\x1a\x01",                  // likewise inside
+      "\x0a\xff\xff\xff\xff\x0f",          // 4 GB
+      "\x0a\xff\xff\xff\xff\xff\xff\xff",  // no number at all
+      "\x0f",                              // no such type
+      Varint(1000 << 3 | 4),               // an end without a beginning
       deep,
   };
   for (const std::string& bytes : bad) {
