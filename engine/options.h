@@ -54,19 +54,25 @@ struct EngineOptions {
   int max_draft_length = 8;   // 1..kMaxDraftLength; adaptive lengths stay at or below it
 };
 
+// Bounds of what follows.
+inline constexpr float kLeastTopP = 1e-6f;
+inline constexpr float kLeastRepetitionPenalty = 1e-6f;
+inline constexpr float kLargestLogitBias = 1000.0f;
+
 // How the next token is chosen. Defaults are those of a request that says nothing (after the
 // model's own).
 struct SamplingParams {
   float temperature = 0.0f;         // [0, 100]; 0: greedy
-  float top_p = 1.0f;               // (0, 1]
+  float top_p = 1.0f;               // [kLeastTopP, 1]
   int top_k = 0;                    // [0, vocabulary]; 0: off
   float min_p = 0.0f;               // [0, 1]
-  float repetition_penalty = 1.0f;  // (0, 100]; prompt and answer
+  float repetition_penalty = 1.0f;  // [kLeastRepetitionPenalty, 100]; prompt and answer
   float presence_penalty = 0.0f;    // [-100, 100]; answer only
   float frequency_penalty = 0.0f;   // [-100, 100]; answer only, per occurrence
   uint64_t seed = 0;
-  std::vector<std::pair<TokenId, float>> logit_bias;  // added to the logit
-  std::vector<TokenId> allowed_token_ids;             // empty: all
+  // Added to the logit: from -kLargestLogitBias to that.
+  std::vector<std::pair<TokenId, float>> logit_bias;
+  std::vector<TokenId> allowed_token_ids;  // empty: all
 };
 
 struct StoppingParams {

@@ -12,8 +12,6 @@
 namespace mambad::server {
 namespace {
 
-constexpr float kLeastPositive = 1e-6f;
-constexpr float kLargestLogitBias = 1000.0f;
 constexpr size_t kLongestRequestId = 128;
 
 uint64_t DrawSeed() {
@@ -46,9 +44,9 @@ SamplingParams ConvertSampling(const v1::Sampling& wire, const Engine& engine,
   convert("temperature", wire.has_temperature(), wire.temperature(), 0.0f, 100.0f,
           &result.temperature);
   convert("min_p", wire.has_min_p(), wire.min_p(), 0.0f, 1.0f, &result.min_p);
-  convert("top_p", wire.has_top_p(), wire.top_p(), kLeastPositive, 1.0f, &result.top_p);
+  convert("top_p", wire.has_top_p(), wire.top_p(), kLeastTopP, 1.0f, &result.top_p);
   convert("repetition_penalty", wire.has_repetition_penalty(), wire.repetition_penalty(),
-          kLeastPositive, 100.0f, &result.repetition_penalty);
+          kLeastRepetitionPenalty, 100.0f, &result.repetition_penalty);
   convert("presence_penalty", wire.has_presence_penalty(), wire.presence_penalty(), -100.0f, 100.0f,
           &result.presence_penalty);
   convert("frequency_penalty", wire.has_frequency_penalty(), wire.frequency_penalty(), -100.0f,

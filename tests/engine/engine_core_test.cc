@@ -113,7 +113,13 @@ TEST(EngineCore, BadRequestsAreNamed) {
       {"prompt: 100000 tokens given, allowed 1 to", [](Request& r) { r.prompt.assign(100000, 1); }},
       {"sampling.temperature: -1", [](Request& r) { r.sampling.temperature = -1; }},
       {"sampling.temperature: nan", [](Request& r) { r.sampling.temperature = NAN; }},
-      {"sampling.top_p: 0 given, allowed above 0", [](Request& r) { r.sampling.top_p = 0; }},
+      {"sampling.top_p: 0 given, allowed 1e-06 to 1", [](Request& r) { r.sampling.top_p = 0; }},
+      {"sampling.top_p: 1e-07 given, allowed 1e-06 to 1",
+       [](Request& r) { r.sampling.top_p = 1e-7f; }},
+      {"sampling.logit_bias: 1001 given, allowed -1000 to 1000",
+       [](Request& r) {
+         r.sampling.logit_bias = {{3, 1001.0f}};
+       }},
       {"sampling.top_k", [](Request& r) { r.sampling.top_k = -1; }},
       {"sampling.min_p", [](Request& r) { r.sampling.min_p = 1.5; }},
       {"sampling.repetition_penalty", [](Request& r) { r.sampling.repetition_penalty = 0; }},
