@@ -4,17 +4,23 @@
 #include <grpc/support/log.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <string>
 
+#include "absl/base/internal/raw_logging.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "engine/steady_time.h"
 
 namespace mambad::server {
 namespace {
 
 std::atomic<RequestLog*> destination{nullptr};
+
+// Of the log's last lines, where the process ends next.
+constexpr absl::Duration kLastLines = absl::Seconds(1);
 
 // "grpc: MESSAGE (file.cc:12)", without the path of the machine it was built on.
 std::string Line(absl::string_view library, absl::string_view message, const char* file, int line) {
@@ -32,7 +38,11 @@ void LogOfGrpc(gpr_log_func_args* arguments) {
     case GPR_LOG_SEVERITY_INFO:
       return log->Info(line);
     case GPR_LOG_SEVERITY_ERROR:
-      return log->Error(line);
+      log->Error(line);
+      // GPR_ASSERT, which aborts next.
+      if (absl::StartsWith(arguments->message, "assertion failed"))
+        log->Flush(SteadyNow() + kLastLines);
+      return;
   }
 }
 
@@ -49,9 +59,65 @@ void LogOfProtobuf(google::protobuf::LogLevel level, const char* file, int line_
       return log->Error(line);
     case google::protobuf::LOGLEVEL_FATAL:
       log->Error(line);
-      log->Flush(SteadyNow() + absl::Seconds(1));  // the process ends next
+      log->Flush(SteadyNow() + kLastLines);
       return;
   }
+}
+
+void LogOfAbseil(absl::LogSeverity severity, const char* file, int line_number,
+                 const std::string& message) {
+  RequestLog* const log = destination.load();
+  const std::string line = Line("abseil", message, file, line_number);
+  switch (severity) {
+    case absl::LogSeverity::kInfo:
+      return log->Info(line);
+    case absl::LogSeverity::kWarning:
+      return log->Warning(line);
+    case absl::LogSeverity::kError:
+      return log->Error(line);
+    case absl::LogSeverity::kFatal:
+      log->Error(line);
+      log->Flush(SteadyNow() + kLastLines);
+      std::abort();  // which Abseil leaves to its hook
+  }
+}
+
+// The only hook there is for all of Abseil's raw messages comes before their text. So the text of a
+// fatal one is sent where EndOfAbseil finds it, and what Abseil itself writes to standard error is
+// empty; of others the place must do.
+bool RawLineOfAbseil(absl::LogSeverity severity, const char* file, int line, char** text,
+                     int* size) {
+  static thread_local char last[3000];
+  if (severity != absl::LogSeverity::kFatal) {
+    LogOfAbseil(severity, file, line, "a message of the raw log");
+    return false;
+  }
+  **text = '\0';
+  *text = last;
+  *size = sizeof(last);
+  return true;
+}
+
+void EndOfAbseil(const char* file, int line, const char*, const char* text, const char*) {
+  absl::string_view message(text);
+  message = message.substr(0, message.find_last_not_of('\n') + 1);
+  destination.load()->LastError(Line("abseil", message, file, line));
+}
+
+[[noreturn]] void EndByException() {
+  std::string what = "ended without an exception";
+  if (const std::exception_ptr exception = std::current_exception()) {
+    try {
+      std::rethrow_exception(exception);
+    } catch (const std::exception& error) {
+      what = absl::StrCat("an exception that nobody catches: ", error.what());
+    } catch (...) {
+      what = "an exception that nobody catches";
+    }
+  }
+  destination.load()->Error(what);
+  destination.load()->Flush(SteadyNow() + kLastLines);
+  std::abort();
 }
 
 }  // namespace
@@ -60,6 +126,11 @@ void SendLibraryLogsTo(RequestLog* log) {
   destination.store(log);
   gpr_set_log_function(&LogOfGrpc);
   google::protobuf::SetLogHandler(&LogOfProtobuf);
+  namespace abseil = absl::raw_logging_internal;
+  abseil::RegisterInternalLogFunction(&LogOfAbseil);
+  abseil::RegisterLogFilterAndPrefixHook(&RawLineOfAbseil);
+  abseil::RegisterAbortHook(&EndOfAbseil);
+  std::set_terminate(&EndByException);
 }
 
 }  // namespace mambad::server

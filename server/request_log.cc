@@ -2,6 +2,7 @@
 
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -79,13 +80,16 @@ std::string OneLine(absl::string_view message) {
   return line;
 }
 
+// A line that spdlog has no part in.
+std::string PlainLine(LogLevel level, absl::string_view message) {
+  return absl::StrCat(
+      absl::FormatTime("%Y-%m-%dT%H:%M:%E3S%Ez", absl::Now(), absl::LocalTimeZone()), " ",
+      LevelName(level), " ", OneLine(message), "\n");
+}
+
 std::string DropNotice(LogFormat format, int64_t lines) {
   const std::string message = absl::StrCat(lines, " lines dropped: nobody read the log");
-  if (format == LogFormat::kPlain) {
-    return absl::StrCat(
-        absl::FormatTime("%Y-%m-%dT%H:%M:%E3S%Ez", absl::Now(), absl::LocalTimeZone()), " warning ",
-        message, "\n");
-  }
+  if (format == LogFormat::kPlain) return PlainLine(LogLevel::kWarning, message);
   nlohmann::ordered_json line = JsonLine(LogLevel::kWarning);
   line["message"] = message;
   line["dropped_lines"] = lines;
@@ -109,12 +113,13 @@ struct Refusal {
 
 RequestLog::RequestLog(LogFormat format, LogLevel level, int descriptor)
     : format_(format),
+      descriptor_(descriptor),
       writer_(std::make_unique<LogWriter>(
           descriptor, [format](int64_t lines) { return DropNotice(format, lines); })),
       logger_(WriterLogger(format, level, writer_.get())) {}
 
 RequestLog::RequestLog(LogFormat format, std::shared_ptr<spdlog::logger> logger)
-    : format_(format), logger_(std::move(logger)) {}
+    : format_(format), descriptor_(-1), logger_(std::move(logger)) {}
 
 void RequestLog::RequestEnd(const RequestSummary& summary) {
   if (!logger_->should_log(spdlog::level::info)) return;
@@ -168,7 +173,22 @@ void RequestLog::RequestEnd(const RequestSummary& summary) {
   logger_->info("{}", line);
 }
 
-bool RequestLog::Flush(absl::Time deadline) { return writer_ == nullptr || writer_->Flush(deadline); }
+void RequestLog::LastError(absl::string_view message) {
+  std::string text;
+  if (format_ == LogFormat::kPlain) {
+    text = PlainLine(LogLevel::kError, message);
+  } else {
+    nlohmann::ordered_json line = JsonLine(LogLevel::kError);
+    line["message"] = std::string(message);
+    text = Dump(line) + "\n";
+  }
+  // Whether it comes through is nobody's to know any more.
+  [[maybe_unused]] const ssize_t written = write(descriptor_, text.data(), text.size());
+}
+
+bool RequestLog::Flush(absl::Time deadline) {
+  return writer_ == nullptr || writer_->Flush(deadline);
+}
 
 int64_t RequestLog::dropped_lines() const { return writer_ ? writer_->dropped_lines() : 0; }
 

@@ -44,6 +44,9 @@ class RequestLog {
   void Warning(absl::string_view message);
   void Error(absl::string_view message);
 
+  // Written here and now, past what waits: for a process that ends next, in whatever state it is.
+  void LastError(absl::string_view message);
+
   // Waits until all is written, or until `deadline` (steady time); whether it is.
   bool Flush(absl::Time deadline);
   // Lines that nobody read in time.
@@ -52,6 +55,7 @@ class RequestLog {
  private:
   void Write(LogLevel level, absl::string_view message);
   const LogFormat format_;
+  const int descriptor_;  // -1: `logger_` is a test's
   const std::unique_ptr<LogWriter> writer_;  // nullptr: `logger_` is a test's
   const std::shared_ptr<spdlog::logger> logger_;
 };

@@ -9,9 +9,13 @@
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "absl/base/internal/raw_logging.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
@@ -193,6 +197,49 @@ TEST(LibraryLogsTest, ComeAsLinesOfTheLog) {
   EXPECT_THAT(messages,
               ElementsAre(HasSubstr("error grpc: a \"quoted\" line of gRPC: "),
                           HasSubstr("warning protobuf: a line of protobuf (log_test.cc:")));
+}
+
+// The standard error of a process whose log is JSON: nothing but objects, one a line.
+MATCHER_P(AreJsonLinesOf, message, "") {
+  std::string messages;
+  for (const std::string& line : Lines(arg)) {
+    const auto object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!object.is_object() || object["level"] != "error") {
+      *result_listener << "no line of the log: " << line;
+      return false;
+    }
+    messages += object["message"].get<std::string>() + "\n";
+  }
+  return testing::ExplainMatchResult(HasSubstr(message), messages, result_listener);
+}
+
+// Ends the process by `end`, on a thread of its own, where nobody catches.
+template <typename End>
+void EndWithJsonLog(End end) {
+  grpc_init();  // which decides what gRPC logs
+  SendLibraryLogsTo(new RequestLog(LogFormat::kJson, LogLevel::kWarning));
+  std::thread(end).join();
+}
+
+TEST(LibraryLogsDeathTest, LastWordsAreLinesOfTheLog) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(EndWithJsonLog([] { ABSL_RAW_LOG(FATAL, "a \"quoted\" end: %d\n", 3); }),
+               AreJsonLinesOf("abseil: a \"quoted\" end: 3 (log_test.cc:"));
+  EXPECT_DEATH(EndWithJsonLog([] { ABSL_INTERNAL_LOG(FATAL, "an end"); }),
+               AreJsonLinesOf("abseil: an end (log_test.cc:"));
+  EXPECT_DEATH(EndWithJsonLog([] {
+                 ABSL_RAW_LOG(ERROR, "not the end");
+                 ABSL_RAW_CHECK(1 > 2, "the end");
+               }),
+               AreJsonLinesOf("abseil: Check 1 > 2 failed: the end (log_test.cc:"));
+  EXPECT_DEATH(EndWithJsonLog([] { GPR_ASSERT(1 > 2); }),
+               AreJsonLinesOf("grpc: assertion failed: 1 > 2 (log_test.cc:"));
+  EXPECT_DEATH(EndWithJsonLog([] { GOOGLE_CHECK(1 > 2) << "in a word"; }),
+               AreJsonLinesOf("protobuf: CHECK failed: 1 > 2: in a word (log_test.cc:"));
+  EXPECT_DEATH(EndWithJsonLog([] { throw std::runtime_error("a \"quoted\" reason"); }),
+               AreJsonLinesOf("an exception that nobody catches: a \"quoted\" reason"));
+  EXPECT_DEATH(EndWithJsonLog([] { absl::StatusOr<int>(absl::NotFoundError("gone")).value(); }),
+               AreJsonLinesOf("an exception that nobody catches: Bad StatusOr access: NOT_FOUND"));
 }
 
 }  // namespace
