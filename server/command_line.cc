@@ -29,7 +29,8 @@ constexpr char kFooter[] =
     "drained, or\n"
     "stopped while loading; 2 a flag, the configuration, a model or a port is wrong; 3 ended by a "
     "second\n"
-    "signal before the drain was over; 4 failed while it served.";
+    "signal, a second or more after the first, before the drain was over; 4 failed while it "
+    "served.";
 
 void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--config", flags->config, "Configuration file (YAML); flags win over it");

@@ -75,6 +75,7 @@ class EndOfService {
 
   void Run(RequestLog* log) {
     WaitForSignal(log);
+    const absl::Time first = SteadyNow();
     bool serving = false;
     {
       MutexLock lock(&mutex_);
@@ -82,7 +83,11 @@ class EndOfService {
       stopped_ = true;
       news_.NotifyAll();
     }
-    if (serving) WaitForSignal(log);
+    if (serving) {
+      do {
+        WaitForSignal(log);
+      } while (IsSameSignal(first, SteadyNow()));
+    }
     log->Info(serving ? "stopped before the drain was over" : "stopped while loading");
     log->Flush(SteadyNow() + kLastLines);
     std::_Exit(serving ? kExitCutShort : 0);

@@ -7,18 +7,24 @@
 #include <functional>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "server/daemon.h"
 
 namespace mambad::server {
+
+// Signals this soon after the first are the same one again: a terminal sends it to a whole group of
+// processes, and a program among them may pass on its own.
+inline constexpr absl::Duration kOneSignal = absl::Seconds(1);
+inline bool IsSameSignal(absl::Time first, absl::Time now) { return now - first < kOneSignal; }
 
 // Engine::Check, or a test's own.
 using EngineChecker = std::function<absl::Status(const EngineOptions&)>;
 
 // The exit code. 0: drained, or printed what was asked for; 2: a bad option, configuration or model
-// file, said in one line on standard error; 3: a second SIGTERM or SIGINT cut the drain short; 4:
-// it could serve no longer, for a reason that the log names, and wants to be started again. One
-// line on standard output says when it is ready and on which ports. SIGHUP is ignored, with a line
-// in the log. Call once, from main, before any thread is started.
+// file, said in one line on standard error; 3: a second SIGTERM or SIGINT, after kOneSignal, cut
+// the drain short; 4: it could serve no longer, for a reason that the log names, and wants to be
+// started again. One line on standard output says when it is ready and on which ports. SIGHUP is
+// ignored, with a line in the log. Call once, from main, before any thread is started.
 int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpener open_engine,
                      const EngineChecker& check_engine);
 
