@@ -19,9 +19,16 @@ absl::StatusOr<Engine*> CallEnvironment::ReadyEngine() const {
   return ready;
 }
 
-void OpenCalls::Enter() {
+bool OpenCalls::Enter() {
   MutexLock lock(&mutex_);
+  if (closed_) return false;
   ++count_;
+  return true;
+}
+
+void OpenCalls::Close() {
+  MutexLock lock(&mutex_);
+  closed_ = true;
 }
 
 void OpenCalls::Leave() {
@@ -38,8 +45,7 @@ bool OpenCalls::WaitUntilNone(absl::Time deadline) {
 }
 
 const v1::Limits& CallEnvironment::Limits(const Engine& ready_engine) {
-  std::call_once(limits_made,
-                 [&] { limits = EffectiveLimits(ready_engine, options.limits); });
+  std::call_once(limits_made, [&] { limits = EffectiveLimits(ready_engine, options.limits); });
   return limits;
 }
 
@@ -47,6 +53,15 @@ absl::Status CallEnvironment::FinishStatus(const TokenEvent& event) const {
   const absl::Status status = server::FinishStatus(event.finish, event.error, draining.load());
   if (status.code() != absl::StatusCode::kResourceExhausted) return status;
   return ExhaustedError(status.message(), engine.load()->RetryDelay());
+}
+
+absl::Status CheckMetadata(const Metadata& metadata) {
+  constexpr size_t kOfEach = 32;
+  size_t bytes = 0;
+  for (const auto& [key, value] : metadata) bytes += key.size() + value.size() + kOfEach;
+  if (bytes <= size_t{kMostMetadataBytes}) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("the call's metadata has ", bytes,
+                                                   " bytes, allowed at most ", kMostMetadataBytes));
 }
 
 absl::Time SteadyDeadline(const grpc::CallbackServerContext& context) {
@@ -117,11 +132,15 @@ RequestId EngineTicket::id() const {
 
 CallRecord::CallRecord(CallEnvironment* environment, grpc::CallbackServerContext* context,
                        absl::string_view method)
-    : environment_(environment), context_(context), method_(method), arrival_(SteadyNow()) {
-  environment_->open_calls.Enter();
-}
+    : environment_(environment),
+      counted_(environment->open_calls.Enter()),
+      context_(context),
+      method_(method),
+      arrival_(SteadyNow()) {}
 
-CallRecord::~CallRecord() { environment_->open_calls.Leave(); }
+CallRecord::~CallRecord() {
+  if (counted_) environment_->open_calls.Leave();
+}
 
 void CallRecord::OnEvent(const TokenEvent& event) {
   if (!has_token_ && !event.tokens.empty()) {

@@ -6,6 +6,7 @@
 #include <grpcpp/server_context.h>
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -21,18 +22,25 @@
 #include "engine/steady_time.h"
 #include "mambad/v1/generation.pb.h"
 #include "server/metrics.h"
+#include "server/network/transport_settings.h"
+#include "server/process_limits.h"
 #include "server/request_log.h"
 #include "server/server_options.h"
 #include "server/text_worker.h"
+#include "server/unread_answers.h"
 
 namespace mambad::server {
 
-// Counts the calls of our services, so that a drain waits for them and for nothing else.
+// Counts the calls of our services, so that a drain waits for them and for nothing else: not for
+// those that come later, which are refused, and would keep it waiting for as long as anyone asks.
 // Thread-safe.
 class OpenCalls {
  public:
-  void Enter();
+  // Whether the call is counted; then, and only then, it must Leave.
+  bool Enter();
   void Leave();
+  // Calls that enter from now on are not counted.
+  void Close();
   // Whether none is left; false when `deadline` came first.
   bool WaitUntilNone(absl::Time deadline);
 
@@ -40,6 +48,7 @@ class OpenCalls {
   Mutex mutex_;
   Condition none_;
   int count_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 // Owned by the daemon; outlives every call.
@@ -51,6 +60,7 @@ struct CallEnvironment {
   std::atomic<Engine*> engine{nullptr};  // set once, when the model is loaded
   std::atomic<bool> draining{false};
   OpenCalls open_calls{};
+  UnreadAnswers unread_answers{ChooseMemoryQuota(options, MemoryLimitBytes())};
 
   // The engine, or UNAVAILABLE while loading or draining.
   absl::StatusOr<Engine*> ReadyEngine() const;
@@ -62,6 +72,12 @@ struct CallEnvironment {
   std::once_flag limits_made{};
   v1::Limits limits{};  // Limits
 };
+
+// A call's metadata as gRPC gives it.
+using Metadata = std::multimap<grpc::string_ref, grpc::string_ref>;
+
+// RESOURCE_EXHAUSTED: it is larger than kMostMetadataBytes. Ask before anything else of a call.
+absl::Status CheckMetadata(const Metadata& metadata);
 
 // When the caller stops waiting, in steady time. absl::InfiniteFuture(): never, as far as clocks
 // reach.
@@ -86,8 +102,8 @@ class EngineTicket {
 };
 
 // One call of our services, from its arrival until gRPC has done with it: it counts as open while
-// its record lives. Times and outcome are told to metrics and log at its end. Not thread-safe:
-// guarded by its call's own lock.
+// its record lives, unless it came when calls were no longer counted. Times and outcome are told to
+// metrics and log at its end. Not thread-safe: guarded by its call's own lock.
 class CallRecord {
  public:
   // `context` is used until End.
@@ -107,6 +123,7 @@ class CallRecord {
 
  private:
   CallEnvironment* const environment_;
+  const bool counted_;
   grpc::CallbackServerContext* const context_;
   const absl::string_view method_;
   const absl::Time arrival_;

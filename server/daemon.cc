@@ -183,6 +183,7 @@ class RunningDaemon final : public Daemon {
     stopped_ = true;
     const absl::Time deadline = SteadyNow() + patience;
     environment_.draining.store(true);
+    environment_.open_calls.Close();  // after that: what is not counted is refused
     SetState(State::kDraining);
     text_worker_->Drain(deadline);  // what comes of it goes on in the engine
     if (engine_ != nullptr) engine_->Drain(deadline);

@@ -28,8 +28,9 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateStream::Start(
   grpc::ByteBuffer bytes = TakeBytes(request);
   const auto size = static_cast<int64_t>(bytes.Length());
   environment->text_worker.NoteRequest(size);
-  if (absl::Status status = stream->Begin(&bytes, size); !status.ok())
-    stream->FailBeforeEngine(status);
+  absl::Status status = CheckMetadata(context->client_metadata());
+  if (status.ok()) status = stream->Begin(&bytes, size);
+  if (!status.ok()) stream->FailBeforeEngine(status);
   GiveToNetwork(stream.get());
   return stream.get();
 }

@@ -45,7 +45,8 @@ grpc::ServerUnaryReactor* AnswerNow(CallEnvironment* environment,
   auto* const call = new ShortCall(environment, context, method);  // until OnDone
   grpc::ByteBuffer taken = TakeBytes(bytes);
   Request request;
-  absl::Status status = ReadMessage(&taken, {}, &request);
+  absl::Status status = CheckMetadata(context->client_metadata());
+  if (status.ok()) status = ReadMessage(&taken, {}, &request);
   const Engine* engine = environment->engine.load();
   if (status.ok() && engine == nullptr) status = environment->ReadyEngine().status();
   if (status.ok()) *response = ToBytes(describe(*engine));
@@ -97,7 +98,8 @@ grpc::ServerUnaryReactor* GenerationService::GetLoad(grpc::CallbackServerContext
                                                      grpc::ByteBuffer* response) {
   return AnswerNow<v1::GetLoadRequest>(
       environment_, context, "GetLoad", request, response, [this](const Engine& engine) {
-        return DescribeLoad(engine, environment_->text_worker.Load(), environment_->draining.load());
+        return DescribeLoad(engine, environment_->text_worker.Load(),
+                            environment_->draining.load());
       });
 }
 

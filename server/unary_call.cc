@@ -14,6 +14,7 @@ UnaryCall::UnaryCall(CallEnvironment* environment, grpc::CallbackServerContext* 
     : environment_(environment),
       context_(context),
       deadline_(SteadyDeadline(*context)),
+      peer_(context->peer()),
       response_(response) {}
 
 grpc::ServerUnaryReactor* UnaryCall::Launch(std::shared_ptr<UnaryCall> call,
@@ -26,9 +27,16 @@ grpc::ServerUnaryReactor* UnaryCall::Launch(std::shared_ptr<UnaryCall> call,
   grpc::ByteBuffer bytes = TakeBytes(request);
   const auto size = static_cast<int64_t>(bytes.Length());
   reactor->environment_->text_worker.NoteRequest(size);
-  if (absl::Status status = reactor->Begin(&bytes, size); !status.ok()) reactor->End(status);
+  absl::Status status = reactor->Check();
+  if (status.ok()) status = reactor->Begin(&bytes, size);
+  if (!status.ok()) reactor->End(status);
   GiveToNetwork(reactor);
   return reactor;
+}
+
+absl::Status UnaryCall::Check() const {
+  absl::Status status = CheckMetadata(context_->client_metadata());
+  return status.ok() ? environment_->unread_answers.Check(peer_) : status;
 }
 
 void UnaryCall::OnCancel() {
@@ -45,6 +53,7 @@ void UnaryCall::OnDone() {
   }
   std::shared_ptr<UnaryCall> last_share;  // destroys *this at the end, without the lock
   MutexLock lock(&mutex_);
+  environment_->unread_answers.Remove(peer_, unread_bytes_);
   stall_timer_.Stop();
   last_share = std::move(self_);
 }
@@ -53,6 +62,11 @@ void UnaryCall::Answer(grpc::ByteBuffer answer) {
   Record(absl::OkStatus());
   const auto size = static_cast<int64_t>(answer.Length());
   response_->Swap(&answer);
+  environment_->unread_answers.Add(peer_, size);
+  {
+    MutexLock lock(&mutex_);
+    unread_bytes_ = size;
+  }
   StartStallTimer(size);
   Finish(grpc::Status::OK);
 }

@@ -1,8 +1,8 @@
 // What the calls that are answered once have in common: how their bytes come in, how their answer
 // goes out, and who owns them meanwhile.
 //
-// Life: Launch -> Begin -> End or Answer, once -> OnDone. An answer that its caller does not take is
-// given up after the stall timeout (ReadingTime): what it held is free then.
+// Life: Launch -> Begin -> End or Answer, once -> OnDone. An answer that its caller does not take
+// is given up after the stall timeout (ReadingTime): what it held is free then.
 
 #ifndef MAMBAD_SERVER_UNARY_CALL_H_
 #define MAMBAD_SERVER_UNARY_CALL_H_
@@ -56,13 +56,16 @@ class UnaryCall : public grpc::ServerUnaryReactor, public std::enable_shared_fro
   Mutex mutex_;
 
  private:
+  absl::Status Check() const;  // before Begin
   void StartStallTimer(int64_t bytes);
   void GiveUp();
 
+  const std::string peer_;
   grpc::ByteBuffer* const response_;
   // Until OnDone: gRPC's share of the ownership.
   std::shared_ptr<UnaryCall> self_ ABSL_GUARDED_BY(mutex_);
   StallTimer stall_timer_ ABSL_GUARDED_BY(mutex_);
+  int64_t unread_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of the answer, until OnDone
   // Held while the timer uses context_, which is gone after OnDone.
   Mutex context_mutex_;
   bool done_ ABSL_GUARDED_BY(context_mutex_) = false;

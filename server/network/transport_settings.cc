@@ -15,8 +15,9 @@ namespace {
 // and networks are not exact.
 constexpr int kLeastPingIntervalMilliseconds = 9000;
 constexpr int kPingAnswerMilliseconds = 20000;
-// Of one call's headers: room for a long token of a bearer.
-constexpr int kMetadataBytes = 16 << 10;
+// What a connection reads at a time. gRPC would go up to 4 MiB where much comes, and keep as much for
+// the connection's next bytes for as long as it lives.
+constexpr int kMostReadBytes = 64 << 10;
 // Descriptors that are not connections: files, the metrics endpoint's, gRPC's own.
 constexpr int64_t kOtherDescriptors = 160;
 
@@ -36,7 +37,8 @@ void SetTransport(const ServerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(static_cast<int>(options.limits.message_bytes));
   // Answers are bounded by the context and by what a request may ask for.
   builder->SetMaxSendMessageSize(-1);
-  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMetadataBytes);
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMostMetadataBytes);
+  builder->AddChannelArgument(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, kMostReadBytes);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams_per_connection);
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
                               Milliseconds(options.handshake_timeout));

@@ -11,6 +11,10 @@
 
 namespace mambad::server {
 
+// Of one call's headers, each with 32 more, as HTTP/2 counts them: room for a long token of a
+// bearer. Clients that have not acknowledged it yet are not held to it by gRPC: CheckMetadata.
+inline constexpr int kMostMetadataBytes = 16 << 10;
+
 void SetTransport(const ServerOptions& options, grpc::ServerBuilder* builder);
 
 // Connections at most, as set and as this process's limit of descriptors leaves room for.

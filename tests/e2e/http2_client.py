@@ -39,13 +39,15 @@ def call_headers(method, extra=()):
 class Connection:
     """Sends what it is told to; reads in between, and knows what it may send."""
 
-    def __init__(self, address):
+    def __init__(self, address, acknowledges=True):
         host, port = address.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)), timeout=20)
         self.socket.sendall(PREFACE + frame(SETTINGS, 0, 0))
         self.buffer = b""
         self.window = {0: 65535}  # 0: the connection's
         self.first_window = 65535
+        self.acknowledges = acknowledges  # the server's settings
+        self.answer = b""  # the headers that ended the stream, as they came
         self.ended = None  # why nothing more may be sent: "reset", "goaway", "closed"
 
     def open_stream(self, stream, block, flags=END_HEADERS):
@@ -104,7 +106,8 @@ class Connection:
                         if key:
                             self.window[key] += value - self.first_window
                     self.first_window = value
-            self.send(frame(SETTINGS, ACK, 0))
+            if self.acknowledges:
+                self.send(frame(SETTINGS, ACK, 0))
         elif kind == PING and not flags & ACK:
             self.send(frame(PING, ACK, 0, payload))
         elif kind == WINDOW_UPDATE and stream in self.window:
@@ -114,7 +117,7 @@ class Connection:
         elif kind == GOAWAY:
             self.ended = "goaway"
         elif kind == HEADERS and flags & END_STREAM:
-            self.ended = "answered"
+            self.ended, self.answer = "answered", payload
 
     def close(self):
         self.socket.close()

@@ -246,9 +246,13 @@ class RobustnessTest(unittest.TestCase):
                                        b"\0" + len(body).to_bytes(4, "big") + body))
         while self.metric(daemon, "mambad_requests_running") == 0:
             time.sleep(0.01)
-        daemon.process.send_signal(signal.SIGTERM)
+        # As a terminal and a program between send it: once for us.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            daemon.process.send_signal(number)
         while self.fetch(daemon, "/healthz") != (503, "draining\n"):
             time.sleep(0.01)
+        time.sleep(1.5)
+        self.assertIsNone(daemon.process.poll())
         daemon.process.send_signal(signal.SIGINT)
         self.assertEqual(daemon.process.wait(timeout=30), 3)
 
@@ -344,6 +348,24 @@ class RobustnessTest(unittest.TestCase):
             daemon.generation.GenerateOnce(make_request(), metadata=[("x-big", "a" * 100_000)], timeout=60)
         self.assertEqual(caught.exception.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
         self.assert_serves(daemon)
+
+    def test_large_headers_that_come_before_the_settings_are_refused(self):
+        daemon = self.start()
+        for method in ("Generate", "GenerateOnce", "Tokenize", "GetLoad"):
+            connection = http2_client.Connection(daemon.address, acknowledges=False)
+            self.addCleanup(connection.close)
+            block = http2_client.call_headers(method, [(f"x-big-{i}", b"a" * 15000) for i in range(4)])
+            connection.open_stream(1, block[:16384], flags=0)
+            for at in range(16384, len(block), 16384):
+                last = at + 16384 >= len(block)
+                connection.send(http2_client.frame(http2_client.CONTINUATION,
+                                                   http2_client.END_HEADERS if last else 0, 1, block[at:at + 16384]))
+            connection.send(http2_client.frame(http2_client.DATA, http2_client.END_STREAM, 1, bytes(5)))
+            connection.read_until_end()
+            self.assertEqual(connection.ended, "answered")
+            self.assertRegex(connection.answer, rb"the call's metadata has 60\d\d\d bytes, allowed at most 16384")
+        _, text = self.fetch(daemon, "/metrics")
+        self.assertIn('mambad_grpc_calls_total{code="RESOURCE_EXHAUSTED",method="GetLoad"} 1', text)
 
     # ---- ports -------------------------------------------------------------------------------------------------------
 

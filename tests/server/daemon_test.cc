@@ -15,7 +15,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "engine/steady_time.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "server/call_environment.h"
+#include "server/daemon_program.h"
+#include "server/network/transport_settings.h"
 #include "tests/server/test_daemon.h"
 
 namespace mambad::server {
@@ -267,6 +271,57 @@ TEST(DaemonTest, DrainDoesNotWaitForStreamsThatAreNotOurs) {
   ASSERT_TRUE(watch->Read(&response));
   EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
   ASSERT_EQ(drained.wait_for(std::chrono::seconds(30)), std::future_status::ready);
+}
+
+TEST(OpenCallsTest, WhoComesAfterTheCloseIsNotCounted) {
+  OpenCalls calls;
+  ASSERT_TRUE(calls.Enter());
+  calls.Close();
+  EXPECT_FALSE(calls.Enter());
+  EXPECT_FALSE(calls.WaitUntilNone(SteadyNow()));
+  calls.Leave();
+  EXPECT_TRUE(calls.WaitUntilNone(absl::InfiniteFuture()));
+  EXPECT_FALSE(calls.Enter());
+  EXPECT_TRUE(calls.WaitUntilNone(absl::InfiniteFuture()));
+}
+
+TEST(CheckMetadataTest, CountsAsHttp2Does) {
+  const std::string most(size_t{kMostMetadataBytes} - 36, 'x');  // and "name", and 32
+  EXPECT_TRUE(CheckMetadata({}).ok());
+  EXPECT_TRUE(CheckMetadata({{"name", most}}).ok());
+  const absl::Status status = CheckMetadata({{"name", most}, {"a", "b"}});
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(status.message(), "the call's metadata has 16418 bytes, allowed at most 16384");
+}
+
+TEST(DaemonProgramTest, SignalsOfOneMomentAreOne) {
+  const absl::Time first = absl::UnixEpoch();
+  EXPECT_TRUE(IsSameSignal(first, first));
+  EXPECT_TRUE(IsSameSignal(first, first + absl::Milliseconds(999)));
+  EXPECT_FALSE(IsSameSignal(first, first + kOneSignal));
+}
+
+// Callers who ask again as soon as they are refused: some call of theirs is nearly always open.
+TEST(DaemonTest, DrainDoesNotWaitForCallsThatItRefuses) {
+  ServerOptions options = TestDaemon::Options();
+  options.drain_timeout = absl::Hours(1);
+  TestDaemon daemon(options);
+  std::atomic<bool> over = false;
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 64; ++i) {
+    callers.emplace_back([&] {
+      const auto stub = v1::Generation::NewStub(daemon.Channel());
+      while (!over) {
+        grpc::ClientContext context;
+        v1::GenerateResponse answer;
+        stub->GenerateOnce(&context, TextRequest("hello", 1), &answer);
+      }
+    });
+  }
+  auto drained = std::async(std::launch::async, [&] { daemon.daemon().Drain(); });
+  EXPECT_EQ(drained.wait_for(std::chrono::seconds(30)), std::future_status::ready);
+  over = true;
+  for (std::thread& caller : callers) caller.join();
 }
 
 TEST(DaemonTest, ConnectionsAreBounded) {

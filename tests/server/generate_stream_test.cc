@@ -130,18 +130,70 @@ TEST(GenerateStreamTest, AMadeAnswerThatNobodyReadsIsGivenUp) {
   }
 }
 
+// GenerateOnce as a stream, of which nothing is read: a unary client would take it in by itself.
+std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> AskWithoutReading(
+    grpc::Channel* channel, grpc::ClientContext* context) {
+  static const grpc::internal::RpcMethod method("/mambad.v1.Generation/GenerateOnce", nullptr,
+                                                grpc::internal::RpcMethod::SERVER_STREAMING);
+  return std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>>(
+      grpc::internal::ClientReaderFactory<v1::GenerateResponse>::Create(
+          channel, method, context, TextRequest("hello", 60000)));
+}
+
+TEST(UnreadAnswersTest, AreBoundedForEachOwnerAndForAll) {
+  UnreadAnswers answers(100);
+  answers.Add("a", 50);
+  EXPECT_TRUE(answers.Check("a").ok());
+  answers.Add("a", 20);
+  EXPECT_EQ(answers.Check("a").message(),
+            "70 bytes of answers wait for this connection to read them, at most half of 100");
+  EXPECT_TRUE(answers.Check("b").ok());
+  answers.Add("b", 31);
+  const absl::Status full = answers.Check("c");
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(full.message(), "101 bytes of answers wait for their readers, at most 100");
+  answers.Remove("a", 20);
+  for (const char* owner : {"a", "b", "c"}) EXPECT_TRUE(answers.Check(owner).ok()) << owner;
+}
+
+// They would have memory for as long as the stall timeout lasts, as often as they ask.
+TEST(UnreadAnswersTest, WhoDoesNotReadIsAnsweredNoMore) {
+  ServerOptions options = TestDaemon::Options();
+  options.memory_quota_bytes = 4 << 20;
+  TestDaemon daemon(options, FastAnswers());
+  const auto channel = daemon.Channel(/*stream_window_bytes=*/65536);
+  const auto stub = v1::Generation::NewStub(channel);
+  const auto ask = [&](v1::Generation::Stub* other) {
+    grpc::ClientContext context;
+    v1::GenerateResponse answer;
+    return other->GenerateOnce(&context, TextRequest("hello", 1), &answer);
+  };
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>>> readers;
+  grpc::Status refused;
+  while (contexts.size() < 100 && (refused = ask(stub.get())).ok()) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    readers.push_back(AskWithoutReading(channel.get(), contexts.back().get()));
+    ASSERT_TRUE(daemon.BecomesIdle());
+  }
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(refused.error_message(), HasSubstr("wait for this connection to read them"));
+  EXPECT_TRUE(ask(&daemon.stub()).ok());
+  // What was refused were calls of the same connection: it is heard again once it has read.
+  v1::GenerateResponse answer;
+  for (auto& reader : readers) {
+    if (reader->Read(&answer)) EXPECT_TRUE(reader->Finish().ok());
+  }
+  EXPECT_TRUE(ask(stub.get()).ok());
+}
+
 TEST(GenerateStreamTest, AnAnswerInOneMessageThatNobodyReadsIsGivenUp) {
   ServerOptions options = TestDaemon::Options();
   options.stall_timeout = absl::Milliseconds(300);
   TestDaemon daemon(options, FastAnswers());
   const auto channel = daemon.Channel(/*stream_window_bytes=*/65536);
-  // As a stream, of which nothing is read: a unary client would take it in by itself.
-  const grpc::internal::RpcMethod method("/mambad.v1.Generation/GenerateOnce", nullptr,
-                                         grpc::internal::RpcMethod::SERVER_STREAMING);
   grpc::ClientContext context;
-  std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader(
-      grpc::internal::ClientReaderFactory<v1::GenerateResponse>::Create(
-          channel.get(), method, &context, TextRequest("hello", 60000)));
+  const auto reader = AskWithoutReading(channel.get(), &context);
   absl::SleepFor(absl::Seconds(10));
   v1::GenerateResponse response;
   EXPECT_FALSE(reader->Read(&response));
