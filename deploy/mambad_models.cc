@@ -9,12 +9,24 @@
 #include <exception>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "trainer/formats/model_parts.h"
 
 namespace {
 
 constexpr int kFailed = 1, kUsage = 2;
+
+#define MORE_HELP " (mambad-models COMMAND --help lists the options)"
+constexpr char kMoreHelp[] = MORE_HELP;
+constexpr char kCommands[] = "expected a command, assemble or pack" MORE_HELP;
+constexpr char kNotExpected[] = "not expected here" MORE_HELP;
+#undef MORE_HELP
+
+int Refuse(const std::string& problem) {
+  std::fprintf(stderr, "mambad-models: %s\n", problem.c_str());
+  return kUsage;
+}
 
 // A model may be the only one of its kind: nothing is written over what is there unasked. An empty
 // directory is nothing.
@@ -56,7 +68,8 @@ void Pack(const std::string& model, const std::string& teacher, const std::strin
 
 int main(int argc, char** argv) {
   CLI::App app("Models that are shipped as what their training changed.", "mambad-models");
-  app.require_subcommand(1);
+  app.set_version_flag("--version", "mambad-models " MAMBAD_VERSION, "Print the version and exit");
+  app.require_subcommand(0, 1);
   std::string teacher, parts, model, output;
   double most_distance = 0.01;
   bool overwrite = false;
@@ -77,15 +90,19 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   try {
     app.parse(argc, argv);
+  } catch (const CLI::Success& wish) {
+    return app.exit(wish);  // help or version
+  } catch (const CLI::ExtrasError&) {
+    const std::vector<std::string> rest = app.remaining(/*recurse=*/true);
+    return Refuse((rest.empty() ? std::string() : "\"" + rest.front() + "\": ") +
+                  (app.get_subcommands().empty() ? kCommands : kNotExpected));
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kUsage;
+    return Refuse(std::string(error.what()) + kMoreHelp);
   }
+  if (app.get_subcommands().empty()) return Refuse(kCommands);
   if (!overwrite && !IsFree(output)) {
-    std::fprintf(stderr,
-                 "mambad-models: output: %s: is there already; give another output, or --overwrite "
-                 "to replace it\n",
-                 output.c_str());
-    return kUsage;
+    return Refuse("output: " + output +
+                  ": is there already; give another output, or --overwrite to replace it");
   }
   try {
     if (assemble->parsed()) Assemble(parts, teacher, output);

@@ -182,22 +182,34 @@ struct RangeCheck {
   absl::Status operator()(const void*) const { return absl::OkStatus(); }
 };
 
+// The names that may stand in a group ("metrics.", or "" for the outermost).
+std::string KeysOf(const std::string& group) {
+  std::vector<std::string> names;
+  for (const Setting& setting : kSettings) {
+    if (!absl::StartsWith(setting.key, group)) continue;
+    const std::string name = std::string(setting.key).substr(group.size());
+    names.push_back(name.substr(0, name.find('.')));
+  }
+  names.erase(std::unique(names.begin(), names.end()), names.end());  // groups stand together
+  return absl::StrJoin(names, ", ");
+}
+
 // For an unknown key: the one that was meant, else all that may stand in its place.
 std::string KeysInstead(const std::string& key) {
   const std::string group =
       key.substr(0, key.rfind('.') == std::string::npos ? 0 : key.rfind('.') + 1);
-  std::vector<std::string> known, beside;
-  for (const Setting& setting : kSettings) {
-    known.push_back(setting.key);
-    if (!absl::StartsWith(setting.key, group)) continue;
-    const std::string name = known.back().substr(group.size());
-    beside.push_back(name.substr(0, name.find('.')));
-  }
-  beside.erase(std::unique(beside.begin(), beside.end()), beside.end());  // groups stand together
-  known.insert(known.end(), beside.begin(), beside.end());
+  const std::string beside = KeysOf(group);
+  std::vector<std::string> known = absl::StrSplit(beside, ", ");
+  for (const Setting& setting : kSettings) known.push_back(setting.key);
   const std::string meant = cli::DidYouMean(key, known);
   if (!meant.empty()) return meant;
-  return absl::StrCat("; there are ", absl::StrJoin(beside, ", "));
+  return absl::StrCat("; there are ", beside);
+}
+
+// What stands where a group's keys should.
+std::string WordsOf(const YAML::Node& node) {
+  if (node.IsSequence()) return "a list";
+  return absl::StrCat("\"", node.Scalar(), "\"");
 }
 
 // Walks one mapping of the file, `prefix` being the path to it.
@@ -210,7 +222,9 @@ class Reader {
     if (!node.IsMap()) {
       return At(node, absl::InvalidArgumentError(prefix.empty()
                                                      ? std::string("expected keys and values")
-                                                     : absl::StrCat(prefix, ": expected keys")));
+                                                     : absl::StrCat(prefix, ": expected keys (",
+                                                                    KeysOf(prefix + "."),
+                                                                    "), found ", WordsOf(node))));
     }
     for (const auto& entry : node) {
       if (!entry.first.IsScalar())
@@ -281,7 +295,7 @@ absl::Status ReadOptions(absl::string_view yaml, absl::string_view name, ServerO
     return Reader(name, options).Read(documents[0], "", 0);
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(
-        absl::StrCat(name, ":", error.mark.line + 1, ": ", error.msg));
+        absl::StrCat(name, ":", error.mark.line + 1, ": not valid YAML: ", error.msg));
   }
 }
 
@@ -312,12 +326,17 @@ absl::Status ValidateOptions(const ServerOptions& options) {
     return absl::InvalidArgumentError(
         "model: not given (--model DIR, or the key in the configuration file)");
   }
-  HostAndPort ignored;
-  absl::Status status = ParseHostAndPort("listen", options.listen, &ignored);
-  if (status.ok() && !options.metrics_listen.empty()) {
-    status = ParseHostAndPort("metrics.listen", options.metrics_listen, &ignored);
+  HostAndPort calls, metrics;
+  absl::Status status = ParseHostAndPort("listen", options.listen, &calls);
+  if (!status.ok() || options.metrics_listen.empty()) return status;
+  status = ParseHostAndPort("metrics.listen", options.metrics_listen, &metrics);
+  if (!status.ok()) return status;
+  if (calls.port != 0 && calls.port == metrics.port && calls.host == metrics.host) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("metrics.listen: ", options.metrics_listen,
+                     " is what listen names, too: each needs a port of its own"));
   }
-  return status;
+  return absl::OkStatus();
 }
 
 absl::Status ParseHostAndPort(absl::string_view key, absl::string_view text, HostAndPort* result) {

@@ -64,6 +64,13 @@ std::string Suggestion(const std::string& word, const std::vector<std::string>& 
 }
 
 // The library would only say that one is missing.
+[[noreturn]] void RefuseWithoutCommand(const std::vector<Command>& commands) {
+  std::string names;
+  for (const Command& command : commands) names += (names.empty() ? "" : ", ") + command.name;
+  throw std::runtime_error("a command is missing; expected one of " + names +
+                           " (trainer --help tells what they do)");
+}
+
 void CheckCommand(const std::vector<Command>& commands, const std::string& word) {
   if (word.starts_with('-')) return;  // an option
   std::string names;
@@ -126,12 +133,20 @@ int Run(int argc, char** argv) {
     sub->callback([&] { command.run(config_path, overwrite); });
   }
   const std::vector<std::string> words(argv + 1, argv + argc);
-  CheckCommand(commands, words.empty() ? "-" : words[0]);
-  if (!words.empty() && !words[0].starts_with('-')) CheckOptions(words);
+  if (words.empty()) RefuseWithoutCommand(commands);
+  CheckCommand(commands, words[0]);
+  if (!words[0].starts_with('-')) CheckOptions(words);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::Success& wish) {
+    return app.exit(wish);  // help or version
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kUserFault;
+    if (words[0].starts_with('-')) {
+      SayError("\"" + words[0] + "\": no such option; expected a command, --help or --version");
+    } else {
+      SayError(std::string(error.what()) + " (trainer " + words[0] + " --help tells more)");
+    }
+    return kUserFault;
   }
   return 0;
 }

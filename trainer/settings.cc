@@ -2,7 +2,9 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <set>
 #include <stdexcept>
@@ -112,6 +114,7 @@ class Reader : public Settings {
             absl::StrJoin(level.known, ", "));
       }
     }
+    if (!level.missing.empty()) throw std::runtime_error(level.missing);
     levels_.pop_back();
   }
 
@@ -146,6 +149,7 @@ class Reader : public Settings {
     YAML::Node node;
     std::string name, prefix;
     std::set<std::string> known;
+    std::string missing;  // what there is to say of the first key that had to be given and was not
   };
 
   std::string Place(const YAML::Node& node) const {
@@ -161,11 +165,13 @@ class Reader : public Settings {
     throw std::runtime_error(Place(node) + "\"" + levels_.back().prefix + key + "\": expected " +
                              expected + ", found " + found);
   }
-  [[noreturn]] void RefuseMissing(const YAML::Node& node, const std::string& key,
-                                  const std::string& expected) const {
+  // Of a key that is not there, Leave speaks: one that is misspelt says more.
+  void RefuseMissing(const YAML::Node& node, const std::string& key, const std::string& expected) {
     if (node.IsDefined()) Refuse(node, key, expected);
-    throw std::runtime_error(Place(levels_.back().node) + "\"" + levels_.back().prefix + key +
-                             "\": expected " + expected + ", found nothing");
+    std::string& missing = levels_.back().missing;
+    if (!missing.empty()) return;
+    missing = Place(levels_.back().node) + "\"" + levels_.back().prefix + key + "\": expected " +
+              expected + ", found nothing";
   }
   void Enter(const YAML::Node& node, const std::string& name) {
     Level level;
@@ -363,13 +369,14 @@ void ReadSettings(const std::string& path, const DescribeFunction& describe) {
   if (std::filesystem::is_directory(path)) {
     throw std::runtime_error(path + ": a YAML file expected, found a directory");
   }
+  errno = 0;
   try {
     root = YAML::LoadFile(path);
   } catch (const YAML::BadFile&) {
-    throw std::runtime_error(path + ": cannot be read");
+    throw std::runtime_error(path + ": cannot be read: " + std::strerror(errno));
   } catch (const YAML::ParserException& error) {
     throw std::runtime_error(
-        absl::StrFormat("%s:%d: no YAML: %s", path, error.mark.line + 1, error.msg));
+        absl::StrFormat("%s:%d: not valid YAML: %s", path, error.mark.line + 1, error.msg));
   }
   Reader reader(path, root);
   describe(&reader);

@@ -138,6 +138,8 @@ int UnknownWord(const CLI::App& app, const std::string& word) {
 
 // The words that no option or command took, in their order.
 int JudgeRest(const CLI::App& app, const std::vector<std::string>& rest) {
+  // Without a command the first tells most: of a misspelt one, the options behind it are strangers.
+  if (app.get_subcommands().empty()) return UnknownWord(app, rest.front());
   for (const std::string& word : rest) {
     if (absl::StartsWith(word, "-") && word.size() > 1) return UnknownWord(app, word);
   }

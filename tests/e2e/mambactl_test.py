@@ -69,6 +69,7 @@ class WithoutServerTest(MambactlCase):
         self.assert_fails(run("qqqqqqqq"), 2, 'no command "qqqqqqqq"', "mambactl --help")
         self.assertNotIn("did you mean", run("qqqqqqqq").stderr)
         self.assert_fails(run("generate", "--promt", "x"), 2, "no option --promt of mambactl generate", "did you mean --prompt?")
+        self.assert_fails(run("genrate", "--prompt", "x"), 2, 'no command "genrate"', "did you mean generate?")
         self.assert_fails(run("--adress", "a", "info"), 2, "no option --adress", "did you mean --address?")
         self.assert_fails(run("generate", "--max-tokns=4", "--prompt", "x"), 2, "--max-tokns", "did you mean --max-tokens?")
         self.assert_fails(run("generate", "--prompt", "one", "two"), 2, '"two" belongs to no option')

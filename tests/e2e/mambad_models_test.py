@@ -30,6 +30,16 @@ def main():
 
     found = run("--help")
     expect("help", found[0] == 0 and "Usage: mambad-models" in found[1] and program not in found[1], found)
+    found = run("--version")
+    expect("version", found[0] == 0 and found[1].startswith("mambad-models "), found)
+    for arguments, words in (([], "assemble or pack"), (["asemble"], '"asemble": expected a command, assemble or pack'),
+                             (["assemble"], "--teacher is required"),
+                             (["pack", "--most-distance", "far"], "--most-distance"),
+                             (["assemble", "--teacher", "a", "--parts", "b", "--output", "c", "--overwite"],
+                              '"--overwite": not expected here')):
+        found = run(*arguments)
+        expect(f"words for {arguments}", found[0] == 2 and words in found[1] and
+               found[1].startswith("mambad-models: ") and found[1].count("\n") == 1, found)
     for arguments in ([], ["assemble"], ["unknown"], ["assemble", "--teacher", "a", "--parts", "b", "--outptu", "c"]):
         found = run(*arguments)
         expect(f"wrong usage {arguments}", found[0] == 2 and program not in found[1], found)

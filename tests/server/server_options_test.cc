@@ -124,10 +124,13 @@ TEST(ServerOptionsTest, BadValuesAreNamed) {
   EXPECT_THAT(ErrorOf("log: {format: xml}"),
               HasSubstr("log.format: expected plain or json, found \"xml\""));
   EXPECT_THAT(ErrorOf("model: [a, b]"), HasSubstr("model: expected one value"));
-  EXPECT_THAT(ErrorOf("limits: 3"), HasSubstr("limits: expected keys"));
+  EXPECT_THAT(ErrorOf("limits: 3"), HasSubstr("limits: expected keys (message_bytes, "));
+  EXPECT_THAT(ErrorOf("metrics: off"),
+              HasSubstr("metrics: expected keys (listen, vllm_names), found \"off\""));
+  EXPECT_THAT(ErrorOf("compute: [1]"), HasSubstr("found a list"));
   EXPECT_THAT(ErrorOf("- a\n- b\n"), HasSubstr("expected keys and values"));
   EXPECT_THAT(ErrorOf("model: a\nmodel: b\n"), HasSubstr("model: given twice"));
-  EXPECT_THAT(ErrorOf("model: {a: b"), HasSubstr("test.yaml:"));
+  EXPECT_THAT(ErrorOf("model: {a: b"), HasSubstr("test.yaml:1: not valid YAML: "));
   EXPECT_THAT(ErrorOf("model: a\n---\nmodel: b\n"), HasSubstr("one YAML document"));
 }
 
@@ -178,6 +181,11 @@ TEST(CommandLineTest, BadOptionsAreNamed) {
               HasSubstr("compute.threads"));
   EXPECT_THAT(std::string(Parse({"--model", "x", "--device", "tpu"}).status().message()),
               HasSubstr("compute.device"));
+  EXPECT_THAT(std::string(Parse({"--model", "x", "--listen", "[::1]:5", "--metrics", "[::1]:5"})
+                              .status()
+                              .message()),
+              HasSubstr("metrics.listen: [::1]:5 is what listen names, too"));
+  EXPECT_TRUE(Parse({"--model", "x", "--listen", "[::1]:0", "--metrics", "[::1]:0"}).ok());
   EXPECT_THAT(std::string(Parse({"--model", "x", "--metrics", "9"}).status().message()),
               HasSubstr("metrics.listen"));
   EXPECT_EQ(Parse({"--config", "/nonexistent.yaml"}).status().code(), absl::StatusCode::kNotFound);

@@ -96,9 +96,16 @@ TEST_F(SettingsTest, MissingKeysAndFiles) {
               HasSubstr("\"data.train\": expected a list of texts, found nothing"));
   EXPECT_THAT(Error("output: o\nteacher: t\n"), HasSubstr("\"data.train\": expected"));
   EXPECT_THAT(Error(""), HasSubstr("expected keys with values"));
-  EXPECT_THAT(Error("a: [1\n"), HasSubstr(path() + ":2: no YAML"));
+  EXPECT_THAT(Error("a: [1\n"), HasSubstr(path() + ":2: not valid YAML: "));
   EXPECT_EQ(ErrorOf([] { ReadSettings("/nowhere.yaml", [](Settings*) {}); }),
-            "/nowhere.yaml: cannot be read");
+            "/nowhere.yaml: cannot be read: No such file or directory");
+}
+
+TEST_F(SettingsTest, AMisspeltKeyIsNamedBeforeTheOneThatIsMissingForIt) {
+  EXPECT_THAT(Error("output: o\nteecher: t\ndata: {train: x}\n"),
+              HasSubstr(path() + ":2: \"teecher\": no such key; expected "));
+  EXPECT_THAT(Error("output: o\nteacher: t\ndata:\n  trane: x\n"),
+              HasSubstr(path() + ":4: \"data.trane\": no such key; expected "));
 }
 
 TEST_F(SettingsTest, AFolderIsNoFile) {
