@@ -174,6 +174,16 @@ std::string Connection::ExplainTransport(const grpc::Status& status, bool begun)
       if (!status.error_details().empty()) return "";
       return absl::StrCat("the server at ", address(),
                           " does not know this call: it is of another version, or no mambad");
+    case grpc::StatusCode::RESOURCE_EXHAUSTED: {
+      // gRPC's words; this client bounds nothing, so they are about the request.
+      const size_t open = message.find('(');
+      if (!absl::StartsWith(message, "Received message larger than max") ||
+          open == std::string::npos) {
+        return "";
+      }
+      return absl::StrCat("the request is larger than the server takes, in bytes ",
+                          message.substr(open), "; its limits.message_bytes sets that");
+    }
     default:
       return "";
   }

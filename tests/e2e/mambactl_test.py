@@ -226,6 +226,8 @@ class ServedTest(MambactlCase):
             file.write("word " * 1500)
             file.flush()
             self.assert_fails(self.ask("generate", "--prompt-file", file.name), 1, "--prompt-file: ", " tokens given")
+        self.assert_fails(self.ask("generate", "--prompt", "-", text_input="a" * (5 << 20)), 1,
+                          "larger than the server takes", "vs. 4194304", "limits.message_bytes")
         self.assert_fails(self.ask("score", "--prompt", "The sky", "--from", "77"), 1, "--from: 77 given")
         self.assert_fails(self.ask("score", "--prompt", "The sky", "--alternatives", "-1"), 1, "--alternatives: -1 alternatives")
         self.assert_fails(self.ask("detokenize", "--token-ids", "99999"), 1, "--token-ids, number 1: ", "99999 given")
