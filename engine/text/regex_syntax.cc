@@ -259,9 +259,9 @@ class Translator {
 
   // The libraries leave a loop over what matches nothing at different places.
   bool RepeatsEmpty(bool atom_may_be_empty, std::string_view quantifier) const {
-    const bool endless = quantifier.front() == '*' || quantifier.front() == '+' ||
-                         quantifier.find(",}") != std::string_view::npos;
-    return atom_may_be_empty && endless;
+    const bool once = quantifier.front() == '?' || quantifier.substr(0, 3) == "{1}" ||
+                      quantifier.substr(0, 5) == "{0,1}";
+    return atom_may_be_empty && !once;
   }
 
   static bool AllowsNone(std::string_view quantifier) {
