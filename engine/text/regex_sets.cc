@@ -16,9 +16,12 @@ struct NamedSet {
 };
 
 // Both in brackets ([:name:]) and as \p{Name}.
+// Letters above others count as letters since Unicode 16, which PCRE2 10.42 is older than.
+constexpr std::string_view kAlphabetic = R"(\p{Alphabetic}\x{363}-\x{36F}\x{1DD3}-\x{1DE6})";
+
 constexpr NamedSet kSharedSets[] = {
-    {"alnum", R"(\p{Alphabetic}\p{Nd})"},
-    {"alpha", R"(\p{Alphabetic})"},
+    {"alnum", R"(\p{Alphabetic}\x{363}-\x{36F}\x{1DD3}-\x{1DE6}\p{Nd})"},
+    {"alpha", kAlphabetic},
     {"ascii", R"(\x{0}-\x{7F})"},
     {"blank", kBlank},
     {"cntrl", R"(\p{Cc})"},
@@ -36,7 +39,7 @@ constexpr NamedSet kPropertySets[] = {
     {"word", kLooseWordCharacters},
     {"any", R"(\x{0}-\x{10FFFF})"},
     {"assigned", R"(\P{Cn})"},
-    {"alphabetic", R"(\p{Alphabetic})"},
+    {"alphabetic", kAlphabetic},
     {"uppercase", R"(\p{Uppercase})"},
     {"lowercase", R"(\p{Lowercase})"},
     {"whitespace", kSpaces},

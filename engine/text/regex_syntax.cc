@@ -95,18 +95,22 @@ class Translator {
     if (++depth_ > kDeepest) return Refuse("groups nested this deep");
     std::string opened;  // closes what (?i) opened
     const bool caseless_outside = caseless_;
+    bool empty = false, branch_empty = true;
     while (!rest_.empty() && rest_.front() != ')') {
       if (out->size() > kLongestTranslation) return Refuse("a pattern this long");
       if (Take("|")) {
         out->push_back('|');
+        empty |= std::exchange(branch_empty, true);
         continue;
       }
       std::string atom;
       bool repeatable = true;
       if (!Atom(&atom, &opened, &repeatable)) return false;
       if (!Quantifiers(repeatable, &atom)) return false;
+      branch_empty &= may_be_empty_;
       out->append(atom);
     }
+    may_be_empty_ = empty || branch_empty;
     out->append(opened);
     caseless_ = caseless_outside;
     --depth_;
@@ -115,6 +119,7 @@ class Translator {
 
   bool Atom(std::string* atom, std::string* opened, bool* repeatable) {
     const char c = rest_.front();
+    may_be_empty_ = c == '^' || c == '$';
     if (c == '(') return Group(atom, opened, repeatable);
     if (c == '\\') return Escape(atom);
     if (c == '*' || c == '+' || c == '?') return Refuse(rest_.substr(0, 1));
@@ -148,6 +153,7 @@ class Translator {
       if (end == std::string_view::npos) return Refuse("(?#");
       rest_.remove_prefix(end + 1);
       *repeatable = false;
+      may_be_empty_ = true;
       return true;
     }
     std::string_view opening = "(?:";
@@ -176,7 +182,9 @@ class Translator {
       }
     }
     atom->append(opening);
-    return CloseGroup(atom);
+    if (!CloseGroup(atom)) return false;
+    may_be_empty_ |= opening != "(?:" && opening != "(?>";
+    return true;
   }
 
   bool CloseGroup(std::string* atom) {
@@ -215,6 +223,7 @@ class Translator {
     atom->append(options);  // holds up to the end of the group around it
     opened->push_back(')');
     *repeatable = false;
+    may_be_empty_ = true;
     return true;
   }
 
@@ -248,7 +257,20 @@ class Translator {
     return comma ? absl::StrCat("{", low, ",", high, "}") : absl::StrCat("{", low, "}");
   }
 
+  // The libraries leave a loop over what matches nothing at different places.
+  bool RepeatsEmpty(bool atom_may_be_empty, std::string_view quantifier) const {
+    const bool once = quantifier.front() == '?' || quantifier.substr(0, 3) == "{1}" ||
+                      quantifier.substr(0, 5) == "{0,1}";
+    return atom_may_be_empty && !once;
+  }
+
+  static bool AllowsNone(std::string_view quantifier) {
+    if (quantifier.front() != '{') return quantifier.front() != '+';
+    return quantifier.find_first_of("123456789") > quantifier.find_first_of(",}");
+  }
+
   bool Quantifiers(bool repeatable, std::string* atom) {
+    const bool atom_may_be_empty = may_be_empty_;
     for (bool first = true; !rest_.empty(); first = false) {
       const char c = rest_.front();
       std::string quantifier;
@@ -271,6 +293,10 @@ class Translator {
         return true;
       }
       if (!repeatable) return Refuse(quantifier);
+      if (RepeatsEmpty(atom_may_be_empty, quantifier)) {
+        return Refuse(absl::StrCat(quantifier, " after what may match nothing"));
+      }
+      may_be_empty_ |= AllowsNone(quantifier);
       if (first) {
         atom->append(quantifier);
       } else {
@@ -312,6 +338,7 @@ class Translator {
         break;
     }
     if (!simple.empty()) {
+      may_be_empty_ = std::string_view("AzZGbB").find(letter) != std::string_view::npos;
       rest_.remove_prefix(2);
       atom->append(simple);
       return true;
@@ -505,6 +532,7 @@ class Translator {
   std::string_view rest_;
   int depth_ = 0;
   bool caseless_ = false;
+  bool may_be_empty_ = false;  // whether what was read last may match nothing
   std::optional<std::string> refused_;
 };
 

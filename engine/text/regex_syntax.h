@@ -18,7 +18,8 @@ namespace mambad::text {
 //   (?m) lets . match line feeds; (?i) holds to the end of its group, over its alternatives too
 // INVALID_ARGUMENT names the construct that is refused: references, conditions, calls and callouts,
 // absence, \K \X \y, options other than i and m, with (?i) properties of case and sets that are cut
-// or negated in sets, bytes (\xE3), unknown letters and property names.
+// or negated in sets, repeats of what may match nothing ("(a*)+"), bytes (\xE3), unknown
+// letters and property names.
 absl::StatusOr<std::string> TranslateRegex(std::string_view pattern);
 
 }  // namespace mambad::text

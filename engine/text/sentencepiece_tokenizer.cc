@@ -67,8 +67,8 @@ class SentencePieceTokenizer final : public TableTokenizer {
         continue;
       }
       const std::string_view plain = text.substr(segment.begin, segment.end - segment.begin);
-      const absl::Status status = EncodePlain(readers_.Choose(plain, segment.begin == 0), plain,
-                                              options.over, &ids);
+      const absl::Status status =
+          EncodePlain(readers_.Choose(plain, segment.begin == 0), plain, options.over, &ids);
       if (!status.ok()) return status;
     }
     if (options.add_special_tokens) {
@@ -165,8 +165,11 @@ class TableBuilder {
     if (absl::Status status = table.BuildIndex(TokenTable::Repeats::kFirstCounts); !status.ok())
       return status;
     AddControls();
-    for (const AddedToken& token : config_.named_tokens) AddNamed(token);
-    return absl::OkStatus();
+    next_row_ = table.different_tokens();
+    for (const AddedToken& token : config_.named_tokens) {
+      if (absl::Status status = AddNamed(token); !status.ok()) return status;
+    }
+    return table.BuildIndex(TokenTable::Repeats::kFirstCounts);
   }
 
  private:
@@ -201,21 +204,39 @@ class TableBuilder {
     }
   }
 
-  // A piece that the configuration names ("pad_token") is a special token.
-  void AddNamed(AddedToken token) {
+  // A piece that the configuration names ("pad_token") is a special token; what is no piece gets a
+  // row of its own.
+  absl::Status AddNamed(AddedToken token) {
     const std::optional<TokenId> id = table.IdOf(token.content);
-    if (!id.has_value() || listed_.contains(*id)) return;
+    if (!id.has_value()) return AddRow(std::move(token));
+    if (listed_.contains(*id)) return absl::OkStatus();
     token.id = *id;
     table.SetSpecial(*id);
     if (*id >= library_.size() || !IsSpecialPiece(library_, *id)) {
       added_tokens.push_back(std::move(token));
     }
+    return absl::OkStatus();
+  }
+
+  // Behind as many rows as there are different tokens. New rows are only there where it is known
+  // how many the model has.
+  absl::Status AddRow(AddedToken token) {
+    if (files_.model_vocabulary == 0) return absl::OkStatus();
+    while (table.Find(next_row_) != nullptr) ++next_row_;
+    token.id = next_row_++;
+    if (token.id >= files_.model_vocabulary) {
+      config_.warnings.push_back(LeftOutText(files_, token));
+      return absl::OkStatus();
+    }
+    added_tokens.push_back(token);
+    return table.Add(token.id, token.content, token.content, /*special=*/true);
   }
 
   const SentencePieceLibrary& library_;
   const TokenizerFiles& files_;
   TokenizerConfig& config_;
   absl::flat_hash_set<TokenId> listed_;
+  TokenId next_row_ = 0;
 
  public:
   TokenTable table;
@@ -235,7 +256,10 @@ absl::StatusOr<Readers> LoadReaders(const std::string& model, const std::string&
   };
   Readers readers;
   const bool wanted = config.add_prefix_space.value_or(*prefix);
-  bool loaded = load(wanted == *prefix ? "" : wanted ? kWithPrefix : kWithoutPrefix, &readers.first);
+  bool loaded = load(wanted == *prefix ? ""
+                     : wanted          ? kWithPrefix
+                                       : kWithoutPrefix,
+                     &readers.first);
   *prefix = wanted;
   if (loaded && wanted && !config.legacy.value_or(true)) {
     loaded = load(kWithoutPrefix, &readers.following);

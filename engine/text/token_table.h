@@ -44,6 +44,8 @@ class TokenTable {
   absl::Status BuildIndex(Repeats repeats = Repeats::kRefused);
 
   int size() const { return static_cast<int>(entries_.size()); }
+  // By their spelling, as the index has them.
+  TokenId different_tokens() const { return static_cast<TokenId>(ids_.size()); }
   // nullptr for an id without a token.
   const TokenEntry* Find(TokenId id) const;
   std::optional<TokenId> IdOf(std::string_view spelling) const;

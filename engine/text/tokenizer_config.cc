@@ -1,8 +1,10 @@
 #include "engine/text/tokenizer_config.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -43,29 +45,41 @@ std::optional<AddedToken> ReadNamedToken(const JsonReader& reader, TokenizerConf
   return token;
 }
 
-void AddNamedToken(const AddedToken& token, TokenizerConfig* config) {
-  const bool known =
-      std::any_of(config->named_tokens.begin(), config->named_tokens.end(),
-                  [&](const AddedToken& named) { return named.content == token.content; });
-  if (!known) config->named_tokens.push_back(token);
-}
+// The special tokens by name, as the files give them.
+struct NamedTokens {
+  std::optional<AddedToken> single[std::size(kTokenNames)];
+  std::vector<AddedToken> listed;
+};
 
-void ReadTokenNames(const JsonReader& root, TokenizerConfig* config) {
-  for (const std::string_view name : kTokenNames) {
-    const std::optional<AddedToken> token = ReadNamedToken(root.Member(name), config);
-    if (!token.has_value()) continue;
-    AddNamedToken(*token, config);
-    if (name == "bos_token" && !config->bos_token) config->bos_token = token->content;
-    if (name == "eos_token" && !config->eos_token) config->eos_token = token->content;
+// `replaces`: a name counts though another file gave it.
+void ReadTokenNames(const JsonReader& root, bool replaces, NamedTokens* names,
+                    TokenizerConfig* config) {
+  for (size_t i = 0; i < std::size(kTokenNames); ++i) {
+    std::optional<AddedToken> token = ReadNamedToken(root.Member(kTokenNames[i]), config);
+    std::optional<AddedToken>& known = names->single[i];
+    if (token.has_value() && (replaces || !known.has_value())) known = std::move(token);
   }
   for (const char* name : kTokenListNames) {
     const JsonReader list = root.Member(name);
     if (!list.value().is_structured()) continue;  // an object names each of them
     for (const auto& [key, value] : list.value().items()) {
       const JsonReader entry(value, absl::StrCat(list.path(), "[", key.substr(0, 80), "]"));
-      if (const auto token = ReadNamedToken(entry, config)) AddNamedToken(*token, config);
+      if (auto token = ReadNamedToken(entry, config)) names->listed.push_back(*std::move(token));
     }
   }
+}
+
+void KeepNames(NamedTokens names, TokenizerConfig* config) {
+  if (names.single[0].has_value()) config->bos_token = names.single[0]->content;
+  if (names.single[1].has_value()) config->eos_token = names.single[1]->content;
+  absl::flat_hash_set<std::string> contents;
+  const auto keep = [&](AddedToken token) {
+    if (contents.insert(token.content).second) config->named_tokens.push_back(std::move(token));
+  };
+  for (std::optional<AddedToken>& token : names.single) {
+    if (token.has_value()) keep(*std::move(token));
+  }
+  for (AddedToken& token : names.listed) keep(std::move(token));
 }
 
 void ReadOptionalBool(const JsonReader& reader, TokenizerConfig* config,
@@ -115,14 +129,14 @@ absl::Status ReadAddedTokensFile(const JsonReader& root, TokenizerConfig* config
   return absl::OkStatus();
 }
 
-absl::Status ReadMainFile(const JsonReader& root, TokenizerConfig* config) {
+absl::Status ReadMainFile(const JsonReader& root, NamedTokens* names, TokenizerConfig* config) {
   if (absl::Status status = root.ExpectObject(); !status.ok()) return status;
   const Json& name = root.Member("tokenizer_class").value();
   if (name.is_string()) {
     const std::string text = name.get<std::string>();
     config->tokenizer_class = std::string(absl::StripSuffix(text, "Fast"));
   }
-  ReadTokenNames(root, config);
+  ReadTokenNames(root, /*replaces=*/true, names, config);
   ReadOptionalBool(root.Member("add_bos_token"), config, &config->add_bos_token);
   ReadOptionalBool(root.Member("add_eos_token"), config, &config->add_eos_token);
   ReadOptionalBool(root.Member("add_prefix_space"), config, &config->add_prefix_space);
@@ -186,6 +200,8 @@ absl::StatusOr<AddedToken> ReadAddedToken(const JsonReader& entry, std::optional
 
 absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const TokenizerFiles& files) {
   TokenizerConfig config;
+  NamedTokens names;
+  bool lists_tokens = false;
   const auto read = [&](const std::string& contents, const char* name, const auto& use) {
     if (contents.empty()) return absl::OkStatus();
     const std::string source = absl::StrCat(files.source_name, "/", name);
@@ -193,15 +209,19 @@ absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const TokenizerFiles& files)
     if (!document.ok()) return document.status();
     return use(JsonReader(*document, source + ": "));
   };
-  absl::Status status = read(files.tokenizer_config_json, "tokenizer_config.json",
-                             [&](const JsonReader& root) { return ReadMainFile(root, &config); });
+  absl::Status status =
+      read(files.tokenizer_config_json, "tokenizer_config.json", [&](const JsonReader& root) {
+        lists_tokens = !root.Member("added_tokens_decoder").IsNull();
+        return ReadMainFile(root, &names, &config);
+      });
   if (!status.ok()) return status;
   status =
       read(files.special_tokens_map_json, "special_tokens_map.json", [&](const JsonReader& root) {
         if (absl::Status object = root.ExpectObject(); !object.ok()) return object;
-        ReadTokenNames(root, &config);
+        ReadTokenNames(root, /*replaces=*/!lists_tokens, &names, &config);
         return absl::OkStatus();
       });
+  KeepNames(std::move(names), &config);
   if (status.ok() && config.added_tokens.empty()) {
     status = read(files.added_tokens_json, "added_tokens.json",
                   [&](const JsonReader& root) { return ReadAddedTokensFile(root, &config); });

@@ -20,8 +20,9 @@ struct TokenizerConfig {
   std::optional<bool> add_bos_token, add_eos_token, add_prefix_space, legacy;
   // `added_tokens_decoder`, or added_tokens.json where there is none. Ascending ids.
   std::vector<AddedToken> added_tokens;
-  // Special tokens by name (bos_token, pad_token, additional_special_tokens, ...), each content once.
-  // Their ids are not known here: kNoId.
+  // Special tokens by name (bos_token, pad_token, additional_special_tokens, ...), each content
+  // once, in the order in which new ones get their ids. Their ids are not known here: kNoId.
+  // special_tokens_map.json has the last word unless tokenizer_config.json lists its tokens.
   std::vector<AddedToken> named_tokens;
   std::vector<std::string> warnings;
 };
@@ -39,7 +40,8 @@ absl::StatusOr<AddedToken> ReadAddedToken(const JsonReader& entry, std::optional
 std::string LeftOutText(const TokenizerFiles& files, const AddedToken& token);
 
 // Sets bos_id and eos_id from the configuration and makes prefix and suffix obey an explicit
-// add_bos_token and add_eos_token; where such a token is wanted and there is none, `warnings` says so.
+// add_bos_token and add_eos_token; where such a token is wanted and there is none, `warnings` says
+// so.
 void ApplyBoundaries(const TokenizerConfig& config, const TokenTable& table,
                      const std::string& source, TextBoundaries* boundaries,
                      std::vector<std::string>* warnings);

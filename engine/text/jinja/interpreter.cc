@@ -206,7 +206,14 @@ void Rendering::ExecuteSetBlock(const Statement& statement) {
 void Rendering::ExecuteFilterBlock(const Statement& statement) {
   InnerScope scope(this, scope_);
   std::string text = Capture(statement.body);
-  WriteValue(ApplyBlockFilters(statement, std::move(text)));
+  const Value value = ApplyBlockFilters(statement, std::move(text));
+  if (!runtime_.ok()) return;
+  // Here, and only here, the reference does not turn the value into text.
+  if (!value.is_string()) {
+    runtime_.Fail(Message("'filter' makes a ", value.KindName(), ", expected text"));
+    return;
+  }
+  Write(value.string());
 }
 
 void Rendering::DefineMacro(const Statement& statement) {

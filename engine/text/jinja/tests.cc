@@ -44,6 +44,15 @@ bool IsOfCase(Runtime& runtime, const Value& value, bool (*wanted)(uint32_t),
   return any;
 }
 
+// The reference looks the value up in a table of names; what no table can have as its key fails.
+bool IsKnownName(Runtime& runtime, const Value& value, bool (*known)(std::string_view)) {
+  if (!IsHashable(value)) {
+    runtime.Fail(Message("a ", value.KindName(), " cannot be a name"));
+    return false;
+  }
+  return value.is_string() && known(value.string());
+}
+
 struct Entry {
   std::string_view name;
   bool takes_argument;
@@ -92,13 +101,11 @@ constexpr std::array kTests = {
         [](Runtime& r, const Value& v, const Value*) { return IsOfCase(r, v, IsUpper, IsLower); }},
     Entry{"escaped", false, [](Runtime&, const Value& v, const Value*) { return v.is_markup(); }},
     Entry{"sameas", true, [](Runtime&, const Value& v, const Value* a) { return v.IsSame(*a); }},
-    Entry{"filter", false,
-          [](Runtime&, const Value& v, const Value*) {
-            return v.is_string() && IsKnownFilter(v.string());
-          }},
+    Entry{
+        "filter", false,
+        [](Runtime& r, const Value& v, const Value*) { return IsKnownName(r, v, IsKnownFilter); }},
     Entry{"test", false,
-          [](Runtime&, const Value& v,
-             const Value*) { return v.is_string() && IsKnownTest(v.string()); }},
+          [](Runtime& r, const Value& v, const Value*) { return IsKnownName(r, v, IsKnownTest); }},
     Entry{"in", true,
           [](Runtime& r, const Value& v, const Value* a) { return Contains(r, *a, v); }},
     Entry{"eq", true,

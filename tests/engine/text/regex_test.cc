@@ -145,12 +145,24 @@ TEST(Regex, NamesWhatItDoesNotUnderstand) {
                               "(?i)\\p{Lu}",
                               "(?i:[[:upper:]])",
                               "(?i)[a&&[^b]]",
-                              "(?i)[a[^b]]"}) {
+                              "(?i)[a[^b]]",
+                              "(a*)*",
+                              "(a|b?)+",
+                              "(?:a?){2,}",
+                              "(?:a?|b){2}",
+                              "(?>a*|b)*+",
+                              "(?:(?=a))+",
+                              "(?:a{0,2}b?)*?"}) {
     const auto regex = Regex::Compile(pattern);
     EXPECT_EQ(regex.status().code(), absl::StatusCode::kInvalidArgument) << pattern;
     EXPECT_THAT(std::string(regex.status().message()), HasSubstr("not supported")) << pattern;
   }
   EXPECT_THAT(std::string(Regex::Compile("x(?~ab)").status().message()), HasSubstr("(?~"));
+  EXPECT_THAT(std::string(Regex::Compile("(a|b?)+").status().message()),
+              HasSubstr("\"+ after what may match nothing\""));
+  for (const char* pattern : {"(a*)?", "(a*){,1}", "(a*b)*", "(?:a+|(?=b)c)+", "a**"}) {
+    EXPECT_TRUE(Regex::Compile(pattern).ok()) << pattern;
+  }
   EXPECT_THAT(std::string(Regex::Compile("\\p{Nonsense}").status().message()),
               HasSubstr("\\p{Nonsense}"));
   EXPECT_FALSE(Regex::Compile(std::string(70000, 'a')).ok());

@@ -75,9 +75,13 @@ TEST(SentencePieceTokenizer, PartsOfALongTextGiveTheTokensOfTheWhole) {
     const auto library = SentencePieceLibrary::Load(model, &error);
     ASSERT_NE(library, nullptr) << error;
     // Words, one letter, spaces, letters that are no pieces, and what merges everywhere.
-    for (const std::vector<std::string>& letters : std::vector<std::vector<std::string>>{
-             {"a", "b", " "}, {"a"}, {" "}, {"語", "\U0001F600"}, {"a", "b", "c", " ", "\n", "語"},
-             {"ab"}}) {
+    for (const std::vector<std::string>& letters :
+         std::vector<std::vector<std::string>>{{"a", "b", " "},
+                                               {"a"},
+                                               {" "},
+                                               {"語", "\U0001F600"},
+                                               {"a", "b", "c", " ", "\n", "語"},
+                                               {"ab"}}) {
       std::string text;
       while (text.size() < 150000) text += letters[random() % letters.size()];
       std::vector<int> whole;
@@ -187,6 +191,77 @@ TEST(SentencePieceTokenizer, AddedTokensFileCountsWhereNothingElseListsThem) {
               HasSubstr("model/added_tokens.json: [\"<x>\"]"));
 }
 
+// As the slow tokenizers of transformers 4.46 count: a new row for each name that is no piece.
+TEST(SentencePieceTokenizer, NamedTokensGetRowsBehindThePieces) {
+  struct Case {
+    std::string config, special_tokens_map, added_tokens;
+    std::vector<TokenId> ids;  // of "a<x>a<pad> ab <mask>"
+    TokenId eos;
+  };
+  const std::vector<TokenId> mask = {63, 112, 260, 118, 110, 65};  // as text
+  const auto with_mask = [&](std::vector<TokenId> ids) {
+    ids.insert(ids.end(), mask.begin(), mask.end());
+    return ids;
+  };
+  const Case cases[] = {
+      {R"({"pad_token": "<pad>", "mask_token": "<mask>", "additional_special_tokens": ["<x>", "<y>"]})",
+       "",
+       "",
+       {1, 262, 266, 262, 264, 259, 259, 263, 259, 265},
+       2},
+      // The order of the names, not of the files.
+      {R"({"pad_token": "<pad>"})",
+       R"({"additional_special_tokens": ["<x>"], "sep_token": "<sep>"})", "",
+       with_mask({1, 262, 266, 262, 265, 259, 259, 263, 259}), 2},
+      {R"({"pad_token": "<pad>"})", "", R"({"<x>": 264})",
+       with_mask({1, 262, 264, 262, 265, 259, 259, 263, 259}), 2},
+      // Tokens are counted, not rows.
+      {R"({"pad_token": "<pad>"})", "", R"({"<x>": 270})",
+       with_mask({1, 262, 270, 262, 265, 259, 259, 263, 259}), 2},
+      {R"({"additional_special_tokens": ["ab", "<pad>", "<x>"]})", "", "",
+       with_mask({1, 262, 265, 262, 264, 259, 259, 263, 259, 259}), 2},
+      // special_tokens_map.json has the last word where tokenizer_config.json lists no tokens.
+      {R"({"eos_token": "</s>", "pad_token": "<pad>"})", R"({"eos_token": "<x>"})", "",
+       with_mask({1, 262, 264, 262, 265, 259, 259, 263, 259}), 264},
+      {R"({"eos_token": "</s>", "pad_token": "<pad>",
+          "added_tokens_decoder": {"264": {"content": "<x>", "special": true}}})",
+       R"({"eos_token": "<x>"})", "", with_mask({1, 262, 264, 262, 265, 259, 259, 263, 259}), 2},
+  };
+  for (const Case& one : cases) {
+    SCOPED_TRACE(absl::StrCat(one.config, one.special_tokens_map, one.added_tokens));
+    TokenizerFiles files;
+    files.source_name = "model";
+    files.sentencepiece_model = Model();
+    files.tokenizer_config_json = one.config;
+    files.special_tokens_map_json = one.special_tokens_map;
+    files.added_tokens_json = one.added_tokens;
+    files.model_vocabulary = 272;
+    const auto tokenizer = CreateTokenizer(files);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    EXPECT_EQ(*(*tokenizer)->Encode("a<x>a<pad> ab <mask>", {}), one.ids);
+    EXPECT_EQ((*tokenizer)->eos_id(), one.eos);
+    EXPECT_THAT((*tokenizer)->warnings(), testing::IsEmpty());
+  }
+}
+
+TEST(SentencePieceTokenizer, NamedTokensWithoutARowAreLeftOut) {
+  TokenizerFiles files;
+  files.source_name = "model";
+  files.sentencepiece_model = Model();
+  files.tokenizer_config_json = R"({"pad_token": "<pad>", "mask_token": "<mask>"})";
+  files.model_vocabulary = 265;
+  auto tokenizer = CreateTokenizer(files);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT((*tokenizer)->TokenToId("<pad>"), testing::Optional(264));
+  EXPECT_EQ((*tokenizer)->TokenToId("<mask>"), std::nullopt);
+  EXPECT_THAT((*tokenizer)->warnings(), ElementsAre(HasSubstr("\"<mask>\" has the id 265")));
+  // Nobody knows how many rows there are.
+  files.model_vocabulary = 0;
+  tokenizer = CreateTokenizer(files);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->TokenToId("<pad>"), std::nullopt);
+}
+
 TEST(SentencePieceTokenizer, ReservedPiecesMayGetAnotherName) {
   const auto tokenizer =
       Create(Model() + Piece("<reserved>", -20, 4),
@@ -210,6 +285,7 @@ TEST(SentencePieceTokenizer, WarnsOfWhatItLeavesOut) {
   EXPECT_EQ((*tokenizer)->TokenToId("[PAD]"), std::nullopt);
   EXPECT_THAT((*tokenizer)->warnings(),
               testing::UnorderedElementsAre(HasSubstr("\"[PAD]\" has the id 264"),
+                                            HasSubstr("\"<gone>\" has the id 264"),
                                             HasSubstr("add_eos_token is true"),
                                             HasSubstr("add_prefix_space: expected true or false"),
                                             HasSubstr("pad_token: expected the text of a token")));

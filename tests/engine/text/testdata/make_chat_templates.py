@@ -270,6 +270,72 @@ CONSTRUCTS = r"""
 {% set x = 1 %}{% if true %}{% set x = 2 %}{% endif %}{{ x }}{% for i in [1] %}{% set x = 3 %}{% endfor %}{{ x }}{% macro f() %}{{ x }}{% endmacro %}{% set x = 4 %}{{ f() }}
 {% autoescape false %}<{% endautoescape %}{% generation %}{{ s }}{% endgeneration %}{% block b %}[{{ s }}]{% endblock %}
 {% set größe = 3 %}{{ größe }}
+{% filter upper|replace('A', 'o') %}aba{% endfilter %}{% filter indent(2, first=true) %}a{{ '\n' }}b{% endfilter %}{% filter escape %}<{% endfilter %}{% filter list|first %}xy{% endfilter %}{% filter default(none) %}q{% endfilter %}
+{% filter length %}abc{% endfilter %}
+{% filter first %}{% endfilter %}
+{% set x %}{% filter int %}5{% endfilter %}{% endset %}{{ x }}
+{% if false %}{% filter int %}5{% endfilter %}{{ [1] is test }}{{ n[1:] }}{% endif %}ok
+{{ 'odd' is test }}{{ none is filter }}{{ (1,) is test }}{{ x is test }}{{ range is filter }}{{ 5 is test }}
+{{ ['odd'] is test }}
+{{ d is filter }}
+{{ n[1:] }}
+{{ d[:1] }}
+{{ l['a':] }}
+{{ l[::0] }}
+{%- set ns = namespace(found=false, n=0) -%}{%- for m in messages -%}{%- if m.role == 'assistant' -%}{%- set ns.found = true -%}{%- set ns.n = ns.n + loop.index0 -%}{%- endif -%}{%- endfor -%}{{ ns.found }} {{ ns.n }}
+{%- set loop_messages = messages[1:] if messages[0]['role'] == 'system' else messages -%}{{ loop_messages|length }}{{ messages[-1].content }}{{ messages[:-1]|length }}{{ messages[::-1][0]['role'] }}{{ (messages|last).role }}
+{{ messages[0].get('tool_calls') }}{{ messages[0].get('tool_calls', []) }}{{ 'tool_calls' in messages[0] }}{{ messages[0].tool_calls is defined and messages[0].tool_calls }}{{ messages[0]['x'] is none }}
+{% if tools is not none and tools|length > 0 %}t{% elif tools is iterable %}i{% else %}-{% endif %}{% if not tools %}none{% endif %}{{ tools or [] }}{{ (tools or []) is sequence }}
+{% macro render(item, depth=0, sep=', ') %}{{ '  ' * depth }}{{ item }}{{ sep }}{% endmacro %}{{ render('a') }}{{ render('b', sep='') }}{{ render(depth=1, item='c') }}
+{% macro outer() %}<{{ caller(1, b=2) }}>{% endmacro %}{% call(a, b=0, c=3) outer() %}{{ a }}{{ b }}{{ c }}{% endcall %}
+{% macro args() %}{{ varargs|length }}{{ kwargs.a }}{{ kwargs|length }}{% endmacro %}{{ args(1, 2, a='k') }}{{ args.name }}
+{% macro fact(n) %}{{ 1 if n <= 1 else n * fact(n - 1)|int }}{% endmacro %}{{ fact(5) }}
+{{ {'z': [1, {'a': none}], 'é': 'ü\n"\\'}|tojson }}|{{ {'z': [1, {'a': none}], 'é': 'ü'}|tojson(indent=4) }}|{{ [[], {}, [[]]]|tojson(indent=1) }}
+{{ {'b': 1, 'a': {'d': 1, 'c': 2}}|tojson(sort_keys=true, indent=2, separators=(', ', ' = ')) }}|{{ 'é😀\u2028'|tojson(ensure_ascii=true) }}|{{ '<&\'>'|tojson }}|{{ [1.0, 1e20, 1e-7, 0.1, -0.0, true, none]|tojson }}
+{{ d.items()|list|tojson }}{{ l|map('string')|list|tojson }}{{ (1, 'a')|tojson }}{{ range(3)|list|tojson(separators=(',', ':')) }}{{ {true: 1, 2.5: 2}|tojson }}
+{{ l|map('string')|tojson }}
+{{ range(3)|tojson }}
+{{ namespace(a=1)|tojson }}
+{{ strftime_now('%d %B %Y') }}{{ strftime_now('') }}{{ strftime_now('é %%') }}{{ strftime_now('%b %d, %Y')|upper }}
+{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024{% endif %}{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }}
+{% for x in [3, 1, 2] %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.revindex0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.depth }}{{ loop.depth0 }}{{ loop.previtem is defined }}{{ loop.nextitem is defined }};{% endfor %}
+{% for a in [1, 2] %}{% set outer = loop %}{% for b in [1, 2] %}{{ outer.index }}.{{ loop.index }}{{ ' ' if not (outer.last and loop.last) }}{% endfor %}{% endfor %}
+{% for x in [] %}x{% else %}empty{% endfor %}{% for x in [1] if x > 1 %}x{% else %}none{% endfor %}{% for k, v in {}.items() %}x{% else %}nothing{% endfor %}
+{% for x in range(5) %}{% if x is odd %}{% continue %}{% endif %}{{ x }}{% if x >= 2 %}{% break %}{% endif %}{% endfor %}{% for x in 'abc' %}{{ x }}{{ ',' if not loop.last }}{% endfor %}{% for k in d %}{{ k }}{% endfor %}
+{% for x in [1, 2] recursive %}{{ x }}{{ loop.depth }}{% if loop.depth < 3 and x == 2 %}({{ loop([1, 2]) }}){% endif %}{% endfor %}
+{{ 'abcdef'[-1:0:-2] }}{{ 'abcdef'[:-3:-1] }}{{ 'abcdef'[10:1:-1] }}{{ l[-2:] }}{{ l[:-1] }}{{ l[2:0:-1] }}{{ [1, 2, 3, 4][::-2] }}{{ (1, 2, 3)[::-1] }}{{ range(10)[2:8:3]|list }}{{ 'héé'[::-1] }}{{ l[none:none] }}
+{{ users|selectattr('a', 'gt', 1)|map(attribute='n')|join(', ') }}{{ users|selectattr('zz', 'defined')|list }}{{ users|rejectattr('a', '==', 3)|map(attribute='n')|list }}{{ users|selectattr('n', 'in', ['al'])|list|length }}{{ users|map(attribute='zz', default='-')|join }}
+{{ messages|selectattr('role', '==', 'user')|list|length }}{{ (messages|selectattr('role', 'equalto', 'assistant')|last).content }}{{ messages|map(attribute='role')|unique|join('/') }}{{ messages|map(attribute='content')|map('upper')|join }}{{ messages|map('length')|sum }}
+{{ users|groupby('a')|map('first')|list }}{% for group in users|groupby('a', default=0) %}{{ group.grouper }}:{{ group.list|map(attribute='n')|join('+') }} {% endfor %}{{ users|groupby('n', case_sensitive=true)|map(attribute=0)|list }}
+{{ ['b', 'B', 'a']|unique|list }}{{ ['b', 'B', 'a']|unique(case_sensitive=true)|list }}{{ users|unique(attribute='a')|map(attribute='n')|list }}{{ [1, 1.0, true]|unique|list }}{{ users|min(attribute='n') }}{{ ['b', 'A']|min(case_sensitive=true) }}
+{% for row in [1, 2, 3, 4, 5]|batch(2, '-') %}{{ row|join('|') }};{% endfor %}{% for column in range(7)|slice(3) %}{{ column }}{% endfor %}{{ 'abc'|batch(2)|map('join')|list }}
+{{ '  a b '.strip() }}|{{ 'xxaxx'.lstrip('x') }}|{{ 'a\n\n'.rstrip('\n') }}|{{ 'a--b'.split('--') }}|{{ 'a b c'.split(none, 1) }}|{{ 'a</think>b</think>c'.split('</think>')[-1] }}|{{ 'a'.split('') if false }}|{{ 'aXbX'.replace('X', '', 1) }}|{{ 'k=v=w'.split('=', maxsplit=1) }}
+{{ 'a-b_c d'.title() }}{{ "they're"|title }}{{ "they're".title() }}{{ 'ÀÉ'.lower() }}{{ 'straße'.upper() }}{{ 'ΣΑΣ'.lower() }}{{ 'ŉ'.capitalize() }}{{ 'İI'.lower() }}{{ 'ǅ'.swapcase() }}{{ 'éa'|capitalize }}{{ 'ß'.casefold() }}{{ 'ﬀ'|title }}
+{{ 'Hello'.startswith('He') and not 'Hello'.endswith(('x', 'y')) }}{{ 'abc'.find('z') }}{{ 'a,b'.partition(',')[2] }}{{ 'ab'.join(['1', '2']) }}{{ 'abc' in 'xabcx' }}{{ '' in 'a' }}{{ 'a' not in ['b'] }}{{ 'b' in d }}{{ 1 in (1, 2) }}{{ none in [none] }}
+{{ none is none }}{{ 'a' is iterable }}{{ 5 is iterable }}{{ d is iterable }}{{ d is sequence }}{{ (1,) is sequence }}{{ 'a' is sequence }}{{ true is number }}{{ true is integer }}{{ true is boolean }}{{ 1.0 is integer }}{{ [] is mapping }}{{ x is string }}{{ x is iterable }}{{ none is mapping }}{{ range(2) is sequence }}
+{{ 3 is divisibleby(3) }}{{ 3 is not divisibleby 2 }}{{ 1 is eq 1 }}{{ 1 is ne 2 }}{{ 2 is ge 2 }}{{ none is sameas none }}{{ 'a' is in 'abc' }}{{ 3 is odd and 4 is even }}{{ 'abc' is lower }}{{ not x is defined }}{{ x is not defined or false }}
+{{ 2 ** 3 ** 2 }} {{ -2 ** 2 }} {{ 7 // -2 }} {{ -7 % 5 }} {{ 7.5 % -2 }} {{ 1 / 3 }} {{ 6 / 3 }} {{ 2 ** 0.5 }} {{ 10 // 3 * 3 + 10 % 3 }} {{ 1 + 2 ~ 3 }} {{ 2 * 'ab' }} {{ [0] * 3 }} {{ 5 - -3 }} {{ +true }} {{ 1e3 // 7 }}
+{{ 1 < 2 <= 2 < 3 }}{{ 3 > 2 > 2 }}{{ 1 == 1.0 == true }}{{ 'a' < 'b' }}{{ 'Z' < 'a' }}{{ [1, 2] < [1, 2, 0] }}{{ 1 < 2 in [2] }}{{ 'a' != 'b' == 'b' }}{{ not 1 == 2 }}{{ 'é' > 'z' }}
+{{ 'x' if true }}{{ 'x' if false }}{{ ('x' if false) is defined }}{{ 'a' if false else 'b' if false else 'c' }}{{ ('-' if false) ~ 'k' }}{{ [1 if true else 2, 3 if false else 4] }}{{ 'y' if x is defined and x.y }}
+{{ ('x' if false) + 'k' }}
+  {%- if true -%}  a  {%- else -%} b {%- endif %}  c  {%+ if true %} d {% endif +%} e {#- gone -#} f {# kept #} g {{- ' h ' -}} i
+ {% if true %} x {% endif %} {% raw %} {{ y }} {% if %}{% endraw %} {%- raw -%}  z  {%- endraw -%}  w{# {{ 1 }} {% if %} #}|{{ '{{' }}{{ "}}" }}{{ '{%' }}
+{% generation %}{{ s }}{% generation %}in{% endgeneration %}{% set gx = 1 %}{% endgeneration %}{{ gx is defined }}{%- generation -%}  a  {%- endgeneration -%}{% for m in messages %}{% generation %}{{ m.content }}{{ loop.index }}{% endgeneration %}{% endfor %}
+{% set text %}a{{ 1 }}{% for m in messages %}{{ m.role }}{% endfor %}{% endset %}{{ text|length }}{{ text }}{% set up | upper | replace('B', 'x') %}abc{% endset %}{{ up }}{% set n2 | length %}abcd{% endset %}{{ n2 + 1 }}
+{% set a = b = 1 %}
+{% set a.b = 1 %}
+{% set ns = namespace({'a': 1}, b=2) %}{{ ns.a }}{{ ns.b }}{{ ns.zz is defined }}{{ ns['a'] }}{% set ns.list = [] %}{% set ns.list = ns.list + [1] %}{{ ns.list }}
+{{ dict(a=1, **{'b': 2}) }}{{ dict(d, b=9) }}{{ {'a': 1, 'a': 2} }}{{ {'a': {'b': {'c': 1}}}.a.b.c }}{{ d|length }}{{ d|list }}{{ d.c[-1] }}{{ d['c'][0] }}{{ d|items|list }}{{ x|items|list }}
+{{ [1, [2, 'a"b', "c'd", none, true, 1.5], {'k': (1,)}] }}{{ ['\n\t\\', 'é', '\x07', '\u2028', '😀'] }}{{ {'a': [x]} }}{{ '%r' % 'é' }}{{ [1, 2]|string }}
+{{ 'a'|default('b') }}{{ x|default }}{{ x|default('b')|upper }}{{ none|default('n') }}{{ none|default('n', true) }}{{ x.y|default('deep') }}{{ false|d('f', boolean=true) }}{{ d.zz|default({})|length }}
+{{ x.y.z|default('deeper') }}
+{{ 'lines\nof\n\ntext'|indent(4) }}|{{ 'a\nb'|indent(width=2, first=true, blank=false) }}|{{ ' x '|trim }}|{{ 'xyx'|trim('x') }}|{{ 'a'|replace('a', 'b') }}|{{ 'aaa'|replace('a', 'b', 2) }}|{{ 'ab'|list }}
+{{ '%s is %d and %.2f' % ('x', 3, 2.5) }}{{ '%05.1f|%-6s|%+d|%x|%%' % (2.25, 'ab', 3, 255) }}{{ '{:>4}|{:<4}|{:^4}|{:04d}|{:.1%}'.format('a', 'b', 'c', 7, 0.256) }}{{ '{0}{1}{0}'.format('a', 'b') }}{{ '{{}}'.format() }}{{ '%s' % ((1, 2),) }}
+{{ raise_exception('Only user and assistant roles are supported!') }}
+{% if messages|length > 1 %}{{ raise_exception('Expected ' ~ 1 ~ ', got ' + messages|length|string) }}{% endif %}
+{{ raise_exception() }}
+{{ l|first }}{{ l|last }}{{ []|first is defined }}{{ [[1, 2], [3]]|sum(start=[]) }}{{ l|sum }}{{ l|length }}{{ l|count }}{{ 'a'|length }}{{ l|join }}{{ ['a', 1, none]|join('-') }}{{ d|join(',') }}{{ l|reverse|list }}{{ 'abc'|last }}
+{{ '3'|int + 1 }}{{ '3.9'|int }}{{ 3.9|int }}{{ 'x'|int(-1) }}{{ '0b11'|int(base=2) }}{{ '1.5'|float }}{{ 'x'|float }}{{ 3|float }}{{ 3.0|string }}{{ 1e100 }}{{ 10|abs }}{{ true|string }}{{ 12345678901234567 }}
 {{ raise_exception('no ' ~ 'way') }}
 {{ x.y }}
 {{ x + 'a' }}
