@@ -32,10 +32,10 @@ void GenerationFlags::RegisterSampling(CLI::App* app) {
                      "-100 to 100, taken once off a token of the answer (default 0)"));
   in_group(AddNumber(app, "--frequency-penalty", &frequency_penalty_,
                      "-100 to 100, taken off for each time it stands there (default 0)"));
-  in_group(
-      AddNumber(app, "--seed", &seed_,
-                "Repeats an answer, given --speculation off where the server has a draft model "
-                "(default: drawn)"));
+  in_group(AddNumber(
+      app, "--seed", &seed_,
+      "The same seed and request repeat an answer, whatever is drafted (default: drawn, and "
+      "told with the answer)"));
   in_group(app->add_option("--logit-bias", logit_bias_,
                            "Added to a token's logit, -1000 to 1000; may be given again")
                ->type_name("ID:BIAS")
