@@ -95,8 +95,9 @@ class Engine {
 
   // Any thread. INVALID_ARGUMENT "field: what was given, what is allowed", where the field is a path
   // as in the wire contract (sampling.top_p, output.n; `prompt` for the tokens of any input);
-  // RESOURCE_EXHAUSTED when a queue limit is reached; UNAVAILABLE while draining. After OK, `sink`
-  // gets events until every sample has finished; it is kept alive until then.
+  // RESOURCE_EXHAUSTED when a queue limit is reached, with RetryDelayOf(status) until the queue is
+  // likely to have room (engine/retry_delay.h), 10 ms to 10 min; UNAVAILABLE while draining. After OK, `sink` gets events until every sample has finished; it is kept alive until
+  // then.
   virtual absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
   // Any thread, idempotent, unknown ids are ignored. The samples end with kCancelled.
   virtual void Cancel(RequestId id) = 0;
@@ -118,9 +119,6 @@ class Engine {
   // Lines for the operator's log, in the order they were found while opening: what of the model's
   // files or the options was left out, cut down or looks like a mistake, with file and way out.
   virtual const std::vector<std::string>& warnings() const = 0;
-  // When one that was refused for a full queue should come back: when the queue is likely to have
-  // room for it, behind those that were told so before it. 10 ms to 10 min.
-  virtual absl::Duration RetryDelay() = 0;
   // What the check at Open found: OK, or what differed.
   virtual absl::Status self_check() const { return absl::OkStatus(); }
   virtual const ModelInfo& model() const = 0;
