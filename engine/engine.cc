@@ -23,7 +23,7 @@ class ThreadedEngine : public Engine {
       : core_(std::move(core)),
         self_check_(std::move(self_check)),
         stats_(core_->stats()),
-        intake_(core_->facts().options, core_->facts().model.context),
+        intake_(core_.get()),
         thread_([this] { Run(); }) {}
 
   ~ThreadedEngine() override {
@@ -198,7 +198,7 @@ class ThreadedEngine : public Engine {
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     stats_ = core_->stats();
     rates_ = core_->rates();
-    intake_.Publish(*core_);
+    intake_.Publish();
     core_idle_ = core_->idle();
     if (Empty()) emptied_.NotifyAll();
   }

@@ -1,18 +1,41 @@
 #include "engine/intake.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "engine/retry_delay.h"
 
 namespace mambad {
+namespace {
 
-Intake::Intake(const EngineOptions& options, int64_t context)
-    : max_waiting_(options.max_waiting),
-      max_sequences_(options.max_sequences),
-      max_waiting_tokens_(options.max_waiting_tokens),
-      context_(context),
-      free_slots_(options.max_sequences) {}
+constexpr absl::Duration kShortest = absl::Milliseconds(10), kLongest = absl::Minutes(10);
+// The line's bound; those beyond are told as the last one.
+constexpr size_t kLongestLine = 4096;
+// Who is late by half of what it was told and this is out of the line.
+constexpr absl::Duration kPatience = absl::Milliseconds(200);
+// The same request again, after less than half of what its caller was told and less than this, is
+// another caller's: of a burst.
+constexpr absl::Duration kBurst = absl::Milliseconds(50);
+constexpr double kReturnWeight = 0.05;  // of one caller in the share of those who come back
+constexpr double kMargin = 1.2;         // rather after than before
+
+size_t KeyOf(const Request& request) {
+  return absl::HashOf(request.prompt, request.stopping.max_tokens, request.output.samples,
+                      request.score_from);
+}
+
+}  // namespace
+
+Intake::Intake(const EngineCore* core)
+    : core_(*core),
+      slots_(core->facts().options.max_sequences),
+      pages_(core->pages_total()),
+      max_waiting_(core->facts().options.max_waiting),
+      max_waiting_tokens_(core->facts().options.max_waiting_tokens) {
+  Publish();
+}
 
 absl::Status Intake::Room(int64_t tokens) const {
   // Those that the next step starts do not wait.
@@ -20,7 +43,7 @@ absl::Status Intake::Room(int64_t tokens) const {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", waiting(), " requests wait"));
   }
-  const int64_t waiting_tokens = core_waiting_tokens_ + handed_over_tokens_ + submitted_tokens_;
+  const int64_t waiting_tokens = core_waiting_tokens_ + submitted_tokens_;
   if (waiting() > 0 && waiting_tokens + tokens > max_waiting_tokens_) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", waiting_tokens, " prompt tokens wait"));
@@ -29,68 +52,131 @@ absl::Status Intake::Room(int64_t tokens) const {
 }
 
 absl::Status Intake::Ask(const Request& request, absl::Time now) {
-  const auto tokens = static_cast<int64_t>(request.prompt.size());
-  if (absl::Status full = Room(tokens); !full.ok()) return WithRetryDelay(full, RetryDelay(now));
-  usual_ = usual_.value_or(DemandOf(request));
-  usual_->tokens += 0.1 * (DemandOf(request).tokens - usual_->tokens);
-  usual_->prompt += 0.1 * (DemandOf(request).prompt - usual_->prompt);
-  ++submitted_;
-  submitted_tokens_ += tokens;
-  return absl::OkStatus();
+  ForgetLate(now);
+  Outside caller;
+  caller.since = caller.told = now;
+  // Idle until now: what comes first begins at once.
+  if (demands_.running.empty() && waiting() == 0) demands_.made = now;
+  const absl::Status full = Room(static_cast<int64_t>(request.prompt.size()));
+  if (!full.ok() || !line_.empty()) {
+    caller.key = KeyOf(request);
+    const bool known = Recognize(caller.key, now, &caller);
+    if (known && full.ok()) return_share_ += kReturnWeight * (1 - return_share_);
+  }
+  caller.demand = core_.DemandOf(request, pace_);
+  if (!full.ok()) {
+    const absl::Duration delay = RetryDelay(caller, now);
+    caller.due = now + delay;
+    const auto later = [&](absl::Time since, const Outside& other) { return since < other.since; };
+    if (line_.size() < kLongestLine) {
+      line_.insert(std::upper_bound(line_.begin(), line_.end(), caller.since, later), caller);
+    }
+    return WithRetryDelay(full, delay);
+  }
+  submitted_.push_back(caller.demand);
+  submitted_tokens_ += caller.demand.prompt_tokens;
+  stale_ = true;
+  return full;
 }
 
-void Intake::HandOver() {
-  handed_over_ = submitted_;
-  handed_over_tokens_ = submitted_tokens_;
-  submitted_ = 0;
-  submitted_tokens_ = 0;
-}
+void Intake::HandOver() { handed_over_ = submitted_.size(); }
 
-void Intake::Publish(const EngineCore& core) {
-  const EngineStats& stats = core.stats();
+void Intake::Publish() {
+  const EngineStats& stats = core_.stats();
   core_waiting_ = stats.waiting;
   core_waiting_tokens_ = stats.waiting_tokens;
-  free_slots_ = stats.slots_total - stats.slots_used;
+  free_slots_ = slots_ - stats.slots_used;
+  for (size_t i = 0; i < handed_over_; ++i) submitted_tokens_ -= submitted_[i].prompt_tokens;
+  submitted_.erase(submitted_.begin(), submitted_.begin() + static_cast<int64_t>(handed_over_));
   handed_over_ = 0;
-  handed_over_tokens_ = 0;
-  pace_ = core.pace();
-  if (forecast_.made != core.forecast().made) forecast_ = core.forecast();
+  pace_ = core_.pace();
+  demands_ = core_.demands();
+  stale_ = true;
 }
 
 absl::Duration Intake::EstimatedWait(absl::Time now) const {
-  // Those that the forecast does not know yet stand before it.
-  return std::min(absl::Duration(absl::Minutes(10)),
-                  forecast_.StartOf(waiting() - forecast_.waiting, now));
+  if (demands_.running.empty() && waiting() == 0) return absl::ZeroDuration();
+  ServiceDemand next;  // like those that wait
+  for (int i = 0; i < waiting(); ++i) next.pages += DemandAt(i).pages;
+  next.pages /= std::max(1, waiting());
+  WaitForecast forecast;
+  forecast.Begin(slots_, pages_, demands_.running);
+  for (int i = 0; i < waiting(); ++i) forecast.Add(DemandAt(i));
+  return std::min(kLongest, FromNow(forecast.Add(next), now));
 }
 
-Intake::Demand Intake::DemandOf(const Request& request) const {
-  const auto prompt = static_cast<int64_t>(request.prompt.size());
-  const bool named = request.stopping.max_tokens > 0;
-  const int64_t room = context_ - prompt;
-  const int64_t limit = named ? std::min(room, request.stopping.max_tokens) : room;
-  const double tokens = request.score_from.has_value() ? 0 : pace_.TokensLeft(0, limit, named);
-  return {tokens, static_cast<double>(prompt)};
+// ---- the line outside ---------------------------------------------------------------------------
+
+void Intake::ForgetLate(absl::Time now) {
+  const auto late = [&](const Outside& caller) {
+    if (now <= caller.due + (caller.due - caller.told) / 2 + kPatience) return false;
+    return_share_ -= kReturnWeight * return_share_;
+    return true;
+  };
+  line_.erase(std::remove_if(line_.begin(), line_.end(), late), line_.end());
 }
 
-absl::Duration Intake::RetryDelay(absl::Time now) {
-  while (!promised_.empty() && promised_.front() <= now) promised_.pop_front();
-  // Places in the queue come free one after the other: each caller is told of one of its own.
-  // A bound to that, for who asks again at once is told of another.
-  const size_t most =
-      std::min<size_t>(1024, 2 * static_cast<size_t>(max_waiting_ + max_sequences_));
-  const auto place = static_cast<int64_t>(promised_.size());
-  absl::Duration wait = forecast_.RoomAfter(place, now) * 1.1;  // rather after than before
-  // A burst is refused before the first step could forecast anything: nothing of it has run.
-  if (forecast_.starts.empty() && usual_.has_value()) {
-    const double each =
-        usual_->tokens * pace_.SecondsAToken() + usual_->prompt * pace_.SecondsAPromptToken();
-    wait = absl::Seconds(each * static_cast<double>(1 + place / max_sequences_));
+bool Intake::Recognize(size_t key, absl::Time now, Outside* caller) {
+  const auto known = std::find_if(line_.begin(), line_.end(), [&](const Outside& other) {
+    return other.key == key && now - other.told >= std::min((other.due - other.told) / 2, kBurst);
+  });
+  if (known == line_.end()) return false;
+  caller->since = known->since;
+  line_.erase(known);
+  return true;
+}
+
+absl::Duration Intake::RetryDelay(const Outside& caller, absl::Time now) {
+  int64_t ahead = 0;
+  while (ahead < static_cast<int64_t>(line_.size()) && line_[ahead].since <= caller.since) ++ahead;
+  ahead = std::llround(return_share_ * static_cast<double>(ahead));
+  const double seconds = StartOf(StartsUntilRoom(caller, ahead));
+  return std::clamp(kMargin * FromNow(seconds, now), kShortest, kLongest);
+}
+
+int64_t Intake::StartsUntilRoom(const Outside& caller, int64_t ahead) const {
+  int64_t place = std::max<int64_t>(0, waiting() + ahead - max_waiting_);
+  int64_t surplus =
+      core_waiting_tokens_ + submitted_tokens_ + caller.demand.prompt_tokens - max_waiting_tokens_;
+  if (surplus > 0) {
+    // Smaller ones find room earlier, whoever was first.
+    for (int64_t i = 0; i < static_cast<int64_t>(line_.size()); ++i) {
+      if (i < ahead || line_[i].demand.prompt_tokens < caller.demand.prompt_tokens)
+        surplus += line_[i].demand.prompt_tokens;
+    }
   }
-  wait = std::clamp(wait, absl::Milliseconds(10), absl::Duration(absl::Minutes(10)));
-  if (promised_.size() < most) {
-    promised_.insert(std::upper_bound(promised_.begin(), promised_.end(), now + wait), now + wait);
+  for (int64_t i = 0; i < waiting() + static_cast<int64_t>(line_.size()) && surplus > 0; ++i) {
+    surplus -= DemandAt(i).prompt_tokens;
+    place = std::max(place, i);
   }
-  return wait;
+  return place;
+}
+
+const ServiceDemand& Intake::DemandAt(int64_t place) const {
+  const auto known = static_cast<int64_t>(demands_.waiting.size());
+  if (place < known) return demands_.waiting[place];
+  const auto submitted = static_cast<int64_t>(submitted_.size());
+  if (place < known + submitted) return submitted_[place - known];
+  return line_[place - known - submitted].demand;
+}
+
+double Intake::StartOf(int64_t place) {
+  if (stale_) {
+    forecast_.Begin(slots_, pages_, demands_.running);
+    starts_.clear();
+    stale_ = false;
+  }
+  const int64_t all = waiting() + static_cast<int64_t>(line_.size());
+  while (static_cast<int64_t>(starts_.size()) <= place) {
+    const auto next = static_cast<int64_t>(starts_.size());
+    // One more than are there: as the last.
+    starts_.push_back(forecast_.Add(all > 0 ? DemandAt(std::min(next, all - 1)) : ServiceDemand()));
+  }
+  return starts_[place];
+}
+
+absl::Duration Intake::FromNow(double seconds, absl::Time now) const {
+  return std::max(absl::ZeroDuration(), absl::Seconds(seconds) - (now - demands_.made));
 }
 
 }  // namespace mambad

@@ -61,7 +61,7 @@ class QueueSimulation {
     auto core = EngineCore::Open(options, nullptr, std::make_unique<CountingBackend>(&rows_));
     if (!core.ok()) ADD_FAILURE() << core.status();
     core_ = *std::move(core);
-    intake_ = std::make_unique<Intake>(core_->facts().options, core_->facts().model.context);
+    intake_ = std::make_unique<Intake>(core_.get());
   }
 
   // Of a step: this, and so much more a row.
@@ -105,11 +105,12 @@ class QueueSimulation {
 
   // Until everything has been answered.
   void Run() {
+    bool ran = false;
     for (;;) {
-      intake_->Publish(*core_);
+      intake_->Publish();
       LetLineIn();
       LookForRoom();
-      if (core_->idle() && submitted_.empty()) {
+      if (!ran && submitted_.empty()) {
         if (events_.empty()) return;
         now_ = std::max(now_, events_.begin()->first);
         HandleEvents();
@@ -119,8 +120,7 @@ class QueueSimulation {
         const absl::Status admitted = core_->Admit(id, std::move(request), sinks_[id], asked_[id]);
         EXPECT_TRUE(admitted.ok()) << "the door let in what the core refuses: " << admitted;
       }
-      read_ = false;
-      core_->Step([this] { return Clock(); });
+      ran = core_->Step([this] { return Clock(); });
       HandleEvents();
     }
   }
@@ -162,14 +162,10 @@ class QueueSimulation {
     const absl::Duration told_;
   };
 
-  // Read before a step and after it.
+  // A step takes time by what has been run of it.
   absl::Time Clock() {
-    if (read_) {
-      now_ +=
-          absl::Seconds(rows_ > 0 ? step_seconds + row_seconds * static_cast<double>(rows_) : 0);
-    }
+    if (rows_ > 0) now_ += absl::Seconds(step_seconds + row_seconds * static_cast<double>(rows_));
     rows_ = 0;
-    read_ = !read_;
     return now_;
   }
 
@@ -235,7 +231,6 @@ class QueueSimulation {
   std::unique_ptr<Intake> intake_;
   std::mt19937 random_{20};
   absl::Time now_ = kStart;
-  bool read_ = false;
   double measured_from_ = 0;
   uint64_t requests_ = 0;
   RequestId last_id_ = 0;

@@ -217,7 +217,7 @@ TEST_P(HintsInTheLine, OfAnswersThatEndBeforeTheirLimit) {
 
 TEST_P(HintsInTheLine, OfABurstOfLargePrompts) {
   Open();
-  WarmUp();
+  WarmUp(1000, 20);
   Burst(10, 100, GetParam(), [&] { return simulation_->Plain(1000, 20); });
   Expect();
 }
@@ -233,7 +233,7 @@ TEST_P(HintsInTheLine, OfLargePromptsAmongOthers) {
 
 TEST_P(HintsInTheLine, OfRequestsThatAreScored) {
   Open();
-  WarmUp();
+  WarmUp(600, 1);
   Burst(10, 100, GetParam(), [&] {
     Request request = simulation_->Plain(600, 0);
     request.score_from = 1;
@@ -270,7 +270,7 @@ TEST_P(HintsInTheLine, WhereTheQueueIsFullOfTokens) {
   options.max_waiting = 100;
   options.max_waiting_tokens = 2000;
   Open(options);
-  WarmUp();
+  WarmUp(300, 30);
   Burst(10, 80, GetParam(), [&] {
     return simulation_->Uniform() < 0.2 ? simulation_->Plain(1000, 30)
                                         : simulation_->Plain(100, 30);
