@@ -13,13 +13,13 @@
 // A draft model that has not read a sequence yet (a long prompt, a time without drafts) reads it
 // before its first draft. That is an investment: it is chosen when drafts are expected to earn it
 // back within as many tokens as the sequence has got so far (at least kInvestmentTokens), and it
-// becomes debt bit by bit, over about kRepaySteps steps, so that its returns can come first. What is
-// invested at a time is bounded by kCreditSteps plain steps.
+// becomes debt bit by bit, over about kRepaySteps steps, so that its returns can come first. What
+// is invested at a time is bounded by kCreditSteps plain steps.
 //
 // The sum of both allowances is 3 %; beyond it goes at most one step's loss, the investments of the
 // moment, and what the plain cost is misjudged by while it changes (noise, batch sizes not seen for
-// long). Gains count up to kCreditSteps plain steps: after a change for the worse, no more than that
-// is given back of what was gained before.
+// long). Gains count up to kCreditSteps plain steps: after a change for the worse, no more than
+// that is given back of what was gained before.
 //
 // Deterministic given what it was told. Owned by EngineCore; engine thread. Allocates only when
 // more sequences than ever run.
@@ -89,9 +89,9 @@ struct DraftChoice {
        prompt_lookup = false;       // may be used now; prompt lookup: it has a match
   int max_length = 0;               // 0 .. kMaxDraftLength; token limits counted in
   std::optional<int> fixed_length;  // the request's own; then max_length only caps it
-  int64_t catch_up_rows = 0;        // that the draft model has to read before its first draft, beyond
-                                    // the one or two that every round brings
-  int64_t generated = 0;            // tokens of the answer so far
+  int64_t catch_up_rows = 0;  // that the draft model has to read before its first draft, beyond
+                              // the one or two that every round brings
+  int64_t generated = 0;      // tokens of the answer so far
   int64_t remaining = int64_t{1} << 40;  // tokens that its limit still allows
   // Answered:
   DrafterKind drafter = DrafterKind::kNone;
@@ -106,9 +106,9 @@ struct StepMeasurement {
   int drafts = 0;                 // tokens proposed, by any drafter
   int model_draft_steps = 0;      // steps of the draft model
   int model_draft_sequences = 0;  // sequences that it drafted for
-  int first_draft_rows = 0;       // rows of its first step: their last tokens and what it was behind
-  int kept = 0;                   // tokens kept, of all sequences
-  bool fixed = false;  // a request fixed its draft length: not held against the controller
+  int first_draft_rows = 0;  // rows of its first step: their last tokens and what it was behind
+  int kept = 0;              // tokens kept, of all sequences
+  bool fixed = false;        // a request fixed its draft length: not held against the controller
   double draft_seconds = 0, verify_seconds = 0;
 };
 

@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/strings/str_cat.h"
 #include "engine/engine_core.h"
+#include "engine/intake.h"
 #include "engine/mutex.h"
 #include "engine/self_check.h"
 #include "engine/steady_time.h"
@@ -24,6 +23,7 @@ class ThreadedEngine : public Engine {
       : core_(std::move(core)),
         self_check_(std::move(self_check)),
         stats_(core_->stats()),
+        intake_(core_.get()),
         thread_([this] { Run(); }) {}
 
   ~ThreadedEngine() override {
@@ -38,32 +38,16 @@ class ThreadedEngine : public Engine {
 
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override {
     if (absl::Status status = core_->Validate(request); !status.ok()) return status;
-    const EngineOptions& options = core_->facts().options;
-    const int64_t tokens = static_cast<int64_t>(request.prompt.size());
     if (request.output.echo && core_->facts().tokenizer != nullptr) {
       request.echo_text = core_->facts().tokenizer->Decode(request.prompt, /*skip_special=*/true);
     }
     MutexLock lock(&mutex_);
     if (draining_ || stopping_)
       return absl::UnavailableError("draining: no new requests are taken");
-    // Counted here as well as in the core, so that a burst is refused at once and not after it has
+    // Asked here and not only in the core, so that a burst is refused at once and not after it has
     // been queued.
-    const int waiting = Waiting();
-    if (waiting >= options.max_waiting + FreeSlots()) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("the queue is full: ", waiting, " requests wait"));
-    }
-    if (waiting > 0 && stats_.waiting_tokens + handed_over_tokens_ + submitted_tokens_ + tokens >
-                           options.max_waiting_tokens) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "the queue is full: ", stats_.waiting_tokens + handed_over_tokens_ + submitted_tokens_,
-          " prompt tokens wait"));
-    }
-    usual_ = usual_.value_or(DemandOf(request));
-    usual_->tokens += 0.1 * (DemandOf(request).tokens - usual_->tokens);
-    usual_->prompt += 0.1 * (DemandOf(request).prompt - usual_->prompt);
+    if (absl::Status status = intake_.Ask(request, SteadyNow()); !status.ok()) return status;
     const RequestId id = ++last_id_;
-    submitted_tokens_ += tokens;
     const absl::Time arrival = request.arrival.value_or(SteadyNow());
     submitted_.push_back({id, std::move(request), std::move(sink), arrival});
     news_.NotifyOne();
@@ -98,7 +82,7 @@ class ThreadedEngine : public Engine {
     MutexLock lock(&mutex_);
     const absl::Time now = SteadyNow();
     EngineStats stats = stats_;
-    stats.waiting = Waiting();
+    stats.waiting = intake_.waiting();
     stats.generation_tokens_per_second = rates_.TokensPerSecond(now);
     stats.acceptance_rate = rates_.AcceptanceRate(now);
     return stats;
@@ -106,33 +90,7 @@ class ThreadedEngine : public Engine {
 
   absl::Duration EstimatedWait() const override {
     MutexLock lock(&mutex_);
-    // Those that the forecast does not know yet stand before it.
-    const absl::Duration wait = forecast_.StartOf(Waiting() - forecast_.waiting, SteadyNow());
-    return std::min(absl::Minutes(10), wait);
-  }
-
-  absl::Duration RetryDelay() override {
-    MutexLock lock(&mutex_);
-    const absl::Time now = SteadyNow();
-    while (!promised_.empty() && promised_.front() <= now) promised_.pop_front();
-    // Places in the queue come free one after the other: each caller is told of one of its own.
-    // A bound to that, for who asks again at once is told of another.
-    const EngineOptions& options = core_->facts().options;
-    const size_t most =
-        std::min<size_t>(1024, 2 * static_cast<size_t>(options.max_waiting + options.max_sequences));
-    const auto place = static_cast<int64_t>(promised_.size());
-    absl::Duration wait = forecast_.RoomAfter(place, now) * 1.1;  // rather after than before
-    // A burst is refused before the first step could forecast anything: nothing of it has run.
-    if (forecast_.starts.empty() && usual_.has_value()) {
-      const double each = usual_->tokens * pace_.SecondsAToken() +
-                          usual_->prompt * pace_.SecondsAPromptToken();
-      wait = absl::Seconds(each * static_cast<double>(1 + place / options.max_sequences));
-    }
-    wait = std::clamp(wait, absl::Milliseconds(10), absl::Duration(absl::Minutes(10)));
-    if (promised_.size() < most) {
-      promised_.insert(std::upper_bound(promised_.begin(), promised_.end(), now + wait), now + wait);
-    }
-    return wait;
+    return intake_.EstimatedWait(SteadyNow());
   }
 
   absl::Status self_check() const override { return self_check_; }
@@ -165,19 +123,6 @@ class ThreadedEngine : public Engine {
     absl::Time when;
   };
 
-  // What a request asks for, in tokens.
-  struct Demand {
-    double tokens = 0, prompt = 0;
-  };
-  Demand DemandOf(const Request& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const auto prompt = static_cast<int64_t>(request.prompt.size());
-    const bool named = request.stopping.max_tokens > 0;
-    const int64_t room = core_->facts().model.context - prompt;
-    const int64_t limit = named ? std::min(room, request.stopping.max_tokens) : room;
-    const double tokens = request.score_from.has_value() ? 0 : pace_.TokensLeft(0, limit, named);
-    return {tokens, static_cast<double>(prompt)};
-  }
-
   // A sink or observer that waits for the engine thread waits for itself.
   void DieOnEngineThread(const char* what) const {
     if (std::this_thread::get_id() != thread_.get_id()) return;
@@ -185,13 +130,6 @@ class ThreadedEngine : public Engine {
     std::abort();
   }
 
-  int FreeSlots() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stats_.slots_total - stats_.slots_used;
-  }
-  // Those that the core has been given since the numbers were last published count too.
-  int Waiting() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stats_.waiting + handed_over_ + static_cast<int>(submitted_.size());
-  }
   bool Empty() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return submitted_.empty() && core_idle_;
   }
@@ -215,9 +153,7 @@ class ThreadedEngine : public Engine {
         submitted.swap(submitted_);
         cancelled.swap(cancelled_);
         resumed.swap(resumed_);
-        handed_over_ = static_cast<int>(submitted.size());
-        handed_over_tokens_ = submitted_tokens_;
-        submitted_tokens_ = 0;
+        intake_.HandOver();
         if (!submitted.empty()) core_idle_ = false;
         stop = stopping_;
         cancel_all = cancel_all_ || stop;
@@ -262,10 +198,7 @@ class ThreadedEngine : public Engine {
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     stats_ = core_->stats();
     rates_ = core_->rates();
-    pace_ = core_->pace();
-    if (forecast_.made != core_->forecast().made) forecast_ = core_->forecast();
-    handed_over_ = 0;
-    handed_over_tokens_ = 0;
+    intake_.Publish();
     core_idle_ = core_->idle();
     if (Empty()) emptied_.NotifyAll();
   }
@@ -278,9 +211,6 @@ class ThreadedEngine : public Engine {
   Condition emptied_;  // for Drain: Empty()
   std::vector<Submission> submitted_ ABSL_GUARDED_BY(mutex_);
   std::vector<RequestId> cancelled_ ABSL_GUARDED_BY(mutex_), resumed_ ABSL_GUARDED_BY(mutex_);
-  int64_t submitted_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
-  int handed_over_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t handed_over_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   RequestId last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
@@ -288,11 +218,7 @@ class ThreadedEngine : public Engine {
   bool core_idle_ ABSL_GUARDED_BY(mutex_) = true;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
   RecentRates rates_ ABSL_GUARDED_BY(mutex_);
-  WaitForecast forecast_ ABSL_GUARDED_BY(mutex_);
-  ServicePace pace_ ABSL_GUARDED_BY(mutex_);
-  std::optional<Demand> usual_ ABSL_GUARDED_BY(mutex_);  // of late; absent: nothing came yet
-  // When those who were refused were told to come back, the next one first.
-  std::deque<absl::Time> promised_ ABSL_GUARDED_BY(mutex_);
+  Intake intake_ ABSL_GUARDED_BY(mutex_);
 
   std::thread thread_;  // last: starts when all else is there
 };

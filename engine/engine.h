@@ -2,8 +2,10 @@
 // out on the one engine thread, which alone touches sequences, slots and the device.
 //
 //   auto engine = Engine::Open(options);          // loads, checks itself, starts the engine thread
-//   auto id = (*engine)->Submit(std::move(request), sink);  // events until a `finish` for each sample
-//   (*engine)->Cancel(*id);                       // its samples end with kCancelled at the next step
+//   auto id = (*engine)->Submit(std::move(request), sink);  // events until a `finish` for each
+//   sample
+//   (*engine)->Cancel(*id);                       // its samples end with kCancelled at the next
+//   step
 
 #ifndef MAMBAD_ENGINE_ENGINE_H_
 #define MAMBAD_ENGINE_ENGINE_H_
@@ -36,8 +38,8 @@ struct ModelInfo {
   int layers = 0, attention_layers = 0, width = 0, vocabulary = 0;
   int64_t context = 0;                   // tokens of prompt + answer that this engine serves
   int64_t state_bytes_per_sequence = 0;  // recurrent state, without keys and values
-  // Every end of text that config.json, generation_config.json, the tokenizer or a GGUF file names. An
-  // answer ends at each of them, unless it ignores them all.
+  // Every end of text that config.json, generation_config.json, the tokenizer or a GGUF file names.
+  // An answer ends at each of them, unless it ignores them all.
   std::vector<TokenId> eos_ids;
   int most_stop_token_ids = 0;  // that a request may add to them
 };
@@ -55,7 +57,7 @@ struct EngineStats {
   // draft_seconds: the draft model's. The target's time goes to prefill and verify (decoding, plain
   // or not) by their rows in each step.
   double draft_seconds = 0, verify_seconds = 0, prefill_seconds = 0;
-  int64_t preemptions = 0;  // requests interrupted for want of pages
+  int64_t preemptions = 0;                               // requests interrupted for want of pages
   int64_t steps = 0, step_rows = 0, step_sequences = 0;  // sums over steps
   double step_seconds = 0;
   // Over about the last 10 s before the call; 0 when nothing ran in them.
@@ -80,31 +82,33 @@ class StepObserver {
 class Engine {
  public:
   // Opens the checkpoint(s), loads weights, decodes fixed prompts plain and speculatively (when
-  // they differ, speculation is switched off, and self_check_failures and self_check say so), starts
-  // the engine thread, which alone calls `observer`. Errors: what is wrong with which file or
-  // option.
+  // they differ, speculation is switched off, and self_check_failures and self_check say so),
+  // starts the engine thread, which alone calls `observer`. Errors: what is wrong with which file
+  // or option.
   static absl::StatusOr<std::unique_ptr<Engine>> Open(const EngineOptions& options,
                                                       StepObserver* observer = nullptr);
 
-  // What Open refuses without reading weights: options, the heads of model files, tokenizer, memory.
-  // OK: Open will only fail for what changes until then.
+  // What Open refuses without reading weights: options, the heads of model files, tokenizer,
+  // memory. OK: Open will only fail for what changes until then.
   static absl::Status Check(const EngineOptions& options);
 
   // Cancels what runs, joins the engine thread. Not from a sink or the observer: dies with words.
   virtual ~Engine() = default;
 
-  // Any thread. INVALID_ARGUMENT "field: what was given, what is allowed", where the field is a path
-  // as in the wire contract (sampling.top_p, output.n; `prompt` for the tokens of any input);
-  // RESOURCE_EXHAUSTED when a queue limit is reached; UNAVAILABLE while draining. After OK, `sink`
-  // gets events until every sample has finished; it is kept alive until then.
+  // Any thread. INVALID_ARGUMENT "field: what was given, what is allowed", where the field is a
+  // path as in the wire contract (sampling.top_p, output.n; `prompt` for the tokens of any input);
+  // RESOURCE_EXHAUSTED when a queue limit is reached, with RetryDelayOf(status) until the queue is
+  // likely to have room (engine/retry_delay.h), 10 ms to 10 min; UNAVAILABLE while draining. After
+  // OK, `sink` gets events until every sample has finished; it is kept alive until then.
   virtual absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
   // Any thread, idempotent, unknown ids are ignored. The samples end with kCancelled.
   virtual void Cancel(RequestId id) = 0;
   // Any thread. The reader has caught up: a paused request goes on.
   virtual void Resume(RequestId id) = 0;
   // Any thread. Refuses new requests from now on; running ones go on. Returns when none is left or
-  // at `deadline` (steady time), after cancelling what then remains. Not from a sink or the observer, which the
-  // engine thread calls: it would wait for itself, so it dies with words instead.
+  // at `deadline` (steady time), after cancelling what then remains. Not from a sink or the
+  // observer, which the engine thread calls: it would wait for itself, so it dies with words
+  // instead.
   virtual void Drain(absl::Time deadline) = 0;
 
   virtual EngineStats Stats() const = 0;  // any thread
@@ -118,9 +122,6 @@ class Engine {
   // Lines for the operator's log, in the order they were found while opening: what of the model's
   // files or the options was left out, cut down or looks like a mistake, with file and way out.
   virtual const std::vector<std::string>& warnings() const = 0;
-  // When one that was refused for a full queue should come back: when the queue is likely to have
-  // room for it, behind those that were told so before it. 10 ms to 10 min.
-  virtual absl::Duration RetryDelay() = 0;
   // What the check at Open found: OK, or what differed.
   virtual absl::Status self_check() const { return absl::OkStatus(); }
   virtual const ModelInfo& model() const = 0;

@@ -57,8 +57,13 @@ void EngineCore::Account(const StepTimes& times, absl::Time begin, absl::Time no
   stats_.step_sequences += report.sequences;
   stats_.step_seconds += report.total_seconds;
   rates_.Add(now, generated, drafted, accepted);
-  pace_.Observe(absl::ToDoubleSeconds(now - begin), decoding, decoded, report.prefill_rows,
-                report.rows);
+  StepPace pace;
+  pace.seconds = absl::ToDoubleSeconds(now - begin);
+  pace.decoding = decoding;
+  pace.tokens = decoded;
+  pace.prompt_rows = report.prefill_rows;
+  pace.rows = report.rows;
+  pace_.Observe(pace);
   ObserveDrafts(times);
   if (observer_ != nullptr) observer_->OnStep(report);
 }
@@ -82,53 +87,76 @@ void EngineCore::ShareTime(const StepEntry& entry, const StepTimes& times, int r
       Microseconds(times.draft_seconds * entry.draft_rows / times.draft_rows);
 }
 
-// What a request takes still: its longest sample, and what of its prompt is not read.
-ServiceDemand EngineCore::DemandOf(const ActiveRequest& active) const {
-  const Request& request = active.request;
-  const auto prompt = static_cast<int64_t>(request.prompt.size());
-  const int64_t limit = TokenLimit(request) - prompt;
-  int64_t unread = prompt, generated = 0;
-  int slots = active.samples();
-  if (!active.sequences.empty()) {
-    slots = active.unfinished;
-    generated = limit;
-    unread = 0;
-    for (const auto& sequence : active.sequences) {
-      if (sequence->finished) continue;
-      generated = std::min(generated, sequence->generated());
-      unread = std::max(unread, sequence->backlog() - 1);
-      if (!active.forked) break;  // the others wait for the first
-    }
-  }
+RequestSize EngineCore::SizeOf(const Request& request) const {
+  RequestSize size;
+  size.prompt = static_cast<int64_t>(request.prompt.size());
+  size.limit = TokenLimit(request) - size.prompt;
+  size.named = request.stopping.max_tokens > 0 || request.score_from.has_value();
+  size.samples = request.output.samples;
+  return size;
+}
+
+int64_t EngineCore::pages_total() const {
+  const bool target = target_state_->pages_total() > 0 || draft_state_ == nullptr;
+  return (target ? target_state_ : draft_state_)->pages_total();
+}
+
+int64_t EngineCore::PagesFor(int64_t tokens) const {
+  int64_t pages = target_state_->PagesFor(tokens);
+  if (draft_state_ != nullptr) pages = std::max(pages, draft_state_->PagesFor(tokens));
+  return pages;
+}
+
+ServiceDemand EngineCore::DemandOf(const Request& request, const ServicePace& pace) const {
+  const RequestSize size = SizeOf(request);
+  ServiceDemand demand = pace.Demand(size);
   const double tokens =
-      active.scoring() ? 0 : pace_.TokensLeft(generated, limit, !active.grows());
-  ServiceDemand demand;
-  demand.seconds = static_cast<double>(unread) * pace_.SecondsAPromptToken() +
-                   tokens * pace_.SecondsAToken();
-  demand.slots = slots;
+      size.named ? static_cast<double>(size.limit) : pace.TokensLeft(0, size.limit, false);
+  demand.pages = size.samples * PagesFor(size.prompt + static_cast<int64_t>(tokens));
   return demand;
 }
 
-// Now and then: readers know how old it is.
-void EngineCore::UpdateForecast(absl::Time now) {
-  constexpr absl::Duration kOften = absl::Milliseconds(50);
-  constexpr int kBehind = 64;
-  const bool waits = !waiting_.empty() || free_slots_.empty();
-  if (!waits && forecast_.starts.empty()) return;
-  const bool news = waits == forecast_.starts.empty();
-  if (!news && now >= forecast_.made && now - forecast_.made < kOften) return;
-  forecast_.made = now;
-  forecast_.starts.clear();
-  forecast_.waiting = 0;
-  if (!waits) return;
-  running_demands_.clear();
-  waiting_demands_.clear();
-  for (const auto& active : active_) {
-    if (active->unfinished > 0) running_demands_.push_back(DemandOf(*active));
+// What a request takes still: its longest sample, and what of its prompt is not read.
+ServiceDemand EngineCore::DemandOf(const ActiveRequest& active) const {
+  ServiceDemand demand = DemandOf(active.request, pace_);
+  if (active.sequences.empty()) return demand;
+  const RequestSize size = SizeOf(active.request);
+  int64_t unread = 0, generated = size.limit;
+  for (const auto& sequence : active.sequences) {
+    if (sequence->finished) continue;
+    generated = std::min(generated, sequence->generated());
+    unread = std::max(unread, sequence->backlog() - 1);
+    if (!active.forked) break;  // the others wait for the first
   }
-  for (const auto& active : waiting_) waiting_demands_.push_back(DemandOf(*active));
-  ForecastWaits(running_demands_, waiting_demands_, facts_.options.max_sequences, kBehind,
-                &forecast_);
+  const double tokens = size.limit > 0 ? pace_.TokensLeft(generated, size.limit, size.named) : 0;
+  demand.reading = static_cast<double>(unread) * pace_.SecondsAPromptToken();
+  demand.seconds = tokens * pace_.SecondsAToken();
+  demand.slots = active.unfinished;
+  const double all =
+      size.named ? static_cast<double>(size.limit) : static_cast<double>(generated) + tokens;
+  demand.pages = active.unfinished * PagesFor(size.prompt + static_cast<int64_t>(all));
+  return demand;
+}
+
+void EngineCore::UpdateDemands(absl::Time now) {
+  int growing = 0;
+  double generated = 0;
+  for (const auto& active : active_) {
+    if (!active->grows() || active->unfinished == 0) continue;
+    for (const auto& sequence : active->sequences) {
+      if (sequence->finished) continue;
+      ++growing;
+      generated += static_cast<double>(sequence->generated());
+    }
+  }
+  pace_.ObserveRunning(growing > 0 ? generated / growing : 0);
+  demands_.made = now;
+  demands_.running.clear();
+  demands_.waiting.clear();
+  for (const auto& active : active_) {
+    if (active->unfinished > 0) demands_.running.push_back(DemandOf(*active));
+  }
+  for (const auto& active : waiting_) demands_.waiting.push_back(DemandOf(*active));
 }
 
 void EngineCore::UpdateGauges(absl::Time now) {
@@ -154,9 +182,9 @@ void EngineCore::ForgetHistory() {
   stats_ = std::move(fresh);
   draft_lengths_ = DraftLengthController();
   rates_ = RecentRates();
-  pace_ = ServicePace();
+  pace_.Doubt();
   last_step_.reset();
-  forecast_ = WaitForecast();
+  demands_ = QueueDemands();
   ended_requests_ = 0;
   UpdateGauges(absl::UnixEpoch());
 }

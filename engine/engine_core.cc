@@ -86,7 +86,7 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   AdmitWaiting(now);
   ForkSamples();
   UpdateGauges(now);
-  UpdateForecast(now);
+  UpdateDemands(now);
 
   running_.clear();
   for (const auto& active : active_) {
@@ -122,7 +122,7 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   last_step_ = after;
   RemoveFinished();
   UpdateGauges(after);
-  UpdateForecast(after);
+  UpdateDemands(after);
   return true;
 }
 

@@ -3,9 +3,9 @@
 // by Engine's thread in the daemon and directly in tests.
 //
 // One class in seven files, by what a request meets on its way: engine_open.cc and engine_chat.cc
-// (before there are any), engine_validate.cc (at the door), engine_core.cc (queue, slots, pages, the
-// step), engine_drafts.cc (who drafts how much), engine_results.cc (out again), engine_accounts.cc
-// (what is counted meanwhile).
+// (before there are any), engine_validate.cc (at the door), engine_core.cc (queue, slots, pages,
+// the step), engine_drafts.cc (who drafts how much), engine_results.cc (out again),
+// engine_accounts.cc (what is counted meanwhile).
 
 #ifndef MAMBAD_ENGINE_ENGINE_CORE_H_
 #define MAMBAD_ENGINE_ENGINE_CORE_H_
@@ -59,6 +59,12 @@ struct EngineFacts {
 // Tokens of context that can be configured at all.
 inline constexpr int64_t kMaxContext = int64_t{1} << 24;
 
+// What those that run take still, and those that wait, in the order in which they will start.
+struct QueueDemands {
+  std::vector<ServiceDemand> running, waiting;
+  absl::Time made = absl::InfinitePast();
+};
+
 // What the final event of a request says that never ran.
 RequestStats StatsOfUnstarted(int64_t prompt_tokens, absl::Duration waited);
 
@@ -89,20 +95,25 @@ class EngineCore {
   // (idle, or all paused). `clock` is read before and after the step.
   bool Step(absl::FunctionRef<absl::Time()> clock);
 
+  // Any thread, likewise: what a request that has not begun takes at this pace.
+  ServiceDemand DemandOf(const Request& request, const ServicePace& pace) const;
+  int64_t pages_total() const;  // any thread; of keys and values
+
   bool idle() const { return waiting_.empty() && active_.empty(); }
   // When the next deadline of a waiting or running request passes.
   absl::Time NextDeadline() const;
 
   const EngineStats& stats() const { return stats_; }  // rates: as of the last step
   const RecentRates& rates() const { return rates_; }
-  const WaitForecast& forecast() const { return forecast_; }  // of late, see UpdateForecast
+  const QueueDemands& demands() const { return demands_; }  // as of the last step
   const ServicePace& pace() const { return pace_; }
 
   void set_speculation_enabled(bool enabled);
   void CountSelfCheckFailure() { ++stats_.self_check_failures; }
   // Returns the one before. Null: nobody looks.
   StepObserver* set_observer(StepObserver* observer) { return std::exchange(observer_, observer); }
-  // Counters, rates and what was learned about drafts begin anew; self-check failures stay. Idle.
+  // Counters, rates and what was learned about drafts begin anew; self-check failures stay, and the
+  // pace as a guess. Idle.
   void ForgetHistory();
 
  private:
@@ -164,8 +175,10 @@ class EngineCore {
   static bool Decodes(const StepEntry& entry);
   void CountPromptRows(const StepEntry& entry);
   static void ShareTime(const StepEntry& entry, const StepTimes& times, int rows);
+  RequestSize SizeOf(const Request& request) const;
+  int64_t PagesFor(int64_t tokens) const;
   ServiceDemand DemandOf(const ActiveRequest& active) const;
-  void UpdateForecast(absl::Time now);
+  void UpdateDemands(absl::Time now);
   void UpdateGauges(absl::Time now);
 
   EngineFacts facts_;
@@ -200,8 +213,7 @@ class EngineCore {
   RecentRates rates_;
   ServicePace pace_;
   std::optional<absl::Time> last_step_;  // its end, when nothing was idle since
-  WaitForecast forecast_;
-  std::vector<ServiceDemand> running_demands_, waiting_demands_;  // of forecast_
+  QueueDemands demands_;
   int64_t ended_requests_ = 0;  // that had started and gave everything back
 };
 

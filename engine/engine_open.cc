@@ -304,6 +304,7 @@ void EngineCore::CreateParts(const ModelConfig& config) {
   for (int slot = options.max_sequences - 1; slot >= 0; --slot) free_slots_.push_back(slot);
   plan_.reserve(options.max_sequences);
   running_.reserve(options.max_sequences);
+  demands_.running.reserve(options.max_sequences);
   wished_drafts_.reserve(options.max_sequences);
   choices_.reserve(options.max_sequences);
   chosen_.reserve(options.max_sequences);

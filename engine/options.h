@@ -42,8 +42,8 @@ struct EngineOptions {
       0;  // tokens of prompt + answer; 0: the model's own limit, or 32768 without one
   int64_t kv_cache_tokens = 0;  // room for keys and values, tokens over all sequences; 0:
                                 // max_sequences * 2048 or one whole context, the larger
-  // Rows the target scores in one step: bounds the time between tokens while prompts run. 0: 256, or
-  // two a sequence where that is more, as every sequence must find room for a draft.
+  // Rows the target scores in one step: bounds the time between tokens while prompts run. 0: 256,
+  // or two a sequence where that is more, as every sequence must find room for a draft.
   int max_step_rows = 0;
   int max_waiting = 256;  // requests queued beyond those running; more are refused at once
   int64_t max_waiting_tokens = 1 << 20;  // prompt tokens in the queue
@@ -78,8 +78,8 @@ struct SamplingParams {
 struct StoppingParams {
   int64_t max_tokens = 0;  // 0: as many as the context allows and the cache could hold; such an
                            // answer may be interrupted and read again when pages run out
-  int64_t min_tokens = 0;  // end-of-text and stop ids cannot be sampled before; some other token must
-                           // be allowed then
+  int64_t min_tokens = 0;  // end-of-text and stop ids cannot be sampled before; some other token
+                           // must be allowed then
   std::vector<std::string> stop_strings;
   std::vector<TokenId> stop_token_ids;
   bool ignore_eos = false;

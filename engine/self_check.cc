@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "engine/steady_time.h"
 
 namespace mambad {
 namespace {
@@ -68,7 +67,8 @@ struct Decoded {
   int64_t drafted = 0;
 };
 
-absl::StatusOr<Decoded> Decode(EngineCore& core, SpeculationMode mode, int probes, Kind kind) {
+absl::StatusOr<Decoded> Decode(EngineCore& core, absl::FunctionRef<absl::Time()> clock,
+                               SpeculationMode mode, int probes, Kind kind) {
   std::vector<std::shared_ptr<Collector>> collectors;
   absl::Status refused;
   for (int i = 0; i < probes; ++i) {
@@ -80,10 +80,10 @@ absl::StatusOr<Decoded> Decode(EngineCore& core, SpeculationMode mode, int probe
     collectors.push_back(std::make_shared<Collector>());
     refused.Update(core.Validate(request));
     if (!refused.ok()) break;
-    refused.Update(core.Admit(kFirstId + i, std::move(request), collectors.back(), SteadyNow()));
+    refused.Update(core.Admit(kFirstId + i, std::move(request), collectors.back(), clock()));
     if (!refused.ok()) break;
   }
-  while (core.Step(SteadyNow)) {
+  while (core.Step(clock)) {
   }
   if (!refused.ok())
     return absl::InternalError(absl::StrCat("a probe was refused: ", refused.message()));
@@ -102,10 +102,10 @@ absl::StatusOr<Decoded> Decode(EngineCore& core, SpeculationMode mode, int probe
   return decoded;
 }
 
-absl::Status Compare(EngineCore& core, const Decoded& plain, SpeculationMode mode, int probes,
-                     Kind kind) {
+absl::Status Compare(EngineCore& core, absl::FunctionRef<absl::Time()> clock, const Decoded& plain,
+                     SpeculationMode mode, int probes, Kind kind) {
   const char* drafter = mode == SpeculationMode::kDraftModel ? "the draft model" : "prompt lookup";
-  const absl::StatusOr<Decoded> decoded = Decode(core, mode, probes, kind);
+  const absl::StatusOr<Decoded> decoded = Decode(core, clock, mode, probes, kind);
   if (!decoded.ok()) {
     return absl::InternalError(absl::StrCat("with ", drafter, ": ", decoded.status().message()));
   }
@@ -122,9 +122,9 @@ absl::Status Compare(EngineCore& core, const Decoded& plain, SpeculationMode mod
   return absl::OkStatus();
 }
 
-absl::Status CheckDrafters(EngineCore& core) {
+absl::Status CheckDrafters(EngineCore& core, absl::FunctionRef<absl::Time()> clock) {
   const EngineFacts& facts = core.facts();
-  const absl::Time start = SteadyNow();
+  const absl::Time start = clock();
   // A draft model is asked both: for any token, and for so few that some of its drafts are
   // accepted, however bad it is.
   for (Kind kind : {Kind::kGreedy, Kind::kFewTokens, Kind::kSampled}) {
@@ -134,14 +134,14 @@ absl::Status CheckDrafters(EngineCore& core) {
       modes.push_back(SpeculationMode::kPromptLookup);
     if (modes.empty()) continue;
     int probes = 1;
-    absl::StatusOr<Decoded> plain = Decode(core, SpeculationMode::kOff, probes, kind);
-    if (plain.ok() && SteadyNow() - start < absl::Milliseconds(50)) {
+    absl::StatusOr<Decoded> plain = Decode(core, clock, SpeculationMode::kOff, probes, kind);
+    if (plain.ok() && clock() - start < absl::Milliseconds(50)) {
       probes = std::min(3, facts.options.max_sequences);
-      plain = Decode(core, SpeculationMode::kOff, probes, kind);
+      plain = Decode(core, clock, SpeculationMode::kOff, probes, kind);
     }
     if (!plain.ok()) return plain.status();
     for (SpeculationMode mode : modes) {
-      if (absl::Status status = Compare(core, *plain, mode, probes, kind); !status.ok())
+      if (absl::Status status = Compare(core, clock, *plain, mode, probes, kind); !status.ok())
         return status;
     }
   }
@@ -150,11 +150,11 @@ absl::Status CheckDrafters(EngineCore& core) {
 
 }  // namespace
 
-absl::Status SelfCheck(EngineCore& core) {
+absl::Status SelfCheck(EngineCore& core, absl::FunctionRef<absl::Time()> clock) {
   constexpr int kShortestContext = 5 + kShortestAnswer;
   if (core.facts().model.context < kShortestContext) return absl::OkStatus();
   StepObserver* const observer = core.set_observer(nullptr);
-  absl::Status status = CheckDrafters(core);
+  absl::Status status = CheckDrafters(core, clock);
   core.ForgetHistory();
   core.set_observer(observer);
   return status;

@@ -37,8 +37,8 @@ class StatePool {
   // Zeroes the slot's recurrent state and assigns pages for `positions` positions. False, and
   // nothing changed, when too few pages are free. The slot must be released.
   bool Acquire(int slot, int64_t positions);
-  // Assigns more pages to an acquired slot, so that it has `positions` positions. False, and nothing
-  // changed, when too few are free. Costs what is added, whatever the slot has.
+  // Assigns more pages to an acquired slot, so that it has `positions` positions. False, and
+  // nothing changed, when too few are free. Costs what is added, whatever the slot has.
   bool Extend(int slot, int64_t positions);
   // Positions that the slot has pages for; any number without attention layers.
   bool Reaches(int slot, int64_t positions) const { return PagesFor(positions) <= assigned_[slot]; }

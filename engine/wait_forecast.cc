@@ -3,109 +3,122 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <utility>
 
 namespace mambad {
 namespace {
 
 // Guesses for a model that has not run yet.
-constexpr double kSecondsAToken = 0.02, kSecondsAPromptToken = 0.001;
+constexpr double kSecondsAToken = 0.02;
+constexpr double kPromptTokenShare = 0.05;  // of the time that a token takes
 // What one more answer changes of what is expected of the next.
 constexpr double kAnswerWeight = 0.1;
 // An answer that is longer than expected goes on for this share of its length.
 constexpr double kLongerShare = 0.25;
+// Answers that run are much longer than those that ended.
+constexpr double kMuchLonger = 1.5;
+// What a doubted measurement weighs.
+constexpr double kDoubt = 1e-2;
+// Less than this was not measured.
+constexpr double kAlmostNothing = 1e-9;
 
 }  // namespace
 
-void ServicePace::Observe(double seconds, int decoding, int64_t tokens, int64_t prompt_rows,
-                          int64_t rows) {
-  if (!(seconds > 0) || rows <= 0) return;
-  const double kept = std::exp2(-seconds / kHalfLife);
-  sequence_seconds_ *= kept;
-  tokens_ *= kept;
-  prompt_seconds_ *= kept;
-  prompt_rows_ *= kept;
-  if (tokens > 0) {
-    sequence_seconds_ += seconds * decoding;
-    tokens_ += static_cast<double>(tokens);
+void ServicePace::Observe(const StepPace& step) {
+  if (!(step.seconds > 0) || step.rows <= 0) return;
+  const double kept = std::exp2(-step.seconds / kHalfLife);
+  if (step.tokens > 0) {
+    sequence_seconds_ = kept * sequence_seconds_ + step.seconds * step.decoding;
+    tokens_ = kept * tokens_ + static_cast<double>(step.tokens);
   }
-  prompt_seconds_ += seconds * static_cast<double>(prompt_rows) / static_cast<double>(rows);
-  prompt_rows_ += static_cast<double>(prompt_rows);
+  if (step.prompt_rows > 0) {
+    const double share = static_cast<double>(step.prompt_rows) / static_cast<double>(step.rows);
+    prompt_seconds_ = kept * prompt_seconds_ + step.seconds * share;
+    prompt_rows_ = kept * prompt_rows_ + static_cast<double>(step.prompt_rows);
+  }
 }
 
 void ServicePace::ObserveAnswer(int64_t tokens, int64_t limit, bool named) {
   if (limit <= 0) return;
   const auto length = static_cast<double>(tokens);
+  // The guess counts as one answer among the first.
+  int& known = named ? named_answers_ : unnamed_answers_;
+  const double weight = std::max(kAnswerWeight, 1.0 / (++known + 1));
   if (named) {
-    named_share_ += kAnswerWeight * (length / static_cast<double>(limit) - named_share_);
+    named_share_ += weight * (length / static_cast<double>(limit) - named_share_);
   } else {
-    unnamed_tokens_ += kAnswerWeight * (length - unnamed_tokens_);
+    unnamed_tokens_ += weight * (length - unnamed_tokens_);
   }
 }
 
+void ServicePace::Doubt() {
+  const double seconds = kDoubt * sequence_seconds_, tokens = kDoubt * tokens_;
+  *this = ServicePace();  // prompts and answers were too short to tell
+  sequence_seconds_ = seconds;
+  tokens_ = tokens;
+}
+
 double ServicePace::SecondsAToken() const {
-  return tokens_ > 1e-3 ? sequence_seconds_ / tokens_ : kSecondsAToken;
+  return tokens_ > kAlmostNothing ? sequence_seconds_ / tokens_ : kSecondsAToken;
 }
 
 double ServicePace::SecondsAPromptToken() const {
-  return prompt_rows_ > 1e-3 ? prompt_seconds_ / prompt_rows_ : kSecondsAPromptToken;
+  return prompt_rows_ > kAlmostNothing ? prompt_seconds_ / prompt_rows_
+                                       : kPromptTokenShare * SecondsAToken();
 }
 
 double ServicePace::TokensLeft(int64_t generated, int64_t limit, bool named) const {
   const auto most = static_cast<double>(std::max<int64_t>(0, limit - generated));
   const auto made = static_cast<double>(generated);
-  const double expected = named ? named_share_ * static_cast<double>(limit) : unnamed_tokens_;
+  // Those that run have so many already: longer answers have come into fashion.
+  const bool longer = running_unnamed_tokens_ > kMuchLonger * unnamed_tokens_;
+  const double unnamed = longer ? running_unnamed_tokens_ : unnamed_tokens_;
+  const double expected = named ? named_share_ * static_cast<double>(limit) : unnamed;
   const double left = expected > made ? expected - made : std::max(1.0, kLongerShare * made);
   return std::min(most, left);
 }
 
-absl::Duration WaitForecast::At(int64_t place, absl::Time now) const {
-  if (starts.empty()) return absl::ZeroDuration();
-  const auto known = static_cast<int64_t>(starts.size());
-  double seconds = starts[static_cast<size_t>(std::min(place, known - 1))];
-  // Beyond what was played it goes on as it went.
-  if (place >= known) seconds *= static_cast<double>(place + 1) / static_cast<double>(known);
-  return std::max(absl::ZeroDuration(), absl::Seconds(seconds) - (now - made));
+ServiceDemand ServicePace::Demand(const RequestSize& size) const {
+  ServiceDemand demand;
+  const double tokens = size.limit > 0 ? TokensLeft(0, size.limit, size.named) : 0;
+  demand.reading = static_cast<double>(size.prompt) * SecondsAPromptToken();
+  demand.seconds = tokens * SecondsAToken();
+  demand.slots = size.samples;
+  demand.prompt_tokens = size.prompt;
+  return demand;
 }
 
-void ForecastWaits(absl::Span<const ServiceDemand> running, absl::Span<const ServiceDemand> waiting,
-                   int slots, int behind, WaitForecast* forecast) {
-  forecast->starts.clear();
-  forecast->waiting = static_cast<int>(waiting.size());
-  // Ends of what holds slots, the next one first.
-  std::vector<std::pair<double, int>> ends;
-  ends.reserve(running.size() + waiting.size() + static_cast<size_t>(behind));
-  int free = slots;
-  double sum = 0;
+void WaitForecast::Begin(int64_t slots, int64_t pages, absl::Span<const ServiceDemand> running) {
+  ends_.clear();
+  free_slots_ = slots;
+  free_pages_ = pages;
+  now_ = read_until_ = 0;
   for (const ServiceDemand& demand : running) {
-    ends.emplace_back(demand.seconds, demand.slots);
-    free -= demand.slots;
+    ends_.push_back({EndOf(demand), demand.slots, demand.pages});
+    free_slots_ -= demand.slots;
+    free_pages_ -= demand.pages;
   }
-  const std::greater<> later;
-  std::make_heap(ends.begin(), ends.end(), later);
-  for (const ServiceDemand& demand : waiting) sum += demand.seconds;
-  // Those who come later are taken to be like those who wait, or who run.
-  ServiceDemand mean;
-  if (!waiting.empty()) {
-    mean.seconds = sum / static_cast<double>(waiting.size());
-  } else {
-    for (const ServiceDemand& demand : running) mean.seconds += demand.seconds;
-    mean.seconds /= static_cast<double>(std::max<size_t>(1, running.size()));
+  std::make_heap(ends_.begin(), ends_.end(), std::greater<>());
+}
+
+double WaitForecast::EndOf(const ServiceDemand& demand) {
+  double read = now_;
+  if (demand.reading > 0) read = read_until_ = std::max(read_until_, now_) + demand.reading;
+  return read + demand.seconds;
+}
+
+double WaitForecast::Add(const ServiceDemand& demand) {
+  while ((free_slots_ < demand.slots || free_pages_ < demand.pages) && !ends_.empty()) {
+    std::pop_heap(ends_.begin(), ends_.end(), std::greater<>());
+    now_ = std::max(now_, ends_.back().when);
+    free_slots_ += ends_.back().slots;
+    free_pages_ += ends_.back().pages;
+    ends_.pop_back();
   }
-  double now = 0;
-  for (size_t i = 0; i < waiting.size() + static_cast<size_t>(behind); ++i) {
-    const ServiceDemand& demand = i < waiting.size() ? waiting[i] : mean;
-    while (free < demand.slots && !ends.empty()) {
-      std::pop_heap(ends.begin(), ends.end(), later);
-      now = std::max(now, ends.back().first);
-      free += ends.back().second;
-      ends.pop_back();
-    }
-    free -= demand.slots;
-    forecast->starts.push_back(now);
-    ends.emplace_back(now + demand.seconds, demand.slots);
-    std::push_heap(ends.begin(), ends.end(), later);
-  }
+  free_slots_ -= demand.slots;
+  free_pages_ -= demand.pages;
+  ends_.push_back({EndOf(demand), demand.slots, demand.pages});
+  std::push_heap(ends_.begin(), ends_.end(), std::greater<>());
+  return now_;
 }
 
 }  // namespace mambad

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/retry_delay.h"
 #include "server/request_conversion.h"
 #include "server/response_conversion.h"
 #include "server/status_details.h"
@@ -52,7 +53,7 @@ const v1::Limits& CallEnvironment::Limits(const Engine& ready_engine) {
 absl::Status CallEnvironment::FinishStatus(const TokenEvent& event) const {
   const absl::Status status = server::FinishStatus(event.finish, event.error, draining.load());
   if (status.code() != absl::StatusCode::kResourceExhausted) return status;
-  return ExhaustedError(status.message(), engine.load()->RetryDelay());
+  return ExhaustedError(status.message(), RetryDelayOf(event.error));
 }
 
 absl::Status CheckMetadata(const Metadata& metadata) {
@@ -84,7 +85,7 @@ absl::Status EngineTicket::Submit(Engine* engine, Request request,
   absl::StatusOr<RequestId> id = engine->Submit(std::move(request), std::move(sink));
   if (!id.ok()) {
     if (id.status().code() == absl::StatusCode::kResourceExhausted) {
-      return ExhaustedError(id.status().message(), engine->RetryDelay());
+      return ExhaustedError(id.status().message(), RetryDelayOf(id.status()));
     }
     return WithFieldDetails(id.status());
   }

@@ -142,32 +142,5 @@ TEST(Statistics, RatesFallToNothingWhenIdle) {
   EXPECT_EQ(driver.core().rates().TokensPerSecond(clock.now + absl::Seconds(11)), 0);
 }
 
-// With a slot for each, nothing waits; then the queue's waits are those of the clock that ran.
-TEST(Statistics, TheForecastIsWhatHappensThen) {
-  EngineOptions options;
-  options.max_sequences = 1;
-  options.speculation = false;
-  EngineDriver driver("mamba", "", options);
-  Ticking clock;
-  const auto send = [&](RequestId id) {
-    auto sink = std::make_shared<CollectingSink>();
-    EXPECT_TRUE(driver.core().Admit(id, driver.Plain(4, 50), sink, clock.now).ok());
-  };
-  send(1);
-  while (driver.core().Step(clock)) {
-  }
-  EXPECT_TRUE(driver.core().forecast().starts.empty());
-  clock.now += absl::Hours(1);  // idle time is no time of work
-  for (RequestId id = 2; id <= 4; ++id) send(id);
-  for (int i = 0; i < 10; ++i) ASSERT_TRUE(driver.core().Step(clock));
-  const absl::Time asked = clock.now;
-  const absl::Duration told = driver.core().forecast().StartOf(0, asked);
-  while (driver.core().Step(clock)) {
-  }
-  const absl::Duration true_wait = clock.now - asked;  // of one behind all three
-  EXPECT_GT(told, true_wait * 0.8);
-  EXPECT_LT(told, true_wait * 1.25);
-}
-
 }  // namespace
 }  // namespace mambad::testing

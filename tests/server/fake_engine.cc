@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/retry_delay.h"
 #include "engine/steady_time.h"
 
 namespace mambad {
@@ -114,7 +115,8 @@ class FakeEngine : public Engine {
     std::lock_guard<std::mutex> lock(mutex_);
     if (draining_) return absl::UnavailableError("draining");
     if (static_cast<int>(active_.size()) >= options_.max_waiting + options_.max_sequences) {
-      return absl::ResourceExhaustedError("the queue is full");
+      return WithRetryDelay(absl::ResourceExhaustedError("the queue is full"),
+                            absl::Milliseconds(1500));
     }
     Active active;
     active.id = ++last_id_;
@@ -150,7 +152,6 @@ class FakeEngine : public Engine {
     return stats_;
   }
   absl::Duration EstimatedWait() const override { return absl::Milliseconds(1500); }
-  absl::Duration RetryDelay() override { return absl::Milliseconds(1500); }
   const ModelInfo& model() const override { return model_; }
   const ModelInfo* draft_model() const override {
     return options_.draft_model.empty() ? nullptr : &draft_;

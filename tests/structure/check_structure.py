@@ -39,7 +39,7 @@ RULES = {
     "engine/text/jinja": (["engine/text/jinja/**"], ["absl", "utf8proc"]),
     "server": (
         ["server/**", "engine/engine.h", "engine/memory_plan.h", "engine/mutex.h", "engine/options.h", "engine/request.h",
-         "engine/steady_time.h", "engine/text/*.h",
+         "engine/retry_delay.h", "engine/steady_time.h", "engine/text/*.h",
          "mambad/v1/*.pb.h", "vllm/**", "google/rpc/*.pb.h", "grpc/health/v1/*.pb.h"],
         ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl", "edit"]),
     "proto": ([], []),

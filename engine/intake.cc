@@ -1,0 +1,182 @@
+#include "engine/intake.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/hash/hash.h"
+#include "absl/strings/str_cat.h"
+#include "engine/retry_delay.h"
+
+namespace mambad {
+namespace {
+
+constexpr absl::Duration kShortest = absl::Milliseconds(10), kLongest = absl::Minutes(10);
+// The line's bound; those beyond are told as the last one.
+constexpr size_t kLongestLine = 4096;
+// Who is late by half of what it was told and this is out of the line.
+constexpr absl::Duration kPatience = absl::Milliseconds(200);
+// The same request again, after less than half of what its caller was told and less than this, is
+// another caller's: of a burst.
+constexpr absl::Duration kBurst = absl::Milliseconds(50);
+constexpr double kReturnWeight = 0.05;  // of one caller in the share of those who come back
+constexpr double kMargin = 1.2;         // rather after than before
+
+size_t KeyOf(const Request& request) {
+  return absl::HashOf(request.prompt, request.stopping.max_tokens, request.output.samples,
+                      request.score_from);
+}
+
+}  // namespace
+
+Intake::Intake(const EngineCore* core)
+    : core_(*core),
+      slots_(core->facts().options.max_sequences),
+      pages_(core->pages_total()),
+      max_waiting_(core->facts().options.max_waiting),
+      max_waiting_tokens_(core->facts().options.max_waiting_tokens) {
+  Publish();
+}
+
+absl::Status Intake::Room(int64_t tokens) const {
+  // Those that the next step starts do not wait.
+  if (waiting() >= max_waiting_ + free_slots_) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full: ", waiting(), " requests wait"));
+  }
+  const int64_t waiting_tokens = core_waiting_tokens_ + submitted_tokens_;
+  if (waiting() > 0 && waiting_tokens + tokens > max_waiting_tokens_) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full: ", waiting_tokens, " prompt tokens wait"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Intake::Ask(const Request& request, absl::Time now) {
+  ForgetLate(now);
+  Outside caller;
+  caller.since = caller.told = now;
+  // Idle until now: what comes first begins at once.
+  if (demands_.running.empty() && waiting() == 0) demands_.made = now;
+  const absl::Status full = Room(static_cast<int64_t>(request.prompt.size()));
+  if (!full.ok() || !line_.empty()) {
+    caller.key = KeyOf(request);
+    const bool known = Recognize(caller.key, now, &caller);
+    if (known && full.ok()) return_share_ += kReturnWeight * (1 - return_share_);
+  }
+  caller.demand = core_.DemandOf(request, pace_);
+  if (!full.ok()) {
+    const absl::Duration delay = RetryDelay(caller, now);
+    caller.due = now + delay;
+    const auto later = [&](absl::Time since, const Outside& other) { return since < other.since; };
+    if (line_.size() < kLongestLine) {
+      line_.insert(std::upper_bound(line_.begin(), line_.end(), caller.since, later), caller);
+    }
+    return WithRetryDelay(full, delay);
+  }
+  submitted_.push_back(caller.demand);
+  submitted_tokens_ += caller.demand.prompt_tokens;
+  stale_ = true;
+  return full;
+}
+
+void Intake::HandOver() { handed_over_ = submitted_.size(); }
+
+void Intake::Publish() {
+  const EngineStats& stats = core_.stats();
+  core_waiting_ = stats.waiting;
+  core_waiting_tokens_ = stats.waiting_tokens;
+  free_slots_ = slots_ - stats.slots_used;
+  for (size_t i = 0; i < handed_over_; ++i) submitted_tokens_ -= submitted_[i].prompt_tokens;
+  submitted_.erase(submitted_.begin(), submitted_.begin() + static_cast<int64_t>(handed_over_));
+  handed_over_ = 0;
+  pace_ = core_.pace();
+  demands_ = core_.demands();
+  stale_ = true;
+}
+
+absl::Duration Intake::EstimatedWait(absl::Time now) const {
+  if (demands_.running.empty() && waiting() == 0) return absl::ZeroDuration();
+  ServiceDemand next;  // like those that wait
+  for (int i = 0; i < waiting(); ++i) next.pages += DemandAt(i).pages;
+  next.pages /= std::max(1, waiting());
+  WaitForecast forecast;
+  forecast.Begin(slots_, pages_, demands_.running);
+  for (int i = 0; i < waiting(); ++i) forecast.Add(DemandAt(i));
+  return std::min(kLongest, FromNow(forecast.Add(next), now));
+}
+
+// ---- the line outside ---------------------------------------------------------------------------
+
+void Intake::ForgetLate(absl::Time now) {
+  const auto late = [&](const Outside& caller) {
+    if (now <= caller.due + (caller.due - caller.told) / 2 + kPatience) return false;
+    return_share_ -= kReturnWeight * return_share_;
+    return true;
+  };
+  line_.erase(std::remove_if(line_.begin(), line_.end(), late), line_.end());
+}
+
+bool Intake::Recognize(size_t key, absl::Time now, Outside* caller) {
+  const auto known = std::find_if(line_.begin(), line_.end(), [&](const Outside& other) {
+    return other.key == key && now - other.told >= std::min((other.due - other.told) / 2, kBurst);
+  });
+  if (known == line_.end()) return false;
+  caller->since = known->since;
+  line_.erase(known);
+  return true;
+}
+
+absl::Duration Intake::RetryDelay(const Outside& caller, absl::Time now) {
+  int64_t ahead = 0;
+  while (ahead < static_cast<int64_t>(line_.size()) && line_[ahead].since <= caller.since) ++ahead;
+  ahead = std::llround(return_share_ * static_cast<double>(ahead));
+  const double seconds = StartOf(StartsUntilRoom(caller, ahead));
+  return std::clamp(kMargin * FromNow(seconds, now), kShortest, kLongest);
+}
+
+int64_t Intake::StartsUntilRoom(const Outside& caller, int64_t ahead) const {
+  int64_t place = std::max<int64_t>(0, waiting() + ahead - max_waiting_);
+  int64_t surplus =
+      core_waiting_tokens_ + submitted_tokens_ + caller.demand.prompt_tokens - max_waiting_tokens_;
+  if (surplus > 0) {
+    // Smaller ones find room earlier, whoever was first.
+    for (int64_t i = 0; i < static_cast<int64_t>(line_.size()); ++i) {
+      if (i < ahead || line_[i].demand.prompt_tokens < caller.demand.prompt_tokens)
+        surplus += line_[i].demand.prompt_tokens;
+    }
+  }
+  for (int64_t i = 0; i < waiting() + static_cast<int64_t>(line_.size()) && surplus > 0; ++i) {
+    surplus -= DemandAt(i).prompt_tokens;
+    place = std::max(place, i);
+  }
+  return place;
+}
+
+const ServiceDemand& Intake::DemandAt(int64_t place) const {
+  const auto known = static_cast<int64_t>(demands_.waiting.size());
+  if (place < known) return demands_.waiting[place];
+  const auto submitted = static_cast<int64_t>(submitted_.size());
+  if (place < known + submitted) return submitted_[place - known];
+  return line_[place - known - submitted].demand;
+}
+
+double Intake::StartOf(int64_t place) {
+  if (stale_) {
+    forecast_.Begin(slots_, pages_, demands_.running);
+    starts_.clear();
+    stale_ = false;
+  }
+  const int64_t all = waiting() + static_cast<int64_t>(line_.size());
+  while (static_cast<int64_t>(starts_.size()) <= place) {
+    const auto next = static_cast<int64_t>(starts_.size());
+    // One more than are there: as the last.
+    starts_.push_back(forecast_.Add(all > 0 ? DemandAt(std::min(next, all - 1)) : ServiceDemand()));
+  }
+  return starts_[place];
+}
+
+absl::Duration Intake::FromNow(double seconds, absl::Time now) const {
+  return std::max(absl::ZeroDuration(), absl::Seconds(seconds) - (now - demands_.made));
+}
+
+}  // namespace mambad
