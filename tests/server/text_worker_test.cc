@@ -117,7 +117,8 @@ class TextWorkerTest : public ::testing::Test {
   std::promise<void> begun_, released_;
   bool was_told_ = false;
   int waits_ = 0;
-  TextWorker worker_{Options(), [](absl::Duration waited) { EXPECT_GE(waited, absl::ZeroDuration()); }};
+  TextWorker worker_{Options(),
+                     [](absl::Duration waited) { EXPECT_GE(waited, absl::ZeroDuration()); }};
 };
 
 TEST_F(TextWorkerTest, ShortTextsDoNotWaitForLongOnes) {
@@ -143,12 +144,22 @@ TEST_F(TextWorkerTest, WhatIsCancelledEndsWithoutWaitingItsTurn) {
   Release();
   worker_.Drain(absl::InfiniteFuture());
   EXPECT_TRUE(was_told_);
-  // And one that was given up before it was handed over.
-  std::promise<absl::Status> late;
-  TextJobPointer early = Job("a", 1);
+}
+
+TEST_F(TextWorkerTest, WhatWasGivenUpBeforeItWasHandedOverIsNotWorkedOn) {
+  Held();  // and those that take short texts are free
+  const TextJobPointer early = Job("a", 1);
+  std::promise<absl::Status> end;
+  early->run = [&](const absl::Status& status) { end.set_value(status); };
   worker_.Cancel(early);
-  early->run = [&](const absl::Status& status) { late.set_value(status); };
-  EXPECT_EQ(worker_.Submit(early).code(), absl::StatusCode::kUnavailable);  // drained above
+  EXPECT_TRUE(worker_.Submit(early).ok());
+  EXPECT_EQ(end.get_future().get().code(), absl::StatusCode::kCancelled);
+  Release();
+}
+
+TEST_F(TextWorkerTest, NothingIsTakenAnyMoreOnceItDrains) {
+  worker_.Drain(absl::InfiniteFuture());
+  EXPECT_EQ(worker_.Submit(Job("a", 1)).code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(TextWorkerTest, ARefusedJobLetsGoOfItsCall) {
