@@ -64,6 +64,9 @@ TEST(TextQueueTest, IsBoundedByCallsAndBytesAndForEachOwner) {
   EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(full.message(), HasSubstr("4 calls wait, at most 4"));
 
+  TextQueue large({100, 1000});
+  EXPECT_TRUE(large.Add(Job("a", 2000)).ok());  // more than may wait, but nothing does
+
   TextQueue bytes({100, 1000});
   EXPECT_TRUE(bytes.Add(Job("a", 900)).ok());  // more than its half, but nothing else waits
   EXPECT_THAT(bytes.Add(Job("b", 101)).message(), HasSubstr("900 bytes wait, at most 1000"));
@@ -80,7 +83,8 @@ TEST(TextQueueTest, WhatIsTakenOutIsForgotten) {
   EXPECT_TRUE(queue.Remove(*gone));
   EXPECT_FALSE(queue.Remove(*gone));
   EXPECT_EQ(queue.bytes(), 50);
-  EXPECT_THAT(OwnersInTurn(&queue), ElementsAre("a50"));
+  EXPECT_TRUE(queue.Add(Job("a", 400)).ok());  // its owner has that room again
+  EXPECT_THAT(OwnersInTurn(&queue), ElementsAre("a50", "a400"));
 }
 
 // A worker whose long texts all wait for one that is held.
@@ -177,6 +181,14 @@ TEST_F(TextWorkerTest, ARefusedJobLetsGoOfItsCall) {
   Release();
   worker_.Drain(absl::InfiniteFuture());
   EXPECT_EQ(worker_.Submit(make(1)).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(call.use_count(), 1);
+}
+
+TEST_F(TextWorkerTest, AJobThatWasWorkedOnLetsGoOfItsCall) {
+  const auto call = std::make_shared<TextJobPointer>(Job("a", 1));
+  (*call)->run = [call](const absl::Status&) {};
+  ASSERT_TRUE(worker_.Submit(*call).ok());
+  worker_.Drain(absl::InfiniteFuture());
   EXPECT_EQ(call.use_count(), 1);
 }
 
