@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/steady_time.h"
+#include "google/rpc/error_details.pb.h"
 
 namespace mambad::server {
 namespace {
@@ -176,7 +177,14 @@ TEST_F(TextWorkerTest, ARefusedJobLetsGoOfItsCall) {
   };
   EXPECT_EQ(worker_.Submit(make(int64_t{1} << 30)).code(), absl::StatusCode::kOk);
   EXPECT_EQ(call.use_count(), 2);  // that waits
-  EXPECT_EQ(worker_.Submit(make(int64_t{1} << 29)).code(), absl::StatusCode::kResourceExhausted);
+  const absl::Status full = worker_.Submit(make(int64_t{1} << 29));
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  // Before anything was measured, a microsecond for each byte that waits before it.
+  google::rpc::RetryInfo retry;
+  full.ForEachPayload([&](absl::string_view, const absl::Cord& payload) {
+    EXPECT_TRUE(retry.ParseFromString(std::string(payload)));
+  });
+  EXPECT_EQ(retry.retry_delay().seconds(), (int64_t{1} << 30) / 1000000);
   EXPECT_EQ(call.use_count(), 2);
   Release();
   worker_.Drain(absl::InfiniteFuture());
