@@ -35,6 +35,10 @@ int Milliseconds(absl::Duration duration) {
 
 void SetTransport(const ServerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(static_cast<int>(options.limits.message_bytes));
+  // A message is inflated whole before its size is judged, outside of the quota: 4 MiB may become 4
+  // GiB.
+  for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP})
+    builder->SetCompressionAlgorithmSupportStatus(algorithm, false);
   // Answers are bounded by the context and by what a request may ask for.
   builder->SetMaxSendMessageSize(-1);
   builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMostMetadataBytes);

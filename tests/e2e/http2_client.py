@@ -60,15 +60,15 @@ class Connection:
         except OSError:
             self.ended = self.ended or "closed"
 
-    def send_data(self, stream, size, seconds=60):
-        """Up to `size` bytes as fast as the windows allow; how many."""
+    def send_data(self, stream, size, seconds=60, content=None):
+        """Up to `size` bytes, those of `content` or any, as fast as the windows allow; how many."""
         sent, end = 0, time.monotonic() + seconds
         while sent < size and not self.ended and time.monotonic() < end:
             room = min(self.window[0], self.window[stream], 16384, size - sent)
             if room <= 0:
                 self.read(1)
                 continue
-            self.send(frame(DATA, 0, stream, b"a" * room))
+            self.send(frame(DATA, 0, stream, b"a" * room if content is None else content[sent:sent + room]))
             self.window[0] -= room
             self.window[stream] -= room
             sent += room

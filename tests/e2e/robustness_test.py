@@ -8,6 +8,7 @@ failed before hung for good, or for whole timeouts of a minute and more.
 """
 
 import argparse
+import gzip
 import json
 import os
 import resource
@@ -22,6 +23,7 @@ import time
 import unittest
 import urllib.error
 import urllib.request
+import zlib
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -366,6 +368,30 @@ class RobustnessTest(unittest.TestCase):
             self.assertRegex(connection.answer, rb"the call's metadata has 60\d\d\d bytes, allowed at most 16384")
         _, text = self.fetch(daemon, "/metrics")
         self.assertIn('mambad_grpc_calls_total{code="RESOURCE_EXHAUSTED",method="GetLoad"} 1', text)
+
+    def test_compressed_messages_are_refused_before_they_are_inflated(self):
+        daemon = self.start()
+        self.assert_serves(daemon, daemon.generation)
+        before = daemon.resident_bytes()
+        inflated = pb.TokenizeRequest(text="a" * (200 << 20)).SerializeToString()
+        for compress, name in ((gzip.compress, "gzip"), (zlib.compress, "deflate")):
+            compressed = compress(inflated)
+            body = b"\1" + len(compressed).to_bytes(4, "big") + compressed
+            connection = http2_client.Connection(daemon.address)
+            self.addCleanup(connection.close)
+            connection.open_stream(1, http2_client.call_headers("Tokenize", [("grpc-encoding", name)]))
+            connection.send_data(1, len(body), content=body)
+            connection.read_until_end()
+            self.assertIsNotNone(connection.ended)
+            with open(f"/proc/{daemon.process.pid}/status", encoding="ascii") as status:
+                peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
+            if not OPTIONS.shadow_memory:
+                self.assertLess(peak - before, 100 << 20, name)
+        for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+            with self.assertRaises(grpc.RpcError) as caught:
+                daemon.generation.GenerateOnce(make_request(), compression=compression, timeout=60)
+            self.assertEqual(caught.exception.code(), grpc.StatusCode.UNIMPLEMENTED)
+        self.assert_serves(daemon)
 
     # ---- ports -------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/steady_time.h"
+#include "google/rpc/error_details.pb.h"
 
 namespace mambad::server {
 namespace {
@@ -64,6 +65,9 @@ TEST(TextQueueTest, IsBoundedByCallsAndBytesAndForEachOwner) {
   EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(full.message(), HasSubstr("4 calls wait, at most 4"));
 
+  TextQueue large({100, 1000});
+  EXPECT_TRUE(large.Add(Job("a", 2000)).ok());  // more than may wait, but nothing does
+
   TextQueue bytes({100, 1000});
   EXPECT_TRUE(bytes.Add(Job("a", 900)).ok());  // more than its half, but nothing else waits
   EXPECT_THAT(bytes.Add(Job("b", 101)).message(), HasSubstr("900 bytes wait, at most 1000"));
@@ -80,7 +84,8 @@ TEST(TextQueueTest, WhatIsTakenOutIsForgotten) {
   EXPECT_TRUE(queue.Remove(*gone));
   EXPECT_FALSE(queue.Remove(*gone));
   EXPECT_EQ(queue.bytes(), 50);
-  EXPECT_THAT(OwnersInTurn(&queue), ElementsAre("a50"));
+  EXPECT_TRUE(queue.Add(Job("a", 400)).ok());  // its owner has that room again
+  EXPECT_THAT(OwnersInTurn(&queue), ElementsAre("a50", "a400"));
 }
 
 // A worker whose long texts all wait for one that is held.
@@ -117,7 +122,8 @@ class TextWorkerTest : public ::testing::Test {
   std::promise<void> begun_, released_;
   bool was_told_ = false;
   int waits_ = 0;
-  TextWorker worker_{Options(), [](absl::Duration waited) { EXPECT_GE(waited, absl::ZeroDuration()); }};
+  TextWorker worker_{Options(),
+                     [](absl::Duration waited) { EXPECT_GE(waited, absl::ZeroDuration()); }};
 };
 
 TEST_F(TextWorkerTest, ShortTextsDoNotWaitForLongOnes) {
@@ -143,12 +149,22 @@ TEST_F(TextWorkerTest, WhatIsCancelledEndsWithoutWaitingItsTurn) {
   Release();
   worker_.Drain(absl::InfiniteFuture());
   EXPECT_TRUE(was_told_);
-  // And one that was given up before it was handed over.
-  std::promise<absl::Status> late;
-  TextJobPointer early = Job("a", 1);
+}
+
+TEST_F(TextWorkerTest, WhatWasGivenUpBeforeItWasHandedOverIsNotWorkedOn) {
+  Held();  // and those that take short texts are free
+  const TextJobPointer early = Job("a", 1);
+  std::promise<absl::Status> end;
+  early->run = [&](const absl::Status& status) { end.set_value(status); };
   worker_.Cancel(early);
-  early->run = [&](const absl::Status& status) { late.set_value(status); };
-  EXPECT_EQ(worker_.Submit(early).code(), absl::StatusCode::kUnavailable);  // drained above
+  EXPECT_TRUE(worker_.Submit(early).ok());
+  EXPECT_EQ(end.get_future().get().code(), absl::StatusCode::kCancelled);
+  Release();
+}
+
+TEST_F(TextWorkerTest, NothingIsTakenAnyMoreOnceItDrains) {
+  worker_.Drain(absl::InfiniteFuture());
+  EXPECT_EQ(worker_.Submit(Job("a", 1)).code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(TextWorkerTest, ARefusedJobLetsGoOfItsCall) {
@@ -161,11 +177,26 @@ TEST_F(TextWorkerTest, ARefusedJobLetsGoOfItsCall) {
   };
   EXPECT_EQ(worker_.Submit(make(int64_t{1} << 30)).code(), absl::StatusCode::kOk);
   EXPECT_EQ(call.use_count(), 2);  // that waits
-  EXPECT_EQ(worker_.Submit(make(int64_t{1} << 29)).code(), absl::StatusCode::kResourceExhausted);
+  const absl::Status full = worker_.Submit(make(int64_t{1} << 29));
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  // Before anything was measured, a microsecond for each byte that waits before it.
+  google::rpc::RetryInfo retry;
+  full.ForEachPayload([&](absl::string_view, const absl::Cord& payload) {
+    EXPECT_TRUE(retry.ParseFromString(std::string(payload)));
+  });
+  EXPECT_EQ(retry.retry_delay().seconds(), (int64_t{1} << 30) / 1000000);
   EXPECT_EQ(call.use_count(), 2);
   Release();
   worker_.Drain(absl::InfiniteFuture());
   EXPECT_EQ(worker_.Submit(make(1)).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(call.use_count(), 1);
+}
+
+TEST_F(TextWorkerTest, AJobThatWasWorkedOnLetsGoOfItsCall) {
+  const auto call = std::make_shared<TextJobPointer>(Job("a", 1));
+  (*call)->run = [call](const absl::Status&) {};
+  ASSERT_TRUE(worker_.Submit(*call).ok());
+  worker_.Drain(absl::InfiniteFuture());
   EXPECT_EQ(call.use_count(), 1);
 }
 
