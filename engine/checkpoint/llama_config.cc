@@ -75,10 +75,22 @@ void ReadScaling(const JsonFields& fields, RopeConfig& rope, int64_t& context) {
   context = std::max(context, static_cast<int64_t>(std::min(reached, double{kMaxContext})));
 }
 
+// Newer files may hold an object for each kind of layer in rope_parameters.
+void RefuseRopeByLayer(const JsonFields& fields) {
+  const nlohmann::json* parameters = fields.Find("rope_parameters");
+  if (parameters == nullptr || !parameters->is_object()) return;
+  for (const auto& [key, value] : parameters->items()) {
+    if (!value.is_object()) continue;
+    return fields.Refuse(
+        absl::StrCat("rope_parameters with an object of its own for ", Quoted(key)));
+  }
+}
+
 // Old files have rope_theta and rope_scaling, new ones rope_parameters with the theta inside.
 void ReadRope(const JsonFields& fields, AttentionConfig& attention, int64_t& context) {
   RopeConfig& rope = attention.rope;
   rope.theta = fields.Number("rope_theta", 1, kMaxTheta).value_or(10000.0);
+  RefuseRopeByLayer(fields);
   const JsonFields inner =
       fields.Object(fields.Has("rope_parameters") ? "rope_parameters" : "rope_scaling");
   rope.theta = inner.Number("rope_theta", 1, kMaxTheta).value_or(rope.theta);
@@ -144,11 +156,17 @@ void ReadVariant(const JsonFields& fields, Kind kind, ModelConfig& config) {
   }
 }
 
+// As the classes have it: null means one for each head, silence some number of their own.
+int64_t AbsentKeyValueHeads(const JsonFields& fields, Kind kind, const AttentionConfig& attention) {
+  if (kind == Kind::kLlama || fields.IsNull("num_key_value_heads")) return attention.query_heads;
+  return kind == Kind::kMistral ? 8 : 32;
+}
+
 void ReadAttention(const JsonFields& fields, Kind kind, ModelConfig& config) {
   AttentionConfig& attention = config.attention;
   attention.query_heads = static_cast<int>(fields.Required("num_attention_heads", 1, kMaxHeads));
-  attention.key_value_heads =
-      static_cast<int>(fields.Integer("num_key_value_heads", 1, kMaxHeads, attention.query_heads));
+  attention.key_value_heads = static_cast<int>(fields.Integer(
+      "num_key_value_heads", 1, kMaxHeads, AbsentKeyValueHeads(fields, kind, attention)));
   if (kind != Kind::kQwen3 && !fields.Has("head_dim") &&
       config.width % attention.query_heads != 0) {
     fields.FailValue("num_attention_heads",

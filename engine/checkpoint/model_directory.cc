@@ -129,6 +129,11 @@ std::string WhatIsThere(const DirectoryContents& contents) {
       return absl::StrCat("; an unfinished download found: ", NamesText(names));
     }
   }
+  if (const auto names = contents.EndingWith(".xml"); !names.empty()) {  // whose weights are .bin
+    return absl::StrCat("; ", NamesText(names),
+                        " found, an OpenVINO model, which is not read: download the model as "
+                        "safetensors");
+  }
   for (const char* ending : {".bin", ".pt", ".pth"}) {
     const auto names = contents.EndingWith(ending);
     if (names.empty()) continue;
@@ -247,6 +252,31 @@ absl::Status ReadConfigFiles(const std::string& directory, ConfigFiles& files) {
   return absl::OkStatus();
 }
 
+// A head that stands beside the embedding that it is tied to is left out. Where the two differ,
+// some loaders take it all the same, so this is told.
+void WarnOfAnotherHead(const std::string& source, const CheckpointParts& parts,
+                       ModelConfig& config) {
+  if (!config.tied_head) return;
+  const auto head = parts.tensors.find("lm_head.weight");
+  if (head == parts.tensors.end()) return;
+  const ParameterTable table(config);
+  const auto embedding = parts.tensors.find(table.Find(Role::kEmbedding, -1)->name);
+  if (embedding == parts.tensors.end()) return;
+  // Trained tensors differ at once; equal ones need not be read to their end.
+  static constexpr size_t kCompared = 1 << 20;
+  const auto beginning = [](const StoredTensor& tensor) {
+    return tensor.data.first(std::min(kCompared, tensor.data.size()));
+  };
+  if (head->second.type == embedding->second.type &&
+      beginning(head->second) == beginning(embedding->second)) {
+    return;
+  }
+  config.warnings.push_back(absl::StrCat(
+      source, ": tensor \"lm_head.weight\" is left out: it differs from ", Quoted(embedding->first),
+      ", to which the head is tied; if it is the model's head, say \"tie_word_embeddings\": "
+      "false"));
+}
+
 }  // namespace
 
 absl::Status SettleTensors(const ConfigFiles& files, CheckpointParts& parts) {
@@ -271,6 +301,7 @@ absl::StatusOr<std::unique_ptr<const Checkpoint>> OpenModelDirectory(const std::
   for (const auto& [name, tensor] : parts.tensors) shapes[name] = tensor.shape;
   absl::StatusOr<ModelConfig> config = ReadModelConfig(files, shapes);
   if (!config.ok()) return config.status();
+  WarnOfAnotherHead(absl::StrCat(directory, "/config.json"), parts, *config);
   parts.config = *std::move(config);
   parts.text.directory = directory;
   parts.identity = absl::StrCat(files.config.dump(), files.mamba_config.dump());

@@ -14,6 +14,7 @@
 #include "engine/checkpoint/directory_contents.h"
 #include "engine/checkpoint/error_text.h"
 #include "engine/checkpoint/file_kind.h"
+#include "engine/checkpoint/json_file.h"
 
 namespace mambad::checkpoint {
 namespace {
@@ -167,6 +168,22 @@ bool HasConfig(const std::string& folder) {
   return stat((folder + "/config.json").c_str(), &info) == 0;
 }
 
+// Whether the directory's reader takes its tensors from this file: whoever names one must not be
+// served another. An index that cannot be read is for that reader to explain.
+bool IsServedFrom(const DirectoryContents& contents, const std::string& name) {
+  if (contents.Has("model.safetensors")) return name == "model.safetensors";
+  constexpr char kIndex[] = "model.safetensors.index.json";
+  if (!contents.Has(kIndex))
+    return !name.starts_with("consolidated") && !name.starts_with("adapter");
+  const absl::StatusOr<nlohmann::json> index = ReadJsonFile(contents.PathOf(kIndex));
+  if (!index.ok()) return true;
+  const auto map = index->find("weight_map");
+  if (map == index->end() || !map->is_object()) return true;
+  return std::any_of(map->begin(), map->end(), [&](const nlohmann::json& file) {
+    return file == name || file == "./" + name;
+  });
+}
+
 // A file of a model directory stands for the directory.
 absl::StatusOr<ModelPlace> OfADirectory(const std::string& path, FileKind kind) {
   const std::string folder = FolderOf(path), name = path.substr(path.rfind('/') + 1);
@@ -179,11 +196,11 @@ absl::StatusOr<ModelPlace> OfADirectory(const std::string& path, FileKind kind) 
   if (kind == FileKind::kJson) return ModelPlace{false, folder};
   const absl::StatusOr<DirectoryContents> contents = DirectoryContents::Read(folder);
   if (!contents.ok()) return contents.status();
-  // The directory is served from model.safetensors, whatever else lies there.
-  if (contents->Has("model.safetensors") && name != "model.safetensors") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        path, ": one of several files of weights beside model.safetensors: give the directory ",
-        Quoted(folder), ", which is served from that one"));
+  if (!IsServedFrom(*contents, name)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": not among the files of weights that the directory ", Quoted(folder),
+                     " is served from: give the directory, or put this file into one of its own as "
+                     "model.safetensors, with its config.json"));
   }
   return ModelPlace{false, folder};
 }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/json_file.h"
@@ -12,6 +13,7 @@
 namespace mambad::checkpoint {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr char kBase[] = R"({"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
@@ -58,6 +60,9 @@ TEST(LlamaVariants, Qwen2HasThreeBiasesAndAWindowWhereItIsUsed) {
       "use_sliding_window": true, "max_window_layers": 4})");
   EXPECT_EQ(windowed.SlidingWindow(3), 0);
   EXPECT_EQ(windowed.SlidingWindow(4), 64);
+  // Llama's attention knows no window, whatever its file says.
+  EXPECT_EQ(Good(R"({"sliding_window": 64, "use_sliding_window": true})").attention.sliding_window,
+            0);
   // Whoever is silent means the class's own numbers.
   EXPECT_EQ(Good(R"({"model_type": "qwen2", "max_position_embeddings": null})").context_length,
             32768);
@@ -88,6 +93,34 @@ TEST(LlamaVariants, LayerTypesNameTheWindowedLayers) {
         std::string("\"full_attention\""), std::string("[\"full_attention\", \"chunked\"]")}) {
     EXPECT_THAT(Bad(with(list)), HasSubstr("layer_types")) << list;
   }
+}
+
+TEST(LlamaVariants, KeyValueHeadsOfASilentFileAreThoseOfItsClass) {
+  for (const auto& [type, expected] : {std::pair("llama", 64), std::pair("mistral", 8),
+                                       std::pair("qwen2", 32), std::pair("qwen3", 32)}) {
+    ConfigFiles files;
+    files.directory = "dir";
+    files.config = *ParseJsonObject("base", kBase);
+    files.config["model_type"] = type;
+    files.config["num_attention_heads"] = 64;
+    files.config["num_key_value_heads"] = nullptr;  // one for each head, whatever the class
+    const auto null = ReadModelConfig(files, {});
+    ASSERT_TRUE(null.ok()) << null.status();
+    EXPECT_EQ(null->attention.key_value_heads, 64) << type;
+    files.config.erase("num_key_value_heads");
+    const auto silent = ReadModelConfig(files, {});
+    ASSERT_TRUE(silent.ok()) << silent.status();
+    EXPECT_EQ(silent->attention.key_value_heads, expected) << type;
+  }
+}
+
+TEST(LlamaVariants, RefusesRotationsOfTheirOwnForKindsOfLayers) {
+  const auto refused = Read(R"({"rope_parameters": {
+      "full_attention": {"rope_type": "linear", "factor": 4, "rope_theta": 5e4},
+      "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}})");
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnimplemented) << refused.status();
+  EXPECT_THAT(std::string(refused.status().message()),
+              AllOf(HasSubstr("rope_parameters"), HasSubstr("full_attention")));
 }
 
 TEST(LlamaVariants, DynamicScalingReachesFurtherThanItsContext) {

@@ -118,6 +118,32 @@ TEST_F(ModelDirectory, UntiedHeadWithoutHead) {
   EXPECT_THAT(Error(), HasSubstr("lm_head.weight"));
 }
 
+TEST_F(ModelDirectory, ATiedHeadThatDiffersFromItsEmbeddingIsToldOf) {
+  for (const Family family : {Family::kLlama, Family::kMamba}) {
+    options_.family = family;
+    options_.tied_head = true;
+    std::vector<NamedTensor> tensors = support::DrawTensors(options_);
+    const auto embedding = std::find_if(tensors.begin(), tensors.end(), [](const auto& tensor) {
+      return tensor.name.find("embed") != std::string::npos;
+    });
+    ASSERT_NE(embedding, tensors.end());
+    NamedTensor head = *embedding;
+    head.name = "lm_head.weight";
+    tensors.push_back(head);
+    SaveTensors(tensors);
+    const auto equal = Checkpoint::Open(directory_.path());
+    ASSERT_TRUE(equal.ok()) << equal.status();
+    EXPECT_THAT((*equal)->config().warnings, ::testing::IsEmpty());
+    tensors.back().values[0] += 1;
+    SaveTensors(tensors);
+    const auto other = Checkpoint::Open(directory_.path());
+    ASSERT_TRUE(other.ok()) << other.status();
+    EXPECT_THAT((*other)->config().warnings,
+                ::testing::ElementsAre(AllOf(HasSubstr("config.json"), HasSubstr("lm_head.weight"),
+                                             HasSubstr("tie_word_embeddings"))));
+  }
+}
+
 TEST_F(ModelDirectory, MissingFiles) {
   Error(absl::StatusCode::kNotFound);
   Save();
@@ -160,8 +186,8 @@ TEST_F(Shards, NamesThatReachElsewhere) {
   Save();
   for (const char* name :
        {"../model.safetensors", "/etc/passwd", "/tmp/x.safetensors", "a/../../b.safetensors", "",
-        "a//b.safetensors", "a/.b.safetensors", "././b.safetensors",
-        ".safetensors", "..", "model.bin", "model.safetensors.index.json"}) {
+        "a//b.safetensors", "a/.b.safetensors", "././b.safetensors", ".safetensors", "..",
+        "model.bin", "model.safetensors.index.json"}) {
     nlohmann::json index = Index();
     index["weight_map"]["model.norm.weight"] = name;
     WriteIndex(index);
@@ -179,6 +205,25 @@ TEST_F(Shards, NamesThatReachElsewhere) {
     directory_.Write("model.safetensors.index.json", text);
     EXPECT_THAT(Error(), HasSubstr("index.json")) << text;
   }
+}
+
+TEST_F(Shards, AFileThatIsNotAmongThemIsNotServedByAnother) {
+  Save();
+  const std::string shard = Index()["weight_map"]["model.norm.weight"];
+  EXPECT_TRUE(Checkpoint::Open(directory_ / shard).ok());
+  const auto refused = [&](const std::string& name) {
+    std::filesystem::copy_file(directory_ / shard, directory_ / name);
+    EXPECT_TRUE(Checkpoint::Open(directory_.path()).ok());
+    const absl::Status status = Checkpoint::Open(directory_ / name).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr(name), HasSubstr("not among")));
+  };
+  refused("other.safetensors");
+  std::filesystem::remove(directory_ / "other.safetensors");
+  std::filesystem::remove(directory_ / "model.safetensors.index.json");
+  EXPECT_TRUE(Checkpoint::Open(directory_ / shard).ok());
+  refused("adapter_model.safetensors");
+  refused("consolidated.safetensors");
 }
 
 TEST_F(Shards, InFoldersBelow) {
@@ -255,6 +300,7 @@ TEST_F(ModelDirectory, WeightsThatAreNotSafetensors) {
   EXPECT_THAT(with("consolidated.00.pth"), HasSubstr("trainer convert"));
   EXPECT_THAT(with("tf_model.h5"), HasSubstr("not read"));
   EXPECT_THAT(with("model.onnx"), HasSubstr("not read"));
+  EXPECT_THAT(with("openvino_model.xml"), AllOf(HasSubstr("OpenVINO"), HasSubstr("safetensors")));
   EXPECT_THAT(with("model.safetensors.part"), HasSubstr("unfinished download"));
   EXPECT_THAT(with("README.md"), HasSubstr("a configuration without weights"));
 }
