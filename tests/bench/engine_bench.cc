@@ -2,11 +2,12 @@
 //
 //   engine_bench MODEL [--draft MODEL] [--sequences N] [--prompt N] [--tokens N] [--threads N]
 //                [--repeat N] [--repetitive]
+//                [--temperature T]
 //
-// N greedy requests of random prompts run together to their last token, plain and, where there is a
+// N requests of random prompts run together to their last token, plain and, where there is a
 // drafter, speculatively: both in turn, best and median of the repetitions, and their ratio.
-// --repetitive: prompts that repeat themselves, for prompt lookup. Text that random weights write
-// is no measure of acceptance; trained models' is.
+// --temperature: 0, greedy, unless given. --repetitive: prompts that repeat themselves, for prompt
+// lookup. Text that random weights write is no measure of acceptance; trained models' is.
 
 #include <algorithm>
 #include <chrono>
@@ -32,6 +33,7 @@ using Clock = std::chrono::steady_clock;
 
 struct Work {
   int sequences = 16, prompt = 16, tokens = 128, repeat = 5;
+  float temperature = 0;
   bool repetitive = false;
 };
 
@@ -67,6 +69,8 @@ Run Decode(EngineCore& core, const Work& work, SpeculationMode mode, RequestId* 
     request.stopping.max_tokens = work.tokens;
     request.stopping.ignore_eos = true;
     request.speculation.mode = mode;
+    request.sampling.temperature = work.temperature;
+    request.sampling.seed = static_cast<uint64_t>(s);
     absl::Status status = core.Validate(request);
     if (status.ok()) status = core.Admit((*next_id)++, std::move(request), sink, absl::Now());
     if (!status.ok()) Die(std::string(status.message()));
@@ -126,6 +130,8 @@ int Main(int argc, char** argv) {
       number(&options.threads);
     else if (argument == "--repeat")
       number(&work.repeat);
+    else if (argument == "--temperature")
+      work.temperature = std::strtof(value.c_str(), nullptr), ++i;
     else if (argument == "--repetitive")
       work.repetitive = true;
     else if (argument.rfind("--", 0) == 0)
@@ -135,7 +141,7 @@ int Main(int argc, char** argv) {
   }
   if (options.model.empty() || work.sequences < 1 || work.repeat < 1) {
     Die("usage: engine_bench MODEL [--draft MODEL] [--sequences N] [--prompt N] [--tokens N] "
-        "[--threads N] [--repeat N] [--repetitive]");
+        "[--threads N] [--repeat N] [--repetitive] [--temperature T]");
   }
   options.max_sequences = work.sequences;
   auto core = EngineCore::Open(options, nullptr);
