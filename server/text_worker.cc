@@ -23,14 +23,23 @@ constexpr absl::Duration kGiveBackAfter = absl::Milliseconds(500);
 
 double TextWorker::Lane::SecondsFor(int64_t more_bytes) const {
   const double each = bytes > 0 ? seconds / bytes : kSecondsAByte;
-  return each * static_cast<double>(more_bytes);
+  return each * static_cast<double>(more_bytes) / threads;
+}
+
+// Room for it comes when as much as it needs has been worked on; for who is refused after it, as
+// much later. No later than a full queue takes, for many who are refused never come back.
+absl::Duration TextWorker::Lane::RetryDelay(const TextJob& job, absl::Time now) {
+  const int64_t usual = queue.bytes() / std::max<int64_t>(1, queue.calls());
+  promised = std::max(promised, now) + absl::Seconds(SecondsFor(std::max(job.bytes, usual)));
+  promised = std::min(promised, now + absl::Seconds(SecondsFor(queue.bytes() + job.bytes)));
+  return promised - now;
 }
 
 TextWorker::TextWorker(const TextWorkerOptions& options, std::function<void(absl::Duration)> waited)
     : options_(options),
       waited_(std::move(waited)),
-      short_(options.short_texts),
-      long_(options.long_texts) {
+      short_(options.short_texts, options.threads),
+      long_(options.long_texts, 1) {
   for (int i = 0; i < options.threads; ++i) threads_.emplace_back([this] { Work(false); });
   threads_.emplace_back([this] { Work(true); });
 }
@@ -61,11 +70,7 @@ absl::Status TextWorker::Enqueue(const TextJobPointer& job) {
   } else {
     Lane& lane = LaneOf(*job);
     const absl::Status status = lane.queue.Add(job);
-    if (!status.ok()) {
-      // Room for it comes when as much as it needs has been worked on, and the work before it.
-      const int64_t needed = std::max(job->bytes, lane.queue.bytes() / std::max<int64_t>(1, lane.queue.calls()));
-      return ExhaustedError(status.message(), absl::Seconds(lane.SecondsFor(needed)));
-    }
+    if (!status.ok()) return ExhaustedError(status.message(), lane.RetryDelay(*job, job->queued));
   }
   news_.NotifyAll();  // not every thread takes every job
   return absl::OkStatus();
@@ -110,7 +115,7 @@ TextLoad TextWorker::Load() const {
   TextLoad load;
   load.waiting = static_cast<int>(short_.queue.calls() + long_.queue.calls());
   load.waiting_bytes = short_.queue.bytes() + long_.queue.bytes();
-  load.wait = absl::Seconds(short_.SecondsFor(short_.queue.bytes()) / options_.threads);
+  load.wait = absl::Seconds(short_.SecondsFor(short_.queue.bytes()));
   return load;
 }
 

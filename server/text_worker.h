@@ -65,11 +65,17 @@ class TextWorker {
 
  private:
   struct Lane {
-    explicit Lane(const TextQueueLimits& limits) : queue(limits) {}
+    Lane(const TextQueueLimits& limits, int threads) : queue(limits), threads(threads) {}
+    // Until all threads together have worked on so many bytes.
+    double SecondsFor(int64_t more_bytes) const;
+    // When one that was refused should come back. Each that is gets a place of its own.
+    absl::Duration RetryDelay(const TextJob& job, absl::Time now);
+
     TextQueue queue;
+    const int threads;
     // Of finished work, the older the less: what the pace is measured by.
     double seconds = 0, bytes = 0;
-    double SecondsFor(int64_t more_bytes) const;
+    absl::Time promised = absl::InfinitePast();  // the last place given away
   };
 
   absl::Status Enqueue(const TextJobPointer& job);

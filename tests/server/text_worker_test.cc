@@ -167,6 +167,36 @@ TEST_F(TextWorkerTest, NothingIsTakenAnyMoreOnceItDrains) {
   EXPECT_EQ(worker_.Submit(Job("a", 1)).code(), absl::StatusCode::kUnavailable);
 }
 
+// Seconds that a refusal names.
+int64_t RetryDelayOf(const absl::Status& refused) {
+  google::rpc::RetryInfo retry;
+  refused.ForEachPayload([&](absl::string_view, const absl::Cord& payload) {
+    EXPECT_TRUE(retry.ParseFromString(std::string(payload)));
+  });
+  return retry.retry_delay().seconds();
+}
+
+TEST_F(TextWorkerTest, WhoIsRefusedTogetherIsNotToldToComeBackTogether) {
+  Held();
+  constexpr int64_t kBytes = 100'000'000;  // 100 s, before anything was measured
+  for (int i = 0; i < 6; ++i) {
+    const TextJobPointer waits = Job(absl::StrCat(i), kBytes);
+    waits->run = [](const absl::Status&) {};
+    ASSERT_TRUE(worker_.Submit(waits).ok());
+  }
+  std::vector<int64_t> told;
+  for (int i = 0; i < 12; ++i) {
+    const absl::Status refused = worker_.Submit(Job(absl::StrCat("another ", i), 6 * kBytes));
+    ASSERT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+    told.push_back(RetryDelayOf(refused));
+  }
+  EXPECT_NEAR(told[0], 600, 2);
+  EXPECT_NEAR(told[1], 1200, 2);
+  // No longer than all that waits takes, and the one that asks.
+  EXPECT_NEAR(told[11], 1200, 2);
+  Release();
+}
+
 TEST_F(TextWorkerTest, ARefusedJobLetsGoOfItsCall) {
   Held();
   const auto call = std::make_shared<TextJobPointer>();  // which has its job, which has its call
@@ -180,11 +210,7 @@ TEST_F(TextWorkerTest, ARefusedJobLetsGoOfItsCall) {
   const absl::Status full = worker_.Submit(make(int64_t{1} << 29));
   EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
   // Before anything was measured, a microsecond for each byte that waits before it.
-  google::rpc::RetryInfo retry;
-  full.ForEachPayload([&](absl::string_view, const absl::Cord& payload) {
-    EXPECT_TRUE(retry.ParseFromString(std::string(payload)));
-  });
-  EXPECT_EQ(retry.retry_delay().seconds(), (int64_t{1} << 30) / 1000000);
+  EXPECT_EQ(RetryDelayOf(full), (int64_t{1} << 30) / 1000000);
   EXPECT_EQ(call.use_count(), 2);
   Release();
   worker_.Drain(absl::InfiniteFuture());
