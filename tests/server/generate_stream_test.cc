@@ -182,7 +182,9 @@ TEST(UnreadAnswersTest, WhoDoesNotReadIsAnsweredNoMore) {
   // What was refused were calls of the same connection: it is heard again once it has read.
   v1::GenerateResponse answer;
   for (auto& reader : readers) {
-    if (reader->Read(&answer)) EXPECT_TRUE(reader->Finish().ok());
+    if (reader->Read(&answer)) {
+      EXPECT_TRUE(reader->Finish().ok());
+    }
   }
   EXPECT_TRUE(ask(stub.get()).ok());
 }
