@@ -104,6 +104,9 @@ class EditingReader final : public LineReader {
     prompt_ = prompt;
     interrupted_ = false;
     std::fflush(stdout);
+    // Before the prompt is shown, and not after it as el_gets would: what is typed at the sight of
+    // the prompt must find the terminal as the editor needs it, or a Ctrl-D is lost.
+    el_set(editor_, EL_PREP_TERM, 1);
     el_resize(editor_);
     int length = 0;
     const char* line = el_gets(editor_, &length);

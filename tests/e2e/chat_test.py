@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 import unittest
 
@@ -68,13 +67,6 @@ class Terminal:
             if not ready or not self.read_some():
                 raise AssertionError(f"{pattern!r} was not shown: {self.shown[self.read_to:]!r}")
 
-    def wait_for_editor(self):
-        """Until the terminal hands over every key: it does so a moment after the prompt is shown."""
-        end = time.monotonic() + SECONDS
-        while termios.tcgetattr(self.terminal)[3] & termios.ICANON:
-            assert time.monotonic() < end, "the line editor did not begin"
-            time.sleep(0.001)
-
     def type(self, keys):
         os.write(self.terminal, keys.encode() if isinstance(keys, str) else keys)
 
@@ -113,7 +105,6 @@ class TerminalTest(ChatCase):
     def start(self, *arguments, **surroundings):
         terminal = Terminal(*self.command(*arguments), **surroundings)
         self.greeting = terminal.wait_for(r"^(.*?)\n> $").group(1)
-        terminal.wait_for_editor()
         return terminal
 
     def ask(self, terminal, text):
@@ -168,15 +159,12 @@ class TerminalTest(ChatCase):
         terminal.wait_for("half a line")
         terminal.type("\x03")
         terminal.wait_for("\n> ")  # dropped, nothing more
-        terminal.wait_for_editor()
         terminal.type("\x03")
         terminal.wait_for(r"Ctrl-C once more or Ctrl-D leaves[^\n]*\n> ")
         terminal.type("/reset\r")
         terminal.wait_for(r"new conversation\)\n> ")
-        terminal.wait_for_editor()
         terminal.type("\x03")
         terminal.wait_for("once more[^\n]*\n> ")
-        terminal.wait_for_editor()
         terminal.type("\x03")
         self.assertEqual(terminal.wait_end(), 130)
         self.assertNotIn("[a-z]{9}", terminal.shown)
