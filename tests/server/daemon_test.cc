@@ -301,29 +301,6 @@ TEST(DaemonProgramTest, SignalsOfOneMomentAreOne) {
   EXPECT_FALSE(IsSameSignal(first, first + kOneSignal));
 }
 
-// Callers who ask again as soon as they are refused: some call of theirs is nearly always open.
-TEST(DaemonTest, DrainDoesNotWaitForCallsThatItRefuses) {
-  ServerOptions options = TestDaemon::Options();
-  options.drain_timeout = absl::Hours(1);
-  TestDaemon daemon(options);
-  std::atomic<bool> over = false;
-  std::vector<std::thread> callers;
-  for (int i = 0; i < 64; ++i) {
-    callers.emplace_back([&] {
-      const auto stub = v1::Generation::NewStub(daemon.Channel());
-      while (!over) {
-        grpc::ClientContext context;
-        v1::GenerateResponse answer;
-        stub->GenerateOnce(&context, TextRequest("hello", 1), &answer);
-      }
-    });
-  }
-  auto drained = std::async(std::launch::async, [&] { daemon.daemon().Drain(); });
-  EXPECT_EQ(drained.wait_for(std::chrono::seconds(30)), std::future_status::ready);
-  over = true;
-  for (std::thread& caller : callers) caller.join();
-}
-
 TEST(DaemonTest, ConnectionsAreBounded) {
   ServerOptions options = TestDaemon::Options();
   options.max_connections = 2;
