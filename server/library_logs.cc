@@ -29,6 +29,12 @@ std::string Line(absl::string_view library, absl::string_view message, const cha
                       ")");
 }
 
+// The process ends next.
+void LogLast(RequestLog* log, const std::string& line) {
+  log->Error(line);
+  log->Flush(SteadyNow() + kLastLines);
+}
+
 void LogOfGrpc(gpr_log_func_args* arguments) {
   RequestLog* const log = destination.load();
   const std::string line = Line("grpc", arguments->message, arguments->file, arguments->line);
@@ -38,11 +44,9 @@ void LogOfGrpc(gpr_log_func_args* arguments) {
     case GPR_LOG_SEVERITY_INFO:
       return log->Info(line);
     case GPR_LOG_SEVERITY_ERROR:
-      log->Error(line);
       // GPR_ASSERT, which aborts next.
-      if (absl::StartsWith(arguments->message, "assertion failed"))
-        log->Flush(SteadyNow() + kLastLines);
-      return;
+      if (absl::StartsWith(arguments->message, "assertion failed")) return LogLast(log, line);
+      return log->Error(line);
   }
 }
 
@@ -58,9 +62,7 @@ void LogOfProtobuf(google::protobuf::LogLevel level, const char* file, int line_
     case google::protobuf::LOGLEVEL_ERROR:
       return log->Error(line);
     case google::protobuf::LOGLEVEL_FATAL:
-      log->Error(line);
-      log->Flush(SteadyNow() + kLastLines);
-      return;
+      return LogLast(log, line);
   }
 }
 
@@ -76,8 +78,7 @@ void LogOfAbseil(absl::LogSeverity severity, const char* file, int line_number,
     case absl::LogSeverity::kError:
       return log->Error(line);
     case absl::LogSeverity::kFatal:
-      log->Error(line);
-      log->Flush(SteadyNow() + kLastLines);
+      LogLast(log, line);
       std::abort();  // which Abseil leaves to its hook
   }
 }
@@ -115,8 +116,7 @@ void EndOfAbseil(const char* file, int line, const char*, const char* text, cons
       what = "an exception that nobody catches";
     }
   }
-  destination.load()->Error(what);
-  destination.load()->Flush(SteadyNow() + kLastLines);
+  LogLast(destination.load(), what);
   std::abort();
 }
 
