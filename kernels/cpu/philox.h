@@ -51,6 +51,11 @@ inline double ArrivalTime(uint32_t word, float weight) {
   return -std::log1p(-(static_cast<double>(word) + 0.5) * 0x1p-32) / static_cast<double>(weight);
 }
 
+// The same of one id by its name.
+inline double ArrivalTime(const RaceDraw& draw, int32_t id, float weight) {
+  return ArrivalTime(RaceWords(draw, static_cast<uint32_t>(id / 4))[id % 4], weight);
+}
+
 }  // namespace mambad::kernels
 
 #endif  // MAMBAD_KERNELS_CPU_PHILOX_H_

@@ -21,11 +21,7 @@ float LogProbability(const float* logits, int32_t token, int alternatives, int64
                                      ids + at, logprobs + at);
 }
 
-}  // namespace
-
 // ---- drafts -------------------------------------------------------------------------------------
-
-namespace {
 
 // Calls task(item, distribution) for each of `count` items: threads take items, or share each
 // item's vocabulary where there are too few items to go round.

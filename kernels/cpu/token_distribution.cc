@@ -73,11 +73,11 @@ TokenDistribution::TokenDistribution(float* memory, ThreadPool* pool, const Samp
       processed_(memory),
       weights_(memory + (int64_t{tables.padded_vocabulary} + 15) / 16 * 16),
       candidates_(reinterpret_cast<Candidate*>(weights_ + (weights_ - processed_))),
-      block_sums_(reinterpret_cast<double*>(memory + 5 * (weights_ - processed_))),
-      block_leaders_(reinterpret_cast<RaceLeader*>(block_sums_ + blocks_)) {}
+      block_maxima_(reinterpret_cast<double*>(memory + 5 * (weights_ - processed_))),
+      block_leaders_(reinterpret_cast<RaceLeader*>(block_maxima_ + blocks_)) {}
 
 template <typename Pass>
-void TokenDistribution::ForBlocks(ThreadPool* pool, const Pass& pass) {
+void TokenDistribution::ForBlocks(ThreadPool* pool, const Pass& pass) const {
   const auto some = [&](int64_t first, int64_t last, int) {
     for (int64_t block = first; block < last; ++block) {
       const int64_t begin = block * kVocabularyBlock;
@@ -89,16 +89,6 @@ void TokenDistribution::ForBlocks(ThreadPool* pool, const Pass& pass) {
   } else {
     pool->Split(blocks_, 1, some);
   }
-}
-
-template <typename Pass>
-double TokenDistribution::SumBlocks(ThreadPool* pool, const Pass& pass) {
-  ForBlocks(pool, [&](int64_t block, int64_t begin, int64_t count) {
-    block_sums_[block] = pass(begin, count);
-  });
-  double total = 0;
-  for (int64_t block = 0; block < blocks_; ++block) total += block_sums_[block];
-  return total;
 }
 
 // The row's logits after bias, penalties and masks: the logits themselves where nothing changes
@@ -133,9 +123,9 @@ const float* TokenDistribution::Process(const RowContext& row) {
 
 float TokenDistribution::Maximum(const float* x) {
   ForBlocks(nullptr, [&](int64_t block, int64_t begin, int64_t count) {
-    block_sums_[block] = HWY_DYNAMIC_DISPATCH(BlockMaximum)(x + begin, count);
+    block_maxima_[block] = HWY_DYNAMIC_DISPATCH(BlockMaximum)(x + begin, count);
   });
-  return static_cast<float>(*std::max_element(block_sums_, block_sums_ + blocks_));
+  return static_cast<float>(*std::max_element(block_maxima_, block_maxima_ + blocks_));
 }
 
 int32_t TokenDistribution::Fallback(const RowContext& row) const {
@@ -155,7 +145,7 @@ int32_t TokenDistribution::Fallback(const RowContext& row) const {
 // The lowest id whose number is `maximum`, which Maximum(x) has just given.
 int32_t TokenDistribution::FirstOf(const float* x, float maximum) const {
   const int64_t block =
-      std::find(block_sums_, block_sums_ + blocks_, double{maximum}) - block_sums_;
+      std::find(block_maxima_, block_maxima_ + blocks_, double{maximum}) - block_maxima_;
   return static_cast<int32_t>(
       HWY_DYNAMIC_DISPATCH(FindAbove)(x, block * kVocabularyBlock, vocabulary_, maximum, true));
 }
@@ -169,10 +159,12 @@ void TokenDistribution::Weigh(const float* x, float maximum, float temperature, 
   });
 }
 
-double TokenDistribution::Total(const float* weights) {
-  return SumBlocks(nullptr, [&](int64_t begin, int64_t count) {
-    return HWY_DYNAMIC_DISPATCH(BlockSum)(weights + begin, count);
+double TokenDistribution::Total(const float* weights) const {
+  double total = 0;
+  ForBlocks(nullptr, [&](int64_t, int64_t begin, int64_t count) {
+    total += HWY_DYNAMIC_DISPATCH(BlockSum)(weights + begin, count);
   });
+  return total;
 }
 
 void TokenDistribution::Compute(const RowContext& row) {
@@ -235,7 +227,7 @@ int32_t TokenDistribution::RaceOfCandidates(const RaceDraw& draw) const {
   RaceLeader leader;
   for (int64_t i = 0; i < candidate_count_; ++i) {
     const auto [logit, weight, id] = candidates_[i];
-    leader.Meet({ArrivalTime(RaceWords(draw, static_cast<uint32_t>(id / 4))[id % 4], weight), id});
+    leader.Meet({ArrivalTime(draw, id, weight), id});
   }
   return leader.id;
 }
@@ -244,9 +236,7 @@ int32_t TokenDistribution::RaceOfCandidates(const RaceDraw& draw) const {
 // the blocks' first ones among themselves.
 int32_t TokenDistribution::RaceOfVocabulary(const RaceDraw& draw) {
   RaceLeader leader;
-  leader.Meet({ArrivalTime(RaceWords(draw, static_cast<uint32_t>(likeliest_ / 4))[likeliest_ % 4],
-                           weights_[likeliest_]),
-               likeliest_});
+  leader.Meet({ArrivalTime(draw, likeliest_, weights_[likeliest_]), likeliest_});
   ForBlocks(pool_, [&](int64_t block, int64_t begin, int64_t count) {
     block_leaders_[block] = leader;
     HWY_DYNAMIC_DISPATCH(BlockRace)
@@ -257,13 +247,9 @@ int32_t TokenDistribution::RaceOfVocabulary(const RaceDraw& draw) {
 }
 
 void TokenDistribution::Probabilities(float* p) const {
-  if (certain_) {
+  if (certain_ || candidate_count_ > 0) {
     std::fill(p, p + vocabulary_, 0.0f);
-    p[likeliest_] = 1;
-    return;
-  }
-  if (candidate_count_ > 0) {
-    std::fill(p, p + vocabulary_, 0.0f);
+    if (certain_) p[likeliest_] = 1;
     for (int64_t i = 0; i < candidate_count_; ++i) p[candidates_[i].id] = candidates_[i].weight;
   } else {
     std::copy(weights_, weights_ + vocabulary_, p);

@@ -70,18 +70,15 @@ class TokenDistribution {
 
  private:
   template <typename Pass>
-  void ForBlocks(ThreadPool* pool, const Pass& pass);  // pass(block, begin, count)
-  template <typename Pass>
-  double SumBlocks(ThreadPool* pool,
-                   const Pass& pass);  // pass(begin, count) -> double; kept in block_sums_
+  void ForBlocks(ThreadPool* pool, const Pass& pass) const;  // pass(block, begin, count)
   void Compute(const RowContext& row);
   void ComputeMostLikely(const RowContext& row, const float* x);
   const float* Process(const RowContext& row);
-  float Maximum(const float* x);  // maxima of blocks are kept in block_sums_
+  float Maximum(const float* x);  // those of blocks are kept in block_maxima_
   int32_t FirstOf(const float* x, float maximum) const;
   int32_t Fallback(const RowContext& row) const;
   void Weigh(const float* x, float maximum, float temperature, float* weights);
-  double Total(const float* weights);
+  double Total(const float* weights) const;
   int64_t CollectMostLikely(const float* x, int64_t wanted);
   int64_t CollectHeavy(const float* x, float least_weight);
   int64_t SelectMass(int64_t count, double mass);
@@ -95,7 +92,7 @@ class TokenDistribution {
   float* const processed_;           // [V] logits after bias, penalties and masks
   float* const weights_;             // [V] p, not normalised
   Candidate* const candidates_;      // [V]
-  double* const block_sums_;         // [blocks_]
+  double* const block_maxima_;       // [blocks_]
   RaceLeader* const block_leaders_;  // [blocks_]
   // What Compute left: all mass on likeliest_; or the first candidates; or weights_.
   bool certain_ = false;
