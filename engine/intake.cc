@@ -15,9 +15,11 @@ constexpr absl::Duration kShortest = absl::Milliseconds(10), kLongest = absl::Mi
 constexpr size_t kLongestLine = 4096;
 // Who is late by half of what it was told and this is out of the line.
 constexpr absl::Duration kPatience = absl::Milliseconds(200);
-// The same request again, after less than half of what its caller was told and less than this, is
-// another caller's: of a burst.
+// The same request again, before half of what its caller was told is over and within this of the
+// time when it first was refused, is another caller's: of a burst.
 constexpr absl::Duration kBurst = absl::Milliseconds(50);
+// Who still asks after this without a pause is one caller, whatever it was taken for at first.
+constexpr absl::Duration kPersistence = absl::Milliseconds(100);
 constexpr double kReturnWeight = 0.05;  // of one caller in the share of those who come back
 constexpr double kMargin = 1.2;         // rather after than before
 
@@ -117,12 +119,21 @@ void Intake::ForgetLate(absl::Time now) {
 }
 
 bool Intake::Recognize(size_t key, absl::Time now, Outside* caller) {
+  const auto as_told = [&](const Outside& other) {
+    return now - other.told >= (other.due - other.told) / 2;
+  };
   const auto known = std::find_if(line_.begin(), line_.end(), [&](const Outside& other) {
-    return other.key == key && now - other.told >= std::min((other.due - other.told) / 2, kBurst);
+    return other.key == key && (as_told(other) || now - other.since >= kBurst);
   });
   if (known == line_.end()) return false;
   caller->since = known->since;
-  line_.erase(known);
+  if (as_told(*known) || now - known->since < kPersistence) {
+    line_.erase(known);
+  } else {
+    line_.erase(
+        std::remove_if(known, line_.end(), [&](const Outside& other) { return other.key == key; }),
+        line_.end());
+  }
   return true;
 }
 

@@ -8,8 +8,7 @@
 //   - who comes back and finds no room keeps its place in the line;
 //   - who asks long before it was told to is no other caller, and takes no second place;
 //   - who has not come back in time is out of the line. Of late it was such a share of all that
-//   came
-//     back, and the line is taken to be as much shorter.
+//     came back, and the line is taken to be as much shorter.
 
 #ifndef MAMBAD_ENGINE_INTAKE_H_
 #define MAMBAD_ENGINE_INTAKE_H_

@@ -51,7 +51,7 @@ class QueueSimulation {
     kGoesAway,      // for good
     kReturns,       // when it was told to, again and again until it is let in
     kStandsInLine,  // asks as soon as there is room, after those who were refused before
-    kAsksOften,     // every 50 ms, whatever it was told
+    kAsksOften,     // every asking_seconds, whatever it was told
   };
 
   explicit QueueSimulation(EngineOptions options, const std::string& model = "mamba") {
@@ -66,6 +66,8 @@ class QueueSimulation {
 
   // Of a step: this, and so much more a row.
   double step_seconds = 0.010, row_seconds = 0.0005;
+  // Between two times that kAsksOften asks.
+  double asking_seconds = 0.05;
 
   EngineCore& core() { return *core_; }
   double Uniform() { return (static_cast<double>(random_()) + 0.5) / 4294967296.0; }
@@ -195,7 +197,7 @@ class QueueSimulation {
       caller.refusals.push_back({when, hint});
     if (caller.refused == Refused::kReturns) events_.emplace(when + hint, index);
     if (caller.refused == Refused::kAsksOften)
-      events_.emplace(when + absl::Milliseconds(50), index);
+      events_.emplace(when + absl::Seconds(asking_seconds), index);
     if (caller.refused == Refused::kGoesAway) gone_.push_back(index);
     if (caller.refused == Refused::kStandsInLine) line_.push_back(index);
   }

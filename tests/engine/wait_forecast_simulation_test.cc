@@ -101,6 +101,14 @@ TEST_F(Hints, OfAThreefoldLoadWhoseCallersAskAllTheTime) {
   Expect();
 }
 
+TEST_F(Hints, OfAThreefoldLoadWhoseCallersAskWithoutPause) {
+  Open();
+  simulation_->asking_seconds = 0.005;
+  WarmUp();
+  Poisson(10, 20, 27, Refused::kAsksOften, Ordinary());
+  Expect();
+}
+
 TEST_P(HintsInTheLine, OfABurst) {
   Open();
   WarmUp();
