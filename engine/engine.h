@@ -32,7 +32,10 @@ struct ModelInfo {
   std::string family;  // "llama", "mamba", "mamba2", "hybrid"
   std::string path;
   std::string weight_type;  // "float32", "bfloat16"
-  std::string fingerprint;
+  std::string fingerprint;  // of configuration and weights: engine/checkpoint/model_fingerprint.h
+  // By what rules it is computed (kernels::Backend::Numerics). With equal fingerprints and numerics
+  // equal requests have equal answers, on every machine.
+  std::string numerics;
   int64_t parameters = 0;
   int64_t weight_bytes = 0;
   int layers = 0, attention_layers = 0, width = 0, vocabulary = 0;

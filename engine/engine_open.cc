@@ -39,7 +39,7 @@ const char* FamilyName(checkpoint::Family family) {
 }
 
 ModelInfo Describe(const std::string& path, const Checkpoint& checkpoint, const Model& model,
-                   const StatePool& state, int64_t context) {
+                   const StatePool& state, int64_t context, const kernels::Backend& backend) {
   const ModelConfig& config = checkpoint.config();
   ModelInfo info;
   info.family = FamilyName(config.family);
@@ -47,6 +47,7 @@ ModelInfo Describe(const std::string& path, const Checkpoint& checkpoint, const 
   info.weight_type =
       model.weights().type() == kernels::ElementType::kFloat32 ? "float32" : "bfloat16";
   info.fingerprint = checkpoint.fingerprint();
+  info.numerics = backend.Numerics(model.weights().type());
   info.parameters = model.weights().parameters();
   info.weight_bytes = model.weights().bytes();
   info.layers = config.layers;
@@ -265,8 +266,8 @@ absl::Status EngineCore::LoadModels(const ModelFiles& files) {
   if (!model.ok()) return model.status();
   target_ = *std::move(model);
   target_state_ = std::make_unique<StatePool>(target_->weights().blocks(), shape, *backend_);
-  ModelInfo model_info =
-      Describe(options.model, *files.target, *target_, *target_state_, options.max_context);
+  ModelInfo model_info = Describe(options.model, *files.target, *target_, *target_state_,
+                                  options.max_context, *backend_);
   // What the texts' files had to add.
   model_info.eos_ids = std::move(facts_.model.eos_ids);
   model_info.most_stop_token_ids = facts_.model.most_stop_token_ids;
@@ -279,8 +280,8 @@ absl::Status EngineCore::LoadModels(const ModelFiles& files) {
   draft_ = *std::move(model);
   shape.keeps_working = true;
   draft_state_ = std::make_unique<StatePool>(draft_->weights().blocks(), shape, *backend_);
-  facts_.draft_model =
-      Describe(options.draft_model, *files.draft, *draft_, *draft_state_, options.max_context);
+  facts_.draft_model = Describe(options.draft_model, *files.draft, *draft_, *draft_state_,
+                                options.max_context, *backend_);
   if (facts_.draft_model->parameters > facts_.model.parameters) {
     AddWarnings(
         {absl::StrCat("draft_model: ", options.draft_model, " has ", facts_.draft_model->parameters,
@@ -374,9 +375,9 @@ void EngineCore::ChooseContext(const ModelConfig& config) {
   if (!config.HasMixer(checkpoint::MixerKind::kAttention)) return;
   options.max_context = std::min(options.max_context, LongestContext(options));
   if (options.max_context == claimed) return;
-  AddWarnings({absl::StrCat(options.model, ": its files claim a context of ", claimed, " tokens, ",
-                            options.max_context, " are served, the most with batching.max_sequences ",
-                            options.max_sequences)});
+  AddWarnings({absl::StrCat(
+      options.model, ": its files claim a context of ", claimed, " tokens, ", options.max_context,
+      " are served, the most with batching.max_sequences ", options.max_sequences)});
 }
 
 // The cache's room, chosen or given, and with it how long a sequence may get.

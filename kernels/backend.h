@@ -352,8 +352,11 @@ struct RoundShape {
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual std::string Description()
-      const = 0;  // device and instruction set, for logs and benchmarks
+  // Device and instruction set, for logs and benchmarks.
+  virtual std::string Description() const = 0;
+  // By what rules a model whose matrices are `weights` is computed: equal tags, equal weights and
+  // equal calls give equal bits, on every machine. "cpu-avx2/weights-bf16/activations-f32/kv-f32"
+  virtual std::string Numerics(ElementType weights) const = 0;
 
   // Why this device may be slower than it could be, here and now: lines for the operator, with the
   // setting to change. Mostly empty.

@@ -78,12 +78,13 @@ void GenerateStream::TokenizeAndSubmit(Engine* engine, PreparedGenerate prepared
 }
 
 absl::Status GenerateStream::Submit(Engine* engine, PreparedGenerate prepared) {
+  AnswerReceipts receipts(engine->model(), prepared.request);
   {
     MutexLock lock(&mutex_);
+    receipts_ = std::move(receipts);
     samples_.resize(static_cast<size_t>(prepared.request.output.samples));
     samples_left_ = samples_.size();
     stream_interval_ = prepared.stream_interval;
-    seed_ = prepared.request.sampling.seed;
     tokenizer_ = engine->tokenizer();
   }
   return ticket_.Submit(engine, std::move(prepared.request), shared_from_this());
@@ -108,7 +109,7 @@ bool GenerateStream::OnEvent(const TokenEvent& event) {
     record_.OnEvent(event);
     Sample& sample = samples_[static_cast<size_t>(event.index)];
     if (!broken_) {
-      AppendEvent(event, seed_, tokenizer_, &sample.pending);
+      AppendEvent(event, tokenizer_, &receipts_, &sample.pending);
       sample.pending_tokens += static_cast<int>(event.tokens.size());
       sample.has_pending = true;
       pending_bytes_ += EventBytes(event);

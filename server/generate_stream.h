@@ -1,12 +1,12 @@
 // One streaming Generate call: a write reactor with one write in flight, and the sink of its engine
 // request.
 //
-// Life: Start reads and checks the request -> a text worker tokenizes, where there is text -> engine
-// events become messages -> when every sample has ended and all is written: Finish -> OnDone. While
-// a write is in flight, further events coalesce into one pending message a sample; beyond
-// `max_pending_bytes` the engine is told to pause, and told to go on when the writes have caught up.
-// Whoever lets it pause, or takes nothing of an answer that is made, for the stall timeout
-// (ReadingTime) is cancelled, and what lay there for him is free.
+// Life: Start reads and checks the request -> a text worker tokenizes, where there is text ->
+// engine events become messages -> when every sample has ended and all is written: Finish ->
+// OnDone. While a write is in flight, further events coalesce into one pending message a sample;
+// beyond `max_pending_bytes` the engine is told to pause, and told to go on when the writes have
+// caught up. Whoever lets it pause, or takes nothing of an answer that is made, for the stall
+// timeout (ReadingTime) is cancelled, and what lay there for him is free.
 
 #ifndef MAMBAD_SERVER_GENERATE_STREAM_H_
 #define MAMBAD_SERVER_GENERATE_STREAM_H_
@@ -23,6 +23,7 @@
 #include "engine/mutex.h"
 #include "engine/request.h"
 #include "mambad/v1/generation.pb.h"
+#include "server/answer_receipts.h"
 #include "server/call_environment.h"
 #include "server/request_conversion.h"
 #include "server/stall_timer.h"
@@ -100,7 +101,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   size_t samples_left_ ABSL_GUARDED_BY(mutex_) = 1;
   size_t next_sample_ ABSL_GUARDED_BY(mutex_) = 0;  // whose turn it is to be written
   int stream_interval_ ABSL_GUARDED_BY(mutex_) = 1;
-  uint64_t seed_ ABSL_GUARDED_BY(mutex_) = 0;
+  AnswerReceipts receipts_ ABSL_GUARDED_BY(mutex_);
   const text::Tokenizer* tokenizer_ ABSL_GUARDED_BY(mutex_) = nullptr;
   int64_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;

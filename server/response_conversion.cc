@@ -2,7 +2,6 @@
 
 #include <string>
 
-
 namespace mambad::server {
 namespace {
 
@@ -18,14 +17,15 @@ void FillSpeculation(const SpeculationReport& report, v1::SpeculationReport* wir
   wire->set_verify_us(report.verify_microseconds);
 }
 
-void FillCompletion(const TokenEvent& event, uint64_t seed, v1::Completion* wire) {
+void FillCompletion(const TokenEvent& event, AnswerReceipts* receipts, v1::Completion* wire) {
   wire->set_finish_reason(WireFinishReason(event.finish));
   if (event.matched_stop_id.has_value()) {
     wire->set_stop_token_id(*event.matched_stop_id);
   } else if (!event.matched_stop.empty()) {
     wire->set_stop_string(event.matched_stop);
   }
-  wire->set_seed(seed);
+  wire->set_seed(receipts->seed());
+  receipts->Fill(event.index, wire->mutable_receipt());
   if (!event.stats.has_value()) return;
   FillUsage(*event.stats, wire->mutable_usage());
   FillTiming(*event.stats, wire->mutable_timing());
@@ -37,6 +37,7 @@ void FillModel(const ModelInfo& info, v1::Model* wire) {
   wire->set_path(info.path);
   wire->set_weight_type(info.weight_type);
   wire->set_fingerprint(info.fingerprint);
+  wire->set_numerics(info.numerics);
   wire->set_parameters(info.parameters);
   wire->set_weight_bytes(info.weight_bytes);
   wire->set_layers(info.layers);
@@ -87,8 +88,9 @@ void FillTiming(const RequestStats& stats, v1::Timing* wire) {
   wire->set_total_us(stats.total_microseconds);
 }
 
-void AppendEvent(const TokenEvent& event, uint64_t seed, const text::Tokenizer* tokenizer,
-                 v1::GenerateResponse* message) {
+void AppendEvent(const TokenEvent& event, const text::Tokenizer* tokenizer,
+                 AnswerReceipts* receipts, v1::GenerateResponse* message) {
+  receipts->Add(event);
   message->set_index(event.index);
   message->mutable_text()->append(event.text);
   message->mutable_token_ids()->Add(event.tokens.begin(), event.tokens.end());
@@ -97,7 +99,7 @@ void AppendEvent(const TokenEvent& event, uint64_t seed, const text::Tokenizer* 
   for (const TokenLogprob& logprob : event.prompt_logprobs)
     AppendLogprob(logprob, tokenizer, message->add_prompt_logprobs());
   if (event.finish != FinishReason::kNone)
-    FillCompletion(event, seed, message->mutable_completion());
+    FillCompletion(event, receipts, message->mutable_completion());
 }
 
 int64_t EventBytes(const TokenEvent& event) {

@@ -9,14 +9,15 @@
 #include "absl/strings/string_view.h"
 #include "engine/engine.h"
 #include "mambad/v1/generation.pb.h"
+#include "server/answer_receipts.h"
 #include "server/text_worker.h"
 
 namespace mambad::server {
 
-// Adds the news of `event` to what `message` already holds of the same sample. `seed`: of the whole
-// request. `tokenizer`: of the model, nullptr when it has none.
-void AppendEvent(const TokenEvent& event, uint64_t seed, const text::Tokenizer* tokenizer,
-                 v1::GenerateResponse* message);
+// Adds the news of `event` to what `message` already holds of the same sample. `receipts`: of the
+// whole request. `tokenizer`: of the model, nullptr when it has none.
+void AppendEvent(const TokenEvent& event, const text::Tokenizer* tokenizer,
+                 AnswerReceipts* receipts, v1::GenerateResponse* message);
 
 // A part of AppendEvent that scoring uses too.
 void AppendLogprob(const TokenLogprob& logprob, const text::Tokenizer* tokenizer,

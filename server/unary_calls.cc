@@ -56,7 +56,7 @@ absl::Status UnaryEngineCall::Submit(Engine* engine, Request request) {
     MutexLock lock(&mutex_);
     samples_left_ = request.output.samples;
   }
-  Begun(request);
+  Begun(*engine, request);
   return ticket_.Submit(engine, std::move(request),
                         std::static_pointer_cast<UnaryEngineCall>(shared_from_this()));
 }
@@ -126,13 +126,13 @@ absl::StatusOr<std::vector<TokenId>> GenerateOnceCall::ReadPrompt(const Engine& 
   return prompt;
 }
 
-void GenerateOnceCall::Begun(const Request& request) {
+void GenerateOnceCall::Begun(const Engine& engine, const Request& request) {
   for (int i = 1; i < request.output.samples; ++i) response_.add_further_samples();
-  seed_ = request.sampling.seed;
+  receipts_ = AnswerReceipts(engine.model(), request);
 }
 
 void GenerateOnceCall::Gather(const TokenEvent& event) {
-  AppendEvent(event, seed_, tokenizer_,
+  AppendEvent(event, tokenizer_, &receipts_,
               event.index == 0 ? &response_ : response_.mutable_further_samples(event.index - 1));
 }
 
@@ -142,8 +142,8 @@ grpc::ServerUnaryReactor* ScoreCall::Start(CallEnvironment* environment,
                                            grpc::CallbackServerContext* context,
                                            const grpc::ByteBuffer* request,
                                            grpc::ByteBuffer* response) {
-  return Launch(
-      std::shared_ptr<UnaryCall>(new ScoreCall(environment, context, response, "Score")), request);
+  return Launch(std::shared_ptr<UnaryCall>(new ScoreCall(environment, context, response, "Score")),
+                request);
 }
 
 absl::StatusOr<Request> ScoreCall::Prepare(grpc::ByteBuffer* bytes, const Engine& engine,
@@ -164,7 +164,7 @@ absl::StatusOr<std::vector<TokenId>> ScoreCall::ReadPrompt(const Engine& engine,
   return prompt;
 }
 
-void ScoreCall::Begun(const Request& request) {
+void ScoreCall::Begun(const Engine& /*engine*/, const Request& request) {
   response_.mutable_token_ids()->Add(request.prompt.begin(), request.prompt.end());
   response_.set_from(*request.score_from);
 }

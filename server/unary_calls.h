@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "engine/request.h"
 #include "mambad/v1/generation.pb.h"
+#include "server/answer_receipts.h"
 #include "server/unary_call.h"
 #include "server/wire_bytes.h"
 
@@ -38,7 +39,7 @@ class UnaryEngineCall : public UnaryCall, public EventSink {
                                                           const v1::Limits& limits,
                                                           const std::atomic<bool>& over) = 0;
   // Before Submit.
-  virtual void Begun(const Request& request) = 0;
+  virtual void Begun(const Engine& engine, const Request& request) = 0;
   // With mutex_ held: takes what is wanted of the event.
   virtual void Gather(const TokenEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
   // After the last event, when nobody else touches it any more: the answer, which then lies in
@@ -75,14 +76,14 @@ class GenerateOnceCall final : public UnaryEngineCall {
   bool has_text() const override;
   absl::StatusOr<std::vector<TokenId>> ReadPrompt(const Engine& engine, const v1::Limits& limits,
                                                   const std::atomic<bool>& over) override;
-  void Begun(const Request& request) override;
+  void Begun(const Engine& engine, const Request& request) override;
   void Gather(const TokenEvent& event) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   grpc::ByteBuffer TakeAnswer() override { return TakeMessage(&response_); }
 
   // Written before Submit, read by events after it.
   v1::GenerateRequest request_;
   v1::GenerateResponse response_;
-  uint64_t seed_ = 0;
+  AnswerReceipts receipts_;
   const text::Tokenizer* tokenizer_ = nullptr;
 };
 
@@ -101,7 +102,7 @@ class ScoreCall final : public UnaryEngineCall {
   bool has_text() const override;
   absl::StatusOr<std::vector<TokenId>> ReadPrompt(const Engine& engine, const v1::Limits& limits,
                                                   const std::atomic<bool>& over) override;
-  void Begun(const Request& request) override;
+  void Begun(const Engine& engine, const Request& request) override;
   void Gather(const TokenEvent& event) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   grpc::ByteBuffer TakeAnswer() override { return TakeMessage(&response_); }
 

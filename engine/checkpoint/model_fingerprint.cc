@@ -1,17 +1,12 @@
 #include "engine/checkpoint/model_fingerprint.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cstdlib>
-#include <memory>
 #include <thread>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/string_view.h"
+#include "engine/digest/sha256.h"
 
 namespace mambad::checkpoint {
 namespace {
@@ -19,35 +14,7 @@ namespace {
 constexpr size_t kPieceBytes = size_t{8} << 20;
 constexpr unsigned kMostThreads = 16;
 
-using Digest = std::array<unsigned char, 32>;
-
-class Sha256 {
- public:
-  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
-    // Only for want of memory, or in an OpenSSL without SHA-256.
-    if (context_ == nullptr || EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) != 1) {
-      std::abort();
-    }
-  }
-  void Add(const void* data, size_t bytes) { EVP_DigestUpdate(context_.get(), data, bytes); }
-  void AddNumber(uint64_t number) {
-    unsigned char bytes[8];
-    for (int i = 0; i < 8; ++i) bytes[i] = static_cast<unsigned char>(number >> (8 * i));
-    Add(bytes, sizeof(bytes));
-  }
-  void AddText(const std::string& text) {
-    AddNumber(text.size());
-    Add(text.data(), text.size());
-  }
-  Digest Finish() {
-    Digest digest;
-    EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr);
-    return digest;
-  }
-
- private:
-  std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_;
-};
+using Digest = Sha256::Digest;
 
 // The digests of all pieces, in order.
 std::vector<Digest> HashPieces(const std::vector<absl::Span<const std::byte>>& pieces) {
@@ -96,9 +63,7 @@ std::string ModelFingerprint(const std::string& configuration,
       sum.Add(digests[piece].data(), digests[piece].size());
     }
   }
-  const Digest digest = sum.Finish();
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
+  return sum.FinishAsDigits();
 }
 
 }  // namespace mambad::checkpoint

@@ -13,6 +13,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/gate.h"
+#include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/machine.h"
 #include "kernels/cpu/memory.h"
@@ -120,6 +121,14 @@ class CpuBackend : public Backend {
   std::string Description() const override {
     return "CPU, " + LinearInstructionSet() + ", " + std::to_string(pool_.threads()) +
            (pool_.threads() == 1 ? " thread" : " threads");
+  }
+
+  std::string Numerics(ElementType weights) const override {
+    const bool float32 = weights == ElementType::kFloat32;
+    const bool rounds = !float32 && RoundsActivations(linear_settings_);
+    return std::string("cpu-") + NumericsName(ActiveInstructionSet()) +
+           (float32 ? "/weights-f32" : "/weights-bf16") +
+           (rounds ? "/activations-bf16" : "/activations-f32") + "/kv-f32";
   }
 
   std::vector<std::string> Warnings() const override { return ThreadWarnings(pool_.threads()); }

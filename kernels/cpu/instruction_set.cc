@@ -41,6 +41,23 @@ const char* Name(InstructionSet set) {
   return "baseline";
 }
 
+const char* NumericsName(InstructionSet set) {
+  switch (set) {
+    case InstructionSet::kBaseline:
+      break;
+    case InstructionSet::kAvx2:
+      return "avx2";
+    case InstructionSet::kAvx512:
+    case InstructionSet::kAvx512Bfloat16:
+      return "avx512";
+  }
+#if HWY_ARCH_X86
+  return "sse4";
+#else
+  return "baseline";
+#endif
+}
+
 std::vector<InstructionSet> AvailableInstructionSets() {
   std::vector<InstructionSet> sets = {InstructionSet::kBaseline};
 #if HWY_ARCH_X86

@@ -12,6 +12,9 @@ namespace mambad::kernels {
 enum class InstructionSet { kBaseline, kAvx2, kAvx512, kAvx512Bfloat16 };
 
 const char* Name(InstructionSet set);
+// Of the rules by which it computes: sets with one name give the same bits, where no activations
+// are rounded.
+const char* NumericsName(InstructionSet set);
 
 // The sets that this machine, its operating system and this build can run, lowest first. Not
 // empty; not affected by LimitInstructionSet.

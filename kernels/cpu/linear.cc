@@ -209,6 +209,10 @@ LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns) {
   return scratch;
 }
 
+bool RoundsActivations(const LinearSettings& settings) {
+  return settings.bfloat16_activations && ActiveKernels().bfloat16_pairs != nullptr;
+}
+
 void Linear(ThreadPool& pool, const WeightMatrix& weights, const RowsView& x,
             const NormWeights* norm, const RowsView& y, LinearOutput output,
             const LinearSettings& settings, LinearScratch& scratch, const float* bias) {

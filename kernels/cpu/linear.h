@@ -38,6 +38,9 @@ struct LinearSettings {
   bool bfloat16_activations = false;
 };
 
+// Whether that is done here.
+bool RoundsActivations(const LinearSettings& settings);
+
 // y [R, rows] (=, +=) W x [R, columns], then += bias [rows] unless that is nullptr. With `norm`,
 // each row of x is RMS-normalised on the way in. Split over threads by output rows.
 void Linear(ThreadPool& pool, const WeightMatrix& weights, const RowsView& x,

@@ -80,11 +80,14 @@ void AnswerPrinter::Add(const v1::GenerateResponse& message) {
 }
 
 void AnswerPrinter::AddWhole(const v1::GenerateResponse& answer) {
-  if (options_.json) return PrintJson(answer);
   v1::GenerateResponse first = answer;
   first.clear_further_samples();
-  Add(first);
-  for (const v1::GenerateResponse& sample : answer.further_samples()) Add(sample);
+  const auto add = [this](const v1::GenerateResponse& sample) {
+    options_.json ? Gather(sample) : Add(sample);
+  };
+  add(first);
+  for (const v1::GenerateResponse& sample : answer.further_samples()) add(sample);
+  if (options_.json) PrintJson(answer);
 }
 
 void AnswerPrinter::PrintText(const v1::GenerateResponse& part) {

@@ -37,6 +37,7 @@ class AnswerPrinter {
 
   bool begun() const { return begun_; }                              // something has come
   const v1::GenerateResponse& first() const { return samples_[0]; }  // sample 0, as far as it came
+  const std::vector<v1::GenerateResponse>& samples() const { return samples_; }  // likewise
 
  private:
   void Gather(const v1::GenerateResponse& message);

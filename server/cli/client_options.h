@@ -11,6 +11,7 @@ namespace mambad::cli {
 inline constexpr int kExitGood = 0;
 inline constexpr int kExitFailed = 1;         // no server, or the call failed
 inline constexpr int kExitBadInput = 2;       // a flag or a file is wrong; nothing was sent
+inline constexpr int kExitDiffers = 3;        // replay: another answer than was recorded
 inline constexpr int kExitInterrupted = 130;  // Ctrl-C
 
 struct ClientOptions {

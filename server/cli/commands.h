@@ -15,6 +15,7 @@ using Command = std::function<int()>;
 
 // Each registers one subcommand, or a family; parsing sets `chosen`. Both pointers outlive it.
 void AddGenerateCommand(CLI::App* app, const ClientOptions* options, Command* chosen);
+void AddReplayCommand(CLI::App* app, const ClientOptions* options, Command* chosen);
 void AddChatCommand(CLI::App* app, const ClientOptions* options, Command* chosen);
 void AddScoreCommand(CLI::App* app, const ClientOptions* options, Command* chosen);
 void AddTokenizeCommands(CLI::App* app, const ClientOptions* options, Command* chosen);

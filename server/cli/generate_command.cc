@@ -1,10 +1,14 @@
 // mambactl generate: one prompt, one answer or several.
 
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "server/cli/answer_printer.h"
+#include "server/cli/answer_record.h"
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
 #include "server/cli/generation_flags.h"
@@ -17,6 +21,7 @@ struct GenerateFlags {
   InputFlags input;
   GenerationFlags generation;
   bool once = false;
+  std::string receipt;  // a file; empty: none
 };
 
 // For the person at a terminal who sees a chat model ramble on.
@@ -28,10 +33,21 @@ void HintAtChat(const ClientOptions& options, const v1::GenerateRequest& request
             "asks it a question, mambactl chat talks with it)");
 }
 
+// Empty, or why not.
+std::string WriteFile(const std::string& path, const std::string& text) {
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "wb"), std::fclose);
+  if (file == nullptr) return absl::StrCat(path, ": ", std::strerror(errno));
+  const bool written = std::fwrite(text.data(), 1, text.size(), file.get()) == text.size();
+  if (!written || std::fflush(file.get()) != 0)
+    return absl::StrCat(path, ": ", std::strerror(errno));
+  return "";
+}
+
 int Ask(const Connection& connection, const v1::GenerateRequest& request, const InputNames& names,
-        bool once) {
+        const GenerateFlags& flags) {
   v1::GetModelInfoResponse info;
-  if (!connection.options().json) {  // what is needed to show the answer to people
+  // What is needed to show the answer to people, or to write down how it was drawn.
+  if (!connection.options().json || !flags.receipt.empty()) {
     grpc::ClientContext context;
     connection.Prepare(&context);
     const grpc::Status status = connection.stub()->GetModelInfo(&context, {}, &info);
@@ -43,7 +59,7 @@ int Ask(const Connection& connection, const v1::GenerateRequest& request, const 
   connection.Prepare(&context);
   v1::GenerateResponse message;
   grpc::Status status;
-  if (once) {
+  if (flags.once) {
     status = connection.stub()->GenerateOnce(&context, request, &message);
     if (status.ok()) printer.AddWhole(message);
   } else {
@@ -51,9 +67,16 @@ int Ask(const Connection& connection, const v1::GenerateRequest& request, const 
     while (reader->Read(&message)) printer.Add(message);
     status = reader->Finish();
   }
-  if (status.ok()) return kExitGood;
-  printer.EndLine();
-  return connection.Report(status, names, printer.begun());
+  if (!status.ok()) {
+    printer.EndLine();
+    return connection.Report(status, names, printer.begun());
+  }
+  if (flags.receipt.empty()) return kExitGood;
+  const AnswerRecord record = MakeRecord(request, info.default_sampling(), printer.samples());
+  const std::string problem = WriteFile(flags.receipt, RecordJson(record) + "\n");
+  if (problem.empty()) return kExitGood;
+  std::fprintf(stderr, "mambactl: %s\n", problem.c_str());
+  return kExitFailed;
 }
 
 int Generate(const ClientOptions& options, const GenerateFlags& flags) {
@@ -67,7 +90,7 @@ int Generate(const ClientOptions& options, const GenerateFlags& flags) {
   SetInput(input, &request);
   Connection connection(options);
   if (const auto failed = connection.Open()) return *failed;
-  return Ask(connection, request, input.names, flags.once);
+  return Ask(connection, request, input.names, flags);
 }
 
 }  // namespace
@@ -80,6 +103,12 @@ void AddGenerateCommand(CLI::App* app, const ClientOptions* options, Command* ch
   flags->generation.Register(command, /*one_answer=*/false);
   command->add_flag("--once", flags->once, "Ask for the whole answer at once, without a stream")
       ->group("How it is served");
+  command
+      ->add_option("--receipt", flags->receipt,
+                   "Write request and answer to this file, from which mambactl replay makes and "
+                   "compares it again")
+      ->type_name("FILE")
+      ->group("What is answered");
   command->footer(
       "The line in brackets and the tables go to standard error, so that the text can be piped.\n\n"
       "  mambactl generate --prompt 'Once upon a time' --max-tokens 100\n"

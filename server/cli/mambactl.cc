@@ -32,7 +32,7 @@ constexpr char kFooter[] =
     "The options above may also stand behind the command. mambactl COMMAND --help tells the rest.\n"
     "\n"
     "Exit codes: 0 done; 1 the call failed, or no server was there; 2 a flag or a file is wrong,\n"
-    "nothing was sent; 130 left with Ctrl-C.\n"
+    "nothing was sent; 3 a replayed answer differs; 130 left with Ctrl-C.\n"
     "\n"
     "JSON: one object a message on a line of its own, fields as in "
     "proto/mambad/v1/generation.proto.\n"
@@ -158,6 +158,7 @@ int RunProgram(int argc, char** argv) {
   app.fallthrough();  // --json and others may also stand behind the command
   app.allow_extras();
   AddGenerateCommand(&app, &options, &chosen);
+  AddReplayCommand(&app, &options, &chosen);
   AddChatCommand(&app, &options, &chosen);
   AddScoreCommand(&app, &options, &chosen);
   AddTokenizeCommands(&app, &options, &chosen);

@@ -49,7 +49,7 @@ class WithoutServerTest(MambactlCase):
     def test_alone_it_lists_its_commands(self):
         result = run()
         self.assertEqual((result.returncode, result.stdout), (2, ""))
-        for command in ("generate", "chat", "score", "tokenize", "detokenize", "info", "load", "health", "bench"):
+        for command in ("generate", "replay", "chat", "score", "tokenize", "detokenize", "info", "load", "health", "bench"):
             self.assertRegex(result.stderr, rf"(?m)^  {command} +\w")
             help_text = run(command, "--help")
             self.assertEqual((help_text.returncode, help_text.stderr), (0, ""))
@@ -274,6 +274,45 @@ class ServedTest(MambactlCase):
         self.assertEqual(self.done(*ask, "--seed", seed).stdout, first.stdout)
         as_json = self.done("--json", *ask, "--seed", "18446744073709551615").stdout.splitlines()
         self.assertEqual(json.loads(as_json[-1])["completion"]["seed"], 18446744073709551615)
+
+    def test_a_recorded_answer_is_made_again_and_compared(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "answer.json")
+            ask = ["generate", "--prompt", "One day", "--max-tokens", "30", "--temperature", "1", "--n", "2"]
+            for more in ([], ["--once"], ["--json"], ["--once", "--json"], ["--speculation", "off"]):
+                told = self.done(*ask, *more, "--receipt", path)
+                again = self.done("replay", path)
+                self.assertEqual(again.stdout, "sample 1: equal, 30 tokens\nsample 2: equal, 30 tokens\n", told.stderr)
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+            self.assertEqual(self.done("replay", "-", text_input=text).stdout, again.stdout)
+            self.assertEqual(json.loads(self.done("--json", "replay", text).stdout),
+                             {"equal": True, "samples": [{"index": i, "equal": True, "tokens": 30} for i in (0, 1)],
+                              "changes": []})
+
+    def test_a_replay_tells_where_an_answer_differs_and_why(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "answer.json")
+            self.done("generate", "--prompt", "Once upon", "--max-tokens", "8", "--receipt", path)
+            with open(path, encoding="utf-8") as file:
+                record = json.load(file)
+            answer = record["answers"][0]
+            wanted = answer["token_ids"][2]
+            answer["token_ids"][2] = 411
+            receipt = answer["completion"].pop("receipt")
+            result = self.ask("replay", json.dumps(record))
+            self.assertEqual((result.returncode, result.stderr), (3, ""))
+            self.assertRegex(result.stdout, rf'^sample 1: differs from token 3 of 8 on: recorded 411 ".*", now {wanted} ","\n$')
+            del answer["token_ids"]
+            answer["completion"]["receipt"] = {**receipt, "numerics": "by hand", "answer_digest": "0" * 64}
+            result = self.ask("replay", json.dumps(record))
+            self.assertEqual(result.returncode, 3)
+            self.assertRegex(result.stdout, r"^sample 1: differs; .*\ncomputed by other rules: recorded by hand, now cpu-")
+            answer["completion"]["receipt"]["answer_digest"] = receipt["answer_digest"]
+            result = self.ask("replay", json.dumps(record))
+            self.assertEqual((result.returncode, result.stdout.splitlines()[0]), (0, "sample 1: equal"))
+            self.assert_fails(self.ask("replay", os.path.join(folder, "none")), 2, "none: No such file")
+            self.assert_fails(self.ask("replay", "{}"), 2, "the record: expected")
 
     def test_samples_are_told_apart(self):
         ask = ["generate", "--prompt", "One day", "--max-tokens", "20", "--temperature", "1", "--n", "3", "--seed", "4",

@@ -30,6 +30,9 @@ class BrokenBackend : public kernels::Backend {
       : good_(std::move(good)), fault_(fault) {}
 
   std::string Description() const override { return good_->Description(); }
+  std::string Numerics(kernels::ElementType weights) const override {
+    return good_->Numerics(weights);
+  }
   std::vector<std::string> Warnings() const override { return good_->Warnings(); }
   int64_t FreeBytes() const override { return good_->FreeBytes(); }
   kernels::Buffer Allocate(size_t bytes) override { return good_->Allocate(bytes); }

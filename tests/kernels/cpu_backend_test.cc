@@ -394,6 +394,20 @@ TEST_P(CpuBackendTest, SaysWhatItRunsOn) {
   EXPECT_EQ(backend_->Description(), std::string("CPU, ") + Name(GetParam()) + ", 2 threads");
 }
 
+// Not the number of threads: it changes no bit.
+TEST_P(CpuBackendTest, TellsByWhichRulesItComputes) {
+  const std::string set = std::string("cpu-") + NumericsName(GetParam());
+  EXPECT_EQ(backend_->Numerics(ElementType::kFloat32),
+            set + "/weights-f32/activations-f32/kv-f32");
+  EXPECT_EQ(backend_->Numerics(ElementType::kBFloat16),
+            set + "/weights-bf16/activations-f32/kv-f32");
+  const auto rounding = CreateCpuBackend({1, /*bfloat16_activations=*/true});
+  const bool rounds = GetParam() == InstructionSet::kAvx512Bfloat16;
+  EXPECT_EQ(rounding->Numerics(ElementType::kBFloat16),
+            set + "/weights-bf16/activations-" + (rounds ? "bf16" : "f32") + "/kv-f32");
+  EXPECT_EQ(rounding->Numerics(ElementType::kFloat32), backend_->Numerics(ElementType::kFloat32));
+}
+
 std::string SetName(const testing::TestParamInfo<InstructionSet>& info) {
   std::string name = Name(info.param);
   std::erase_if(name, [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); });

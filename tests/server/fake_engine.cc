@@ -89,6 +89,7 @@ class FakeEngine : public Engine {
     model_.path = options.model;
     model_.weight_type = "float32";
     model_.fingerprint = "fake";
+    model_.numerics = "by a script";
     model_.vocabulary = kFakeVocabulary;
     model_.context = options.max_context > 0 ? options.max_context : fake.context;
     model_.eos_ids = {kFakeEos};

@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/digest/sha256.h"
 #include "tests/server/test_daemon.h"
 
 namespace mambad::server {
@@ -154,6 +157,39 @@ TEST(GenerateTest, SeedIsDrawnAndTold) {
   v1::GenerateRequest request = TextRequest("a", 1);
   request.mutable_sampling()->set_seed(77);
   EXPECT_EQ(daemon.Generate(request).completion()->seed(), 77u);
+}
+
+std::string DigestOf(const std::vector<int32_t>& ids) {
+  Sha256 digest;
+  digest.AddTokens(ids);
+  return digest.FinishAsDigits();
+}
+
+// A stream whose tokens come in many messages and one whole answer have the same receipts.
+TEST(GenerateTest, EverySampleHasAReceipt) {
+  TestDaemon daemon;
+  v1::GenerateRequest request = TextRequest("hello", 7);
+  request.mutable_output()->set_n(2);
+  request.mutable_sampling()->set_seed(77);
+  v1::GenerateResponse whole;
+  grpc::ClientContext context;
+  ASSERT_TRUE(daemon.stub().GenerateOnce(&context, request, &whole).ok());
+  const Streamed streamed = daemon.Generate(request);
+  for (int index = 0; index < 2; ++index) {
+    const v1::GenerateResponse& sample = index == 0 ? whole : whole.further_samples(0);
+    const v1::Receipt& receipt = sample.completion().receipt();
+    EXPECT_EQ(receipt.model_fingerprint(), "fake");
+    EXPECT_EQ(receipt.numerics(), "by a script");
+    EXPECT_EQ(receipt.seed(), 77u);
+    EXPECT_EQ(receipt.index(), index);
+    EXPECT_EQ(receipt.prompt_digest(), DigestOf({kFakeBos, 'h', 'e', 'l', 'l', 'o'}));
+    EXPECT_EQ(receipt.answer_digest(),
+              DigestOf({sample.token_ids().begin(), sample.token_ids().end()}));
+    EXPECT_EQ(streamed.completion(index)->receipt().SerializeAsString(),
+              receipt.SerializeAsString());
+  }
+  EXPECT_NE(whole.completion().receipt().answer_digest(),
+            whole.further_samples(0).completion().receipt().answer_digest());
 }
 
 TEST(GenerateTest, ConversationIsRenderedByTheTemplate) {

@@ -33,23 +33,25 @@ RULES = {
     "kernels/cuda": (["kernels/*.h", "kernels/cuda/**"], ["cuda"]),
     "engine": (["engine/**", "kernels/*.h"], ["absl", "json"]),
     "engine/json": (["engine/json/**"], ["absl", "json"]),
-    "engine/checkpoint": (["engine/checkpoint/**", "engine/json/**"], ["absl", "json", "openssl"]),
+    "engine/checkpoint": (["engine/checkpoint/**", "engine/digest/**", "engine/json/**"], ["absl", "json"]),
+    "engine/digest": (["engine/digest/**"], ["absl", "openssl"]),
     "engine/text": (["engine/text/**", "engine/json/**"], ["absl", "json", "sentencepiece", "pcre2", "utf8proc"]),
     # A language of its own: nothing of tokenizers, models or conversations.
     "engine/text/jinja": (["engine/text/jinja/**"], ["absl", "utf8proc"]),
     "server": (
-        ["server/**", "engine/engine.h", "engine/memory_plan.h", "engine/mutex.h", "engine/options.h", "engine/request.h",
-         "engine/retry_delay.h", "engine/steady_time.h", "engine/text/*.h",
+        ["server/**", "engine/digest/*.h", "engine/engine.h", "engine/memory_plan.h", "engine/mutex.h",
+         "engine/options.h", "engine/request.h", "engine/retry_delay.h", "engine/steady_time.h", "engine/text/*.h",
          "mambad/v1/*.pb.h", "vllm/**", "google/rpc/*.pb.h", "grpc/health/v1/*.pb.h"],
         ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl", "edit"]),
     "proto": ([], []),
     "trainer": (
-        ["trainer/**", "engine/checkpoint/**", "engine/json/**", "engine/text/**", "kernels/*.h",
+        ["trainer/**", "engine/checkpoint/**", "engine/digest/*.h", "engine/json/**", "engine/text/**", "kernels/*.h",
          "kernels/cpu/training_*.h",
          "kernels/cpu/machine.h", "kernels/cpu/thread_pool.h", "kernels/cuda/training_*.h"],
-        ["absl", "json", "torch", "yaml", "cli11", "cuda", "compression", "openssl", "sentencepiece"]),
+        ["absl", "json", "torch", "yaml", "cli11", "cuda", "compression", "sentencepiece"]),
     # What the tool of deploy/ shares with the trainer: built where there is no LibTorch.
-    "trainer/formats": (["trainer/formats/**", "engine/checkpoint/**", "engine/json/**"], ["absl", "json", "openssl"]),
+    "trainer/formats": (
+        ["trainer/formats/**", "engine/checkpoint/**", "engine/digest/*.h", "engine/json/**"], ["absl", "json"]),
     "deploy": (["deploy/**", "trainer/formats/*.h"], ["absl", "cli11"]),
 }
 # Tests may include anything.

@@ -17,12 +17,12 @@
 #include "engine/checkpoint/model_config_reader.h"
 #include "engine/checkpoint/model_writer.h"
 #include "engine/checkpoint/proposed_tokens.h"
+#include "engine/digest/sha256.h"
 #include "trainer/formats/embedding_projection.h"
 #include "trainer/formats/gguf_writer.h"
 #include "trainer/formats/half_float.h"
 #include "trainer/formats/model_source.h"
 #include "trainer/formats/model_text.h"
-#include "trainer/formats/sha256.h"
 #include "trainer/formats/status_exception.h"
 
 namespace mambad::trainer {
@@ -119,11 +119,12 @@ class AssembledTensors {
   std::string Digest() const {
     Sha256 digest;
     for (const TensorToWrite& tensor : list_) {
-      digest.Add(absl::StrCat(tensor.name, " ", checkpoint::ShapeText(tensor.shape), " ",
-                              checkpoint::StorageTypeName(tensor.type), "\n"));
-      digest.Add(tensor.data);
+      const std::string line = absl::StrCat(tensor.name, " ", checkpoint::ShapeText(tensor.shape),
+                                            " ", checkpoint::StorageTypeName(tensor.type), "\n");
+      digest.Add(line.data(), line.size());
+      digest.Add(tensor.data.data(), tensor.data.size());
     }
-    return digest.Digits();
+    return digest.FinishAsDigits();
   }
 
  private:

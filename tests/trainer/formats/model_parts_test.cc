@@ -23,7 +23,6 @@
 #include "trainer/formats/embedding_projection.h"
 #include "trainer/formats/gguf_writer.h"
 #include "trainer/formats/model_source.h"
-#include "trainer/formats/sha256.h"
 #include "trainer/formats/status_exception.h"
 
 namespace mambad::trainer {
@@ -305,14 +304,6 @@ TEST(GgufWriter, IsReadBack) {
   EXPECT_EQ(std::get<std::string>(read.metadata.at("z")), "after");
   EXPECT_THAT(read.tensors.at("first").shape, ::testing::ElementsAre(2, 3));
   EXPECT_EQ(std::memcmp(read.tensors.at("second").data.data(), numbers.data(), 24), 0);
-}
-
-TEST(Sha256, IsThePublishedOne) {
-  Sha256 empty, abc;
-  EXPECT_EQ(empty.Digits(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-  abc.Add("a");
-  abc.Add("bc");
-  EXPECT_EQ(abc.Digits(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
 TEST(EmbeddingProjection, SolvesWithDependentColumns) {
