@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -424,16 +423,14 @@ void Attend(const AttentionArguments& arguments, int sequence, int key_head, int
   Finish(layer.head_width, q);
 }
 
-// Threads take items, late rows first because they see most, as they come free: a result does not
-// know its thread.
+// Late rows first, because they see most.
 void AttendRows(ThreadPool& pool, const AttentionArguments& arguments, int64_t items) {
-  std::atomic<int64_t> next{0};
-  pool.Run([&](int) HWY_ATTR {
+  pool.SplitFinely(items, [&](int64_t first_item, int64_t end, int) HWY_ATTR {
     Queries queries;
     int s = 0;
     int64_t begin = 0;  // item with which sequence s begins
     const int parts = arguments.head_parts(), group = arguments.group();
-    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
+    for (int64_t item = first_item; item < end; ++item) {
       while (begin + arguments.ItemsOf(s) <= item) begin += arguments.ItemsOf(s++);
       const int64_t first = arguments.batch.row_begin[s],
                     rows = arguments.batch.row_begin[s + 1] - first;

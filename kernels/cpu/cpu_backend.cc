@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -20,6 +21,7 @@
 #include "kernels/cpu/mixers.h"
 #include "kernels/cpu/norm.h"
 #include "kernels/cpu/sampling.h"
+#include "kernels/cpu/thread_choice.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace mambad::kernels {
@@ -60,8 +62,9 @@ RowsView FirstRows(const RowsView& view, int64_t rows) {
 }
 
 struct CpuWorkspace : Workspace {
-  explicit CpuWorkspace(const WorkspaceShape& s)
+  CpuWorkspace(const WorkspaceShape& s, int threads)
       : shape(s),
+        thread_choices(threads),
         residual_rows(s.max_rows, s.width),
         logit_rows(s.max_logit_rows, s.vocabulary),
         head_input(s.max_logit_rows, s.width),
@@ -77,6 +80,7 @@ struct CpuWorkspace : Workspace {
   }
 
   const WorkspaceShape shape;
+  ThreadChoices thread_choices;
   ScratchRows residual_rows, logit_rows;
   ScratchRows head_input;     // residual rows whose logits are wanted
   ScratchRows projection;     // what `in` gives
@@ -160,7 +164,7 @@ class CpuBackend : public Backend {
       sampling_ = CreateSamplingScratch(pool_.threads(), shape.vocabulary);
       sampling_vocabulary_ = shape.vocabulary;
     }
-    return std::make_unique<CpuWorkspace>(shape);
+    return std::make_unique<CpuWorkspace>(shape, pool_.threads());
   }
 
   RecurrentSlotLayout SlotLayout(const MambaLayer& layer, bool keeps_working) const override {
@@ -213,6 +217,16 @@ class CpuBackend : public Backend {
   static RowsView HeadInput(const char* operation, const Batch& batch,
                             const CpuWorkspace& workspace);
 
+  // From Embed to Head: as many threads as are fastest for such a pass.
+  void BeginPass(int64_t rows, CpuWorkspace& workspace) {
+    pool_.SetActive(workspace.thread_choices.ForRows(rows).threads());
+    pass_begin_ = Clock::now();
+  }
+  void EndPass(int64_t rows, CpuWorkspace& workspace) {
+    const std::chrono::duration<double> taken = Clock::now() - pass_begin_;
+    workspace.thread_choices.ForRows(rows).Observe(taken.count(), rows);
+  }
+
   // Each row of each part by itself.
   void NormSelection(float epsilon, const std::array<RowsView, 3>& parts) {
     const NormWeights norm{nullptr, epsilon};
@@ -230,7 +244,10 @@ class CpuBackend : public Backend {
     Linear(pool_, weights, x, norm, y, output, linear_settings_, workspace.linear, bias);
   }
 
+  using Clock = std::chrono::steady_clock;
+
   ThreadPool pool_;
+  Clock::time_point pass_begin_;
   LinearSettings linear_settings_;
   SamplingScratch sampling_;
   int64_t sampling_vocabulary_ = 0;
@@ -240,6 +257,7 @@ void CpuBackend::Embed(const Batch& batch, const WeightMatrix& embedding, Worksp
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
   const RowsView residual = Residual("Embed", batch, workspace);
   RequireShape("Embed", &embedding, embedding.rows, residual.columns);
+  BeginPass(batch.rows, workspace);
   pool_.Split(batch.rows, 8, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
       const int32_t token = batch.tokens[row];
@@ -353,6 +371,7 @@ void CpuBackend::Head(const Batch& batch, const NormWeights& norm, const WeightM
   const RowsView input = HeadInput("Head", batch, workspace);
   Product(head, input, &norm, FirstRows(workspace.logits, batch.logit_count), LinearOutput::kStore,
           workspace);
+  EndPass(batch.rows, workspace);
 }
 
 RowsView CpuBackend::HeadInput(const char* operation, const Batch& batch,
@@ -394,6 +413,7 @@ void CpuBackend::HeadOfTokens(const Batch& batch, const NormWeights& norm, const
       SpreadOverTokens(tokens, head.rows, logits.columns, logits.row(row));
     }
   });
+  EndPass(batch.rows, workspace);
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ namespace {
 // step, and nothing that shows on an idle machine.
 constexpr std::chrono::microseconds kSpinTime{50};
 constexpr int kPausesBetweenClocks = 32;
+constexpr int kMostThreads = 1024;
 
 void Pause() {
 #if defined(__x86_64__)
@@ -79,83 +80,140 @@ int UsableCores(const std::string& membership, const std::string& groups) {
   return std::max(1, cores);
 }
 
-// `epoch` counts tasks: a worker that sees it move runs the task and then writes the count into
-// its own `finished`. What different threads write lies in different cache lines, so that a task
-// costs one line's way to each worker and back.
+// A share's parts that nobody has claimed lie in one word, with a tag that is another for each job:
+// a part is claimed by counting the word down, which succeeds only while its job runs. Who has
+// claimed a part may read the job, which cannot end before the part is done. A thread that comes
+// late finds all parts taken, or helps with the job after.
 struct ThreadPool::State {
-  struct alignas(64) Worker {
-    std::atomic<uint32_t> finished{0};
-    std::thread thread;
+  static constexpr int kLeftBits = 24;
+  static constexpr uint64_t kLeft = (uint64_t{1} << kLeftBits) - 1;
+
+  // What different threads write lies in different cache lines.
+  struct alignas(64) Share {
+    std::atomic<uint64_t> word{0};  // tag << kLeftBits | parts that are left
   };
 
-  explicit State(int count) : threads(count), workers(count) {}
+  explicit State(int count) : threads(count), shares(count), active(count) {}
 
   const int threads;
   Runner run = nullptr;  // null: the workers
-  alignas(64) std::atomic<uint32_t> epoch{0};
-  void (*call)(const void*, int) = nullptr;  // written before epoch, read after it
-  const void* task = nullptr;
-  bool stop = false;
-  alignas(64) std::atomic<int> sleeping_workers{0};
+  std::vector<std::thread> workers;
+  Job job;  // written while no part is left, read by those who claimed one
+  uint64_t tag = 0;
+  std::vector<Share> shares;
+  alignas(64) std::atomic<int32_t> unfinished{0};  // parts of the job
+  alignas(64) std::atomic<uint32_t> epoch{0};      // counts jobs, for those who wait for the next
+  std::atomic<int> active;                         // workers from this one on sleep until it grows
+  std::atomic<bool> stop{false};
+  alignas(64) std::atomic<int> sleeping_workers{0};  // for the epoch to change
   alignas(64) std::atomic<int> sleeping_callers{0};
-  std::vector<Worker> workers;  // the caller's own place, 0, is unused
 
-  void Work(int thread) {
-    Worker& self = workers[thread];
-    for (uint32_t seen = 0;;) {
-      seen = WaitForChange(epoch, seen, sleeping_workers);
-      if (stop) return;
-      call(task, thread);
-      self.finished.store(seen);
-      if (sleeping_callers.load() > 0) self.finished.notify_all();
-    }
+  void Publish(const Job& next) {
+    job = next;
+    unfinished.store(job.shares * job.parts_of_share, std::memory_order_relaxed);
+    ++tag;
+    const uint64_t word = tag << kLeftBits | static_cast<uint64_t>(job.parts_of_share);
+    for (int share = 0; share < job.shares; ++share)
+      shares[share].word.store(word, std::memory_order_release);
   }
 
   void Announce() {
     epoch.store(epoch.load(std::memory_order_relaxed) + 1);
     if (sleeping_workers.load() > 0) epoch.notify_all();
   }
+
+  // The part's number from the end; 0: none is left.
+  int Claim(int share) {
+    std::atomic<uint64_t>& word = shares[share].word;
+    uint64_t now = word.load(std::memory_order_acquire);
+    while ((now & kLeft) != 0) {
+      if (word.compare_exchange_weak(now, now - 1, std::memory_order_acquire,
+                                     std::memory_order_acquire)) {
+        return static_cast<int>(now & kLeft);
+      }
+    }
+    return 0;
+  }
+
+  void DoPart(int share, int left, int thread) const {
+    const int64_t begin = job.units * share / job.shares,
+                  end = job.units * (share + 1) / job.shares;
+    const int64_t part = job.parts_of_share - left;
+    const int64_t first = begin + (end - begin) * part / job.parts_of_share,
+                  last = begin + (end - begin) * (part + 1) / job.parts_of_share;
+    if (first < last) job.call(job.task, first, last, thread);
+  }
+
+  // Until no part is left, of the thread's own share or another's.
+  void Drain(int thread) {
+    for (int i = 0; i < threads; ++i) {
+      const int share = (thread + i) % threads;
+      int32_t done = 0;
+      for (int left; (left = Claim(share)) > 0; ++done) DoPart(share, left, thread);
+      if (done == 0) continue;
+      unfinished.fetch_sub(done);
+      if (sleeping_callers.load() > 0) unfinished.notify_all();
+    }
+  }
+
+  void Work(int thread) {
+    for (uint32_t seen = 0;;) {
+      seen = WaitForChange(epoch, seen, sleeping_workers);
+      if (stop) return;
+      Drain(thread);
+      for (int now; (now = active.load()) <= thread;) active.wait(now);
+    }
+  }
+
+  void SetActive(int count) {
+    const int before = active.exchange(count);
+    if (count > before) active.notify_all();
+  }
 };
 
 ThreadPool::ThreadPool(int threads)
-    : state_(std::make_unique<State>(threads > 0 ? threads : UsableCores())) {
-  for (int thread = 1; thread < state_->threads; ++thread) {
-    state_->workers[thread].thread =
-        std::thread([state = state_.get(), thread] { state->Work(thread); });
-  }
+    : state_(
+          std::make_unique<State>(std::min(kMostThreads, threads > 0 ? threads : UsableCores()))) {
+  for (int thread = 1; thread < state_->threads; ++thread)
+    state_->workers.emplace_back([state = state_.get(), thread] { state->Work(thread); });
 }
 
-ThreadPool::ThreadPool(int threads, Runner run) : state_(std::make_unique<State>(threads)) {
+ThreadPool::ThreadPool(int threads, Runner run)
+    : state_(std::make_unique<State>(std::min(kMostThreads, threads))) {
   state_->run = run;
 }
 
 ThreadPool::~ThreadPool() {
-  if (state_->run != nullptr) return;
   state_->stop = true;
+  state_->SetActive(state_->threads + 1);  // a change, for those that sleep until there is one
   state_->Announce();
-  for (int thread = 1; thread < state_->threads; ++thread) state_->workers[thread].thread.join();
+  for (std::thread& worker : state_->workers) worker.join();
 }
 
 int ThreadPool::threads() const { return state_->threads; }
 
-void ThreadPool::RunErased(void (*call)(const void*, int), const void* task) {
+void ThreadPool::SetActive(int threads) {
+  threads = std::clamp(threads, 1, state_->threads);
+  if (threads != active()) state_->SetActive(threads);
+}
+
+int ThreadPool::active() const { return state_->active.load(std::memory_order_relaxed); }
+
+void ThreadPool::Run(const Job& job) {
   State& state = *state_;
-  if (state.threads == 1) {
-    call(task, 0);
-    return;
-  }
+  state.Publish(job);
   if (state.run != nullptr) {
-    state.run(state.threads, call, task);
+    const auto drain = [](const void* task, int thread) {
+      (*static_cast<State* const*>(task))->Drain(thread);
+    };
+    State* const self = &state;
+    state.run(state.threads, drain, &self);
     return;
   }
-  state.call = call;
-  state.task = task;
   state.Announce();
-  call(task, 0);
-  const uint32_t epoch = state.epoch.load(std::memory_order_relaxed);
-  for (int thread = 1; thread < state.threads; ++thread) {
-    WaitForChange(state.workers[thread].finished, epoch - 1, state.sleeping_callers);
-  }
+  state.Drain(0);
+  for (int32_t left = state.unfinished.load(std::memory_order_acquire); left > 0;)
+    left = WaitForChange(state.unfinished, left, state.sleeping_callers);
 }
 
 }  // namespace mambad::kernels

@@ -16,19 +16,13 @@
 namespace mambad::kernels {
 namespace {
 
-TEST(ThreadPoolTest, EveryThreadRunsTheTaskOnce) {
-  for (int threads : {1, 2, 3, 8}) {
-    ThreadPool pool(threads);
-    ASSERT_EQ(pool.threads(), threads);
-    std::vector<int> runs(threads);
-    for (int i = 1; i <= 300; ++i) {
-      pool.Run([&runs](int thread) { ++runs[thread]; });
-      ASSERT_EQ(runs, std::vector<int>(threads, i));
-    }
-  }
+// Waits for others, who may need the core to get there.
+template <typename Condition>
+void WaitFor(const Condition& condition) {
+  while (!condition()) std::this_thread::yield();
 }
 
-TEST(ThreadPoolTest, BorrowedThreadsRunTheTaskOnceToo) {
+TEST(ThreadPoolTest, BorrowedThreadsDoEveryPart) {
   static int calls;
   calls = 0;
   ThreadPool pool(3, [](int threads, void (*call)(const void*, int), const void* task) {
@@ -36,30 +30,117 @@ TEST(ThreadPoolTest, BorrowedThreadsRunTheTaskOnceToo) {
     for (int thread = threads - 1; thread >= 0; --thread) call(task, thread);
   });
   ASSERT_EQ(pool.threads(), 3);
-  std::vector<int> runs(3);
-  pool.Run([&runs](int thread) { ++runs[thread]; });
   int64_t covered = 0;
   pool.Split(100, 8, [&](int64_t begin, int64_t end, int) { covered += end - begin; });
-  EXPECT_EQ(runs, std::vector<int>(3, 1));
   EXPECT_EQ(covered, 100);
-  EXPECT_EQ(calls, 2);
+  EXPECT_EQ(calls, 1);
 }
 
-TEST(ThreadPoolTest, TheCallerIsThreadZeroAndSeesAllWrites) {
+TEST(ThreadPoolTest, TheCallerSeesAllWritesAndIsThreadZero) {
   ThreadPool pool(4);
   const std::thread::id caller = std::this_thread::get_id();
-  std::vector<std::thread::id> ids(4);
-  std::vector<int64_t> values(4);
-  for (int64_t i = 0; i < 200; ++i) {
-    pool.Run([&](int thread) {
-      ids[thread] = std::this_thread::get_id();
-      values[thread] = i * 4 + thread;
+  std::vector<std::thread::id> ids(1000);
+  std::vector<int64_t> values(1000);
+  std::vector<int> threads(1000);
+  for (int64_t round = 0; round < 200; ++round) {
+    pool.Split(1000, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t i = begin; i < end; ++i) {
+        ids[i] = std::this_thread::get_id();
+        threads[i] = thread;
+        values[i] = i * 4 + round;
+      }
     });
-    for (int thread = 0; thread < 4; ++thread) {
-      ASSERT_EQ(values[thread], i * 4 + thread);
-      ASSERT_EQ(ids[thread] == caller, thread == 0);
+    for (int64_t i = 0; i < 1000; ++i) {
+      ASSERT_EQ(values[i], i * 4 + round);
+      ASSERT_EQ(ids[i] == caller, threads[i] == 0);
     }
   }
+}
+
+// A worker is kept from going on for as long as anything else is left to do.
+TEST(ThreadPoolTest, NobodyWaitsForPartsThatNoThreadHasBegun) {
+  ThreadPool pool(3);
+  constexpr int64_t kCount = 1200;
+  for (int round = 0; round < 50; ++round) {
+    std::atomic<int64_t> done{0};
+    std::atomic<int64_t> held{0};  // by workers that have begun a part
+    pool.Split(kCount, 1, [&](int64_t begin, int64_t end, int thread) {
+      if (thread != 0) {
+        held += end - begin;
+        WaitFor([&] { return done + held >= kCount; });
+        held -= end - begin;
+      }
+      done += end - begin;
+    });
+    ASSERT_EQ(done, kCount);
+  }
+}
+
+// Both threads are needed at once, or neither gets through.
+TEST(ThreadPoolTest, PartsRunAtTheSameTime) {
+  ThreadPool pool(2);
+  for (int round = 0; round < 50; ++round) {
+    std::atomic<int> begun{0};
+    pool.Split(2, 1, [&](int64_t, int64_t, int) {
+      ++begun;
+      WaitFor([&] { return begun == 2; });
+    });
+  }
+}
+
+// Tasks of all sizes on the heels of each other: threads that come late for one find the next.
+TEST(ThreadPoolTest, TasksDoNotRunIntoEachOther) {
+  ThreadPool pool(4);
+  std::vector<int64_t> sums(4);
+  int64_t expected = 0;
+  for (int64_t round = 0; round < 20000; ++round) {
+    const int64_t count = round % 23, mark = round;
+    expected += count * mark;
+    pool.Split(count, 1, [&sums, mark](int64_t begin, int64_t end, int thread) {
+      sums[thread] += (end - begin) * mark;
+    });
+  }
+  EXPECT_EQ(sums[0] + sums[1] + sums[2] + sums[3], expected);
+}
+
+TEST(ThreadPoolTest, OnlyTheActiveTakePart) {
+  ThreadPool pool(4);
+  EXPECT_EQ(pool.active(), 4);
+  for (const int active : {2, 4, 1, 3, 4, 2}) {
+    pool.SetActive(active);
+    ASSERT_EQ(pool.active(), active);
+    for (int round = 0; round < 100; ++round) {
+      std::atomic<int64_t> covered{0};
+      std::atomic<int> parts{0};
+      pool.Split(64, 1, [&](int64_t begin, int64_t end, int) {
+        covered += end - begin;
+        ++parts;
+      });
+      ASSERT_EQ(covered, 64);
+      ASSERT_EQ(parts, active == 1 ? 1 : 4 * active);
+    }
+  }
+  pool.SetActive(100);
+  EXPECT_EQ(pool.active(), 4);
+  pool.SetActive(0);
+  EXPECT_EQ(pool.active(), 1);
+}
+
+TEST(ThreadPoolTest, ThoseThatAreNotActiveSleepAndComeBack) {
+  ThreadPool pool(3);
+  pool.SetActive(2);
+  // The third sees by then that it is not meant.
+  for (int i = 0; i < 20; ++i) {
+    pool.Split(64, 1, [](int64_t, int64_t, int) {});
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  pool.SetActive(3);
+  std::atomic<int> begun{0};
+  pool.Split(3, 1, [&](int64_t, int64_t, int) {
+    ++begun;
+    WaitFor([&] { return begun == 3; });
+  });
+  EXPECT_EQ(begun, 3);
 }
 
 TEST(ThreadPoolTest, SplitCoversEveryIndexOnceAtGrainBorders) {
@@ -81,24 +162,41 @@ TEST(ThreadPoolTest, SplitCoversEveryIndexOnceAtGrainBorders) {
   }
 }
 
-TEST(ThreadPoolTest, WorksAfterItsThreadsFellAsleep) {
+TEST(ThreadPoolTest, FinePartsCoverEveryIndexOnce) {
   ThreadPool pool(3);
-  std::atomic<int> runs{0};
-  for (int i = 0; i < 5; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    pool.Run([&runs](int) { ++runs; });
+  for (int64_t count : {0, 1, 5, 192, 193, 5000}) {
+    std::vector<std::atomic<int>> hits(count);
+    pool.SplitFinely(count, [&](int64_t begin, int64_t end, int) {
+      EXPECT_LE(end - begin, 1 + count / (3 * 64));
+      for (int64_t i = begin; i < end; ++i) ++hits[i];
+    });
+    for (const std::atomic<int>& hit : hits) ASSERT_EQ(hit, 1) << count;
   }
-  EXPECT_EQ(runs, 15);
 }
 
-TEST(ThreadPoolTest, TheCallerSleepsThroughALongTaskOfAWorker) {
+TEST(ThreadPoolTest, WorksAfterItsThreadsFellAsleep) {
+  ThreadPool pool(3);
+  for (int i = 0; i < 5; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    std::atomic<int> begun{0};
+    pool.Split(3, 1, [&](int64_t, int64_t, int) {
+      ++begun;
+      WaitFor([&] { return begun == 3; });
+    });
+  }
+}
+
+TEST(ThreadPoolTest, TheCallerSleepsThroughALongPartOfAWorker) {
   ThreadPool pool(2);
-  pool.Run([](int thread) {
+  std::atomic<int> begun{0};
+  pool.Split(2, 1, [&](int64_t, int64_t, int thread) {
+    ++begun;
+    WaitFor([&] { return begun == 2; });
     if (thread == 1) std::this_thread::sleep_for(std::chrono::milliseconds(20));
   });
-  std::atomic<int> runs{0};
-  pool.Run([&runs](int) { ++runs; });
-  EXPECT_EQ(runs, 2);
+  std::atomic<int> parts{0};
+  pool.Split(2, 1, [&](int64_t, int64_t, int) { ++parts; });
+  EXPECT_EQ(parts, 2);
 }
 
 double CpuSeconds() {
@@ -110,7 +208,7 @@ double CpuSeconds() {
 
 TEST(ThreadPoolTest, UsesNoCpuWhenIdle) {
   ThreadPool pool(4);
-  pool.Run([](int) {});
+  pool.Split(64, 1, [](int64_t, int64_t, int) {});
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   const double before = CpuSeconds();
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
