@@ -16,8 +16,12 @@ constexpr double kGain = 0.03;
 // Between trials: so long at first and after each change, and twice as long after each trial that
 // brought nothing.
 constexpr double kFirstPause = 0.1, kLongestPause = 8;  // seconds
-// A cost that has changed by so much: what was learnt may hold no more.
+// Costs that are so many times off, in so many stretches after each other: what was learnt may hold
+// no more.
 constexpr double kChanged = 1.4;
+constexpr int kStrange = 3;
+// Of one stretch in the best one's cost.
+constexpr double kWeight = 0.3;
 
 // Passes of up to so many rows are told apart by each row, larger ones by powers of two.
 constexpr int64_t kFewRows = 4;
@@ -46,10 +50,11 @@ void ThreadChoice::EndStretch() {
   const double cost = stretch_.Cost(), seconds = stretch_.seconds;
   stretch_ = Stretch();
   if (now_ != best_) return EndTrial(cost);
-  const bool changed =
-      best_cost_ > 0 && (cost > kChanged * best_cost_ || cost * kChanged < best_cost_);
-  if (changed) pause_ = kFirstPause;
-  best_cost_ = cost;
+  const bool known = best_cost_ > 0;
+  const bool strange = known && (cost > kChanged * best_cost_ || cost * kChanged < best_cost_);
+  strange_ = strange ? strange_ + 1 : 0;
+  if (strange_ >= kStrange) pause_ = kFirstPause;
+  best_cost_ = known ? best_cost_ + kWeight * (cost - best_cost_) : cost;
   quiet_ += seconds;
   if (quiet_ >= pause_) BeginTrial();
 }

@@ -39,7 +39,8 @@ class ThreadChoice {
   int best_, now_;        // of counts_; another than the best: on trial
   int step_ = -1;         // from the best to the next on trial
   Stretch stretch_;       // since the last decision
-  double best_cost_ = 0;  // of the last stretch with the best; 0: there was none
+  double best_cost_ = 0;  // of the best, of late; 0: not measured yet
+  int strange_ = 0;       // stretches with the best that were far from that, on end
   double quiet_ = 0;      // seconds since the last trial
   double pause_;          // seconds between trials
 };

@@ -54,13 +54,15 @@ double MultiplyAddRate(kernels::ThreadPool& pool) {
   double best = 0;
   for (int round = 0; round < 40; ++round) {
     const auto start = std::chrono::steady_clock::now();
-    double done[256] = {};
-    pool.Run([&](int thread) {
+    double done[1024] = {};  // by thread: at most so many
+    pool.Split(4 * pool.threads(), 1, [&](int64_t begin, int64_t end, int thread) {
       volatile float sink;
-      float alive = 0;
-      done[thread % 256] = HWY_DYNAMIC_DISPATCH(MultiplyAdds)(20000, &alive);
-      sink = alive;
-      (void)sink;
+      for (int64_t part = begin; part < end; ++part) {
+        float alive = 0;
+        done[thread] += HWY_DYNAMIC_DISPATCH(MultiplyAdds)(5000, &alive);
+        sink = alive;
+        (void)sink;
+      }
     });
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

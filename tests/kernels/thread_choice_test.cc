@@ -24,7 +24,7 @@ struct Result {
   double Share() const { return best_seconds / seconds; }
 };
 
-Result Run(ThreadChoice& choice, const Machine& machine, int most, double seconds) {
+Result Simulate(ThreadChoice& choice, const Machine& machine, int most, double seconds) {
   Result result;
   while (result.seconds < seconds) {
     double best = INFINITY;
@@ -43,7 +43,7 @@ double Idle(int threads) { return 0.001 / threads; }
 TEST(ThreadChoiceTest, StaysWithAllThreadsWhereTheyHelp) {
   for (const int most : {1, 2, 4, 16}) {
     ThreadChoice choice(most);
-    const Result result = Run(choice, Idle, most, 30);
+    const Result result = Simulate(choice, Idle, most, 30);
     EXPECT_EQ(result.threads, most);
     EXPECT_GE(result.Share(), 0.98) << most;
   }
@@ -51,7 +51,7 @@ TEST(ThreadChoiceTest, StaysWithAllThreadsWhereTheyHelp) {
 
 TEST(ThreadChoiceTest, TakesOneThreadWhereMoreAreSlower) {
   ThreadChoice choice(2);
-  const Result result = Run(
+  const Result result = Simulate(
       choice, [](int threads) { return threads == 1 ? 0.001 : 0.0012; }, 2, 10);
   EXPECT_EQ(result.threads, 1);
   EXPECT_GE(result.Share(), 0.98);
@@ -60,7 +60,7 @@ TEST(ThreadChoiceTest, TakesOneThreadWhereMoreAreSlower) {
 // A neighbour on one of two cores, as it was measured with parts that were dealt out.
 TEST(ThreadChoiceTest, LosesLittleWhereMoreThreadsAreRuinous) {
   ThreadChoice choice(2);
-  const Result result = Run(
+  const Result result = Simulate(
       choice, [](int threads) { return threads == 1 ? 0.00025 : 0.0044; }, 2, 20);
   EXPECT_EQ(result.threads, 1);
   EXPECT_GE(result.Share(), 0.97);
@@ -71,7 +71,7 @@ TEST(ThreadChoiceTest, FindsANumberInTheMiddle) {
   const Machine bandwidth = [](int threads) {
     return 0.004 / std::min(threads, 4) + 0.0001 * threads;
   };
-  const Result result = Run(choice, bandwidth, 16, 30);
+  const Result result = Simulate(choice, bandwidth, 16, 30);
   EXPECT_EQ(result.threads, 4);
   EXPECT_GE(result.Share(), 0.95);
 }
@@ -80,11 +80,11 @@ TEST(ThreadChoiceTest, FindsANumberInTheMiddle) {
 TEST(ThreadChoiceTest, FollowsTheLoad) {
   ThreadChoice choice(2);
   const Machine busy = [](int threads) { return threads == 1 ? 0.0011 : 0.008; };
-  EXPECT_GE(Run(choice, Idle, 2, 20).Share(), 0.97);
-  const Result during = Run(choice, busy, 2, 20);
+  EXPECT_GE(Simulate(choice, Idle, 2, 20).Share(), 0.97);
+  const Result during = Simulate(choice, busy, 2, 20);
   EXPECT_EQ(during.threads, 1);
   EXPECT_GE(during.Share(), 0.95);
-  const Result after = Run(choice, Idle, 2, 40);
+  const Result after = Simulate(choice, Idle, 2, 40);
   EXPECT_EQ(after.threads, 2);
   EXPECT_GE(after.Share(), 0.9);
 }
@@ -108,7 +108,7 @@ TEST(ThreadChoiceTest, IsNotMisledByNoise) {
 
 TEST(ThreadChoiceTest, SlowPassesAreTriedToo) {
   ThreadChoice choice(2);
-  const Result result = Run(
+  const Result result = Simulate(
       choice, [](int threads) { return threads == 1 ? 1.0 : 2.0; }, 2, 60);
   EXPECT_EQ(result.threads, 1);
 }
