@@ -145,7 +145,8 @@ absl::StatusOr<ChatTemplate> OpenChatTemplate(const std::string& directory) {
                      names.size() > 1 ? " and others" : ""));
   }
   absl::StatusOr<ChatTemplate> opened;
-  for (const char* name : {"tokenizer_config.json", "chat_template.json", "processor_config.json"}) {
+  for (const char* name :
+       {"tokenizer_config.json", "chat_template.json", "processor_config.json"}) {
     opened = OpenFromJson(absl::StrCat(directory, "/", name));
     if (!absl::IsNotFound(opened.status())) break;
   }
@@ -155,10 +156,14 @@ absl::StatusOr<ChatTemplate> OpenChatTemplate(const std::string& directory) {
 ChatTemplate::Variables ReadChatVariables(const std::string& directory,
                                           const Tokenizer& tokenizer) {
   ChatTemplate::Variables variables;
-  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
-    const absl::StatusOr<Json> config = ReadJson(absl::StrCat(directory, "/", name));
-    if (config.ok()) AddTokens(*config, &variables);
-  }
+  const absl::StatusOr<Json> config = ReadJson(absl::StrCat(directory, "/tokenizer_config.json"));
+  const absl::StatusOr<Json> map = ReadJson(absl::StrCat(directory, "/special_tokens_map.json"));
+  const bool lists_tokens = config.ok() && config->is_object() &&
+                            !config->value("added_tokens_decoder", Json()).is_null();
+  const absl::StatusOr<Json>& first = lists_tokens ? config : map;
+  const absl::StatusOr<Json>& second = lists_tokens ? map : config;
+  if (first.ok()) AddTokens(*first, &variables);
+  if (second.ok()) AddTokens(*second, &variables);
   if (const auto id = tokenizer.bos_id(); id && !variables.bos_token) {
     variables.bos_token = tokenizer.IdToToken(*id);
   }

@@ -26,7 +26,8 @@ absl::StatusOr<std::string> ReadChatTemplateFile(const std::string& path);
 // What templates can use besides the conversation: the special tokens that tokenizer_config.json
 // and special_tokens_map.json in `directory` name (files that are absent or unreadable name none),
 // under the names that transformers gives them; begin and end of text are `tokenizer`'s where no
-// file names them.
+// file names them. Where the two files differ, the word of the former counts when it lists the added
+// tokens (added_tokens_decoder), else that of the latter: as for the tokenizer itself.
 ChatTemplate::Variables ReadChatVariables(const std::string& directory, const Tokenizer& tokenizer);
 
 }  // namespace mambad::text

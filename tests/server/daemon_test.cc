@@ -99,6 +99,55 @@ TEST(DaemonTest, DrainCancelsWhatRemainsAtItsTimeout) {
   drained.get();
 }
 
+// Readers are waited for, not only the engine: half a megabyte is more than is on its way.
+TEST(DaemonTest, DrainLetsAnswersThatAreMadeBeRead) {
+  ServerOptions options = TestDaemon::Options();
+  options.max_pending_bytes = 1 << 30;
+  options.drain_timeout = absl::Minutes(2);
+  TestDaemon daemon(options, {.tokens_per_step = 100, .context = 1 << 20});
+  constexpr int kTokens = 1 << 19;
+  const auto stub = v1::Generation::NewStub(daemon.Channel(/*stream_window_bytes=*/65536));
+  grpc::ClientContext context;
+  const auto reader = stub->Generate(&context, TextRequest("hello", kTokens));
+  v1::GenerateResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  std::string text = message.text();
+  ASSERT_TRUE(daemon.BecomesIdle());
+  auto drained = std::async(std::launch::async, [&] { daemon.daemon().Drain(); });
+  absl::SleepFor(absl::Seconds(1));
+  while (reader->Read(&message)) text += message.text();
+  const grpc::Status status = reader->Finish();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(text, FakeText("hello", 0, kTokens));
+  drained.get();
+}
+
+// Their calls were accepted, but the engine does not know of them yet.
+TEST(DaemonTest, DrainWaitsForTextsThatAreBeingTokenized) {
+  ServerOptions options = TestDaemon::Options();
+  options.drain_timeout = absl::Minutes(2);
+  std::promise<void> begun, go_on;
+  const auto wait = [&, going_on = go_on.get_future().share()] {
+    begun.set_value();
+    going_on.wait();
+  };
+  TestDaemon daemon(options, {.on_encode = wait});
+  auto call =
+      std::async(std::launch::async, [&] { return daemon.Generate(TextRequest("hello", 5)); });
+  begun.get_future().wait();
+  auto drained = std::async(std::launch::async, [&] { daemon.daemon().Drain(); });
+  for (v1::GetLoadResponse load; !load.draining();) {
+    grpc::ClientContext context;
+    ASSERT_TRUE(daemon.stub().GetLoad(&context, {}, &load).ok());
+  }
+  absl::SleepFor(absl::Milliseconds(200));  // time for an engine that is drained too early
+  go_on.set_value();
+  const Streamed result = call.get();
+  EXPECT_TRUE(result.status.ok()) << result.status.error_message();
+  EXPECT_EQ(result.text(), FakeText("hello", 0, 5));
+  drained.get();
+}
+
 // A call that stays open when it is over would hold its request's memory, and a drain.
 TEST(DaemonTest, CallsRefusedByTheTextQueueAreGone) {
   ServerOptions options = TestDaemon::Options();

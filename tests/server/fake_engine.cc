@@ -21,8 +21,10 @@ namespace {
 
 class ByteTokenizer : public text::Tokenizer {
  public:
+  explicit ByteTokenizer(std::function<void()> on_encode) : on_encode_(std::move(on_encode)) {}
   absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
                                               const EncodeOptions& options) const override {
+    if (on_encode_) on_encode_();
     std::vector<TokenId> ids;
     if (options.add_special_tokens) ids.push_back(kFakeBos);
     for (char c : text) {
@@ -54,6 +56,9 @@ class ByteTokenizer : public text::Tokenizer {
   std::optional<TokenId> bos_id() const override { return kFakeBos; }
   std::optional<TokenId> eos_id() const override { return kFakeEos; }
   bool strips_leading_space() const override { return false; }
+
+ private:
+  const std::function<void()> on_encode_;
 };
 
 constexpr char kFakeTemplate[] =
@@ -84,6 +89,7 @@ class FakeEngine : public Engine {
       : options_(options),
         observer_(observer),
         fake_(fake),
+        tokenizer_(fake.on_encode),
         chat_template_(text::ChatTemplate::Parse(kFakeTemplate)) {
     model_.family = "mamba";
     model_.path = options.model;
@@ -113,7 +119,7 @@ class FakeEngine : public Engine {
     // One rule that only the engine knows, to see its words become details.
     if (request.sampling.top_k == 13)
       return absl::InvalidArgumentError("sampling.top_k: 13 given, allowed anything else");
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
     if (draining_) return absl::UnavailableError("draining");
     if (static_cast<int>(active_.size()) >= options_.max_waiting + options_.max_sequences) {
       return WithRetryDelay(absl::ResourceExhaustedError("the queue is full"),
@@ -126,7 +132,10 @@ class FakeEngine : public Engine {
     active.sink = std::move(sink);
     active_.push_back(std::move(active));
     news_.notify_all();
-    return last_id_;
+    const RequestId id = last_id_;
+    lock.unlock();
+    if (fake_.on_submit) fake_.on_submit();
+    return id;
   }
   void Cancel(RequestId id) override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -315,8 +324,9 @@ class FakeEngine : public Engine {
     TokenLogprob logprob;
     logprob.id = id;
     logprob.logprob = -0.5f;
+    const int first = id == kFakeSurprise ? 1 : 0;
     for (int i = 0; i < alternatives; ++i)
-      logprob.alternatives.emplace_back((id + i) % kFakeVocabulary, -0.5f - i);
+      logprob.alternatives.emplace_back((id + first + i) % kFakeVocabulary, -0.5f - i);
     return logprob;
   }
 
@@ -327,8 +337,10 @@ class FakeEngine : public Engine {
       event->matched_stop_id = kFakeEos;
       return End(active, sample, FinishReason::kEos, event);
     }
-    if (last == '!' && sample.tokens == 3) {
-      event->error = absl::InternalError("the fake failed as asked");
+    if ((last == '!' || last == '#') && sample.tokens == 3) {
+      event->error = last == '!' ? absl::InternalError("the fake failed as asked")
+                                 : WithRetryDelay(absl::ResourceExhaustedError("no room any more"),
+                                                  absl::Milliseconds(1500));
       return End(active, sample, FinishReason::kError, event);
     }
     const TokenId token = FakeToken(request.prompt, event->index, sample.tokens);

@@ -5,6 +5,7 @@
 #ifndef MAMBAD_TESTS_SERVER_FAKE_ENGINE_H_
 #define MAMBAD_TESTS_SERVER_FAKE_ENGINE_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -18,11 +19,14 @@ namespace mambad {
 inline constexpr int kFakeVocabulary = 258;
 inline constexpr TokenId kFakeBos = 256;
 inline constexpr TokenId kFakeEos = 257;
+// The only token than which, wherever it stands, another was likelier.
+inline constexpr TokenId kFakeSurprise = 255;
 
 // The rules of an answer: token i of sample s is the letter 'a' + (sum of the prompt's ids + s + i)
 // % 26. A prompt whose last byte is
 //   '.'  ends after five tokens with end-of-text;
 //   '!'  fails after three tokens with INTERNAL;
+//   '#'  fails after three tokens with RESOURCE_EXHAUSTED, to come back in 1.5 s;
 // others go on until max_tokens, a stop string or the context. Seeds, temperatures and biases
 // change nothing.
 TokenId FakeToken(const std::vector<TokenId>& prompt, int sample, int64_t position);
@@ -33,6 +37,10 @@ struct FakeOptions {
   int tokens_per_step = 1;                       // that each sequence gets
   int64_t context = 2048;
   bool has_tokenizer = true;
+  // Before each text is tokenized, on the thread that does it.
+  std::function<void()> on_encode = nullptr;
+  // When a request is queued, and its caller is not told its id yet.
+  std::function<void()> on_submit = nullptr;
 };
 
 // As Engine::Open. A draft model is present when options.draft_model is given; the model "missing"

@@ -5,10 +5,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <functional>
+#include <future>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
+#include "server/call_environment.h"
+#include "server/stall_timer.h"
 #include "tests/server/test_daemon.h"
 
 namespace mambad::server {
@@ -53,6 +59,69 @@ TEST(GenerateStreamTest, UnaryCallsAreCancelledToo) {
   EXPECT_TRUE(daemon.BecomesIdle());
 }
 
+TEST(GenerateStreamTest, UnaryCallsWhoseCallersGoAwayFreeTheSlot) {
+  TestDaemon daemon(TestDaemon::Options(), {.step = absl::Milliseconds(1), .context = 1 << 20});
+  grpc::ClientContext context;
+  v1::GenerateResponse response;
+  grpc::Status status;
+  std::thread caller([&] {
+    status = daemon.stub().GenerateOnce(&context, TextRequest("hello", 1 << 19), &response);
+  });
+  while (daemon.engine().Stats().running == 0) absl::SleepFor(absl::Milliseconds(1));
+  context.TryCancel();
+  caller.join();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(daemon.BecomesIdle());
+}
+
+// Their place in the queue is another's at once, whatever holds the workers up.
+TEST(GenerateStreamTest, TextsWhoseCallersAreGoneLeaveTheirQueue) {
+  ServerOptions options = TestDaemon::Options();
+  options.text_threads = 1;  // and the one for long texts
+  std::promise<void> go_on;
+  std::atomic<int> begun = 0;
+  const auto wait = [&, going_on = go_on.get_future().share()] {
+    ++begun;
+    going_on.wait();
+  };
+  TestDaemon daemon(options, {.on_encode = wait});
+  const auto become = [](const std::function<bool()>& condition) {
+    for (int i = 0; i < 1000 && !condition(); ++i) absl::SleepFor(absl::Milliseconds(10));
+    return condition();
+  };
+  const auto waiting = [&] {
+    grpc::ClientContext context;
+    v1::GetLoadResponse load;
+    daemon.stub().GetLoad(&context, {}, &load);
+    return load.text_waiting();
+  };
+  grpc::ClientContext contexts[4];
+  std::vector<std::thread> callers;
+  const auto call = [&](int i) {
+    callers.emplace_back([&daemon, context = &contexts[i], streams = i % 2 == 0] {
+      v1::GenerateResponse response;
+      if (!streams) {
+        daemon.stub().GenerateOnce(context, TextRequest("hello", 1), &response);
+        return;
+      }
+      const auto reader = daemon.stub().Generate(context, TextRequest("hello", 1));
+      while (reader->Read(&response)) {
+      }
+      reader->Finish();
+    });
+  };
+  for (int i : {0, 1}) call(i);
+  EXPECT_TRUE(become([&] { return begun == 2; }));
+  for (int i : {2, 3}) {
+    call(i);
+    EXPECT_TRUE(become([&] { return waiting() == 1; })) << i;
+    contexts[i].TryCancel();
+    EXPECT_TRUE(become([&] { return waiting() == 0; })) << i;
+  }
+  go_on.set_value();
+  for (std::thread& caller : callers) caller.join();
+}
+
 ServerOptions SlowReaderOptions() {
   ServerOptions options = TestDaemon::Options();
   options.max_pending_bytes = 2000;
@@ -87,6 +156,40 @@ TEST(GenerateStreamTest, SlowReaderPausesItsGenerationAndLosesNothing) {
   EXPECT_TRUE(reader->Finish().ok());
   EXPECT_EQ(text, FakeText("hello", 0, kTokens));
   EXPECT_EQ(message.completion().usage().completion_tokens(), kTokens);
+}
+
+TEST(StallTimerTest, LargeAnswersHaveMoreTime) {
+  EXPECT_EQ(ReadingTime(absl::Seconds(30), 0), absl::Seconds(30));
+  EXPECT_EQ(ReadingTime(absl::Seconds(30), 640 << 10), absl::Seconds(40));
+}
+
+// Each part that is taken gives the next one its own time.
+TEST(GenerateStreamTest, AReaderWhoTakesTheAnswerInPartsIsNotCancelled) {
+  ServerOptions options = TestDaemon::Options();
+  options.max_pending_bytes = 1 << 30;
+  options.stall_timeout = absl::Seconds(4);
+  TestDaemon daemon(options, FastAnswers());
+  auto stub = v1::Generation::NewStub(daemon.Channel(/*stream_window_bytes=*/65536));
+  grpc::ClientContext context;
+  constexpr int kTokens = 1 << 19;
+  v1::GenerateRequest request = TextRequest("hello", kTokens);
+  request.mutable_output()->set_stream_interval(20000);  // the second such does not fit the window
+  auto reader = stub->Generate(&context, request);
+  v1::GenerateResponse message;
+  std::string text;
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(reader->Read(&message));
+    text += message.text();
+  }
+  ASSERT_TRUE(daemon.BecomesIdle());
+  absl::SleepFor(absl::Seconds(2));
+  ASSERT_TRUE(reader->Read(&message));
+  text += message.text();
+  absl::SleepFor(absl::Seconds(5));  // of 4 and 16 more for a megabyte
+  while (reader->Read(&message)) text += message.text();
+  const grpc::Status status = reader->Finish();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(text, FakeText("hello", 0, kTokens));
 }
 
 TEST(GenerateStreamTest, StalledReaderIsCancelled) {
@@ -148,7 +251,9 @@ TEST(UnreadAnswersTest, AreBoundedForEachOwnerAndForAll) {
   EXPECT_EQ(answers.Check("a").message(),
             "70 bytes of answers wait for this connection to read them, at most half of 100");
   EXPECT_TRUE(answers.Check("b").ok());
-  answers.Add("b", 31);
+  answers.Add("b", 30);
+  EXPECT_TRUE(answers.Check("c").ok());
+  answers.Add("b", 1);
   const absl::Status full = answers.Check("c");
   EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(full.message(), "101 bytes of answers wait for their readers, at most 100");
@@ -202,6 +307,52 @@ TEST(GenerateStreamTest, AnAnswerInOneMessageThatNobodyReadsIsGivenUp) {
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
+// In 1.5 s.
+void ExpectToldToComeBack(const grpc::Status& status, const grpc::ClientContext& context) {
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  google::rpc::Status details;
+  google::rpc::RetryInfo retry;
+  ASSERT_TRUE(details.ParseFromString(status.error_details()));
+  ASSERT_EQ(details.details_size(), 1);
+  ASSERT_TRUE(details.details(0).UnpackTo(&retry));
+  EXPECT_EQ(retry.retry_delay().seconds(), 1);
+  EXPECT_EQ(retry.retry_delay().nanos(), 500000000);
+  const auto& trailers = context.GetServerTrailingMetadata();
+  const auto pushback = trailers.find("grpc-retry-pushback-ms");
+  ASSERT_NE(pushback, trailers.end());
+  EXPECT_EQ(std::string(pushback->second.data(), pushback->second.size()), "1500");
+}
+
+TEST(GenerateStreamTest, WhatIsFullLaterSaysWhenToComeBackToo) {
+  TestDaemon daemon;
+  grpc::ClientContext context;
+  v1::GenerateResponse response;
+  ExpectToldToComeBack(daemon.stub().GenerateOnce(&context, TextRequest("hello#"), &response),
+                       context);
+}
+
+// Who is gone before the engine has told the request's number does not leave it running.
+TEST(EngineTicketTest, ACancelBeforeTheIdIsToldHoldsToo) {
+  EngineTicket ticket;
+  const auto engine = OpenFakeEngine(TestDaemon::Options().engine, nullptr,
+                                     {.context = 1 << 16, .on_submit = [&] { ticket.Cancel(); }});
+  ASSERT_TRUE(engine.ok());
+  class Sink : public EventSink {
+   public:
+    bool OnEvent(const TokenEvent& event) override {
+      if (event.finish != FinishReason::kNone) finish.set_value(event.finish);
+      return true;
+    }
+    std::promise<FinishReason> finish;
+  };
+  const auto sink = std::make_shared<Sink>();
+  Request request;
+  request.prompt = {'x'};
+  request.deadline = SteadyNow() + absl::Minutes(1);
+  ASSERT_TRUE(ticket.Submit(engine->get(), std::move(request), sink).ok());
+  EXPECT_EQ(sink->finish.get_future().get(), FinishReason::kCancelled);
+}
+
 TEST(GenerateStreamTest, FullQueueSaysWhenToComeBack) {
   ServerOptions options = TestDaemon::Options();
   options.engine.max_sequences = 1;
@@ -215,18 +366,7 @@ TEST(GenerateStreamTest, FullQueueSaysWhenToComeBack) {
   grpc::ClientContext context;
   v1::GenerateResponse response;
   const auto status = daemon.stub().GenerateOnce(&context, TextRequest("hello", 5), &response);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  google::rpc::Status details;
-  google::rpc::RetryInfo retry;
-  ASSERT_TRUE(details.ParseFromString(status.error_details()));
-  ASSERT_EQ(details.details_size(), 1);
-  ASSERT_TRUE(details.details(0).UnpackTo(&retry));
-  EXPECT_EQ(retry.retry_delay().seconds(), 1);
-  EXPECT_EQ(retry.retry_delay().nanos(), 500000000);
-  const auto& trailers = context.GetServerTrailingMetadata();
-  const auto pushback = trailers.find("grpc-retry-pushback-ms");
-  ASSERT_NE(pushback, trailers.end());
-  EXPECT_EQ(std::string(pushback->second.data(), pushback->second.size()), "1500");
+  ExpectToldToComeBack(status, context);
   holder.TryCancel();
   while (reader->Read(&message)) {
   }

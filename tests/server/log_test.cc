@@ -108,6 +108,15 @@ TEST(LogWriterTest, AFullPipeDropsTheOldestLinesAndSaysHowMany) {
   EXPECT_THAT(text, HasSubstr(absl::StrCat("number ", kLines - 1, "\n")));
 }
 
+TEST(LogWriterTest, CutsALineThatIsTooLong) {
+  Pipe pipe;
+  LogWriter writer(pipe.write_end, Notice);
+  writer.Write(std::string(20000, 'x') + "\n");
+  writer.Write("next\n");
+  ASSERT_TRUE(writer.Flush(SteadyNow() + absl::Seconds(30)));
+  EXPECT_EQ(pipe.Drain(), std::string(16383, 'x') + "\nnext\n");
+}
+
 TEST(LogWriterTest, ItsEndDoesNotWaitForAReader) {
   Pipe pipe;
   pipe.Fill();

@@ -143,8 +143,12 @@ TEST(MessageReaderTest, KnownFieldsOfAnotherTypeAreUnknownOnes) {
 
 TEST(MessageReaderTest, SaysWhereBytesMakeNoSense) {
   v1::GenerateRequest request;
-  std::string deep;
-  for (int i = 0; i < 2000; ++i) deep = Varint(1000 << 3 | 3) + deep + Varint(1000 << 3 | 4);
+  const auto groups = [](int depth) {
+    std::string bytes;
+    for (int i = 0; i < depth; ++i) bytes = Varint(1000 << 3 | 3) + bytes + Varint(1000 << 3 | 4);
+    return bytes;
+  };
+  EXPECT_TRUE(Read(groups(32), &request).ok());
   const std::string bad[] = {
       std::string("\x00\x01", 2),          // a field without a number
       "\x0a\x05hel",                       // shorter than it says
@@ -153,7 +157,8 @@ TEST(MessageReaderTest, SaysWhereBytesMakeNoSense) {
       "\x0a\xff\xff\xff\xff\xff\xff\xff",  // no number at all
       "\x0f",                              // no such type
       Varint(1000 << 3 | 4),               // an end without a beginning
-      deep,
+      groups(33),
+      groups(2000),
   };
   for (const std::string& bytes : bad) {
     const absl::Status status = Read(bytes, &request);

@@ -126,6 +126,13 @@ class Acceptor {
   bool HasOpen(int count) {
     return WaitFor([&] { return acceptor->counts().open == count; });
   }
+  // That it was given so many, without having the acceptor look which of them are open.
+  bool HasReceived(size_t count) {
+    return WaitFor([&] {
+      MutexLock lock(&mutex_);
+      return sockets_.size() == count;
+    });
+  }
 
   int port = 0;
   std::promise<absl::Status> failed;
@@ -165,6 +172,20 @@ TEST(ConnectionAcceptorTest, OnePeerDoesNotKeepOthersOut) {
   EXPECT_EQ(acceptor.acceptor->counts().refused_full, 0);
 }
 
+// Nobody tells the acceptor of a connection that is gone; its number is soon another one's.
+TEST(ConnectionAcceptorTest, ConnectionsThatAreGoneTakeNoPlaceOfTheirPeers) {
+  Acceptor acceptor({.connections = 10, .connections_per_peer = 2});
+  for (int i = 0; i < 5; ++i) {
+    Descriptor client = Connected(acceptor.port);
+    ASSERT_TRUE(acceptor.HasReceived(1)) << i;
+    acceptor.CloseAll();
+    EXPECT_EQ(ReadAll(client), "");
+  }
+  Descriptor client = Connected(acceptor.port);
+  ASSERT_TRUE(acceptor.HasReceived(1));
+  EXPECT_EQ(acceptor.acceptor->counts().refused_peer, 0);
+}
+
 TEST(ConnectionAcceptorTest, ClosesThePortWhenStopped) {
   Acceptor acceptor({.connections = 3, .connections_per_peer = 3});
   acceptor.acceptor->Stop();
@@ -198,14 +219,36 @@ class FewDescriptors {
 TEST(ConnectionAcceptorTest, WithoutDescriptorsItRefusesAndAcceptsAgainWhenThereAreSome) {
   FewDescriptors few;
   Acceptor acceptor({.connections = 100, .connections_per_peer = 100});
-  Descriptor early = ClientSocket();
+  Descriptor early[] = {ClientSocket(), ClientSocket(), ClientSocket()};
   std::vector<Descriptor> taken = TakeAllDescriptors();
-  ConnectFrom(1, acceptor.port, early);
-  EXPECT_EQ(ReadAll(early), "");
-  EXPECT_EQ(acceptor.acceptor->counts().refused_descriptors, 1);
+  for (int i = 0; i < 3; ++i) {
+    ConnectFrom(1, acceptor.port, early[i]);
+    EXPECT_EQ(ReadAll(early[i]), "");
+    EXPECT_EQ(acceptor.acceptor->counts().refused_descriptors, i + 1);
+  }
   taken.clear();
   Descriptor later = Connected(acceptor.port);
   EXPECT_TRUE(acceptor.HasOpen(1));
+}
+
+TEST(ConnectionAcceptorTest, WantsOfDescriptorsWithAcceptedOnesBetweenThemAreNoFailure) {
+  FewDescriptors few;
+  Acceptor acceptor({.connections = 100,
+                     .connections_per_peer = 100,
+                     .failure_patience = absl::Milliseconds(200)});
+  std::vector<Descriptor> clients;
+  for (int i = 0; i < 3; ++i) {
+    Descriptor refused = ClientSocket();
+    std::vector<Descriptor> taken = TakeAllDescriptors();
+    ConnectFrom(1, acceptor.port, refused);
+    EXPECT_EQ(ReadAll(refused), "");
+    taken.clear();
+    clients.push_back(Connected(acceptor.port));
+    ASSERT_TRUE(acceptor.HasReceived(clients.size()));
+    absl::SleepFor(absl::Milliseconds(300));
+  }
+  EXPECT_EQ(acceptor.failed.get_future().wait_for(std::chrono::seconds(0)),
+            std::future_status::timeout);
 }
 
 TEST(ConnectionAcceptorTest, GivesUpWhenDescriptorsDoNotComeBack) {

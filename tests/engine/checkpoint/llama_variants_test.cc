@@ -123,6 +123,16 @@ TEST(LlamaVariants, RefusesRotationsOfTheirOwnForKindsOfLayers) {
               AllOf(HasSubstr("rope_parameters"), HasSubstr("full_attention")));
 }
 
+TEST(LlamaVariants, RefusesRotationsOfAPartOfEachHeadInEitherSpelling) {
+  for (const char* changes :
+       {R"({"partial_rotary_factor": 0.5})",
+        R"({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}})"}) {
+    const auto refused = Read(changes);
+    EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnimplemented) << changes;
+    EXPECT_THAT(std::string(refused.status().message()), HasSubstr("partial_rotary_factor"));
+  }
+}
+
 TEST(LlamaVariants, DynamicScalingReachesFurtherThanItsContext) {
   const ModelConfig config = Good(R"({"rope_scaling": {"type": "dynamic", "factor": 2.5},
       "max_position_embeddings": 1000})");
@@ -160,6 +170,19 @@ TEST(LlamaVariants, Yarn) {
                        "mscale_all_dim": 2}})")
                        .attention.rope.attention_factor,
                    (0.05 * std::log(4.0) + 1) / (0.2 * std::log(4.0) + 1));
+  const auto factor = [](const std::string& more) {
+    return Good(absl::StrCat(R"({"rope_scaling": {"type": "yarn", "factor": 4.0)", more, "}}"))
+        .attention.rope.attention_factor;
+  };
+  EXPECT_DOUBLE_EQ(factor(R"(, "mscale": 0.5)"), 0.1 * std::log(4.0) + 1);
+  EXPECT_DOUBLE_EQ(factor(R"(, "mscale_all_dim": 2)"), 0.1 * std::log(4.0) + 1);
+  // A 0 is as good as silence.
+  const RopeConfig zeros = Good(R"({"rope_scaling": {"type": "yarn", "factor": 4.0, "mscale": 0,
+      "mscale_all_dim": 0, "beta_fast": 0, "beta_slow": 0}})")
+                               .attention.rope;
+  EXPECT_EQ(zeros.beta_fast, 32);
+  EXPECT_EQ(zeros.beta_slow, 1);
+  EXPECT_DOUBLE_EQ(zeros.attention_factor, 0.1 * std::log(4.0) + 1);
   // Without a factor, the two contexts tell it.
   EXPECT_EQ(Good(R"({"rope_scaling": {"type": "yarn",
                 "original_max_position_embeddings": 16384}})")
@@ -168,6 +191,8 @@ TEST(LlamaVariants, Yarn) {
   EXPECT_THAT(Bad(R"({"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 1,
                   "beta_slow": 3}})"),
               HasSubstr("beta_fast"));
+  EXPECT_THAT(Bad(R"({"rope_scaling": {"type": "yarn", "factor": 2}, "rope_theta": 1})"),
+              HasSubstr("rope_theta"));
 }
 
 }  // namespace

@@ -312,6 +312,8 @@ TEST(GenerationConfig, AddsEndsAndSetsSampling) {
   EXPECT_EQ(defaults.repetition_penalty, 1.1);
   EXPECT_EQ(kZephyr.Good().sampling_defaults.temperature, std::nullopt);
   EXPECT_THAT(kZephyr.Good("{}", "{}", "{}").eos_ids, ElementsAre(2));
+  EXPECT_EQ(kZephyr.Good("{}", "{}", "{}").bos_id, 1);
+  EXPECT_EQ(kZephyr.Good("{}", "{}", R"({"bos_token_id": 7})").bos_id, 7);
   EXPECT_THAT(kZephyr.Good("{}", "{}", R"({"top_p": 7})").warnings,
               ElementsAre(AllOf(HasSubstr("dir/generation_config.json"), HasSubstr("top_p"))));
 }
@@ -542,10 +544,18 @@ TEST(HybridConfig, RefusesByNameAndRange) {
   EXPECT_THAT(hybrid.Refused("{}", R"({"rms_norm_eps": 1e-06})"), HasSubstr("rms_norm_eps"));
   EXPECT_THAT(hybrid.Refused(R"({"rms_norm_eps": 1e-06})"), HasSubstr("rms_norm_eps"));
   for (const char* option :
-       {"norm_before_gate", "D_has_hdim", "bias", "proj_x_bias", "out_proj_bias"}) {
+       {"norm_before_gate", "D_has_hdim", "bias", "proj_x_bias", "proj_z_bias", "out_proj_bias"}) {
     EXPECT_THAT(hybrid.Refused("{}", absl::StrCat(R"({"ssm_cfg": {")", option, R"(": true}})")),
                 HasSubstr(option));
   }
+  EXPECT_THAT(hybrid.Refused("{}", R"({"ssm_cfg": {"rmsnorm": false}})"), HasSubstr("rmsnorm"));
+  EXPECT_THAT(hybrid.Refused("{}", R"({"ssm_cfg": {"d_ssm": 64}})"), HasSubstr("d_ssm"));
+  EXPECT_THAT(hybrid.Refused("{}", R"({"hidden_act": "gelu"})"), HasSubstr("\"gelu\""));
+  EXPECT_THAT(hybrid.Bad("{}", R"({"intermediate_size": 256})"),
+              AllOf(HasSubstr("intermediate_size"), HasSubstr("512")));
+  Case fused = hybrid;
+  fused.tensors["model.layers.1.mha.in_proj.weight"] = {512, 256};
+  EXPECT_THAT(fused.Refused(R"({"attention_bias": true})"), HasSubstr("mha.in_proj"));
   EXPECT_THAT(hybrid.Bad("{}", R"({"d_xb": null})"),
               AllOf(HasSubstr("mamba_config.json"), HasSubstr("d_xb: missing")));
   EXPECT_THAT(hybrid.Bad("{}", R"({"d_xb": 100})"), HasSubstr("d_xb: 100"));

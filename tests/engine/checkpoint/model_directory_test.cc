@@ -43,6 +43,14 @@ class ModelDirectory : public ::testing::Test {
     }
     ASSERT_TRUE(WriteShardedSafetensors(directory_.path(), to_write, shard_bytes).ok());
   }
+  // In model.safetensors, from F32: as many bytes, of a type that is not read.
+  void StoreAsIntegers(const std::string& tensor) {
+    std::string file = directory_.Read("model.safetensors");
+    const std::string entry = "\"" + tensor + "\":{\"dtype\":\"";
+    const size_t at = file.find(entry + "F32\"");
+    ASSERT_NE(at, std::string::npos) << tensor;
+    directory_.Write("model.safetensors", file.replace(at + entry.size(), 3, "I32"));
+  }
   std::string Error(absl::StatusCode code = absl::StatusCode::kInvalidArgument) {
     const auto opened = Checkpoint::Open(directory_.path());
     EXPECT_EQ(opened.status().code(), code) << opened.status();
@@ -73,12 +81,17 @@ TEST_F(ModelDirectory, ExtraTensor) {
                              HasSubstr("model.layers.2.mlp.up_proj.weight"), HasSubstr("[1, 2]")));
 }
 
-TEST_F(ModelDirectory, KnownLeftoversDoNoHarm) {
+TEST_F(ModelDirectory, KnownLeftoversAreNoPartOfTheModel) {
+  Save();
+  const auto without = Checkpoint::Open(directory_.path());
+  ASSERT_TRUE(without.ok()) << without.status();
   std::vector<NamedTensor> tensors = support::DrawTensors(options_);
   tensors.push_back({"model.layers.0.self_attn.rotary_emb.inv_freq", {2}, {0, 0}});
   tensors.push_back({"model.rotary_emb.inv_freq", {2}, {0, 0}});
   SaveTensors(tensors);
-  EXPECT_TRUE(Checkpoint::Open(directory_.path()).ok());
+  const auto with = Checkpoint::Open(directory_.path());
+  ASSERT_TRUE(with.ok()) << with.status();
+  EXPECT_EQ((*with)->fingerprint(), (*without)->fingerprint());
 }
 
 TEST_F(ModelDirectory, WrongShape) {
@@ -95,11 +108,14 @@ TEST_F(ModelDirectory, WrongShape) {
 
 TEST_F(ModelDirectory, TensorOfATypeThatIsNotRead) {
   Save();
-  std::string file = directory_.Read("model.safetensors");
-  const size_t at = file.find(R"("model.norm.weight":{"dtype":"F32")");
-  ASSERT_NE(at, std::string::npos);
-  file.replace(at, 34, R"("model.norm.weight":{"dtype":"I32")");
-  directory_.Write("model.safetensors", file);
+  StoreAsIntegers("model.norm.weight");
+  EXPECT_THAT(Error(absl::StatusCode::kUnimplemented),
+              AllOf(HasSubstr("model.norm.weight"), HasSubstr("\"I32\"")));
+  // Under another program's name, too.
+  std::vector<NamedTensor> tensors = support::DrawTensors(options_);
+  for (NamedTensor& tensor : tensors) tensor.name.insert(0, "module.");
+  SaveTensors(tensors);
+  StoreAsIntegers("module.model.norm.weight");
   EXPECT_THAT(Error(absl::StatusCode::kUnimplemented),
               AllOf(HasSubstr("model.norm.weight"), HasSubstr("\"I32\"")));
 }
@@ -142,6 +158,14 @@ TEST_F(ModelDirectory, ATiedHeadThatDiffersFromItsEmbeddingIsToldOf) {
                 ::testing::ElementsAre(AllOf(HasSubstr("config.json"), HasSubstr("lm_head.weight"),
                                              HasSubstr("tie_word_embeddings"))));
   }
+}
+
+TEST_F(ModelDirectory, AHeadOfItsOwnIsNothingToTellOf) {
+  Save();
+  const auto opened = Checkpoint::Open(directory_.path());
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_FALSE((*opened)->config().tied_head);
+  EXPECT_THAT((*opened)->config().warnings, ::testing::IsEmpty());
 }
 
 TEST_F(ModelDirectory, MissingFiles) {
@@ -231,17 +255,21 @@ TEST_F(Shards, InFoldersBelow) {
   nlohmann::json index = Index();
   std::filesystem::create_directory(directory_ / "weights");
   std::set<std::string> moved;
+  std::string beside;  // its index still
   for (auto& [tensor, file] : index["weight_map"].items()) {
     const std::string name = file;
     const bool first = name.find("-00001-of-") != std::string::npos;
     if (!first && moved.insert(name).second) {
       std::filesystem::rename(directory_ / name, directory_ / ("weights/" + name));
     }
+    if (first) beside = name;
     file = (first ? "./" : "weights/") + name;
   }
   WriteIndex(index);
-  const auto opened = Checkpoint::Open(directory_.path());
-  EXPECT_TRUE(opened.ok()) << opened.status();
+  for (const std::string& path : {directory_.path(), directory_ / beside}) {
+    const auto opened = Checkpoint::Open(path);
+    EXPECT_TRUE(opened.ok()) << opened.status();
+  }
   EXPECT_FALSE(moved.empty());
 }
 
@@ -327,13 +355,31 @@ TEST_F(ModelDirectory, QuantisedByOthers) {
     EXPECT_THAT(with("quantization_config", {{"quant_method", method}, {"bits", 4}}),
                 AllOf(HasSubstr("config.json"), HasSubstr(method), HasSubstr("GGUF")));
   }
+  EXPECT_THAT(with("compression_config", {{"quant_method", "compressed-tensors"}}),
+              HasSubstr("compressed-tensors"));
   EXPECT_THAT(with("quantization", {{"group_size", 64}, {"bits", 4}}), HasSubstr("MLX"));
-  directory_.Write("config.json", plain.dump());
-  std::vector<NamedTensor> tensors = support::DrawTensors(options_);
-  tensors.push_back({"model.layers.0.mlp.up_proj.qweight", {1}, {0}});
-  SaveTensors(tensors);
-  EXPECT_THAT(Error(absl::StatusCode::kUnimplemented),
-              AllOf(HasSubstr("up_proj.qweight"), HasSubstr("GPTQ or AWQ")));
+}
+
+TEST_F(ModelDirectory, TensorsThatTellHowTheyWereQuantised) {
+  const std::pair<const char*, const char*> marks[] = {
+      {"qweight", "GPTQ or AWQ"},
+      {"q_weight", "EXL2"},
+      {"trellis", "EXL3"},
+      {"SCB", "bitsandbytes"},
+      {"weight.quant_state.bitsandbytes__nf4", "bitsandbytes"},
+      {"weight_packed", "compressed-tensors"},
+      {"weight_scale", "FP8 or INT8"},
+      {"weight_scale_inv", "FP8 or INT8"}};
+  for (const auto& [mark, method] : marks) {
+    const std::string name = std::string("model.layers.0.mlp.up_proj.") + mark;
+    std::vector<NamedTensor> tensors = support::DrawTensors(options_);
+    tensors.push_back({name, {1}, {0}});
+    SaveTensors(tensors);
+    const auto told = AllOf(HasSubstr(name), HasSubstr(method));
+    EXPECT_THAT(Error(absl::StatusCode::kUnimplemented), told);
+    StoreAsIntegers(name);  // as most of them are
+    EXPECT_THAT(Error(absl::StatusCode::kUnimplemented), told);
+  }
 }
 
 // The model of `names` is the one of the layout's own names.
@@ -397,6 +443,23 @@ TEST_F(Shards, TensorThatIsNowhere) {
   EXPECT_THAT(Error(), AllOf(HasSubstr("model.other.weight"), HasSubstr("not found")));
 }
 
+TEST_F(Shards, TensorsOfTypesThatAreNotReadMayStandInTheIndex) {
+  Save();
+  const std::string header =
+      R"({"model.position_ids":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}})";
+  const uint64_t length = header.size();
+  directory_.Write("more.safetensors", std::string(reinterpret_cast<const char*>(&length), 8) +
+                                           header + std::string(8, '\0'));
+  nlohmann::json index = Index();
+  index["weight_map"]["model.position_ids"] = "more.safetensors";
+  WriteIndex(index);
+  const auto opened = Checkpoint::Open(directory_.path());
+  EXPECT_TRUE(opened.ok()) << opened.status();
+  index["weight_map"]["model.other_ids"] = "more.safetensors";
+  WriteIndex(index);
+  EXPECT_THAT(Error(), AllOf(HasSubstr("model.other_ids"), HasSubstr("not found")));
+}
+
 TEST_F(Shards, TensorInTwoFiles) {
   Save();
   nlohmann::json index = Index();
@@ -432,6 +495,16 @@ TEST_F(ModelDirectory, FingerprintsTellModelsApart) {
   Save();
   EXPECT_NE(fingerprint(), first);
   options_.seed = 1;
+  options_.family = Family::kHybrid;
+  Save();
+  const std::string hybrid = fingerprint();
+  nlohmann::json mamba_config = nlohmann::json::parse(directory_.Read("mamba_config.json"));
+  mamba_config["dt_bias_applied"] = 1;
+  directory_.Write("mamba_config.json", mamba_config.dump());
+  EXPECT_NE(fingerprint(), hybrid);
+  options_ = {};
+  options_.layers = 2;
+  std::filesystem::remove_all(directory_.path());
   Save();
   EXPECT_EQ(fingerprint(), first);
   // One bit in the middle of the largest tensor.

@@ -175,6 +175,12 @@ TEST_F(SplitGguf, MissingAndForeignPartsAreNamed) {
   EXPECT_THAT(with("<html>"), AllOf(HasSubstr(Name(1)), HasSubstr("HTML")));
 }
 
+TEST_F(SplitGguf, PartsThatLackATensorSayHowMany) {
+  for (int i = 0; i < 3; ++i) directory_.Write(Name(i), Part(i, 3, 12));
+  EXPECT_THAT(Error(directory_ / Name(0)),
+              AllOf(HasSubstr("11 tensors found"), HasSubstr("12 expected")));
+}
+
 TEST_F(SplitGguf, APartUnderAnotherNameSaysWhatItShouldBe) {
   directory_.Write("blob", Part(1));
   EXPECT_THAT(Error(directory_ / "blob"),
@@ -220,6 +226,14 @@ TEST_F(ModelPlaceTest, FilesOfADirectoryStandForIt) {
   EXPECT_THAT(Error(directory_ / "model/settings.json"), HasSubstr("a JSON file found"));
 }
 
+TEST_F(ModelPlaceTest, ADirectorysOwnWeightsWinOverAGgufFileBesideThem) {
+  ASSERT_NO_FATAL_FAILURE(SaveModel(directory_ / "model"));
+  directory_.Write("model/other.gguf", SmallGguf());
+  const auto opened = Checkpoint::Open(directory_ / "model");
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_EQ((*opened)->config().layout, Layout::kHuggingFace);
+}
+
 TEST_F(ModelPlaceTest, SnapshotOfLinks) {
   ASSERT_NO_FATAL_FAILURE(SaveModel(directory_ / "files"));
   fs::create_directories(directory_ / "cache/snapshots/0123");
@@ -242,6 +256,7 @@ TEST_F(ModelPlaceTest, FilesThatAreSomethingElse) {
       {"\x80\2}q" + std::string(100, 'x'), "pickle"},
       {"<!DOCTYPE html>\n<html>", "web page"},
       {"\n\n <HTML>", "web page"},
+      {"\xef\xbb\xbf<html>", "web page"},
       {"<?xml version=\"1.0\"?><Error>", "web page"},
       {"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "git lfs pull"},
       {"\x1f\x8b\x08 more", "gunzip"},

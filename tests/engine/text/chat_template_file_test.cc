@@ -109,7 +109,7 @@ TEST_F(ChatTemplateFileTest, KnowsEverySpecialTokenThatTheFilesName) {
     "extra_special_tokens": {"boi_token": "<boi>", "marker": "<m>"},
     "additional_special_tokens": ["<x>", {"content": "<y>"}]})");
   Write("special_tokens_map.json",
-        R"({"pad_token": "<other>", "sep_token": "<sep>", "bos_token": "<bos>"})");
+        R"({"pad_token": "<pad>", "sep_token": "<sep>", "bos_token": "<bos>"})");
   const auto tokenizer = OpenTokenizer(directory_.string());
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   const ChatTemplate::Variables variables = ReadChatVariables(directory_.string(), **tokenizer);
@@ -118,6 +118,27 @@ TEST_F(ChatTemplateFileTest, KnowsEverySpecialTokenThatTheFilesName) {
       "{{ image_token }}{{ boi_token }}{{ marker }}{{ additional_special_tokens | join }}");
   ASSERT_TRUE(parsed.ok());
   EXPECT_EQ(*parsed->Render({}, variables), "<bos><eos><pad><sep>False<image><boi><m><x><y>");
+  // Where the two differ, the configuration's word counts if it lists the tokens, else the map's.
+  const absl::StatusOr<ChatTemplate> both = ChatTemplate::Parse(
+      "{{ bos_token }}{{ pad_token }}{{ marker }}{{ additional_special_tokens | join }}");
+  ASSERT_TRUE(both.ok());
+  const std::string config =
+      R"({"bos_token": "<bos>", "pad_token": "<pad>", "extra_special_tokens": {"marker": "<m>"},
+        "additional_special_tokens": ["<x>"])";
+  Write("special_tokens_map.json", R"({"bos_token": "<eos>", "pad_token": "<other>",
+    "additional_special_tokens": ["<z>"]})");
+  const auto rendered = [&] {
+    return *both->Render({}, ReadChatVariables(directory_.string(), **tokenizer));
+  };
+  Write("tokenizer_config.json", config + "}");
+  EXPECT_EQ(rendered(), "<eos><other><m><z>");
+  Write("tokenizer_config.json", config + R"(, "added_tokens_decoder": {}})");
+  EXPECT_EQ(rendered(), "<bos><pad><m><x>");
+  // Where no file names them, the tokenizer's are the begin and the end.
+  const absl::StatusOr<ChatTemplate> ends = ChatTemplate::Parse("{{ bos_token }}{{ eos_token }}");
+  ASSERT_TRUE(ends.ok());
+  const std::string nowhere = (directory_ / "additional_chat_templates").string();
+  EXPECT_EQ(*ends->Render({}, ReadChatVariables(nowhere, **tokenizer)), "<bos><eos>");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Chat templates against the prompts that Jinja2 makes of them (testdata/make_chat_templates.py).
 #include "engine/text/chat_template.h"
 
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -122,9 +123,17 @@ TEST(ChatTemplateTest, TellsTheTimeOfThisMachineByItself) {
   const absl::StatusOr<ChatTemplate> parsed =
       ChatTemplate::Parse("{{ strftime_now is defined }} {{ strftime_now('%s') }}");
   ASSERT_TRUE(parsed.ok());
+  // Its own time zone, too: the seconds since 1970 are counted back from the local time.
+  const char* const zone = std::getenv("TZ");
+  const std::optional<std::string> zone_before =
+      zone == nullptr ? std::nullopt : std::optional<std::string>(zone);
+  setenv("TZ", "EAST-5:30", 1);
+  tzset();
   const std::time_t before = std::time(nullptr);
   const absl::StatusOr<std::string> text = parsed->Render({}, {});
   const std::time_t after = std::time(nullptr);
+  zone_before.has_value() ? setenv("TZ", zone_before->c_str(), 1) : unsetenv("TZ");
+  tzset();
   ASSERT_TRUE(text.ok()) << text.status();
   ASSERT_EQ(text->substr(0, 5), "True ");
   const std::time_t told = std::stoll(text->substr(5));
