@@ -104,6 +104,13 @@ class Trainer:
         return subprocess.Popen([OPTIONS.trainer, command, "--config", str(path)], cwd=self.folder, text=True,
                                 env={**self.environment, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
+    def start_two(self, command, path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        return [self.start(command, path, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+                for rank in range(2)]
+
     def run(self, command, settings, name=None):
         process = self.start(command, self.config(name or command, settings))
         output, errors = process.communicate(timeout=600)
@@ -518,13 +525,7 @@ class ChainTest(unittest.TestCase):
                     "loop": {"steps": 20, "warmup_steps": 5, "micro_batch": 2, "log_every": 1, "stored": "fp32"}}
         self.trainer.run("tokenizer", {"output": "pair_words", "train": str(self.made), "vocabulary": 300})
         self.trainer.run("pretrain", {**settings, "output": "one", "loop": {**settings["loop"], "accumulation": 2}})
-        path = self.trainer.config("two", {**settings, "output": "two"})
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        processes = [self.trainer.start("pretrain", path, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
-                                        MASTER_PORT=port) for rank in range(2)]
-        for process in processes:
+        for process in self.trainer.start_two("pretrain", self.trainer.config("two", {**settings, "output": "two"})):
             _, errors = process.communicate(timeout=300)
             self.assertEqual(process.returncode, 0, errors)
         one, two = self.trainer.metrics("one"), self.trainer.metrics("two")
@@ -532,6 +533,32 @@ class ChainTest(unittest.TestCase):
         for single, double in zip(one, two):
             self.assertAlmostEqual(single["loss"], double["loss"], delta=2e-5)
             self.assertEqual(single["tokens"], double["tokens"])
+
+    def test_two_processes_write(self):
+        """A signal to one stops both, with all saved; what they write in the end is what one process writes alone."""
+        folder = self.trainer.folder
+        self.trainer.run("tokenizer", {"output": "writer_words", "train": str(self.made), "vocabulary": 300})
+        self.trainer.run("pretrain", {"output": "writer", "tokenizer": "writer_words", "loop": {"steps": 20, "micro_batch": 2},
+                                      "model": {"family": "mamba", "width": 32, "layers": 2},
+                                      "data": {"train": str(self.made), "row_tokens": 64}})
+        settings = {"model": "writer/model", "records": 600, "sequences": 4, "shard_records": 40, "maximum_tokens": 64}
+        self.trainer.run("generate", {**settings, "output": "written_alone"})
+        path = self.trainer.config("written", {**settings, "output": "written"})
+        for signalled in (1, 0):
+            processes, shards = self.trainer.start_two("generate", path), folder / "written/shards"
+            before = len(list(shards.glob("?????.json")))
+            while all(process.poll() is None for process in processes) and len(list(shards.glob("?????.json"))) == before:
+                time.sleep(0.005)
+            processes[signalled].send_signal(signal.SIGTERM)
+            for process in processes:
+                _, errors = process.communicate(timeout=120)
+                self.assertEqual(process.returncode, 143, errors)
+            self.assertFalse((folder / "written/generated.jsonl").exists())
+        for process in self.trainer.start_two("generate", path):
+            _, errors = process.communicate(timeout=300)
+            self.assertEqual(process.returncode, 0, errors)
+        self.assertEqual((folder / "written/generated.jsonl").read_bytes(),
+                         (folder / "written_alone/generated.jsonl").read_bytes())
 
     def test_faults_are_named(self):
         folder, refused = self.trainer.folder, self.trainer.refused
