@@ -245,8 +245,8 @@ absl::Status EngineCore::OpenFiles(ModelFiles* files) {
     AddWarnings({absl::StrCat(
         options.model,
         ": float16 weights are computed with in float32, which takes twice their memory; "
-        "compute.weight_type: bfloat16 takes half of that and rounds them: logits off by about 1 "
-        "%")});
+        "compute.weight_type: bfloat16 takes half of that and rounds them: logits off by "
+        "0.3 to 1.5 %")});
   }
   if (options.draft_model.empty()) return absl::OkStatus();
   opened = Checkpoint::Open(options.draft_model);
