@@ -15,7 +15,7 @@ if(TARGET trainer)
   # It finds LibTorch where it was linked.
   install(TARGETS trainer RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
-install(DIRECTORY deploy/models DESTINATION ${CMAKE_INSTALL_DATADIR}/mambad)
+install(DIRECTORY deploy/models DESTINATION ${CMAKE_INSTALL_DATADIR}/mambad PATTERN .gitattributes EXCLUDE)
 install(FILES README.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(CODE "set(sample ${CMAKE_SOURCE_DIR}/deploy/mambad.yaml)")
 install(CODE [[

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/weight_type.h"
 #include "kernels/backend.h"
 
 namespace mambad {
@@ -26,9 +27,7 @@ int64_t Numbers(const Parameter& parameter) {
 }
 
 int64_t WeightBytes(const Checkpoint& checkpoint, ComputeType type, int64_t proposed_tokens) {
-  const bool float32 =
-      type == ComputeType::kFloat32 ||
-      (type == ComputeType::kAuto && checkpoint.native_type() == checkpoint::StorageType::kFloat32);
+  const bool float32 = ComputesInFloat32(checkpoint, type);
   int64_t bytes = 0;
   for (const Parameter& parameter : checkpoint.table().parameters()) {
     if (parameter.optional && !checkpoint.Has(parameter)) continue;
@@ -98,9 +97,10 @@ int64_t WorkspaceBytes(const Checkpoint& checkpoint, int64_t rows, int64_t logit
 }
 
 int64_t PageTableBytes(const ModelConfig& config, const EngineOptions& options) {
-  const int64_t pages = config.HasMixer(MixerKind::kAttention)
-                            ? (options.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens
-                            : 1;
+  const int64_t pages =
+      config.HasMixer(MixerKind::kAttention)
+          ? (options.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens
+          : 1;
   return 2 * 4 * pages * options.max_sequences;  // the host's and the device's
 }
 
@@ -110,6 +110,7 @@ MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t
                       const EngineOptions& options, const kernels::Backend& backend) {
   MemoryPlan plan;
   plan.free = backend.FreeBytes();
+  plan.float32_weights = ComputesInFloat32(target, options.weight_type);
   const int64_t sequences = options.max_sequences;
   const int64_t vocabulary = target.config().padded_vocabulary;
   const int64_t logit_rows = MaxLogitRows(options);
@@ -121,7 +122,8 @@ MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t
     plan.states += StateBytes(config, options.max_sequences, drafts, backend);
     plan.cache_token += CacheBytesPerToken(config);
     plan.tables += PageTableBytes(config, options);
-    plan.workspace += WorkspaceBytes(*model, options.max_step_rows, drafts ? sequences : logit_rows);
+    plan.workspace +=
+        WorkspaceBytes(*model, options.max_step_rows, drafts ? sequences : logit_rows);
   }
   plan.keys_and_values = plan.cache_token * options.kv_cache_tokens;
   plan.tables += sequences * vocabulary * 8;  // penalties' counts and biases
@@ -140,7 +142,9 @@ int64_t FittingCacheTokens(const MemoryPlan& plan, int64_t wanted) {
 absl::Status CheckFits(const MemoryPlan& plan, const EngineOptions& options) {
   if (plan.free < 0 || plan.total() <= plan.free) return absl::OkStatus();
   const std::pair<int64_t, std::string> parts[] = {
-      {plan.weights, "a smaller model"},
+      {plan.weights, plan.float32_weights
+                         ? "compute.weight_type: bfloat16, or serve a smaller model"
+                         : "a smaller model"},
       {plan.states, absl::StrCat("batching.max_sequences: ", options.max_sequences)},
       {plan.keys_and_values, absl::StrCat("batching.kv_cache_tokens: ", options.kv_cache_tokens)},
       {plan.tables, absl::StrCat("batching.max_sequences: ", options.max_sequences)},
@@ -149,12 +153,16 @@ absl::Status CheckFits(const MemoryPlan& plan, const EngineOptions& options) {
   const auto& largest =
       *std::max_element(std::begin(parts), std::end(parts),
                         [](const auto& a, const auto& b) { return a.first < b.first; });
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "too little memory: ", BytesForPeople(plan.total()), " are needed (weights ",
-      BytesForPeople(plan.weights), ", states ", BytesForPeople(plan.states), ", keys and values ",
-      BytesForPeople(plan.keys_and_values), ", tables ", BytesForPeople(plan.tables), ", work space ",
-      BytesForPeople(plan.workspace), "), ", BytesForPeople(plan.free), " are free: ",
-      &largest == &parts[0] ? "serve " : "lower ", largest.second));
+  return absl::ResourceExhaustedError(
+      absl::StrCat("too little memory: ", BytesForPeople(plan.total()), " are needed (weights ",
+                   BytesForPeople(plan.weights), ", states ", BytesForPeople(plan.states),
+                   ", keys and values ", BytesForPeople(plan.keys_and_values), ", tables ",
+                   BytesForPeople(plan.tables), ", work space ", BytesForPeople(plan.workspace),
+                   "), ", BytesForPeople(plan.free), " are free: ",
+                   &largest != &parts[0]  ? "lower "
+                   : plan.float32_weights ? "set "
+                                          : "serve ",
+                   largest.second));
 }
 
 }  // namespace mambad

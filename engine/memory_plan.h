@@ -35,7 +35,8 @@ struct MemoryPlan {
   int64_t workspace = 0;        // activations and logits of one step
   int64_t free = -1;            // what the device had before; -1: it does not say
 
-  int64_t cache_token = 0;  // of keys_and_values, one token of the cache
+  int64_t cache_token = 0;       // of keys_and_values, one token of the cache
+  bool float32_weights = false;  // the target's: half of them would do as bfloat16
 
   int64_t total() const { return weights + states + keys_and_values + tables + workspace; }
 };

@@ -22,7 +22,7 @@ enum class ComputeType {
   kAuto,
   kFloat32,
   kBFloat16
-};  // kAuto: what most of the file's matrices are
+};  // kAuto: as the file has most of its matrices (engine/weight_type.h)
 enum class DrafterKind { kNone, kDraftModel, kPromptLookup };
 
 struct EngineOptions {

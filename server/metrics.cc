@@ -36,7 +36,9 @@ Histogram& AddHistogram(prometheus::Registry& registry, const char* name, const 
 Histogram& AddStepHistogram(prometheus::Registry& registry, const char* phase) {
   return prometheus::BuildHistogram()
       .Name("mambad_step_seconds")
-      .Help("Time of one engine step: of the draft model, of the target model (prompts and answers), total")
+      .Help(
+          "Time of one engine step: of the draft model, of the target model (prompts and answers), "
+          "total")
       .Register(registry)
       .Add({{"phase", phase}}, kShortTimes);
 }
@@ -109,7 +111,7 @@ void AddEngineFamilies(const Engine& engine, const TextLoad& text, int draft_len
                {"fingerprint", model.fingerprint}});
 }
 
-void AddVllmFamilies(const Engine& engine, MetricFamilies* list) {
+void AddVllmFamilies(const Engine& engine, const TextLoad& text, MetricFamilies* list) {
   const EngineStats stats = engine.Stats();
   const MetricFamilies::Labels labels = {{"model_name", engine.model().path}};
   // What fills up first, keys and values or slots, is what routers want to know.
@@ -118,7 +120,8 @@ void AddVllmFamilies(const Engine& engine, MetricFamilies* list) {
   const double slots =
       stats.slots_total > 0 ? double(stats.slots_used) / double(stats.slots_total) : 0;
   list->Gauge("vllm:num_requests_running", "As mambad_requests_running", stats.running, labels);
-  list->Gauge("vllm:num_requests_waiting", "As mambad_requests_waiting", stats.waiting, labels);
+  list->Gauge("vllm:num_requests_waiting", "As mambad_requests_waiting",
+              stats.waiting + text.waiting, labels);
   list->Gauge("vllm:kv_cache_usage_perc", "Share of slots or pages in use, 0 to 1",
               std::max(pages, slots), labels);
   list->Counter("vllm:prompt_tokens_total", "As mambad_prompt_tokens_total", stats.prompt_tokens,
@@ -149,7 +152,8 @@ Metrics::Metrics(bool vllm_names)
       per_token_(AddHistogram(registry_, "time_per_output_token_seconds",
                               "Mean time of a token after the first, one value a sample",
                               kShortTimes)),
-      end_to_end_(AddHistogram(registry_, "e2e_request_latency_seconds", "From arrival to the end, of calls that "
+      end_to_end_(AddHistogram(registry_, "e2e_request_latency_seconds",
+                               "From arrival to the end, of calls that "
                                "the engine has taken up",
                                kLongTimes)),
       queue_(AddHistogram(registry_, "request_queue_time_seconds", "From arrival to the first step",
@@ -224,7 +228,7 @@ std::string Metrics::Scrape() const {
     if (engine_ != nullptr) {
       const TextLoad text = text_worker_ != nullptr ? text_worker_->Load() : TextLoad();
       AddEngineFamilies(*engine_, text, draft_length_.load(std::memory_order_relaxed), &list);
-      if (vllm_names_) AddVllmFamilies(*engine_, &list);
+      if (vllm_names_) AddVllmFamilies(*engine_, text, &list);
     }
   }
   std::vector<MetricFamily> families = registry_.Collect();

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <map>
 #include <stdexcept>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -28,6 +29,14 @@ class SingleProcess : public ProcessGroup {
   void Broadcast(Tensor, int) override {}
   void Barrier() override {}
   std::string FromFirst(const std::string& words) override { return words; }
+  void Write(const std::string& key, const std::string& words) override { board_[key] = words; }
+  std::optional<std::string> Read(const std::string& key) override {
+    const auto found = board_.find(key);
+    return found == board_.end() ? std::nullopt : std::optional(found->second);
+  }
+
+ private:
+  std::map<std::string, std::string> board_;
 };
 
 // The first process may read text for hours while the others have nothing to do. In milliseconds it
@@ -103,6 +112,19 @@ class BackendGroup : public ProcessGroup {
     Barrier();  // process 0 may serve the store, and leave as soon as it has told
     return found;
   }
+  void Write(const std::string& key, const std::string& words) override {
+    Together(
+        [&] { store_->set("board-" + key, std::vector<uint8_t>(words.begin(), words.end())); });
+  }
+  std::optional<std::string> Read(const std::string& key) override {
+    std::optional<std::string> found;
+    Together([&] {
+      if (!store_->check({"board-" + key})) return;
+      const std::vector<uint8_t> bytes = store_->get("board-" + key);
+      found.emplace(bytes.begin(), bytes.end());
+    });
+    return found;
+  }
 
  private:
   template <typename Work>
@@ -135,7 +157,8 @@ std::unique_ptr<ProcessGroup> JoinProcessGroup(const Rendezvous& rendezvous, boo
   options.timeout = std::chrono::seconds(seconds);
   try {
     auto tcp = c10::make_intrusive<c10d::TCPStore>(rendezvous.address, options);
-    auto store = c10::make_intrusive<c10d::PrefixStore>("mambad-trainer-" + rendezvous.attempt, tcp);
+    auto store =
+        c10::make_intrusive<c10d::PrefixStore>("mambad-trainer-" + rendezvous.attempt, tcp);
     if (!cuda) {
       auto backend = c10::make_intrusive<c10d::ProcessGroupGloo>(
           store, rendezvous.rank, rendezvous.size,

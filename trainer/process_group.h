@@ -28,12 +28,13 @@ struct Rendezvous {
 };
 
 // From the variables that torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT,
-// TORCHELASTIC_USE_AGENT_STORE, TORCHELASTIC_RESTART_COUNT), Kubeflow (the same, or PET_NODE_RANK, PET_NNODES, PET_MASTER_ADDR,
-// PET_MASTER_PORT with one process a node) or Slurm (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID,
-// SLURM_TASKS_PER_NODE, SLURM_NODEID, SLURM_JOB_NODELIST) set, in this order; without any of them
-// one process alone. CUDA_VISIBLE_DEVICES with one GPU in it is taken for the process's own.
-// `variable` gives a variable's value. Throws std::runtime_error naming a variable that is missing,
-// no number, or (PET_NPROC_PER_NODE) asks for processes that only torchrun would start.
+// TORCHELASTIC_USE_AGENT_STORE, TORCHELASTIC_RESTART_COUNT), Kubeflow (the same, or PET_NODE_RANK,
+// PET_NNODES, PET_MASTER_ADDR, PET_MASTER_PORT with one process a node) or Slurm (SLURM_PROCID,
+// SLURM_NTASKS, SLURM_LOCALID, SLURM_TASKS_PER_NODE, SLURM_NODEID, SLURM_JOB_NODELIST) set, in this
+// order; without any of them one process alone. CUDA_VISIBLE_DEVICES with one GPU in it is taken
+// for the process's own. `variable` gives a variable's value. Throws std::runtime_error naming a
+// variable that is missing, no number, or (PET_NPROC_PER_NODE) asks for processes that only
+// torchrun would start.
 Rendezvous ReadRendezvous(
     const std::function<std::optional<std::string>(const std::string&)>& variable);
 
@@ -61,6 +62,9 @@ class ProcessGroup {
   // What `words` is in process 0, in every process. The others wait as long as that one lives and
   // works, be it hours.
   virtual std::string FromFirst(const std::string& words) = 0;
+  // A board that all write on and read when they like, in no order and waiting for nobody.
+  virtual void Write(const std::string& key, const std::string& words) = 0;
+  virtual std::optional<std::string> Read(const std::string& key) = 0;
 };
 
 // One process alone when rendezvous.size is 1; else Gloo for CPU tensors, NCCL for CUDA ones.

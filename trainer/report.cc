@@ -184,8 +184,8 @@ std::string MetricMeaning(const std::string& name) {
       {"agreement",
        "share of tokens for which model and teacher find the same next token most probable"},
       {"overlap",
-       "probability that both distributions share: the share of sampled drafts that would be "
-       "accepted at temperature 1"},
+       "probability that both distributions share: of drafts sampled at temperature 1 no greater "
+       "share is accepted"},
       {"perplexity", "exp of the cross entropy"},
       {"perplexity_ratio", "perplexity over the teacher's; 1: as good"},
       {"accuracy", "share of pairs in which the chosen answer is preferred"},

@@ -8,11 +8,14 @@
 #include <stdexcept>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
 #include "engine/checkpoint/fingerprint.h"
 #include "engine/checkpoint/json_file.h"
 #include "engine/checkpoint/safetensors.h"
 #include "engine/text/chat_template_file.h"
+#include "trainer/formats/model_text.h"
 
 namespace mambad::trainer {
 namespace {
@@ -303,9 +306,20 @@ void TokenStore::Read(int64_t document, int64_t offset, int64_t count, int64_t* 
 
 std::string TokenizerFingerprint(const std::string& model_directory) {
   checkpoint::Fingerprint fingerprint;
-  for (const char* name : {"tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-                           "special_tokens_map.json", "chat_template.jinja", "chat_template.json"}) {
-    AddFile(model_directory + "/" + name, &fingerprint);
+  // Also where they are not: what lies beside them is counted only where it is, so that tokens that
+  // were made before it counted remain good.
+  constexpr std::array<absl::string_view, 6> kCounted = {
+      "tokenizer.json",          "tokenizer.model",     "tokenizer_config.json",
+      "special_tokens_map.json", "chat_template.jinja", "chat_template.json"};
+  for (const absl::string_view name : kCounted) {
+    AddFile(absl::StrCat(model_directory, "/", name), &fingerprint);
+  }
+  for (const std::string& name : TextFilesIn(model_directory)) {
+    const bool counted = std::find(kCounted.begin(), kCounted.end(), name) != kCounted.end();
+    if (counted || name == "vocab.json" || name == "merges.txt")
+      continue;  // the latter are not read
+    fingerprint.Add(name);
+    AddFile(absl::StrCat(model_directory, "/", name), &fingerprint);
   }
   return fingerprint.Digits();
 }
@@ -326,16 +340,16 @@ TokenStore OpenOrMakeTokenStore(const std::string& directory, const TokenStoreSo
   index.source_fingerprint = source_fingerprint;
   int64_t documents = 0, tokens = 0;
   for (const std::string& path : source.files) {
-    const CorpusCounts counts =
-        ReadCorpus(path, model_text.corpus(), source.options,
-                   [&](const std::vector<TokenizedDocument>& record) {
-                     writer.Add(record);
-                     documents += static_cast<int64_t>(record.size());
-                     for (const TokenizedDocument& document : record) {
-                       tokens += static_cast<int64_t>(document.tokens.size());
-                     }
-                     if (source.watch) source.watch(documents, tokens);
-                   });
+    const CorpusCounts counts = ReadCorpus(path, model_text.corpus(), source.options,
+                                           [&](const std::vector<TokenizedDocument>& record) {
+                                             writer.Add(record);
+                                             documents += static_cast<int64_t>(record.size());
+                                             for (const TokenizedDocument& document : record) {
+                                               tokens +=
+                                                   static_cast<int64_t>(document.tokens.size());
+                                             }
+                                             if (source.watch) source.watch(documents, tokens);
+                                           });
     index.skipped_records += counts.skipped;
     if (index.first_skipped.empty()) index.first_skipped = counts.first_skipped;
   }

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/rope_frequencies.h"
+#include "engine/weight_type.h"
 
 namespace mambad {
 
@@ -347,10 +348,8 @@ absl::StatusOr<std::unique_ptr<const Weights>> Weights::Load(
                      " numbers; rotary embedding needs an even width"));
   }
   auto weights = std::unique_ptr<Weights>(new Weights());
-  const bool float32 =
-      type == ComputeType::kFloat32 ||
-      (type == ComputeType::kAuto && checkpoint.native_type() == checkpoint::StorageType::kFloat32);
-  weights->type_ = float32 ? ElementType::kFloat32 : ElementType::kBFloat16;
+  weights->type_ =
+      ComputesInFloat32(checkpoint, type) ? ElementType::kFloat32 : ElementType::kBFloat16;
   WeightsLoader(checkpoint, backend, *weights).Load(proposed_tokens);
   return weights;
 }

@@ -44,6 +44,8 @@ def main():
         run("cmake", "--install", build, "--prefix", prefix)
         for name in ("LICENSE", "README.md"):
             assert list(prefix.glob(f"share/doc/*/{name}")), f"{name} was not installed"
+        for path in prefix.rglob("*"):
+            assert not path.name.startswith("."), f"{path} is of no use there"
         for program in ("mambad", "mambactl", "mambad-models"):
             run(prefix / "bin" / program, "--help")
         answer = serve(prefix)

@@ -16,11 +16,12 @@ import pathlib
 import random
 import re
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 import unittest
+
+from trainer_process import Trainer, tensors
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OPTIONS = None  # set by main
@@ -46,14 +47,6 @@ def made_text(count, seed):
 def json_lines(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return str(path)
-
-
-def tensors(path):
-    """The bytes of every tensor of a safetensors file, by name."""
-    data = path.read_bytes()
-    begin = 8 + int.from_bytes(data[:8], "little")
-    places = {name: place["data_offsets"] for name, place in json.loads(data[8:begin]).items() if name != "__metadata__"}
-    return {name: data[begin + first:begin + last] for name, (first, last) in places.items()}
 
 
 def write_qwen3(folder, vocabulary):
@@ -85,50 +78,6 @@ def write_qwen3(folder, vocabulary):
     text = json.dumps(header).encode()
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
-
-
-class Trainer:
-    """Runs commands in one folder; a configuration is written as JSON, which is YAML too."""
-
-    def __init__(self, folder):
-        self.folder = pathlib.Path(folder)
-        # Threads that wait busily for each other are slower than one where cores are few and shared.
-        self.environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def config(self, name, settings):
-        path = self.folder / f"{name}.yaml"
-        path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        return path
-
-    def start(self, command, path, **variables):
-        return subprocess.Popen([OPTIONS.trainer, command, "--config", str(path)], cwd=self.folder, text=True,
-                                env={**self.environment, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    def run(self, command, settings, name=None):
-        process = self.start(command, self.config(name or command, settings))
-        output, errors = process.communicate(timeout=600)
-        if process.returncode != 0:
-            raise AssertionError(f"trainer {command}: {process.returncode}\n{errors}")
-        return output, errors
-
-    def refused(self, command, settings):
-        """The one line that a command ends with."""
-        process = self.start(command, self.config("refused", settings))
-        _, errors = process.communicate(timeout=600)
-        lines = [line for line in errors.splitlines() if line.startswith("trainer: error: ")]
-        assert process.returncode == 2 and len(lines) == 1, f"{process.returncode}\n{errors}"
-        return lines[0]
-
-    def metrics(self, run):
-        lines = (self.folder / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-
-    def curve(self, run):
-        """The metrics without what the clock tells."""
-        return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in self.metrics(run)]
-
-    def weights(self, model):
-        return tensors(self.folder / model / "model.safetensors")
 
 
 class Server:
@@ -170,7 +119,7 @@ class ChainTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.temporary = tempfile.TemporaryDirectory()
-        cls.trainer = Trainer(cls.temporary.name)
+        cls.trainer = Trainer(OPTIONS.trainer, cls.temporary.name)
         folder = cls.trainer.folder
         documents = made_text(600, 1)
         cls.made = folder / "made.txt"
@@ -518,13 +467,7 @@ class ChainTest(unittest.TestCase):
                     "loop": {"steps": 20, "warmup_steps": 5, "micro_batch": 2, "log_every": 1, "stored": "fp32"}}
         self.trainer.run("tokenizer", {"output": "pair_words", "train": str(self.made), "vocabulary": 300})
         self.trainer.run("pretrain", {**settings, "output": "one", "loop": {**settings["loop"], "accumulation": 2}})
-        path = self.trainer.config("two", {**settings, "output": "two"})
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        processes = [self.trainer.start("pretrain", path, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
-                                        MASTER_PORT=port) for rank in range(2)]
-        for process in processes:
+        for process in self.trainer.start_two("pretrain", self.trainer.config("two", {**settings, "output": "two"})):
             _, errors = process.communicate(timeout=300)
             self.assertEqual(process.returncode, 0, errors)
         one, two = self.trainer.metrics("one"), self.trainer.metrics("two")
@@ -532,6 +475,32 @@ class ChainTest(unittest.TestCase):
         for single, double in zip(one, two):
             self.assertAlmostEqual(single["loss"], double["loss"], delta=2e-5)
             self.assertEqual(single["tokens"], double["tokens"])
+
+    def test_two_processes_write(self):
+        """A signal to one stops both, with all saved; what they write in the end is what one process writes alone."""
+        folder = self.trainer.folder
+        self.trainer.run("tokenizer", {"output": "writer_words", "train": str(self.made), "vocabulary": 300})
+        self.trainer.run("pretrain", {"output": "writer", "tokenizer": "writer_words", "loop": {"steps": 20, "micro_batch": 2},
+                                      "model": {"family": "mamba", "width": 32, "layers": 2},
+                                      "data": {"train": str(self.made), "row_tokens": 64}})
+        settings = {"model": "writer/model", "records": 600, "sequences": 4, "shard_records": 40, "maximum_tokens": 64}
+        self.trainer.run("generate", {**settings, "output": "written_alone"})
+        path = self.trainer.config("written", {**settings, "output": "written"})
+        for signalled in (1, 0):
+            processes, shards = self.trainer.start_two("generate", path), folder / "written/shards"
+            before = len(list(shards.glob("?????.json")))
+            while all(process.poll() is None for process in processes) and len(list(shards.glob("?????.json"))) == before:
+                time.sleep(0.005)
+            processes[signalled].send_signal(signal.SIGTERM)
+            for process in processes:
+                _, errors = process.communicate(timeout=120)
+                self.assertEqual(process.returncode, 143, errors)
+            self.assertFalse((folder / "written/generated.jsonl").exists())
+        for process in self.trainer.start_two("generate", path):
+            _, errors = process.communicate(timeout=300)
+            self.assertEqual(process.returncode, 0, errors)
+        self.assertEqual((folder / "written/generated.jsonl").read_bytes(),
+                         (folder / "written_alone/generated.jsonl").read_bytes())
 
     def test_faults_are_named(self):
         folder, refused = self.trainer.folder, self.trainer.refused

@@ -7,9 +7,9 @@
 #include <string>
 #include <utility>
 
+#include "engine/engine_core.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "engine/engine_core.h"
 #include "tests/engine/broken_backend.h"
 #include "tests/support/formula_models.h"
 
@@ -56,6 +56,7 @@ TEST_P(MemoryPlanTest, IsWhatIsTaken) {
     const ModelInfo& model = (*core)->facts().model;
     // Rotary frequencies are in no file.
     EXPECT_NEAR(plan.weights, model.weight_bytes, 256);
+    EXPECT_EQ(plan.float32_weights, type == ComputeType::kFloat32);
     EXPECT_EQ(plan.states, 3 * model.state_bytes_per_sequence);
     EXPECT_EQ(plan.keys_and_values, 640 * plan.cache_token);
     EXPECT_EQ(plan.keys_and_values > 0, model.attention_layers > 0);
@@ -89,6 +90,9 @@ TEST_F(MemoryRefusal, NamesTheLargestPart) {
               HasSubstr("lower batching.kv_cache_tokens"));
   plan.weights = 7000;
   EXPECT_THAT(std::string(CheckFits(plan, {}).message()), HasSubstr("serve a smaller model"));
+  plan.float32_weights = true;
+  EXPECT_THAT(std::string(CheckFits(plan, {}).message()),
+              HasSubstr("set compute.weight_type: bfloat16, or serve a smaller model"));
   plan.workspace = 8000;
   EXPECT_THAT(std::string(CheckFits(plan, {}).message()),
               HasSubstr("lower batching.max_step_rows"));

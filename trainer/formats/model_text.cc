@@ -1,7 +1,9 @@
 #include "trainer/formats/model_text.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <stdexcept>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/mapped_file.h"
@@ -16,15 +18,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kNames[] = {"tokenizer.json",
-                                  "tokenizer.model",
-                                  "tokenizer_config.json",
-                                  "special_tokens_map.json",
-                                  "added_tokens.json",
-                                  "chat_template.jinja",
-                                  "chat_template.json",
-                                  "vocab.json",
-                                  "merges.txt"};
+constexpr const char* kNames[] = {
+    "tokenizer.json",    "tokenizer.model",     "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json",    "processor_config.json",
+    "vocab.json",        "merges.txt"};
+// Templates beside the usual one, each under its own name.
+constexpr char kMoreTemplates[] = "additional_chat_templates";
 
 std::string ReadFile(const std::string& path) {
   const checkpoint::MappedFile file = ValueOf(checkpoint::MappedFile::Open(path));
@@ -33,9 +32,8 @@ std::string ReadFile(const std::string& path) {
 
 TextFilesByName FilesOfDirectory(const std::string& directory) {
   TextFilesByName files;
-  for (const char* name : kNames) {
-    const fs::path path = fs::path(directory) / name;
-    if (fs::exists(path)) files[name] = ReadFile(path.string());
+  for (const std::string& name : TextFilesIn(directory)) {
+    files[name] = ReadFile((fs::path(directory) / name).string());
   }
   return files;
 }
@@ -65,6 +63,21 @@ std::string TokenizerBeside(const ModelSource& source) {
 
 }  // namespace
 
+std::vector<std::string> TextFilesIn(const std::string& directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const char* name : kNames) {
+    if (fs::exists(fs::path(directory) / name, error)) names.emplace_back(name);
+  }
+  for (fs::directory_iterator at(fs::path(directory) / kMoreTemplates, error), end;
+       !error && at != end; at.increment(error)) {
+    if (at->path().extension() != ".jinja") continue;
+    names.push_back((fs::path(kMoreTemplates) / at->path().filename()).string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 TextFilesByName TextOfModel(const ModelSource& source, const std::string& tokenizer) {
   const int vocabulary = source.checkpoint->config().vocabulary;
   if (!tokenizer.empty()) {
@@ -87,10 +100,11 @@ bool HasTokenizer(const TextFilesByName& files) {
 }
 
 void WriteTextFiles(const std::string& directory, const TextFilesByName& files) {
-  for (const char* name : kNames) {
+  for (const std::string& name : TextFilesIn(directory)) {
     if (!files.contains(name)) fs::remove(fs::path(directory) / name);
   }
   for (const auto& [name, contents] : files) {
+    fs::create_directories((fs::path(directory) / name).parent_path());
     const absl::Span<const std::byte> piece(reinterpret_cast<const std::byte*>(contents.data()),
                                             contents.size());
     ThrowUnlessOk(checkpoint::WriteFileAtomically(absl::StrCat(directory, "/", name), {piece}));

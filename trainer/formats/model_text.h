@@ -5,12 +5,18 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "trainer/formats/model_source.h"
 
 namespace mambad::trainer {
 
+// By their paths in the directory: "tokenizer.json", "additional_chat_templates/rag.jinja".
 using TextFilesByName = std::map<std::string, std::string>;
+
+// The paths of those that lie in `directory`, in order: whatever a tokenizer or a chat template is
+// read from, by us or by transformers.
+std::vector<std::string> TextFilesIn(const std::string& directory);
 
 // From `tokenizer` (a directory, or llama2.c's tokenizer file) or, when that is empty, from the
 // model: what lies in its directory, what a GGUF file has inside, llama2.c's tokenizer beside its

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/model_writer.h"
 #include "engine/checkpoint/proposed_tokens.h"
+#include "trainer/formats/model_text.h"
 #include "trainer/modules/language_model.h"
 
 namespace mambad::trainer {
@@ -70,13 +71,11 @@ void CopyTextFiles(const std::string& from, const std::string& to) {
   }
   std::error_code same;
   if (fs::equivalent(from, to, same)) return;
-  for (const char* name :
-       {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-        "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"}) {
-    const fs::path source = fs::path(from) / name;
-    if (!fs::exists(source)) continue;
+  for (const std::string& name : TextFilesIn(from)) {
+    const fs::path source = fs::path(from) / name, target = fs::path(to) / name;
     std::error_code error;
-    fs::copy_file(source, fs::path(to) / name, fs::copy_options::overwrite_existing, error);
+    fs::create_directories(target.parent_path(), error);
+    fs::copy_file(source, target, fs::copy_options::overwrite_existing, error);
     if (error) {
       throw std::runtime_error(
           absl::StrCat(source.string(), ": cannot be copied to ", to, ": ", error.message()));

@@ -10,7 +10,7 @@ namespace mambad::trainer {
 
 void Describe(Settings* s, ConvertConfig* c) {
   s->Text("input", &c->input, Settings::Need::kRequired,
-          "a GGUF file (llama, mamba, mamba2), a llama2.c .bin file, or a directory with "
+          "a GGUF file that mambad serves, a llama2.c .bin file, or a directory with "
           "pytorch_model.bin or safetensors, in Hugging Face's, the state-spaces or MambaInLlama's "
           "layout");
   s->Text("output", &c->output, Settings::Need::kRequired, "directory to write");

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -26,6 +27,7 @@
 #include "trainer/stages/generated_record.h"
 #include "trainer/stages/generator_state.h"
 #include "trainer/stages/run_inputs.h"
+#include "trainer/stages/shard_company.h"
 #include "trainer/stages/shard_folder.h"
 #include "trainer/stages/stage_run.h"
 #include "trainer/stages/token_sampling.h"
@@ -289,22 +291,24 @@ void TellOutcomes(const GenerateConfig& config, const ShardFolder& folder, int64
 class ShardWork {
  public:
   ShardWork(const GenerateConfig& config, const StageRun& run, const GenerationPrompts& prompts,
-            const LanguageModel& model, ShardFolder* folder, int64_t records)
+            const LanguageModel& model, ShardFolder* folder, ShardCompany* company, int64_t records)
       : config_(config),
         run_(run),
         folder_(folder),
+        company_(company),
         records_(records),
         generator_(config, prompts, model),
         progress_(run.progress, "generate", records) {}
 
-  // Throws Stopped when a signal came.
+  // Until they are made or the company is stopped: what was made until then is kept.
   void MakeAll(int64_t shards) {
-    const StopSignals signals(run_.progress != nullptr);
     for (int64_t shard = run_.processes->rank(); shard < shards; shard += run_.processes->size()) {
       const int64_t first = shard * config_.shard_records;
       const int64_t last = std::min(records_, first + config_.shard_records);
       std::optional<RecordCounts> counts = folder_->Find(shard, last - first);
       if (!counts) counts = Make(shard, first, last);
+      if (lost_) std::rethrow_exception(lost_);
+      if (!counts) return;
       all_.Add(*counts);
       done_ += last - first;
     }
@@ -313,21 +317,25 @@ class ShardWork {
   }
 
  private:
-  RecordCounts Make(int64_t shard, int64_t first, int64_t last) {
+  // Nothing when it was stopped in between.
+  std::optional<RecordCounts> Make(int64_t shard, int64_t first, int64_t last) {
     RecordCounts counts;
     Begin(shard, first, last, &counts);
     const int64_t tokens_before = counts.tokens;
     Clock::time_point kept_at = Clock::now();
     const bool done = generator_.Run(&counts, [&](const RecordCounts& now) {
       Show(now, written_ + now.tokens - tokens_before);
-      const bool stops = StopSignals::Noted() != 0;
+      const bool stops = Stops();
       if (!stops && SecondsSince(kept_at) >= kSecondsBetweenStates) {
         folder_->Keep(shard, generator_.Words(now), generator_.state().Tensors());
         kept_at = Clock::now();
       }
       return !stops;
     });
-    if (!done) Stop(shard, counts);
+    if (!done) {
+      folder_->Keep(shard, generator_.Words(counts), generator_.state().Tensors());
+      return std::nullopt;
+    }
     folder_->Write(shard, last - first, generator_.Lines(), counts);
     written_ += counts.tokens - tokens_before;
     return counts;
@@ -345,15 +353,14 @@ class ShardWork {
                                   (records_ - 1) / config_.shard_records + 1));
   }
 
-  [[noreturn]] void Stop(int64_t shard, const RecordCounts& counts) {
-    folder_->Keep(shard, generator_.Words(counts), generator_.state().Tensors());
-    const int signal = StopSignals::Noted();
-    const std::string words = absl::StrFormat(
-        "generate: stopped by %s in shard %d; all that was written is saved in %s/shards: the same "
-        "command goes on from there",
-        SignalName(signal), shard, run_.folder);
-    progress_.Say(words);
-    throw Stopped(signal, words);
+  // A process that has gone stops the others too, with what they have written kept.
+  bool Stops() {
+    try {
+      return company_->Look() != 0;
+    } catch (const std::runtime_error&) {
+      lost_ = std::current_exception();
+      return true;
+    }
   }
 
   void Show(const RecordCounts& now, int64_t tokens) {
@@ -372,6 +379,7 @@ class ShardWork {
   const GenerateConfig& config_;
   const StageRun& run_;
   ShardFolder* const folder_;
+  ShardCompany* const company_;
   const int64_t records_;
   Generator generator_;
   Progress progress_;
@@ -379,7 +387,24 @@ class ShardWork {
   Clock::time_point shown_at_ = begin_;
   RecordCounts all_;
   int64_t done_ = 0, written_ = 0;  // records looked at by this process, tokens of this start
+  std::exception_ptr lost_;         // another process
 };
+
+// All processes' shards. Throws Stopped when a signal to any of them came first.
+void MakeShards(const GenerateConfig& config, const StageRun& run, const GenerationPrompts& prompts,
+                const LanguageModel& model, ShardFolder* folder, int64_t records, int64_t shards) {
+  const StopSignals signals(run.progress != nullptr);
+  ShardCompany company(run.processes.get());
+  ShardWork(config, run, prompts, model, folder, &company, records).MakeAll(shards);
+  const int signal = company.Meet();
+  if (signal == 0) return;
+  const std::string words = absl::StrFormat(
+      "generate: stopped by %s; all that was written is saved in %s/shards: the same command goes "
+      "on from there",
+      SignalName(signal), run.folder);
+  Say(run, words);
+  throw Stopped(signal, words);
+}
 
 }  // namespace
 
@@ -419,8 +444,7 @@ void RunGenerate(const GenerateConfig& config) {
   InFirstProcess(run, [&] {
     if (config.run.overwrite && !folder.IsOwn()) folder.Empty();
   });
-  ShardWork(config, run, prompts, *model, &folder, records).MakeAll(shards);
-  run.processes->Barrier();
+  MakeShards(config, run, prompts, *model, &folder, records, shards);
   InFirstProcess(run, [&] {
     JoinShards(folder, shards, run.folder + "/generated.jsonl");
     TellOutcomes(config, folder, records);

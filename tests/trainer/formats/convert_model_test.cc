@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -121,11 +122,19 @@ TEST(ConvertModel, TextFilesComeAlong) {
   SavePytorchCheckpoint(input, options, 1);
   ASSERT_TRUE(support::SaveByteTokenizer(input.path()).ok());
   input.Write("chat_template.jinja", "{{ 1 }}");
+  std::filesystem::create_directory(input / "additional_chat_templates");
+  input.Write("additional_chat_templates/rag.jinja", "{{ 2 }}");
+  input.Write("processor_config.json", "{}");
   output.Write("tokenizer.model", "of an earlier model");
+  std::filesystem::create_directory(output / "additional_chat_templates");
+  output.Write("additional_chat_templates/default.jinja", "of an earlier model");
   EXPECT_TRUE(Convert(input.path(), output.path()).has_tokenizer);
   EXPECT_EQ(output.Read("tokenizer.json"), input.Read("tokenizer.json"));
   EXPECT_EQ(output.Read("chat_template.jinja"), "{{ 1 }}");
+  EXPECT_EQ(output.Read("additional_chat_templates/rag.jinja"), "{{ 2 }}");
+  EXPECT_EQ(output.Read("processor_config.json"), "{}");
   EXPECT_FALSE(std::filesystem::exists(output / "tokenizer.model"));
+  EXPECT_FALSE(std::filesystem::exists(output / "additional_chat_templates/default.jinja"));
 }
 
 TEST(ConvertModel, FaultsAreNamedBeforeAnythingIsWritten) {

@@ -11,7 +11,9 @@
 #include "tests/trainer/expect_error.h"
 #include "tests/trainer/small_text.h"
 #include "tests/trainer/stages/small_model.h"
+#include "trainer/modules/language_model.h"
 #include "trainer/stages/stage.h"
+#include "trainer/token_store.h"
 
 namespace mambad::trainer {
 namespace {
@@ -109,6 +111,21 @@ TEST_F(StageRunTest, AChatTemplateTakesThePlaceOfTheOldOne) {
               HasSubstr("chat_template: " + file + ": "));
   EXPECT_THAT(ErrorOf([&] { TextSource(run, folder_.path(), folder_.path() + "/none"); }),
               HasSubstr("/none: cannot be read"));
+}
+
+// A template may lie in the folder of templates alone: what is learned with it is served with it.
+TEST_F(StageRunTest, TemplatesBesideTheUsualOneComeAlong) {
+  const std::string templates = "/additional_chat_templates";
+  std::filesystem::create_directory(folder_.path() + templates);
+  testing::WriteText(folder_.path() + templates + "/default.jinja", "{{ messages[0].content }}");
+  const std::string before = TokenizerFingerprint(folder_.path());
+  const std::string copy = folder_.path() + "/copy";
+  std::filesystem::create_directory(copy);
+  CopyTextFiles(folder_.path(), copy);
+  EXPECT_EQ(testing::ReadText(copy + templates + "/default.jinja"), "{{ messages[0].content }}");
+  EXPECT_EQ(TokenizerFingerprint(copy), before);
+  testing::WriteText(copy + templates + "/default.jinja", "other");
+  EXPECT_NE(TokenizerFingerprint(copy), before);
 }
 
 TEST_F(StageRunTest, AllPartsOfAStageShareOneClock) {
