@@ -60,6 +60,25 @@ BYTE_LEVEL_FORMS = {
 }
 
 
+BY_BYTES = byte_level(use_regex=False)
+# name -> (normalizer, pre-tokenizer)
+PARTS = {
+    **{form: ({"type": form}, BY_BYTES) for form in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents")},
+    "digits": (None, after_byte_level(digits(True))), "gpt-2": (None, byte_level()),
+    **{kind: (None, after_byte_level({"type": kind})) for kind in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")},
+    "Punctuation": (None, after_byte_level({"type": "Punctuation", "behavior": "Isolated"})),
+}
+
+
+def model_of_neighbours(letter):
+    """A byte-level vocabulary that joins the letter to any byte beside it: its tokens tell where a text was cut."""
+    alphabet = [chr(code) for code in range(256 + 68) if chr(code).isprintable() and chr(code) != " "]
+    alphabet += [chr(256 + at) for at in range(68) if not chr(256 + at).isprintable()]
+    spellings = {piece: None for byte in sorted(set(alphabet)) for piece in (byte, letter + byte, byte + letter)}
+    return {"vocab": {piece: index for index, piece in enumerate(spellings)},
+            "merges": [list(pair) for byte in sorted(set(alphabet)) for pair in ((letter, byte), (byte, letter))]}
+
+
 def added_token(token_id, content, special=False, **flags):
     return {"id": token_id, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
             "special": special, **flags}
