@@ -72,11 +72,10 @@ PARTS = {
 
 def model_of_neighbours(letter):
     """A byte-level vocabulary that joins the letter to any byte beside it: its tokens tell where a text was cut."""
-    alphabet = [chr(code) for code in range(256 + 68) if chr(code).isprintable() and chr(code) != " "]
-    alphabet += [chr(256 + at) for at in range(68) if not chr(256 + at).isprintable()]
-    spellings = {piece: None for byte in sorted(set(alphabet)) for piece in (byte, letter + byte, byte + letter)}
-    return {"vocab": {piece: index for index, piece in enumerate(spellings)},
-            "merges": [list(pair) for byte in sorted(set(alphabet)) for pair in ((letter, byte), (byte, letter))]}
+    others = [chr(code) for code in range(256 + 68) if chr(code).isprintable() and chr(code) not in (" ", letter)]
+    pairs = [pair for byte in others for pair in ((letter, byte), (byte, letter))]
+    pieces = [letter, *others, *("".join(pair) for pair in pairs)]
+    return {"vocab": {piece: index for index, piece in enumerate(pieces)}, "merges": [list(pair) for pair in pairs]}
 
 
 def added_token(token_id, content, special=False, **flags):

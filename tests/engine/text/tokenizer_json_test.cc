@@ -307,6 +307,10 @@ TEST(TokenizerJson, OtherComponentsOfReleasedFiles) {
   };
   EXPECT_THAT(cut({{"type", "WhitespaceSplit"}}, " a b"), ElementsAre('a', 'b'));
   EXPECT_THAT(cut({{"type", "BertPreTokenizer"}}, "ab a!"), ElementsAre(256, 'a', '!'));
+  // U+2E43 is punctuation since Unicode 9, which is not known there; U+166D was such until 11.
+  const Json punctuation = {{"type", "Punctuation"}, {"behavior", "Removed"}};
+  EXPECT_THAT(cut(punctuation, "a\u2E43"), ElementsAre('a', 0xE2, 0xB9, 0x83));
+  EXPECT_THAT(cut(punctuation, "a\u166D"), ElementsAre('a'));
   EXPECT_THAT(cut({{"type", "Whitespace"}}, "a  +b"), ElementsAre('a', '+', 'b'));
   EXPECT_THAT(cut({{"type", "Punctuation"}, {"behavior", "Removed"}}, "a$a"),
               ElementsAre('a', 'a'));
