@@ -109,8 +109,8 @@ TEST(TokenizerJson, AddedTokenFlags) {
   EXPECT_THAT(Encode(*tokenizer, "cat"), ElementsAre(262));
   EXPECT_THAT(Encode(*tokenizer, "cats"), ElementsAre('c', 'a', 't', 's'));
   EXPECT_THAT(Encode(*tokenizer, "é cat-"), ElementsAre(0xC3, 0xA9, ' ', 262, '-'));
-  for (const char* word :
-       {"cat\u200D", "\u2167cat", "cat\u24B6", "\u0301cat", "cat_", "\u0661cat"}) {
+  for (const char* word : {"cat\u200D", "\u2167cat", "cat\u24B6", "\u0301cat", "cat_", "\u0661cat",
+                           "\U0002EBF0cat", "cat\U00010D50", "cat\u0897"}) {
     EXPECT_THAT(Encode(*tokenizer, word), Not(Contains(262))) << word;
   }
   EXPECT_THAT(Encode(*tokenizer, "\u00BDcat"), Contains(262));

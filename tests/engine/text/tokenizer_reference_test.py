@@ -168,6 +168,13 @@ class TokenizerJsonTest(ReferenceTest):
                 document = documents.document_of(documents.model_of_neighbours("a"), {}, normalizer, pre_tokenizer, documents.byte_level())
                 self.compare(document, around)
 
+    def test_single_words_over_all_of_unicode(self):
+        document = documents.byte_level_document(documents.model_of_neighbours("a"), "gpt-2")
+        document["added_tokens"].append(documents.added_token(len(document["model"]["vocab"]), "ZZ", single_word=True))
+        everything = texts.characters_by_block().replace("\0", "")
+        self.compare(document, ["ZZ".join(everything[at:at + 50:2]) for at in range(0, len(everything), 50)] +
+                     ["ZZ".join(everything[at + 1:at + 50:2]) for at in range(0, len(everything), 50)])
+
     def test_byte_level_forms(self):
         self.compare_byte_level_forms(trained_byte_level_model())
 
