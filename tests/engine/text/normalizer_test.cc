@@ -57,6 +57,10 @@ TEST(Normalizer, DecompositionsOfNewerCharactersAreNotKnown) {
     EXPECT_EQ(NormalizeUnicode("\uA7F2\U0001FBF0\U0001E030", form), "\uA7F2\U0001FBF0\U0001E030");
   }
   EXPECT_EQ(NormalizeUnicode("\U00011938", UnicodeForm::kNfd), "\U00011938");
+  // Marks without a place in the order, across which nothing is joined.
+  EXPECT_EQ(NormalizeUnicode("a\u0301\u0899\u0323", UnicodeForm::kNfd), "a\u0301\u0899\u0323");
+  EXPECT_EQ(NormalizeUnicode("a\u0899\u0301\u0301e\u0301", UnicodeForm::kNfc),
+            "a\u0899\u0301\u0301é");
 }
 
 TEST(Normalizer, LowercaseIsByCharacter) {
