@@ -3,6 +3,7 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "engine/text/utf8.h"
@@ -20,7 +21,18 @@ size_t PreviousCharacter(std::string_view text, size_t end) {
   return begin;
 }
 
-// \w of Unicode's UTS 18.
+// Those that came with Unicode 15.1 and 16: utf8proc 2.8 goes by 15.
+constexpr std::pair<uint32_t, uint32_t> kNewerWordCharacters[] = {
+    {0x897, 0x897},     {0x1C89, 0x1C8A},   {0xA7CB, 0xA7CD},   {0xA7DA, 0xA7DC},
+    {0x105C0, 0x105F3}, {0x10D40, 0x10D65}, {0x10D69, 0x10D6D}, {0x10D6F, 0x10D85},
+    {0x10EC2, 0x10EC4}, {0x10EFC, 0x10EFC}, {0x11380, 0x11389}, {0x1138B, 0x1138B},
+    {0x1138E, 0x1138E}, {0x11390, 0x113B5}, {0x113B7, 0x113C0}, {0x113C2, 0x113C2},
+    {0x113C5, 0x113C5}, {0x113C7, 0x113CA}, {0x113CC, 0x113D3}, {0x113E1, 0x113E2},
+    {0x116D0, 0x116E3}, {0x11BC0, 0x11BE0}, {0x11BF0, 0x11BF9}, {0x11F5A, 0x11F5A},
+    {0x13460, 0x143FA}, {0x16100, 0x16139}, {0x16D40, 0x16D6C}, {0x16D70, 0x16D79},
+    {0x18CFF, 0x18CFF}, {0x1CCF0, 0x1CCF9}, {0x1E5D0, 0x1E5FA}, {0x2EBF0, 0x2EE5D}};
+
+// \w of Unicode's UTS 18, as of Unicode 16.
 bool IsWordCharacter(uint32_t code_point) {
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(code_point))) {
     case UTF8PROC_CATEGORY_LU:
@@ -41,7 +53,11 @@ bool IsWordCharacter(uint32_t code_point) {
              (code_point >= 0x24B6 && code_point <= 0x24E9) ||
              (code_point >= 0x1F130 && code_point <= 0x1F149) ||
              (code_point >= 0x1F150 && code_point <= 0x1F169) ||
-             (code_point >= 0x1F170 && code_point <= 0x1F189);
+             (code_point >= 0x1F170 && code_point <= 0x1F189) ||
+             std::any_of(std::begin(kNewerWordCharacters), std::end(kNewerWordCharacters),
+                         [&](const auto& range) {
+                           return code_point >= range.first && code_point <= range.second;
+                         });
   }
 }
 

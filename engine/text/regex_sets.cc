@@ -3,6 +3,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "engine/text/absl_view.h"
+#include "engine/text/regex_newer_characters.h"
 
 namespace mambad::text {
 namespace {
@@ -10,18 +11,23 @@ namespace {
 constexpr std::string_view kGraphic = R"(\p{L}\p{M}\p{N}\p{P}\p{S}\p{Cf}\p{Co})";
 constexpr std::string_view kPrintable = R"(\p{L}\p{M}\p{N}\p{P}\p{S}\p{Cf}\p{Co}\p{Zs})";
 constexpr std::string_view kBlank = R"(\t\p{Zs})";
+constexpr std::string_view kSpaces =
+    R"(\t-\r\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
+constexpr std::string_view kWordCharacters =
+    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24B6}-\x{24E9}\x{1F130}-\x{1F149}\x{1F150}-\x{1F169})"
+    R"(\x{1F170}-\x{1F189})";
+constexpr std::string_view kLooseWordCharacters =
+    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24B6}-\x{24E9}\x{1F130}-\x{1F149}\x{1F150}-\x{1F169})"
+    R"(\x{1F170}-\x{1F189}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE})";
 
 struct NamedSet {
   std::string_view name, members;
 };
 
 // Both in brackets ([:name:]) and as \p{Name}.
-// Letters above others count as letters since Unicode 16, which PCRE2 10.42 is older than.
-constexpr std::string_view kAlphabetic = R"(\p{Alphabetic}\x{363}-\x{36F}\x{1DD3}-\x{1DE6})";
-
 constexpr NamedSet kSharedSets[] = {
-    {"alnum", R"(\p{Alphabetic}\x{363}-\x{36F}\x{1DD3}-\x{1DE6}\p{Nd})"},
-    {"alpha", kAlphabetic},
+    {"alnum", R"(\p{Alphabetic}\p{Nd})"},
+    {"alpha", R"(\p{Alphabetic})"},
     {"ascii", R"(\x{0}-\x{7F})"},
     {"blank", kBlank},
     {"cntrl", R"(\p{Cc})"},
@@ -38,8 +44,7 @@ constexpr NamedSet kPropertySets[] = {
     {"punct", R"(\p{P})"},
     {"word", kLooseWordCharacters},
     {"any", R"(\x{0}-\x{10FFFF})"},
-    {"assigned", R"(\P{Cn})"},
-    {"alphabetic", kAlphabetic},
+    {"alphabetic", R"(\p{Alphabetic})"},
     {"uppercase", R"(\p{Uppercase})"},
     {"lowercase", R"(\p{Lowercase})"},
     {"whitespace", kSpaces},
@@ -121,24 +126,41 @@ std::optional<std::string_view> Find(const Sets& sets, std::string_view name) {
 
 }  // namespace
 
-std::optional<std::string_view> FindBracketSet(std::string_view name) {
-  const std::optional<std::string_view> shared = Find(kSharedSets, name);
-  return shared.has_value() ? shared : Find(kBracketSets, name);
+std::string Spaces() { return std::string(kSpaces); }
+std::string Digits() { return WithNewerCharacters("\\p{Nd}"); }
+std::string WordCharacters() { return WithNewerCharacters(kWordCharacters); }
+std::string LooseWordCharacters() { return WithNewerCharacters(kLooseWordCharacters); }
+
+std::optional<std::string> FindBracketSet(std::string_view name) {
+  for (const auto& found : {Find(kSharedSets, name), Find(kBracketSets, name)}) {
+    if (found.has_value()) return WithNewerCharacters(*found);
+  }
+  return std::nullopt;
 }
 
-std::optional<std::string> FindProperty(std::string_view name) {
-  const std::string plain = Plain(name);
+std::optional<PropertySet> FindProperty(std::string_view name) {
+  std::string plain = Plain(name);
+  for (const Category& category : kCategories) {
+    if (category.name == plain) plain = Plain(category.code);
+  }
+  // What newer characters are not is said by what all others are.
+  if (plain == "assigned" || plain == "cn") {
+    return PropertySet{"\\P{Cn}" + AllNewerCharacters(/*with_format=*/true), plain == "cn"};
+  }
+  if (plain == "c") {
+    return PropertySet{
+        R"(\p{L}\p{M}\p{N}\p{P}\p{S}\p{Z})" + AllNewerCharacters(/*with_format=*/false), true};
+  }
   for (const auto& found : {Find(kSharedSets, plain), Find(kPropertySets, plain)}) {
-    if (found.has_value()) return std::string(*found);
+    if (found.has_value()) return PropertySet{WithNewerCharacters(*found), false};
   }
   for (const std::string_view code : kCategoryCodes) {
-    if (Plain(code) == plain) return absl::StrCat("\\p{", AbslView(code), "}");
-  }
-  for (const Category& category : kCategories) {
-    if (category.name == plain) return absl::StrCat("\\p{", AbslView(category.code), "}");
+    if (Plain(code) != plain) continue;
+    return PropertySet{WithNewerCharacters(absl::StrCat("\\p{", AbslView(code), "}")), false};
   }
   for (const std::string_view script : kScripts) {
-    if (Plain(script) == plain) return absl::StrCat("\\p{sc:", AbslView(script), "}");
+    if (Plain(script) != plain) continue;
+    return PropertySet{WithNewerCharacters(absl::StrCat("\\p{sc:", AbslView(script), "}")), false};
   }
   return std::nullopt;
 }

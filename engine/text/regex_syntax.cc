@@ -310,7 +310,7 @@ class Translator {
   bool Escape(std::string* atom) {
     if (rest_.size() < 2) return Refuse("\\ at the end");
     const char letter = rest_[1];
-    const std::string word = absl::StrCat("[", AbslView(kLooseWordCharacters), "]");
+    const std::string word = absl::StrCat("[", LooseWordCharacters(), "]");
     std::string simple;
     switch (letter) {
       case 'A':
@@ -360,13 +360,13 @@ class Translator {
     const bool negated = absl::ascii_isupper(static_cast<unsigned char>(c));
     switch (absl::ascii_tolower(static_cast<unsigned char>(c))) {
       case 's':
-        set->Add(kSpaces, negated);
+        set->Add(Spaces(), negated);
         return true;
       case 'w':
-        set->Add(in_brackets ? kWordCharacters : kLooseWordCharacters, negated);
+        set->Add(in_brackets ? WordCharacters() : LooseWordCharacters(), negated);
         return true;
       case 'd':
-        set->Add("\\p{Nd}", negated);
+        set->Add(Digits(), negated);
         return true;
       case 'h':
         set->Add(kHexDigits, negated);
@@ -429,9 +429,8 @@ class Translator {
       name.remove_prefix(1);
     }
     if (caseless_ && DependsOnCase(name)) return RefuseCaseless(construct);
-    const std::optional<std::string> members = FindProperty(name);
-    if (members.has_value()) {
-      set->Add(*members, negated);
+    if (const std::optional<PropertySet> property = FindProperty(name)) {
+      set->Add(property->members, negated != property->negated);
       return true;
     }
     return Refuse(construct);
@@ -447,7 +446,7 @@ class Translator {
     const bool negated = !name.empty() && name.front() == '^';
     if (negated) name.remove_prefix(1);
     if (caseless_ && DependsOnCase(name)) return RefuseCaseless(construct);
-    if (const std::optional<std::string_view> members = FindBracketSet(name)) {
+    if (const std::optional<std::string> members = FindBracketSet(name)) {
       set->Add(*members, negated);
       return true;
     }

@@ -90,9 +90,9 @@ class SentencePieceTokenizer final : public TableTokenizer {
       const SentencePieceCuts::Part part = reader.cuts->Next(plain, begin, kPartBytes);
       std::string_view text = plain.substr(begin, part.end - begin);
       if (text.size() > kLongestPart && reader.cuts->reliable()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(text.size(), " bytes in which any token may reach into the next, allowed ",
-                         "at most ", kLongestPart));
+        return absl::InvalidArgumentError(absl::StrCat(
+            text.size(), " bytes in which any token may reach into the next, allowed ", "at most ",
+            kLongestPart, ": put spaces or line ends among them, or give token ids"));
       }
       size_t dropped = 0;  // ids of the guard
       if (guard != 0) {

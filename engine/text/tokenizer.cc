@@ -24,8 +24,8 @@ absl::Status ReadOptionalFile(const std::filesystem::path& path, std::string* co
   const uint64_t size = std::filesystem::file_size(path, error);
   if (error) return absl::UnavailableError(absl::StrCat(path.string(), ": ", error.message()));
   if (size == 0 || size > kLargestFile) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        path.string(), ": expected 1 to ", kLargestFile, " bytes, found ", size));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path.string(), ": expected 1 to ", kLargestFile, " bytes, found ", size));
   }
   contents->resize(size);
   std::ifstream stream(path, std::ios::binary);
@@ -62,8 +62,11 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateTokenizer(const Tokenizer
   std::vector<std::string> warnings;
   if (!files.tokenizer_json.empty()) {
     auto tokenizer = CreateFromTokenizerJson(files);
-    if (!absl::IsUnimplemented(tokenizer.status()) || files.sentencepiece_model.empty()) {
-      return tokenizer;
+    if (!absl::IsUnimplemented(tokenizer.status())) return tokenizer;
+    if (files.sentencepiece_model.empty()) {
+      return absl::UnimplementedError(
+          absl::StrCat(tokenizer.status().message(),
+                       "; with tokenizer.json moved elsewhere the model serves token ids"));
     }
     warnings.push_back(
         absl::StrCat(tokenizer.status().message(), "; tokenizer.model beside it is read instead"));

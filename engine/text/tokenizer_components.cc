@@ -175,8 +175,22 @@ absl::Status AppendSplit(const JsonReader& component, std::vector<PreTokenizerSt
   return absl::OkStatus();
 }
 
-// ASCII's signs and Unicode's punctuation.
-constexpr std::string_view kPunctuation = R"([\p{P}$+<=>^`|~])";
+// ASCII's signs and Unicode's punctuation, less what has become such since Unicode 8, which the
+// tokenizers library goes by here, and with what was such then.
+constexpr std::string_view kPunctuation =
+    R"([\p{P}$+<=>^`|~\x{166D}\x{111C9}&&[^)"
+    R"(\x{61D}\x{9FD}\x{A76}\x{C77}\x{C84}\x{1B4E}-\x{1B4F}\x{1B7D}-\x{1B7F})"
+    R"(\x{2E43}-\x{2E4F}\x{2E52}-\x{2E5D}\x{10D6E}\x{10EAD}\x{10F55}-\x{10F59})"
+    R"(\x{10F86}-\x{10F89}\x{113D4}-\x{113D5}\x{113D7}-\x{113D8}\x{1144B}-\x{1144F})"
+    R"(\x{1145A}-\x{1145B}\x{1145D}\x{11660}-\x{1166C}\x{116B9}\x{1183B})"
+    R"(\x{11944}-\x{11946}\x{119E2}\x{11A3F}-\x{11A46}\x{11A9A}-\x{11A9C})"
+    R"(\x{11A9E}-\x{11AA2}\x{11B00}-\x{11B09}\x{11BE1}\x{11C41}-\x{11C45})"
+    R"(\x{11C70}-\x{11C71}\x{11EF7}-\x{11EF8}\x{11F43}-\x{11F4F}\x{11FFF})"
+    R"(\x{12FF1}-\x{12FF2}\x{16D6D}-\x{16D6F}\x{16E97}-\x{16E9A}\x{16FE2}\x{1E5FF})"
+    R"(\x{1E95E}-\x{1E95F})"
+    "]]";
+// Unicode's numbers, those of 17 among them.
+constexpr std::string_view kNumber = R"([\p{N}\x{11DE0}-\x{11DE9}\x{16FF4}-\x{16FF6}])";
 
 // A step that cuts at every match of `pattern`, which is known to be sound.
 absl::Status AppendPattern(std::string_view pattern, SplitBehavior behavior, bool invert,
@@ -227,7 +241,7 @@ absl::Status AppendDigits(const JsonReader& component, std::vector<PreTokenizerS
   MAMBAD_RETURN_IF_ERROR(component.ExpectMembers({"type", "individual_digits"}));
   absl::StatusOr<bool> individual = component.Member("individual_digits").BoolOr(false);
   if (!individual.ok()) return individual.status();
-  absl::StatusOr<PreTokenizerStep> step = IsolateMatches("\\p{N}");
+  absl::StatusOr<PreTokenizerStep> step = IsolateMatches(kNumber);
   if (!step.ok()) return step.status();
   if (!*individual) step->split.front().behavior = SplitBehavior::kContiguous;
   steps->push_back(*std::move(step));

@@ -1,6 +1,7 @@
 #include "engine/text/jinja/expression_parser.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "engine/text/jinja/message.h"
@@ -8,6 +9,42 @@
 namespace mambad::text::jinja {
 
 using Nesting = TokenStream::Nesting;
+
+namespace {
+
+// Whether the reference computes the expression, which has no names in it, before it makes a
+// program of the template.
+bool IsOfConstants(const Expression& expression) {
+  switch (expression.kind) {
+    case ExpressionKind::kName:
+    case ExpressionKind::kAttribute:
+    case ExpressionKind::kCall:
+    case ExpressionKind::kUnsupported:
+      return false;
+    default:
+      break;
+  }
+  const auto constant = [](const ExpressionPointer& part) {
+    return part == nullptr || IsOfConstants(*part);
+  };
+  return std::all_of(expression.children.begin(), expression.children.end(), constant) &&
+         std::all_of(expression.arguments.begin(), expression.arguments.end(), constant) &&
+         expression.named_arguments.empty() && expression.unpacked_list == nullptr &&
+         expression.unpacked_dict == nullptr;
+}
+
+// The number that a literal and the signs before it make; none for what is no such thing.
+std::optional<double> SignedNumber(const Expression& expression) {
+  if (expression.kind == ExpressionKind::kConstant && expression.constant.is_number()) {
+    return expression.constant.number();
+  }
+  const bool negates = expression.kind == ExpressionKind::kNegate;
+  if (!negates && expression.kind != ExpressionKind::kPlus) return std::nullopt;
+  const std::optional<double> number = SignedNumber(*expression.children[0]);
+  return number.has_value() && negates ? -*number : number;
+}
+
+}  // namespace
 
 ExpressionPointer ExpressionParser::New(ExpressionKind kind, Position position) {
   auto expression = std::make_unique<Expression>();
@@ -161,15 +198,28 @@ ExpressionPointer ExpressionParser::ParseProduct() {
   return left;
 }
 
-// From left to right, and the sign of the left operand binds stronger, unlike in Python.
+// From left to right, and the sign of the left operand binds stronger, unlike in Python. Only a
+// negative number before what is no constant goes as Python reads the reference's program:
+// "-2 ** n" is -(2 ** n).
 ExpressionPointer ExpressionParser::ParsePower() {
   ExpressionPointer left = ParseUnary(true);
   while (stream_.AtOperator("**")) {
     const Token token = stream_.Take();
-    left = NewBinary(ExpressionKind::kBinary, token.position, std::move(left), ParseUnary(true));
+    ExpressionPointer right = ParseUnary(true);
+    const std::optional<double> number = SignedNumber(*left);
+    const bool sign_last = number.has_value() && *number < 0 && !IsOfConstants(*right);
+    if (sign_last) left = Negation(token.position, std::move(left));
+    left = NewBinary(ExpressionKind::kBinary, token.position, std::move(left), std::move(right));
     left->text = token.text;
+    if (sign_last) left = Negation(token.position, std::move(left));
   }
   return left;
+}
+
+ExpressionPointer ExpressionParser::Negation(Position position, ExpressionPointer operand) {
+  ExpressionPointer node = New(ExpressionKind::kNegate, position);
+  Adopt(node.get(), std::move(operand));
+  return node;
 }
 
 ExpressionPointer ExpressionParser::ParseUnary(bool with_filter) {
@@ -293,6 +343,7 @@ ExpressionPointer ExpressionParser::ParseSubscript(ExpressionPointer object) {
     Adopt(node.get(), std::move(object));
     Adopt(node.get(), ParseIndices());
     stream_.ExpectOperator("]");
+    node->of_constants = stream_.ok() && IsOfConstants(*node);
     return node;
   }
   const bool is_index = stream_.Peek().kind == TokenKind::kInteger;

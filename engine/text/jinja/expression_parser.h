@@ -58,6 +58,7 @@ class ExpressionParser {
   ExpressionPointer New(ExpressionKind kind, Position position);
   ExpressionPointer NewBinary(ExpressionKind kind, Position position, ExpressionPointer left,
                               ExpressionPointer right);
+  ExpressionPointer Negation(Position position, ExpressionPointer operand);
   void CoverDepth(Expression* parent, const Expression* child);
   void Adopt(Expression* parent, ExpressionPointer child);
   ExpressionPointer Adopted(Expression* parent, ExpressionPointer child);

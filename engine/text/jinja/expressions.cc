@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <iterator>
+
 #include "engine/text/jinja/builtins.h"
 #include "engine/text/jinja/format.h"
 #include "engine/text/jinja/operators.h"
@@ -118,6 +121,12 @@ Value Rendering::EvaluateItem(const Expression& expression) {
     bounds[i] = index.children[i] == nullptr ? Value::None() : Evaluate(*index.children[i]);
   }
   if (!runtime_.ok()) return Value();
+  const bool fits = (object.is_string() || object.list() != nullptr) &&
+                    std::all_of(std::begin(bounds), std::end(bounds), [](const Value& bound) {
+                      return bound.is_none() || bound.is_integral();
+                    });
+  // Computed beforehand, what cannot be sliced is no error.
+  if (expression.of_constants && !fits) return Value::Undefined("a slice of constants");
   return GetSlice(runtime_, object, bounds[0], bounds[1], bounds[2]);
 }
 

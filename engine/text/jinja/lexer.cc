@@ -171,7 +171,7 @@ class Lexer {
 
   void LexComment(size_t tag) {
     const size_t end = text_.find("#}", position_);
-    if (end == kNotFound) return Fail(tag, "missing end of comment");
+    if (end == kNotFound) return MissingEnd(tag, "missing end of comment");
     const char sign = end > position_ ? text_[end - 1] : '\0';
     Advance(AfterBlock(end + 2, sign));
   }
@@ -181,6 +181,11 @@ class Lexer {
   size_t AfterBlock(size_t end, char sign) const {
     if (sign == '-') return SkipSpace(end);
     return sign != '+' && At(end, "\n") ? end + 1 : end;
+  }
+
+  // What opens at the very end of the source is as good as closed there.
+  void MissingEnd(size_t tag, std::string_view what) {
+    if (position_ < text_.size()) return Fail(tag, what);
   }
 
   void LexRaw(size_t tag) {
@@ -197,7 +202,7 @@ class Lexer {
       AddData(start, at, sign, false);
       return Advance(AfterBlock(end + 2, end_sign));
     }
-    Fail(tag, "missing end of raw block");
+    MissingEnd(tag, "missing end of raw block");
   }
 
   // --- Inside tags ---

@@ -109,7 +109,19 @@ bool IsHashable(const Value& value) {
   if (value.dict() != nullptr) return false;
   const List* list = value.list();
   if (list == nullptr) return true;
-  if (list->kind == List::Kind::kList) return false;
+  switch (list->kind) {
+    case List::Kind::kList:
+    case List::Kind::kKeys:
+    case List::Kind::kItems:
+      return false;
+    case List::Kind::kRange:
+    case List::Kind::kValues:
+    case List::Kind::kIterator:
+      return true;  // without a look at the elements
+    case List::Kind::kTuple:
+    case List::Kind::kGroup:
+      break;
+  }
   return std::all_of(list->items.begin(), list->items.end(), IsHashable);
 }
 

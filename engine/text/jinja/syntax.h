@@ -53,6 +53,7 @@ struct Expression {
   std::unique_ptr<Expression> unpacked_list;  // *argument, or null
   std::unique_ptr<Expression> unpacked_dict;  // **argument, or null
   std::vector<std::string> operators;
+  bool of_constants = false;  // of kItem with a slice: the reference computes it beforehand
 };
 
 using ExpressionPointer = std::unique_ptr<Expression>;

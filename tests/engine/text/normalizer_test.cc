@@ -51,9 +51,23 @@ std::string With(NormalizerStep step, std::string_view text) {
 }
 
 // Right values: the tokenizers library.
+TEST(Normalizer, DecompositionsOfNewerCharactersAreNotKnown) {
+  for (const UnicodeForm form : {UnicodeForm::kNfkc, UnicodeForm::kNfkd}) {
+    EXPECT_EQ(NormalizeUnicode("\u32FE\u32FF", form), "ヲ\u32FF");
+    EXPECT_EQ(NormalizeUnicode("\uA7F2\U0001FBF0\U0001E030", form), "\uA7F2\U0001FBF0\U0001E030");
+  }
+  EXPECT_EQ(NormalizeUnicode("\U00011938", UnicodeForm::kNfd), "\U00011938");
+  // Marks without a place in the order, across which nothing is joined.
+  EXPECT_EQ(NormalizeUnicode("a\u0301\u0899\u0323", UnicodeForm::kNfd), "a\u0301\u0899\u0323");
+  EXPECT_EQ(NormalizeUnicode("a\u0899\u0301\u0301e\u0301", UnicodeForm::kNfc),
+            "a\u0899\u0301\u0301é");
+}
+
 TEST(Normalizer, LowercaseIsByCharacter) {
   const NormalizerStep lower{NormalizerStep::Kind::kLowercase};
   EXPECT_EQ(With(lower, "ÀB\u0130ΣΣ1"), "àbi\u0307σσ1");
+  EXPECT_EQ(With(lower, "\U00010D50\U00010D65\uA7CB\uA7DC"), "\U00010D70\U00010D85\u0264\u019B")
+      << "letters of Unicode 16";
 }
 
 TEST(Normalizer, AccentsAndEndsAreStripped) {
@@ -61,6 +75,7 @@ TEST(Normalizer, AccentsAndEndsAreStripped) {
   EXPECT_EQ(With(accents, "e\u0301a\u0903\u20DDé"), "eaé");
   EXPECT_EQ(With(accents, "a\u07FDb\u0C3Cc\U00011A01"), "a\u07FDb\u0C3Cc\U00011A01")
       << "marks that Unicode 9 did not have";
+  EXPECT_EQ(With(accents, "a\u0CF3b\U00011F36c"), "a\u0CF3b\U00011F36c");
   EXPECT_EQ(With(accents, "a\u1CF2b"), "ab") << "one that is a mark no more";
   NormalizerStep strip{NormalizerStep::Kind::kStrip};
   strip.left = true;

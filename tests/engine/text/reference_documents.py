@@ -60,6 +60,24 @@ BYTE_LEVEL_FORMS = {
 }
 
 
+BY_BYTES = byte_level(use_regex=False)
+# name -> (normalizer, pre-tokenizer)
+PARTS = {
+    **{form: ({"type": form}, BY_BYTES) for form in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents")},
+    "digits": (None, after_byte_level(digits(True))), "gpt-2": (None, byte_level()),
+    **{kind: (None, after_byte_level({"type": kind})) for kind in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")},
+    "Punctuation": (None, after_byte_level({"type": "Punctuation", "behavior": "Isolated"})),
+}
+
+
+def model_of_neighbours(letter):
+    """A byte-level vocabulary that joins the letter to any byte beside it: its tokens tell where a text was cut."""
+    others = [chr(code) for code in range(256 + 68) if chr(code).isprintable() and chr(code) not in (" ", letter)]
+    pairs = [pair for byte in others for pair in ((letter, byte), (byte, letter))]
+    pieces = [letter, *others, *("".join(pair) for pair in pairs)]
+    return {"vocab": {piece: index for index, piece in enumerate(pieces)}, "merges": [list(pair) for pair in pairs]}
+
+
 def added_token(token_id, content, special=False, **flags):
     return {"id": token_id, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
             "special": special, **flags}

@@ -1,6 +1,7 @@
 """Regular expressions of tokenizers: those of released models, and random ones of every construct that is read."""
 
 import random
+import unicodedata
 
 import reference_documents as documents
 
@@ -14,6 +15,17 @@ OLD_HAN = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 BLOOM = " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"
 SIGNED = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"""
 KIMI_UPPER, KIMI_LOWER = UPPER[:-1] + r"&&[^\p{Han}]]", LOWER[:-1] + r"&&[^\p{Han}]]"
+
+# Letters with a case, as they were known to who made the model.
+DEEPSEEK_LETTERS = r"\s?[" + "".join(chr(code) for code in range(0x1E944) if unicodedata.category(chr(code)) in ("Lu", "Ll", "Lt") and not any(
+    low <= code <= high for low, high in [
+        (0x560, 0x588), (0x10C7, 0x10FF), (0x1C80, 0x1C8A), (0x2D00, 0x2D2D), (0xA790, 0xA7FA), (0xAB30, 0xAB68),
+        (0x10570, 0x105BC), (0x10D50, 0x10D85), (0x16E40, 0x16E7F), (0x1D400, 0x1DFFF)])) + "]+"
+NAMES = "P Pc Pd Ps Pe Pi Pf Po S Sm Sc Sk So L Lu Ll Lt Lm Lo LC M Mc Me N Nd Nl No Z Zs Cc Cf Co Alphabetic Lowercase Uppercase Emoji Word".split()
+SCRIPTS = "Arabic Common Cyrillic Devanagari Greek Han Hiragana Inherited Kannada Katakana Lao Latin Myanmar Thai".split()
+BRACKETS = "alnum alpha digit graph lower print punct space upper word".split()
+PROPERTIES = ([r"\p{%s}+" % name for name in NAMES + SCRIPTS] + ["[[:%s:]]+" % name for name in BRACKETS] +
+              [r"\s+", r"\w+", r"\d+", r"[^\w]+", r"\P{L}+", r"[^\p{L}\p{N}]+", r"\p{C}", r"\p{Cn}", r"\p{Assigned}+", r"\b"])
 
 
 def cased(upper, lower, ending):
@@ -30,6 +42,7 @@ RULES = {
     "gpt-4o": [documents.O200K_PATTERN], "llama4": [documents.O200K_PATTERN],
     "tekken": [cased(UPPER, LOWER, "") + r"\p{N}|" + CASED_TAIL],
     "deepseek-coder": [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", OLD_HAN, r"\p{N}"],
+    "deepseek-llm": [r"[\r\n]", DEEPSEEK_LETTERS, r"\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", r"\s+$", OLD_HAN, r"\p{N}"],
     "deepseek-v3": [r"\p{N}{1,3}", HAN, SIGNED + r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"],
     "smollm": [r"\p{N}", GPT2],
     "bloom": [BLOOM], "viking": [BLOOM, r"\p{N}"],

@@ -1,4 +1,7 @@
-"""Texts that tokenizers have come to differ on, and random ones made of the same material. All are valid UTF-8."""
+"""Texts that tokenizers have come to differ on, and random ones made of the same material. All are valid UTF-8.
+
+NEWER came with Unicode 15, 15.1 and 16.
+"""
 
 import random
 import unicodedata
@@ -28,6 +31,9 @@ MARKS = ["e\u0301", "a\u0323\u0307", "a\u0307\u0323", "\u0344", "o\u0328\u0304",
          "\u212b", "\u2126", "\u0f73\u0f71"]
 SIGNS = ["!", "...", "$", "<", ">=", "~^|", "()", "_", "__init__", "-", "\u2014", "\u00ab\u00bb", "\u2581", "\u0120", "\u010a", "@#%&*", "/\\",
          "<0x0A>", "{}", "\u00d7", "\u20ac"]
+NEWER = ["\U0001fae8", "\U0001fa77", "\U0001fadc", "\U0001fae9", "\U0001cc00", "\U00031350\U000323af", "\U0002ebf0", "\U0001e4d0\U0001e4ec",
+         "\U0001e4f1", "\U00011f04\U00011f34", "\U00010d4a\U00010d69", "\U00010d50", "\U00010d70", "\U00010d41\U00010d42", "\u1c89\u1c8a",
+         "\ua7cb\ua7dc", "\u0897", "\u0cf3", "\u1b4e", "\U00010d6e", "\U0001e5ff", "\u31ef", "\U0001d2c5", "\U0001e035", "\U00011f50"]
 CONTROLS = ["\x00", "\x01", "\x07", "\x08", "\x1b[0m", "\x7f", "\u0080", "\u009f", "\u200d", "\u200e", "\ue000", "\ufffd", "\ufffe", "\U0010ffff"]
 
 FIXED = [
@@ -47,6 +53,15 @@ def known_code_points():
             and old.category(chr(code)) == unicodedata.category(chr(code))]
 
 
+def characters_by_block():
+    """All of Unicode once, the large blocks of one kind thinned out."""
+    large = [(0x3401, 0x4DBE), (0x4E01, 0x9FFE), (0xAC01, 0xD7A2), (0x17001, 0x187F6), (0x20001, 0x2A6DE), (0x2A701, 0x2B738),
+             (0x2B741, 0x2B81C), (0x2B821, 0x2CEA0), (0x2CEB1, 0x2EBDF), (0x2EBF1, 0x2EE5C), (0x30001, 0x31349), (0x31351, 0x323AE),
+             (0x323B1, 0xDFFFF), (0xE0200, 0x10FFFD)]
+    kept = (code for code in range(0x110000) if code % 251 == 0 or not any(low <= code <= high for low, high in large))
+    return "".join(chr(code) for code in kept if not 0xD800 <= code <= 0xDFFF)
+
+
 WORDS, EVERYTHING = 4, 6  # kinds of random texts: without and with arbitrary characters
 
 
@@ -56,7 +71,7 @@ def random_texts(seed, count, kinds=EVERYTHING):
     pick = random_source.choice
     code_points = known_code_points()
     words = [word for script in SCRIPTS.values() for word in script]
-    everything = [CONTRACTIONS, SPACES, NUMBERS, words, EMOJI, MARKS, SIGNS, CONTROLS]
+    everything = [CONTRACTIONS, SPACES, NUMBERS, words, EMOJI, MARKS, SIGNS, CONTROLS, NEWER]
 
     def one_script():
         script = SCRIPTS[pick(list(SCRIPTS))]

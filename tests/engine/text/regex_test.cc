@@ -40,6 +40,31 @@ TEST(Regex, ClassesFollowUnicode) {
   EXPECT_THAT(FindAll("\\d", "1\u0661\u00BD"), ElementsAre("1", "\u0661"));
 }
 
+// Right values: the tokenizers library, Oniguruma inside.
+TEST(Regex, CharactersOfUnicode16AreKnown) {
+  const std::string letters = "\U00031350\U0002EBF0\U0001E4D0\u1C89\uA7DC";
+  const std::string digits = "\U00010D40\U0001CCF9";
+  EXPECT_THAT(FindAll("\\p{L}+", letters + digits), ElementsAre(letters));
+  EXPECT_THAT(FindAll("[^\\p{L}]+|\\P{L}", letters + digits), ElementsAre(digits));
+  EXPECT_THAT(FindAll("\\p{N}+", letters + digits + "\U0001D2C0"),
+              ElementsAre(digits + "\U0001D2C0"));
+  EXPECT_THAT(FindAll("\\d+|[[:alpha:]]+", letters + digits), ElementsAre(letters, digits));
+  EXPECT_THAT(FindAll("\\p{M}+", "\u0897\U00011F34a"), ElementsAre("\u0897\U00011F34"));
+  EXPECT_THAT(FindAll("\\p{S}+", "\U0001FAE8\U0001FAE9\u31EF\U0001CC00."),
+              ElementsAre("\U0001FAE8\U0001FAE9\u31EF\U0001CC00"));
+  EXPECT_THAT(FindAll("\\p{P}+", "\u1B4E\U00010D6Ea"), ElementsAre("\u1B4E\U00010D6E"));
+  EXPECT_THAT(FindAll("\\p{Lu}+|\\p{Ll}+", "\U00010D50\U00010D70"),
+              ElementsAre("\U00010D50", "\U00010D70"));
+  EXPECT_THAT(FindAll("\\p{Han}+", "\U00031350a\U0002EE5D"),
+              ElementsAre("\U00031350", "\U0002EE5D"));
+  EXPECT_THAT(FindAll("\\w+", letters + digits + " " + digits),
+              ElementsAre(letters + digits, digits));
+  EXPECT_THAT(FindAll("\\b", letters), ElementsAre("", ""));
+  EXPECT_THAT(FindAll("\\p{Cn}|\\p{C}", letters + digits + "\U0001FAE9\u0378\uE000"),
+              ElementsAre("\u0378", "\uE000"));
+  EXPECT_THAT(FindAll("\\p{Assigned}+|\\P{C}", letters + "\u0378"), ElementsAre(letters));
+}
+
 TEST(Regex, CaseCanBeIgnored) {
   EXPECT_THAT(FindAll("(?i:'s|'re)", "'S 're 'Re 't"), ElementsAre("'S", "'re", "'Re"));
 }

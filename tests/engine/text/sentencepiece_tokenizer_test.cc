@@ -100,7 +100,7 @@ TEST(SentencePieceTokenizer, PartsOfALongTextGiveTheTokensOfTheWhole) {
   while (text.size() < (256 << 10)) text += "ab";
   EXPECT_TRUE((*both)->Encode(text, {}).ok());
   EXPECT_THAT(std::string((*both)->Encode(text + "ab", {}).status().message()),
-              HasSubstr("allowed at most 262144"));
+              HasSubstr("allowed at most 262144: put spaces or line ends among them, or give"));
   text.resize(200 << 10);
   EXPECT_TRUE((*both)->Encode(text + "bb" + text, {}).ok());  // cut between the two
   const std::atomic<bool> over = true;

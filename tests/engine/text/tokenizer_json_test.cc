@@ -109,8 +109,8 @@ TEST(TokenizerJson, AddedTokenFlags) {
   EXPECT_THAT(Encode(*tokenizer, "cat"), ElementsAre(262));
   EXPECT_THAT(Encode(*tokenizer, "cats"), ElementsAre('c', 'a', 't', 's'));
   EXPECT_THAT(Encode(*tokenizer, "é cat-"), ElementsAre(0xC3, 0xA9, ' ', 262, '-'));
-  for (const char* word :
-       {"cat\u200D", "\u2167cat", "cat\u24B6", "\u0301cat", "cat_", "\u0661cat"}) {
+  for (const char* word : {"cat\u200D", "\u2167cat", "cat\u24B6", "\u0301cat", "cat_", "\u0661cat",
+                           "\U0002EBF0cat", "cat\U00010D50", "cat\u0897"}) {
     EXPECT_THAT(Encode(*tokenizer, word), Not(Contains(262))) << word;
   }
   EXPECT_THAT(Encode(*tokenizer, "\u00BDcat"), Contains(262));
@@ -307,6 +307,10 @@ TEST(TokenizerJson, OtherComponentsOfReleasedFiles) {
   };
   EXPECT_THAT(cut({{"type", "WhitespaceSplit"}}, " a b"), ElementsAre('a', 'b'));
   EXPECT_THAT(cut({{"type", "BertPreTokenizer"}}, "ab a!"), ElementsAre(256, 'a', '!'));
+  // U+2E43 is punctuation since Unicode 9, which is not known there; U+166D was such until 11.
+  const Json punctuation = {{"type", "Punctuation"}, {"behavior", "Removed"}};
+  EXPECT_THAT(cut(punctuation, "a\u2E43"), ElementsAre('a', 0xE2, 0xB9, 0x83));
+  EXPECT_THAT(cut(punctuation, "a\u166D"), ElementsAre('a'));
   EXPECT_THAT(cut({{"type", "Whitespace"}}, "a  +b"), ElementsAre('a', '+', 'b'));
   EXPECT_THAT(cut({{"type", "Punctuation"}, {"behavior", "Removed"}}, "a$a"),
               ElementsAre('a', 'a'));
@@ -394,12 +398,15 @@ TEST(TokenizerJson, FaultsAreNamed) {
     document[Json::json_pointer(fault.pointer)] = fault.value;
     const auto tokenizer = TryCreate(document);
     const std::string message(tokenizer.status().message());
-    const bool unsupported = message.find("is not supported; these are: ") != std::string::npos;
+    constexpr size_t npos = std::string::npos;
+    const bool unsupported = message.find("is not supported; these are: ") != npos;
     EXPECT_EQ(tokenizer.status().code(),
               unsupported ? absl::StatusCode::kUnimplemented : absl::StatusCode::kInvalidArgument)
         << fault.pointer;
     EXPECT_THAT(message, HasSubstr(fault.message));
     EXPECT_THAT(message, HasSubstr("model/tokenizer.json: "));
+    const bool says_way_out = message.find("moved elsewhere the model serves token") != npos;
+    EXPECT_EQ(says_way_out, unsupported) << message;
   }
 }
 

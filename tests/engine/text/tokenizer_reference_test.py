@@ -160,6 +160,21 @@ class TokenizerJsonTest(ReferenceTest):
         size = len(model["vocab"])
         return [[source.randrange(size) for _ in range(source.randint(1, 20))] for _ in range(100)]
 
+    def test_parts_over_all_of_unicode(self):
+        everything = texts.characters_by_block().replace("\0", "")
+        around = ["".join(f"a{character}a" for character in everything[at:at + 200]) for at in range(0, len(everything), 200)]
+        for name, (normalizer, pre_tokenizer) in documents.PARTS.items():
+            with self.subTest(name=name):
+                document = documents.document_of(documents.model_of_neighbours("a"), {}, normalizer, pre_tokenizer, documents.byte_level())
+                self.compare(document, around)
+
+    def test_single_words_over_all_of_unicode(self):
+        document = documents.byte_level_document(documents.model_of_neighbours("a"), "gpt-2")
+        document["added_tokens"].append(documents.added_token(len(document["model"]["vocab"]), "ZZ", single_word=True))
+        everything = texts.characters_by_block().replace("\0", "")
+        self.compare(document, ["ZZ".join(everything[at:at + 50:2]) for at in range(0, len(everything), 50)] +
+                     ["ZZ".join(everything[at + 1:at + 50:2]) for at in range(0, len(everything), 50)])
+
     def test_byte_level_forms(self):
         self.compare_byte_level_forms(trained_byte_level_model())
 
@@ -239,6 +254,10 @@ class PatternTest(ReferenceTest):
     def test_patterns_of_models(self):
         some = plain_texts()
         self.compare(sorted({pattern for rule in patterns.RULES.values() for pattern in rule}), some)
+
+    def test_properties_over_all_of_unicode(self):
+        everything = texts.characters_by_block()
+        self.compare(patterns.PROPERTIES, [everything[at:at + 4000] for at in range(0, len(everything), 4000)])
 
     def test_every_construct(self):
         self.compare(patterns.FIXED, plain_texts() + patterns.short_texts(texts.random.Random(SEED), 100))

@@ -167,7 +167,7 @@ TEST(JinjaTest, NamesWhatIsWrongAndWhere) {
       {"{{ $ }}", kInvalid, "unexpected character"},
       {"{{ 1", kInvalid, "missing end of tag"},
       {"x {# y", kInvalid, "line 1, column 3: missing end of comment"},
-      {"{% raw %}", kInvalid, "missing end of raw block"},
+      {"{% raw %}x", kInvalid, "missing end of raw block"},
       {"{% break %}", kInvalid, "'break' outside a loop"},
       {"{% set true = 1 %}", kInvalid, "cannot assign to 'true'"},
       {"{{ range(1, stop=2) }}", kInvalid, "no argument named 'stop'"},

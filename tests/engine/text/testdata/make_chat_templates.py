@@ -281,6 +281,21 @@ CONSTRUCTS = r"""
 {{ n[1:] }}
 {{ d[:1] }}
 {{ l['a':] }}
+{{ -2 ** n }}
+{{ -2 ** users|length }} {{ -1 ** d.b }} {{ (-3) ** l[2] }} {{ +-2.5 ** d.b }} {{ -2 ** 2 }} {{ -2 ** (1 + 1) }} {{ -2 ** ('2'|int) }} {{ -n ** 2 }} {{ --2 ** l[0] }} {{ -2 ** l[2] ** 2 }}
+{{ 5[1:]|default('x') }}{{ none[1:] is defined }}{{ {'a': 1}[1:] or 'y' }}{{ 'abc'['a':] is defined }}{{ 'abc'[1:] }}{{ [1, 2][:1] }}
+{{ n[1:]|default('x') }}
+{{ d.values() is filter }}{{ range(2) is test }}{{ (l|map('string')) is filter }}{{ {d.values(): 1}|length }}
+{{ d.keys() is filter }}
+{{ (d.items(),) is test }}
+{{ {d.keys(): 1} }}
+{{ [d.items()]|unique|list }}
+a{% raw %}
+a{#
+a{#-
+a{%- raw -%}
+{% raw %}x
+{#x
 {{ l[::0] }}
 {%- set ns = namespace(found=false, n=0) -%}{%- for m in messages -%}{%- if m.role == 'assistant' -%}{%- set ns.found = true -%}{%- set ns.n = ns.n + loop.index0 -%}{%- endif -%}{%- endfor -%}{{ ns.found }} {{ ns.n }}
 {%- set loop_messages = messages[1:] if messages[0]['role'] == 'system' else messages -%}{{ loop_messages|length }}{{ messages[-1].content }}{{ messages[:-1]|length }}{{ messages[::-1][0]['role'] }}{{ (messages|last).role }}
