@@ -88,9 +88,11 @@ struct ThreadPool::State {
   static constexpr int kLeftBits = 24;
   static constexpr uint64_t kLeft = (uint64_t{1} << kLeftBits) - 1;
 
-  // What different threads write lies in different cache lines.
+  // What different threads write lies in different cache lines: a job of two threads that come in
+  // time costs the way of the job's line and of a share's to the worker, and of that one back.
   struct alignas(64) Share {
     std::atomic<uint64_t> word{0};  // tag << kLeftBits | parts that are left
+    std::atomic<int32_t> done{0};   // parts
   };
 
   explicit State(int count) : threads(count), shares(count), active(count) {}
@@ -98,23 +100,23 @@ struct ThreadPool::State {
   const int threads;
   Runner run = nullptr;  // null: the workers
   std::vector<std::thread> workers;
-  Job job;  // written while no part is left, read by those who claimed one
   uint64_t tag = 0;
   std::vector<Share> shares;
-  alignas(64) std::atomic<int32_t> unfinished{0};  // parts of the job
-  alignas(64) std::atomic<uint32_t> epoch{0};      // counts jobs, for those who wait for the next
-  std::atomic<int> active;                         // workers from this one on sleep until it grows
+  alignas(64) Job job;             // written while no part is left, read by those who claimed one
+  std::atomic<uint32_t> epoch{0};  // counts jobs, for those who wait for the next
+  std::atomic<int> active;         // workers from this one on sleep until it grows
   std::atomic<bool> stop{false};
   alignas(64) std::atomic<int> sleeping_workers{0};  // for the epoch to change
   alignas(64) std::atomic<int> sleeping_callers{0};
 
   void Publish(const Job& next) {
     job = next;
-    unfinished.store(job.shares * job.parts_of_share, std::memory_order_relaxed);
     ++tag;
     const uint64_t word = tag << kLeftBits | static_cast<uint64_t>(job.parts_of_share);
-    for (int share = 0; share < job.shares; ++share)
+    for (int share = 0; share < job.shares; ++share) {
+      shares[share].done.store(0, std::memory_order_relaxed);
       shares[share].word.store(word, std::memory_order_release);
+    }
   }
 
   void Announce() {
@@ -151,8 +153,8 @@ struct ThreadPool::State {
       int32_t done = 0;
       for (int left; (left = Claim(share)) > 0; ++done) DoPart(share, left, thread);
       if (done == 0) continue;
-      unfinished.fetch_sub(done);
-      if (sleeping_callers.load() > 0) unfinished.notify_all();
+      shares[share].done.fetch_add(done);
+      if (sleeping_callers.load() > 0) shares[share].done.notify_all();
     }
   }
 
@@ -212,8 +214,11 @@ void ThreadPool::Run(const Job& job) {
   }
   state.Announce();
   state.Drain(0);
-  for (int32_t left = state.unfinished.load(std::memory_order_acquire); left > 0;)
-    left = WaitForChange(state.unfinished, left, state.sleeping_callers);
+  for (int share = 0; share < job.shares; ++share) {
+    const std::atomic<int32_t>& done = state.shares[share].done;
+    for (int32_t now = done.load(std::memory_order_acquire); now < job.parts_of_share;)
+      now = WaitForChange(done, now, state.sleeping_callers);
+  }
 }
 
 }  // namespace mambad::kernels

@@ -7,6 +7,7 @@
 #ifndef MAMBAD_KERNELS_CPU_THREAD_POOL_H_
 #define MAMBAD_KERNELS_CPU_THREAD_POOL_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -37,25 +38,26 @@ class ThreadPool {
   void SetActive(int threads);
   int active() const;
 
-  // Cuts [0, count) at multiples of `grain` into parts, a few for each active thread, and calls
-  // task(begin, end, thread) for each; `thread` in [0, threads()) tells who does it, and no two
-  // calls with one `thread` run at a time. Returns when all are done, with their writes visible.
-  // Which thread does which part is chance, and so is how many a thread does: results must not
-  // depend on either. A thread begins with parts that lie together, and with the same ones each
+  // Cuts [0, count) at multiples of `grain` into parts, one or a few for each active thread, and
+  // calls task(begin, end, thread) for each; `thread` in [0, threads()) tells who does it, and no
+  // two calls with one `thread` run at a time. Returns when all are done, with their writes
+  // visible. Which thread does which part is chance, and so is how many a thread does: results must
+  // not depend on either. A thread begins with parts that lie together, and with the same ones each
   // time, whose data its core may still hold. Allocates nothing. Not reentrant.
   template <typename Task>
   void Split(int64_t count, int64_t grain, const Task& task) {
-    Cut(count, grain, kPartsAThread, task);
+    Cut(count, grain, kUnitsAPart, kPartsAThread, task);
   }
   // The same in many more parts: for work that is unevenly spread.
   template <typename Task>
   void SplitFinely(int64_t count, const Task& task) {
-    Cut(count, 1, kFinePartsAThread, task);
+    Cut(count, 1, 1, kFinePartsAThread, task);
   }
 
  private:
-  // So many parts of its own a thread begins with, at most.
-  static constexpr int64_t kPartsAThread = 4, kFinePartsAThread = 64;
+  // So many parts of its own a thread begins with, at most; and where no part need be finer, each
+  // of so many units at least: a part has its price.
+  static constexpr int64_t kPartsAThread = 4, kFinePartsAThread = 64, kUnitsAPart = 16;
 
   // units [0, units) in `shares` shares, share s cut into parts_of_share parts.
   struct Job {
@@ -66,7 +68,8 @@ class ThreadPool {
   };
 
   template <typename Task>
-  void Cut(int64_t count, int64_t grain, int64_t most_parts, const Task& task) {
+  void Cut(int64_t count, int64_t grain, int64_t units_a_part, int64_t most_parts,
+           const Task& task) {
     const int64_t units = (count + grain - 1) / grain;
     if (units <= 1 || active() == 1) {
       if (count > 0) task(int64_t{0}, count, 0);
@@ -74,7 +77,7 @@ class ThreadPool {
     }
     const auto some = [&](int64_t first, int64_t last, int thread) {
       const int64_t end = last * grain;
-      task(first * grain, end < count ? end : count, thread);
+      task(first * grain, std::min(end, count), thread);
     };
     Job job;
     job.call = [](const void* t, int64_t first, int64_t last, int thread) {
@@ -82,9 +85,9 @@ class ThreadPool {
     };
     job.task = &some;
     job.units = units;
-    job.shares = units < active() ? static_cast<int>(units) : active();
-    const int64_t parts = (units + job.shares - 1) / job.shares;
-    job.parts_of_share = static_cast<int>(parts < most_parts ? parts : most_parts);
+    job.shares = static_cast<int>(std::min<int64_t>(units, active()));
+    const int64_t parts = std::max<int64_t>(1, units / job.shares / units_a_part);
+    job.parts_of_share = static_cast<int>(std::min(parts, most_parts));
     Run(job);
   }
   void Run(const Job& job);
