@@ -44,7 +44,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "host:port of /metrics; empty: none (default 127.0.0.1:9464)");
   app->add_option("--device", flags->device, "auto, cpu or cuda (default auto)");
   app->add_option("--threads", flags->threads,
-                  "Compute threads of the CPU; 0: one a core (default 0)");
+                  "Compute threads of the CPU at most; 0: one a core (default 0)");
   app->add_flag(
       "--check-config", flags->check_config,
       "Check the configuration, and the models' files but their weights, and exit: 0 good, 2 bad");

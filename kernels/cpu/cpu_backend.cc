@@ -97,7 +97,6 @@ void RequireShape(const char* operation, const WeightMatrix* matrix, int64_t row
   }
 }
 
-// A thread that finds no core of its own is waited for by all others, in every operation.
 std::vector<std::string> ThreadWarnings(int threads) {
   const int usable = UsableCores();
   if (threads > usable) {
@@ -110,8 +109,8 @@ std::vector<std::string> ThreadWarnings(int threads) {
   if (threads == 1 || threads <= free_cores + 0.5) return {};
   char text[200];
   std::snprintf(text, sizeof(text),
-                "%d threads, and others leave %.1f of %d cores free: threads wait for each other "
-                "there; fewer (compute.threads, --threads 1) may be faster",
+                "%d threads, and others leave %.1f of %d cores free: answers come slower than on an "
+                "idle machine",
                 threads, free_cores, std::max(cores, usable));
   return {text};
 }
