@@ -15,7 +15,7 @@ constexpr double kRiseShare = 0.05,
                  kFallShare = 0.3;  // how fast a cost follows slower and faster measurements
 // Before rows were measured: a step costs as if eight rows' arithmetic came on top of its own.
 constexpr double kFixedRows = 8;
-constexpr double kLeastGain = 1.02;    // predicted, before drafting replaces plain decoding
+constexpr double kLeastGain = 1.02;      // predicted, before drafting replaces plain decoding
 constexpr int64_t kProbeInterval = 8;    // steps between probes, however cheap
 constexpr double kProbeBudgetSteps = 4;  // plain steps that the probe budget holds
 
@@ -313,7 +313,8 @@ void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Pl
     ++probes_;  // of another kind next time
     return;
   }
-  const double cost = Seconds(extended) - (alone ? plain_seconds : Seconds(plan)) + replaced + catch_up;
+  const double cost =
+      Seconds(extended) - (alone ? plain_seconds : Seconds(plan)) + replaced + catch_up;
   if (cost > probe_budget_) {
     // What the budget would never hold is not waited for by all: one sequence's probe is, and the
     // budget grows until it can be paid.
@@ -364,8 +365,8 @@ double DraftLengthController::ObserveDraftModel(const StepMeasurement& step) {
     usual = draft_.At(sequences, now_);
   } else if (steps > 0) {
     const double weight = kFixedRows + sequences;
-    usual = step.draft_seconds * weight /
-            (kFixedRows + step.first_draft_rows + (steps - 1) * weight);
+    usual =
+        step.draft_seconds * weight / (kFixedRows + step.first_draft_rows + (steps - 1) * weight);
   }
   const double first = step.draft_seconds - std::max(0, steps - 1) * usual;
   draft_.Add(step.first_draft_rows, first, now_);

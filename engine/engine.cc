@@ -238,6 +238,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const EngineOptions& option
   return std::make_unique<ThreadedEngine>(*std::move(core), std::move(self_check));
 }
 
-absl::Status Engine::Check(const EngineOptions& options) { return EngineCore::Check(options); }
+absl::StatusOr<std::vector<std::string>> Engine::Check(const EngineOptions& options) {
+  return EngineCore::Check(options);
+}
 
 }  // namespace mambad

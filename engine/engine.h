@@ -92,8 +92,8 @@ class Engine {
                                                       StepObserver* observer = nullptr);
 
   // What Open refuses without reading weights: options, the heads of model files, tokenizer,
-  // memory. OK: Open will only fail for what changes until then.
-  static absl::Status Check(const EngineOptions& options);
+  // memory. OK: Open will only fail for what changes until then; with the warnings it will have.
+  static absl::StatusOr<std::vector<std::string>> Check(const EngineOptions& options);
 
   // Cancels what runs, joins the engine thread. Not from a sink or the observer: dies with words.
   virtual ~Engine() = default;

@@ -150,9 +150,10 @@ void EngineCore::EndLateAndCancelled(absl::Time now) {
 
 // ---- slots and pages ----------------------------------------------------------------------------
 
-// First come, first served, as priority moves their times; the head of the queue is never overtaken,
-// so that a large request cannot starve. One that was preempted starts anew when a request has ended since:
-// else it would be preempted again before long, and its text read over and over.
+// First come, first served, as priority moves their times; the head of the queue is never
+// overtaken, so that a large request cannot starve. One that was preempted starts anew when a
+// request has ended since: else it would be preempted again before long, and its text read over and
+// over.
 void EngineCore::AdmitWaiting(absl::Time now) {
   while (!waiting_.empty()) {
     ActiveRequest& head = *waiting_.front();

@@ -75,7 +75,7 @@ class EngineCore {
       const EngineOptions& options, StepObserver* observer,
       std::unique_ptr<kernels::Backend> backend = nullptr);
   // engine.h's.
-  static absl::Status Check(const EngineOptions& options);
+  static absl::StatusOr<std::vector<std::string>> Check(const EngineOptions& options);
   ~EngineCore();
 
   const EngineFacts& facts() const { return facts_; }

@@ -205,11 +205,12 @@ absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(
   return core;
 }
 
-absl::Status EngineCore::Check(const EngineOptions& options) {
+absl::StatusOr<std::vector<std::string>> EngineCore::Check(const EngineOptions& options) {
   EngineCore core;
   core.facts_.options = options;
   ModelFiles files;
-  return core.Prepare(&files);
+  if (absl::Status status = core.Prepare(&files); !status.ok()) return status;
+  return std::move(core.facts_.warnings);
 }
 
 absl::Status EngineCore::Prepare(ModelFiles* files) {

@@ -104,8 +104,8 @@ void EngineCore::Deliver(StepEntry& entry, absl::Time now) {
 // string's cut.
 int64_t EngineCore::ReadText(Sequence& sequence, const StepEntry& entry, std::string* matched) {
   if (!sequence.detokenizer.has_value()) return entry.kept;
-  // The token that ends the text is no part of it, unless asked for. Special ones are never shown, but
-  // a stop string may spell them.
+  // The token that ends the text is no part of it, unless asked for. Special ones are never shown,
+  // but a stop string may spell them.
   const bool hide_last = entry.stopped && !sequence.request->request.stopping.include_stop &&
                          !facts_.tokenizer->IsSpecial(entry.tokens[entry.kept - 1]);
   const int visible = entry.kept - (hide_last ? 1 : 0);

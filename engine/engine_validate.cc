@@ -71,9 +71,8 @@ absl::Status EngineCore::ValidateStopping(const Request& request) const {
   const int64_t most_stops =
       stopping.ignore_eos ? kernels::kMaxStopIds : facts_.model.most_stop_token_ids;
   if (static_cast<int64_t>(stopping.stop_token_ids.size()) > most_stops) {
-    return Refuse("stopping.stop_token_ids",
-                  absl::StrCat(stopping.stop_token_ids.size(), " ids"), "allowed at most ",
-                  most_stops);
+    return Refuse("stopping.stop_token_ids", absl::StrCat(stopping.stop_token_ids.size(), " ids"),
+                  "allowed at most ", most_stops);
   }
   const absl::Status checks[] = {
       CheckRange("stopping.max_tokens", stopping.max_tokens, 0, kMaxContext),
@@ -133,9 +132,9 @@ absl::Status EngineCore::ValidateOutput(const Request& request) const {
   if (request.speculation.mode == SpeculationMode::kDraftModel && draft_ == nullptr)
     return Refuse("speculation.mode", "DRAFT_MODEL", "allowed only with a draft model loaded");
   if (!scoring && output.prompt_logprobs < 0) return absl::OkStatus();
-  const int64_t bytes_each = static_cast<int64_t>(sizeof(TokenLogprob)) +
-                             std::max(0, output.prompt_logprobs) *
-                                 static_cast<int64_t>(sizeof(std::pair<TokenId, float>));
+  const int64_t bytes_each =
+      static_cast<int64_t>(sizeof(TokenLogprob)) +
+      std::max(0, output.prompt_logprobs) * static_cast<int64_t>(sizeof(std::pair<TokenId, float>));
   const int64_t prompt = static_cast<int64_t>(request.prompt.size());
   const int64_t scored = prompt - request.score_from.value_or(1);
   if (scored * bytes_each <= kMaxPromptLogprobBytes) return absl::OkStatus();

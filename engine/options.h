@@ -30,7 +30,7 @@ struct EngineOptions {
   std::string draft_model;      // the same; empty: no draft model
   std::string chat_template;    // file of a Jinja template instead of the model's own; empty: that
   std::string device = "auto";  // "auto", "cpu", "cuda"
-  int threads = 0;  // CPU backend's compute threads at most; 0: one a core it may use
+  int threads = 0;              // CPU backend's compute threads at most; 0: one a core it may use
   ComputeType weight_type = ComputeType::kAuto;
   // CPU backend, bf16 weights, machines with bf16 dot products only: round activations to bf16
   // before a product. Faster prompts, log-probabilities off by about 1e-2; off, products are as

@@ -48,8 +48,7 @@ inline constexpr int kMaxAlternatives = 32;
 // 0; where a bias leaves nothing else, such tokens still make a distribution among themselves.
 inline constexpr float kUnproposedLogit = -1e30f;
 
-// ---- weights
-// --------------------------------------------------------------------------------------------------------
+// ---- weights ------------------------------------------------------------------------------------
 
 // A weight matrix [rows, columns] of y = W x in the backend's own packed layout. Immutable after
 // Pack.
@@ -93,8 +92,8 @@ struct MambaLayer {
   const WeightMatrix* select = nullptr;
   const WeightMatrix* dt = nullptr;   // [I, r]
   const WeightMatrix* out = nullptr;  // [d, I]
-  const float* convolution =
-      nullptr;  // [channels, W]; channels is I, or source_width when the repeat is after
+  // [channels, W]; channels is I, or source_width when the repeat is after
+  const float* convolution = nullptr;
   const float* convolution_bias = nullptr;  // [channels] or nullptr
   const float* dt_bias = nullptr;           // [I]; already doubled where the layout means it twice
   const float* a = nullptr;     // A = -exp(A_log), [I padded to 16 / 16][N][16] as the checkpoint
@@ -153,8 +152,8 @@ struct AttentionLayer {
   const float* out_bias = nullptr;   // [d] or nullptr
   const WeightMatrix* in = nullptr;
   const WeightMatrix* out = nullptr;  // [d, H hd]
-  const float* inverse_frequency =
-      nullptr;  // [hd / 2], scaling applied: angle = position * inverse_frequency[i]
+  // [hd / 2], scaling applied: angle = position * inverse_frequency[i]
+  const float* inverse_frequency = nullptr;
 };
 
 // h += W_down(SiLU(W_gate u) * W_up u), u = RMSNorm(h). Rows of `in`: gate [F], up [F].
@@ -167,17 +166,19 @@ struct MlpLayer {
   const float* out_bias = nullptr;  // [d] or nullptr
 };
 
-// ---- per-sequence state
-// ---------------------------------------------------------------------------------------------
+// ---- per-sequence state -------------------------------------------------------------------------
 
 // What a recurrent layer keeps for one sequence (one slot), as offsets in floats into a slot's
 // block:
 //   checkpoint  the state after all committed rows. Mamba-1 [I padded to 16 / 16][N][16]; Mamba-2
-//   [heads][N][P] working     the state after the window's last row; only where a model extends its
-//   window row by row (a draft model) ring        the last inputs before the convolution,
-//   [ring_rows][channels], row of position p is p % ring_rows replay      kMaxWindowRows rows of
-//   what a row feeds the recurrence, as verify computed it: Mamba-1 x [I], delta [I],
-//               B [G N]; Mamba-2 x [I], dt [heads], B [G N] (after convolution, before dt's bias)
+//               [heads][N][P]
+//   working     the state after the window's last row; only where a model extends its window row by
+//               row (a draft model)
+//   ring        the last inputs before the convolution, [ring_rows][channels]; the row of position
+//               p is p % ring_rows
+//   replay      kMaxWindowRows rows of what a row feeds the recurrence, as verify computed it:
+//               Mamba-1 x [I], delta [I], B [G N]; Mamba-2 x [I], dt [heads], B [G N] (after
+//               convolution, before dt's bias)
 struct RecurrentSlotLayout {
   int64_t checkpoint = 0, working = -1, ring = 0, replay = 0;  // working -1: not kept
   int64_t replay_row = 0;                                      // floats a replay row takes
@@ -192,26 +193,25 @@ struct RecurrentState {
 };
 
 // One attention layer's keys and values of all pages, float32.
-//   keys   [pages][K][hd][kPageTokens]     (transposed inside a page: scores of a page are one
-//   pass) values [pages][K][kPageTokens][hd]
+//   keys    [pages][K][hd][kPageTokens]: transposed inside a page, whose scores are one pass
+//   values  [pages][K][kPageTokens][hd]
 struct KeyValueState {
   float* keys = nullptr;
   float* values = nullptr;
 };
 
-// ---- one step
-// -------------------------------------------------------------------------------------------------------
+// ---- one step -----------------------------------------------------------------------------------
 
 // The rows of one forward pass, ragged: sequence s owns rows [row_begin[s], row_begin[s + 1]). All
 // arrays are in backend memory. Verify-and-commit, for every recurrent layer of sequence s with
 // rows 0 .. T-1 in this call:
 //
-//   window_start == 0: load checkpoint; run the first replay[s] replay rows; run rows 0 ..
-//   commit[s]-1; store checkpoint
-//                      (when replay or commit > 0); run the remaining rows, whose inputs go to
-//                      replay rows 0, 1, ...
-//   window_start  > 0: load working; run all rows, whose inputs go to replay rows window_start[s],
-//   ... keeps_working and rows beyond commit were run: store working.
+//   window_start == 0: load checkpoint; run the first replay[s] replay rows; run rows
+//                      0 .. commit[s]-1; store checkpoint (when replay or commit > 0); run the
+//                      remaining rows, whose inputs go to replay rows 0, 1, ...
+//   window_start  > 0: load working; run all rows, whose inputs go to replay rows
+//                      window_start[s], ...
+//   keeps_working and rows beyond commit were run: store working.
 //
 // Row 0 of a verify has commit 1: it is the last kept token. A prompt chunk commits all its rows. A
 // call with no rows but replay > 0 folds the slot.
@@ -220,17 +220,17 @@ struct Batch {
   int rows = 0;                        // row_begin[sequences]
   const int32_t* row_begin = nullptr;  // [S + 1]
   const int32_t* slot = nullptr;       // [S]
-  const int32_t* position =
-      nullptr;  // [S], absolute position of the sequence's first row of this call
+  // [S], absolute position of the sequence's first row of this call
+  const int32_t* position = nullptr;
   const int32_t* replay = nullptr;        // [S], 0 .. kMaxWindowRows
   const int32_t* commit = nullptr;        // [S], 0 .. T
   const int32_t* window_start = nullptr;  // [S], 0 .. kMaxWindowRows
   const int32_t* tokens = nullptr;        // [R]
-  const int32_t* pages =
-      nullptr;  // [slots, pages_per_sequence]: page of position p is pages[slot][p / kPageTokens]
+  // [slots, pages_per_sequence]: page of position p is pages[slot][p / kPageTokens]
+  const int32_t* pages = nullptr;
   int pages_per_sequence = 0;
-  const int32_t* logit_rows =
-      nullptr;  // [logit_count]: rows whose logits Head computes, in this order
+  // [logit_count]: rows whose logits Head computes, in this order
+  const int32_t* logit_rows = nullptr;
   int logit_count = 0;
   bool keeps_working = false;
 };
@@ -252,8 +252,7 @@ struct WorkspaceShape {
   int64_t max_context = 0;            // positions an attention row may see
 };
 
-// ---- sampling
-// -------------------------------------------------------------------------------------------------------
+// ---- sampling -----------------------------------------------------------------------------------
 
 // How one slot's tokens are chosen; plain data in backend memory, written at admission. The token
 // of a row is a function of its logits, of this and of its position alone: temperature 0 takes the
@@ -269,16 +268,16 @@ struct SamplingState {
   uint32_t sample = 0;    // of one request's, 0 ..: the same seed, other draws
   int32_t stop_from = 0;  // stop ids cannot be sampled for positions below this one (min_tokens)
   int32_t stop_count = 0;
-  int32_t stop_ids[kMaxStopIds] =
-      {};                   // eos and stop ids: the sequence is cut after the first one kept
+  // eos and stop ids: the sequence is cut after the first one kept
+  int32_t stop_ids[kMaxStopIds] = {};
   int32_t counts_row = -1;  // row of SamplingTables::counts; -1: no penalties
   int32_t bias_row = -1;    // row of SamplingTables::bias; -1: none
 };
 
 struct SamplingTables {
   SamplingState* states = nullptr;  // [slots]
-  int32_t* counts =
-      nullptr;  // [rows, V]: low 31 bits occurrences in the answer; top bit: stands in the prompt
+  // [rows, V]: low 31 bits occurrences in the answer; top bit: stands in the prompt
+  int32_t* counts = nullptr;
   float* bias = nullptr;      // [rows, V]: added to the logit; -infinity: not allowed
   int vocabulary = 0;         // ids that may be sampled
   int padded_vocabulary = 0;  // V
@@ -290,13 +289,13 @@ struct SamplingTables {
 struct DraftSampling {
   int sequences = 0;
   const int32_t* slot = nullptr;  // [S]
-  const int32_t* logit_row =
-      nullptr;  // [S], row of the draft workspace's logits; -1: this sequence drafts no more
+  // [S], row of the draft workspace's logits; -1: this sequence drafts no more
+  const int32_t* logit_row = nullptr;
   const int32_t* position = nullptr;  // [S], absolute position of the token drawn
   int step = 0;                       // 0 .. : which draft of the round
   int32_t* tokens = nullptr;          // the verify batch's tokens
-  const int32_t* token_row =
-      nullptr;  // [S], where this draft goes; drafts before it stand in the rows before it
+  // [S], where this draft goes; drafts before it stand in the rows before it
+  const int32_t* token_row = nullptr;
   int32_t* next_tokens = nullptr;     // the next draft batch's tokens, or nullptr
   const int32_t* next_row = nullptr;  // [S], where in it; -1: nowhere
 };
@@ -307,14 +306,14 @@ struct Acceptance {
   int sequences = 0;
   const int32_t* slot = nullptr;         // [S]
   const int32_t* logit_begin = nullptr;  // [S], the target workspace's logits row of window row 0
-  const int32_t* draft_length =
-      nullptr;  // [S], k: drafts stand in tokens[token_row[s] + 1 ..]; logits has k + 1 rows
+  // [S], k: drafts stand in tokens[token_row[s] + 1 ..]; logits has k + 1 rows
+  const int32_t* draft_length = nullptr;
   const int32_t* token_row = nullptr;  // [S]
   const int32_t* tokens = nullptr;     // the verify batch's tokens
   const int32_t* position = nullptr;   // [S], absolute position of the first token to keep
   const int32_t* limit = nullptr;      // [S], tokens that may be kept, >= 1 (token limits)
-  int alternatives =
-      -1;  // log-probabilities of kept tokens: -1 none, else how many alternatives (host)
+  // Log-probabilities of kept tokens: -1 none, else how many alternatives (host)
+  int alternatives = -1;
 };
 
 // What a round gives back, [S] each.
@@ -340,8 +339,7 @@ struct TokenScoring {
   float* alternative_logprobs = nullptr;
 };
 
-// ---- the backend
-// ----------------------------------------------------------------------------------------------------
+// ---- the backend --------------------------------------------------------------------------------
 
 // Tells recorded rounds apart; host-known.
 struct RoundShape {

@@ -153,8 +153,10 @@ int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpe
     return 0;
   }
   if (command->action == CommandLine::Action::kCheckConfig) {
-    const absl::Status status = check_engine(command->options.engine);
-    if (!status.ok()) return Refuse(status);
+    const auto warnings = check_engine(command->options.engine);
+    if (!warnings.ok()) return Refuse(warnings.status());
+    for (const std::string& warning : *warnings)
+      std::fprintf(stderr, "mambad: warning: %s\n", warning.c_str());
     std::puts("configuration is good");
     return 0;
   }

@@ -5,8 +5,10 @@
 #define MAMBAD_SERVER_DAEMON_PROGRAM_H_
 
 #include <functional>
+#include <string>
+#include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/daemon.h"
 
@@ -18,7 +20,7 @@ inline constexpr absl::Duration kOneSignal = absl::Seconds(1);
 inline bool IsSameSignal(absl::Time first, absl::Time now) { return now - first < kOneSignal; }
 
 // Engine::Check, or a test's own.
-using EngineChecker = std::function<absl::Status(const EngineOptions&)>;
+using EngineChecker = std::function<absl::StatusOr<std::vector<std::string>>(const EngineOptions&)>;
 
 // The exit code. 0: drained, or printed what was asked for; 2: a bad option, configuration or model
 // file, said in one line on standard error; 3: a second SIGTERM or SIGINT, after kOneSignal, cut

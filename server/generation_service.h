@@ -10,8 +10,8 @@ namespace mambad::server {
 
 // The methods get bytes, which their calls read themselves (message_reader.h).
 using GenerationBytes = v1::Generation::WithRawCallbackMethod_Generate<
-    v1::Generation::WithRawCallbackMethod_GenerateOnce<v1::Generation::WithRawCallbackMethod_Score<
-        v1::Generation::WithRawCallbackMethod_Tokenize<
+    v1::Generation::WithRawCallbackMethod_GenerateOnce<
+        v1::Generation::WithRawCallbackMethod_Score<v1::Generation::WithRawCallbackMethod_Tokenize<
             v1::Generation::WithRawCallbackMethod_Detokenize<
                 v1::Generation::WithRawCallbackMethod_GetModelInfo<
                     v1::Generation::WithRawCallbackMethod_GetLoad<v1::Generation::Service>>>>>>>;

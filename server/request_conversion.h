@@ -1,6 +1,6 @@
 // Wire requests to engine requests: validation of everything that is known at this edge, then the
-// prompt. Pure functions of request, engine and limits; any thread. Prepare... is quick whatever the
-// request holds; ReadPrompt computes: not for the network's threads.
+// prompt. Pure functions of request, engine and limits; any thread. Prepare... is quick whatever
+// the request holds; ReadPrompt computes: not for the network's threads.
 
 #ifndef MAMBAD_SERVER_REQUEST_CONVERSION_H_
 #define MAMBAD_SERVER_REQUEST_CONVERSION_H_
@@ -18,7 +18,8 @@
 
 namespace mambad::server {
 
-// Limits after the engine's own facts are known: what GetModelInfo tells. Walks the vocabulary: once.
+// Limits after the engine's own facts are known: what GetModelInfo tells. Walks the vocabulary:
+// once.
 v1::Limits EffectiveLimits(const Engine& engine, const RequestLimits& limits);
 
 // What of them must be seen to before a request is built.

@@ -20,11 +20,11 @@ namespace mambad::server {
 
 // What is told about a request that ended.
 struct RequestSummary {
-  absl::string_view method;  // "Generate"
-  std::string request_id;    // the caller's; printable ASCII
-  RequestId engine_id = 0;   // 0: it never reached the engine
-  absl::Status status;       // unless OK, its field and reason are told
-  std::string peer;          // "ipv4:192.0.2.1:40000"; told unless OK
+  absl::string_view method;    // "Generate"
+  std::string request_id;      // the caller's; printable ASCII
+  RequestId engine_id = 0;     // 0: it never reached the engine
+  absl::Status status;         // unless OK, its field and reason are told
+  std::string peer;            // "ipv4:192.0.2.1:40000"; told unless OK
   std::string finish_reasons;  // "EOS", or one a sample: "EOS,LENGTH"
   RequestStats stats;          // of sample 0; completion_tokens of all
   absl::Duration duration;     // from arrival
@@ -55,7 +55,7 @@ class RequestLog {
  private:
   void Write(LogLevel level, absl::string_view message);
   const LogFormat format_;
-  const int descriptor_;  // -1: `logger_` is a test's
+  const int descriptor_;                     // -1: `logger_` is a test's
   const std::unique_ptr<LogWriter> writer_;  // nullptr: `logger_` is a test's
   const std::shared_ptr<spdlog::logger> logger_;
 };

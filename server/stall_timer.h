@@ -1,5 +1,5 @@
-// Time given to a reader. Without it, an answer that nobody takes would lie in memory for as long as
-// its connection lives.
+// Time given to a reader. Without it, an answer that nobody takes would lie in memory for as long
+// as its connection lives.
 
 #ifndef MAMBAD_SERVER_STALL_TIMER_H_
 #define MAMBAD_SERVER_STALL_TIMER_H_

@@ -21,10 +21,10 @@ std::string DescribeModel(const char* role, const ModelInfo& model) {
       model.attention_layers > 0 && model.attention_layers < model.layers
           ? absl::StrFormat(" (%d of them attention)", model.attention_layers)
           : "";
-  return absl::StrFormat("%s: %s: %s, %d layers%s of width %d, %s parameters, %s as %s, vocabulary %d",
-                         role, model.path, model.family, model.layers, attention, model.width,
-                         Count(model.parameters), BytesForPeople(model.weight_bytes),
-                         model.weight_type, model.vocabulary);
+  return absl::StrFormat(
+      "%s: %s: %s, %d layers%s of width %d, %s parameters, %s as %s, vocabulary %d", role,
+      model.path, model.family, model.layers, attention, model.width, Count(model.parameters),
+      BytesForPeople(model.weight_bytes), model.weight_type, model.vocabulary);
 }
 
 std::string DescribeMemory(const MemoryPlan& plan, const EngineOptions& options) {
@@ -42,11 +42,11 @@ std::string DescribeMemory(const MemoryPlan& plan, const EngineOptions& options)
 
 std::string DescribeText(const Engine& engine) {
   const std::vector<TokenId>& ends = engine.model().eos_ids;
-  return absl::StrCat(
-      "text: ", engine.tokenizer() != nullptr ? "tokenizer" : "no tokenizer", ", ",
-      engine.chat_template() != nullptr ? "chat template" : "no chat template", ", ",
-      ends.empty() ? "no end of text: answers end by length"
-                   : absl::StrCat("ends at ", absl::StrJoin(ends, ", ")));
+  return absl::StrCat("text: ", engine.tokenizer() != nullptr ? "tokenizer" : "no tokenizer", ", ",
+                      engine.chat_template() != nullptr ? "chat template" : "no chat template",
+                      ", ",
+                      ends.empty() ? "no end of text: answers end by length"
+                                   : absl::StrCat("ends at ", absl::StrJoin(ends, ", ")));
 }
 
 std::string DescribeSpeculation(const Engine& engine) {

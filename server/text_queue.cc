@@ -19,8 +19,8 @@ absl::Status TextQueue::Add(TextJobPointer job) {
         absl::StrCat("the text queue is full: ", calls_, " calls wait, at most ", limits_.calls));
   }
   if (calls_ > 0 && bytes_ + job->bytes > limits_.bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("the text queue is full: ", bytes_,
-                                                     " bytes wait, at most ", limits_.bytes));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the text queue is full: ", bytes_, " bytes wait, at most ", limits_.bytes));
   }
   const auto found = owners_.find(job->owner);
   if (found != owners_.end()) {
@@ -48,9 +48,9 @@ absl::Status TextQueue::Add(TextJobPointer job) {
 
 TextJobPointer TextQueue::TakeNext() {
   if (owners_.empty()) return nullptr;
-  const auto next = std::min_element(owners_.begin(), owners_.end(), [](const auto& a, const auto& b) {
-    return a.second.served < b.second.served;
-  });
+  const auto next = std::min_element(
+      owners_.begin(), owners_.end(),
+      [](const auto& a, const auto& b) { return a.second.served < b.second.served; });
   TextJobPointer job = std::move(next->second.jobs.front());
   next->second.jobs.pop_front();
   least_served_ = next->second.served;
@@ -63,9 +63,8 @@ bool TextQueue::Remove(const TextJob& job) {
   const auto found = owners_.find(job.owner);
   if (found == owners_.end()) return false;
   std::deque<TextJobPointer>& jobs = found->second.jobs;
-  const auto place = std::find_if(jobs.begin(), jobs.end(), [&](const TextJobPointer& other) {
-    return other.get() == &job;
-  });
+  const auto place = std::find_if(jobs.begin(), jobs.end(),
+                                  [&](const TextJobPointer& other) { return other.get() == &job; });
   if (place == jobs.end()) return false;
   jobs.erase(place);
   Forget(found, job);

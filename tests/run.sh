@@ -24,6 +24,7 @@ test_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev
   python3 python3-venv  # the tree check and the Python client
   clang libclang-rt-14-dev  # libFuzzer
+  clang-format
   git curl
 )
 python_packages=(

@@ -96,7 +96,8 @@ TokenizedDocument Conversation(const std::vector<text::ChatMessage>& messages, s
                                const CorpusTokenizer& tokenizer, const CorpusOptions& options) {
   if (tokenizer.chat_template == nullptr) {
     Refuse(
-        "\"messages\" need a chat template, and the model's directory has none: finetune and pretrain "
+        "\"messages\" need a chat template, and the model's directory has none: finetune and "
+        "pretrain "
         "take one with the setting chat_template: FILE, and it goes with the model");
   }
   TokenizedDocument document;

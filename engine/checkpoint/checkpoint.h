@@ -59,8 +59,8 @@ struct TextFiles {
   std::vector<float> scores;  // one a piece, or empty
   std::vector<int32_t>
       piece_types;  // llama.cpp's: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
-  std::vector<std::string> merges;                         // "left right"
-  int32_t bos_id = -1, eos_id = -1, unknown_id = -1;       // -1: not given
+  std::vector<std::string> merges;                    // "left right"
+  int32_t bos_id = -1, eos_id = -1, unknown_id = -1;  // -1: not given
   int32_t padding_id = -1, separator_id = -1, classification_id = -1, mask_id = -1;  // likewise
   std::optional<bool> add_bos, add_eos, add_space_prefix;  // absent: the tokenizer's own default
   std::string chat_template;                               // Jinja source; empty: none

@@ -121,8 +121,8 @@ struct ModelConfig {
   MambaConfig mamba;
   Mamba2Config mamba2;
 
-  // Every id that config.json, generation_config.json or a GGUF file calls an end, in their order. The
-  // tokenizer's own end comes to them where it is opened.
+  // Every id that config.json, generation_config.json or a GGUF file calls an end, in their order.
+  // The tokenizer's own end comes to them where it is opened.
   std::vector<int32_t> eos_ids;
   std::optional<int32_t> bos_id;
   struct SamplingDefaults {  // what generation_config.json says; absent fields stay unset
@@ -131,8 +131,8 @@ struct ModelConfig {
     std::optional<int> top_k;
   } sampling_defaults;
 
-  // Lines for the operator: settings of the files that were left out or taken differently, each with
-  // the file's name. Reading them is no error.
+  // Lines for the operator: settings of the files that were left out or taken differently, each
+  // with the file's name. Reading them is no error.
   std::vector<std::string> warnings;
 
   // Of one layer's attention; 0: none.

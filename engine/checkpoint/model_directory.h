@@ -23,8 +23,8 @@ namespace mambad::checkpoint {
 // knows. Errors name the file, what was found and expected, and the way out.
 absl::StatusOr<std::unique_ptr<const Checkpoint>> OpenModelDirectory(const std::string& directory);
 
-// For a directory's tensors in whatever files: gives them the layout's names, and refuses what could
-// only be misread without them: models quantised by others (UNIMPLEMENTED), hybrids whose
+// For a directory's tensors in whatever files: gives them the layout's names, and refuses what
+// could only be misread without them: models quantised by others (UNIMPLEMENTED), hybrids whose
 // mamba_config.json is missing (NOT_FOUND).
 absl::Status SettleTensors(const ConfigFiles& files, CheckpointParts& parts);
 

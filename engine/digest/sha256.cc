@@ -18,9 +18,7 @@ Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
   }
 }
 
-void Sha256::Add(const void* data, size_t bytes) {
-  EVP_DigestUpdate(context_.get(), data, bytes);
-}
+void Sha256::Add(const void* data, size_t bytes) { EVP_DigestUpdate(context_.get(), data, bytes); }
 
 void Sha256::AddNumber(uint64_t number) {
   unsigned char bytes[8];

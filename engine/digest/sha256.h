@@ -23,8 +23,8 @@ class Sha256 {
 
   Sha256();
   void Add(const void* data, size_t bytes);
-  void AddNumber(uint64_t number);           // as 8 bytes, least significant first
-  void AddText(absl::string_view text);      // its length as a number, then its bytes
+  void AddNumber(uint64_t number);                // as 8 bytes, least significant first
+  void AddText(absl::string_view text);           // its length as a number, then its bytes
   void AddTokens(absl::Span<const int32_t> ids);  // each as 4 bytes, least significant first
   // Ends it: nothing is added afterwards.
   Digest Finish();

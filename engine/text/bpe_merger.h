@@ -29,12 +29,12 @@ class BpeMerger {
   // from left to right. A second rule for the same pair replaces the first.
   void AddRule(int32_t left, int32_t right, int32_t rank, int32_t result);
 
-  // After the last AddRule: finds out which symbols never end up in one, so that long texts fall into
-  // runs that need not know of each other.
+  // After the last AddRule: finds out which symbols never end up in one, so that long texts fall
+  // into runs that need not know of each other.
   void Seal();
 
-  // Applies the rules to `symbols` until none fits. Time O(n log n) and working memory of 28 bytes a
-  // symbol in the longest run of symbols that may be joined.
+  // Applies the rules to `symbols` until none fits. Time O(n log n) and working memory of 28 bytes
+  // a symbol in the longest run of symbols that may be joined.
   void Merge(std::vector<int32_t>* symbols, Scratch* scratch) const;
 
  private:
@@ -50,8 +50,8 @@ class BpeMerger {
   // Whether a rule may join two symbols, or what they become, that come side by side.
   bool MayJoin(int32_t left, int32_t right) const;
 
-  // Of symbols that are no results: the same keys. Only when `sealed_`: the symbols that a result is
-  // made of begin and end alike whatever rules made it.
+  // Of symbols that are no results: the same keys. Only when `sealed_`: the symbols that a result
+  // is made of begin and end alike whatever rules made it.
   absl::flat_hash_set<uint64_t> joined_;
   std::vector<bool> is_result_;  // by symbol; beyond its end: no
   bool sealed_ = false;

@@ -53,7 +53,8 @@ Detokenizer::Detokenizer(const Tokenizer* tokenizer, Options options)
   text_.reserve(kUsualBytes + longest_stop_);
   if (longest_stop_ == 0) return;
   hidden_bytes_.reserve(kUsualBytes);
-  hidden_.reserve(longest_stop_ + 1);  // all but the first lie whole within reach, a byte each or more
+  hidden_.reserve(longest_stop_ +
+                  1);  // all but the first lie whole within reach, a byte each or more
 }
 
 Detokenizer::Output Detokenizer::Push(absl::Span<const TokenId> ids) {

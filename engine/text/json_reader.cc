@@ -91,9 +91,9 @@ absl::Status JsonReader::ExpectMembers(std::initializer_list<std::string_view> k
 }
 
 absl::Status JsonReader::Unsupported(std::string_view type, std::string_view supported) const {
-  return absl::UnimplementedError(absl::StrCat(
-      path_, ": type \"", absl::CHexEscape(AbslView(type.substr(0, 80))),
-      "\" is not supported; these are: ", AbslView(supported)));
+  return absl::UnimplementedError(
+      absl::StrCat(path_, ": type \"", absl::CHexEscape(AbslView(type.substr(0, 80))),
+                   "\" is not supported; these are: ", AbslView(supported)));
 }
 
 }  // namespace mambad::text

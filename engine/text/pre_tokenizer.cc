@@ -17,8 +17,8 @@ struct Part {
   bool matched;
 };
 
-// Matches and the text between them, in order. An empty match cuts, and is an empty part: no piece comes
-// of it.
+// Matches and the text between them, in order. An empty match cuts, and is an empty part: no piece
+// comes of it.
 void ListParts(size_t length, const std::vector<Match>& matches, bool invert,
                std::vector<Part>* parts) {
   parts->clear();

@@ -1,5 +1,5 @@
-// Regular expressions of tokenizer files, compiled with PCRE2 (JIT where the processor has it). Those
-// files are written for Oniguruma: regex_syntax.h says how its meaning is kept.
+// Regular expressions of tokenizer files, compiled with PCRE2 (JIT where the processor has it).
+// Those files are written for Oniguruma: regex_syntax.h says how its meaning is kept.
 #ifndef MAMBAD_ENGINE_TEXT_REGEX_H_
 #define MAMBAD_ENGINE_TEXT_REGEX_H_
 
@@ -27,8 +27,9 @@ class Regex {
   Regex& operator=(Regex&&) noexcept;
   ~Regex();
 
-  // All leftmost matches in `text` (valid UTF-8), in order, at the end of `matches`. They do not overlap;
-  // an empty one does not touch the end of the one before it. RESOURCE_EXHAUSTED when the pattern backtracks beyond its limit.
+  // All leftmost matches in `text` (valid UTF-8), in order, at the end of `matches`. They do not
+  // overlap; an empty one does not touch the end of the one before it. RESOURCE_EXHAUSTED when the
+  // pattern backtracks beyond its limit.
   absl::Status FindAll(std::string_view text, std::vector<Match>* matches) const;
 
  private:

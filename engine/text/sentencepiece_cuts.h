@@ -1,6 +1,6 @@
-// Where a long text may be cut so that its parts, tokenized one by one, give the tokens of the whole:
-// the library needs some two hundred bytes of memory for each byte it is given at once, and cannot be
-// interrupted.
+// Where a long text may be cut so that its parts, tokenized one by one, give the tokens of the
+// whole: the library needs some two hundred bytes of memory for each byte it is given at once, and
+// cannot be interrupted.
 
 #ifndef MAMBAD_ENGINE_TEXT_SENTENCEPIECE_CUTS_H_
 #define MAMBAD_ENGINE_TEXT_SENTENCEPIECE_CUTS_H_

@@ -33,8 +33,8 @@ struct Module {
   std::string error;
 };
 
-// Beside the program (a build), in lib/mambad beside its folder (an installation), else wherever the
-// system looks.
+// Beside the program (a build), in lib/mambad beside its folder (an installation), else wherever
+// the system looks.
 void* OpenLibrary() {
   const int how = RTLD_NOW | RTLD_LOCAL | kOwnSymbolsFirst;
   std::error_code none;

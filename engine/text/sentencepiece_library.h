@@ -1,7 +1,7 @@
 // The SentencePiece library behind standard types only: its header declares names of Abseil's
 // namespace that clash with Abseil's own headers. And behind a library of its own, loaded when the
-// first model asks for it (libmambad_sentencepiece.so, looked for beside the program): it exports the
-// protobuf of its day, which must not meet the one of the program.
+// first model asks for it (libmambad_sentencepiece.so, looked for beside the program): it exports
+// the protobuf of its day, which must not meet the one of the program.
 
 #ifndef MAMBAD_ENGINE_TEXT_SENTENCEPIECE_LIBRARY_H_
 #define MAMBAD_ENGINE_TEXT_SENTENCEPIECE_LIBRARY_H_
@@ -16,8 +16,8 @@ namespace mambad::text {
 // Immutable; safe from any thread.
 class SentencePieceLibrary {
  public:
-  // nullptr with `error` set when the library cannot be loaded or refuses the model, which must have
-  // passed InspectSentencePieceModel.
+  // nullptr with `error` set when the library cannot be loaded or refuses the model, which must
+  // have passed InspectSentencePieceModel.
   static std::unique_ptr<const SentencePieceLibrary> Load(std::string_view model,
                                                           std::string* error);
   virtual ~SentencePieceLibrary() = default;

@@ -44,9 +44,9 @@ class Tokenizer {
   virtual absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
                                                       const EncodeOptions& options) const = 0;
 
-  // The prompt that a chat template wrote. Special tokens in it are such; around it stands only what the
-  // template wrote, and, where the file leaves that to whoever runs it (GGUF), the begin-of-text once.
-  // `over`: as in EncodeOptions.
+  // The prompt that a chat template wrote. Special tokens in it are such; around it stands only
+  // what the template wrote, and, where the file leaves that to whoever runs it (GGUF), the
+  // begin-of-text once. `over`: as in EncodeOptions.
   virtual absl::StatusOr<std::vector<TokenId>> EncodeConversation(
       std::string_view prompt, const std::atomic<bool>* over = nullptr) const;
 
@@ -77,8 +77,8 @@ class Tokenizer {
   virtual std::vector<std::string> warnings() const { return {}; }
 };
 
-// Contents of the files, empty when absent. tokenizer_json wins over sentencepiece_model, unless its
-// kind is not supported and the latter can be read.
+// Contents of the files, empty when absent. tokenizer_json wins over sentencepiece_model, unless
+// its kind is not supported and the latter can be read.
 struct TokenizerFiles {
   std::string tokenizer_json;
   // Names of special tokens, flags of added ones, what is put around a text. Its word wins.
@@ -87,8 +87,8 @@ struct TokenizerFiles {
   std::string added_tokens_json;        // added tokens where neither of the former lists any
   std::string sentencepiece_model;      // bytes of tokenizer.model
   std::string source_name;              // what error messages call the place these came from
-  // Ids that the model has. Added tokens beyond them (a pad that was never trained) are left out with a
-  // warning; 0: any id.
+  // Ids that the model has. Added tokens beyond them (a pad that was never trained) are left out
+  // with a warning; 0: any id.
   int model_vocabulary = 0;
 };
 
@@ -126,14 +126,15 @@ struct BpeVocabulary {
   std::string pre_tokenizer;
   std::optional<TokenId> bos_id, eos_id;
   std::optional<TokenId> unknown_id;  // used by kSentencePiece only
-  // Defaults as the files leave them out: begin-of-text for kSentencePiece and the rules that say so.
+  // Defaults as the files leave them out: begin-of-text for kSentencePiece and the rules that say
+  // so.
   std::optional<bool> add_bos, add_eos;
   bool add_space_prefix = true;  // kSentencePiece only
   std::string source_name;       // what error messages call the file
 };
 
-// INVALID_ARGUMENT names what is wrong; UNIMPLEMENTED: another pre-tokenizer than those known. Pieces
-// may repeat (the first id keeps the spelling) and be empty (no text becomes them).
+// INVALID_ARGUMENT names what is wrong; UNIMPLEMENTED: another pre-tokenizer than those known.
+// Pieces may repeat (the first id keeps the spelling) and be empty (no text becomes them).
 absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateTokenizerFromVocabulary(
     BpeVocabulary vocabulary);
 

@@ -82,7 +82,9 @@ class AddedTokenList {
 
  private:
   // What is no id is refused later.
-  void Count(int64_t id) { next_id_ = std::max(next_id_, std::min<int64_t>(id, kLargestTokenId) + 1); }
+  void Count(int64_t id) {
+    next_id_ = std::max(next_id_, std::min<int64_t>(id, kLargestTokenId) + 1);
+  }
 
   std::optional<TokenId> IdInVocabulary(const std::string& content) const {
     absl::StatusOr<int32_t> id = vocabulary_.Member(content).NonNegativeInt();

@@ -108,10 +108,11 @@ std::vector<std::string> ThreadWarnings(int threads) {
   const double free_cores = FreeCores(std::max(cores, usable));
   if (threads == 1 || threads <= free_cores + 0.5) return {};
   char text[200];
-  std::snprintf(text, sizeof(text),
-                "%d threads, and others leave %.1f of %d cores free: answers come slower than on an "
-                "idle machine",
-                threads, free_cores, std::max(cores, usable));
+  std::snprintf(
+      text, sizeof(text),
+      "%d threads, and others leave %.1f of %d cores free: answers come slower than on an "
+      "idle machine",
+      threads, free_cores, std::max(cores, usable));
   return {text};
 }
 

@@ -1,5 +1,5 @@
-// Vector exp, SiLU and softplus: one implementation, so that every path agrees bit for bit. Included once a target by files
-// that use Highway's foreach_target.
+// Vector exp, SiLU and softplus: one implementation, so that every path agrees bit for bit.
+// Included once a target by files that use Highway's foreach_target.
 
 #if defined(MAMBAD_KERNELS_CPU_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MAMBAD_KERNELS_CPU_MATH_INL_H_
@@ -14,8 +14,9 @@ HWY_BEFORE_NAMESPACE();
 namespace mambad::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// e^x for float lanes, within 2 units in the last place on [-87, 88]; 0 below, +infinity above, NaN stays NaN.
-// x = n ln 2 + r, |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7; scaled by 2^n in two steps.
+// e^x for float lanes, within 2 units in the last place on [-87, 88]; 0 below, +infinity above, NaN
+// stays NaN. x = n ln 2 + r, |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7; scaled by
+// 2^n in two steps.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp(D d, V x) {
   const hn::Rebind<int32_t, D> di;
@@ -42,13 +43,15 @@ HWY_INLINE V Exp(D d, V x) {
   return hn::IfThenElse(hn::IsNaN(x), x, result);
 }
 
-// e^x for x in [-87, 88], as accurate as Exp there in half the instructions; arguments beyond saturate. NaN stays NaN.
+// e^x for x in [-87, 88], as accurate as Exp there in half the instructions; arguments beyond
+// saturate. NaN stays NaN.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V BoundedExp(D d, V x) {
   const hn::Rebind<int32_t, D> di;
   // The second operand of Min and Max on x86 is what a NaN turns out as.
   const V bounded = hn::Min(hn::Set(d, 88.0f), hn::Max(hn::Set(d, -87.0f), x));
-  const V magic = hn::Set(d, 12582912.0f);   // 1.5 * 2^23: adding it rounds to an integer that stands in the low bits
+  const V magic = hn::Set(
+      d, 12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer that stands in the low bits
   const V shifted = hn::MulAdd(bounded, hn::Set(d, 1.44269504088896341f), magic);
   const V n = hn::Sub(shifted, magic);
   V r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), bounded);
@@ -70,8 +73,8 @@ HWY_INLINE V SiLU(D d, V x) {
   return hn::Div(x, hn::Add(hn::Set(d, 1.0f), BoundedExp(d, hn::Neg(x))));
 }
 
-// log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|; above 20 this is x. log(1 + u) = u + u^2 r(u) with a minimax polynomial
-// r of degree 8 on [0, 1]: exact for small u, and no division.
+// log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|; above 20 this is x. log(1 + u) = u + u^2 r(u)
+// with a minimax polynomial r of degree 8 on [0, 1]: exact for small u, and no division.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Softplus(D d, V x) {
   const V u = BoundedExp(d, hn::Neg(hn::Abs(x)));

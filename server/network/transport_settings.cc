@@ -15,8 +15,8 @@ namespace {
 // and networks are not exact.
 constexpr int kLeastPingIntervalMilliseconds = 9000;
 constexpr int kPingAnswerMilliseconds = 20000;
-// What a connection reads at a time. gRPC would go up to 4 MiB where much comes, and keep as much for
-// the connection's next bytes for as long as it lives.
+// What a connection reads at a time. gRPC would go up to 4 MiB where much comes, and keep as much
+// for the connection's next bytes for as long as it lives.
 constexpr int kMostReadBytes = 64 << 10;
 // Descriptors that are not connections: files, the metrics endpoint's, gRPC's own.
 constexpr int64_t kOtherDescriptors = 160;

@@ -76,8 +76,7 @@ TEST(EndsOfText, AreTheUnionOfAllFiles) {
     ignoring.stopping.ignore_eos = true;
     EXPECT_EQ(driver.Run(ignoring).finish, FinishReason::kLength) << end;
   }
-  EXPECT_THAT(facts.warnings,
-              Contains(HasSubstr("generation_config.json: eos_token_id: 70000")));
+  EXPECT_THAT(facts.warnings, Contains(HasSubstr("generation_config.json: eos_token_id: 70000")));
 }
 
 TEST(EndsOfText, ALayoutWithoutEndsTakesTheTokenizers) {

@@ -16,8 +16,7 @@ using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 using ::testing::StartsWith;
 
-// ---- invariant 5: every way out returns slot, pages and queue place
-// ------------------------------------------------------
+// ---- invariant 5: every way out returns slot, pages and queue place -----------------------------
 
 class WaysOut : public ::testing::TestWithParam<std::string> {};
 
@@ -84,8 +83,7 @@ INSTANTIATE_TEST_SUITE_P(Families, WaysOut,
                                            "hybrid_mamba2"),
                          [](const auto& info) { return info.param; });
 
-// ---- limits and validation
-// --------------------------------------------------------------------------------------------------
+// ---- limits and validation ----------------------------------------------------------------------
 
 TEST(EngineCore, TheQueueIsBounded) {
   EngineOptions options;
@@ -202,8 +200,7 @@ TEST(EngineCore, LogprobsOfPromptsAreBounded) {
   EXPECT_TRUE(driver.core().Validate(request).ok());
 }
 
-// ---- what an answer says
-// ----------------------------------------------------------------------------------------------------
+// ---- what an answer says ------------------------------------------------------------------------
 
 TEST(EngineCore, StopIdsEndTheAnswerAndMinTokensHoldThemOff) {
   EngineDriver driver("mamba");

@@ -150,11 +150,12 @@ TEST_F(MemoryRefusal, CheckRefusesWhatOpenRefuses) {
   options.model = directory_.path();
   EXPECT_TRUE(EngineCore::Check(options).ok());
   options.draft_model = directory_.path() + "/nothing";
-  EXPECT_THAT(std::string(EngineCore::Check(options).message()), HasSubstr("/nothing"));
+  EXPECT_THAT(std::string(EngineCore::Check(options).status().message()), HasSubstr("/nothing"));
   options.draft_model.clear();
   options.max_sequences = 4096;
   options.max_step_rows = 300;
-  EXPECT_THAT(std::string(EngineCore::Check(options).message()), HasSubstr("max_step_rows"));
+  EXPECT_THAT(std::string(EngineCore::Check(options).status().message()),
+              HasSubstr("max_step_rows"));
 }
 
 TEST(BytesForPeople, HaveThreeDigits) {

@@ -34,9 +34,9 @@ class SelfCheckTest : public ::testing::Test {
           .directory.Write(draft_directory_.path(), StoredAs::kFloat32);
       options.draft_model = draft_directory_.path();
     }
-    auto core = EngineCore::Open(options, &observer_,
-                                 std::make_unique<BrokenBackend>(
-                                     kernels::CreateCpuBackend({.threads = 1}), fault));
+    auto core = EngineCore::Open(
+        options, &observer_,
+        std::make_unique<BrokenBackend>(kernels::CreateCpuBackend({.threads = 1}), fault));
     ASSERT_TRUE(core.ok()) << core.status();
     core_ = *std::move(core);
   }
@@ -73,15 +73,16 @@ TEST_P(GoodModels, PassAndLeaveNoTrace) {
   EXPECT_GT(observer_.steps, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Families, GoodModels,
-    ::testing::Values(std::pair("llama_tied", ""), std::pair("mamba", ""),
-                      std::pair("mamba", "mamba"), std::pair("mamba2", "llama_tied"),
-                      std::pair("hybrid_mamba", "mamba2"), std::pair("hybrid_mamba2", "mamba")),
-    [](const auto& info) {
-      return std::string(info.param.first) + "_" +
-             (info.param.second[0] == 0 ? "lookup" : info.param.second);
-    });
+INSTANTIATE_TEST_SUITE_P(Families, GoodModels,
+                         ::testing::Values(std::pair("llama_tied", ""), std::pair("mamba", ""),
+                                           std::pair("mamba", "mamba"),
+                                           std::pair("mamba2", "llama_tied"),
+                                           std::pair("hybrid_mamba", "mamba2"),
+                                           std::pair("hybrid_mamba2", "mamba")),
+                         [](const auto& info) {
+                           return std::string(info.param.first) + "_" +
+                                  (info.param.second[0] == 0 ? "lookup" : info.param.second);
+                         });
 
 struct Breakage {
   const char* name;

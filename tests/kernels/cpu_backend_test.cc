@@ -397,8 +397,7 @@ TEST_P(CpuBackendTest, SaysWhatItRunsOn) {
 // Not the number of threads: it changes no bit.
 TEST_P(CpuBackendTest, TellsByWhichRulesItComputes) {
   const std::string set = std::string("cpu-") + NumericsName(GetParam());
-  EXPECT_EQ(backend_->Numerics(ElementType::kFloat32),
-            set + "/weights-f32/activations-f32/kv-f32");
+  EXPECT_EQ(backend_->Numerics(ElementType::kFloat32), set + "/weights-f32/activations-f32/kv-f32");
   EXPECT_EQ(backend_->Numerics(ElementType::kBFloat16),
             set + "/weights-bf16/activations-f32/kv-f32");
   const auto rounding = CreateCpuBackend({1, /*bfloat16_activations=*/true});

@@ -15,9 +15,7 @@ namespace {
 
 class Machine : public ::testing::Test {
  protected:
-  Machine() {
-    Write("proc/meminfo", "MemTotal: 900 kB\nMemFree: 100 kB\nMemAvailable: 800 kB\n");
-  }
+  Machine() { Write("proc/meminfo", "MemTotal: 900 kB\nMemFree: 100 kB\nMemAvailable: 800 kB\n"); }
   void Write(const std::string& name, const std::string& text) const {
     const std::filesystem::path path = folder_.path() + "/" + name;
     std::filesystem::create_directories(path.parent_path());

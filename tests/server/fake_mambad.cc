@@ -9,5 +9,5 @@ int main(int argc, char** argv) {
       [](const mambad::EngineOptions& options, mambad::StepObserver* observer) {
         return mambad::OpenFakeEngine(options, observer, {.step = absl::Milliseconds(1)});
       },
-      [](const mambad::EngineOptions&) { return absl::OkStatus(); });
+      [](const mambad::EngineOptions&) { return std::vector<std::string>(); });
 }

@@ -57,7 +57,9 @@ TEST(GenerateTest, BytesThatAreNoRequestAreRefusedWithTheField) {
     return reader->Finish();
   };
   for (const char* name : {"Generate", "GenerateOnce", "Score", "Tokenize"}) {
-    const grpc::Status status = call(name, "\x0a\x03" "ab\xff");
+    const grpc::Status status = call(name,
+                                     "\x0a\x03"
+                                     "ab\xff");
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << name;
     EXPECT_THAT(Violation(status), HasSubstr("text: text is not valid UTF-8")) << name;
   }

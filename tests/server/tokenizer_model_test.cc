@@ -1,5 +1,5 @@
-// A SentencePiece model in the process that serves: its library brings an old protobuf along, gRPC a
-// new one, and neither may serve the other.
+// A SentencePiece model in the process that serves: its library brings an old protobuf along, gRPC
+// a new one, and neither may serve the other.
 
 #include <vector>
 

@@ -84,6 +84,7 @@ LIBRARIES = [
 ]
 
 MAX_LINES = 600
+MAX_COLUMNS = 100  # of C++
 # Longer on purpose, by path, each with why.
 LONG_FILES = {}
 SOURCE_SUFFIXES = (".h", ".cc", ".cpp", ".cu", ".cuh", ".py", ".sh", ".proto")
@@ -171,6 +172,9 @@ def check_cxx(path, text):
         if (WALL_CLOCK.search(line) and path not in ON_THE_WALL_CLOCK
                 and any(matches(path, pattern) for pattern in ON_STEADY_TIME)):
             found.append(f"{path}:{number}: the wall clock may step: SteadyNow()")
+        # A text in quotes may be longer: clang-format leaves it whole.
+        if len(line) > MAX_COLUMNS and '"' not in line:
+            found.append(f"{path}:{number}: {len(line)} columns, over {MAX_COLUMNS}")
     if path.endswith(".h") and not path.endswith("-inl.h"):
         guard = "MAMBAD_" + re.sub(r"[^A-Za-z0-9]", "_", path).upper() + "_"
         if f"#ifndef {guard}" not in lines:
@@ -283,6 +287,9 @@ PLANTED = [
     ("engine/string_utils.cc", "\n", "name says nothing"),
     ("engine/long.cc", "\n" * (MAX_LINES + 1), "lines, over"),
     ("engine/full.cc", "\n" * MAX_LINES, None),
+    ("engine/wide.cc", "// " + "x" * (MAX_COLUMNS - 2) + "\n", "101 columns, over 100"),
+    ("engine/narrow.cc", "// " + "x" * (MAX_COLUMNS - 3) + "\n", None),
+    ("engine/quoted.cc", '  "' + "x" * MAX_COLUMNS + '",\n', None),
     ("server/network/clock.cc", "const absl::Time end = absl::Now() + patience;\n", "the wall clock may step"),
     ("engine/clock.cc", "if (absl::Now() > end) {\n", "the wall clock may step"),
     ("server/request_log.cc", "Format(absl::Now());\n", None),

@@ -343,8 +343,9 @@ ModelConfig ConfigOf(const std::string& source, const GgufFile& file) {
   const auto parse = [&](const char* name, bool required) {
     const std::string key = absl::StrCat("mambad.parts.", name);
     const std::string text = TextIn(source, file, key, required);
-    return text.empty() ? nlohmann::json()
-                        : ValueOf(checkpoint::ParseJsonObject(absl::StrCat(source, ": ", key), text));
+    return text.empty()
+               ? nlohmann::json()
+               : ValueOf(checkpoint::ParseJsonObject(absl::StrCat(source, ": ", key), text));
   };
   files.config = parse("config", true);
   files.mamba_config = parse("mamba_config", false);

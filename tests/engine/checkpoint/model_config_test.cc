@@ -279,8 +279,8 @@ TEST(LlamaConfig, EveryNumberIsBounded) {
 }
 
 TEST(LlamaConfig, IdsThatTheModelDoesNotHaveAreLeftOut) {
-  const ModelConfig config = kLlama.Good(
-      R"({"eos_token_id": [128256, 3, -1, 18446744073709551615], "bos_token_id": -1})");
+  const ModelConfig config =
+      kLlama.Good(R"({"eos_token_id": [128256, 3, -1, 18446744073709551615], "bos_token_id": -1})");
   EXPECT_THAT(config.eos_ids, ElementsAre(3));
   EXPECT_EQ(config.bos_id, std::nullopt);
   ASSERT_EQ(config.warnings.size(), 4);
@@ -290,7 +290,8 @@ TEST(LlamaConfig, IdsThatTheModelDoesNotHaveAreLeftOut) {
 }
 
 TEST(LlamaConfig, IdsMayBeWrittenAsFractions) {
-  const ModelConfig config = kLlama.Good(R"({"eos_token_id": [7.0, 1e30, 9], "bos_token_id": 5.0})");
+  const ModelConfig config =
+      kLlama.Good(R"({"eos_token_id": [7.0, 1e30, 9], "bos_token_id": 5.0})");
   EXPECT_THAT(config.eos_ids, ElementsAre(7, 9));
   EXPECT_EQ(config.bos_id, 5);
   EXPECT_THAT(config.warnings, ElementsAre(HasSubstr("eos_token_id: 1e+30 is left out")));
