@@ -80,43 +80,45 @@ int UsableCores(const std::string& membership, const std::string& groups) {
   return std::max(1, cores);
 }
 
-// A share's parts that nobody has claimed lie in one word, with a tag that is another for each job:
-// a part is claimed by counting the word down, which succeeds only while its job runs. Who has
-// claimed a part may read the job, which cannot end before the part is done. A thread that comes
-// late finds all parts taken, or helps with the job after.
+// How many parts of a share are left lies in one word with the number of its job. A part is claimed
+// by changing that word; so who has claimed one may read the job, which cannot end before the part
+// is done, and a thread that comes late changes nothing. A word of an older job is one whose parts
+// are all left in this one: nobody has to write it before.
+//
+// What different threads write lies in different cache lines. A job whose threads all come in time
+// costs the way of the job's line to each of them, and of one line from each back.
 struct ThreadPool::State {
-  static constexpr int kLeftBits = 24;
-  static constexpr uint64_t kLeft = (uint64_t{1} << kLeftBits) - 1;
+  static constexpr int kLowBits = 24;  // of a word; the job's number stands above
+  static constexpr uint64_t kLow = (uint64_t{1} << kLowBits) - 1;
 
-  // What different threads write lies in different cache lines: a job of two threads that come in
-  // time costs the way of the job's line and of a share's to the worker, and of that one back.
   struct alignas(64) Share {
-    std::atomic<uint64_t> word{0};  // tag << kLeftBits | parts that are left
-    std::atomic<int32_t> done{0};   // parts
+    std::atomic<uint64_t> word{0};  // job << kLowBits | parts that are left
+    std::atomic<uint32_t> done{0};  // parts of all jobs
   };
 
-  explicit State(int count) : threads(count), shares(count), active(count) {}
+  explicit State(int count) : threads(count), shares(count), expected(count), active(count) {}
 
   const int threads;
   Runner run = nullptr;  // null: the workers
   std::vector<std::thread> workers;
-  uint64_t tag = 0;
   std::vector<Share> shares;
-  alignas(64) Job job;             // written while no part is left, read by those who claimed one
-  std::atomic<uint32_t> epoch{0};  // counts jobs, for those who wait for the next
-  std::atomic<int> active;         // workers from this one on sleep until it grows
+  std::vector<uint32_t> expected;  // of each share's done, at the end of this job: the caller's
+  // Written while no part is left, read by those who claimed one.
+  alignas(64) Job job;
+  std::atomic<uint64_t> current{0};  // job << kLowBits | shares << 12 | parts of a share
+  std::atomic<uint32_t> epoch{0};    // counts jobs too, for those who wait for the next
+  std::atomic<int> active;           // workers from this one on sleep until it grows
   std::atomic<bool> stop{false};
   alignas(64) std::atomic<int> sleeping_workers{0};  // for the epoch to change
   alignas(64) std::atomic<int> sleeping_callers{0};
 
   void Publish(const Job& next) {
     job = next;
-    ++tag;
-    const uint64_t word = tag << kLeftBits | static_cast<uint64_t>(job.parts_of_share);
-    for (int share = 0; share < job.shares; ++share) {
-      shares[share].done.store(0, std::memory_order_relaxed);
-      shares[share].word.store(word, std::memory_order_release);
-    }
+    for (int share = 0; share < job.shares; ++share)
+      expected[share] += static_cast<uint32_t>(job.parts_of_share);
+    const uint64_t number = (current.load(std::memory_order_relaxed) >> kLowBits) + 1;
+    current.store(number << kLowBits | static_cast<uint64_t>(job.shares << 12 | job.parts_of_share),
+                  std::memory_order_release);
   }
 
   void Announce() {
@@ -124,17 +126,19 @@ struct ThreadPool::State {
     if (sleeping_workers.load() > 0) epoch.notify_all();
   }
 
-  // The part's number from the end; 0: none is left.
-  int Claim(int share) {
+  // The part's number from the end; 0: none is left, or the job is over.
+  int Claim(int share, uint64_t number, int parts) {
     std::atomic<uint64_t>& word = shares[share].word;
     uint64_t now = word.load(std::memory_order_acquire);
-    while ((now & kLeft) != 0) {
-      if (word.compare_exchange_weak(now, now - 1, std::memory_order_acquire,
-                                     std::memory_order_acquire)) {
-        return static_cast<int>(now & kLeft);
+    for (;;) {
+      const uint64_t of = now >> kLowBits;
+      const uint64_t left = of < number ? static_cast<uint64_t>(parts) : now & kLow;
+      if (of > number || left == 0) return 0;
+      if (word.compare_exchange_weak(now, number << kLowBits | (left - 1),
+                                     std::memory_order_acq_rel, std::memory_order_acquire)) {
+        return static_cast<int>(left);
       }
     }
-    return 0;
   }
 
   void DoPart(int share, int left, int thread) const {
@@ -146,12 +150,17 @@ struct ThreadPool::State {
     if (first < last) job.call(job.task, first, last, thread);
   }
 
-  // Until no part is left, of the thread's own share or another's.
+  // Until no part is left, of the thread's own share or another's. Of a job that is not worth
+  // cutting finely, the caller alone looks at others': looking has its price too.
   void Drain(int thread) {
-    for (int i = 0; i < threads; ++i) {
-      const int share = (thread + i) % threads;
-      int32_t done = 0;
-      for (int left; (left = Claim(share)) > 0; ++done) DoPart(share, left, thread);
+    const uint64_t now = current.load(std::memory_order_acquire);
+    const int count = static_cast<int>(now >> 12 & 0xfff), parts = static_cast<int>(now & 0xfff);
+    const int shares_to_see = thread == 0 || parts > 1 ? count : thread < count ? 1 : 0;
+    for (int i = 0; i < shares_to_see; ++i) {
+      const int share = (thread + i) % count;
+      uint32_t done = 0;
+      for (int left; (left = Claim(share, now >> kLowBits, parts)) > 0; ++done)
+        DoPart(share, left, thread);
       if (done == 0) continue;
       shares[share].done.fetch_add(done);
       if (sleeping_callers.load() > 0) shares[share].done.notify_all();
@@ -214,9 +223,9 @@ void ThreadPool::Run(const Job& job) {
   }
   state.Announce();
   state.Drain(0);
-  for (int share = 0; share < job.shares; ++share) {
-    const std::atomic<int32_t>& done = state.shares[share].done;
-    for (int32_t now = done.load(std::memory_order_acquire); now < job.parts_of_share;)
+  for (int i = 0; i < job.shares; ++i) {
+    const std::atomic<uint32_t>& done = state.shares[i].done;
+    for (uint32_t now = done.load(std::memory_order_acquire); now != state.expected[i];)
       now = WaitForChange(done, now, state.sleeping_callers);
   }
 }
