@@ -9,10 +9,6 @@ namespace {
 
 int64_t Microseconds(double seconds) { return static_cast<int64_t>(1e6 * seconds); }
 
-// For so long the demands of the same number of requests stand as they were made: they are played
-// forward from then, and a long queue's take time.
-constexpr absl::Duration kDemandsStand = absl::Milliseconds(20);
-
 }  // namespace
 
 // A token that was kept last, alone or with drafts; all other rows read prompts, or again what a
@@ -143,12 +139,6 @@ ServiceDemand EngineCore::DemandOf(const ActiveRequest& active) const {
 }
 
 void EngineCore::UpdateDemands(absl::Time now) {
-  size_t running = 0;
-  for (const auto& active : active_) running += active->unfinished > 0 ? 1 : 0;
-  if (now - demands_.made < kDemandsStand && now >= demands_.made &&
-      running == demands_.running.size() && waiting_.size() == demands_.waiting.size()) {
-    return;
-  }
   int growing = 0;
   double generated = 0;
   for (const auto& active : active_) {

@@ -89,13 +89,9 @@ void Intake::Publish() {
   core_waiting_tokens_ = stats.waiting_tokens;
   free_slots_ = slots_ - stats.slots_used;
   for (size_t i = 0; i < handed_over_; ++i) submitted_tokens_ -= submitted_[i].prompt_tokens;
-  if (handed_over_ > 0) {
-    submitted_.erase(submitted_.begin(), submitted_.begin() + static_cast<int64_t>(handed_over_));
-    handed_over_ = 0;
-    stale_ = true;
-  }
+  submitted_.erase(submitted_.begin(), submitted_.begin() + static_cast<int64_t>(handed_over_));
+  handed_over_ = 0;
   pace_ = core_.pace();
-  if (demands_.made == core_.demands().made) return;
   demands_ = core_.demands();
   stale_ = true;
 }
