@@ -4,7 +4,7 @@
 
 # Debian packages that build and run the daemon and its client.
 daemon_packages=(
-  g++ cmake ninja-build pkg-config ccache ca-certificates
+  g++ cmake ninja-build make pkg-config ccache ca-certificates
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev
   prometheus-cpp-dev libyaml-cpp-dev nlohmann-json3-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev
   libhwy-dev libspdlog-dev libcli11-dev libssl-dev libedit-dev
