@@ -235,7 +235,7 @@ class ChainTest(unittest.TestCase):
         self.assertGreater(len(written), 8)
         run("distill", {"output": "everything", "teacher": "teacher", "student": "distill/model", "trained": "all",
                         "rest_learning_rate": 1e-3, "data": self.data(train=[str(self.text), "generate/generated.jsonl"]),
-                        "loop": self.loop(40, evaluate_every=40)}, name="everything")
+                        "loop": self.loop(80, evaluate_every=40)}, name="everything")
         self.assertLess(self.last("everything", "valid_divergence"), self.last("distill/phase-2", "valid_divergence"))
         teacher, mixers, everything = map(self.trainer.weights, ("teacher", "distill/model", "everything/model"))
         shared = set(teacher) & set(everything)
