@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tests/bench/busy.sh [--bench PROGRAM] [--before PROGRAM] [--neighbours "N..."] [--repeat N] MODEL...
+# tests/bench/busy.sh [--bench PROGRAM] [--before PROGRAM] [--neighbours "N..."] [--tokens N] [--repeat N] MODEL...
 #
 # What other processes on the cores cost: engine_bench's plain decoding of one sequence while N neighbours, each a busy loop,
 # share the machine; with the default threads and with one. Prints tokens a second, and the default's share of the better one:
@@ -7,6 +7,7 @@
 #   --bench PROGRAM     default: build/bin/engine_bench
 #   --before PROGRAM    another build of it, measured in turn with this one
 #   --neighbours LIST   default: "0 1 4"
+#   --tokens N          of each run: some tenths of a second's work, which the choice of threads takes. Default: 400
 #   --repeat N          the best of so many runs counts. Default: 3
 #
 # An otherwise idle machine is up to you.
@@ -16,11 +17,11 @@ shopt -s inherit_errexit
 root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
 usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit "$1"; }
 
-bench=$root/build/bin/engine_bench before='' neighbours='0 1 4' repeat=3 models=()
+bench=$root/build/bin/engine_bench before='' neighbours='0 1 4' tokens=400 repeat=3 models=()
 while (($#)); do
   case $1 in
     --help) usage 0 ;;
-    --bench | --before | --neighbours | --repeat)
+    --bench | --before | --neighbours | --tokens | --repeat)
       (($# > 1)) || usage 2 >&2
       printf -v "${1#--}" '%s' "$2"
       shift ;;
@@ -44,7 +45,7 @@ trap stop_loops EXIT
 measure() {
   local program=$1 model=$2
   shift 2
-  "$program" "$model" --sequences 1 --tokens 60 --repeat "$repeat" "$@" 2>/dev/null |
+  "$program" "$model" --sequences 1 --tokens "$tokens" --repeat "$repeat" "$@" 2>/dev/null |
     sed -n 's/.*plain \([0-9.]*\) tokens.*/\1/p' | tail -1
 }
 
