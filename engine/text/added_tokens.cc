@@ -2,10 +2,9 @@
 
 #include <utf8proc.h>
 
-#include <algorithm>
-#include <iterator>
 #include <utility>
 
+#include "engine/text/code_point_range.h"
 #include "engine/text/utf8.h"
 
 namespace mambad::text {
@@ -22,7 +21,7 @@ size_t PreviousCharacter(std::string_view text, size_t end) {
 }
 
 // Those that came with Unicode 15.1 and 16: utf8proc 2.8 goes by 15.
-constexpr std::pair<uint32_t, uint32_t> kNewerWordCharacters[] = {
+constexpr CodePointRange kNewerWordCharacters[] = {
     {0x897, 0x897},     {0x1C89, 0x1C8A},   {0xA7CB, 0xA7CD},   {0xA7DA, 0xA7DC},
     {0x105C0, 0x105F3}, {0x10D40, 0x10D65}, {0x10D69, 0x10D6D}, {0x10D6F, 0x10D85},
     {0x10EC2, 0x10EC4}, {0x10EFC, 0x10EFC}, {0x11380, 0x11389}, {0x1138B, 0x1138B},
@@ -54,10 +53,7 @@ bool IsWordCharacter(uint32_t code_point) {
              (code_point >= 0x1F130 && code_point <= 0x1F149) ||
              (code_point >= 0x1F150 && code_point <= 0x1F169) ||
              (code_point >= 0x1F170 && code_point <= 0x1F189) ||
-             std::any_of(std::begin(kNewerWordCharacters), std::end(kNewerWordCharacters),
-                         [&](const auto& range) {
-                           return code_point >= range.first && code_point <= range.second;
-                         });
+             IsWithin(code_point, kNewerWordCharacters);
   }
 }
 

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/text/code_point_range.h"
 #include "engine/text/utf8.h"
 
 namespace mambad::text {
@@ -17,15 +17,6 @@ constexpr size_t kLargestGrowth = 64;
 
 // Every character of Unicode decomposes to 18 code points at most (UAX 15, stability policy).
 constexpr int kLongestDecomposition = 32;
-
-using CodePointRange = std::pair<uint32_t, uint32_t>;
-
-template <typename Ranges>
-bool IsWithin(uint32_t code_point, const Ranges& ranges) {
-  return std::any_of(std::begin(ranges), std::end(ranges), [&](const CodePointRange& range) {
-    return code_point >= range.first && code_point <= range.second;
-  });
-}
 
 // What decomposes since Unicode 9, which the tokenizers library goes by.
 constexpr CodePointRange kNewerDecompositions[] = {

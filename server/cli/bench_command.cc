@@ -22,6 +22,7 @@
 #include "server/cli/input_flags.h"
 #include "server/cli/number_options.h"
 #include "server/cli/terminal_text.h"
+#include "server/cli/whole_file.h"
 
 namespace mambad::cli {
 namespace {

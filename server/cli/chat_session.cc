@@ -1,9 +1,7 @@
 #include "server/cli/chat_session.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -14,6 +12,7 @@
 #include "server/cli/answer_printer.h"
 #include "server/cli/suggestions.h"
 #include "server/cli/terminal_text.h"
+#include "server/cli/whole_file.h"
 
 namespace mambad::cli {
 namespace {
@@ -172,14 +171,11 @@ void ChatSession::Save(const std::string& path) {
   nlohmann::ordered_json messages = nlohmann::ordered_json::array();
   for (const v1::Message& message : conversation.messages())
     messages.push_back({{"role", message.role()}, {"content", message.content()}});
-  std::FILE* file = std::fopen(path.c_str(), "wx");  // never over another file
-  if (file == nullptr) return Note(absl::StrCat(path, ": ", std::strerror(errno)));
   const std::string text =
       messages.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  const bool closed = std::fclose(file) == 0;
-  Note(written && closed ? absl::StrCat("(", messages.size(), " messages written to ", path, ")")
-                         : absl::StrCat(path, ": ", std::strerror(errno)));
+  const std::string problem = WriteWholeFile(path, text, /*replaces=*/false);
+  Note(problem.empty() ? absl::StrCat("(", messages.size(), " messages written to ", path, ")")
+                       : problem);
 }
 
 void ChatSession::FillConversation(const std::string& text, v1::Conversation* conversation) const {

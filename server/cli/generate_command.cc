@@ -1,8 +1,6 @@
 // mambactl generate: one prompt, one answer or several.
 
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <memory>
 #include <string>
 
@@ -13,6 +11,7 @@
 #include "server/cli/connection.h"
 #include "server/cli/generation_flags.h"
 #include "server/cli/input_flags.h"
+#include "server/cli/whole_file.h"
 
 namespace mambad::cli {
 namespace {
@@ -31,16 +30,6 @@ void HintAtChat(const ClientOptions& options, const v1::GenerateRequest& request
   PrintNote(options,
             "(this is a chat model, and --prompt goes on from the text as it stands: --user TEXT "
             "asks it a question, mambactl chat talks with it)");
-}
-
-// Empty, or why not.
-std::string WriteFile(const std::string& path, const std::string& text) {
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "wb"), std::fclose);
-  if (file == nullptr) return absl::StrCat(path, ": ", std::strerror(errno));
-  const bool written = std::fwrite(text.data(), 1, text.size(), file.get()) == text.size();
-  if (!written || std::fflush(file.get()) != 0)
-    return absl::StrCat(path, ": ", std::strerror(errno));
-  return "";
 }
 
 int Ask(const Connection& connection, const v1::GenerateRequest& request, const InputNames& names,
@@ -73,7 +62,8 @@ int Ask(const Connection& connection, const v1::GenerateRequest& request, const 
   }
   if (flags.receipt.empty()) return kExitGood;
   const AnswerRecord record = MakeRecord(request, info.default_sampling(), printer.samples());
-  const std::string problem = WriteFile(flags.receipt, RecordJson(record) + "\n");
+  const std::string problem =
+      WriteWholeFile(flags.receipt, RecordJson(record) + "\n", /*replaces=*/true);
   if (problem.empty()) return kExitGood;
   std::fprintf(stderr, "mambactl: %s\n", problem.c_str());
   return kExitFailed;

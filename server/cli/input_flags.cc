@@ -1,9 +1,5 @@
 #include "server/cli/input_flags.h"
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -12,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "server/cli/terminal_text.h"
+#include "server/cli/whole_file.h"
 
 namespace mambad::cli {
 namespace {
@@ -39,20 +36,6 @@ bool ParseTokenIds(const std::string& text, std::vector<int32_t>* ids) {
     if (!absl::SimpleAtoi(part, &ids->emplace_back())) return false;
   }
   return true;
-}
-
-std::string ReadWholeFile(const std::string& path, std::string* text) {
-  const std::string name = path == "-" ? "standard input" : path;
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> opened(
-      path == "-" ? nullptr : std::fopen(path.c_str(), "rb"), std::fclose);
-  std::FILE* file = path == "-" ? stdin : opened.get();
-  if (file == nullptr) return absl::StrCat(name, ": ", std::strerror(errno));
-  text->clear();
-  char buffer[65536];
-  for (size_t got; (got = std::fread(buffer, 1, sizeof(buffer), file)) > 0;)
-    text->append(buffer, got);
-  if (std::ferror(file)) return absl::StrCat(name, ": ", std::strerror(errno));
-  return "";
 }
 
 std::string ParseMessages(const std::string& text, v1::Conversation* conversation) {

@@ -52,9 +52,6 @@ bool ParseTokenIds(const std::string& text, std::vector<int32_t>* ids);
 // what is wrong.
 std::string ParseMessages(const std::string& text, v1::Conversation* conversation);
 
-// The whole file, "-": standard input. Empty, or why not, with the system's reason.
-std::string ReadWholeFile(const std::string& path, std::string* text);
-
 }  // namespace mambad::cli
 
 #endif  // MAMBAD_SERVER_CLI_INPUT_FLAGS_H_

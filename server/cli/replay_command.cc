@@ -12,8 +12,8 @@
 #include "server/cli/answer_record.h"
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
-#include "server/cli/input_flags.h"
 #include "server/cli/terminal_text.h"
+#include "server/cli/whole_file.h"
 
 namespace mambad::cli {
 namespace {
