@@ -164,6 +164,8 @@ WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const M
     std::vector<uint16_t> narrow(bfloat16 ? kGroupRows * columns : 0);
     for (int64_t panel = begin; panel < end;) {
       const Group group = GroupOf(matrix, panel);
+      panel = group.begin + group.panels;
+      if (group.begin < begin) continue;  // packed whole by the part that has its first panel
       const int64_t first = group.begin * kPanelRows,
                     last = std::min(rows, first + group.panels * kPanelRows);
       char* out = matrix.packed.as<char>() + group.begin * steps * kStepBytes;
@@ -175,7 +177,6 @@ WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const M
         source.float32(first, last, wide.data());
         PackGroup(wide.data(), last - first, columns, group.panels, reinterpret_cast<float*>(out));
       }
-      panel = group.begin + group.panels;
     }
   });
   return matrix;

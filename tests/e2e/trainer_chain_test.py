@@ -484,24 +484,34 @@ class ChainTest(unittest.TestCase):
         self.trainer.run("pretrain", {"output": "writer", "tokenizer": "writer_words", "loop": {"steps": 20, "micro_batch": 2},
                                       "model": {"family": "mamba", "width": 32, "layers": 2},
                                       "data": {"train": str(self.made), "row_tokens": 64}})
-        settings = {"model": "writer/model", "records": 600, "sequences": 4, "shard_records": 40, "maximum_tokens": 64}
-        self.trainer.run("generate", {**settings, "output": "written_alone"})
-        path = self.trainer.config("written", {**settings, "output": "written"})
-        for signalled in (1, 0):
-            processes, shards = self.trainer.start_two("generate", path), folder / "written/shards"
-            before = len(list(shards.glob("?????.json")))
-            while all(process.poll() is None for process in processes) and len(list(shards.glob("?????.json"))) == before:
-                time.sleep(0.005)
-            processes[signalled].send_signal(signal.SIGTERM)
-            for process in processes:
-                _, errors = process.communicate(timeout=120)
-                self.assertEqual(process.returncode, 143, errors)
-            self.assertFalse((folder / "written/generated.jsonl").exists())
+        settings = {"model": "writer/model", "sequences": 4, "shard_records": 40, "maximum_tokens": 64}
+        for records in (600, 2400, 9600):
+            output = f"written_{records}"
+            path = self.trainer.config(output, {**settings, "records": records, "output": output})
+            if all(self.stops_both(path, folder / output, signalled) for signalled in (1, 0)):
+                break
+        else:
+            self.fail(f"{records} records were written before a signal arrived")
         for process in self.trainer.start_two("generate", path):
             _, errors = process.communicate(timeout=300)
             self.assertEqual(process.returncode, 0, errors)
-        self.assertEqual((folder / "written/generated.jsonl").read_bytes(),
+        self.trainer.run("generate", {**settings, "records": records, "output": "written_alone"})
+        self.assertEqual((folder / output / "generated.jsonl").read_bytes(),
                          (folder / "written_alone/generated.jsonl").read_bytes())
+
+    def stops_both(self, path, output, signalled):
+        """Two processes write, one is signalled once they have a new shard. False where all was written by then."""
+        processes, shards = self.trainer.start_two("generate", path), output / "shards"
+        before = len(list(shards.glob("?????.json")))
+        while all(process.poll() is None for process in processes) and len(list(shards.glob("?????.json"))) == before:
+            time.sleep(0.005)
+        processes[signalled].send_signal(signal.SIGTERM)
+        ended = [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+        if (output / "generated.jsonl").exists():
+            return False
+        for errors, code in ended:
+            self.assertEqual(code, 143, errors)
+        return True
 
     def test_faults_are_named(self):
         folder, refused = self.trainer.folder, self.trainer.refused

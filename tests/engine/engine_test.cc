@@ -48,13 +48,32 @@ class WaitingSink : public EventSink {
   FinishReason finish_ ABSL_GUARDED_BY(mutex_) = FinishReason::kNone;
 };
 
+// Holds the engine thread at its steps until told to go on.
+class HoldingObserver : public StepObserver {
+ public:
+  void OnStep(const StepReport&) override {
+    MutexLock lock(&mutex_);
+    while (held_) changed_.Wait(&mutex_);
+  }
+  void GoOn() {
+    MutexLock lock(&mutex_);
+    held_ = false;
+    changed_.NotifyAll();
+  }
+
+ private:
+  Mutex mutex_;
+  Condition changed_;
+  bool held_ ABSL_GUARDED_BY(mutex_) = true;
+};
+
 class EngineTest : public ::testing::Test {
  protected:
-  void Open(EngineOptions options) {
+  void Open(EngineOptions options, StepObserver* observer = nullptr) {
     MakeFormulaModel("hybrid_mamba").directory.Write(directory_.path(), StoredAs::kFloat32);
     options.model = directory_.path();
     options.threads = 1;
-    absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Open(options);
+    absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Open(options, observer);
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = *std::move(engine);
   }
@@ -189,13 +208,28 @@ TEST_F(EngineTest, RefusedOnesAreToldOneAfterTheOther) {
   EngineOptions options;
   options.max_sequences = 1;
   options.max_waiting = 2;
-  Open(options);
+  HoldingObserver observer;
+  Open(options, &observer);
   std::vector<std::shared_ptr<WaitingSink>> sinks;
   absl::Status refused;
   for (int i = 0; i < 10 && refused.ok(); ++i) {
     sinks.push_back(std::make_shared<WaitingSink>());
     refused = engine_->Submit(Plain(4, 400), sinks.back()).status();
   }
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  absl::Duration before = RetryDelayOf(refused);
+  EXPECT_GE(before, absl::Milliseconds(10));
+  for (int i = 0; i < 5; ++i) {  // another caller each time
+    refused = engine_->Submit(Plain(4, 401 + i), std::make_shared<WaitingSink>()).status();
+    ASSERT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_GE(RetryDelayOf(refused), before * 0.9);  // time passes between the two
+    before = RetryDelayOf(refused);
+  }
+  observer.GoOn();
+  engine_->Drain(absl::InfinitePast());
+  EXPECT_EQ(engine_->EstimatedWait(), absl::ZeroDuration());
+  engine_.reset();
+}
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   absl::Duration before = RetryDelayOf(refused);
   EXPECT_GE(before, absl::Milliseconds(10));

@@ -147,11 +147,12 @@ std::string FormatInteger(Runtime& runtime, int64_t number, const FormatSpecific
                    : how.type == 'o'                  ? 8
                    : how.type == 'b'                  ? 2
                                                       : 10;
+  const std::string_view alphabet = how.type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef";
   // Unsigned: the least number has no positive counterpart.
   uint64_t rest = number < 0 ? -static_cast<uint64_t>(number) : static_cast<uint64_t>(number);
   std::string digits;
   do {
-    digits.push_back((how.type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef")[rest % base]);
+    digits.push_back(alphabet[rest % base]);
     rest /= base;
   } while (rest > 0);
   // As printf has it for "%".
