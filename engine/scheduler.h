@@ -8,7 +8,7 @@
 
 #include "absl/types/span.h"
 #include "engine/sequence.h"
-#include "engine/speculative_decoder.h"
+#include "engine/speculation/speculative_decoder.h"
 
 namespace mambad {
 

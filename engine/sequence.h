@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "engine/draft_length.h"
-#include "engine/prompt_lookup.h"
 #include "engine/request.h"
+#include "engine/speculation/draft_length.h"
+#include "engine/speculation/prompt_lookup.h"
 #include "engine/text/detokenizer.h"
 
 namespace mambad {

@@ -1,5 +1,5 @@
 // What a block does between its matrix products when it is trained: norms, gates and rotation, each
-// forward and backward. One contract; on the GPU kernels/cuda/training_block.h implements it, on
+// forward and backward. One contract; on the GPU kernels/cuda/training/block.h implements it, on
 // the CPU the trainer composes LibTorch operations.
 //
 // Everywhere: row-major in device memory, `type` is the element type of activations (kFloat32 or

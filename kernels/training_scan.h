@@ -1,6 +1,6 @@
 // The recurrent operations of training, forward and backward: causal convolution with SiLU, the
 // Mamba-1 selective scan, the Mamba-2 scan. Arguments only; the functions that take them are in
-// kernels/cpu/training_scan.h and kernels/cuda/training_scan.h under the same names.
+// kernels/cpu/training/scan.h and kernels/cuda/training/scan.h under the same names.
 //
 // ROWS. An activation has one row for each (sequence, token); row r = sequence * tokens + token
 // begins at data + r * stride elements, so that it may be a slice of a fused projection. Its

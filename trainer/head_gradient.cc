@@ -6,7 +6,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "kernels/cuda/training_divergence.h"
+#include "kernels/cuda/training/divergence.h"
 #endif
 
 namespace mambad::trainer {

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <optional>
 
-#include "kernels/cpu/training_scan.h"
+#include "kernels/cpu/training/scan.h"
 #include "kernels/training_scan.h"
 #include "trainer/optional_tensor.h"
 
@@ -15,7 +15,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "kernels/cuda/training_scan.h"
+#include "kernels/cuda/training/scan.h"
 #endif
 
 #ifndef INTRA_OP_PARALLEL

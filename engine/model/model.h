@@ -13,7 +13,7 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/model/weights.h"
 #include "engine/options.h"
-#include "engine/state_pool.h"
+#include "engine/state/state_pool.h"
 #include "kernels/backend.h"
 
 namespace mambad {

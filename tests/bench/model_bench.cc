@@ -21,8 +21,8 @@
 
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/model/model.h"
-#include "engine/state_pool.h"
-#include "engine/step_batch.h"
+#include "engine/speculation/step_batch.h"
+#include "engine/state/state_pool.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/linear.h"

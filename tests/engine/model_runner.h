@@ -16,9 +16,9 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/model/model.h"
 #include "engine/options.h"
-#include "engine/staging_area.h"
-#include "engine/state_pool.h"
-#include "engine/step_batch.h"
+#include "engine/speculation/staging_area.h"
+#include "engine/speculation/step_batch.h"
+#include "engine/state/state_pool.h"
 #include "kernels/backend.h"
 
 namespace mambad::testing {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cuda/training_block.h"
+#include "kernels/cuda/training/block.h"
 #include "tests/gpu/training_kernels_check.h"
 
 namespace mambad::gpu_check {

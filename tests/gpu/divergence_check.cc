@@ -1,6 +1,6 @@
 // Softmax, divergence and their gradient against double.
 
-#include "kernels/cuda/training_divergence.h"
+#include "kernels/cuda/training/divergence.h"
 #include "tests/gpu/training_kernels_check.h"
 
 namespace mambad::gpu_check {

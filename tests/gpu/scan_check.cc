@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernels/cuda/training_scan.h"
+#include "kernels/cuda/training/scan.h"
 #include "tests/gpu/training_kernels_check.h"
 
 namespace mambad::gpu_check {

@@ -76,7 +76,7 @@ struct SelectiveResult {
 SelectiveResult ReferenceSelective(const Documents& documents, const SelectiveSizes& sizes,
                                    const SelectiveInputs& inputs);
 
-// results: [rows, 5] as kernels/cuda/training_divergence.h says; gradient [rows, vocabulary].
+// results: [rows, 5] as kernels/cuda/training/divergence.h says; gradient [rows, vocabulary].
 struct DivergenceSettings {
   double divergence_weight = 1, cross_entropy_weight = 0, temperature = 1;
   bool acceptance = false;

@@ -8,9 +8,9 @@
 #include <functional>
 #include <random>
 
-#include "kernels/cuda/training_block.h"
-#include "kernels/cuda/training_divergence.h"
-#include "kernels/cuda/training_scan.h"
+#include "kernels/cuda/training/block.h"
+#include "kernels/cuda/training/divergence.h"
+#include "kernels/cuda/training/scan.h"
 #include "tests/gpu/training_kernels_check.h"
 
 namespace mambad::gpu_check {

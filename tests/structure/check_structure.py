@@ -46,8 +46,7 @@ RULES = {
     "proto": ([], []),
     "trainer": (
         ["trainer/**", "engine/checkpoint/**", "engine/digest/*.h", "engine/json/**", "engine/text/**", "kernels/*.h",
-         "kernels/cpu/training_*.h",
-         "kernels/cpu/machine.h", "kernels/cpu/thread_pool.h", "kernels/cuda/training_*.h"],
+         "kernels/cpu/training/*.h", "kernels/cpu/machine.h", "kernels/cpu/thread_pool.h", "kernels/cuda/training/*.h"],
         ["absl", "json", "torch", "yaml", "cli11", "cuda", "compression", "sentencepiece"]),
     # What the tool of deploy/ shares with the trainer: built where there is no LibTorch.
     "trainer/formats": (
@@ -273,7 +272,7 @@ PLANTED = [
     ("engine/e.cc", '#include "grpc/health/v1/health.grpc.pb.h"\n', "engine may include of ours only"),
     ("server/b.cc", '#include "kernels/backend.h"\n', "server may include of ours only"),
     ("server/c.cc", '#include "engine/engine_core.h"\n', "server may include of ours only"),
-    ("server/cli/d.cc", '#include "engine/state_pool.h"\n', "server may include of ours only"),
+    ("server/cli/d.cc", '#include "engine/state/state_pool.h"\n', "server may include of ours only"),
     ("trainer/a.cc", '#include "engine/engine.h"\n', "trainer may include of ours only"),
     ("trainer/b.cc", "#include <grpcpp/grpcpp.h>\n", "may not use grpc"),
     ("trainer/formats/a.cc", "#include <ATen/ATen.h>\n", "trainer/formats may not use torch"),

@@ -4,7 +4,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "kernels/cuda/training_block.h"
+#include "kernels/cuda/training/block.h"
 #include "kernels/training_block.h"
 
 namespace mambad::trainer::cuda {

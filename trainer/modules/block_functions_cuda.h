@@ -1,4 +1,4 @@
-// The operations of kernels/cuda/training_block.h on tensors, without gradients of their own.
+// The operations of kernels/cuda/training/block.h on tensors, without gradients of their own.
 
 #ifndef MAMBAD_TRAINER_MODULES_BLOCK_FUNCTIONS_CUDA_H_
 #define MAMBAD_TRAINER_MODULES_BLOCK_FUNCTIONS_CUDA_H_

@@ -1,0 +1,130 @@
+// One step of many sequences: draft, verify, accept, commit. Plain decoding is draft length 0 and a
+// prompt chunk is a window whose rows are all committed, so that one path serves all three. What a
+// step keeps is decided by logits alone: how sequences are batched, chunked or drafted for never
+// changes a token.
+
+#ifndef MAMBAD_ENGINE_SPECULATION_SPECULATIVE_DECODER_H_
+#define MAMBAD_ENGINE_SPECULATION_SPECULATIVE_DECODER_H_
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "engine/model/model.h"
+#include "engine/options.h"
+#include "engine/sampler.h"
+#include "engine/sequence.h"
+#include "engine/speculation/staging_area.h"
+#include "engine/speculation/step_batch.h"
+#include "engine/state/state_pool.h"
+#include "kernels/backend.h"
+
+namespace mambad {
+
+// What one sequence does in one step, and what came of it.
+struct StepEntry {
+  Sequence* sequence = nullptr;
+  int feed =
+      0;  // tokens of the backlog to read, 1 ..; all of them: a token is sampled after the last
+  DrafterKind drafter = DrafterKind::kNone;
+  int draft_length = 0;  // drafts to verify after the backlog; 0 unless all of it is fed
+  int limit = 1;         // tokens that may be kept, >= 1
+  int score_begin = 0,
+      scored = 0;  // of the `feed` rows, those whose next token is wanted scored: `scored` rows
+                   // from row `score_begin` on (prompt log-probabilities)
+  std::array<TokenId, kMaxDraftLength> lookup;  // kPromptLookup: the drafts
+
+  // Results. Pointers are into the decoder and good until the next Run.
+  int64_t position = 0;  // of the first row fed
+  bool sampled = false;
+  int draft_rows = 0;  // rows that the draft model ran for it: its own backlog, then drafts
+  int accepted = 0;    // drafts accepted before the cut
+  int kept = 0;
+  const TokenId* tokens = nullptr;  // [kept]
+  bool stopped = false;             // the last kept token is a stop id
+  int first_result = 0;             // row of the log-probability results of tokens[0]
+  int first_score = 0;              // row of the score results of the first scored row
+
+  bool feeds_all() const { return feed == sequence->backlog(); }
+};
+
+// Log-probabilities of one token: the chosen one's and the alternatives', most likely first.
+struct LogprobView {
+  float logprob = 0;
+  const int32_t* ids = nullptr;
+  const float* logprobs = nullptr;
+};
+
+struct StepTimes {
+  double draft_seconds = 0, verify_seconds = 0;
+  int draft_rows = 0;        // rows the draft model ran
+  int first_draft_rows = 0;  // of them in its first call, which reads what it has not read yet
+};
+
+class SpeculativeDecoder {
+ public:
+  struct Shape {
+    int max_sequences = 0, max_rows = 0, max_logit_rows = 0, max_draft_length = 0;
+  };
+  // `draft` and `draft_state` may be null. All must outlive the decoder.
+  SpeculativeDecoder(const Shape& shape, kernels::Backend& backend, Model& target,
+                     StatePool& target_state, Model* draft, StatePool* draft_state,
+                     Sampler& sampler);
+
+  // Runs the step and advances the read positions of its sequences; appending the kept tokens to
+  // Sequence::tokens is the caller's, who may cut them further only when the sequence ends there.
+  // `alternatives`: as kernels::Acceptance. `score_alternatives`: likewise for scored rows. Draft
+  // lengths may be lowered (a draft model that is far behind reads its backlog first). Allocates
+  // nothing.
+  StepTimes Run(absl::Span<StepEntry> entries, int alternatives, int score_alternatives);
+
+  LogprobView KeptLogprob(const StepEntry& entry, int token) const;
+  LogprobView ScoredLogprob(const StepEntry& entry, int row) const;
+
+ private:
+  struct DraftCall {
+    StepBatch batch;
+    StagingArea<int32_t>::Array logit_row, position, token_row, next_row;  // by accept index
+  };
+
+  void PlanDraftModel(absl::Span<StepEntry> entries);
+  void PlanVerify(absl::Span<StepEntry> entries);
+  void PlanDraftCalls(absl::Span<StepEntry> entries);
+  void RunDrafts();
+  void RunVerify(int alternatives, int score_alternatives);
+  void Collect(absl::Span<StepEntry> entries);
+
+  const Shape shape_;
+  kernels::Backend& backend_;
+  Model& target_;
+  StatePool& target_state_;
+  Model* const draft_;
+  StatePool* const draft_state_;
+  Sampler& sampler_;
+
+  // Arrays of the step, uploaded in one write.
+  StagingArea<int32_t> inputs_;
+  StepBatch verify_;
+  std::vector<DraftCall> draft_calls_;  // [max_draft_length]
+  int draft_call_count_ = 0;
+  int accept_count_ = 0, score_count_ = 0;
+  StagingArea<int32_t>::Array accept_slot_, logit_begin_, draft_length_, token_row_,
+      accept_position_, limit_;
+  StagingArea<int32_t>::Array score_logit_row_, score_token_;
+  std::vector<int> verify_row_;    // [entries], row of the entry's last backlog token in the verify
+  std::vector<int> draft_row_;     // [entries], the same in draft call 0
+  std::vector<int> accept_index_;  // [entries], -1: nothing sampled
+
+  // Results, downloaded in one read; log-probabilities only when asked for.
+  StagingArea<int32_t> results_, alternative_ids_;
+  StagingArea<float> logprobs_;
+  StagingArea<int32_t>::Array accepted_, kept_, tokens_, stopped_, kept_ids_, score_ids_;
+  StagingArea<float>::Array kept_logprobs_, kept_alternatives_, score_logprobs_,
+      score_alternatives_;
+};
+
+}  // namespace mambad
+
+#endif  // MAMBAD_ENGINE_SPECULATION_SPECULATIVE_DECODER_H_

@@ -1,0 +1,88 @@
+// The arrays of one forward pass, in a staging area: what kernels::Batch points at. Filled sequence
+// by sequence.
+
+#ifndef MAMBAD_ENGINE_SPECULATION_STEP_BATCH_H_
+#define MAMBAD_ENGINE_SPECULATION_STEP_BATCH_H_
+
+#include <cstdint>
+
+#include "engine/speculation/staging_area.h"
+#include "engine/state/state_pool.h"
+#include "kernels/backend.h"
+
+namespace mambad {
+
+class StepBatch {
+ public:
+  using Array = StagingArea<int32_t>::Array;
+
+  // Reserves the arrays in `area`. `this` must not move before the area is allocated.
+  void Reserve(StagingArea<int32_t>& area, int max_sequences, int max_rows, int max_logit_rows) {
+    area.Add(&row_begin_, max_sequences + 1);
+    for (Array* array : {&slot_, &position_, &replay_, &commit_, &window_start_})
+      area.Add(array, max_sequences);
+    area.Add(&tokens_, max_rows);
+    area.Add(&logit_rows_, max_logit_rows);
+  }
+
+  void Clear() { sequences_ = rows_ = logit_count_ = 0; }
+
+  struct Window {
+    int slot = 0;
+    int64_t position = 0;  // of the first row
+    int replay = 0, commit = 0, window_start = 0;
+    int rows = 0;
+  };
+  // Appends a sequence; returns its first row. Its tokens are written through token(row).
+  int AddSequence(const Window& window) {
+    const int s = sequences_++;
+    const int first = rows_;
+    row_begin_.host[s] = first;
+    slot_.host[s] = window.slot;
+    position_.host[s] = static_cast<int32_t>(window.position);
+    replay_.host[s] = window.replay;
+    commit_.host[s] = window.commit;
+    window_start_.host[s] = window.window_start;
+    rows_ += window.rows;
+    row_begin_.host[sequences_] = rows_;
+    return first;
+  }
+  int32_t& token(int row) { return tokens_.host[row]; }
+  // Asks for a row's logits; returns their row in the workspace's logits.
+  int AddLogits(int row) {
+    logit_rows_.host[logit_count_] = row;
+    return logit_count_++;
+  }
+
+  int sequences() const { return sequences_; }
+  int rows() const { return rows_; }
+  int logit_count() const { return logit_count_; }
+  int32_t* device_tokens() const { return tokens_.device; }
+
+  kernels::Batch View(const StatePool& state, bool keeps_working) const {
+    kernels::Batch batch;
+    batch.sequences = sequences_;
+    batch.rows = rows_;
+    batch.row_begin = row_begin_.device;
+    batch.slot = slot_.device;
+    batch.position = position_.device;
+    batch.replay = replay_.device;
+    batch.commit = commit_.device;
+    batch.window_start = window_start_.device;
+    batch.tokens = tokens_.device;
+    batch.pages = state.page_table();
+    batch.pages_per_sequence = state.pages_per_sequence();
+    batch.logit_rows = logit_rows_.device;
+    batch.logit_count = logit_count_;
+    batch.keeps_working = keeps_working;
+    return batch;
+  }
+
+ private:
+  Array row_begin_, slot_, position_, replay_, commit_, window_start_, tokens_, logit_rows_;
+  int sequences_ = 0, rows_ = 0, logit_count_ = 0;
+};
+
+}  // namespace mambad
+
+#endif  // MAMBAD_ENGINE_SPECULATION_STEP_BATCH_H_

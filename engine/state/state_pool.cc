@@ -1,0 +1,114 @@
+#include "engine/state/state_pool.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace mambad {
+
+using checkpoint::MixerKind;
+
+StatePool::StatePool(const std::vector<Block>& blocks, const StatePoolShape& shape,
+                     kernels::Backend& backend)
+    : backend_(backend), shape_(shape), layers_(blocks.size()) {
+  for (const Block& block : blocks) has_attention_ |= block.mixer == MixerKind::kAttention;
+  if (has_attention_) {
+    pages_per_sequence_ =
+        static_cast<int>((shape.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens);
+    pages_total_ = (shape.cache_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
+  }
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    Layer& layer = layers_[i];
+    if (blocks[i].mixer == MixerKind::kAttention) {
+      const kernels::AttentionLayer& attention = blocks[i].attention;
+      layer.key_value_floats =
+          int64_t{attention.key_value_heads} * attention.head_width * kernels::kPageTokens;
+      layer.memory = backend.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
+      layer.values = backend.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
+      layer.key_values = {layer.memory.as<float>(), layer.values.as<float>()};
+      page_floats_ += 2 * layer.key_value_floats;
+    } else {
+      layer.recurrent.layout = blocks[i].mixer == MixerKind::kMamba
+                                   ? backend.SlotLayout(blocks[i].mamba, shape.keeps_working)
+                                   : backend.SlotLayout(blocks[i].mamba2, shape.keeps_working);
+      layer.memory = backend.Allocate(shape.slots * layer.recurrent.layout.floats * sizeof(float));
+      layer.recurrent.data = layer.memory.as<float>();
+      recurrent_floats_ += layer.recurrent.layout.floats;
+    }
+  }
+  // The lowest page is handed out first.
+  for (int64_t page = pages_total_ - 1; page >= 0; --page)
+    free_pages_.push_back(static_cast<int32_t>(page));
+  table_.assign(size_t{1} * shape.slots * pages_per_sequence_, 0);
+  assigned_.assign(shape.slots, 0);
+  device_table_ = backend.Allocate(table_.size() * sizeof(int32_t));
+}
+
+int64_t StatePool::PagesFor(int64_t positions) const {
+  return has_attention_ ? (positions + kernels::kPageTokens - 1) / kernels::kPageTokens : 0;
+}
+
+int64_t StatePool::max_positions() const {
+  if (!has_attention_) return shape_.max_context;
+  return std::min(shape_.max_context, pages_total_ * kernels::kPageTokens);
+}
+
+bool StatePool::Acquire(int slot, int64_t positions) {
+  assigned_[slot] = 0;
+  if (!Extend(slot, positions)) return false;
+  for (Layer& layer : layers_) {
+    if (layer.recurrent.data == nullptr) continue;
+    const int64_t floats = layer.recurrent.layout.floats;
+    backend_.Fill(layer.recurrent.data + slot * floats, 0.0f, floats);
+  }
+  return true;
+}
+
+bool StatePool::Extend(int slot, int64_t positions) {
+  const int64_t pages = PagesFor(positions), had = assigned_[slot];
+  if (pages <= had) return true;
+  if (pages - had > pages_free() || pages > pages_per_sequence_) return false;
+  int32_t* row = table_.data() + int64_t{slot} * pages_per_sequence_;
+  for (int64_t i = had; i < pages; ++i) {
+    row[i] = free_pages_.back();
+    free_pages_.pop_back();
+  }
+  assigned_[slot] = static_cast<int32_t>(pages);
+  UploadPages(slot, had, pages - had);
+  return true;
+}
+
+void StatePool::Release(int slot) {
+  const int32_t* row = table_.data() + int64_t{slot} * pages_per_sequence_;
+  for (int32_t i = assigned_[slot] - 1; i >= 0; --i) free_pages_.push_back(row[i]);
+  assigned_[slot] = 0;
+}
+
+void StatePool::Fork(int from, int to, int64_t positions) {
+  const int64_t pages = PagesFor(positions);
+  const int32_t* from_row = table_.data() + int64_t{from} * pages_per_sequence_;
+  const int32_t* to_row = table_.data() + int64_t{to} * pages_per_sequence_;
+  for (Layer& layer : layers_) {
+    if (layer.recurrent.data != nullptr) {
+      const int64_t floats = layer.recurrent.layout.floats;
+      backend_.Copy(layer.recurrent.data + to * floats, layer.recurrent.data + from * floats,
+                    floats * sizeof(float));
+      continue;
+    }
+    const int64_t floats = layer.key_value_floats;
+    for (int64_t i = 0; i < pages; ++i) {
+      for (float* data : {layer.key_values.keys, layer.key_values.values}) {
+        backend_.Copy(data + to_row[i] * floats, data + from_row[i] * floats,
+                      floats * sizeof(float));
+      }
+    }
+  }
+}
+
+void StatePool::UploadPages(int slot, int64_t first, int64_t count) {
+  const int64_t offset = int64_t{slot} * pages_per_sequence_ + first;
+  backend_.Write(device_table_.as<int32_t>() + offset, table_.data() + offset,
+                 count * sizeof(int32_t));
+  backend_.Synchronize();  // the row may change again before the copy has run
+}
+
+}  // namespace mambad

@@ -1,0 +1,85 @@
+// One model's per-sequence memory: for every slot the recurrent layers' blocks, and pages of keys
+// and values. All of it is allocated at open; acquiring and releasing only moves numbers. Engine
+// thread.
+
+#ifndef MAMBAD_ENGINE_STATE_STATE_POOL_H_
+#define MAMBAD_ENGINE_STATE_STATE_POOL_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/checkpoint/model_config.h"
+#include "engine/model/weights.h"
+#include "kernels/backend.h"
+
+namespace mambad {
+
+struct StatePoolShape {
+  int slots = 0;
+  int64_t max_context = 0;  // positions a sequence may have
+  int64_t cache_tokens =
+      0;  // room for keys and values over all sequences; ignored without attention layers
+  bool keeps_working = false;  // windows are extended row by row (a draft model)
+};
+
+class StatePool {
+ public:
+  StatePool(const std::vector<Block>& blocks, const StatePoolShape& shape,
+            kernels::Backend& backend);
+
+  // Pages that a sequence of `positions` positions takes; 0 without attention layers.
+  int64_t PagesFor(int64_t positions) const;
+  int64_t pages_free() const { return static_cast<int64_t>(free_pages_.size()); }
+  int64_t pages_total() const { return pages_total_; }
+  // The most positions a sequence can have, for which pages exist at all.
+  int64_t max_positions() const;
+
+  // Zeroes the slot's recurrent state and assigns pages for `positions` positions. False, and
+  // nothing changed, when too few pages are free. The slot must be released.
+  bool Acquire(int slot, int64_t positions);
+  // Assigns more pages to an acquired slot, so that it has `positions` positions. False, and
+  // nothing changed, when too few are free. Costs what is added, whatever the slot has.
+  bool Extend(int slot, int64_t positions);
+  // Positions that the slot has pages for; any number without attention layers.
+  bool Reaches(int slot, int64_t positions) const { return PagesFor(positions) <= assigned_[slot]; }
+  // Returns the slot's pages.
+  void Release(int slot);
+  // Makes `to`, already acquired, what `from` is after `positions` positions: copies state, keys
+  // and values.
+  void Fork(int from, int to, int64_t positions);
+
+  const kernels::RecurrentState& recurrent(size_t layer) const { return layers_[layer].recurrent; }
+  const kernels::KeyValueState& key_values(size_t layer) const { return layers_[layer].key_values; }
+  // [slots, pages_per_sequence()] in backend memory.
+  const int32_t* page_table() const { return device_table_.as<int32_t>(); }
+  int pages_per_sequence() const { return pages_per_sequence_; }
+
+  int64_t recurrent_bytes_per_slot() const { return recurrent_floats_ * 4; }
+  int64_t bytes_per_page() const { return page_floats_ * 4; }
+
+ private:
+  struct Layer {
+    kernels::RecurrentState recurrent;
+    kernels::KeyValueState key_values;
+    int64_t key_value_floats = 0;  // of one page's keys; its values take as many
+    kernels::Buffer memory, values;
+  };
+
+  void UploadPages(int slot, int64_t first, int64_t count);
+
+  kernels::Backend& backend_;
+  const StatePoolShape shape_;
+  std::vector<Layer> layers_;
+  bool has_attention_ = false;
+  int pages_per_sequence_ = 1;
+  int64_t pages_total_ = 0;
+  int64_t recurrent_floats_ = 0, page_floats_ = 0;
+  std::vector<int32_t> free_pages_;
+  std::vector<int32_t> table_;     // [slots, pages_per_sequence]; the host's copy
+  std::vector<int32_t> assigned_;  // [slots], pages in use
+  kernels::Buffer device_table_;
+};
+
+}  // namespace mambad
+
+#endif  // MAMBAD_ENGINE_STATE_STATE_POOL_H_
