@@ -34,11 +34,13 @@ class Renaming {
     original_[to] = original_[from];
     original_.erase(from);
   }
-  void TakeOff(const std::string& prefix) {
-    if (!AllBeginWith(now_, prefix)) return;
+  // Whether it was there.
+  bool TakeOff(const std::string& prefix) {
+    if (!AllBeginWith(now_, prefix)) return false;
     for (const std::string& name : std::set<std::string>(now_)) {
       Rename(name, name.substr(prefix.size()));
     }
+    return true;
   }
   void PutOn(const std::string& prefix) {
     for (const std::string& name : std::set<std::string>(now_)) {
@@ -63,8 +65,8 @@ class Renaming {
 std::map<std::string, std::string> LayoutNames(const std::set<std::string>& names,
                                                const nlohmann::json& config) {
   Renaming renaming(names);
-  renaming.TakeOff("module.");
-  renaming.TakeOff("_orig_mod.");
+  while (renaming.TakeOff("module.") || renaming.TakeOff("_orig_mod.")) {
+  }
   if (renaming.Has("embed_tokens.weight") && !AnyBeginsWith(renaming.now(), "model.")) {
     renaming.PutOn("model.");
   }

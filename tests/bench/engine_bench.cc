@@ -1,12 +1,12 @@
 // The engine without a server: many sequences decoding together, in tokens a second.
 //
-//   engine_bench MODEL [--draft MODEL] [--sequences N] [--prompt N] [--tokens N] [--threads N]
-//                [--repeat N] [--repetitive]
-//                [--temperature T]
+//   engine_bench MODEL [--draft MODEL] [--sequences N] [--requests N] [--prompt N] [--tokens N]
+//                [--threads N] [--repeat N] [--repetitive] [--temperature T] [--draft-length K]
 //
-// N requests of random prompts run together to their last token, plain and, where there is a
-// drafter, speculatively: both in turn, best and median of the repetitions, and their ratio.
-// --temperature: 0, greedy, unless given. --repetitive: prompts that repeat themselves, for prompt
+// Requests of random prompts run to their last token, plain and, where there is a drafter,
+// speculatively: both in turn, the medians of the repetitions, and their ratio. --sequences: that
+// run together; --requests: in all, the others wait. --temperature: 0, greedy, unless given.
+// --draft-length: adaptive unless given. --repetitive: prompts that repeat themselves, for prompt
 // lookup. Text that random weights write is no measure of acceptance; trained models' is.
 
 #include <algorithm>
@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -32,7 +33,8 @@ using Clock = std::chrono::steady_clock;
 }
 
 struct Work {
-  int sequences = 16, prompt = 16, tokens = 128, repeat = 5;
+  int sequences = 16, requests = 0, prompt = 16, tokens = 128, repeat = 5;
+  std::optional<int> draft_length;
   float temperature = 0;
   bool repetitive = false;
 };
@@ -58,7 +60,7 @@ struct Run {
 Run Decode(EngineCore& core, const Work& work, SpeculationMode mode, RequestId* next_id) {
   std::mt19937_64 random(1);
   const auto sink = std::make_shared<CountingSink>();
-  for (int s = 0; s < work.sequences; ++s) {
+  for (int s = 0; s < work.requests; ++s) {
     Request request;
     for (int i = 0; i < work.prompt; ++i) {
       const bool repeats = work.repetitive && i >= 8;
@@ -69,6 +71,7 @@ Run Decode(EngineCore& core, const Work& work, SpeculationMode mode, RequestId* 
     request.stopping.max_tokens = work.tokens;
     request.stopping.ignore_eos = true;
     request.speculation.mode = mode;
+    if (mode != SpeculationMode::kOff) request.speculation.draft_length = work.draft_length;
     request.sampling.temperature = work.temperature;
     request.sampling.seed = static_cast<uint64_t>(s);
     absl::Status status = core.Validate(request);
@@ -100,8 +103,8 @@ void Measure(EngineCore& core, const Work& work) {
     plain.push_back(Decode(core, work, SpeculationMode::kOff, &next_id));
     if (drafts) speculative.push_back(Decode(core, work, SpeculationMode::kAuto, &next_id));
   }
-  std::printf("%d sequences of %d + %d tokens: plain %.1f tokens/s", work.sequences, work.prompt,
-              work.tokens, Median(plain));
+  std::printf("%d requests of %d + %d tokens, %d together: plain %.1f tokens/s", work.requests,
+              work.prompt, work.tokens, work.sequences, Median(plain));
   if (drafts) {
     std::printf(
         ", speculative %.1f tokens/s (%.3f of plain), accepted %.3f of drafts, %.2f tokens a step",
@@ -122,6 +125,8 @@ int Main(int argc, char** argv) {
       options.draft_model = value, ++i;
     else if (argument == "--sequences")
       number(&work.sequences);
+    else if (argument == "--requests")
+      number(&work.requests);
     else if (argument == "--prompt")
       number(&work.prompt);
     else if (argument == "--tokens")
@@ -130,6 +135,8 @@ int Main(int argc, char** argv) {
       number(&options.threads);
     else if (argument == "--repeat")
       number(&work.repeat);
+    else if (argument == "--draft-length")
+      work.draft_length = std::atoi(value.c_str()), ++i;
     else if (argument == "--temperature")
       work.temperature = std::strtof(value.c_str(), nullptr), ++i;
     else if (argument == "--repetitive")
@@ -140,9 +147,11 @@ int Main(int argc, char** argv) {
       options.model = argument;
   }
   if (options.model.empty() || work.sequences < 1 || work.repeat < 1) {
-    Die("usage: engine_bench MODEL [--draft MODEL] [--sequences N] [--prompt N] [--tokens N] "
-        "[--threads N] [--repeat N] [--repetitive] [--temperature T]");
+    Die("usage: engine_bench MODEL [--draft MODEL] [--sequences N] [--requests N] [--prompt N] "
+        "[--tokens N] [--threads N] [--repeat N] [--repetitive] [--temperature T] "
+        "[--draft-length K]");
   }
+  work.requests = std::max(work.requests, work.sequences);
   options.max_sequences = work.sequences;
   auto core = EngineCore::Open(options, nullptr);
   if (!core.ok()) Die(std::string(core.status().message()));

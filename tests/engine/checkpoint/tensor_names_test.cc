@@ -52,6 +52,11 @@ TEST(LayoutNames, WrappersComeOff) {
                                    Pair("module.lm_head.weight", "lm_head.weight")));
   EXPECT_THAT(LayoutNames({"_orig_mod.model.norm.weight"}, kLlama),
               UnorderedElementsAre(Pair("_orig_mod.model.norm.weight", "model.norm.weight")));
+  // Whichever was put on first.
+  for (const std::string wrapped : {"module._orig_mod.", "_orig_mod.module."}) {
+    EXPECT_THAT(LayoutNames({wrapped + "model.norm.weight"}, kLlama),
+                UnorderedElementsAre(Pair(wrapped + "model.norm.weight", "model.norm.weight")));
+  }
   // Not where it is one of several names.
   EXPECT_THAT(LayoutNames({"module.model.norm.weight", "model.embed_tokens.weight"}, kLlama),
               IsEmpty());
