@@ -36,6 +36,11 @@ struct ActiveRequest {
   // slots by then. It starts anew when one more has.
   std::optional<int64_t> preempted_at;
 
+  // While it waits (engine/request_queue.h).
+  absl::Time turn;                         // its place among the others
+  std::optional<absl::Time> passed_since;  // when one behind it first started before it
+  int64_t charged_tokens = 0;              // what its principal's account was charged for it
+
   absl::Time submitted, admitted;
   int64_t prompt_rows_counted = 0;            // rows of the prompt that are in the statistics
   std::vector<TokenLogprob> prompt_logprobs;  // collected while the prompt is read

@@ -156,7 +156,7 @@ void EngineCore::UpdateDemands(absl::Time now) {
   for (const auto& active : active_) {
     if (active->unfinished > 0) demands_.running.push_back(DemandOf(*active));
   }
-  for (const auto& active : waiting_) demands_.waiting.push_back(DemandOf(*active));
+  for (const auto& active : waiting_.in_order()) demands_.waiting.push_back(DemandOf(*active));
 }
 
 void EngineCore::UpdateGauges(absl::Time now) {
@@ -164,6 +164,7 @@ void EngineCore::UpdateGauges(absl::Time now) {
   for (const auto& active : active_) running += active->unfinished > 0;
   stats_.running = running;
   stats_.waiting = static_cast<int>(waiting_.size());
+  stats_.waiting_tokens = waiting_.prompt_tokens();
   stats_.slots_total = facts_.options.max_sequences;
   stats_.slots_used = stats_.slots_total - static_cast<int>(free_slots_.size());
   stats_.pages_total = target_state_->pages_total();

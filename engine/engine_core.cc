@@ -26,14 +26,14 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
   const int64_t tokens = static_cast<int64_t>(request.prompt.size());
   // Those that the next step starts do not wait.
   const int64_t room = options.max_waiting + static_cast<int64_t>(free_slots_.size());
-  if (static_cast<int64_t>(waiting_.size()) >= room) {
+  if (waiting_.size() >= room) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", waiting_.size(), " requests wait, at most ", room));
   }
-  if (!waiting_.empty() && stats_.waiting_tokens + tokens > options.max_waiting_tokens) {
-    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", stats_.waiting_tokens,
-                                                     " prompt tokens wait, at most ",
-                                                     options.max_waiting_tokens));
+  if (!waiting_.empty() && waiting_.prompt_tokens() + tokens > options.max_waiting_tokens) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full: ", waiting_.prompt_tokens(),
+                     " prompt tokens wait, at most ", options.max_waiting_tokens));
   }
   auto active = std::make_unique<ActiveRequest>();
   active->id = id;
@@ -44,13 +44,10 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
     active->request.echo_text =
         facts_.tokenizer->Decode(active->request.prompt, /*skip_special=*/true);
   }
-  const auto later = [&](const std::unique_ptr<ActiveRequest>& other) {
-    return active->GoesBefore(*other);
-  };
   by_id_[id] = active.get();
-  stats_.waiting_tokens += tokens;
-  waiting_.insert(std::find_if(waiting_.begin(), waiting_.end(), later), std::move(active));
+  waiting_.Add(std::move(active));
   stats_.waiting = static_cast<int>(waiting_.size());
+  stats_.waiting_tokens = waiting_.prompt_tokens();
   return absl::OkStatus();
 }
 
@@ -131,16 +128,10 @@ void EngineCore::EndLateAndCancelled(absl::Time now) {
     if (active.cancelled) return FinishReason::kCancelled;
     return active.request.deadline <= now ? FinishReason::kDeadline : FinishReason::kNone;
   };
-  for (size_t i = 0; i < waiting_.size();) {
-    const FinishReason why = reason(*waiting_[i]);
-    if (why == FinishReason::kNone) {
-      ++i;
-      continue;
-    }
-    std::unique_ptr<ActiveRequest> active = std::move(waiting_[i]);
-    waiting_.erase(waiting_.begin() + i);
-    EndWaiting(*active, why, now);
-  }
+  const auto ends = [&](const ActiveRequest& active) {
+    return reason(active) != FinishReason::kNone;
+  };
+  for (const auto& active : waiting_.TakeOut(ends)) EndWaiting(*active, reason(*active), now);
   for (const auto& active : active_) {
     const FinishReason why = reason(*active);
     if (why != FinishReason::kNone) FinishAll(*active, why, now);
@@ -150,23 +141,36 @@ void EngineCore::EndLateAndCancelled(absl::Time now) {
 
 // ---- slots and pages ----------------------------------------------------------------------------
 
-// First come, first served, as priority moves their times; the head of the queue is never
-// overtaken, so that a large request cannot starve. One that was preempted starts anew when a
-// request has ended since: else it would be preempted again before long, and its text read over and
-// over.
+// In the queue's order. One that was preempted starts anew when a request has ended since: else it
+// would be preempted again before long, and its text read over and over; until then it is not
+// passed by others that grow, which would take the same pages.
 void EngineCore::AdmitWaiting(absl::Time now) {
-  while (!waiting_.empty()) {
-    ActiveRequest& head = *waiting_.front();
-    if (head.preempted_at == ended_requests_ && !active_.empty()) return;
-    if (!Start(head, now)) return;
-    std::unique_ptr<ActiveRequest> active = std::move(waiting_.front());
-    waiting_.pop_front();
-    stats_.waiting_tokens -= static_cast<int64_t>(active->request.prompt.size());
+  bool preempted_waits = false;
+  const auto starts = [&](ActiveRequest& active) {
+    if (preempted_waits && active.grows()) return false;
+    if (active.preempted_at == ended_requests_ && !active_.empty()) {
+      preempted_waits = true;
+      return false;
+    }
+    return Start(active, now);
+  };
+  while (!waiting_.empty() && !free_slots_.empty()) {
+    std::unique_ptr<ActiveRequest> active = waiting_.TakeNext(starts, now);
+    if (active == nullptr) return;
+    active->charged_tokens = ExpectedTokens(*active);
+    waiting_.Charge(active->request.principal, active->charged_tokens);
     const auto later = [&](const std::unique_ptr<ActiveRequest>& other) {
       return active->GoesBefore(*other);
     };
     active_.insert(std::find_if(active_.begin(), active_.end(), later), std::move(active));
   }
+}
+
+// Tokens of its prompt and of its answers, those that are there too.
+int64_t EngineCore::ExpectedTokens(const ActiveRequest& active) const {
+  const RequestSize size = SizeOf(active.request);
+  const double answer = size.limit > 0 ? pace_.TokensLeft(0, size.limit, size.named) : 0;
+  return size.prompt + size.samples * static_cast<int64_t>(answer);
 }
 
 // Positions that a sequence gets pages for when it starts or grows.
@@ -311,11 +315,9 @@ void EngineCore::Preempt(size_t index) {
   }
   active->preempted_at = ended_requests_;
   ++stats_.preemptions;
-  stats_.waiting_tokens += static_cast<int64_t>(active->request.prompt.size());
-  const auto later = [&](const std::unique_ptr<ActiveRequest>& other) {
-    return active->GoesBefore(*other);
-  };
-  waiting_.insert(std::find_if(waiting_.begin(), waiting_.end(), later), std::move(active));
+  // It will be charged anew.
+  waiting_.Charge(active->request.principal, -active->charged_tokens);
+  waiting_.Add(std::move(active));
 }
 
 // Samples share the reading of the prompt up to its last token, which each then reads for itself.

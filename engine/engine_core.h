@@ -11,7 +11,6 @@
 #define MAMBAD_ENGINE_ENGINE_CORE_H_
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <string>
 #include <utility>
@@ -29,6 +28,7 @@
 #include "engine/model/model.h"
 #include "engine/options.h"
 #include "engine/request.h"
+#include "engine/request_queue.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "engine/service_rates.h"
@@ -153,6 +153,7 @@ class EngineCore {
 
   // Slots and pages.
   int64_t TokenLimit(const Request& request) const;
+  int64_t ExpectedTokens(const ActiveRequest& active) const;
   int64_t Reservation(const ActiveRequest& active, int64_t tokens) const;
   bool Start(ActiveRequest& active, absl::Time now);
   void PrepareSequences(ActiveRequest& active, absl::Time now);
@@ -193,8 +194,8 @@ class EngineCore {
   DraftLengthController draft_lengths_;
   bool speculation_enabled_ = true;
 
-  std::deque<std::unique_ptr<ActiveRequest>> waiting_;  // in order of GoesBefore
-  std::vector<std::unique_ptr<ActiveRequest>> active_;  // likewise
+  RequestQueue waiting_;
+  std::vector<std::unique_ptr<ActiveRequest>> active_;  // in order of GoesBefore
   absl::flat_hash_map<RequestId, ActiveRequest*> by_id_;
   std::vector<int> free_slots_;
 

@@ -192,7 +192,6 @@ void EngineCore::FinishAll(ActiveRequest& active, FinishReason reason, absl::Tim
 // A request that waits ends: one final event for each sample that has not had one.
 void EngineCore::EndWaiting(ActiveRequest& active, FinishReason reason, absl::Time now) {
   const auto prompt = static_cast<int64_t>(active.request.prompt.size());
-  stats_.waiting_tokens -= prompt;
   FinishAll(active, reason, now);  // one that was preempted has begun to answer
   for (int sample = 0; sample < active.samples() && active.sequences.empty(); ++sample) {
     TokenEvent event;
@@ -223,6 +222,9 @@ void EngineCore::ReleaseSequence(Sequence& sequence) {
 void EngineCore::RemoveFinished() {
   for (const auto& active : active_) {
     if (active->unfinished > 0) continue;
+    int64_t tokens = static_cast<int64_t>(active->request.prompt.size());
+    for (const auto& sequence : active->sequences) tokens += sequence->generated();
+    waiting_.Charge(active->request.principal, tokens - active->charged_tokens);
     by_id_.erase(active->id);
     ++ended_requests_;
   }

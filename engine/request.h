@@ -22,6 +22,9 @@ struct Request {
   StoppingParams stopping;
   OutputParams output;
   SpeculationParams speculation;
+  // Whose it is: principals take turns (engine/request_queue.h). Any name; empty: nobody's in
+  // particular.
+  std::string principal;
   // Higher starts earlier, and what waits rises: a point is worth kPriorityWorth of waiting.
   int priority = 0;
   // Both are steady time (engine/steady_time.h). arrival: when its caller came, what its waits are

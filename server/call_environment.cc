@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/retry_delay.h"
 #include "server/request_conversion.h"
@@ -74,6 +75,11 @@ absl::Time SteadyDeadline(const grpc::CallbackServerContext& context) {
   constexpr int64_t kFarSeconds = int64_t{100} * 365 * 24 * 3600;
   if (left.tv_sec > kFarSeconds) return absl::InfiniteFuture();
   return SteadyNow() + absl::Seconds(left.tv_sec) + absl::Nanoseconds(left.tv_nsec);
+}
+
+std::string PrincipalOfPeer(absl::string_view peer) {
+  const bool has_port = absl::StartsWith(peer, "ipv4:") || absl::StartsWith(peer, "ipv6:");
+  return std::string(has_port ? peer.substr(0, peer.rfind(':')) : peer);
 }
 
 absl::Status EngineTicket::Submit(Engine* engine, Request request,

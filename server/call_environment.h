@@ -79,6 +79,10 @@ using Metadata = std::multimap<grpc::string_ref, grpc::string_ref>;
 // RESOURCE_EXHAUSTED: it is larger than kMostMetadataBytes. Ask before anything else of a call.
 absl::Status CheckMetadata(const Metadata& metadata);
 
+// Whose a call is, of callers that nobody knows by name: the host of gRPC's "ipv4:192.0.2.1:40000",
+// "ipv6:[::1]:40000" or "unix:/path", without the port.
+std::string PrincipalOfPeer(absl::string_view peer);
+
 // When the caller stops waiting, in steady time. absl::InfiniteFuture(): never, as far as clocks
 // reach.
 absl::Time SteadyDeadline(const grpc::CallbackServerContext& context);

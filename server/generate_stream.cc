@@ -56,6 +56,7 @@ absl::Status GenerateStream::Begin(grpc::ByteBuffer* request, int64_t bytes) {
   if (!prepared.ok()) return prepared.status();
   prepared->request.deadline = deadline_;
   prepared->request.arrival = SteadyNow();
+  prepared->request.principal = PrincipalOfPeer(context_->peer());
   if (!HasText(request_)) return Submit(*engine, *std::move(prepared));
   text_->owner = context_->peer();
   text_->bytes = bytes;

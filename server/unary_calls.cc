@@ -22,6 +22,7 @@ absl::Status UnaryEngineCall::Begin(grpc::ByteBuffer* request, int64_t bytes) {
   }
   if (!prepared.ok()) return prepared.status();
   prepared->deadline = deadline_;
+  prepared->principal = PrincipalOfPeer(context_->peer());
   prepared->arrival = SteadyNow();
   if (!has_text()) return Submit(*engine, *std::move(prepared));
   text_->owner = context_->peer();

@@ -400,6 +400,59 @@ TEST(EngineCore, WhatWaitsRises) {
   EXPECT_FALSE(finished(urgent[21]));
 }
 
+// One that asks for more slots than are free is passed by those that fit, but not for ever.
+TEST(EngineCore, ALargeRequestNeitherStopsOthersNorStarves) {
+  EngineOptions options;
+  options.max_sequences = 2;
+  EngineDriver driver("mamba", "", options);
+  absl::Time now = absl::UnixEpoch() + absl::Hours(1);
+  const auto clock = [&now] { return now += absl::Milliseconds(100); };
+  RequestId last = 0;
+  const auto send = [&](int samples, int tokens) {
+    Request request = driver.Plain(4, tokens);
+    request.output.samples = samples;
+    auto sink = std::make_shared<CollectingSink>();
+    EXPECT_TRUE(driver.core().Admit(++last, std::move(request), sink, now).ok());
+    return sink;
+  };
+  const auto finished = [](const auto& sink) { return sink->answers[0].finishes > 0; };
+  const auto held = send(1, 200);
+  ASSERT_TRUE(driver.core().Step(clock));
+  const auto large = send(2, 2);
+  // Always a small one beside, whose slot the large one cannot use alone.
+  std::vector<std::shared_ptr<CollectingSink>> small;
+  while (!finished(held)) {
+    if (small.empty() || finished(small.back())) small.push_back(send(1, 2));
+    ASSERT_TRUE(driver.core().Step(clock));
+    ASSERT_LT(small.size(), 100u);
+  }
+  EXPECT_GT(small.size(), 3u);
+  EXPECT_FALSE(finished(small.back()));
+  EXPECT_FALSE(finished(large));
+  while (!finished(small.back())) ASSERT_TRUE(driver.core().Step(clock));
+  EXPECT_TRUE(finished(large));
+}
+
+// A caller that sends much at once is not in the way of another.
+TEST(EngineCore, PrincipalsTakeTurns) {
+  EngineOptions options;
+  options.max_sequences = 1;
+  EngineDriver driver("mamba", "", options);
+  const auto send = [&](const std::string& principal) {
+    Request request = driver.Plain(8, 4);
+    request.principal = principal;
+    return driver.Send(std::move(request));
+  };
+  std::vector<std::shared_ptr<CollectingSink>> many;
+  for (int i = 0; i < 20; ++i) many.push_back(send("many"));
+  const auto other = send("other");
+  while (other->answers[0].finishes == 0) ASSERT_TRUE(driver.core().Step(absl::Now));
+  EXPECT_EQ(many[0]->answers[0].finishes, 1);
+  EXPECT_EQ(many[2]->answers[0].finishes, 0);
+  driver.RunAll();
+  for (const auto& sink : many) EXPECT_EQ(sink->answers[0].finishes, 1);
+}
+
 TEST(EngineCore, EchoIsDecodedOnceAndStandsBeforeEverySample) {
   EngineDriver driver("mamba");
   Request request = driver.Plain(4, 3);
