@@ -66,10 +66,11 @@ absl::StatusOr<Regex> Regex::Compile(std::string_view pattern) {
   int error = 0;
   PCRE2_SIZE offset = 0;
   // Oniguruma's ^ and $ always stand at lines, hence MULTILINE.
-  compiled->code =
-      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated->data()), translated->size(),
-                    PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
-                    &offset, context.get());
+  uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
+  // What it concludes of where a match can begin leaves some out where groups are atomic (10.42).
+  if (translated->find("(?>") != std::string::npos) options |= PCRE2_NO_START_OPTIMIZE;
+  compiled->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated->data()),
+                                 translated->size(), options, &error, &offset, context.get());
   if (compiled->code == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("regular expression \"", AbslView(pattern), "\": ", ErrorText(error)));

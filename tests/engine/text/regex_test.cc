@@ -76,6 +76,13 @@ TEST(Regex, EmptyMatchesCutButNotBehindAnother) {
 }
 
 // Right values: the tokenizers library, Oniguruma inside.
+// Right values: the tokenizers library, Oniguruma inside.
+TEST(Regex, AtomicGroupsDoNotGiveBack) {
+  EXPECT_THAT(FindAll("(?>.+?)\\S\\d", "B-.12x34"), ElementsAre("-.1", "2x3"));
+  EXPECT_THAT(FindAll("(?>b{1,2}|'*|[^x]1?) *\\z", "\u00BD'a"), ElementsAre(""));
+  EXPECT_THAT(FindAll("(?>a+)ab|a", "aaab"), ElementsAre("a", "a", "a"));
+}
+
 TEST(Regex, IntervalsAreThoseOfRuby) {
   EXPECT_THAT(FindAll("\\p{N}{2}+", "12345"), ElementsAre("1234"));
   EXPECT_THAT(FindAll("\\d{2,3}++", "1234567"), ElementsAre("123456"));
