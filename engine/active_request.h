@@ -30,7 +30,7 @@ struct ActiveRequest {
       sequences;  // one a sample; all hold slots while the request runs
   int unfinished = 0;
   bool forked = false;  // samples beyond the first have their state
-  bool paused = false;
+  int pauses = 0;       // asked for, less those that ended: it stands still above 0
   bool cancelled = false;
   // Set when the request was preempted and waits again: how many requests had given back their
   // slots by then. It starts anew when one more has.

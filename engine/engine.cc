@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "engine/delivery.h"
 #include "engine/engine_core.h"
 #include "engine/intake.h"
 #include "engine/mutex.h"
@@ -17,6 +19,11 @@
 namespace mambad {
 namespace {
 
+// Threads that tell readers their news: more where there are many cores for them.
+int DeliveryThreads() {
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 8, 1, 4);
+}
+
 class ThreadedEngine : public Engine {
  public:
   ThreadedEngine(std::unique_ptr<EngineCore> core, absl::Status self_check)
@@ -24,6 +31,8 @@ class ThreadedEngine : public Engine {
         self_check_(std::move(self_check)),
         stats_(core_->stats()),
         intake_(core_.get()),
+        delivery_(DeliveryThreads(),
+                  {[this](RequestId id) { Pause(id); }, [this] { WakeDrain(); }}),
         thread_([this] { Run(); }) {}
 
   ~ThreadedEngine() override {
@@ -70,6 +79,7 @@ class ThreadedEngine : public Engine {
     DieOnEngineThread("Engine::Drain");
     MutexLock lock(&mutex_);
     draining_ = true;
+    drains_ = true;
     while (!Empty()) {
       if (emptied_.WaitUntil(&mutex_, deadline)) continue;
       cancel_all_ = true;
@@ -123,26 +133,38 @@ class ThreadedEngine : public Engine {
     absl::Time when;
   };
 
-  // A sink or observer that waits for the engine thread waits for itself.
+  // A sink or observer that waits for the engine's threads waits for itself.
   void DieOnEngineThread(const char* what) const {
-    if (std::this_thread::get_id() != thread_.get_id()) return;
+    if (std::this_thread::get_id() != thread_.get_id() && !delivery_.OnOwnThread()) return;
     std::fprintf(stderr, "mambad engine: %s was called by a sink or observer\n", what);
     std::abort();
   }
 
   bool Empty() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return submitted_.empty() && core_idle_;
+    return submitted_.empty() && core_idle_ && delivery_.idle();
   }
   bool HasNews() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stopping_ || cancel_all_ || !submitted_.empty() || !cancelled_.empty() ||
            !resumed_.empty();
   }
 
+  // A reader has fallen behind; it may have caught up, and said so, before this is known.
+  void Pause(RequestId id) {
+    MutexLock lock(&mutex_);
+    paused_.push_back(id);
+  }
+
+  void WakeDrain() {
+    if (!drains_) return;
+    MutexLock lock(&mutex_);
+    if (Empty()) emptied_.NotifyAll();
+  }
+
   // The engine thread: takes the news, steps, publishes; sleeps when nothing can run.
   void Run() {
     bool ran = false;
     std::vector<Submission> submitted;
-    std::vector<RequestId> cancelled, resumed;
+    std::vector<RequestId> cancelled, paused, resumed;
     for (;;) {
       bool stop = false, cancel_all = false;
       {
@@ -152,6 +174,7 @@ class ThreadedEngine : public Engine {
         }
         submitted.swap(submitted_);
         cancelled.swap(cancelled_);
+        paused.swap(paused_);
         resumed.swap(resumed_);
         intake_.HandOver();
         if (!submitted.empty()) core_idle_ = false;
@@ -163,12 +186,15 @@ class ThreadedEngine : public Engine {
         RefuseOrAdmit(submission);
       }
       for (RequestId id : cancelled) core_->Cancel(id);
+      for (RequestId id : paused) core_->Pause(id);
       for (RequestId id : resumed) core_->Resume(id);
       submitted.clear();
       cancelled.clear();
+      paused.clear();
       resumed.clear();
       if (cancel_all) core_->CancelAll();
       ran = core_->Step(SteadyNow);
+      delivery_.HandOver();
       if (stop && core_->idle()) {
         MutexLock lock(&mutex_);
         Publish();
@@ -180,9 +206,10 @@ class ThreadedEngine : public Engine {
   void RefuseOrAdmit(Submission& submission) {
     const int samples = submission.request.output.samples;
     const auto prompt = static_cast<int64_t>(submission.request.prompt.size());
-    std::shared_ptr<EventSink> sink = submission.sink;
-    const absl::Status status = core_->Admit(submission.id, std::move(submission.request),
-                                             std::move(submission.sink), submission.when);
+    const std::shared_ptr<EventSink> sink =
+        delivery_.SinkFor(submission.id, std::move(submission.sink));
+    const absl::Status status =
+        core_->Admit(submission.id, std::move(submission.request), sink, submission.when);
     if (status.ok()) return;
     for (int sample = 0; sample < samples; ++sample) {
       TokenEvent event;
@@ -209,8 +236,10 @@ class ThreadedEngine : public Engine {
   mutable Mutex mutex_;
   Condition news_;     // for the engine thread: HasNews()
   Condition emptied_;  // for Drain: Empty()
+  std::atomic<bool> drains_{false};
   std::vector<Submission> submitted_ ABSL_GUARDED_BY(mutex_);
-  std::vector<RequestId> cancelled_ ABSL_GUARDED_BY(mutex_), resumed_ ABSL_GUARDED_BY(mutex_);
+  std::vector<RequestId> cancelled_ ABSL_GUARDED_BY(mutex_), paused_ ABSL_GUARDED_BY(mutex_),
+      resumed_ ABSL_GUARDED_BY(mutex_);
   RequestId last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
@@ -220,6 +249,7 @@ class ThreadedEngine : public Engine {
   RecentRates rates_ ABSL_GUARDED_BY(mutex_);
   Intake intake_ ABSL_GUARDED_BY(mutex_);
 
+  Delivery delivery_;   // its threads use what stands above
   std::thread thread_;  // last: starts when all else is there
 };
 

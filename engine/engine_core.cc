@@ -55,8 +55,12 @@ void EngineCore::Cancel(RequestId id) {
   if (auto it = by_id_.find(id); it != by_id_.end()) it->second->cancelled = true;
 }
 
+void EngineCore::Pause(RequestId id) {
+  if (auto it = by_id_.find(id); it != by_id_.end()) ++it->second->pauses;
+}
+
 void EngineCore::Resume(RequestId id) {
-  if (auto it = by_id_.find(id); it != by_id_.end()) it->second->paused = false;
+  if (auto it = by_id_.find(id); it != by_id_.end()) --it->second->pauses;
 }
 
 void EngineCore::CancelAll() {
@@ -87,7 +91,7 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
 
   running_.clear();
   for (const auto& active : active_) {
-    if (active->paused) continue;
+    if (active->pauses > 0) continue;
     for (const auto& sequence : active->sequences) {
       const bool waits_for_fork = sequence->index > 0 && !active->forked;
       if (!sequence->finished && !waits_for_fork) running_.push_back(sequence.get());

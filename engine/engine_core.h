@@ -88,6 +88,8 @@ class EngineCore {
   absl::Status Admit(RequestId id, Request request, std::shared_ptr<EventSink> sink,
                      absl::Time now);
   void Cancel(RequestId id);
+  // Each Resume ends one pause, asked for here or by a sink; also one that will only be asked for.
+  void Pause(RequestId id);
   void Resume(RequestId id);
   void CancelAll();
 

@@ -208,7 +208,7 @@ void EngineCore::Emit(ActiveRequest& active) {
   event_.request = active.id;
   event_.prompt_logprobs.clear();
   if (event_.index == 0) event_.prompt_logprobs.swap(active.prompt_logprobs);
-  if (!active.sink->OnEvent(event_)) active.paused = true;
+  if (!active.sink->OnEvent(event_)) ++active.pauses;
 }
 
 void EngineCore::ReleaseSequence(Sequence& sequence) {

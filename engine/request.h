@@ -81,10 +81,11 @@ struct TokenEvent {
   std::optional<RequestStats> stats;       // with the final event
 };
 
-// Where a request's events go. Called on the engine thread: must not block. The event is the
-// engine's own and reused after the call (a decode step allocates nothing): copy what is to be
-// kept. Returning false means that the reader has fallen behind: the request pauses after this
-// event (its slots stay) until Engine::Resume.
+// Where a request's events go, one after another, on a thread of the engine's that tells readers
+// (engine/delivery.h): must not block, as others' news wait. The event is the engine's own and
+// reused after the call (a step allocates nothing): copy what is to be kept. Returning false means
+// that the reader has fallen behind: the request pauses (its slots stay) until Engine::Resume. The
+// events of a step or two may come all the same: false once for each pause.
 class EventSink {
  public:
   virtual ~EventSink() = default;

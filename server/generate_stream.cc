@@ -124,7 +124,7 @@ bool GenerateStream::OnEvent(const TokenEvent& event) {
     actions = Next();
     // Judged after Next: what is in flight is gRPC's and no longer pending.
     if (pending_bytes_ > environment_->options.max_pending_bytes && samples_left_ > 0 && writing_ &&
-        !broken_) {
+        !broken_ && !paused_) {
       may_go_on = false;
       paused_ = true;
     }

@@ -19,7 +19,8 @@
 
 namespace mambad::server {
 
-// What both have in common. Entered from network threads, a text worker and the engine thread.
+// What both have in common. Entered from network threads, a text worker and the engine's delivery
+// threads.
 class UnaryEngineCall : public UnaryCall, public EventSink {
  public:
   bool OnEvent(const TokenEvent& event) final;

@@ -191,6 +191,120 @@ TEST_F(EngineTest, OpeningLeavesNothingInTheNumbers) {
   EXPECT_TRUE(stats.speculation_enabled);
 }
 
+// Stays in its first event until told to go on.
+class LingeringSink : public WaitingSink {
+ public:
+  bool OnEvent(const TokenEvent& event) override {
+    {
+      MutexLock lock(&lingering_);
+      while (lingers_) ended_lingering_.Wait(&lingering_);
+    }
+    return WaitingSink::OnEvent(event);
+  }
+  void GoOn() {
+    MutexLock lock(&lingering_);
+    lingers_ = false;
+    ended_lingering_.NotifyAll();
+  }
+
+ private:
+  Mutex lingering_;
+  Condition ended_lingering_;
+  bool lingers_ ABSL_GUARDED_BY(lingering_) = true;
+};
+
+// What a reader does with its news is not in the way of the next steps.
+TEST_F(EngineTest, StepsGoOnWhileReadersAreTold) {
+  Open({});
+  const auto sink = std::make_shared<LingeringSink>();
+  ASSERT_TRUE(engine_->Submit(Plain(4, 50), sink).ok());
+  for (int i = 0; engine_->Stats().generation_tokens < 50; ++i) {
+    ASSERT_LT(i, 10000);
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  EXPECT_EQ(sink->ends(), 0);
+  sink->GoOn();
+  EXPECT_EQ(sink->Wait(), FinishReason::kLength);
+  ExpectNothingHeld();
+}
+
+// Drain returns when all is told, not when all is made.
+TEST_F(EngineTest, DrainWaitsForReaders) {
+  Open({});
+  const auto sink = std::make_shared<LingeringSink>();
+  ASSERT_TRUE(engine_->Submit(Plain(4, 5), sink).ok());
+  while (engine_->Stats().generation_tokens < 5) absl::SleepFor(absl::Milliseconds(1));
+  std::atomic<bool> drained{false};
+  std::thread draining([&] {
+    engine_->Drain(absl::InfiniteFuture());
+    drained = true;
+  });
+  absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_FALSE(drained);
+  sink->GoOn();
+  draining.join();
+  EXPECT_EQ(sink->ends(), 1);
+}
+
+// Falls behind at every event, and has always caught up soon after: by another thread, now before
+// the engine knows of the pause, now after.
+class HastySink : public WaitingSink {
+ public:
+  explicit HastySink(Engine* engine) : engine_(engine) {}
+  ~HastySink() override {
+    for (std::thread& reader : readers_) reader.join();
+  }
+  bool OnEvent(const TokenEvent& event) override {
+    WaitingSink::OnEvent(event);
+    if (event.finish != FinishReason::kNone) return true;
+    readers_.emplace_back([engine = engine_, id = event.request] { engine->Resume(id); });
+    return false;
+  }
+
+ private:
+  Engine* const engine_;
+  std::vector<std::thread> readers_;
+};
+
+TEST_F(EngineTest, NoPauseIsForEverAndNoneIsLost) {
+  Open({});
+  std::vector<std::shared_ptr<HastySink>> sinks;
+  for (int i = 0; i < 4; ++i) {
+    sinks.push_back(std::make_shared<HastySink>(engine_.get()));
+    ASSERT_TRUE(engine_->Submit(Plain(4, 60), sinks.back()).ok());
+  }
+  for (const auto& sink : sinks) EXPECT_EQ(sink->Wait(), FinishReason::kLength);
+  ExpectNothingHeld();
+}
+
+// One that does not resume: what was under way comes still, then nothing.
+TEST_F(EngineTest, APausedRequestStandsStill) {
+  class Pausing : public WaitingSink {
+   public:
+    bool OnEvent(const TokenEvent& event) override {
+      WaitingSink::OnEvent(event);
+      return ++events_ != 1;
+    }
+
+   private:
+    int events_ = 0;
+  };
+  Open({});
+  const auto sink = std::make_shared<Pausing>();
+  const absl::StatusOr<RequestId> id = engine_->Submit(Plain(4, 400), sink);
+  ASSERT_TRUE(id.ok());
+  int64_t before = -1;
+  for (int i = 0; i < 2000 && engine_->Stats().generation_tokens != before; ++i) {
+    before = engine_->Stats().generation_tokens;
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  EXPECT_GT(before, 0);
+  EXPECT_LT(before, 400);
+  EXPECT_EQ(sink->ends(), 0);
+  engine_->Resume(*id);
+  EXPECT_EQ(sink->Wait(), FinishReason::kLength);
+}
+
 TEST_F(EngineTest, TheDestructorEndsWhatRuns) {
   Open({});
   std::vector<std::shared_ptr<WaitingSink>> sinks;
