@@ -139,6 +139,25 @@ absl::Status CheckPageTable(const EngineOptions& options, bool has_attention) {
                    longest, " with batching.max_sequences ", options.max_sequences));
 }
 
+// Rounding that was asked for by name is done, or refused.
+absl::Status CheckActivations(const EngineOptions& options, const Checkpoint& target,
+                              const kernels::Backend& backend) {
+  if (options.activations != ComputeType::kBFloat16) return absl::OkStatus();
+  if (ComputesInFloat32(target, options.weight_type)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "compute.activations: bfloat16 given, but the weights of ", options.model,
+        " are computed with in float32, where nothing is rounded: set compute.activations: auto, "
+        "or compute.weight_type: bfloat16"));
+  }
+  using kernels::ElementType;
+  if (backend.Activations(ElementType::kBFloat16) == ElementType::kBFloat16) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("compute.activations: bfloat16 given, but this device (", backend.Description(),
+                   ") does not multiply pairs of bfloat16 numbers: set auto or float32"));
+}
+
 absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
     const std::string& path, const Checkpoint& checkpoint) {
   const checkpoint::TextFiles& files = checkpoint.text();
@@ -218,12 +237,18 @@ absl::Status EngineCore::Prepare(ModelFiles* files) {
   if (absl::Status status = OpenFiles(files); !status.ok()) return status;
   if (absl::Status status = ResolveOptions(*files); !status.ok()) return status;
   if (backend_ == nullptr) {
-    backend_ =
-        kernels::CreateCpuBackend({facts_.options.threads, facts_.options.bfloat16_activations});
+    const bool rounds = facts_.options.activations != ComputeType::kFloat32;
+    backend_ = kernels::CreateCpuBackend(
+        {facts_.options.threads,
+         rounds ? kernels::ElementType::kBFloat16 : kernels::ElementType::kFloat32});
   }
   facts_.options.device = "cpu";
   facts_.device = backend_->Description();
   AddWarnings(backend_->Warnings());
+  if (absl::Status status = CheckActivations(facts_.options, *files->target, *backend_);
+      !status.ok()) {
+    return status;
+  }
   if (absl::Status status = ResolveMemory(*files); !status.ok()) return status;
   facts_.model.path = facts_.options.model;
   facts_.model.vocabulary = files->target->config().vocabulary;

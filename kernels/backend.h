@@ -355,6 +355,8 @@ class Backend {
   // By what rules a model whose matrices are `weights` is computed: equal tags, equal weights and
   // equal calls give equal bits, on every machine. "cpu-avx2/weights-bf16/activations-f32/kv-f32"
   virtual std::string Numerics(ElementType weights) const = 0;
+  // What activations are rounded to before a product with such weights; kFloat32: not rounded.
+  virtual ElementType Activations(ElementType weights) const = 0;
 
   // Why this device may be slower than it could be, here and now: lines for the operator, with the
   // setting to change. Mostly empty.
@@ -411,9 +413,10 @@ class Backend {
 };
 
 struct CpuBackendOptions {
-  int threads = 0;                    // 0: one a core this process may use
-  bool bfloat16_activations = false;  // machines with bf16 dot products: round activations before
-                                      // products with bf16 weights
+  int threads = 0;  // 0: one a core this process may use
+  // kBFloat16: rounded before products with bf16 weights, on machines that have dot products of
+  // bf16 pairs.
+  ElementType activations = ElementType::kFloat32;
 };
 std::unique_ptr<Backend> CreateCpuBackend(const CpuBackendOptions& options);
 

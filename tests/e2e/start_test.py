@@ -61,7 +61,8 @@ class StartTest(unittest.TestCase):
         log = self.report("--model", self.target, "--draft", self.draft, "--threads", "1")
         for pattern in (
                 rf"model: {re.escape(self.target)}: hybrid, 6 layers \(3 of them attention\) of width \d+, 4\.\d M parameters",
-                rf"draft model: {re.escape(self.draft)}: mamba2, .* bfloat16, vocabulary \d+",
+                rf"draft model: {re.escape(self.draft)}: mamba2, .* bfloat16, vocabulary \d+, "
+                r"computed by cpu-\w+/weights-bf16/activations-(f32|bf16)/kv-f32",
                 r"device: CPU, .*, 1 thread; 16 sequences together, context 1024 tokens, 256 rows a step",
                 r"memory: [\d.]+ MB planned of [\d.]+ .B free: weights [\d.]+ MB, states [\d.]+ MB, keys and values",
                 r"text: tokenizer, no chat template, ends at \d+",
@@ -107,6 +108,15 @@ class StartTest(unittest.TestCase):
         result = subprocess.run(mambad("--check-config", "--model", self.target, "--draft", self.draft), capture_output=True,
                                 text=True, timeout=60)
         self.assertEqual((result.returncode, result.stdout), (0, "configuration is good\n"), result.stderr)
+
+    def test_activations_are_as_configured_or_refused(self):
+        exact = self.report("--model", self.target, configuration="compute: {activations: float32}")
+        self.assertIn("/weights-bf16/activations-f32/", exact)
+        line = self.refusal("--model", self.target,
+                            configuration="compute: {weight_type: float32, activations: bfloat16}")
+        self.assertIn("compute.activations: bfloat16 given, but the weights of", line)
+        line = self.refusal("--model", self.target, configuration="compute: {bfloat16_activations: true}")
+        self.assertIn("unknown key \"compute.bfloat16_activations\"; set compute.activations: auto, float32 or bfloat16", line)
 
     def test_many_sequences_start_by_themselves(self):
         log = self.report("--model", self.draft, configuration="batching: {max_sequences: 300}")

@@ -27,7 +27,7 @@ using LogitRow = std::vector<float>;
 
 struct RunnerOptions {
   ComputeType type = ComputeType::kAuto;
-  kernels::CpuBackendOptions backend = {.threads = 1, .bfloat16_activations = false};
+  kernels::CpuBackendOptions backend = {.threads = 1};
   int slots = 4;
   int64_t context = 256;
   bool keeps_working = false;
