@@ -9,6 +9,7 @@
 #include "engine/checkpoint/proposed_tokens.h"
 #include "engine/engine_core.h"
 #include "engine/weight_type.h"
+#include "kernels/backend_factory.h"
 
 namespace mambad {
 namespace {
@@ -103,10 +104,6 @@ absl::Status CheckRange(const char* name, int64_t value, int64_t low, int64_t hi
 
 // What can be said of options without a model. Names are those of the configuration file.
 absl::Status CheckRanges(const EngineOptions& options) {
-  if (options.device != "auto" && options.device != "cpu") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "compute.device: \"", options.device, "\" given; this build has \"auto\" and \"cpu\""));
-  }
   const absl::Status checks[] = {
       CheckRange("batching.max_sequences", options.max_sequences, 1, kMaxSequences),
       CheckRange("batching.max_context", options.max_context, 0, kMaxContext),
@@ -211,14 +208,14 @@ struct EngineCore::ModelFiles {
 };
 
 absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(
-    const EngineOptions& options, StepObserver* observer,
-    std::unique_ptr<kernels::Backend> backend) {
+    const EngineOptions& options, StepObserver* observer, std::unique_ptr<kernels::Backend> backend,
+    DeviceLostHandler lost) {
   auto core = std::unique_ptr<EngineCore>(new EngineCore());
   core->facts_.options = options;
   core->observer_ = observer;
   core->backend_ = std::move(backend);
   ModelFiles files;
-  if (absl::Status status = core->Prepare(&files); !status.ok()) return status;
+  if (absl::Status status = core->Prepare(&files, std::move(lost)); !status.ok()) return status;
   if (absl::Status status = core->LoadModels(files); !status.ok()) return status;
   core->CreateParts(files.target->config());
   return core;
@@ -228,25 +225,15 @@ absl::StatusOr<std::vector<std::string>> EngineCore::Check(const EngineOptions& 
   EngineCore core;
   core.facts_.options = options;
   ModelFiles files;
-  if (absl::Status status = core.Prepare(&files); !status.ok()) return status;
+  if (absl::Status status = core.Prepare(&files, nullptr); !status.ok()) return status;
   return std::move(core.facts_.warnings);
 }
 
-absl::Status EngineCore::Prepare(ModelFiles* files) {
+absl::Status EngineCore::Prepare(ModelFiles* files, DeviceLostHandler lost) {
   if (absl::Status status = CheckRanges(facts_.options); !status.ok()) return status;
   if (absl::Status status = OpenFiles(files); !status.ok()) return status;
   if (absl::Status status = ResolveOptions(*files); !status.ok()) return status;
-  if (backend_ == nullptr) {
-    const bool rounds = facts_.options.activations != ComputeType::kFloat32;
-    backend_ = kernels::CreateCpuBackend(
-        {facts_.options.threads,
-         rounds ? kernels::ElementType::kBFloat16 : kernels::ElementType::kFloat32});
-  }
-  facts_.options.device = "cpu";
-  facts_.device = backend_->Description();
-  AddWarnings(backend_->Warnings());
-  if (absl::Status status = CheckActivations(facts_.options, *files->target, *backend_);
-      !status.ok()) {
+  if (absl::Status status = OpenDevice(*files->target, std::move(lost)); !status.ok()) {
     return status;
   }
   if (absl::Status status = ResolveMemory(*files); !status.ok()) return status;
@@ -255,6 +242,30 @@ absl::Status EngineCore::Prepare(ModelFiles* files) {
   facts_.model.eos_ids = files->target->config().eos_ids;
   if (absl::Status status = OpenText(*files->target); !status.ok()) return status;
   return LimitEnds(facts_.model);
+}
+
+absl::Status EngineCore::OpenDevice(const Checkpoint& target, DeviceLostHandler lost) {
+  EngineOptions& options = facts_.options;
+  if (backend_ == nullptr) {
+    const bool rounds = options.activations != ComputeType::kFloat32;
+    kernels::CreatedBackend created = kernels::CreateBackend(
+        {options.device, options.threads,
+         rounds ? kernels::ElementType::kBFloat16 : kernels::ElementType::kFloat32,
+         std::move(lost)});
+    if (created.backend == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("compute.device: ", options.device, " given, but ", created.error));
+    }
+    if (!created.note.empty()) {
+      AddWarnings({absl::StrCat("compute.device: ", options.device, ": ", created.note,
+                                ": computed on the CPU")});
+    }
+    backend_ = std::move(created.backend);
+    options.device = created.device;
+  }
+  facts_.device = backend_->Description();
+  AddWarnings(backend_->Warnings());
+  return CheckActivations(options, target, *backend_);
 }
 
 void EngineCore::AddWarnings(const std::vector<std::string>& lines) {

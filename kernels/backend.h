@@ -347,6 +347,9 @@ struct RoundShape {
   bool draft_model = false;
 };
 
+// Made by kernels/backend_factory.h, which is also told what to do when the device is lost. Allocate,
+// Pack and CreateWorkspace throw std::bad_alloc when the device has no more memory; they are called
+// while an engine is opened, and by nobody else.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -411,14 +414,6 @@ class Backend {
   virtual void Score(const TokenScoring& request, const SamplingTables& tables,
                      const Workspace& target) = 0;
 };
-
-struct CpuBackendOptions {
-  int threads = 0;  // 0: one a core this process may use
-  // kBFloat16: rounded before products with bf16 weights, on machines that have dot products of
-  // bf16 pairs.
-  ElementType activations = ElementType::kFloat32;
-};
-std::unique_ptr<Backend> CreateCpuBackend(const CpuBackendOptions& options);
 
 }  // namespace mambad::kernels
 

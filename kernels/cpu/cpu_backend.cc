@@ -1,6 +1,8 @@
 // The CPU backend: composes products, mixers and sampling into the operations of
 // kernels/backend.h. Every call is done when it returns, so that ordering costs nothing.
 
+#include "kernels/cpu/cpu_backend.h"
+
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,7 +14,6 @@
 #include <memory>
 #include <string>
 
-#include "kernels/backend.h"
 #include "kernels/cpu/gate.h"
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/linear.h"

@@ -26,6 +26,7 @@
 #include "engine/speculation/step_batch.h"
 #include "engine/state/state_pool.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/thread_pool.h"

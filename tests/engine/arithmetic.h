@@ -9,6 +9,7 @@
 
 #include "engine/options.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu_backend.h"
 
 namespace mambad::testing {
 

@@ -10,6 +10,7 @@
 #include "engine/engine_core.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/cpu/cpu_backend.h"
 #include "tests/engine/broken_backend.h"
 #include "tests/support/formula_models.h"
 

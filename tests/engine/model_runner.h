@@ -20,6 +20,7 @@
 #include "engine/speculation/step_batch.h"
 #include "engine/state/state_pool.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu_backend.h"
 
 namespace mambad::testing {
 

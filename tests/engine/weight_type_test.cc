@@ -11,6 +11,7 @@
 #include "engine/engine_core.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/instruction_set.h"
 #include "tests/engine/model_runner.h"
 #include "tests/support/checkpoint_writer.h"

@@ -1,6 +1,8 @@
 // The CPU backend's operations against float64 formulas, and that they neither allocate nor
 // accept wrong shapes. The parts between the products have tests of their own.
 
+#include "kernels/cpu/cpu_backend.h"
+
 #include <gtest/gtest.h>
 
 #include <atomic>
