@@ -1,6 +1,7 @@
 // EngineCore's opening: checkpoints -> resolved options -> models, state, tokenizer.
 
 #include <algorithm>
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -216,8 +217,12 @@ absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(
   core->backend_ = std::move(backend);
   ModelFiles files;
   if (absl::Status status = core->Prepare(&files, std::move(lost)); !status.ok()) return status;
-  if (absl::Status status = core->LoadModels(files); !status.ok()) return status;
-  core->CreateParts(files.target->config());
+  try {  // the plan fits, but a device may give less than it says
+    if (absl::Status status = core->LoadModels(files); !status.ok()) return status;
+    core->CreateParts(files.target->config());
+  } catch (const std::bad_alloc&) {
+    return OutOfMemory(core->facts_.memory, core->facts_.options);
+  }
   return core;
 }
 
