@@ -256,8 +256,10 @@ class ThreadedEngine : public Engine {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const EngineOptions& options,
-                                                     StepObserver* observer) {
-  absl::StatusOr<std::unique_ptr<EngineCore>> core = EngineCore::Open(options, observer);
+                                                     StepObserver* observer,
+                                                     DeviceLostHandler lost) {
+  absl::StatusOr<std::unique_ptr<EngineCore>> core =
+      EngineCore::Open(options, observer, /*backend=*/nullptr, std::move(lost));
   if (!core.ok()) return core.status();
   absl::Status self_check;
   if ((*core)->facts().options.speculation) self_check = SelfCheck(**core);

@@ -11,9 +11,11 @@
 #define MAMBAD_ENGINE_ENGINE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -82,6 +84,10 @@ class StepObserver {
   virtual void OnStep(const StepReport& report) = 0;
 };
 
+// The device is lost, in words: nothing that runs will come to an end. On the thread that opens the
+// engine, or on the engine thread. Ends the process; should it return, the device's backend does.
+using DeviceLostHandler = std::function<void(std::string_view words)>;
+
 class Engine {
  public:
   // Opens the checkpoint(s), loads weights, decodes fixed prompts plain and speculatively (when
@@ -89,7 +95,8 @@ class Engine {
   // starts the engine thread, which alone calls `observer`. Errors: what is wrong with which file
   // or option.
   static absl::StatusOr<std::unique_ptr<Engine>> Open(const EngineOptions& options,
-                                                      StepObserver* observer = nullptr);
+                                                      StepObserver* observer = nullptr,
+                                                      DeviceLostHandler lost = nullptr);
 
   // What Open refuses without reading weights: options, the heads of model files, tokenizer,
   // memory. OK: Open will only fail for what changes until then; with the warnings it will have.

@@ -70,10 +70,10 @@ RequestStats StatsOfUnstarted(int64_t prompt_tokens, absl::Duration waited);
 
 class EngineCore {
  public:
-  // `backend`: what to run on; null: the one that the options name.
+  // `backend`: what to run on; null: the one that the options name, made with `lost`.
   static absl::StatusOr<std::unique_ptr<EngineCore>> Open(
       const EngineOptions& options, StepObserver* observer,
-      std::unique_ptr<kernels::Backend> backend = nullptr);
+      std::unique_ptr<kernels::Backend> backend = nullptr, DeviceLostHandler lost = nullptr);
   // engine.h's.
   static absl::StatusOr<std::vector<std::string>> Check(const EngineOptions& options);
   ~EngineCore();
@@ -130,10 +130,12 @@ class EngineCore {
 
   // Start-up, in order.
   struct ModelFiles;
-  absl::Status Prepare(ModelFiles* files);  // all that can be refused before weights are read
+  // All that can be refused before weights are read.
+  absl::Status Prepare(ModelFiles* files, DeviceLostHandler lost);
   absl::Status OpenFiles(ModelFiles* files);
   absl::Status ResolveOptions(const ModelFiles& files);
   void ChooseContext(const checkpoint::ModelConfig& config);
+  absl::Status OpenDevice(const checkpoint::Checkpoint& target, DeviceLostHandler lost);
   absl::Status ResolveMemory(const ModelFiles& files);
   absl::Status OpenText(const checkpoint::Checkpoint& checkpoint);
   absl::Status OpenChatTemplate(const checkpoint::Checkpoint& checkpoint);

@@ -1,6 +1,7 @@
 // EngineCore's opening: checkpoints -> resolved options -> models, state, tokenizer.
 
 #include <algorithm>
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "engine/checkpoint/proposed_tokens.h"
 #include "engine/engine_core.h"
 #include "engine/weight_type.h"
+#include "kernels/backend_factory.h"
 
 namespace mambad {
 namespace {
@@ -103,10 +105,6 @@ absl::Status CheckRange(const char* name, int64_t value, int64_t low, int64_t hi
 
 // What can be said of options without a model. Names are those of the configuration file.
 absl::Status CheckRanges(const EngineOptions& options) {
-  if (options.device != "auto" && options.device != "cpu") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "compute.device: \"", options.device, "\" given; this build has \"auto\" and \"cpu\""));
-  }
   const absl::Status checks[] = {
       CheckRange("batching.max_sequences", options.max_sequences, 1, kMaxSequences),
       CheckRange("batching.max_context", options.max_context, 0, kMaxContext),
@@ -137,6 +135,25 @@ absl::Status CheckPageTable(const EngineOptions& options, bool has_attention) {
   return absl::InvalidArgumentError(
       absl::StrCat("batching.max_context: ", options.max_context, " given, allowed at most ",
                    longest, " with batching.max_sequences ", options.max_sequences));
+}
+
+// Rounding that was asked for by name is done, or refused.
+absl::Status CheckActivations(const EngineOptions& options, const Checkpoint& target,
+                              const kernels::Backend& backend) {
+  if (options.activations != ComputeType::kBFloat16) return absl::OkStatus();
+  if (ComputesInFloat32(target, options.weight_type)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "compute.activations: bfloat16 given, but the weights of ", options.model,
+        " are computed with in float32, where nothing is rounded: set compute.activations: auto, "
+        "or compute.weight_type: bfloat16"));
+  }
+  using kernels::ElementType;
+  if (backend.Activations(ElementType::kBFloat16) == ElementType::kBFloat16) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("compute.activations: bfloat16 given, but this device (", backend.Description(),
+                   ") does not multiply pairs of bfloat16 numbers: set auto or float32"));
 }
 
 absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
@@ -192,16 +209,20 @@ struct EngineCore::ModelFiles {
 };
 
 absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(
-    const EngineOptions& options, StepObserver* observer,
-    std::unique_ptr<kernels::Backend> backend) {
+    const EngineOptions& options, StepObserver* observer, std::unique_ptr<kernels::Backend> backend,
+    DeviceLostHandler lost) {
   auto core = std::unique_ptr<EngineCore>(new EngineCore());
   core->facts_.options = options;
   core->observer_ = observer;
   core->backend_ = std::move(backend);
   ModelFiles files;
-  if (absl::Status status = core->Prepare(&files); !status.ok()) return status;
-  if (absl::Status status = core->LoadModels(files); !status.ok()) return status;
-  core->CreateParts(files.target->config());
+  if (absl::Status status = core->Prepare(&files, std::move(lost)); !status.ok()) return status;
+  try {  // the plan fits, but a device may give less than it says
+    if (absl::Status status = core->LoadModels(files); !status.ok()) return status;
+    core->CreateParts(files.target->config());
+  } catch (const std::bad_alloc&) {
+    return OutOfMemory(core->facts_.memory, core->facts_.options);
+  }
   return core;
 }
 
@@ -209,27 +230,47 @@ absl::StatusOr<std::vector<std::string>> EngineCore::Check(const EngineOptions& 
   EngineCore core;
   core.facts_.options = options;
   ModelFiles files;
-  if (absl::Status status = core.Prepare(&files); !status.ok()) return status;
+  if (absl::Status status = core.Prepare(&files, nullptr); !status.ok()) return status;
   return std::move(core.facts_.warnings);
 }
 
-absl::Status EngineCore::Prepare(ModelFiles* files) {
+absl::Status EngineCore::Prepare(ModelFiles* files, DeviceLostHandler lost) {
   if (absl::Status status = CheckRanges(facts_.options); !status.ok()) return status;
   if (absl::Status status = OpenFiles(files); !status.ok()) return status;
   if (absl::Status status = ResolveOptions(*files); !status.ok()) return status;
-  if (backend_ == nullptr) {
-    backend_ =
-        kernels::CreateCpuBackend({facts_.options.threads, facts_.options.bfloat16_activations});
+  if (absl::Status status = OpenDevice(*files->target, std::move(lost)); !status.ok()) {
+    return status;
   }
-  facts_.options.device = "cpu";
-  facts_.device = backend_->Description();
-  AddWarnings(backend_->Warnings());
   if (absl::Status status = ResolveMemory(*files); !status.ok()) return status;
   facts_.model.path = facts_.options.model;
   facts_.model.vocabulary = files->target->config().vocabulary;
   facts_.model.eos_ids = files->target->config().eos_ids;
   if (absl::Status status = OpenText(*files->target); !status.ok()) return status;
   return LimitEnds(facts_.model);
+}
+
+absl::Status EngineCore::OpenDevice(const Checkpoint& target, DeviceLostHandler lost) {
+  EngineOptions& options = facts_.options;
+  if (backend_ == nullptr) {
+    const bool rounds = options.activations != ComputeType::kFloat32;
+    kernels::CreatedBackend created = kernels::CreateBackend(
+        {options.device, options.threads,
+         rounds ? kernels::ElementType::kBFloat16 : kernels::ElementType::kFloat32,
+         std::move(lost)});
+    if (created.backend == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("compute.device: ", options.device, " given, but ", created.error));
+    }
+    if (!created.note.empty()) {
+      AddWarnings({absl::StrCat("compute.device: ", options.device, ": ", created.note,
+                                ": computed on the CPU")});
+    }
+    backend_ = std::move(created.backend);
+    options.device = created.device;
+  }
+  facts_.device = backend_->Description();
+  AddWarnings(backend_->Warnings());
+  return CheckActivations(options, target, *backend_);
 }
 
 void EngineCore::AddWarnings(const std::vector<std::string>& lines) {

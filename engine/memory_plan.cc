@@ -104,6 +104,32 @@ int64_t PageTableBytes(const ModelConfig& config, const EngineOptions& options) 
   return 2 * 4 * pages * options.max_sequences;  // the host's and the device's
 }
 
+// `had`: how much there was, as the middle of a sentence.
+absl::Status TooLittle(const MemoryPlan& plan, const EngineOptions& options,
+                       const std::string& had) {
+  const std::pair<int64_t, std::string> parts[] = {
+      {plan.weights, plan.float32_weights
+                         ? "compute.weight_type: bfloat16, or serve a smaller model"
+                         : "a smaller model"},
+      {plan.states, absl::StrCat("batching.max_sequences: ", options.max_sequences)},
+      {plan.keys_and_values, absl::StrCat("batching.kv_cache_tokens: ", options.kv_cache_tokens)},
+      {plan.tables, absl::StrCat("batching.max_sequences: ", options.max_sequences)},
+      {plan.workspace, absl::StrCat("batching.max_step_rows: ", options.max_step_rows)},
+  };
+  const auto& largest =
+      *std::max_element(std::begin(parts), std::end(parts),
+                        [](const auto& a, const auto& b) { return a.first < b.first; });
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "too little memory: ", BytesForPeople(plan.total()), " are needed (weights ",
+      BytesForPeople(plan.weights), ", states ", BytesForPeople(plan.states), ", keys and values ",
+      BytesForPeople(plan.keys_and_values), ", tables ", BytesForPeople(plan.tables),
+      ", work space ", BytesForPeople(plan.workspace), "), ", had, ": ",
+      &largest != &parts[0]  ? "lower "
+      : plan.float32_weights ? "set "
+                             : "serve ",
+      largest.second));
+}
+
 }  // namespace
 
 MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t proposed_tokens,
@@ -141,28 +167,14 @@ int64_t FittingCacheTokens(const MemoryPlan& plan, int64_t wanted) {
 
 absl::Status CheckFits(const MemoryPlan& plan, const EngineOptions& options) {
   if (plan.free < 0 || plan.total() <= plan.free) return absl::OkStatus();
-  const std::pair<int64_t, std::string> parts[] = {
-      {plan.weights, plan.float32_weights
-                         ? "compute.weight_type: bfloat16, or serve a smaller model"
-                         : "a smaller model"},
-      {plan.states, absl::StrCat("batching.max_sequences: ", options.max_sequences)},
-      {plan.keys_and_values, absl::StrCat("batching.kv_cache_tokens: ", options.kv_cache_tokens)},
-      {plan.tables, absl::StrCat("batching.max_sequences: ", options.max_sequences)},
-      {plan.workspace, absl::StrCat("batching.max_step_rows: ", options.max_step_rows)},
-  };
-  const auto& largest =
-      *std::max_element(std::begin(parts), std::end(parts),
-                        [](const auto& a, const auto& b) { return a.first < b.first; });
-  return absl::ResourceExhaustedError(
-      absl::StrCat("too little memory: ", BytesForPeople(plan.total()), " are needed (weights ",
-                   BytesForPeople(plan.weights), ", states ", BytesForPeople(plan.states),
-                   ", keys and values ", BytesForPeople(plan.keys_and_values), ", tables ",
-                   BytesForPeople(plan.tables), ", work space ", BytesForPeople(plan.workspace),
-                   "), ", BytesForPeople(plan.free), " are free: ",
-                   &largest != &parts[0]  ? "lower "
-                   : plan.float32_weights ? "set "
-                                          : "serve ",
-                   largest.second));
+  return TooLittle(plan, options, absl::StrCat(BytesForPeople(plan.free), " are free"));
+}
+
+absl::Status OutOfMemory(const MemoryPlan& plan, const EngineOptions& options) {
+  return TooLittle(plan, options,
+                   plan.free < 0 ? "more than the device gives"
+                                 : absl::StrCat(BytesForPeople(plan.free),
+                                                " were free, but the device gives less"));
 }
 
 }  // namespace mambad

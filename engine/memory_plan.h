@@ -56,6 +56,9 @@ int64_t FittingCacheTokens(const MemoryPlan& plan, int64_t wanted);
 // and the setting that takes most.
 absl::Status CheckFits(const MemoryPlan& plan, const EngineOptions& options);
 
+// The same when the device gave less than it had said, of a plan that fitted.
+absl::Status OutOfMemory(const MemoryPlan& plan, const EngineOptions& options);
+
 // "9.5 MB" (decimal units, three digits).
 inline std::string BytesForPeople(int64_t bytes) {
   constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB", "PB"};

@@ -18,11 +18,7 @@ using TokenId = int32_t;
 // a sequence.
 inline constexpr int kMaxDraftLength = 16;
 
-enum class ComputeType {
-  kAuto,
-  kFloat32,
-  kBFloat16
-};  // kAuto: as the file has most of its matrices (engine/weight_type.h)
+enum class ComputeType { kAuto, kFloat32, kBFloat16 };
 enum class DrafterKind { kNone, kDraftModel, kPromptLookup };
 
 struct EngineOptions {
@@ -31,11 +27,13 @@ struct EngineOptions {
   std::string chat_template;    // file of a Jinja template instead of the model's own; empty: that
   std::string device = "auto";  // "auto", "cpu", "cuda"
   int threads = 0;              // CPU backend's compute threads at most; 0: one a core it may use
+  // kAuto: as the file has most of its matrices (engine/weight_type.h).
   ComputeType weight_type = ComputeType::kAuto;
-  // CPU backend, bf16 weights, machines with bf16 dot products only: round activations to bf16
-  // before a product. Faster prompts, log-probabilities off by about 1e-2; off, products are as
-  // exact as float32 allows.
-  bool bfloat16_activations = false;
+  // What activations are rounded to before products with bf16 weights. kAuto: to bfloat16 where the
+  // device multiplies pairs of them, which halves that arithmetic and moves log-probabilities by
+  // about 1e-2; float32 products are as exact as float32 allows. kBFloat16 where it cannot be is
+  // refused. With float32 weights nothing is rounded.
+  ComputeType activations = ComputeType::kAuto;
 
   int max_sequences = 16;  // sequences that run together: state slots
   int64_t max_context =

@@ -347,6 +347,9 @@ struct RoundShape {
   bool draft_model = false;
 };
 
+// Made by kernels/backend_factory.h, which is also told what to do when the device is lost. Allocate,
+// Pack and CreateWorkspace throw std::bad_alloc when the device has no more memory; they are called
+// while an engine is opened, and by nobody else.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -355,6 +358,8 @@ class Backend {
   // By what rules a model whose matrices are `weights` is computed: equal tags, equal weights and
   // equal calls give equal bits, on every machine. "cpu-avx2/weights-bf16/activations-f32/kv-f32"
   virtual std::string Numerics(ElementType weights) const = 0;
+  // What activations are rounded to before a product with such weights; kFloat32: not rounded.
+  virtual ElementType Activations(ElementType weights) const = 0;
 
   // Why this device may be slower than it could be, here and now: lines for the operator, with the
   // setting to change. Mostly empty.
@@ -409,13 +414,6 @@ class Backend {
   virtual void Score(const TokenScoring& request, const SamplingTables& tables,
                      const Workspace& target) = 0;
 };
-
-struct CpuBackendOptions {
-  int threads = 0;                    // 0: one a core this process may use
-  bool bfloat16_activations = false;  // machines with bf16 dot products: round activations before
-                                      // products with bf16 weights
-};
-std::unique_ptr<Backend> CreateCpuBackend(const CpuBackendOptions& options);
 
 }  // namespace mambad::kernels
 

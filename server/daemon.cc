@@ -9,6 +9,7 @@
 #include <atomic>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -51,10 +52,10 @@ TextWorkerOptions TextOptions(const ServerOptions& options) {
 class RunningDaemon final : public Daemon {
  public:
   RunningDaemon(const ServerOptions& options, EngineOpener open_engine, RequestLog* log,
-                FailureHandler fail)
+                FailureHandlers failures)
       : options_(options),
         open_engine_(std::move(open_engine)),
-        fail_(std::move(fail)),
+        failures_(std::move(failures)),
         metrics_(options.vllm_metric_names),
         text_worker_(std::make_unique<TextWorker>(
             TextOptions(options),
@@ -84,7 +85,13 @@ class RunningDaemon final : public Daemon {
   }
 
   absl::Status Load() override {
-    absl::StatusOr<std::unique_ptr<Engine>> engine = open_engine_(options_.engine, &metrics_);
+    absl::StatusOr<std::unique_ptr<Engine>> engine =
+        open_engine_(options_.engine, &metrics_, [this](std::string_view words) {
+          SetState(State::kFailed);
+          if (!failures_.end) return;
+          failures_.end(
+              absl::InternalError(absl::StrCat("the device is lost: ", std::string(words))));
+        });
     if (!engine.ok()) return engine.status();
     engine_ = *std::move(engine);
     for (const std::string& line : StartReport(*engine_)) environment_.log.Info(line);
@@ -139,7 +146,7 @@ class RunningDaemon final : public Daemon {
         },
         [this](const absl::Status& reason) {
           SetState(State::kFailed);
-          if (fail_) fail_(reason);
+          if (failures_.drain) failures_.drain(reason);
         });
   }
 
@@ -201,7 +208,7 @@ class RunningDaemon final : public Daemon {
   // and the endpoint's reach what their lambdas name, which is written before they start.
   const ServerOptions options_;
   const EngineOpener open_engine_;
-  const FailureHandler fail_;
+  const FailureHandlers failures_;
   Metrics metrics_;
   std::unique_ptr<TextWorker> text_worker_;
   CallEnvironment environment_;
@@ -221,10 +228,10 @@ class RunningDaemon final : public Daemon {
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Listen(const ServerOptions& options,
                                                        EngineOpener open_engine, RequestLog* log,
-                                                       FailureHandler fail) {
+                                                       FailureHandlers failures) {
   if (absl::Status status = ValidateOptions(options); !status.ok()) return status;
   auto daemon =
-      std::make_unique<RunningDaemon>(options, std::move(open_engine), log, std::move(fail));
+      std::make_unique<RunningDaemon>(options, std::move(open_engine), log, std::move(failures));
   if (absl::Status status = daemon->Open(); !status.ok()) return status;
   return daemon;
 }

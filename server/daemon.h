@@ -21,12 +21,18 @@
 
 namespace mambad::server {
 
-// The daemon can serve no longer, and why: drain it and end. From a thread of the daemon's own, at
-// most once; must not wait.
-using FailureHandler = std::function<void(const absl::Status& reason)>;
+// What the daemon cannot go on after, and why. Readiness is off by then. From threads of the
+// daemon's own.
+struct FailureHandlers {
+  // It can serve no longer: drain it and end. At most once; must not wait.
+  std::function<void(const absl::Status& reason)> drain = nullptr;
+  // Nothing that runs will come to an end: the device is lost. Ends the process.
+  std::function<void(const absl::Status& reason)> end = nullptr;
+};
 
-using EngineOpener =
-    std::function<absl::StatusOr<std::unique_ptr<Engine>>(const EngineOptions&, StepObserver*)>;
+// Engine::Open, or a test's own.
+using EngineOpener = std::function<absl::StatusOr<std::unique_ptr<Engine>>(
+    const EngineOptions&, StepObserver*, DeviceLostHandler)>;
 
 // One thread uses it; calls run on threads of its own.
 class Daemon {
@@ -35,7 +41,7 @@ class Daemon {
   // be had. `log` outlives it. Raises the process's limit of open descriptors.
   static absl::StatusOr<std::unique_ptr<Daemon>> Listen(const ServerOptions& options,
                                                         EngineOpener open_engine, RequestLog* log,
-                                                        FailureHandler fail = nullptr);
+                                                        FailureHandlers failures = {});
   virtual ~Daemon() = default;  // without Drain: cancels running calls
 
   // Opens the engine and turns readiness on. The opener's errors.

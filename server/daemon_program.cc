@@ -28,7 +28,7 @@ namespace {
 constexpr int kExitBadInput = 2;
 constexpr int kExitCutShort = 3;
 constexpr int kExitFailed = 4;
-// For the log's last lines, where the process ends without ceremony.
+// For the log's last lines, and for watches of health, where the process ends without ceremony.
 constexpr absl::Duration kLastLines = absl::Milliseconds(100);
 
 // What ends the service: SIGTERM and SIGINT, for which a thread of its own waits, or a failure.
@@ -118,6 +118,15 @@ int Refuse(const absl::Status& status, LogFormat format, RequestLog* log) {
   return kExitBadInput;
 }
 
+// Ends the process in the middle of what runs: its callers learn of it by their connections.
+[[noreturn]] void EndAtOnce(const absl::Status& reason, RequestLog* log) {
+  log->Error(reason.message());
+  const absl::Time last = SteadyNow() + kLastLines;
+  log->Flush(last);
+  absl::SleepFor(last - SteadyNow());
+  std::_Exit(kExitFailed);
+}
+
 // A port's error, with that of a model path that leads nowhere: whoever starts a second daemon by
 // mistake wants to know both.
 absl::Status WithMissingModel(const absl::Status& status, const std::string& model) {
@@ -168,10 +177,13 @@ int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpe
   SendLibraryLogsTo(&log);
 
   absl::StatusOr<std::unique_ptr<Daemon>> daemon =
-      Daemon::Listen(options, std::move(open_engine), &log, [&](const absl::Status& reason) {
-        log.Error(reason.message());
-        end.Fail();
-      });
+      Daemon::Listen(options, std::move(open_engine), &log,
+                     {.drain =
+                          [&](const absl::Status& reason) {
+                            log.Error(reason.message());
+                            end.Fail();
+                          },
+                      .end = [&](const absl::Status& reason) { EndAtOnce(reason, &log); }});
   if (!daemon.ok()) {
     return Refuse(WithMissingModel(daemon.status(), options.engine.model), options.log_format,
                   &log);

@@ -51,7 +51,7 @@ const Setting kSettings[] = {
     {"compute.device", FIELD(engine.device)},
     {"compute.threads", FIELD(engine.threads), 0, 1024},
     {"compute.weight_type", FIELD(engine.weight_type)},
-    {"compute.bfloat16_activations", FIELD(engine.bfloat16_activations)},
+    {"compute.activations", FIELD(engine.activations)},
     {"batching.max_sequences", FIELD(engine.max_sequences), 1, 4096},
     {"batching.max_context", FIELD(engine.max_context), 0, kManyTokens},
     {"batching.kv_cache_tokens", FIELD(engine.kv_cache_tokens), 0, kManyTokens},
@@ -85,6 +85,15 @@ const Setting kSettings[] = {
     {"limits.messages", FIELD(limits.messages), 1, 1 << 20},
 };
 #undef FIELD
+
+// Keys of earlier versions, and what stands for them now.
+struct FormerKey {
+  const char* key;
+  const char* now;
+};
+constexpr FormerKey kFormerKeys[] = {
+    {"compute.bfloat16_activations", "compute.activations: auto, float32 or bfloat16"},
+};
 
 template <typename Enum>
 struct NamedValue {
@@ -196,6 +205,9 @@ std::string KeysOf(const std::string& group) {
 
 // For an unknown key: the one that was meant, else all that may stand in its place.
 std::string KeysInstead(const std::string& key) {
+  for (const FormerKey& former : kFormerKeys) {
+    if (key == former.key) return absl::StrCat("; set ", former.now);
+  }
   const std::string group =
       key.substr(0, key.rfind('.') == std::string::npos ? 0 : key.rfind('.') + 1);
   const std::string beside = KeysOf(group);

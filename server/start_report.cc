@@ -22,9 +22,9 @@ std::string DescribeModel(const char* role, const ModelInfo& model) {
           ? absl::StrFormat(" (%d of them attention)", model.attention_layers)
           : "";
   return absl::StrFormat(
-      "%s: %s: %s, %d layers%s of width %d, %s parameters, %s as %s, vocabulary %d", role,
-      model.path, model.family, model.layers, attention, model.width, Count(model.parameters),
-      BytesForPeople(model.weight_bytes), model.weight_type, model.vocabulary);
+      "%s: %s: %s, %d layers%s of width %d, %s parameters, %s as %s, vocabulary %d, computed by %s",
+      role, model.path, model.family, model.layers, attention, model.width, Count(model.parameters),
+      BytesForPeople(model.weight_bytes), model.weight_type, model.vocabulary, model.numerics);
 }
 
 std::string DescribeMemory(const MemoryPlan& plan, const EngineOptions& options) {

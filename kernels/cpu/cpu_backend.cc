@@ -1,6 +1,8 @@
 // The CPU backend: composes products, mixers and sampling into the operations of
 // kernels/backend.h. Every call is done when it returns, so that ordering costs nothing.
 
+#include "kernels/cpu/cpu_backend.h"
+
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,7 +14,6 @@
 #include <memory>
 #include <string>
 
-#include "kernels/backend.h"
 #include "kernels/cpu/gate.h"
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/linear.h"
@@ -119,7 +120,7 @@ std::vector<std::string> ThreadWarnings(int threads) {
 class CpuBackend : public Backend {
  public:
   explicit CpuBackend(const CpuBackendOptions& options) : pool_(options.threads) {
-    linear_settings_.bfloat16_activations = options.bfloat16_activations;
+    linear_settings_.activations = options.activations;
   }
 
   std::string Description() const override {
@@ -128,11 +129,14 @@ class CpuBackend : public Backend {
   }
 
   std::string Numerics(ElementType weights) const override {
-    const bool float32 = weights == ElementType::kFloat32;
-    const bool rounds = !float32 && RoundsActivations(linear_settings_);
+    const bool rounds = Activations(weights) == ElementType::kBFloat16;
     return std::string("cpu-") + NumericsName(ActiveInstructionSet()) +
-           (float32 ? "/weights-f32" : "/weights-bf16") +
+           (weights == ElementType::kFloat32 ? "/weights-f32" : "/weights-bf16") +
            (rounds ? "/activations-bf16" : "/activations-f32") + "/kv-f32";
+  }
+  ElementType Activations(ElementType weights) const override {
+    return RoundsActivations(linear_settings_, weights) ? ElementType::kBFloat16
+                                                        : ElementType::kFloat32;
   }
 
   std::vector<std::string> Warnings() const override { return ThreadWarnings(pool_.threads()); }

@@ -210,8 +210,9 @@ LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns) {
   return scratch;
 }
 
-bool RoundsActivations(const LinearSettings& settings) {
-  return settings.bfloat16_activations && ActiveKernels().bfloat16_pairs != nullptr;
+bool RoundsActivations(const LinearSettings& settings, ElementType weights) {
+  return weights == ElementType::kBFloat16 && settings.activations == ElementType::kBFloat16 &&
+         ActiveKernels().bfloat16_pairs != nullptr;
 }
 
 void Linear(ThreadPool& pool, const WeightMatrix& weights, const RowsView& x,
@@ -225,7 +226,8 @@ void Linear(ThreadPool& pool, const WeightMatrix& weights, const RowsView& x,
   }
   const LinearKernels kernels = ActiveKernels();
   const bool bfloat16 = weights.type == ElementType::kBFloat16;
-  const bool pairs = bfloat16 && settings.bfloat16_activations && kernels.bfloat16_pairs != nullptr;
+  const bool pairs = bfloat16 && settings.activations == ElementType::kBFloat16 &&
+                     kernels.bfloat16_pairs != nullptr;
   // float32 rows are read where they are, unless they are normalised or an odd column needs a
   // zero beside it.
   const bool copied = norm != nullptr || pairs || (bfloat16 && x.columns % 2 != 0);

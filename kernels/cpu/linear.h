@@ -31,15 +31,15 @@ struct LinearScratch {
 LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns);
 
 struct LinearSettings {
-  // Round activations to bf16 before products with bf16 weights, where the machine has dot
-  // products of bf16 pairs: half the arithmetic. Without it activations stay float32 everywhere:
-  // splitting them into two bf16 parts would take as many instructions as float32 products do,
-  // and lose bits.
-  bool bfloat16_activations = false;
+  // kBFloat16: round activations before products with bf16 weights, where the machine has dot
+  // products of bf16 pairs: half the arithmetic. Otherwise they stay float32 everywhere: splitting
+  // them into two bf16 parts would take as many instructions as float32 products do, and lose
+  // bits.
+  ElementType activations = ElementType::kFloat32;
 };
 
-// Whether that is done here.
-bool RoundsActivations(const LinearSettings& settings);
+// Whether that is done here, before products with such weights.
+bool RoundsActivations(const LinearSettings& settings, ElementType weights);
 
 // y [R, rows] (=, +=) W x [R, columns], then += bias [rows] unless that is nullptr. With `norm`,
 // each row of x is RMS-normalised on the way in. Split over threads by output rows.

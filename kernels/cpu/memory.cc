@@ -23,7 +23,7 @@ char* Map(size_t bytes, size_t alignment) {
   const size_t reserved = bytes + alignment;
   void* data = mmap(nullptr, reserved, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) Fail("out of memory: bytes", {static_cast<int64_t>(bytes)});
+  if (data == MAP_FAILED) throw std::bad_alloc();
   char* const begin = static_cast<char*>(data);
   char* const aligned =
       reinterpret_cast<char*>(RoundUp(reinterpret_cast<uintptr_t>(begin), alignment));
@@ -57,6 +57,7 @@ Buffer CutBlock(size_t bytes) {
   const std::lock_guard<std::mutex> lock(mutex);
   if (open == nullptr || open->used + bytes > kRegion) {
     if (open != nullptr) ReleaseOne(open);
+    open = nullptr;
     open = new (Map(kRegion, kRegion)) Region{{1}, 64};
   }
   char* data = reinterpret_cast<char*>(open) + open->used;
@@ -76,7 +77,7 @@ Buffer AllocateMemory(size_t bytes) {
 #endif
   if (small) {
     void* data = std::aligned_alloc(64, bytes);
-    if (data == nullptr) Fail("out of memory: bytes", {static_cast<int64_t>(bytes)});
+    if (data == nullptr) throw std::bad_alloc();
     std::memset(data, 0, bytes);
     return Buffer(data, bytes, Free);
   }

@@ -14,8 +14,8 @@ namespace mambad::kernels {
 // Zeroed memory, aligned to 64 bytes, on huge pages where the system gives them: a processor
 // prefetches no further than the end of a page, so that even small weights are read twice as fast
 // there. Blocks from 4 KiB on take memory when they are first touched. Small blocks share
-// regions, which return to the system with their last block. Any thread; dies when there is no
-// more memory.
+// regions, which return to the system with their last block. Any thread; throws std::bad_alloc when
+// there is no more memory.
 Buffer AllocateMemory(size_t bytes);
 
 // A broken contract of an operation: names it with the numbers at hand and ends the process.

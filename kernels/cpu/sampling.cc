@@ -122,7 +122,7 @@ SamplingScratch CreateSamplingScratch(int threads, int64_t padded_vocabulary) {
   scratch.floats_per_thread = TokenDistribution::ScratchFloats(padded_vocabulary);
   const size_t bytes = static_cast<size_t>(threads) * scratch.floats_per_thread * sizeof(float);
   void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-  if (memory == nullptr) std::abort();
+  if (memory == nullptr) throw std::bad_alloc();
   scratch.memory = Buffer(memory, bytes, [](void* data, size_t) { std::free(data); });
   return scratch;
 }

@@ -2,12 +2,14 @@
 //
 //   engine_bench MODEL [--draft MODEL] [--sequences N] [--requests N] [--prompt N] [--tokens N]
 //                [--threads N] [--repeat N] [--repetitive] [--temperature T] [--draft-length K]
+//                [--activations auto|float32|both]
 //
 // Requests of random prompts run to their last token, plain and, where there is a drafter,
 // speculatively: both in turn, the medians of the repetitions, and their ratio. --sequences: that
 // run together; --requests: in all, the others wait. --temperature: 0, greedy, unless given.
 // --draft-length: adaptive unless given. --repetitive: prompts that repeat themselves, for prompt
-// lookup. Text that random weights write is no measure of acceptance; trained models' is.
+// lookup. --activations both: an engine of each setting, all in turn, for comparison. Text that
+// random weights write is no measure of acceptance; trained models' is.
 
 #include <algorithm>
 #include <chrono>
@@ -94,22 +96,46 @@ double Median(std::vector<Run> runs) {
   return runs[runs.size() / 2].tokens_per_second;
 }
 
-void Measure(EngineCore& core, const Work& work) {
+// An engine and what was measured of it.
+struct Subject {
+  std::unique_ptr<EngineCore> core;
   RequestId next_id = 1;
-  const bool drafts = core.facts().options.prompt_lookup || core.facts().draft_model.has_value();
   std::vector<Run> plain, speculative;
-  Decode(core, work, SpeculationMode::kOff, &next_id);
+};
+
+Subject OpenSubject(const EngineOptions& options) {
+  auto core = EngineCore::Open(options, nullptr);
+  if (!core.ok()) Die(std::string(core.status().message()));
+  Subject subject;
+  subject.core = *std::move(core);
+  return subject;
+}
+
+void Measure(std::vector<Subject>& subjects, const Work& work) {
+  for (Subject& subject : subjects)
+    Decode(*subject.core, work, SpeculationMode::kOff, &subject.next_id);
   for (int i = 0; i < work.repeat; ++i) {
-    plain.push_back(Decode(core, work, SpeculationMode::kOff, &next_id));
-    if (drafts) speculative.push_back(Decode(core, work, SpeculationMode::kAuto, &next_id));
+    for (Subject& subject : subjects) {
+      EngineCore& core = *subject.core;
+      subject.plain.push_back(Decode(core, work, SpeculationMode::kOff, &subject.next_id));
+      if (core.facts().options.prompt_lookup || core.facts().draft_model.has_value()) {
+        subject.speculative.push_back(Decode(core, work, SpeculationMode::kAuto, &subject.next_id));
+      }
+    }
   }
-  std::printf("%d requests of %d + %d tokens, %d together: plain %.1f tokens/s", work.requests,
-              work.prompt, work.tokens, work.sequences, Median(plain));
-  if (drafts) {
+}
+
+void Print(const Subject& subject, const Work& work) {
+  const double plain = Median(subject.plain);
+  std::printf("%s: %d requests of %d + %d tokens, %d together: plain %.1f tokens/s",
+              subject.core->facts().model.numerics.c_str(), work.requests, work.prompt, work.tokens,
+              work.sequences, plain);
+  if (!subject.speculative.empty()) {
+    const double speculative = Median(subject.speculative);
     std::printf(
         ", speculative %.1f tokens/s (%.3f of plain), accepted %.3f of drafts, %.2f tokens a step",
-        Median(speculative), Median(speculative) / Median(plain), speculative.back().acceptance,
-        speculative.back().tokens_per_step);
+        speculative, speculative / plain, subject.speculative.back().acceptance,
+        subject.speculative.back().tokens_per_step);
   }
   std::printf("\n");
 }
@@ -117,6 +143,7 @@ void Measure(EngineCore& core, const Work& work) {
 int Main(int argc, char** argv) {
   EngineOptions options;
   Work work;
+  bool both = false;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     const std::string value = i + 1 < argc ? argv[i + 1] : "";
@@ -139,7 +166,11 @@ int Main(int argc, char** argv) {
       work.draft_length = std::atoi(value.c_str()), ++i;
     else if (argument == "--temperature")
       work.temperature = std::strtof(value.c_str(), nullptr), ++i;
-    else if (argument == "--repetitive")
+    else if (argument == "--activations") {
+      both = value == "both";
+      if (value == "float32") options.activations = ComputeType::kFloat32;
+      ++i;
+    } else if (argument == "--repetitive")
       work.repetitive = true;
     else if (argument.rfind("--", 0) == 0)
       Die("unknown option " + argument);
@@ -149,13 +180,22 @@ int Main(int argc, char** argv) {
   if (options.model.empty() || work.sequences < 1 || work.repeat < 1) {
     Die("usage: engine_bench MODEL [--draft MODEL] [--sequences N] [--requests N] [--prompt N] "
         "[--tokens N] [--threads N] [--repeat N] [--repetitive] [--temperature T] "
-        "[--draft-length K]");
+        "[--draft-length K] [--activations auto|float32|both]");
   }
   work.requests = std::max(work.requests, work.sequences);
   options.max_sequences = work.sequences;
-  auto core = EngineCore::Open(options, nullptr);
-  if (!core.ok()) Die(std::string(core.status().message()));
-  Measure(**core, work);
+  std::vector<Subject> subjects;
+  subjects.push_back(OpenSubject(options));
+  if (both) {
+    options.activations = ComputeType::kFloat32;
+    subjects.push_back(OpenSubject(options));
+  }
+  Measure(subjects, work);
+  for (const Subject& subject : subjects) Print(subject, work);
+  if (both) {
+    std::printf("plain, the first over the second: %.3f\n",
+                Median(subjects[0].plain) / Median(subjects[1].plain));
+  }
   return 0;
 }
 

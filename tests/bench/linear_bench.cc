@@ -51,9 +51,9 @@ double Seconds(const std::function<void()>& work) {
 class LinearBench {
  public:
   LinearBench(kernels::ThreadPool& pool, const MatrixSet& set, ElementType type,
-              bool bfloat16_activations, int rounds)
+              ElementType activations, int rounds)
       : pool_(pool), set_(set), type_(type), rounds_(rounds) {
-    settings_.bfloat16_activations = bfloat16_activations;
+    settings_.activations = activations;
     kernels::MatrixSource source;
     for (const Shape& shape : set.shapes) {
       source.float32 = [&](int64_t begin, int64_t end, float* out) {
@@ -88,7 +88,7 @@ class LinearBench {
     for (int round = 0; round < rounds_; ++round) {
       probe.Measure();
       // A dot product of bf16 pairs does two multiply-adds a lane.
-      peak_ = std::max(peak_, MultiplyAddRate(pool_) * (settings_.bfloat16_activations ? 2 : 1));
+      peak_ = std::max(peak_, MultiplyAddRate(pool_) * (Rounds() ? 2 : 1));
       for (size_t i = 0; i < counts.size(); ++i) {
         if (counts[i] > 16 && round % 4 != 0) continue;
         for (size_t m = 0; m < matrices_.size(); ++m) {
@@ -102,9 +102,9 @@ class LinearBench {
     const double read = probe.BestBytesPerSecond(), one = times[0];
     std::printf("%-18s %s%s, %d thread(s), %.0f MB\n", set_.name,
                 kernels::LinearInstructionSet().c_str(),
-                type_ == ElementType::kFloat32   ? ", fp32 weights"
-                : settings_.bfloat16_activations ? ", bf16 x bf16"
-                                                 : ", bf16 weights",
+                type_ == ElementType::kFloat32 ? ", fp32 weights"
+                : Rounds()                     ? ", bf16 x bf16"
+                                               : ", bf16 weights",
                 pool_.threads(), bytes_ / 1e6);
     std::printf("  probe %.1f GB/s; 1 row %.1f GB/s = %.0f %%;", read / 1e9, bytes_ / one / 1e9,
                 100 * bytes_ / one / read);
@@ -131,6 +131,7 @@ class LinearBench {
  private:
   static constexpr int64_t kMostRows = 512;
 
+  bool Rounds() const { return settings_.activations == ElementType::kBFloat16; }
   void Multiply(const kernels::WeightMatrix& matrix, int64_t rows) {
     kernels::Linear(pool_, matrix, {x_.as<float>(), rows, matrix.columns, max_columns_}, nullptr,
                     {y_.as<float>(), rows, matrix.rows, max_rows_}, kernels::LinearOutput::kStore,
@@ -169,10 +170,16 @@ int main(int argc, char** argv) {
     if (!only.empty() && only != kernels::Name(set)) continue;
     kernels::LimitInstructionSet(set);
     for (const bench::MatrixSet& matrices : sets) {
-      const bool pairs = set == kernels::InstructionSet::kAvx512Bfloat16;  // all it adds
-      bench::LinearBench(pool, matrices, kernels::ElementType::kBFloat16, pairs, rounds).Print();
-      if (!pairs)
-        bench::LinearBench(pool, matrices, kernels::ElementType::kFloat32, false, rounds).Print();
+      using kernels::ElementType;
+      const auto print = [&](ElementType weights, ElementType activations) {
+        bench::LinearBench(pool, matrices, weights, activations, rounds).Print();
+      };
+      if (set == kernels::InstructionSet::kAvx512Bfloat16) {  // pairs are all it adds
+        print(ElementType::kBFloat16, ElementType::kBFloat16);
+        continue;
+      }
+      print(ElementType::kBFloat16, ElementType::kFloat32);
+      print(ElementType::kFloat32, ElementType::kFloat32);
     }
   }
 }

@@ -1,6 +1,7 @@
 // A model's forward pass against what memory can deliver, all in one run:
 //
-//   model_bench MODEL... [--threads N] [--set avx2|avx512|best] [--bf16-activations] [--seconds S]
+//   model_bench MODEL... [--threads N] [--set avx2|avx512|best] [--activations auto|float32]
+//               [--seconds S]
 //
 // For each model: one row (plain decoding at batch 1) as a share of the read-bandwidth probe
 // measured in turn with it; five rows of one sequence (verifying four drafts) and sixteen sequences
@@ -9,6 +10,7 @@
 // a share of the probe: what is missing from it to 100 % is lost inside and between products, what
 // is missing from the model's share to it is the rest of the model. "with state":
 // the share when states, keys and values that a row moves are counted beside the weights.
+// --activations: as the daemon's setting; auto unless given.
 
 #include <algorithm>
 #include <chrono>
@@ -24,6 +26,7 @@
 #include "engine/speculation/step_batch.h"
 #include "engine/state/state_pool.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/thread_pool.h"
@@ -179,7 +182,7 @@ void Measure(const std::string& path, kernels::Backend& backend, kernels::Thread
 }
 
 int Main(int argc, char** argv) {
-  kernels::CpuBackendOptions options;
+  kernels::CpuBackendOptions options{.activations = kernels::ElementType::kBFloat16};
   double seconds = 6;
   std::vector<std::string> models;
   for (int i = 1; i < argc; ++i) {
@@ -189,9 +192,10 @@ int Main(int argc, char** argv) {
       options.threads = std::atoi(value), ++i;
     else if (argument == "--seconds")
       seconds = std::atof(value), ++i;
-    else if (argument == "--bf16-activations")
-      options.bfloat16_activations = true;
-    else if (argument == "--set") {
+    else if (argument == "--activations") {
+      if (std::strcmp(value, "float32") == 0) options.activations = kernels::ElementType::kFloat32;
+      ++i;
+    } else if (argument == "--set") {
       if (std::strcmp(value, "avx2") == 0)
         kernels::LimitInstructionSet(kernels::InstructionSet::kAvx2);
       if (std::strcmp(value, "avx512") == 0)
@@ -204,13 +208,13 @@ int Main(int argc, char** argv) {
   if (models.empty()) {
     std::fprintf(stderr,
                  "usage: model_bench MODEL... [--threads N] [--set avx2|avx512|best] "
-                 "[--bf16-activations] [--seconds S]\n");
+                 "[--activations auto|float32] [--seconds S]\n");
     return 2;
   }
   const std::unique_ptr<kernels::Backend> backend = kernels::CreateCpuBackend(options);
   kernels::ThreadPool pool(options.threads);
-  std::printf("%s%s\n", backend->Description().c_str(),
-              options.bfloat16_activations ? "; activations rounded to bf16" : "");
+  std::printf("%s; bf16 weights: %s\n", backend->Description().c_str(),
+              backend->Numerics(kernels::ElementType::kBFloat16).c_str());
   for (const std::string& model : models) Measure(model, *backend, pool, seconds);
   return 0;
 }

@@ -18,8 +18,8 @@
 #   --tokens N      tokens generated a sequence and measurement. Default: 64
 #   FILE.gguf       default: random bf16 files of the sizes Mamba-130M, Mamba2-130M and Llama-135M
 #
-# Ours comes twice where the processor multiplies bf16 pairs: exact (float32 activations, the default of the daemon) and with
-# activations rounded to bf16, which is what the rival does. Its prompt is computed in chunks of 512 tokens, as ours.
+# Ours comes twice where the processor multiplies bf16 pairs: exact (float32 activations) and with activations rounded to bf16,
+# the default of the daemon there, and what the rival does. Its prompt is computed in chunks of 512 tokens, as ours.
 #
 # llama.cpp is built out of the source package llama-cpp-python of Python's package index, for this machine's processor;
 # compiler, cmake, ninja-build, python3 and python3-venv must be installed. An idle machine is up to you.
@@ -134,7 +134,7 @@ for file in "${files[@]}"; do
   for mode in exact bf16; do
     [[ $mode == exact || ($set == native && $has == *avx512_bf16*) ]] || continue
     read -r our_plain our_prompt our_cost our_sixteen share < <(
-      our_speed "$file" $([[ $mode == exact ]] || echo --bf16-activations))
+      our_speed "$file" --activations "$([[ $mode == exact ]] && echo float32 || echo auto)")
     row "$name, $mode" "$our_plain" "$our_prompt" "$our_cost" "$our_sixteen" "$share %"
     awk -v a="$our_plain" -v b="$plain" -v c="$our_prompt" -v d="$prompt" -v e="$our_sixteen" -v f="$sixteen" \
       'BEGIN { printf "%-30s %7.2fx %7.2fx %6s %7.2fx\n", "", a / b, c / d, "", e / f }'

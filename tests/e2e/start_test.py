@@ -5,11 +5,14 @@
 """
 
 import argparse
+import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import unittest
@@ -27,7 +30,38 @@ def mambad(*words, configuration=None, folder=None):
     return command
 
 
+def write_llama_of(folder, least_bytes):
+    """A Llama whose bf16 weights take `least_bytes` or more: all holes, so that the disk is not asked for them."""
+    width, mlp, heads, key_value_heads, vocabulary = 8192, 28672, 64, 8, 32000
+    narrow = width // heads * key_value_heads
+    norm, matrices = [width], {"self_attn.q_proj": [width, width], "self_attn.k_proj": [narrow, width],
+                               "self_attn.v_proj": [narrow, width], "self_attn.o_proj": [width, width],
+                               "mlp.gate_proj": [mlp, width], "mlp.up_proj": [mlp, width], "mlp.down_proj": [width, mlp]}
+    layer_bytes = 2 * sum(shape[0] * shape[1] for shape in matrices.values())
+    layers = int(least_bytes // layer_bytes) + 1
+    shapes = {"model.embed_tokens.weight": [vocabulary, width], "lm_head.weight": [vocabulary, width], "model.norm.weight": norm}
+    for layer in range(layers):
+        for name, shape in [*matrices.items(), ("input_layernorm", norm), ("post_attention_layernorm", norm)]:
+            shapes[f"model.layers.{layer}.{name}.weight"] = shape
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    (folder / "config.json").write_text(json.dumps({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": width, "intermediate_size": mlp,
+        "num_attention_heads": heads, "num_key_value_heads": key_value_heads, "num_hidden_layers": layers,
+        "vocab_size": vocabulary, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "tie_word_embeddings": False}))
+
+
 class StartTest(unittest.TestCase):
+    MODEST_BYTES = 300 << 20  # that a refusal may take, as long as it looks
+
     def setUp(self):
         self.folder = tempfile.mkdtemp()
         self.target, self.draft = str(OPTIONS.models / "target"), str(OPTIONS.models / "draft")
@@ -49,19 +83,34 @@ class StartTest(unittest.TestCase):
         return path.read_text()
 
     def refusal(self, *words, configuration=None, **options):
-        """The one line of a daemon that does not start."""
-        result = subprocess.run(mambad(*words, configuration=configuration, folder=self.folder), capture_output=True,
-                                text=True, timeout=120, **options)
-        self.assertEqual(result.returncode, 2, result.stderr)
-        refusals = [line for line in result.stderr.splitlines() if line.startswith("mambad: ")]
-        self.assertEqual(len(refusals), 1, result.stderr)
+        """The one line of a daemon that does not start. Its memory stays modest meanwhile."""
+        with tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(mambad(*words, configuration=configuration, folder=self.folder),
+                                       stdout=subprocess.DEVNULL, stderr=errors, text=True, **options)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            errors.seek(0)
+            text = errors.read()
+        self.assertEqual(process.returncode, 2, text)
+        refusals = [line for line in text.splitlines() if line.startswith("mambad: ")]
+        self.assertEqual(len(refusals), 1, text)
+        self.assertLess(usage.ru_maxrss * 1024, self.MODEST_BYTES)
         return refusals[0]
+
+    def refusals(self, *words, configuration=None):
+        """The same of a check and of a start, which say one thing."""
+        lines = [self.refusal(*words, *more, configuration=configuration) for more in (("--check-config",), ())]
+        # What is free changes.
+        told, again = (re.sub(r"[\d.]+ .B are free", "free", line) for line in lines)
+        self.assertEqual(told, again)
+        return lines[0]
 
     def test_the_report_names_what_is_served(self):
         log = self.report("--model", self.target, "--draft", self.draft, "--threads", "1")
         for pattern in (
                 rf"model: {re.escape(self.target)}: hybrid, 6 layers \(3 of them attention\) of width \d+, 4\.\d M parameters",
-                rf"draft model: {re.escape(self.draft)}: mamba2, .* bfloat16, vocabulary \d+",
+                rf"draft model: {re.escape(self.draft)}: mamba2, .* bfloat16, vocabulary \d+, "
+                r"computed by cpu-\w+/weights-bf16/activations-(f32|bf16)/kv-f32",
                 r"device: CPU, .*, 1 thread; 16 sequences together, context 1024 tokens, 256 rows a step",
                 r"memory: [\d.]+ MB planned of [\d.]+ .B free: weights [\d.]+ MB, states [\d.]+ MB, keys and values",
                 r"text: tokenizer, no chat template, ends at \d+",
@@ -88,12 +137,36 @@ class StartTest(unittest.TestCase):
         self.assertEqual((checked.returncode, checked.stdout), (0, "configuration is good\n"), checked.stderr)
         self.assertRegex(checked.stderr, r"(?m)^mambad: warning: .*silent: no tokenizer: only token ids are served")
 
-    def test_what_cannot_be_held_is_one_line(self):
-        much = "batching: {kv_cache_tokens: 4000000000}"
-        for words in ((), ("--check-config",)):
-            line = self.refusal("--model", self.target, *words, configuration=much)
-            self.assertRegex(line, r"too little memory: [\d.]+ TB are needed \(weights .* are free: "
-                                   r"lower batching.kv_cache_tokens: 4000000000")
+    def test_absurd_sizes_are_one_line(self):
+        for settings, words in (
+                ("max_sequences: 1000000", r"batching\.max_sequences: 1000000 given, allowed 1 to 4096"),
+                ("max_context: 1000000000", r"batching\.max_context: 1000000000 given, allowed 0 to 16777216"),
+                ("max_context: 2000000", r"batching\.max_context: 2000000 given, but the model's limit is 1024"),
+                ("kv_cache_tokens: 1000000000000000", r"batching\.kv_cache_tokens: 1000000000000000 given, allowed 0 to \d+"),
+                ("kv_cache_tokens: 4000000000", r"too little memory: [\d.]+ TB are needed \(weights .*\), [\d.]+ .B are free: "
+                                                r"lower batching\.kv_cache_tokens: 4000000000"),
+                ("max_step_rows: 1000000", r"batching\.max_step_rows: 1000000 given, allowed 0 to 65536"),
+                ("max_waiting: 100000000", r"batching\.max_waiting: 100000000 given, allowed 0 to 1048576")):
+            with self.subTest(settings=settings):
+                line = self.refusals("--model", self.target, configuration=f"batching: {{{settings}}}")
+                self.assertRegex(line, f"^mambad: (.*mambad.yaml:1: )?{words}")
+
+    def test_a_model_larger_than_the_machine_is_one_line(self):
+        folder = pathlib.Path(self.folder) / "large"
+        folder.mkdir()
+        write_llama_of(folder, 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        needed = r"too little memory: [\d.]+ [GT]B are needed \(weights [\d.]+ [GT]B, .*\), [\d.]+ .B are free: "
+        self.assertRegex(self.refusals("--model", str(folder)), needed + "serve a smaller model")
+        self.assertRegex(self.refusals("--model", str(folder), configuration="compute: {weight_type: float32}"),
+                         needed + "set compute.weight_type: bfloat16, or serve a smaller model")
+
+    def test_memory_that_is_not_given_is_one_line(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))
+        configuration = "batching: {kv_cache_tokens: 1000000}"  # 3 GB in the story model
+        line = self.refusal("--model", self.target, configuration=configuration, preexec_fn=limit)
+        self.assertRegex(line, r"too little memory: 3\.\d+ GB are needed \(.*(, but the device gives less| are free): "
+                               r"lower batching.kv_cache_tokens: 1000000")
 
     def test_check_config_knows_what_the_start_knows(self):
         def line(configuration):
@@ -107,6 +180,15 @@ class StartTest(unittest.TestCase):
         result = subprocess.run(mambad("--check-config", "--model", self.target, "--draft", self.draft), capture_output=True,
                                 text=True, timeout=60)
         self.assertEqual((result.returncode, result.stdout), (0, "configuration is good\n"), result.stderr)
+
+    def test_activations_are_as_configured_or_refused(self):
+        exact = self.report("--model", self.target, configuration="compute: {activations: float32}")
+        self.assertIn("/weights-bf16/activations-f32/", exact)
+        line = self.refusal("--model", self.target,
+                            configuration="compute: {weight_type: float32, activations: bfloat16}")
+        self.assertIn("compute.activations: bfloat16 given, but the weights of", line)
+        line = self.refusal("--model", self.target, configuration="compute: {bfloat16_activations: true}")
+        self.assertIn("unknown key \"compute.bfloat16_activations\"; set compute.activations: auto, float32 or bfloat16", line)
 
     def test_many_sequences_start_by_themselves(self):
         log = self.report("--model", self.draft, configuration="batching: {max_sequences: 300}")

@@ -33,6 +33,9 @@ class BrokenBackend : public kernels::Backend {
   std::string Numerics(kernels::ElementType weights) const override {
     return good_->Numerics(weights);
   }
+  kernels::ElementType Activations(kernels::ElementType weights) const override {
+    return good_->Activations(weights);
+  }
   std::vector<std::string> Warnings() const override { return good_->Warnings(); }
   int64_t FreeBytes() const override { return good_->FreeBytes(); }
   kernels::Buffer Allocate(size_t bytes) override { return good_->Allocate(bytes); }

@@ -12,6 +12,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/arithmetic.h"
 #include "tests/engine/engine_driver.h"
 #include "tests/engine/model_runner.h"
 #include "tests/support/formula_models.h"
@@ -39,20 +40,9 @@ class Dice {
   uint64_t state_;
 };
 
-struct Case {
-  std::string model;
-  StoredAs stored;
-};
-std::vector<Case> AllCases() {
-  std::vector<Case> cases;
-  for (const std::string& name : FormulaModelNames()) {
-    for (const StoredAs stored : {StoredAs::kFloat32, StoredAs::kBFloat16})
-      cases.push_back({name, stored});
-  }
-  return cases;
-}
+using Case = std::tuple<std::string, Arithmetic>;
 std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
-  return info.param.model + (info.param.stored == StoredAs::kFloat32 ? "_float32" : "_bfloat16");
+  return std::get<0>(info.param) + "_" + std::get<1>(info.param).name;
 }
 
 // One sequence making its way through a known text by prompt chunks, verifications of right and
@@ -128,7 +118,10 @@ class Exactness : public ::testing::TestWithParam<Case> {
   static constexpr int kTexts = 3, kLength = 180;
 
   void SetUp() override {
-    MakeFormulaModel(GetParam().model).directory.Write(folder_.path(), GetParam().stored);
+    const auto& [model, arithmetic] = GetParam();
+    const bool float32 = arithmetic.weights == ComputeType::kFloat32;
+    MakeFormulaModel(model).directory.Write(folder_.path(),
+                                            float32 ? StoredAs::kFloat32 : StoredAs::kBFloat16);
     const auto alone = Open(1, 1);
     if (alone == nullptr) GTEST_FAIL();
     for (int i = 0; i < kTexts; ++i) {
@@ -139,7 +132,7 @@ class Exactness : public ::testing::TestWithParam<Case> {
   std::unique_ptr<ModelRunner> Open(int slots, int threads, bool keeps_working = false) {
     RunnerOptions options;
     options.slots = slots;
-    options.backend.threads = threads;
+    options.backend = {threads, std::get<1>(GetParam()).backend_activations()};
     options.keeps_working = keeps_working;
     auto runner = ModelRunner::Open(folder_.path(), options);
     EXPECT_TRUE(runner.ok()) << runner.status();
@@ -256,7 +249,10 @@ TEST_P(Exactness, Invariant1WindowsExtendedRowByRow) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formula, Exactness, ::testing::ValuesIn(AllCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Formula, Exactness,
+                         ::testing::Combine(::testing::ValuesIn(FormulaModelNames()),
+                                            ::testing::ValuesIn(EveryArithmetic())),
+                         CaseName);
 
 // ---- the engine
 
@@ -269,10 +265,15 @@ void ExpectSameAnswer(const Answer& answer, const Answer& plain) {
   }
 }
 
-// One model, at one temperature.
-class Answers : public ::testing::TestWithParam<std::tuple<std::string, float>> {
+// One model, at one temperature, in one arithmetic.
+class Answers : public ::testing::TestWithParam<std::tuple<std::string, float, Arithmetic>> {
  protected:
   static std::string Model() { return std::get<0>(GetParam()); }
+  static EngineOptions WithThreads(int threads) {
+    EngineOptions options;
+    options.threads = threads;
+    return std::get<2>(GetParam()).AddedTo(options);
+  }
   static Request Make(const EngineDriver& driver, int prompt, uint64_t seed) {
     Request request = driver.Plain(prompt, 24, seed);
     request.output.logprobs = 3;
@@ -289,8 +290,7 @@ class Answers : public ::testing::TestWithParam<std::tuple<std::string, float>> 
 // are kept; the bad one has other weights. Every draft length, every prompt length around page and
 // ring borders, up to 16 requests together.
 TEST_P(Answers, Invariant2SpeculationChangesNothing) {
-  EngineOptions one_thread;
-  one_thread.threads = 1;
+  const EngineOptions one_thread = WithThreads(1);
   EngineDriver plain(Model(), "", one_thread);
   TemporaryDirectory good_draft;
   MakeFormulaModel(Model()).directory.Write(good_draft.path(), StoredAs::kBFloat16);
@@ -341,18 +341,16 @@ TEST_P(Answers, Invariant2SpeculationChangesNothing) {
 
 // The answer of one sequence, whatever the chunks, threads and company.
 TEST_P(Answers, Invariant3BatchChunksAndThreadsChangeNothing) {
-  EngineOptions one_thread;
-  one_thread.threads = 1;
+  const EngineOptions one_thread = WithThreads(1);
   EngineDriver alone(Model(), "", one_thread);
   const Answer expected = alone.Run(Make(alone, 77, 5));
   for (const int rows : {2, 3, 16, 64, 256}) {
     for (const int threads : {1, 3}) {
       if (threads > 1 && rows < 64) continue;  // many steps, nothing new
       SCOPED_TRACE(::testing::Message() << rows << " rows a step, " << threads << " threads");
-      EngineOptions options;
+      EngineOptions options = WithThreads(threads);
       options.max_sequences = std::min(16, rows / 2);
       options.max_step_rows = rows;
-      options.threads = threads;
       EngineDriver driver(Model(), "", options);
       std::vector<std::shared_ptr<CollectingSink>> company;
       for (int i = 0; i < 7; ++i) company.push_back(driver.Send(Make(driver, 1 + 13 * i, 10 + i)));
@@ -364,17 +362,20 @@ TEST_P(Answers, Invariant3BatchChunksAndThreadsChangeNothing) {
   }
 }
 
+std::string AnswersName(const ::testing::TestParamInfo<Answers::ParamType>& info) {
+  const auto& [model, temperature, arithmetic] = info.param;
+  return model + (temperature > 0 ? "_sampled_" : "_greedy_") + arithmetic.name;
+}
+
 INSTANTIATE_TEST_SUITE_P(Formula, Answers,
                          ::testing::Combine(::testing::Values("llama_tied", "mistral_window",
                                                               "mamba", "mamba_state_spaces",
                                                               "mamba2_groups", "hybrid_mamba",
                                                               "hybrid_mamba_late", "hybrid_mamba2",
                                                               "hybrid_mamba2_early"),
-                                            ::testing::Values(0.0f, 0.8f)),
-                         [](const auto& info) {
-                           return std::get<0>(info.param) +
-                                  (std::get<1>(info.param) > 0 ? "_sampled" : "_greedy");
-                         });
+                                            ::testing::Values(0.0f, 0.8f),
+                                            ::testing::ValuesIn(ExtremeArithmetics())),
+                         AnswersName);
 
 }  // namespace
 }  // namespace mambad::testing

@@ -4,12 +4,14 @@
 #include "engine/memory_plan.h"
 
 #include <memory>
+#include <new>
 #include <string>
 #include <utility>
 
 #include "engine/engine_core.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/cpu/cpu_backend.h"
 #include "tests/engine/broken_backend.h"
 #include "tests/support/formula_models.h"
 
@@ -31,6 +33,32 @@ class SmallBackend : public BrokenBackend {
 
  private:
   const int64_t free_;
+};
+
+// A device that says nothing, or too much, and gives memory only `times` times.
+class StingyBackend : public SmallBackend {
+ public:
+  StingyBackend(int64_t free, int times) : SmallBackend(free), left_(times) {}
+  kernels::Buffer Allocate(size_t bytes) override {
+    Give();
+    return SmallBackend::Allocate(bytes);
+  }
+  kernels::WeightMatrix Pack(int64_t rows, int64_t columns, kernels::ElementType type,
+                             const kernels::MatrixSource& source) override {
+    Give();
+    return SmallBackend::Pack(rows, columns, type, source);
+  }
+  std::unique_ptr<kernels::Workspace> CreateWorkspace(
+      const kernels::WorkspaceShape& shape) override {
+    Give();
+    return SmallBackend::CreateWorkspace(shape);
+  }
+
+ private:
+  void Give() {
+    if (left_-- == 0) throw std::bad_alloc();
+  }
+  int left_;
 };
 
 class MemoryPlanTest : public ::testing::TestWithParam<std::string> {
@@ -98,6 +126,32 @@ TEST_F(MemoryRefusal, NamesTheLargestPart) {
               HasSubstr("lower batching.max_step_rows"));
   plan.free = -1;  // the device does not say
   EXPECT_TRUE(CheckFits(plan, {}).ok());
+}
+
+// Wherever it happens: each allocation of opening a target and its draft fails once.
+TEST_F(MemoryRefusal, ADeviceThatGivesLessThanItSaysIsNoEndOfTheProcess) {
+  TemporaryDirectory draft;
+  MakeFormulaModel("hybrid_mamba").directory.Write(directory_.path(), StoredAs::kFloat32);
+  MakeFormulaModel("mamba2").directory.Write(draft.path(), StoredAs::kFloat32);
+  EngineOptions options;
+  options.model = directory_.path();
+  options.draft_model = draft.path();
+  options.max_sequences = 2;
+  int times = 0;
+  for (;; ++times) {
+    SCOPED_TRACE(times);
+    const int64_t free = times % 2 == 0 ? -1 : int64_t{1} << 40;
+    const auto core =
+        EngineCore::Open(options, nullptr, std::make_unique<StingyBackend>(free, times));
+    if (core.ok()) break;
+    ASSERT_EQ(core.status().code(), absl::StatusCode::kResourceExhausted) << core.status();
+    ASSERT_THAT(
+        std::string(core.status().message()),
+        AllOf(HasSubstr("too little memory: "),
+              HasSubstr(free < 0 ? "more than the device gives: lower batching."
+                                 : "were free, but the device gives less: lower batching.")));
+  }
+  EXPECT_GT(times, 40);
 }
 
 // Where nobody said how large the cache is to be, it takes what there is.

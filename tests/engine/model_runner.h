@@ -20,6 +20,7 @@
 #include "engine/speculation/step_batch.h"
 #include "engine/state/state_pool.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu_backend.h"
 
 namespace mambad::testing {
 
@@ -27,7 +28,7 @@ using LogitRow = std::vector<float>;
 
 struct RunnerOptions {
   ComputeType type = ComputeType::kAuto;
-  kernels::CpuBackendOptions backend = {.threads = 1, .bfloat16_activations = false};
+  kernels::CpuBackendOptions backend = {.threads = 1};
   int slots = 4;
   int64_t context = 256;
   bool keeps_working = false;

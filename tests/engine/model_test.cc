@@ -135,7 +135,8 @@ TEST_P(EveryLayout, RoundsMatricesOnlyWhenAskedForBFloat16) {
 TEST_P(EveryLayout, BFloat16ActivationsStayWithinTheirTolerance) {
   Write(StoredAs::kBFloat16);
   const std::vector<int32_t> tokens = FormulaTokens(40, vocabulary_);
-  const auto runner = Load({.backend = {.threads = 1, .bfloat16_activations = true}});
+  const auto runner =
+      Load({.backend = {.threads = 1, .activations = kernels::ElementType::kBFloat16}});
   ASSERT_NE(runner, nullptr);
   SCOPED_TRACE(runner->device());
   const std::vector<LogitRow> rows = runner->Read(0, tokens, 40);

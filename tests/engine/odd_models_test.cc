@@ -195,7 +195,7 @@ Outcome Try(uint64_t number) {
   options.max_draft_length = dice.Of({1, 4, kMaxDraftLength});
   options.weight_type =
       dice.Among<ComputeType>({ComputeType::kAuto, ComputeType::kFloat32, ComputeType::kBFloat16});
-  options.bfloat16_activations = dice.OneIn(4);
+  options.activations = dice.OneIn(4) ? ComputeType::kAuto : ComputeType::kFloat32;
   options.kv_cache_tokens = 4096;  // whatever context a file claims
   if (dice.OneIn(2)) {
     EXPECT_TRUE(support::SaveRandomCheckpoint(draft, Draw(dice, vocabulary, multiple)).ok());

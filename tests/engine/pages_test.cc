@@ -5,10 +5,12 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/arithmetic.h"
 #include "tests/engine/engine_driver.h"
 
 namespace mambad::testing {
@@ -51,14 +53,16 @@ struct Models {
   const char *target, *draft;
 };
 
-class Preemption : public ::testing::TestWithParam<Models> {
+class Preemption : public ::testing::TestWithParam<std::tuple<Models, Arithmetic>> {
  protected:
   void SetUp() override {
-    driver_ = std::make_unique<EngineDriver>(GetParam().target, GetParam().draft, OneContext());
+    const auto& [models, arithmetic] = GetParam();
+    driver_ = std::make_unique<EngineDriver>(models.target, models.draft,
+                                             arithmetic.AddedTo(OneContext()));
   }
   Request Make(int prompt, uint64_t seed) {
     Request request = Endless(*driver_, prompt, seed);
-    if (GetParam().draft[0] != 0) {
+    if (std::get<0>(GetParam()).draft[0] != 0) {
       request.speculation.mode = SpeculationMode::kDraftModel;
       request.speculation.draft_length = 3;
     }
@@ -107,13 +111,18 @@ TEST_P(Preemption, SamplesArePreemptedTogether) {
   EXPECT_EQ(driver_->Held(), 0);
 }
 
+std::string PreemptionName(const ::testing::TestParamInfo<Preemption::ParamType>& info) {
+  const auto& [models, arithmetic] = info.param;
+  return std::string(models.target) + "_" + models.draft + "_" + arithmetic.name;
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, Preemption,
-                         ::testing::Values(Models{"llama_tied", ""}, Models{"hybrid_mamba", ""},
-                                           Models{"hybrid_mamba2", "llama_tied"},
-                                           Models{"llama_tied", "mamba"}),
-                         [](const auto& info) {
-                           return std::string(info.param.target) + "_" + info.param.draft;
-                         });
+                         ::testing::Combine(::testing::Values(Models{"llama_tied", ""},
+                                                              Models{"hybrid_mamba", ""},
+                                                              Models{"hybrid_mamba2", "llama_tied"},
+                                                              Models{"llama_tied", "mamba"}),
+                                            ::testing::ValuesIn(ExtremeArithmetics())),
+                         PreemptionName);
 
 TEST(Pages, ComeAsTheAnswerGrows) {
   EngineDriver driver("llama_tied", "", OneContext());

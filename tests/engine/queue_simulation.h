@@ -23,6 +23,7 @@
 #include "engine/self_check.h"
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu_backend.h"
 #include "tests/engine/broken_backend.h"
 #include "tests/support/formula_models.h"
 #include "tests/support/model_directory.h"

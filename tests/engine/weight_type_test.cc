@@ -11,6 +11,8 @@
 #include "engine/engine_core.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/instruction_set.h"
 #include "tests/engine/model_runner.h"
 #include "tests/support/checkpoint_writer.h"
 #include "tests/support/formula_models.h"
@@ -21,6 +23,7 @@ namespace mambad::testing {
 namespace {
 
 using oracle::Oracle;
+using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -101,6 +104,59 @@ TEST_F(Float16Warning, IsNotGivenWhereBFloat16LosesNothing) {
   directory.Write(folder_.path(), StoredAs::kFloat16);
   EXPECT_THAT(WarningsOf({}), Not(Contains(HasSubstr("float16"))));
   EXPECT_EQ(type_, "bfloat16");
+}
+
+class Activations : public ::testing::Test {
+ protected:
+  void TearDown() override { kernels::LimitInstructionSet(kBest); }
+
+  absl::StatusOr<std::string> NumericsOf(StoredAs stored, ComputeType activations,
+                                         ComputeType weight_type = ComputeType::kAuto) {
+    MakeFormulaModel("hybrid_mamba2").directory.Write(folder_.path(), stored);
+    EngineOptions options;
+    options.model = folder_.path();
+    options.activations = activations;
+    options.weight_type = weight_type;
+    const auto core = EngineCore::Open(options, nullptr);
+    if (!core.ok()) return core.status();
+    return (*core)->facts().model.numerics;
+  }
+
+  static constexpr auto kBest = kernels::InstructionSet::kAvx512Bfloat16;
+  TemporaryDirectory folder_;
+};
+
+TEST_F(Activations, AreRoundedWhereTheMachineMultipliesPairsAndTheWeightsAreBFloat16) {
+  const auto exact = HasSubstr("/activations-f32/"), rounded = HasSubstr("/activations-bf16/");
+  for (const auto set : kernels::AvailableInstructionSets()) {
+    kernels::LimitInstructionSet(set);
+    const auto chosen = NumericsOf(StoredAs::kBFloat16, ComputeType::kAuto);
+    ASSERT_TRUE(chosen.ok()) << chosen.status();
+    EXPECT_EQ(chosen->find("/activations-bf16/") != std::string::npos, set == kBest);
+    EXPECT_THAT(*NumericsOf(StoredAs::kBFloat16, ComputeType::kFloat32), exact);
+    EXPECT_THAT(*NumericsOf(StoredAs::kFloat32, ComputeType::kAuto), exact);
+    if (set == kBest) {
+      EXPECT_THAT(*NumericsOf(StoredAs::kBFloat16, ComputeType::kBFloat16), rounded);
+      EXPECT_THAT(*NumericsOf(StoredAs::kFloat32, ComputeType::kAuto, ComputeType::kBFloat16),
+                  rounded);
+    }
+  }
+}
+
+TEST_F(Activations, ThatCannotBeRoundedAreRefusedWhereTheyWereAskedFor) {
+  kernels::LimitInstructionSet(kernels::AvailableInstructionSets().front());
+  absl::Status status = NumericsOf(StoredAs::kBFloat16, ComputeType::kBFloat16).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("compute.activations: bfloat16 given, but this device (CPU, "),
+                    HasSubstr("does not multiply pairs of bfloat16 numbers: set auto or float32")));
+  kernels::LimitInstructionSet(kBest);
+  status = NumericsOf(StoredAs::kFloat32, ComputeType::kBFloat16).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("compute.activations: bfloat16 given, but the weights of "),
+                    HasSubstr("are computed with in float32"),
+                    HasSubstr("or compute.weight_type: bfloat16")));
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // The CPU backend's operations against float64 formulas, and that they neither allocate nor
 // accept wrong shapes. The parts between the products have tests of their own.
 
+#include "kernels/cpu/cpu_backend.h"
+
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -98,7 +100,7 @@ class CpuBackendTest : public testing::TestWithParam<InstructionSet> {
  protected:
   void SetUp() override {
     LimitInstructionSet(GetParam());
-    backend_ = CreateCpuBackend({2, false});
+    backend_ = CreateCpuBackend({.threads = 2});
     embedding_ = std::make_unique<Matrix>(*backend_, kVocabulary, kWidth, 1);
     norm_weight_ = RandomNumbers(kWidth, 2);
     norm_ = {norm_weight_.data(), 1e-5f};
@@ -400,10 +402,13 @@ TEST_P(CpuBackendTest, TellsByWhichRulesItComputes) {
   EXPECT_EQ(backend_->Numerics(ElementType::kFloat32), set + "/weights-f32/activations-f32/kv-f32");
   EXPECT_EQ(backend_->Numerics(ElementType::kBFloat16),
             set + "/weights-bf16/activations-f32/kv-f32");
-  const auto rounding = CreateCpuBackend({1, /*bfloat16_activations=*/true});
+  const auto rounding = CreateCpuBackend({.threads = 1, .activations = ElementType::kBFloat16});
   const bool rounds = GetParam() == InstructionSet::kAvx512Bfloat16;
   EXPECT_EQ(rounding->Numerics(ElementType::kBFloat16),
             set + "/weights-bf16/activations-" + (rounds ? "bf16" : "f32") + "/kv-f32");
+  EXPECT_EQ(rounding->Activations(ElementType::kBFloat16),
+            rounds ? ElementType::kBFloat16 : ElementType::kFloat32);
+  EXPECT_EQ(rounding->Activations(ElementType::kFloat32), ElementType::kFloat32);
   EXPECT_EQ(rounding->Numerics(ElementType::kFloat32), backend_->Numerics(ElementType::kFloat32));
 }
 

@@ -70,21 +70,22 @@ std::vector<float> RandomNumbers(int64_t count, uint32_t seed) {
 struct Case {
   InstructionSet set;
   ElementType type;
-  bool bfloat16_activations;
+  ElementType activations;
 };
 
 std::string CaseName(const testing::TestParamInfo<Case>& info) {
   std::string name = Name(info.param.set);
   std::erase_if(name, [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); });
   name += info.param.type == ElementType::kBFloat16 ? "Bfloat16Weights" : "Float32Weights";
-  return name + (info.param.bfloat16_activations ? "Bfloat16Activations" : "");
+  return name + (info.param.activations == ElementType::kBFloat16 ? "Bfloat16Activations" : "");
 }
 
 std::vector<Case> AllCases() {
   std::vector<Case> cases;
   for (InstructionSet set : AvailableInstructionSets()) {
     for (ElementType type : {ElementType::kFloat32, ElementType::kBFloat16}) {
-      for (bool rounded : {false, true}) cases.push_back({set, type, rounded});
+      for (ElementType activations : {ElementType::kFloat32, ElementType::kBFloat16})
+        cases.push_back({set, type, activations});
     }
   }
   return cases;
@@ -94,7 +95,7 @@ class LinearTest : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
     LimitInstructionSet(GetParam().set);
-    settings_.bfloat16_activations = GetParam().bfloat16_activations;
+    settings_.activations = GetParam().activations;
   }
   void TearDown() override { LimitInstructionSet(InstructionSet::kAvx512Bfloat16); }
 
@@ -128,7 +129,8 @@ class LinearTest : public testing::TestWithParam<Case> {
   }
 
   bool Rounds() const {
-    return settings_.bfloat16_activations && GetParam().type == ElementType::kBFloat16 &&
+    return settings_.activations == ElementType::kBFloat16 &&
+           GetParam().type == ElementType::kBFloat16 &&
            GetParam().set == InstructionSet::kAvx512Bfloat16;
   }
 
@@ -183,9 +185,9 @@ TEST_P(LinearTest, RoundsActivationsOnlyWhenTold) {
   const WeightMatrix weights = Pack(matrix, pool);
   const std::vector<float> x = RandomNumbers(3 * 96, 4);
   const std::vector<float> y = Run(pool, weights, x, 3);
-  settings_.bfloat16_activations = false;
+  settings_.activations = ElementType::kFloat32;
   const double exact = RelativeError(matrix, x, 3, y);
-  settings_.bfloat16_activations = GetParam().bfloat16_activations;
+  settings_.activations = GetParam().activations;
   if (Rounds()) {
     EXPECT_GT(exact, 1e-4);
     EXPECT_LT(exact, 1e-2);

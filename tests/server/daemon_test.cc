@@ -30,14 +30,19 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-HealthCheckResponse::ServingStatus Health(const TestDaemon& daemon, const std::string& service) {
-  auto stub = grpc::health::v1::Health::NewStub(daemon.Channel());
+HealthCheckResponse::ServingStatus Health(const std::shared_ptr<grpc::Channel>& channel,
+                                          const std::string& service) {
+  auto stub = grpc::health::v1::Health::NewStub(channel);
   grpc::ClientContext context;
   grpc::health::v1::HealthCheckRequest request;
   request.set_service(service);
   HealthCheckResponse response;
   const grpc::Status status = stub->Check(&context, request, &response);
   return status.ok() ? response.status() : HealthCheckResponse::UNKNOWN;
+}
+
+HealthCheckResponse::ServingStatus Health(const TestDaemon& daemon, const std::string& service) {
+  return Health(daemon.Channel(), service);
 }
 
 TEST(DaemonTest, ServesOnlyWhenTheModelIsLoaded) {
@@ -192,9 +197,8 @@ TEST(DaemonTest, TakenPortsAndMissingModelsAreErrors) {
   options.metrics_listen = "127.0.0.1:0";
   TestDaemon first(options);
   RequestLog log(LogFormat::kPlain, LogLevel::kError);
-  const auto open = [](const EngineOptions& options, StepObserver* observer) {
-    return OpenFakeEngine(options, observer);
-  };
+  const auto open = [](const EngineOptions& options, StepObserver* observer,
+                       const DeviceLostHandler&) { return OpenFakeEngine(options, observer); };
   options = TestDaemon::Options();
   options.listen = absl::StrCat("127.0.0.1:", first.daemon().port());
   EXPECT_THAT(std::string(Daemon::Listen(options, open, &log).status().message()),
@@ -208,6 +212,28 @@ TEST(DaemonTest, TakenPortsAndMissingModelsAreErrors) {
   auto daemon = Daemon::Listen(options, open, &log);
   ASSERT_TRUE(daemon.ok());
   EXPECT_EQ((*daemon)->Load().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(DaemonTest, ALostDeviceTurnsReadinessOffAndEndsTheProcess) {
+  ServerOptions options = TestDaemon::Options();
+  options.metrics_listen = "127.0.0.1:0";
+  RequestLog log(LogFormat::kPlain, LogLevel::kError);
+  DeviceLostHandler lost;
+  const auto open = [&lost](const EngineOptions& options, StepObserver* observer,
+                            DeviceLostHandler handler) {
+    lost = std::move(handler);
+    return OpenFakeEngine(options, observer);
+  };
+  std::string ended;
+  auto daemon = Daemon::Listen(
+      options, open, &log, {.end = [&](const absl::Status& reason) { ended = reason.message(); }});
+  ASSERT_TRUE(daemon.ok() && (*daemon)->Load().ok());
+  const auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", (*daemon)->port()),
+                                           grpc::InsecureChannelCredentials());
+  EXPECT_EQ(Health(channel, ""), HealthCheckResponse::SERVING);
+  std::thread([&] { lost("it fell off the bus"); }).join();
+  EXPECT_EQ(ended, "the device is lost: it fell off the bus");
+  EXPECT_EQ(Health(channel, ""), HealthCheckResponse::NOT_SERVING);
 }
 
 TEST(DaemonTest, MessagesAboveTheLimitAreRefused) {

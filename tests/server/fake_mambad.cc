@@ -6,7 +6,8 @@
 int main(int argc, char** argv) {
   return mambad::server::RunDaemonProgram(
       argc, argv,
-      [](const mambad::EngineOptions& options, mambad::StepObserver* observer) {
+      [](const mambad::EngineOptions& options, mambad::StepObserver* observer,
+         const mambad::DeviceLostHandler&) {
         return mambad::OpenFakeEngine(options, observer, {.step = absl::Milliseconds(1)});
       },
       [](const mambad::EngineOptions&) { return std::vector<std::string>(); });

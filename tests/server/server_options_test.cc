@@ -86,7 +86,9 @@ TEST(ServerOptionsTest, EveryKeyIsReadIntoItsOwnField) {
     if (value == "false") other = "true";
     if (value == "plain") other = "json";
     if (setting.key == "log.level") other = "error";
-    if (setting.key == "compute.weight_type") other = "float32";
+    if (setting.key == "compute.weight_type" || setting.key == "compute.activations") {
+      other = "float32";
+    }
     if (setting.key == "speculation.max_draft_length") other = "3";
     if (setting.key == "limits.message_bytes") other = "1024";
     if (setting.key == "limits.logprobs" || setting.key == "limits.stop_token_ids") other = "5";
@@ -108,6 +110,17 @@ TEST(ServerOptionsTest, UnknownKeyIsNamedWithItsLine) {
   EXPECT_THAT(ErrorOf("modell: m\n"), "test.yaml:1: unknown key \"modell\"; did you mean model?");
   EXPECT_THAT(ErrorOf("log:\n  rotation: daily\n"),
               "test.yaml:2: unknown key \"log.rotation\"; there are format, level");
+}
+
+TEST(ServerOptionsTest, AFormerKeyIsRefusedWithItsSuccessor) {
+  EXPECT_EQ(ErrorOf("compute:\n  bfloat16_activations: true\n"),
+            "test.yaml:2: unknown key \"compute.bfloat16_activations\"; set compute.activations: "
+            "auto, float32 or bfloat16");
+  ServerOptions options;
+  ASSERT_TRUE(ReadOptions("compute: {activations: bfloat16}", "test.yaml", &options).ok());
+  EXPECT_EQ(options.engine.activations, ComputeType::kBFloat16);
+  EXPECT_THAT(ErrorOf("compute: {activations: true}"),
+              HasSubstr("compute.activations: expected auto or float32 or bfloat16"));
 }
 
 TEST(ServerOptionsTest, BadValuesAreNamed) {

@@ -42,7 +42,8 @@ TestDaemon::TestDaemon(ServerOptions options, FakeOptions fake, bool load) {
       "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log_text_));
   logger->set_pattern("%v");
   log_ = std::make_unique<RequestLog>(options.log_format, logger);
-  auto opener = [this, fake](const EngineOptions& engine_options, StepObserver* observer) {
+  auto opener = [this, fake](const EngineOptions& engine_options, StepObserver* observer,
+                             const DeviceLostHandler&) {
     auto engine = OpenFakeEngine(engine_options, observer, fake);
     if (engine.ok()) engine_ = engine->get();
     return engine;

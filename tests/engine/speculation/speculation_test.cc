@@ -8,10 +8,12 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/arithmetic.h"
 #include "tests/engine/engine_driver.h"
 #include "tests/support/formula_models.h"
 #include "tests/support/model_directory.h"
@@ -81,9 +83,16 @@ double Critical(int degrees) {
   return degrees * std::pow(1 - part + 3.719 * std::sqrt(part), 3);
 }
 
-class SampledOutput : public ::testing::TestWithParam<std::string> {
+class SampledOutput : public ::testing::TestWithParam<std::tuple<std::string, Arithmetic>> {
  protected:
   static constexpr int kDraws = 4000;
+
+  static std::string Model() { return std::get<0>(GetParam()); }
+  static Arithmetic Computed() { return std::get<1>(GetParam()); }
+  static oracle::OracleOptions OracleOptions() {
+    return {.bfloat16_matrices = Computed().weights == ComputeType::kBFloat16,
+            .bfloat16_activations = Computed().activations == ComputeType::kBFloat16};
+  }
 
   // How often each triple comes with drafts of `mode` from `driver`; the drafts accepted and
   // rejected are added up.
@@ -121,20 +130,20 @@ class SampledOutput : public ::testing::TestWithParam<std::string> {
 
 TEST_P(SampledOutput, Invariant4HasTheTargetsDistribution) {
   TemporaryDirectory exact, rounded;
-  const FormulaModel model = MakeFormulaModel(GetParam());
+  const FormulaModel model = MakeFormulaModel(Model());
   model.directory.Write(exact.path(), StoredAs::kFloat32);
   model.directory.Write(rounded.path(), StoredAs::kBFloat16);
-  const auto truth = oracle::Oracle::Open(exact.path());
+  const auto truth = oracle::Oracle::Open(exact.path(), OracleOptions());
   ASSERT_TRUE(truth.ok()) << truth.status();
   std::map<Triple, double> probabilities;
   std::vector<TokenId> tokens = Prompt();
   AddProbabilities(**truth, tokens, 1, probabilities);
 
-  EngineOptions options;
+  EngineOptions options = Computed().AddedTo({});
   options.threads = 1;
   EngineOptions with_good_draft = options;
   with_good_draft.draft_model = rounded.path();
-  EngineDriver bad(GetParam(), GetParam(), options), good(GetParam(), "", with_good_draft);
+  EngineDriver bad(Model(), Model(), options), good(Model(), "", with_good_draft);
   // Drafts that propose some tokens only: two of those allowed among others, and none of them.
   const auto with_list = [&](const char* list, const TemporaryDirectory& directory) {
     FormulaModel draft = model;
@@ -145,8 +154,8 @@ TEST_P(SampledOutput, Invariant4HasTheTargetsDistribution) {
     return with_draft;
   };
   TemporaryDirectory some_directory, none_directory;
-  EngineDriver some(GetParam(), "", with_list("[2, 7, 19, 30]", some_directory)),
-      none(GetParam(), "", with_list("[0, 8, 49]", none_directory));
+  EngineDriver some(Model(), "", with_list("[2, 7, 19, 30]", some_directory)),
+      none(Model(), "", with_list("[0, 8, 49]", none_directory));
   struct Way {
     const char* name;
     EngineDriver& driver;
@@ -174,19 +183,21 @@ TEST_P(SampledOutput, Invariant4HasTheTargetsDistribution) {
 
   // The test would see a target of other weights.
   TemporaryDirectory other;
-  MakeFormulaModel(GetParam(), 1).directory.Write(other.path(), StoredAs::kFloat32);
+  MakeFormulaModel(Model(), 1).directory.Write(other.path(), StoredAs::kFloat32);
   std::map<Triple, double> others;
-  AddProbabilities(**oracle::Oracle::Open(other.path()), tokens, 1, others);
+  AddProbabilities(**oracle::Oracle::Open(other.path(), OracleOptions()), tokens, 1, others);
   int degrees = 0;
   const double distance =
       ChiSquare(Draw(bad, SpeculationMode::kDraftModel), others, kDraws, &degrees);
   EXPECT_GT(distance, Critical(std::max(degrees, 1)));
 }
 
-INSTANTIATE_TEST_SUITE_P(Formula, SampledOutput,
-                         ::testing::Values("llama_llama3", "mamba_rank", "mamba2", "hybrid_mamba",
-                                           "hybrid_mamba2"),
-                         [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(
+    Formula, SampledOutput,
+    ::testing::Combine(::testing::Values("llama_llama3", "mamba_rank", "mamba2", "hybrid_mamba",
+                                         "hybrid_mamba2"),
+                       ::testing::ValuesIn(ExtremeArithmetics())),
+    [](const auto& info) { return std::get<0>(info.param) + "_" + std::get<1>(info.param).name; });
 
 }  // namespace
 }  // namespace mambad::testing

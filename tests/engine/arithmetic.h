@@ -1,0 +1,65 @@
+// The arithmetics that models are computed in: what the engine promises bit for bit, it promises in
+// each of them.
+
+#ifndef MAMBAD_TESTS_ENGINE_ARITHMETIC_H_
+#define MAMBAD_TESTS_ENGINE_ARITHMETIC_H_
+
+#include <string>
+#include <vector>
+
+#include "engine/options.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/cpu_backend.h"
+
+namespace mambad::testing {
+
+struct Arithmetic {
+  std::string name;
+  ComputeType weights = ComputeType::kFloat32, activations = ComputeType::kFloat32;
+
+  EngineOptions AddedTo(EngineOptions options) const {
+    options.weight_type = weights;
+    options.activations = activations;
+    return options;
+  }
+  kernels::ElementType backend_activations() const {
+    return activations == ComputeType::kBFloat16 ? kernels::ElementType::kBFloat16
+                                                 : kernels::ElementType::kFloat32;
+  }
+};
+
+// Whether this machine multiplies pairs of bf16 numbers.
+inline bool RoundsActivations() {
+  using kernels::ElementType;
+  const auto backend =
+      kernels::CreateCpuBackend({.threads = 1, .activations = ElementType::kBFloat16});
+  return backend->Activations(ElementType::kBFloat16) == ElementType::kBFloat16;
+}
+
+// All that this machine has, the most exact one first.
+inline std::vector<Arithmetic> EveryArithmetic() {
+  std::vector<Arithmetic> all = {{"float32", ComputeType::kFloat32, ComputeType::kFloat32},
+                                 {"bfloat16", ComputeType::kBFloat16, ComputeType::kFloat32}};
+  if (RoundsActivations())
+    all.push_back({"rounded", ComputeType::kBFloat16, ComputeType::kBFloat16});
+  return all;
+}
+// Of them the most exact one and the least.
+inline std::vector<Arithmetic> ExtremeArithmetics() {
+  const std::vector<Arithmetic> all = EveryArithmetic();
+  return {all.front(), all.back()};
+}
+
+// What a bf16 model's activations are, where the machine has a choice.
+inline std::vector<ComputeType> EveryActivations() {
+  std::vector<ComputeType> all = {ComputeType::kFloat32};
+  if (RoundsActivations()) all.push_back(ComputeType::kBFloat16);
+  return all;
+}
+inline std::string NameOf(ComputeType activations) {
+  return activations == ComputeType::kBFloat16 ? "rounded" : "float32";
+}
+
+}  // namespace mambad::testing
+
+#endif  // MAMBAD_TESTS_ENGINE_ARITHMETIC_H_
