@@ -186,10 +186,13 @@ struct RecurrentSlotLayout {
   int64_t floats = 0;  // of the whole block, a multiple of 16
 };
 
-// One layer's state of all slots: slot s begins at data + s * layout.floats.
+// One layer's state of all slots: slot s begins at data + s * slot_stride.
 struct RecurrentState {
   float* data = nullptr;
+  int64_t slot_stride = 0;  // floats, a multiple of 16: a slot's layers may lie side by side
   RecurrentSlotLayout layout;
+
+  float* slot(int s) const { return data + s * slot_stride; }
 };
 
 // One attention layer's keys and values of all pages, float32.

@@ -10,37 +10,53 @@ using checkpoint::MixerKind;
 StatePool::StatePool(const std::vector<Block>& blocks, const StatePoolShape& shape,
                      kernels::Backend& backend)
     : backend_(backend), shape_(shape), layers_(blocks.size()) {
+  AllocateRecurrent(blocks);
+  AllocatePages(blocks);
+  table_.assign(size_t{1} * shape.slots * pages_per_sequence_, 0);
+  assigned_.assign(shape.slots, 0);
+  device_table_ = backend.Allocate(table_.size() * sizeof(int32_t));
+}
+
+void StatePool::AllocateRecurrent(const std::vector<Block>& blocks) {
+  std::vector<int64_t> begin(blocks.size());  // of the layer's block in a slot
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i].mixer == MixerKind::kAttention) continue;
+    kernels::RecurrentSlotLayout& layout = layers_[i].recurrent.layout;
+    layout = blocks[i].mixer == MixerKind::kMamba
+                 ? backend_.SlotLayout(blocks[i].mamba, shape_.keeps_working)
+                 : backend_.SlotLayout(blocks[i].mamba2, shape_.keeps_working);
+    begin[i] = recurrent_floats_;
+    recurrent_floats_ += layout.floats;
+  }
+  recurrent_ = backend_.Allocate(shape_.slots * recurrent_floats_ * sizeof(float));
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i].mixer == MixerKind::kAttention) continue;
+    layers_[i].recurrent.data = recurrent_.as<float>() + begin[i];
+    layers_[i].recurrent.slot_stride = recurrent_floats_;
+  }
+}
+
+void StatePool::AllocatePages(const std::vector<Block>& blocks) {
   for (const Block& block : blocks) has_attention_ |= block.mixer == MixerKind::kAttention;
   if (has_attention_) {
     pages_per_sequence_ =
-        static_cast<int>((shape.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens);
-    pages_total_ = (shape.cache_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
+        static_cast<int>((shape_.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens);
+    pages_total_ = (shape_.cache_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
   }
   for (size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i].mixer != MixerKind::kAttention) continue;
     Layer& layer = layers_[i];
-    if (blocks[i].mixer == MixerKind::kAttention) {
-      const kernels::AttentionLayer& attention = blocks[i].attention;
-      layer.key_value_floats =
-          int64_t{attention.key_value_heads} * attention.head_width * kernels::kPageTokens;
-      layer.memory = backend.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
-      layer.values = backend.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
-      layer.key_values = {layer.memory.as<float>(), layer.values.as<float>()};
-      page_floats_ += 2 * layer.key_value_floats;
-    } else {
-      layer.recurrent.layout = blocks[i].mixer == MixerKind::kMamba
-                                   ? backend.SlotLayout(blocks[i].mamba, shape.keeps_working)
-                                   : backend.SlotLayout(blocks[i].mamba2, shape.keeps_working);
-      layer.memory = backend.Allocate(shape.slots * layer.recurrent.layout.floats * sizeof(float));
-      layer.recurrent.data = layer.memory.as<float>();
-      recurrent_floats_ += layer.recurrent.layout.floats;
-    }
+    const kernels::AttentionLayer& attention = blocks[i].attention;
+    layer.key_value_floats =
+        int64_t{attention.key_value_heads} * attention.head_width * kernels::kPageTokens;
+    layer.keys = backend_.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
+    layer.values = backend_.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
+    layer.key_values = {layer.keys.as<float>(), layer.values.as<float>()};
+    page_floats_ += 2 * layer.key_value_floats;
   }
   // The lowest page is handed out first.
   for (int64_t page = pages_total_ - 1; page >= 0; --page)
     free_pages_.push_back(static_cast<int32_t>(page));
-  table_.assign(size_t{1} * shape.slots * pages_per_sequence_, 0);
-  assigned_.assign(shape.slots, 0);
-  device_table_ = backend.Allocate(table_.size() * sizeof(int32_t));
 }
 
 int64_t StatePool::PagesFor(int64_t positions) const {
@@ -55,11 +71,7 @@ int64_t StatePool::max_positions() const {
 bool StatePool::Acquire(int slot, int64_t positions) {
   assigned_[slot] = 0;
   if (!Extend(slot, positions)) return false;
-  for (Layer& layer : layers_) {
-    if (layer.recurrent.data == nullptr) continue;
-    const int64_t floats = layer.recurrent.layout.floats;
-    backend_.Fill(layer.recurrent.data + slot * floats, 0.0f, floats);
-  }
+  if (recurrent_floats_ > 0) backend_.Fill(SlotBlock(slot), 0.0f, recurrent_floats_);
   return true;
 }
 
@@ -87,13 +99,10 @@ void StatePool::Fork(int from, int to, int64_t positions) {
   const int64_t pages = PagesFor(positions);
   const int32_t* from_row = table_.data() + int64_t{from} * pages_per_sequence_;
   const int32_t* to_row = table_.data() + int64_t{to} * pages_per_sequence_;
+  if (recurrent_floats_ > 0)
+    backend_.Copy(SlotBlock(to), SlotBlock(from), recurrent_floats_ * sizeof(float));
   for (Layer& layer : layers_) {
-    if (layer.recurrent.data != nullptr) {
-      const int64_t floats = layer.recurrent.layout.floats;
-      backend_.Copy(layer.recurrent.data + to * floats, layer.recurrent.data + from * floats,
-                    floats * sizeof(float));
-      continue;
-    }
+    if (layer.key_values.keys == nullptr) continue;
     const int64_t floats = layer.key_value_floats;
     for (int64_t i = 0; i < pages; ++i) {
       for (float* data : {layer.key_values.keys, layer.key_values.values}) {

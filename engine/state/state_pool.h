@@ -62,14 +62,18 @@ class StatePool {
     kernels::RecurrentState recurrent;
     kernels::KeyValueState key_values;
     int64_t key_value_floats = 0;  // of one page's keys; its values take as many
-    kernels::Buffer memory, values;
+    kernels::Buffer keys, values;
   };
 
+  void AllocateRecurrent(const std::vector<Block>& blocks);
+  void AllocatePages(const std::vector<Block>& blocks);
+  float* SlotBlock(int slot) const { return recurrent_.as<float>() + slot * recurrent_floats_; }
   void UploadPages(int slot, int64_t first, int64_t count);
 
   kernels::Backend& backend_;
   const StatePoolShape shape_;
   std::vector<Layer> layers_;
+  kernels::Buffer recurrent_;  // [slots][recurrent layers' blocks]: a slot is one stretch
   bool has_attention_ = false;
   int pages_per_sequence_ = 1;
   int64_t pages_total_ = 0;

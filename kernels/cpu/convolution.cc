@@ -162,8 +162,8 @@ void ConvolveAll(ThreadPool& pool, const Batch& batch, const ConvolutionShape& s
     ChannelBlock block;
     for (int s = 0; s < batch.sequences; ++s) {
       const int64_t first = batch.row_begin[s], rows = batch.row_begin[s + 1] - first;
-      const Ring ring{state.data + batch.slot[s] * state.layout.floats + state.layout.ring,
-                      shape.channels, state.layout.ring_rows};
+      const Ring ring{state.slot(batch.slot[s]) + state.layout.ring, shape.channels,
+                      state.layout.ring_rows};
       // Rows lie far apart, neighbouring blocks side by side: a few rows of all blocks, then the
       // next few, out of the ring.
       for (int64_t r = 0; r < rows; r += kRowsTogether) {

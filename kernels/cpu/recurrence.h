@@ -42,7 +42,7 @@ struct SequenceRows {
 
 inline SequenceRows RowsOfSequence(const Batch& batch, const RecurrentState& state, int s) {
   SequenceRows rows;
-  rows.slot = state.data + batch.slot[s] * state.layout.floats;
+  rows.slot = state.slot(batch.slot[s]);
   rows.layout = state.layout;
   rows.row_begin = batch.row_begin[s];
   rows.rows = batch.row_begin[s + 1] - batch.row_begin[s];

@@ -137,7 +137,7 @@ std::unique_ptr<Mixer> Mamba(MambaWeights& weights, MambaLayer& layer) {
   mixer->output = Activations(kMaxRows * inner, false);
   mixer->run = [m = mixer.get(), &layer, width](ThreadPool& pool, const Batch& batch, int index) {
     const int64_t inner = layer.inner_width, size = layer.state_size;
-    const RecurrentState state{m->states[index].as<float>(), m->layout};
+    const RecurrentState state{m->states[index].as<float>(), m->layout.floats, m->layout};
     const RowsView out = View(m->output, batch, inner, 0, inner);
     MambaConvolution(pool, batch, layer, state, View(m->input, batch, width, 0, 2 * inner), out);
     MambaScan(pool, batch, layer, state, out, View(m->input, batch, width, 2 * inner, inner),
@@ -177,7 +177,7 @@ std::unique_ptr<Mixer> Mamba2(MambaWeights& weights, Mamba2Layer& layer) {
   mixer->output = Activations(kMaxRows * inner, false);
   mixer->run = [m = mixer.get(), &layer, width, channels](ThreadPool& pool, const Batch& batch,
                                                           int index) {
-    Mamba2Mix(pool, batch, layer, {m->states[index].as<float>(), m->layout},
+    Mamba2Mix(pool, batch, layer, {m->states[index].as<float>(), m->layout.floats, m->layout},
               View(m->input, batch, width, 0, width),
               View(m->scratch, batch, channels, 0, channels),
               View(m->output, batch, layer.inner_width, 0, layer.inner_width));

@@ -80,8 +80,8 @@ class ModelRunner {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     for (size_t i = 0; i < model_->weights().blocks().size(); ++i) {
       const kernels::RecurrentState& recurrent = state_->recurrent(i);
-      if (recurrent.data != nullptr)
-        backend_->Fill(recurrent.data, nan, recurrent.layout.floats * options_.slots);
+      for (int slot = 0; slot < options_.slots && recurrent.data != nullptr; ++slot)
+        backend_->Fill(recurrent.slot(slot), nan, recurrent.layout.floats);
       const kernels::KeyValueState& cache = state_->key_values(i);
       if (cache.keys == nullptr) continue;
       const checkpoint::AttentionConfig& attention = config().attention;

@@ -294,7 +294,8 @@ struct TestMamba {
     layer.a = blocked_a.data();
     layer.skip = skip.data();
     state.layout = backend.SlotLayout(layer, false);
-    memory = backend.Allocate(2 * state.layout.floats * sizeof(float));
+    state.slot_stride = state.layout.floats;
+    memory = backend.Allocate(2 * state.slot_stride * sizeof(float));
     state.data = memory.as<float>();
   }
 

@@ -75,7 +75,7 @@ Numbers Scan(Channel& channel) {
   for (int n = 0; n < size; ++n) slot[layout.checkpoint + n * 16] = channel.state[n];
   ThreadPool pool(1);
   OneSequence one(rows);
-  MambaScan(pool, one.batch, layer, {slot.data(), layout}, View(channel.x, rows, 1),
+  MambaScan(pool, one.batch, layer, {slot.data(), layout.floats, layout}, View(channel.x, rows, 1),
             View(channel.delta, rows, 1), View(channel.b, rows, size), View(channel.c, rows, size),
             View(channel.z, rows, 1), View(out, rows, 1));
   for (int n = 0; n < size; ++n) channel.state[n] = slot[layout.checkpoint + n * 16];
@@ -175,7 +175,7 @@ TEST_F(Golden, CausalConvolution) {
       }
       ThreadPool pool(1);
       OneSequence one_sequence(rows);
-      MambaConvolution(pool, one_sequence.batch, layer, {slot.data(), layout},
+      MambaConvolution(pool, one_sequence.batch, layer, {slot.data(), layout.floats, layout},
                        View(in, rows, channels), View(out, rows, channels));
       for (int t = 0; t < rows; ++t) {
         for (int c = 0; c < channels; ++c) ours[place(t, c)] = out[t * channels + c];
@@ -282,8 +282,9 @@ TEST_F(Golden, StateSpaceDuality) {
     }
     ThreadPool pool(1);
     OneSequence one(rows);
-    Mamba2Scan(pool, one.batch, layer, {slot.data(), layout}, View(projected, rows, projection),
-               View(convolved, rows, channels), View(out, rows, width));
+    Mamba2Scan(pool, one.batch, layer, {slot.data(), layout.floats, layout},
+               View(projected, rows, projection), View(convolved, rows, channels),
+               View(out, rows, width));
     for (int t = 0; t < rows; ++t) {
       for (int p = 0; p < width; ++p) {
         const int at = ((batch * rows + t) * heads) * width + p;

@@ -81,6 +81,7 @@ struct SimulatedStep {
 class Simulation {
  public:
   static constexpr int kPagesPerSequence = 16;
+  static constexpr int64_t kBetweenSlots = 32;  // floats: where other layers' blocks would lie
 
   Simulation(const MixerUnderTest& mixer, std::vector<Rows> tokens, int threads,
              bool keeps_working = false)
@@ -90,8 +91,9 @@ class Simulation {
         keeps_working_(keeps_working),
         layout_(mixer.layout(keeps_working)),
         slots_(static_cast<int>(tokens_.size()) + 1),
+        slot_stride_(layout_.floats + kBetweenSlots),
         random_(99) {
-    state_.assign(slots_ * layout_.floats + 16, kNaN);
+    state_.assign(slots_ * slot_stride_ + 16, kNaN);
     const int pages = slots_ * kPagesPerSequence;
     keys_.assign(pages * mixer.page_floats() + 16, kNaN);
     values_.assign(pages * mixer.page_floats() + 16, kNaN);
@@ -203,7 +205,7 @@ class Simulation {
     }
   };
 
-  float* slot(size_t s) { return state_.data() + (s + 1) * layout_.floats; }
+  float* slot(size_t s) { return state_.data() + (s + 1) * slot_stride_; }
 
   Row Token(int s, const SimulatedStep& step, int i) {
     if (i < step.commit + step.kept) return tokens_[s].at(fed_[s] + i);
@@ -229,7 +231,7 @@ class Simulation {
     batch.pages = table_.data();
     batch.pages_per_sequence = kPagesPerSequence;
     batch.keeps_working = keeps_working_;
-    mixer_.Run(pool_, batch, {state_.data(), layout_}, {keys_.data(), values_.data()},
+    mixer_.Run(pool_, batch, {state_.data(), slot_stride_, layout_}, {keys_.data(), values_.data()},
                inputs.data(), in, outputs.data(), out);
     Rows result;
     for (size_t r = 0; r < call.inputs.size(); ++r) {
@@ -237,8 +239,9 @@ class Simulation {
       for (int64_t i = mixer_.output_width(); i < out; ++i)
         EXPECT_TRUE(std::isnan(outputs[r * out + i])) << "beside a row";
     }
-    for (int64_t i = 0; i < layout_.floats; ++i) {
-      if (!std::isnan(state_[i])) ADD_FAILURE() << "a free slot was written";
+    for (int64_t i = 0; i < static_cast<int64_t>(state_.size()); ++i) {
+      const bool used = i >= slot_stride_ && i % slot_stride_ < layout_.floats;
+      if (!used && !std::isnan(state_[i])) ADD_FAILURE() << "no slot's memory was written";
     }
     return result;
   }
@@ -296,6 +299,7 @@ class Simulation {
   const bool keeps_working_;
   const RecurrentSlotLayout layout_;
   const int slots_;
+  const int64_t slot_stride_;
   std::mt19937 random_;
   std::vector<float> state_, keys_, values_;
   std::vector<int32_t> table_;
