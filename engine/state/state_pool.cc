@@ -23,8 +23,8 @@ void StatePool::AllocateRecurrent(const std::vector<Block>& blocks) {
     if (blocks[i].mixer == MixerKind::kAttention) continue;
     kernels::RecurrentSlotLayout& layout = layers_[i].recurrent.layout;
     layout = blocks[i].mixer == MixerKind::kMamba
-                 ? backend_.SlotLayout(blocks[i].mamba, shape_.keeps_working)
-                 : backend_.SlotLayout(blocks[i].mamba2, shape_.keeps_working);
+                 ? backend_.SlotLayout(blocks[i].mamba, shape_.window_rows, shape_.keeps_working)
+                 : backend_.SlotLayout(blocks[i].mamba2, shape_.window_rows, shape_.keeps_working);
     begin[i] = recurrent_floats_;
     recurrent_floats_ += layout.floats;
   }

@@ -19,6 +19,7 @@ struct StatePoolShape {
   int64_t max_context = 0;  // positions a sequence may have
   int64_t cache_tokens =
       0;  // room for keys and values over all sequences; ignored without attention layers
+  int window_rows = 0;         // uncommitted rows of a window at most (kernels/backend.h)
   bool keeps_working = false;  // windows are extended row by row (a draft model)
 };
 

@@ -194,8 +194,9 @@ HWY_EXPORT(ConvolveAll);
 void Convolve(ThreadPool& pool, const Batch& batch, const ConvolutionShape& shape,
               const RecurrentState& state, const RowsView& in, const RowsView& out) {
   if (shape.width < 1 || shape.width > kMaxConvolutionWidth ||
-      state.layout.ring_rows < RingRows(shape.width)) {
-    Fail("convolution: width, ring rows", {shape.width, state.layout.ring_rows});
+      state.layout.ring_rows < RingRows(shape.width, state.layout.window_rows)) {
+    Fail("convolution: width, ring rows, window rows",
+         {shape.width, state.layout.ring_rows, state.layout.window_rows});
   }
   HWY_DYNAMIC_DISPATCH(ConvolveAll)(pool, batch, shape, state, in, out);
 }

@@ -46,7 +46,7 @@ constexpr Load kLoads[] = {{"1 row", 1, 1, 1, 0, 256},
                            {"5 rows, 2 replayed", 1, 5, 1, 2, 256},
                            {"16 sequences", 16, 1, 1, 0, 256},
                            {"512 rows", 1, 512, 512, 0, 0}};
-constexpr int kMaxSequences = 16, kMaxRows = 512, kPagesPerSequence = 64;
+constexpr int kMaxSequences = 16, kMaxRows = 512, kPagesPerSequence = 64, kWindowRows = 8;
 
 struct BatchOf {
   explicit BatchOf(const Load& load) {
@@ -130,7 +130,7 @@ std::unique_ptr<Mixer> Mamba(MambaWeights& weights, MambaLayer& layer) {
   auto mixer = std::make_unique<Mixer>();
   mixer->name = "Mamba-130M";
   mixer->layers = 24;
-  mixer->layout = MambaSlotLayout(layer, false);
+  mixer->layout = MambaSlotLayout(layer, kWindowRows, false);
   mixer->Allocate(mixer->layout.floats * kMaxSequences, 0);
   const int64_t width = 3 * inner + 2 * size;
   mixer->input = Activations(kMaxRows * width, true);
@@ -169,7 +169,7 @@ std::unique_ptr<Mixer> Mamba2(MambaWeights& weights, Mamba2Layer& layer) {
   auto mixer = std::make_unique<Mixer>();
   mixer->name = "Mamba2-130M";
   mixer->layers = 24;
-  mixer->layout = Mamba2SlotLayout(layer, false);
+  mixer->layout = Mamba2SlotLayout(layer, kWindowRows, false);
   mixer->Allocate(mixer->layout.floats * kMaxSequences, 0);
   const int64_t width = 2 * inner + 2 * size + heads;
   mixer->input = Activations(kMaxRows * width, true);

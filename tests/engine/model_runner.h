@@ -30,6 +30,7 @@ struct RunnerOptions {
   kernels::CpuBackendOptions backend = {.threads = 1, .bfloat16_activations = false};
   int slots = 4;
   int64_t context = 256;
+  int window_rows = kernels::kMaxWindowRows;
   bool keeps_working = false;
   std::vector<int32_t> proposed_tokens = {};  // of a draft; empty: all
 };
@@ -57,6 +58,7 @@ class ModelRunner {
     shape.slots = options.slots;
     shape.max_context = options.context;
     shape.cache_tokens = options.context * options.slots;
+    shape.window_rows = options.window_rows;
     shape.keeps_working = options.keeps_working;
     runner->state_ =
         std::make_unique<StatePool>(runner->model_->weights().blocks(), shape, *runner->backend_);

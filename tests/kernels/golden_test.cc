@@ -70,7 +70,7 @@ Numbers Scan(Channel& channel) {
   Numbers a(size * 16, 0.0f);
   for (int n = 0; n < size; ++n) a[n * 16] = channel.a[n];
   layer.a = a.data();
-  const RecurrentSlotLayout layout = MambaSlotLayout(layer, false);
+  const RecurrentSlotLayout layout = MambaSlotLayout(layer, 0, false);
   Numbers slot(layout.floats, 0.0f), out(rows);
   for (int n = 0; n < size; ++n) slot[layout.checkpoint + n * 16] = channel.state[n];
   ThreadPool pool(1);
@@ -163,7 +163,7 @@ TEST_F(Golden, CausalConvolution) {
     layer.state_size = 1;
     layer.convolution = weights.data();
     layer.convolution_bias = bias.empty() ? nullptr : bias.data();
-    const RecurrentSlotLayout layout = MambaSlotLayout(layer, false);
+    const RecurrentSlotLayout layout = MambaSlotLayout(layer, 0, false);
     Numbers ours(y.size());
     for (int batch = 0; batch < 2; ++batch) {
       const auto place = [&](int t, int c) {
@@ -257,7 +257,7 @@ TEST_F(Golden, StateSpaceDuality) {
   layer.dt_bias = &dt_bias[0];
   layer.a = &a[0];
   layer.skip = &no_skip;
-  const RecurrentSlotLayout layout = Mamba2SlotLayout(layer, false);
+  const RecurrentSlotLayout layout = Mamba2SlotLayout(layer, 0, false);
   Numbers ours, theirs, our_states, their_states;
   for (int batch = 0; batch < batches; ++batch) {
     const int channels = width + 2 * size, projection = width + channels + 1;

@@ -58,7 +58,8 @@ class MixerUnderTest {
   virtual ~MixerUnderTest() = default;
   virtual int64_t input_width() const = 0;
   virtual int64_t output_width() const = 0;
-  virtual RecurrentSlotLayout layout(bool keeps_working) const = 0;  // floats 0: no recurrent state
+  // floats 0: no recurrent state
+  virtual RecurrentSlotLayout layout(int window_rows, bool keeps_working) const = 0;
   virtual int ring_channels() const { return 0; }
   virtual int convolution_width() const { return 1; }
   virtual int64_t page_floats() const { return 0; }  // of a page's keys; values take as many
@@ -84,12 +85,12 @@ class Simulation {
   static constexpr int64_t kBetweenSlots = 32;  // floats: where other layers' blocks would lie
 
   Simulation(const MixerUnderTest& mixer, std::vector<Rows> tokens, int threads,
-             bool keeps_working = false)
+             bool keeps_working = false, int window_rows = kMaxWindowRows)
       : mixer_(mixer),
         tokens_(std::move(tokens)),
         pool_(threads),
         keeps_working_(keeps_working),
-        layout_(mixer.layout(keeps_working)),
+        layout_(mixer.layout(window_rows, keeps_working)),
         slots_(static_cast<int>(tokens_.size()) + 1),
         slot_stride_(layout_.floats + kBetweenSlots),
         random_(99) {
@@ -385,6 +386,41 @@ struct MixerChecks {
                          std::to_string(rows) + " rows, " + std::to_string(n) + " kept");
         simulation.Fold();  // nothing pending: nothing changes
         ExpectAsOneByOne(simulation, 0, baseline, "folded twice");
+      }
+    }
+  }
+
+  // Invariant 1: drafts as long as the window, from slots that hold no more than that takes, at
+  // every place of the ring.
+  void DraftsMayFillTheWindow(uint32_t seed, bool as_draft) const {
+    std::mt19937 random(seed);
+    const Rows tokens = RandomRows(random, 80, mixer.input_width());
+    const Baseline baseline = OneByOne(mixer, tokens);
+    for (int rows : {0, 1, 2, 4, 7, kMaxWindowRows}) {
+      for (int first = 1; first <= 5; ++first) {
+        Simulation simulation(mixer, {tokens}, 1 + first % 2, as_draft, rows);
+        simulation.Feed(0, first);
+        while (simulation.fed(0) + 1 + rows <= simulation.length(0)) {
+          const SimulatedStep step{0, 1, rows, static_cast<int>(random() % (rows + 1))};
+          as_draft ? simulation.DraftStep({step}) : simulation.Step({step});
+        }
+        simulation.Fold();
+        ExpectAsOneByOne(simulation, 0, baseline, "windows of " + std::to_string(rows));
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+
+  // A slot holds the state, once more where a window is extended row by row, the taps before a
+  // window, and each uncommitted row as an input of the convolution and of the recurrence.
+  void SlotsHoldWhatWindowsTake(int64_t state, int64_t replay_row) const {
+    const auto padded = [](int64_t count) { return (count + 15) / 16 * 16; };
+    for (int rows : {1, 4, 8, kMaxWindowRows}) {
+      for (bool as_draft : {false, true}) {
+        const int64_t ring = int64_t{mixer.convolution_width() - 1 + rows} * mixer.ring_channels();
+        EXPECT_EQ(mixer.layout(rows, as_draft).floats,
+                  padded(state) * (as_draft ? 2 : 1) + padded(ring) + rows * padded(replay_row))
+            << rows << " rows";
       }
     }
   }

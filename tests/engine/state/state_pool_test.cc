@@ -68,6 +68,7 @@ class StatePoolTest : public ::testing::Test {
     shape.slots = kSlots;
     shape.max_context = 256;
     shape.cache_tokens = cache_tokens;
+    shape.window_rows = 3;
     pool_ = std::make_unique<StatePool>(blocks_, shape, backend_);
   }
   // Every number of a slot's recurrent memory becomes `value`.
