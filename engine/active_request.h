@@ -30,7 +30,9 @@ struct ActiveRequest {
       sequences;  // one a sample; all hold slots while the request runs
   int unfinished = 0;
   bool forked = false;  // samples beyond the first have their state
-  int pauses = 0;       // asked for, less those that ended: it stands still above 0
+  // They hold the prompt's pages together, or will: until it was preempted after its fork.
+  bool shares_prompt = true;
+  int pauses = 0;  // asked for, less those that ended: it stands still above 0
   bool cancelled = false;
   // Set when the request was preempted and waits again: how many requests had given back their
   // slots by then. It starts anew when one more has.
@@ -54,6 +56,10 @@ struct ActiveRequest {
   // Its length is not known beforehand: pages come as it grows, and it may be preempted.
   bool grows() const { return request.stopping.max_tokens == 0 && !scoring(); }
   int samples() const { return request.output.samples; }
+  // Positions whose state and pages sample `index` will get by a fork; 0: none.
+  int64_t ForkedAt(int index) const {
+    return index > 0 && !forked ? static_cast<int64_t>(request.prompt.size()) - 1 : 0;
+  }
 };
 
 }  // namespace mambad

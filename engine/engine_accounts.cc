@@ -101,10 +101,14 @@ int64_t EngineCore::pages_total() const {
   return (target ? target_state_ : draft_state_)->pages_total();
 }
 
-int64_t EngineCore::PagesFor(int64_t tokens) const {
-  int64_t pages = target_state_->PagesFor(tokens);
-  if (draft_state_ != nullptr) pages = std::max(pages, draft_state_->PagesFor(tokens));
-  return pages;
+// Pages that samples of `tokens` tokens each take; the target's may have the full pages before the
+// prompt's last token in common.
+int64_t EngineCore::PagesFor(const RequestSize& size, int samples, int64_t tokens,
+                             bool shares) const {
+  const int64_t shared = shares ? target_state_->PagesShared(size.prompt - 1) : 0;
+  const int64_t pages = shared + samples * (target_state_->PagesFor(tokens) - shared);
+  if (draft_state_ == nullptr) return pages;
+  return std::max(pages, samples * draft_state_->PagesFor(tokens));
 }
 
 ServiceDemand EngineCore::DemandOf(const Request& request, const ServicePace& pace) const {
@@ -112,7 +116,8 @@ ServiceDemand EngineCore::DemandOf(const Request& request, const ServicePace& pa
   ServiceDemand demand = pace.Demand(size);
   const double tokens =
       size.named ? static_cast<double>(size.limit) : pace.TokensLeft(0, size.limit, false);
-  demand.pages = size.samples * PagesFor(size.prompt + static_cast<int64_t>(tokens));
+  demand.pages =
+      PagesFor(size, size.samples, size.prompt + static_cast<int64_t>(tokens), /*shares=*/true);
   return demand;
 }
 
@@ -134,7 +139,8 @@ ServiceDemand EngineCore::DemandOf(const ActiveRequest& active) const {
   demand.slots = active.unfinished;
   const double all =
       size.named ? static_cast<double>(size.limit) : static_cast<double>(generated) + tokens;
-  demand.pages = active.unfinished * PagesFor(size.prompt + static_cast<int64_t>(all));
+  demand.pages = PagesFor(size, active.unfinished, size.prompt + static_cast<int64_t>(all),
+                          active.shares_prompt);
   return demand;
 }
 

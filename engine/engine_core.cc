@@ -211,6 +211,8 @@ bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
       if (sequence != nullptr && sequence->finished) continue;
       const size_t tokens = sequence != nullptr ? sequence->tokens.size() : request.prompt.size();
       pages += pool->PagesFor(Reservation(active, static_cast<int64_t>(tokens)));
+      // The draft model's samples each read the prompt.
+      if (pool == target_state_.get()) pages -= pool->PagesShared(active.ForkedAt(sample));
     }
     if (pages > pool->pages_free()) return false;
   }
@@ -270,7 +272,7 @@ void EngineCore::TakeSlot(ActiveRequest& active, Sequence& sequence) {
   sequence.slot = free_slots_.back();
   free_slots_.pop_back();
   const int64_t positions = Reservation(active, static_cast<int64_t>(sequence.tokens.size()));
-  target_state_->Acquire(sequence.slot, positions);
+  target_state_->Acquire(sequence.slot, positions, active.ForkedAt(sequence.index));
   if (draft_state_ != nullptr) draft_state_->Acquire(sequence.slot, positions);
   sampler_->Configure(sequence.slot, request.sampling, sequence.index, request.prompt,
                       absl::MakeConstSpan(sequence.tokens).subspan(sequence.prompt_length),
@@ -318,6 +320,7 @@ void EngineCore::Preempt(size_t index) {
     sequence->target = sequence->draft = {};
   }
   active->preempted_at = ended_requests_;
+  if (active->forked) active->shares_prompt = false;  // each sample reads its own text again
   ++stats_.preemptions;
   // It will be charged anew.
   waiting_.Charge(active->request.principal, -active->charged_tokens);

@@ -181,7 +181,7 @@ class EngineCore {
   void CountPromptRows(const StepEntry& entry);
   static void ShareTime(const StepEntry& entry, const StepTimes& times, int rows);
   RequestSize SizeOf(const Request& request) const;
-  int64_t PagesFor(int64_t tokens) const;
+  int64_t PagesFor(const RequestSize& size, int samples, int64_t tokens, bool shares) const;
   ServiceDemand DemandOf(const ActiveRequest& active) const;
   void UpdateDemands(absl::Time now);
   void UpdateGauges(absl::Time now);

@@ -310,7 +310,11 @@ absl::Status EngineCore::LoadModels(const ModelFiles& files) {
   limits.max_logit_rows = MaxLogitRows(options);
   limits.max_sequences = options.max_sequences;
   limits.max_context = options.max_context;
-  StatePoolShape shape{options.max_sequences, options.max_context, options.kv_cache_tokens, false};
+  StatePoolShape shape;
+  shape.slots = options.max_sequences;
+  shape.max_context = options.max_context;
+  shape.cache_tokens = options.kv_cache_tokens;
+  shape.window_rows = TargetWindowRows(options);
   absl::StatusOr<std::unique_ptr<Model>> model =
       Model::Load(*files.target, options.weight_type, limits, *backend_);
   if (!model.ok()) return model.status();
@@ -328,6 +332,7 @@ absl::Status EngineCore::LoadModels(const ModelFiles& files) {
   model = Model::Load(*files.draft, options.weight_type, limits, *backend_, files.proposed_tokens);
   if (!model.ok()) return model.status();
   draft_ = *std::move(model);
+  shape.window_rows = DraftWindowRows(options);
   shape.keeps_working = true;
   draft_state_ = std::make_unique<StatePool>(draft_->weights().blocks(), shape, *backend_);
   facts_.draft_model = Describe(options.draft_model, *files.draft, *draft_, *draft_state_,

@@ -142,7 +142,9 @@ absl::Status EngineCore::ValidateOutput(const Request& request) const {
                 "allowed for at most ", kMaxPromptLogprobBytes / bytes_each, " tokens");
 }
 
-// What one request takes must fit an empty engine, or it would wait for ever.
+// What one request takes must fit an empty engine, or it would wait for ever. Samples that name
+// their length are never preempted and keep the prompt's pages in common; others may have to start
+// anew, each with pages of its own.
 absl::Status EngineCore::ValidateRoom(const Request& request) const {
   const int samples = request.output.samples;
   const auto prompt = static_cast<int64_t>(request.prompt.size());
@@ -150,7 +152,9 @@ absl::Status EngineCore::ValidateRoom(const Request& request) const {
   for (const StatePool* pool : {target_state_.get(), draft_state_.get()}) {
     if (pool == nullptr || pool->pages_total() == 0) continue;
     const int64_t longest = std::max(limit, prompt + (request.score_from.has_value() ? 0 : 1));
-    if (pool->PagesFor(longest) * samples <= pool->pages_total()) continue;
+    const bool shares = pool == target_state_.get() && request.stopping.max_tokens > 0;
+    const int64_t shared = shares ? pool->PagesShared(prompt - 1) : 0;
+    if (shared + samples * (pool->PagesFor(longest) - shared) <= pool->pages_total()) continue;
     return Refuse("output.n", absl::StrCat(samples, " samples of up to ", longest, " tokens"),
                   "allowed ", pool->pages_total() * kernels::kPageTokens,
                   " tokens of cache for all samples together");

@@ -41,7 +41,7 @@ int64_t WeightBytes(const Checkpoint& checkpoint, ComputeType type, int64_t prop
 }
 
 // The shapes that a slot's layout depends on.
-int64_t SlotFloats(const ModelConfig& config, MixerKind mixer, bool keeps_working,
+int64_t SlotFloats(const ModelConfig& config, MixerKind mixer, int window_rows, bool keeps_working,
                    const kernels::Backend& backend) {
   if (mixer == MixerKind::kMamba) {
     kernels::MambaLayer layer;
@@ -52,7 +52,7 @@ int64_t SlotFloats(const ModelConfig& config, MixerKind mixer, bool keeps_workin
     layer.groups = config.mamba.groups;
     layer.source_width = config.mamba.source_width;
     layer.repeat_before_convolution = config.mamba.repeat_before_convolution;
-    return backend.SlotLayout(layer, keeps_working).floats;
+    return backend.SlotLayout(layer, window_rows, keeps_working).floats;
   }
   kernels::Mamba2Layer layer;
   layer.inner_width = config.mamba2.inner_width;
@@ -62,15 +62,16 @@ int64_t SlotFloats(const ModelConfig& config, MixerKind mixer, bool keeps_workin
   layer.convolution_width = config.mamba2.convolution_width;
   layer.source_width = config.mamba2.source_width;
   layer.repeat_before_convolution = config.mamba2.repeat_before_convolution;
-  return backend.SlotLayout(layer, keeps_working).floats;
+  return backend.SlotLayout(layer, window_rows, keeps_working).floats;
 }
 
-int64_t StateBytes(const ModelConfig& config, int slots, bool keeps_working,
+int64_t StateBytes(const ModelConfig& config, int slots, int window_rows, bool keeps_working,
                    const kernels::Backend& backend) {
   int64_t floats = 0;
   for (MixerKind kind : {MixerKind::kMamba, MixerKind::kMamba2}) {
     const int64_t layers = std::count(config.mixers.begin(), config.mixers.end(), kind);
-    if (layers > 0) floats += layers * SlotFloats(config, kind, keeps_working, backend);
+    if (layers > 0)
+      floats += layers * SlotFloats(config, kind, window_rows, keeps_working, backend);
   }
   return floats * slots * 4;
 }
@@ -145,7 +146,8 @@ MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t
     const ModelConfig& config = model->config();
     const bool drafts = model == draft;
     plan.weights += WeightBytes(*model, options.weight_type, drafts ? proposed_tokens : 0);
-    plan.states += StateBytes(config, options.max_sequences, drafts, backend);
+    const int window_rows = drafts ? DraftWindowRows(options) : TargetWindowRows(options);
+    plan.states += StateBytes(config, options.max_sequences, window_rows, drafts, backend);
     plan.cache_token += CacheBytesPerToken(config);
     plan.tables += PageTableBytes(config, options);
     plan.workspace +=
@@ -153,7 +155,6 @@ MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t
   }
   plan.keys_and_values = plan.cache_token * options.kv_cache_tokens;
   plan.tables += sequences * vocabulary * 8;  // penalties' counts and biases
-  if (draft != nullptr) plan.tables += sequences * kernels::kMaxWindowRows * vocabulary * 4;
   return plan;
 }
 

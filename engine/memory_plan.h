@@ -26,6 +26,17 @@ inline int MaxLogitRows(const EngineOptions& options) {
   return options.max_step_rows < of_drafts ? options.max_step_rows : of_drafts;
 }
 
+// Uncommitted rows that a window of the target's has at most: the drafts behind a committed row.
+inline int TargetWindowRows(const EngineOptions& options) {
+  return options.speculation ? options.max_draft_length : 0;
+}
+
+// The same of the draft model's, which commits what it reads before its first draft and never reads
+// its last one.
+inline int DraftWindowRows(const EngineOptions& options) {
+  return options.speculation ? options.max_draft_length - 1 : 0;
+}
+
 // Bytes, of target and draft model together.
 struct MemoryPlan {
   int64_t weights = 0;

@@ -38,7 +38,7 @@
 
 namespace mambad::kernels {
 
-// Uncommitted rows a window may hold: the longest draft.
+// Uncommitted rows a window may hold at most: the longest draft.
 inline constexpr int kMaxWindowRows = 16;
 inline constexpr int kMaxConvolutionWidth = 8;
 inline constexpr int kPageTokens = 16;  // tokens a page of keys and values holds
@@ -176,20 +176,28 @@ struct MlpLayer {
 //               row (a draft model)
 //   ring        the last inputs before the convolution, [ring_rows][channels]; the row of position
 //               p is p % ring_rows
-//   replay      kMaxWindowRows rows of what a row feeds the recurrence, as verify computed it:
+//   replay      window_rows rows of what a row feeds the recurrence, as verify computed it:
 //               Mamba-1 x [I], delta [I], B [G N]; Mamba-2 x [I], dt [heads], B [G N] (after
 //               convolution, before dt's bias)
+//
+// With k uncommitted rows in a window, those are all rows that a replay may need. And ring_rows is
+// W - 1 + k: when the last row written was that of position q, the next call begins at q - k + 1 or
+// later, its taps reach back to q - k - W + 2, and from there to q are W - 1 + k positions.
 struct RecurrentSlotLayout {
   int64_t checkpoint = 0, working = -1, ring = 0, replay = 0;  // working -1: not kept
   int64_t replay_row = 0;                                      // floats a replay row takes
+  int window_rows = 0;                                         // k, 0 .. kMaxWindowRows
   int ring_rows = 0;
   int64_t floats = 0;  // of the whole block, a multiple of 16
 };
 
-// One layer's state of all slots: slot s begins at data + s * layout.floats.
+// One layer's state of all slots: slot s begins at data + s * slot_stride.
 struct RecurrentState {
   float* data = nullptr;
+  int64_t slot_stride = 0;  // floats, a multiple of 16: a slot's layers may lie side by side
   RecurrentSlotLayout layout;
+
+  float* slot(int s) const { return data + s * slot_stride; }
 };
 
 // One attention layer's keys and values of all pages, float32.
@@ -222,9 +230,9 @@ struct Batch {
   const int32_t* slot = nullptr;       // [S]
   // [S], absolute position of the sequence's first row of this call
   const int32_t* position = nullptr;
-  const int32_t* replay = nullptr;        // [S], 0 .. kMaxWindowRows
-  const int32_t* commit = nullptr;        // [S], 0 .. T
-  const int32_t* window_start = nullptr;  // [S], 0 .. kMaxWindowRows
+  const int32_t* replay = nullptr;        // [S], 0 .. window_rows
+  const int32_t* commit = nullptr;        // [S], T - window_rows .. T, 0 at least
+  const int32_t* window_start = nullptr;  // [S], 0 .. window_rows - (T - commit)
   const int32_t* tokens = nullptr;        // [R]
   // [slots, pages_per_sequence]: page of position p is pages[slot][p / kPageTokens]
   const int32_t* pages = nullptr;
@@ -379,8 +387,11 @@ class Backend {
   virtual WeightMatrix Pack(int64_t rows, int64_t columns, ElementType type,
                             const MatrixSource& source) = 0;
   virtual std::unique_ptr<Workspace> CreateWorkspace(const WorkspaceShape& shape) = 0;
-  virtual RecurrentSlotLayout SlotLayout(const MambaLayer& layer, bool keeps_working) const = 0;
-  virtual RecurrentSlotLayout SlotLayout(const Mamba2Layer& layer, bool keeps_working) const = 0;
+  // Of slots whose windows have `window_rows` uncommitted rows at most, and no more of anything.
+  virtual RecurrentSlotLayout SlotLayout(const MambaLayer& layer, int window_rows,
+                                         bool keeps_working) const = 0;
+  virtual RecurrentSlotLayout SlotLayout(const Mamba2Layer& layer, int window_rows,
+                                         bool keeps_working) const = 0;
 
   // Rounds. A backend may record what is called in between and replay it for the same shape.
   virtual void BeginRound(const RoundShape& shape) = 0;

@@ -12,6 +12,9 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// What is drafted fits a window.
+static_assert(kMaxDraftLength <= kernels::kMaxWindowRows);
+
 constexpr int kKept = kernels::kMaxWindowRows + 1;  // tokens a sequence may keep in one step
 
 }  // namespace

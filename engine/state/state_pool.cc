@@ -5,46 +5,73 @@
 
 namespace mambad {
 
+namespace {
+
 using checkpoint::MixerKind;
+
+constexpr int32_t kNoPage = -1;
+
+}  // namespace
 
 StatePool::StatePool(const std::vector<Block>& blocks, const StatePoolShape& shape,
                      kernels::Backend& backend)
     : backend_(backend), shape_(shape), layers_(blocks.size()) {
-  for (const Block& block : blocks) has_attention_ |= block.mixer == MixerKind::kAttention;
-  if (has_attention_) {
-    pages_per_sequence_ =
-        static_cast<int>((shape.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens);
-    pages_total_ = (shape.cache_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
-  }
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    Layer& layer = layers_[i];
-    if (blocks[i].mixer == MixerKind::kAttention) {
-      const kernels::AttentionLayer& attention = blocks[i].attention;
-      layer.key_value_floats =
-          int64_t{attention.key_value_heads} * attention.head_width * kernels::kPageTokens;
-      layer.memory = backend.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
-      layer.values = backend.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
-      layer.key_values = {layer.memory.as<float>(), layer.values.as<float>()};
-      page_floats_ += 2 * layer.key_value_floats;
-    } else {
-      layer.recurrent.layout = blocks[i].mixer == MixerKind::kMamba
-                                   ? backend.SlotLayout(blocks[i].mamba, shape.keeps_working)
-                                   : backend.SlotLayout(blocks[i].mamba2, shape.keeps_working);
-      layer.memory = backend.Allocate(shape.slots * layer.recurrent.layout.floats * sizeof(float));
-      layer.recurrent.data = layer.memory.as<float>();
-      recurrent_floats_ += layer.recurrent.layout.floats;
-    }
-  }
-  // The lowest page is handed out first.
-  for (int64_t page = pages_total_ - 1; page >= 0; --page)
-    free_pages_.push_back(static_cast<int32_t>(page));
+  AllocateRecurrent(blocks);
+  AllocatePages(blocks);
   table_.assign(size_t{1} * shape.slots * pages_per_sequence_, 0);
   assigned_.assign(shape.slots, 0);
   device_table_ = backend.Allocate(table_.size() * sizeof(int32_t));
 }
 
+void StatePool::AllocateRecurrent(const std::vector<Block>& blocks) {
+  std::vector<int64_t> begin(blocks.size());  // of the layer's block in a slot
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i].mixer == MixerKind::kAttention) continue;
+    kernels::RecurrentSlotLayout& layout = layers_[i].recurrent.layout;
+    layout = blocks[i].mixer == MixerKind::kMamba
+                 ? backend_.SlotLayout(blocks[i].mamba, shape_.window_rows, shape_.keeps_working)
+                 : backend_.SlotLayout(blocks[i].mamba2, shape_.window_rows, shape_.keeps_working);
+    begin[i] = recurrent_floats_;
+    recurrent_floats_ += layout.floats;
+  }
+  recurrent_ = backend_.Allocate(shape_.slots * recurrent_floats_ * sizeof(float));
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i].mixer == MixerKind::kAttention) continue;
+    layers_[i].recurrent.data = recurrent_.as<float>() + begin[i];
+    layers_[i].recurrent.slot_stride = recurrent_floats_;
+  }
+}
+
+void StatePool::AllocatePages(const std::vector<Block>& blocks) {
+  for (const Block& block : blocks) has_attention_ |= block.mixer == MixerKind::kAttention;
+  if (has_attention_) {
+    pages_per_sequence_ =
+        static_cast<int>((shape_.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens);
+    pages_total_ = (shape_.cache_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
+  }
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i].mixer != MixerKind::kAttention) continue;
+    Layer& layer = layers_[i];
+    const kernels::AttentionLayer& attention = blocks[i].attention;
+    layer.key_value_floats =
+        int64_t{attention.key_value_heads} * attention.head_width * kernels::kPageTokens;
+    layer.keys = backend_.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
+    layer.values = backend_.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
+    layer.key_values = {layer.keys.as<float>(), layer.values.as<float>()};
+    page_floats_ += 2 * layer.key_value_floats;
+  }
+  // The lowest page is handed out first.
+  for (int64_t page = pages_total_ - 1; page >= 0; --page)
+    free_pages_.push_back(static_cast<int32_t>(page));
+  holders_.assign(pages_total_, 0);
+}
+
 int64_t StatePool::PagesFor(int64_t positions) const {
   return has_attention_ ? (positions + kernels::kPageTokens - 1) / kernels::kPageTokens : 0;
+}
+
+int64_t StatePool::PagesShared(int64_t positions) const {
+  return has_attention_ ? positions / kernels::kPageTokens : 0;
 }
 
 int64_t StatePool::max_positions() const {
@@ -52,14 +79,15 @@ int64_t StatePool::max_positions() const {
   return std::min(shape_.max_context, pages_total_ * kernels::kPageTokens);
 }
 
-bool StatePool::Acquire(int slot, int64_t positions) {
-  assigned_[slot] = 0;
-  if (!Extend(slot, positions)) return false;
-  for (Layer& layer : layers_) {
-    if (layer.recurrent.data == nullptr) continue;
-    const int64_t floats = layer.recurrent.layout.floats;
-    backend_.Fill(layer.recurrent.data + slot * floats, 0.0f, floats);
+bool StatePool::Acquire(int slot, int64_t positions, int64_t forked_at) {
+  const int64_t shared = PagesShared(forked_at);
+  std::fill_n(PagesOf(slot), shared, kNoPage);
+  assigned_[slot] = static_cast<int32_t>(shared);
+  if (!Extend(slot, positions)) {
+    assigned_[slot] = 0;
+    return false;
   }
+  if (recurrent_floats_ > 0) backend_.Fill(SlotBlock(slot), 0.0f, recurrent_floats_);
   return true;
 }
 
@@ -67,10 +95,11 @@ bool StatePool::Extend(int slot, int64_t positions) {
   const int64_t pages = PagesFor(positions), had = assigned_[slot];
   if (pages <= had) return true;
   if (pages - had > pages_free() || pages > pages_per_sequence_) return false;
-  int32_t* row = table_.data() + int64_t{slot} * pages_per_sequence_;
+  int32_t* row = PagesOf(slot);
   for (int64_t i = had; i < pages; ++i) {
     row[i] = free_pages_.back();
     free_pages_.pop_back();
+    holders_[row[i]] = 1;
   }
   assigned_[slot] = static_cast<int32_t>(pages);
   UploadPages(slot, had, pages - had);
@@ -78,29 +107,36 @@ bool StatePool::Extend(int slot, int64_t positions) {
 }
 
 void StatePool::Release(int slot) {
-  const int32_t* row = table_.data() + int64_t{slot} * pages_per_sequence_;
-  for (int32_t i = assigned_[slot] - 1; i >= 0; --i) free_pages_.push_back(row[i]);
+  const int32_t* row = PagesOf(slot);
+  for (int32_t i = assigned_[slot] - 1; i >= 0; --i) Drop(row[i]);
   assigned_[slot] = 0;
 }
 
+void StatePool::Drop(int32_t page) {
+  if (page != kNoPage && --holders_[page] == 0) free_pages_.push_back(page);
+}
+
 void StatePool::Fork(int from, int to, int64_t positions) {
-  const int64_t pages = PagesFor(positions);
-  const int32_t* from_row = table_.data() + int64_t{from} * pages_per_sequence_;
-  const int32_t* to_row = table_.data() + int64_t{to} * pages_per_sequence_;
+  if (recurrent_floats_ > 0)
+    backend_.Copy(SlotBlock(to), SlotBlock(from), recurrent_floats_ * sizeof(float));
+  const int64_t shared = PagesShared(positions);
+  const int32_t* from_row = PagesOf(from);
+  int32_t* to_row = PagesOf(to);
+  for (int64_t i = 0; i < shared; ++i) {
+    Drop(to_row[i]);
+    to_row[i] = from_row[i];
+    ++holders_[to_row[i]];
+  }
+  if (shared > 0) UploadPages(to, 0, shared);
+  if (PagesFor(positions) > shared) CopyPage(from_row[shared], to_row[shared]);
+}
+
+void StatePool::CopyPage(int32_t from, int32_t to) {
   for (Layer& layer : layers_) {
-    if (layer.recurrent.data != nullptr) {
-      const int64_t floats = layer.recurrent.layout.floats;
-      backend_.Copy(layer.recurrent.data + to * floats, layer.recurrent.data + from * floats,
-                    floats * sizeof(float));
-      continue;
-    }
     const int64_t floats = layer.key_value_floats;
-    for (int64_t i = 0; i < pages; ++i) {
-      for (float* data : {layer.key_values.keys, layer.key_values.values}) {
-        backend_.Copy(data + to_row[i] * floats, data + from_row[i] * floats,
-                      floats * sizeof(float));
-      }
-    }
+    if (floats == 0) continue;
+    for (float* data : {layer.key_values.keys, layer.key_values.values})
+      backend_.Copy(data + to * floats, data + from * floats, floats * sizeof(float));
   }
 }
 

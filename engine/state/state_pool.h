@@ -19,6 +19,7 @@ struct StatePoolShape {
   int64_t max_context = 0;  // positions a sequence may have
   int64_t cache_tokens =
       0;  // room for keys and values over all sequences; ignored without attention layers
+  int window_rows = 0;         // uncommitted rows of a window at most (kernels/backend.h)
   bool keeps_working = false;  // windows are extended row by row (a draft model)
 };
 
@@ -29,23 +30,28 @@ class StatePool {
 
   // Pages that a sequence of `positions` positions takes; 0 without attention layers.
   int64_t PagesFor(int64_t positions) const;
+  // Of them, those that a fork after `positions` positions shares: full ones, which nobody writes
+  // again.
+  int64_t PagesShared(int64_t positions) const;
   int64_t pages_free() const { return static_cast<int64_t>(free_pages_.size()); }
   int64_t pages_total() const { return pages_total_; }
   // The most positions a sequence can have, for which pages exist at all.
   int64_t max_positions() const;
 
-  // Zeroes the slot's recurrent state and assigns pages for `positions` positions. False, and
-  // nothing changed, when too few pages are free. The slot must be released.
-  bool Acquire(int slot, int64_t positions);
+  // Zeroes the slot's recurrent state and assigns pages for `positions` positions. With `forked_at`
+  // without those that a fork after so many positions will share: until then nothing may run the
+  // slot. False, and nothing changed, when too few pages are free. The slot must be released.
+  bool Acquire(int slot, int64_t positions, int64_t forked_at = 0);
   // Assigns more pages to an acquired slot, so that it has `positions` positions. False, and
   // nothing changed, when too few are free. Costs what is added, whatever the slot has.
   bool Extend(int slot, int64_t positions);
-  // Positions that the slot has pages for; any number without attention layers.
+  // The slot has pages for `positions` positions; always true without attention layers.
   bool Reaches(int slot, int64_t positions) const { return PagesFor(positions) <= assigned_[slot]; }
-  // Returns the slot's pages.
+  // The slot holds its pages no longer; those that no other holds are free.
   void Release(int slot);
-  // Makes `to`, already acquired, what `from` is after `positions` positions: copies state, keys
-  // and values.
+  // Makes `to`, already acquired, what `from` is after `positions` positions, of which neither will
+  // be written again. Copies the recurrent state and a page begun; full pages are shared, and those
+  // that `to` had in their place are free.
   void Fork(int from, int to, int64_t positions);
 
   const kernels::RecurrentState& recurrent(size_t layer) const { return layers_[layer].recurrent; }
@@ -62,21 +68,30 @@ class StatePool {
     kernels::RecurrentState recurrent;
     kernels::KeyValueState key_values;
     int64_t key_value_floats = 0;  // of one page's keys; its values take as many
-    kernels::Buffer memory, values;
+    kernels::Buffer keys, values;
   };
 
+  void AllocateRecurrent(const std::vector<Block>& blocks);
+  void AllocatePages(const std::vector<Block>& blocks);
+  float* SlotBlock(int slot) const { return recurrent_.as<float>() + slot * recurrent_floats_; }
+  // Pages in the order of positions; kNoPage: to be shared later.
+  int32_t* PagesOf(int slot) { return table_.data() + int64_t{slot} * pages_per_sequence_; }
+  void Drop(int32_t page);  // by one holder
+  void CopyPage(int32_t from, int32_t to);
   void UploadPages(int slot, int64_t first, int64_t count);
 
   kernels::Backend& backend_;
   const StatePoolShape shape_;
   std::vector<Layer> layers_;
+  kernels::Buffer recurrent_;  // [slots][recurrent layers' blocks]: a slot is one stretch
   bool has_attention_ = false;
   int pages_per_sequence_ = 1;
   int64_t pages_total_ = 0;
   int64_t recurrent_floats_ = 0, page_floats_ = 0;
   std::vector<int32_t> free_pages_;
+  std::vector<int32_t> holders_;   // [pages], slots that have it
   std::vector<int32_t> table_;     // [slots, pages_per_sequence]; the host's copy
-  std::vector<int32_t> assigned_;  // [slots], pages in use
+  std::vector<int32_t> assigned_;  // [slots], pages in use, those to be shared later counted
   kernels::Buffer device_table_;
 };
 

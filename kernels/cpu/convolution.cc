@@ -162,8 +162,8 @@ void ConvolveAll(ThreadPool& pool, const Batch& batch, const ConvolutionShape& s
     ChannelBlock block;
     for (int s = 0; s < batch.sequences; ++s) {
       const int64_t first = batch.row_begin[s], rows = batch.row_begin[s + 1] - first;
-      const Ring ring{state.data + batch.slot[s] * state.layout.floats + state.layout.ring,
-                      shape.channels, state.layout.ring_rows};
+      const Ring ring{state.slot(batch.slot[s]) + state.layout.ring, shape.channels,
+                      state.layout.ring_rows};
       // Rows lie far apart, neighbouring blocks side by side: a few rows of all blocks, then the
       // next few, out of the ring.
       for (int64_t r = 0; r < rows; r += kRowsTogether) {
@@ -194,8 +194,9 @@ HWY_EXPORT(ConvolveAll);
 void Convolve(ThreadPool& pool, const Batch& batch, const ConvolutionShape& shape,
               const RecurrentState& state, const RowsView& in, const RowsView& out) {
   if (shape.width < 1 || shape.width > kMaxConvolutionWidth ||
-      state.layout.ring_rows < RingRows(shape.width)) {
-    Fail("convolution: width, ring rows", {shape.width, state.layout.ring_rows});
+      state.layout.ring_rows < RingRows(shape.width, state.layout.window_rows)) {
+    Fail("convolution: width, ring rows, window rows",
+         {shape.width, state.layout.ring_rows, state.layout.window_rows});
   }
   HWY_DYNAMIC_DISPATCH(ConvolveAll)(pool, batch, shape, state, in, out);
 }

@@ -10,6 +10,7 @@
 #ifndef MAMBAD_KERNELS_CPU_CONVOLUTION_H_
 #define MAMBAD_KERNELS_CPU_CONVOLUTION_H_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/backend.h"
@@ -34,8 +35,11 @@ struct ConvolutionShape {
   int64_t out_group = 1, out_repeats = 1;  // the result's groups are each written out_repeats times
 };
 
-// Rows of the ring that a window of kMaxWindowRows uncommitted rows needs.
-inline int RingRows(int convolution_width) { return convolution_width - 1 + kMaxWindowRows; }
+// Rows of the ring that a window of `window_rows` uncommitted rows needs; one at least, for the
+// remainder of a position.
+inline int RingRows(int convolution_width, int window_rows) {
+  return std::max(1, convolution_width - 1 + window_rows);
+}
 
 // in [R, ...], out [R, channels * out_repeats]. Split over threads by channels.
 void Convolve(ThreadPool& pool, const Batch& batch, const ConvolutionShape& shape,

@@ -171,11 +171,13 @@ class CpuBackend : public Backend {
     return std::make_unique<CpuWorkspace>(shape, pool_.threads());
   }
 
-  RecurrentSlotLayout SlotLayout(const MambaLayer& layer, bool keeps_working) const override {
-    return MambaSlotLayout(layer, keeps_working);
+  RecurrentSlotLayout SlotLayout(const MambaLayer& layer, int window_rows,
+                                 bool keeps_working) const override {
+    return MambaSlotLayout(layer, window_rows, keeps_working);
   }
-  RecurrentSlotLayout SlotLayout(const Mamba2Layer& layer, bool keeps_working) const override {
-    return Mamba2SlotLayout(layer, keeps_working);
+  RecurrentSlotLayout SlotLayout(const Mamba2Layer& layer, int window_rows,
+                                 bool keeps_working) const override {
+    return Mamba2SlotLayout(layer, window_rows, keeps_working);
   }
 
   void BeginRound(const RoundShape&) override {}

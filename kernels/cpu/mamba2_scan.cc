@@ -365,8 +365,10 @@ void NormGroups(ThreadPool& pool, const Mamba2Layer& layer, int64_t rows, const 
 
 }  // namespace
 
-RecurrentSlotLayout Mamba2SlotLayout(const Mamba2Layer& layer, bool keeps_working) {
+RecurrentSlotLayout Mamba2SlotLayout(const Mamba2Layer& layer, int window_rows,
+                                     bool keeps_working) {
   CheckLayer(layer);
+  CheckWindowRows(window_rows);
   const Mamba2Widths widths(layer);
   const int64_t state = RoundUp16(int64_t{layer.inner_width} * layer.state_size);
   RecurrentSlotLayout layout;
@@ -377,11 +379,12 @@ RecurrentSlotLayout Mamba2SlotLayout(const Mamba2Layer& layer, bool keeps_workin
     at += state;
   }
   layout.ring = at;
-  layout.ring_rows = RingRows(layer.convolution_width);
+  layout.window_rows = window_rows;
+  layout.ring_rows = RingRows(layer.convolution_width, window_rows);
   at += RoundUp16(layout.ring_rows * widths.channels());
   layout.replay = at;
   layout.replay_row = RoundUp16(widths.x + widths.b + layer.heads);
-  layout.floats = at + kMaxWindowRows * layout.replay_row;
+  layout.floats = at + window_rows * layout.replay_row;
   return layout;
 }
 

@@ -312,8 +312,9 @@ void CheckLayer(const MambaLayer& layer) {
 
 }  // namespace
 
-RecurrentSlotLayout MambaSlotLayout(const MambaLayer& layer, bool keeps_working) {
+RecurrentSlotLayout MambaSlotLayout(const MambaLayer& layer, int window_rows, bool keeps_working) {
   CheckLayer(layer);
+  CheckWindowRows(window_rows);
   const int64_t state = RoundUp16(layer.inner_width) * layer.state_size;
   RecurrentSlotLayout layout;
   layout.checkpoint = 0;
@@ -323,12 +324,13 @@ RecurrentSlotLayout MambaSlotLayout(const MambaLayer& layer, bool keeps_working)
     at += state;
   }
   layout.ring = at;
-  layout.ring_rows = RingRows(layer.convolution_width);
+  layout.window_rows = window_rows;
+  layout.ring_rows = RingRows(layer.convolution_width, window_rows);
   at += RoundUp16(int64_t{layout.ring_rows} * layer.convolution_channels());
   layout.replay = at;
   layout.replay_row =
       RoundUp16(2 * int64_t{layer.inner_width} + GroupsOfB(layer) * layer.state_size);
-  layout.floats = at + kMaxWindowRows * layout.replay_row;
+  layout.floats = at + window_rows * layout.replay_row;
   return layout;
 }
 

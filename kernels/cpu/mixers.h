@@ -10,8 +10,8 @@
 
 namespace mambad::kernels {
 
-RecurrentSlotLayout MambaSlotLayout(const MambaLayer& layer, bool keeps_working);
-RecurrentSlotLayout Mamba2SlotLayout(const Mamba2Layer& layer, bool keeps_working);
+RecurrentSlotLayout MambaSlotLayout(const MambaLayer& layer, int window_rows, bool keeps_working);
+RecurrentSlotLayout Mamba2SlotLayout(const Mamba2Layer& layer, int window_rows, bool keeps_working);
 
 // Mamba-1, first half: repeats x (MambaInLlama), convolves with the ring before the rows, applies
 // SiLU. `projected` [R, in rows] is the in-projection; x_out [R, I]. Writes the rows' convolution

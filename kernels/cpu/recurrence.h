@@ -17,6 +17,10 @@ namespace mambad::kernels {
 inline constexpr int kChunkRows = 32;
 inline constexpr int kMaxChunkRows = kChunkRows + kMaxWindowRows;
 
+inline void CheckWindowRows(int window_rows) {
+  if (window_rows < 0 || window_rows > kMaxWindowRows) Fail("slot: window rows", {window_rows});
+}
+
 // Row i of the recurrence is replay row i for i < replay, else row row_begin + i - replay of the
 // call.
 struct SequenceRows {
@@ -42,7 +46,7 @@ struct SequenceRows {
 
 inline SequenceRows RowsOfSequence(const Batch& batch, const RecurrentState& state, int s) {
   SequenceRows rows;
-  rows.slot = state.data + batch.slot[s] * state.layout.floats;
+  rows.slot = state.slot(batch.slot[s]);
   rows.layout = state.layout;
   rows.row_begin = batch.row_begin[s];
   rows.rows = batch.row_begin[s + 1] - batch.row_begin[s];
@@ -51,14 +55,13 @@ inline SequenceRows RowsOfSequence(const Batch& batch, const RecurrentState& sta
   rows.replay = rows.window_start > 0 ? 0 : batch.replay[s];
   rows.committed = rows.replay + commit;
   rows.keeps_working = batch.keeps_working && rows.rows > commit;
-  const int kept = rows.rows - commit;
-  const bool fits =
-      kept >= 0 && kept + rows.window_start <= kMaxWindowRows && rows.replay <= kMaxWindowRows;
+  const int kept = rows.rows - commit, most = state.layout.window_rows;
+  const bool fits = kept >= 0 && kept + rows.window_start <= most && rows.replay <= most;
   const bool has_working =
       state.layout.working >= 0 || (!rows.keeps_working && rows.window_start == 0);
   if (!fits || !has_working || commit < 0 || rows.replay < 0) {
-    Fail("window of a sequence: rows, commit, replay, window_start, working",
-         {rows.rows, commit, batch.replay[s], rows.window_start, state.layout.working});
+    Fail("window of a sequence: rows, commit, replay, window_start, working, window rows",
+         {rows.rows, commit, batch.replay[s], rows.window_start, state.layout.working, most});
   }
   return rows;
 }

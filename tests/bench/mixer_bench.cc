@@ -46,7 +46,7 @@ constexpr Load kLoads[] = {{"1 row", 1, 1, 1, 0, 256},
                            {"5 rows, 2 replayed", 1, 5, 1, 2, 256},
                            {"16 sequences", 16, 1, 1, 0, 256},
                            {"512 rows", 1, 512, 512, 0, 0}};
-constexpr int kMaxSequences = 16, kMaxRows = 512, kPagesPerSequence = 64;
+constexpr int kMaxSequences = 16, kMaxRows = 512, kPagesPerSequence = 64, kWindowRows = 8;
 
 struct BatchOf {
   explicit BatchOf(const Load& load) {
@@ -130,14 +130,14 @@ std::unique_ptr<Mixer> Mamba(MambaWeights& weights, MambaLayer& layer) {
   auto mixer = std::make_unique<Mixer>();
   mixer->name = "Mamba-130M";
   mixer->layers = 24;
-  mixer->layout = MambaSlotLayout(layer, false);
+  mixer->layout = MambaSlotLayout(layer, kWindowRows, false);
   mixer->Allocate(mixer->layout.floats * kMaxSequences, 0);
   const int64_t width = 3 * inner + 2 * size;
   mixer->input = Activations(kMaxRows * width, true);
   mixer->output = Activations(kMaxRows * inner, false);
   mixer->run = [m = mixer.get(), &layer, width](ThreadPool& pool, const Batch& batch, int index) {
     const int64_t inner = layer.inner_width, size = layer.state_size;
-    const RecurrentState state{m->states[index].as<float>(), m->layout};
+    const RecurrentState state{m->states[index].as<float>(), m->layout.floats, m->layout};
     const RowsView out = View(m->output, batch, inner, 0, inner);
     MambaConvolution(pool, batch, layer, state, View(m->input, batch, width, 0, 2 * inner), out);
     MambaScan(pool, batch, layer, state, out, View(m->input, batch, width, 2 * inner, inner),
@@ -169,7 +169,7 @@ std::unique_ptr<Mixer> Mamba2(MambaWeights& weights, Mamba2Layer& layer) {
   auto mixer = std::make_unique<Mixer>();
   mixer->name = "Mamba2-130M";
   mixer->layers = 24;
-  mixer->layout = Mamba2SlotLayout(layer, false);
+  mixer->layout = Mamba2SlotLayout(layer, kWindowRows, false);
   mixer->Allocate(mixer->layout.floats * kMaxSequences, 0);
   const int64_t width = 2 * inner + 2 * size + heads;
   mixer->input = Activations(kMaxRows * width, true);
@@ -177,7 +177,7 @@ std::unique_ptr<Mixer> Mamba2(MambaWeights& weights, Mamba2Layer& layer) {
   mixer->output = Activations(kMaxRows * inner, false);
   mixer->run = [m = mixer.get(), &layer, width, channels](ThreadPool& pool, const Batch& batch,
                                                           int index) {
-    Mamba2Mix(pool, batch, layer, {m->states[index].as<float>(), m->layout},
+    Mamba2Mix(pool, batch, layer, {m->states[index].as<float>(), m->layout.floats, m->layout},
               View(m->input, batch, width, 0, width),
               View(m->scratch, batch, channels, 0, channels),
               View(m->output, batch, layer.inner_width, 0, layer.inner_width));

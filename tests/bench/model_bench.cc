@@ -60,7 +60,9 @@ class Subject {
     model_ = *std::move(model);
     state_ = std::make_unique<StatePool>(
         model_->weights().blocks(),
-        StatePoolShape{kSequences, kContext, kSequences * int64_t{kContext}, false}, backend);
+        StatePoolShape{kSequences, kContext, kSequences * int64_t{kContext},
+                       EngineOptions().max_draft_length, false},
+        backend);
     batch_.Reserve(arrays_, kSequences, kPrompt, 64);
     arrays_.Allocate(backend);
     for (int slot = 0; slot < kSequences; ++slot) state_->Acquire(slot, kContext);

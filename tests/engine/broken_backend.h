@@ -58,13 +58,13 @@ class BrokenBackend : public kernels::Backend {
       const kernels::WorkspaceShape& shape) override {
     return good_->CreateWorkspace(shape);
   }
-  kernels::RecurrentSlotLayout SlotLayout(const kernels::MambaLayer& layer,
+  kernels::RecurrentSlotLayout SlotLayout(const kernels::MambaLayer& layer, int window_rows,
                                           bool keeps_working) const override {
-    return good_->SlotLayout(layer, keeps_working);
+    return good_->SlotLayout(layer, window_rows, keeps_working);
   }
-  kernels::RecurrentSlotLayout SlotLayout(const kernels::Mamba2Layer& layer,
+  kernels::RecurrentSlotLayout SlotLayout(const kernels::Mamba2Layer& layer, int window_rows,
                                           bool keeps_working) const override {
-    return good_->SlotLayout(layer, keeps_working);
+    return good_->SlotLayout(layer, window_rows, keeps_working);
   }
   void BeginRound(const kernels::RoundShape& shape) override { good_->BeginRound(shape); }
   void EndRound() override { good_->EndRound(); }

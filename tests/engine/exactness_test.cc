@@ -339,6 +339,37 @@ TEST_P(Answers, Invariant2SpeculationChangesNothing) {
   EXPECT_GT(rejected, 100);
 }
 
+// Slots hold the rows of the longest draft and none beyond: drafts of just that length.
+TEST_P(Answers, Invariant2DraftsAsLongAsTheWindowChangeNothing) {
+  EngineOptions options;
+  options.threads = 1;
+  options.speculation = false;
+  EngineDriver plain(Model(), "", options);
+  std::vector<Answer> expected;
+  for (int i = 0; i < 6; ++i) expected.push_back(plain.Run(Make(plain, 1 + 7 * i, i)));
+  TemporaryDirectory good_draft;
+  MakeFormulaModel(Model()).directory.Write(good_draft.path(), StoredAs::kBFloat16);
+  options.speculation = true;
+  options.draft_model = good_draft.path();
+  for (const int longest : {1, 2, 5, kMaxDraftLength}) {
+    options.max_draft_length = longest;
+    EngineDriver driver(Model(), "", options);
+    for (const SpeculationMode mode :
+         {SpeculationMode::kDraftModel, SpeculationMode::kPromptLookup}) {
+      SCOPED_TRACE(::testing::Message() << longest << " drafts, mode " << static_cast<int>(mode));
+      std::vector<std::shared_ptr<CollectingSink>> sinks;
+      for (int i = 0; i < 6; ++i) {
+        Request request = Make(driver, 1 + 7 * i, i);
+        request.speculation.mode = mode;
+        request.speculation.draft_length = longest;
+        sinks.push_back(driver.Send(std::move(request)));
+      }
+      driver.RunAll();
+      for (int i = 0; i < 6; ++i) ExpectSameAnswer(sinks[i]->answers[0], expected[i]);
+    }
+  }
+}
+
 // The answer of one sequence, whatever the chunks, threads and company.
 TEST_P(Answers, Invariant3BatchChunksAndThreadsChangeNothing) {
   const EngineOptions one_thread = WithThreads(1);

@@ -7,6 +7,7 @@
 #include <new>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "engine/engine_core.h"
 #include "gmock/gmock.h"
@@ -91,6 +92,22 @@ TEST_P(MemoryPlanTest, IsWhatIsTaken) {
     EXPECT_GT(plan.workspace, int64_t{4} * 256 * model.width);
     EXPECT_EQ(plan.free, int64_t{1} << 40);
   }
+}
+
+// A slot has room for the longest draft, and for none where nothing is drafted.
+TEST_P(MemoryPlanTest, StatesFollowTheLongestDraft) {
+  EngineOptions options;
+  std::vector<int64_t> states;
+  for (int longest : {0, 1, 4, 16}) {
+    options.speculation = longest > 0;
+    if (longest > 0) options.max_draft_length = longest;
+    const auto core = Open(GetParam(), options);
+    ASSERT_TRUE(core.ok()) << core.status();
+    states.push_back((*core)->facts().memory.states);
+    EXPECT_EQ(states.back(), 16 * (*core)->facts().model.state_bytes_per_sequence);
+  }
+  if (states[0] == 0) return;  // attention alone
+  for (int i = 1; i < 4; ++i) EXPECT_GT(states[i], states[i - 1]);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, MemoryPlanTest, ::testing::ValuesIn(FormulaModelNames()),

@@ -31,6 +31,7 @@ struct RunnerOptions {
   kernels::CpuBackendOptions backend = {.threads = 1};
   int slots = 4;
   int64_t context = 256;
+  int window_rows = kernels::kMaxWindowRows;
   bool keeps_working = false;
   std::vector<int32_t> proposed_tokens = {};  // of a draft; empty: all
 };
@@ -58,6 +59,7 @@ class ModelRunner {
     shape.slots = options.slots;
     shape.max_context = options.context;
     shape.cache_tokens = options.context * options.slots;
+    shape.window_rows = options.window_rows;
     shape.keeps_working = options.keeps_working;
     runner->state_ =
         std::make_unique<StatePool>(runner->model_->weights().blocks(), shape, *runner->backend_);
@@ -81,8 +83,8 @@ class ModelRunner {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     for (size_t i = 0; i < model_->weights().blocks().size(); ++i) {
       const kernels::RecurrentState& recurrent = state_->recurrent(i);
-      if (recurrent.data != nullptr)
-        backend_->Fill(recurrent.data, nan, recurrent.layout.floats * options_.slots);
+      for (int slot = 0; slot < options_.slots && recurrent.data != nullptr; ++slot)
+        backend_->Fill(recurrent.slot(slot), nan, recurrent.layout.floats);
       const kernels::KeyValueState& cache = state_->key_values(i);
       if (cache.keys == nullptr) continue;
       const checkpoint::AttentionConfig& attention = config().attention;

@@ -213,8 +213,139 @@ TEST(Pages, WhatNeverFitsIsRefused) {
               HasSubstr("output.n: 2 samples of up to 301 tokens given, allowed 512 tokens"));
   request.prompt.resize(240);
   EXPECT_TRUE(driver.core().Validate(request).ok());
-  request.stopping.max_tokens = 100;
+  request.stopping.max_tokens = 100;  // 14 pages in common, and 8 each
+  EXPECT_TRUE(driver.core().Validate(request).ok());
+  request.stopping.max_tokens = 130;  // and 10 each
   EXPECT_FALSE(driver.core().Validate(request).ok());
+}
+
+// ---- samples that have the prompt's pages in common
+
+class Samples : public ::testing::TestWithParam<std::tuple<const char*, int>> {
+ protected:
+  static constexpr int kSamples = 4, kAnswer = 21;
+
+  Request Make(int samples) const {
+    Request request = driver_.Plain(std::get<1>(GetParam()), kAnswer);
+    request.output.samples = samples;
+    request.output.logprobs = 2;
+    return request;
+  }
+  // Log-probabilities of the tokens of an answer, read as a prompt.
+  std::vector<TokenLogprob> Scores(const std::vector<TokenId>& answer) {
+    Request score = Make(1);
+    score.prompt.insert(score.prompt.end(), answer.begin(), answer.end());
+    score.score_from = std::get<1>(GetParam());
+    score.output.logprobs = -1;
+    return driver_.Run(score).prompt_logprobs;
+  }
+  EngineDriver driver_{std::get<0>(GetParam()), "", OneContext()};
+};
+
+// Forks at page borders and inside pages, greedy and far apart, drafted for and not: each sample is
+// bit for bit what its text is without a fork.
+TEST_P(Samples, Invariant3AreWhatTheirTextsAreAlone) {
+  const Answer alone = driver_.Run(Make(1));
+  const auto greedy = driver_.Send(Make(kSamples));
+  driver_.RunAll();
+  for (int i = 0; i < kSamples; ++i) ExpectSame(greedy->answers[i], alone);
+  for (const SpeculationMode mode : {SpeculationMode::kOff, SpeculationMode::kPromptLookup}) {
+    Request request = Make(kSamples);
+    request.sampling.temperature = 20;
+    request.sampling.seed = 11;
+    request.speculation.mode = mode;
+    if (mode == SpeculationMode::kPromptLookup) request.speculation.draft_length = 5;
+    const auto sampled = driver_.Send(request);
+    driver_.RunAll();
+    for (int i = 0; i < kSamples; ++i) {
+      SCOPED_TRACE(i);
+      const Answer& answer = sampled->answers[i];
+      ASSERT_EQ(answer.tokens.size(), size_t{kAnswer});
+      const std::vector<TokenLogprob> scores = Scores(answer.tokens);
+      ASSERT_EQ(scores.size(), size_t{kAnswer});
+      for (int t = 0; t < kAnswer; ++t)
+        EXPECT_EQ(answer.logprobs[t].logprob, scores[t].logprob) << t;
+      EXPECT_TRUE(i == 0 || answer.tokens != sampled->answers[0].tokens);
+    }
+  }
+  EXPECT_EQ(driver_.Held(), 0);
+}
+
+TEST_P(Samples, TakeThePagesOfThePromptOnce) {
+  const int prompt = std::get<1>(GetParam());
+  const auto pages = [](int tokens) {
+    return (tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
+  };
+  const int shared = (prompt - 1) / kernels::kPageTokens;
+  const int expected = shared + kSamples * (pages(prompt + kAnswer) - shared);
+  const auto sink = driver_.Send(Make(kSamples));
+  int steps = 0;
+  for (; driver_.core().Step(absl::Now) && sink->answers[0].finishes == 0; ++steps)
+    ASSERT_EQ(driver_.core().stats().pages_used, expected) << "step " << steps;
+  EXPECT_GT(steps, kAnswer / 2);
+  EXPECT_EQ(driver_.Held(), 0);
+}
+
+// Samples of one request end one after another, at stop ids, and others take what they gave back.
+TEST_P(Samples, Invariant5EndInAnyOrder) {
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    Request request = Make(kSamples);
+    request.sampling.temperature = 5;
+    request.sampling.seed = seed;
+    for (TokenId id = 0; id < 8; ++id) request.stopping.stop_token_ids.push_back(id);
+    const auto sink = driver_.Send(request);
+    const auto other = driver_.Send(driver_.Plain(30 + 16 * static_cast<int>(seed), 40, seed));
+    driver_.RunAll();
+    for (int i = 0; i < kSamples; ++i) {
+      const Answer& answer = sink->answers[i];
+      EXPECT_EQ(answer.finishes, 1);
+      const std::vector<TokenLogprob> scores = Scores(answer.tokens);
+      for (size_t t = 0; t < answer.tokens.size(); ++t)
+        EXPECT_EQ(answer.logprobs[t].logprob, scores[t].logprob) << t;
+    }
+    EXPECT_EQ(other->answers[0].tokens.size(), 40u);
+    EXPECT_EQ(driver_.Held(), 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Borders, Samples,
+                         ::testing::Combine(::testing::Values("llama_tied", "mistral_window",
+                                                              "hybrid_mamba", "hybrid_mamba2"),
+                                            ::testing::Values(1, 2, 16, 17, 18, 33, 40, 65)),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param)) + "_" +
+                                  std::to_string(std::get<1>(info.param));
+                         });
+
+// 2 x 22 pages of 32: the samples fit because 14 of them are the same.
+TEST(Pages, SamplesOfALongPromptFitTogether) {
+  EngineDriver driver("hybrid_mamba", "", OneContext());
+  Request request = driver.Plain(240, 100);
+  const Answer alone = driver.Run(request);
+  request.output.samples = 2;
+  const auto both = driver.Send(request);
+  const auto later = driver.Send(driver.Plain(20, 30, 1));
+  driver.RunAll();
+  for (int i : {0, 1}) ExpectSame(both->answers[i], alone);
+  EXPECT_EQ(later->answers[0].finishes, 1);
+  EXPECT_EQ(driver.core().stats().preemptions, 0);
+  EXPECT_EQ(driver.Held(), 0);
+}
+
+// Samples that wait for their fork give back only what they took.
+TEST(Pages, Invariant5SamplesEndBeforeTheirFork) {
+  EngineOptions options = OneContext();
+  options.max_step_rows = 16;
+  EngineDriver driver("hybrid_mamba", "", options);
+  Request request = driver.Plain(100, 20);
+  request.output.samples = 4;
+  const auto sink = driver.Send(request);
+  driver.core().Step(absl::Now);
+  EXPECT_EQ(driver.core().stats().pages_used, 6 + 4 * 2);
+  driver.core().Cancel(driver.last_id());
+  driver.RunAll();
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(sink->answers[i].finish, FinishReason::kCancelled);
+  EXPECT_EQ(driver.Held(), 0);
 }
 
 TEST(Pages, TablesOfExtremeContextsAreRefused) {

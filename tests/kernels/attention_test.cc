@@ -33,7 +33,7 @@ class AttentionUnderTest : public MixerUnderTest {
     return int64_t{shape_.query_heads + 2 * shape_.key_value_heads} * shape_.head_width;
   }
   int64_t output_width() const override { return int64_t{shape_.query_heads} * shape_.head_width; }
-  RecurrentSlotLayout layout(bool) const override { return {}; }
+  RecurrentSlotLayout layout(int, bool) const override { return {}; }
   int64_t page_floats() const override {
     return int64_t{shape_.key_value_heads} * shape_.head_width * kPageTokens;
   }

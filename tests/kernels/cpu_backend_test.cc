@@ -295,8 +295,9 @@ struct TestMamba {
     layer.dt_bias = dt_bias.data();
     layer.a = blocked_a.data();
     layer.skip = skip.data();
-    state.layout = backend.SlotLayout(layer, false);
-    memory = backend.Allocate(2 * state.layout.floats * sizeof(float));
+    state.layout = backend.SlotLayout(layer, kMaxWindowRows, false);
+    state.slot_stride = state.layout.floats;
+    memory = backend.Allocate(2 * state.slot_stride * sizeof(float));
     state.data = memory.as<float>();
   }
 
@@ -438,6 +439,13 @@ TEST_P(CpuBackendDeathTest, WrongShapesEndTheProcessWithTheOperationsName) {
                "HeadOfTokens: token, place, below: 3 0 3");
   EXPECT_DEATH(backend_->HeadOfTokens(batch_, norm_, head, high.data(), *workspace_),
                "HeadOfTokens: token, place, below: 50 2 50");
+  TestMamba mamba(*backend_);
+  mamba.layer.norm = norm_;
+  mamba.state.layout.window_rows = 1;
+  const int32_t commit[2] = {7, 2};
+  batch_.commit = commit;
+  EXPECT_DEATH(backend_->Mamba(batch_, mamba.layer, mamba.state, *workspace_),
+               "window of a sequence");
   tokens_[4] = kVocabulary;
   EXPECT_DEATH(backend_->Embed(batch_, embedding_->packed, *workspace_),
                "Embed: token, vocabulary, row: 50 50 4");

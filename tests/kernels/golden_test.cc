@@ -70,12 +70,12 @@ Numbers Scan(Channel& channel) {
   Numbers a(size * 16, 0.0f);
   for (int n = 0; n < size; ++n) a[n * 16] = channel.a[n];
   layer.a = a.data();
-  const RecurrentSlotLayout layout = MambaSlotLayout(layer, false);
+  const RecurrentSlotLayout layout = MambaSlotLayout(layer, 0, false);
   Numbers slot(layout.floats, 0.0f), out(rows);
   for (int n = 0; n < size; ++n) slot[layout.checkpoint + n * 16] = channel.state[n];
   ThreadPool pool(1);
   OneSequence one(rows);
-  MambaScan(pool, one.batch, layer, {slot.data(), layout}, View(channel.x, rows, 1),
+  MambaScan(pool, one.batch, layer, {slot.data(), layout.floats, layout}, View(channel.x, rows, 1),
             View(channel.delta, rows, 1), View(channel.b, rows, size), View(channel.c, rows, size),
             View(channel.z, rows, 1), View(out, rows, 1));
   for (int n = 0; n < size; ++n) channel.state[n] = slot[layout.checkpoint + n * 16];
@@ -163,7 +163,7 @@ TEST_F(Golden, CausalConvolution) {
     layer.state_size = 1;
     layer.convolution = weights.data();
     layer.convolution_bias = bias.empty() ? nullptr : bias.data();
-    const RecurrentSlotLayout layout = MambaSlotLayout(layer, false);
+    const RecurrentSlotLayout layout = MambaSlotLayout(layer, 0, false);
     Numbers ours(y.size());
     for (int batch = 0; batch < 2; ++batch) {
       const auto place = [&](int t, int c) {
@@ -175,7 +175,7 @@ TEST_F(Golden, CausalConvolution) {
       }
       ThreadPool pool(1);
       OneSequence one_sequence(rows);
-      MambaConvolution(pool, one_sequence.batch, layer, {slot.data(), layout},
+      MambaConvolution(pool, one_sequence.batch, layer, {slot.data(), layout.floats, layout},
                        View(in, rows, channels), View(out, rows, channels));
       for (int t = 0; t < rows; ++t) {
         for (int c = 0; c < channels; ++c) ours[place(t, c)] = out[t * channels + c];
@@ -257,7 +257,7 @@ TEST_F(Golden, StateSpaceDuality) {
   layer.dt_bias = &dt_bias[0];
   layer.a = &a[0];
   layer.skip = &no_skip;
-  const RecurrentSlotLayout layout = Mamba2SlotLayout(layer, false);
+  const RecurrentSlotLayout layout = Mamba2SlotLayout(layer, 0, false);
   Numbers ours, theirs, our_states, their_states;
   for (int batch = 0; batch < batches; ++batch) {
     const int channels = width + 2 * size, projection = width + channels + 1;
@@ -282,8 +282,9 @@ TEST_F(Golden, StateSpaceDuality) {
     }
     ThreadPool pool(1);
     OneSequence one(rows);
-    Mamba2Scan(pool, one.batch, layer, {slot.data(), layout}, View(projected, rows, projection),
-               View(convolved, rows, channels), View(out, rows, width));
+    Mamba2Scan(pool, one.batch, layer, {slot.data(), layout.floats, layout},
+               View(projected, rows, projection), View(convolved, rows, channels),
+               View(out, rows, width));
     for (int t = 0; t < rows; ++t) {
       for (int p = 0; p < width; ++p) {
         const int at = ((batch * rows + t) * heads) * width + p;

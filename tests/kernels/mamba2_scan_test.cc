@@ -54,8 +54,8 @@ class Mamba2UnderTest : public MixerUnderTest {
     return shape_.inner + source_x() + source_b() + groups_width() + shape_.heads;
   }
   int64_t output_width() const override { return shape_.inner; }
-  RecurrentSlotLayout layout(bool keeps_working) const override {
-    return Mamba2SlotLayout(layer_, keeps_working);
+  RecurrentSlotLayout layout(int window_rows, bool keeps_working) const override {
+    return Mamba2SlotLayout(layer_, window_rows, keeps_working);
   }
   int ring_channels() const override { return layer_.convolution_channels(); }
   int convolution_width() const override { return shape_.taps; }
@@ -154,6 +154,16 @@ TEST_P(Mamba2Mixer, Invariant1CommitEqualsDecodingOneByOne) {
 }
 TEST_P(Mamba2Mixer, Invariant1DraftWindowsEqualDecodingOneByOne) {
   checks_.CommitEqualsOneByOne(5, true);
+}
+TEST_P(Mamba2Mixer, Invariant1DraftsMayFillTheWindow) {
+  for (bool as_draft : {false, true}) checks_.DraftsMayFillTheWindow(9, as_draft);
+}
+TEST_P(Mamba2Mixer, SlotsHoldWhatWindowsTake) {
+  const Mamba2Shape& shape = GetParam();
+  const bool early = shape.source > 0 && shape.repeat_before;
+  const int64_t x = early ? shape.inner : mixer_.source_x();
+  const int64_t b = early ? mixer_.groups_width() : mixer_.source_b();
+  checks_.SlotsHoldWhatWindowsTake(int64_t{shape.inner} * shape.state, x + b + shape.heads);
 }
 TEST_P(Mamba2Mixer, Invariant3PromptChunksAndThreadsDoNotMatter) {
   checks_.ChunksDoNotMatter(6, {1, 2, 3, 4, 5, 16, 18, 19, 20, 37, 38, 39, 64, 65, 130});

@@ -59,8 +59,8 @@ class MambaUnderTest : public MixerUnderTest {
            (shape_.source > 0 ? 0 : 2 * shape_.groups * shape_.state);
   }
   int64_t output_width() const override { return shape_.inner; }
-  RecurrentSlotLayout layout(bool keeps_working) const override {
-    return MambaSlotLayout(layer_, keeps_working);
+  RecurrentSlotLayout layout(int window_rows, bool keeps_working) const override {
+    return MambaSlotLayout(layer_, window_rows, keeps_working);
   }
   int ring_channels() const override { return layer_.convolution_channels(); }
   int convolution_width() const override { return shape_.taps; }
@@ -147,6 +147,15 @@ TEST_P(MambaMixer, Invariant1CommitEqualsDecodingOneByOne) {
 }
 TEST_P(MambaMixer, Invariant1DraftWindowsEqualDecodingOneByOne) {
   checks_.CommitEqualsOneByOne(5, true);
+}
+TEST_P(MambaMixer, Invariant1DraftsMayFillTheWindow) {
+  for (bool as_draft : {false, true}) checks_.DraftsMayFillTheWindow(9, as_draft);
+}
+TEST_P(MambaMixer, SlotsHoldWhatWindowsTake) {
+  const MambaShape& shape = GetParam();
+  const int64_t channels = (shape.inner + 15) / 16 * 16;
+  const int64_t b = shape.source > 0 ? shape.source : int64_t{shape.groups} * shape.state;
+  checks_.SlotsHoldWhatWindowsTake(channels * shape.state, 2 * shape.inner + b);
 }
 TEST_P(MambaMixer, Invariant3PromptChunksAndThreadsDoNotMatter) {
   checks_.ChunksDoNotMatter(6, {1, 2, 3, 4, 5, 16, 18, 19, 20, 37, 38, 39, 64, 65, 130});

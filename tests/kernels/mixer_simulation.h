@@ -58,7 +58,8 @@ class MixerUnderTest {
   virtual ~MixerUnderTest() = default;
   virtual int64_t input_width() const = 0;
   virtual int64_t output_width() const = 0;
-  virtual RecurrentSlotLayout layout(bool keeps_working) const = 0;  // floats 0: no recurrent state
+  // floats 0: no recurrent state
+  virtual RecurrentSlotLayout layout(int window_rows, bool keeps_working) const = 0;
   virtual int ring_channels() const { return 0; }
   virtual int convolution_width() const { return 1; }
   virtual int64_t page_floats() const { return 0; }  // of a page's keys; values take as many
@@ -81,17 +82,19 @@ struct SimulatedStep {
 class Simulation {
  public:
   static constexpr int kPagesPerSequence = 16;
+  static constexpr int64_t kBetweenSlots = 32;  // floats: where other layers' blocks would lie
 
   Simulation(const MixerUnderTest& mixer, std::vector<Rows> tokens, int threads,
-             bool keeps_working = false)
+             bool keeps_working = false, int window_rows = kMaxWindowRows)
       : mixer_(mixer),
         tokens_(std::move(tokens)),
         pool_(threads),
         keeps_working_(keeps_working),
-        layout_(mixer.layout(keeps_working)),
+        layout_(mixer.layout(window_rows, keeps_working)),
         slots_(static_cast<int>(tokens_.size()) + 1),
+        slot_stride_(layout_.floats + kBetweenSlots),
         random_(99) {
-    state_.assign(slots_ * layout_.floats + 16, kNaN);
+    state_.assign(slots_ * slot_stride_ + 16, kNaN);
     const int pages = slots_ * kPagesPerSequence;
     keys_.assign(pages * mixer.page_floats() + 16, kNaN);
     values_.assign(pages * mixer.page_floats() + 16, kNaN);
@@ -203,7 +206,7 @@ class Simulation {
     }
   };
 
-  float* slot(size_t s) { return state_.data() + (s + 1) * layout_.floats; }
+  float* slot(size_t s) { return state_.data() + (s + 1) * slot_stride_; }
 
   Row Token(int s, const SimulatedStep& step, int i) {
     if (i < step.commit + step.kept) return tokens_[s].at(fed_[s] + i);
@@ -229,7 +232,7 @@ class Simulation {
     batch.pages = table_.data();
     batch.pages_per_sequence = kPagesPerSequence;
     batch.keeps_working = keeps_working_;
-    mixer_.Run(pool_, batch, {state_.data(), layout_}, {keys_.data(), values_.data()},
+    mixer_.Run(pool_, batch, {state_.data(), slot_stride_, layout_}, {keys_.data(), values_.data()},
                inputs.data(), in, outputs.data(), out);
     Rows result;
     for (size_t r = 0; r < call.inputs.size(); ++r) {
@@ -237,8 +240,9 @@ class Simulation {
       for (int64_t i = mixer_.output_width(); i < out; ++i)
         EXPECT_TRUE(std::isnan(outputs[r * out + i])) << "beside a row";
     }
-    for (int64_t i = 0; i < layout_.floats; ++i) {
-      if (!std::isnan(state_[i])) ADD_FAILURE() << "a free slot was written";
+    for (int64_t i = 0; i < static_cast<int64_t>(state_.size()); ++i) {
+      const bool used = i >= slot_stride_ && i % slot_stride_ < layout_.floats;
+      if (!used && !std::isnan(state_[i])) ADD_FAILURE() << "no slot's memory was written";
     }
     return result;
   }
@@ -296,6 +300,7 @@ class Simulation {
   const bool keeps_working_;
   const RecurrentSlotLayout layout_;
   const int slots_;
+  const int64_t slot_stride_;
   std::mt19937 random_;
   std::vector<float> state_, keys_, values_;
   std::vector<int32_t> table_;
@@ -381,6 +386,41 @@ struct MixerChecks {
                          std::to_string(rows) + " rows, " + std::to_string(n) + " kept");
         simulation.Fold();  // nothing pending: nothing changes
         ExpectAsOneByOne(simulation, 0, baseline, "folded twice");
+      }
+    }
+  }
+
+  // Invariant 1: drafts as long as the window, from slots that hold no more than that takes, at
+  // every place of the ring.
+  void DraftsMayFillTheWindow(uint32_t seed, bool as_draft) const {
+    std::mt19937 random(seed);
+    const Rows tokens = RandomRows(random, 80, mixer.input_width());
+    const Baseline baseline = OneByOne(mixer, tokens);
+    for (int rows : {0, 1, 2, 4, 7, kMaxWindowRows}) {
+      for (int first = 1; first <= 5; ++first) {
+        Simulation simulation(mixer, {tokens}, 1 + first % 2, as_draft, rows);
+        simulation.Feed(0, first);
+        while (simulation.fed(0) + 1 + rows <= simulation.length(0)) {
+          const SimulatedStep step{0, 1, rows, static_cast<int>(random() % (rows + 1))};
+          as_draft ? simulation.DraftStep({step}) : simulation.Step({step});
+        }
+        simulation.Fold();
+        ExpectAsOneByOne(simulation, 0, baseline, "windows of " + std::to_string(rows));
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+
+  // A slot holds the state, once more where a window is extended row by row, the taps before a
+  // window, and each uncommitted row as an input of the convolution and of the recurrence.
+  void SlotsHoldWhatWindowsTake(int64_t state, int64_t replay_row) const {
+    const auto padded = [](int64_t count) { return (count + 15) / 16 * 16; };
+    for (int rows : {1, 4, 8, kMaxWindowRows}) {
+      for (bool as_draft : {false, true}) {
+        const int64_t ring = int64_t{mixer.convolution_width() - 1 + rows} * mixer.ring_channels();
+        EXPECT_EQ(mixer.layout(rows, as_draft).floats,
+                  padded(state) * (as_draft ? 2 : 1) + padded(ring) + rows * padded(replay_row))
+            << rows << " rows";
       }
     }
   }
