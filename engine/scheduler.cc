@@ -1,6 +1,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/active_request.h"
 
@@ -42,10 +43,30 @@ int FitLogits(const Sequence& sequence, int feed, int logit_rows) {
 
 // Tokens that the target may read now: all, except that samples fork before the prompt's last
 // token, and that scoring has no use for the last one.
-int64_t ReadableBacklog(const Sequence& sequence) {
+int64_t Readable(const Sequence& sequence) {
   const ActiveRequest& active = *sequence.request;
   const bool holds_last = active.scoring() || (active.samples() > 1 && !active.forked);
   return sequence.backlog() - (holds_last ? 1 : 0);
+}
+
+bool Decodes(const Sequence& sequence) {
+  return Readable(sequence) == 1 && sequence.generated() > 0;
+}
+
+bool ReadsPrompt(const Sequence& sequence) { return Readable(sequence) > 0 && !Decodes(sequence); }
+
+int64_t RowsToBorder(const Sequence& sequence) {
+  return std::min(Readable(sequence), kPromptGrid - sequence.target.fed % kPromptGrid);
+}
+
+// The rows of a prompt's next chunk, at most `rows`: not beyond the next border of the grid, which is
+// reached in equal steps where one is not enough.
+int64_t ChunkRows(const Sequence& sequence, int64_t rows) {
+  const int64_t wanted = RowsToBorder(sequence);
+  if (wanted <= rows) return wanted;
+  if (rows <= 0 || wanted == Readable(sequence)) return rows;
+  const int64_t steps = (wanted + rows - 1) / rows;
+  return (wanted + steps - 1) / steps;
 }
 
 }  // namespace
@@ -53,23 +74,31 @@ int64_t ReadableBacklog(const Sequence& sequence) {
 void Scheduler::Plan(absl::Span<Sequence* const> running, absl::Span<const int> wished_drafts,
                      std::vector<StepEntry>* plan) {
   plan->clear();
-  int decoding = 0, prompts = 0;
-  for (const Sequence* sequence : running) {
-    (ReadableBacklog(*sequence) == 1 && sequence->generated() > 0 ? decoding : prompts) += 1;
+  prompts_.clear();
+  int decoding = 0;
+  for (Sequence* sequence : running) {
+    if (Decodes(*sequence)) ++decoding;
+    if (ReadsPrompt(*sequence)) prompts_.push_back(sequence);
   }
-  int rows = limits_.max_rows, logit_rows = limits_.max_logit_rows;
-  const int kept_for_prompts = prompts > 0 ? std::max(1, limits_.max_rows / 4) : 0;
+  Room room{limits_.max_rows, limits_.max_logit_rows};
+  const int kept_for_prompts = prompts_.empty() ? 0 : std::max(1, limits_.max_rows / 4);
+  PlanDecoding(running, wished_drafts, decoding, kept_for_prompts, &room, plan);
+  CutDrafts(kept_for_prompts, &room, plan);
+  PlanPrompts(&room, plan);
+}
 
-  // 1. The rows of decoding sequences, from where the last step ended when they do not all fit.
-  const int fitting = std::min(decoding, std::max(1, rows - kept_for_prompts));
+// The rows of decoding sequences, from where the last step ended when they do not all fit.
+void Scheduler::PlanDecoding(absl::Span<Sequence* const> running,
+                             absl::Span<const int> wished_drafts, int decoding,
+                             int kept_for_prompts, Room* room, std::vector<StepEntry>* plan) {
+  const int fitting = std::min(decoding, std::max(1, room->rows - kept_for_prompts));
   if (fitting == decoding) first_decoding_ = 0;
-  size_t seen = 0;
-  for (int pass = 0; pass < 2;
-       ++pass) {  // from first_decoding_ to the end, then from the beginning
-    seen = 0;
+  // From first_decoding_ to the end, then from the beginning.
+  for (int pass = 0; pass < 2; ++pass) {
+    size_t seen = 0;
     for (size_t i = 0; i < running.size(); ++i) {
       Sequence* sequence = running[i];
-      if (ReadableBacklog(*sequence) != 1 || sequence->generated() == 0) continue;
+      if (!Decodes(*sequence)) continue;
       const bool mine = (seen++ >= first_decoding_) == (pass == 0);
       if (!mine || static_cast<int>(plan->size()) == fitting) continue;
       StepEntry& entry = plan->emplace_back();
@@ -79,44 +108,56 @@ void Scheduler::Plan(absl::Span<Sequence* const> running, absl::Span<const int> 
     }
   }
   if (decoding > 0) first_decoding_ = (first_decoding_ + fitting) % decoding;
-  rows -= fitting;
-  logit_rows -= fitting;
+  room->rows -= fitting;
+  room->logit_rows -= fitting;
+}
 
-  // 2. Drafts: everyone's longest wish is cut until all fit.
+// Everyone's longest wish is cut until all fit.
+void Scheduler::CutDrafts(int kept_for_prompts, Room* room, std::vector<StepEntry>* plan) const {
   int wished = 0, longest = 0;
   for (const StepEntry& entry : *plan) {
     wished += entry.draft_length;
     longest = std::max(longest, entry.draft_length);
   }
-  const int room =
-      std::max(0, std::min(rows - kept_for_prompts, logit_rows - (prompts > 0 ? prompts : 0)));
-  while (wished > room) {
+  const int fitting = std::max(0, std::min(room->rows - kept_for_prompts,
+                                           room->logit_rows - static_cast<int>(prompts_.size())));
+  while (wished > fitting) {
     --longest;
     for (StepEntry& entry : *plan) {
-      if (entry.draft_length > longest && wished > room) {
+      if (entry.draft_length > longest && wished > fitting) {
         wished -= entry.draft_length - longest;
         entry.draft_length = longest;
       }
     }
   }
-  rows -= wished;
-  logit_rows -= wished;
+  room->rows -= wished;
+  room->logit_rows -= wished;
+}
 
-  // 3. Prompts.
-  for (Sequence* sequence : running) {
-    const int64_t readable = ReadableBacklog(*sequence);
-    if (readable <= 0 || (readable == 1 && sequence->generated() > 0)) continue;
-    const int feed =
-        FitLogits(*sequence, static_cast<int>(std::min<int64_t>(readable, rows)), logit_rows);
+// The oldest prompt gets half of the rows, and what the others do not need: they follow, the
+// shortest first.
+void Scheduler::PlanPrompts(Room* room, std::vector<StepEntry>* plan) {
+  if (prompts_.empty()) return;
+  int64_t wanted_by_others = 0;
+  for (size_t i = 1; i < prompts_.size(); ++i) {
+    wanted_by_others += RowsToBorder(*prompts_[i]);
+    for (size_t k = i; k > 1 && Readable(*prompts_[k]) < Readable(*prompts_[k - 1]); --k)
+      std::swap(prompts_[k], prompts_[k - 1]);
+  }
+  const int64_t of_others = std::min<int64_t>(room->rows / 2, wanted_by_others);
+  for (size_t i = 0; i < prompts_.size(); ++i) {
+    const Sequence& sequence = *prompts_[i];
+    const int64_t rows = ChunkRows(sequence, room->rows - (i == 0 ? of_others : 0));
+    const int feed = FitLogits(sequence, static_cast<int>(rows), room->logit_rows);
     if (feed <= 0) continue;
     StepEntry& entry = plan->emplace_back();
-    entry.sequence = sequence;
+    entry.sequence = prompts_[i];
     entry.feed = feed;
-    const Scored scored = ScoredRows(*sequence, feed);
-    entry.score_begin = static_cast<int>(scored.begin - sequence->target.fed);
+    const Scored scored = ScoredRows(sequence, feed);
+    entry.score_begin = static_cast<int>(scored.begin - sequence.target.fed);
     entry.scored = scored.count();
-    rows -= feed;
-    logit_rows -= entry.scored + 1;
+    room->rows -= feed;
+    room->logit_rows -= entry.scored + 1;
   }
 }
 

@@ -4,6 +4,8 @@
 #ifndef MAMBAD_ENGINE_SCHEDULER_H_
 #define MAMBAD_ENGINE_SCHEDULER_H_
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -17,26 +19,40 @@ struct SchedulerLimits {
   int max_logit_rows = 0;  // of them with logits
 };
 
+// Positions: no chunk of a prompt crosses a multiple of this. What is kept of a state for later lies
+// there.
+inline constexpr int64_t kPromptGrid = 256;
+
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerLimits& limits) : limits_(limits) {}
 
-  // Fills `plan` from the running sequences, in their order (oldest first within a priority):
-  //   1. every sequence that is decoding gets the row of its last token, so that no prompt makes it
-  //   wait;
-  //   2. a part of the rows is kept for prompts while any waits: a quarter of the step, at least
-  //   one row;
-  //   3. drafts take what they were wished (`wished_drafts`, one a sequence) as far as rows reach,
-  //   shortest cut first;
-  //   4. prompts share the rest, oldest first.
+  // Fills `plan` from the running sequences, given in their order (oldest first within a priority).
+  //
+  // Decoding sequences come first: each gets the row of its last token, so that no prompt makes it
+  // wait. A part of the rows is kept for prompts while any waits: a quarter of the step, at least
+  // one row. Drafts take what they were wished (`wished_drafts`, one a sequence) as far as rows
+  // reach, shortest cut first. Of the rest the oldest prompt gets half and what the others do not
+  // need; they get theirs the shortest first, so that none holds up all that come after it.
+  //
   // A plan with no entries means that nothing can run. Allocates nothing once `plan` has grown.
   void Plan(absl::Span<Sequence* const> running, absl::Span<const int> wished_drafts,
             std::vector<StepEntry>* plan);
 
  private:
+  // What is left of the step.
+  struct Room {
+    int rows = 0, logit_rows = 0;
+  };
+  void PlanDecoding(absl::Span<Sequence* const> running, absl::Span<const int> wished_drafts,
+                    int decoding, int kept_for_prompts, Room* room, std::vector<StepEntry>* plan);
+  void CutDrafts(int kept_for_prompts, Room* room, std::vector<StepEntry>* plan) const;
+  void PlanPrompts(Room* room, std::vector<StepEntry>* plan);
+
   SchedulerLimits limits_;
-  size_t first_decoding_ =
-      0;  // where the next step begins when not all decoding sequences fit into one
+  // Where the next step begins when not all decoding sequences fit into one.
+  size_t first_decoding_ = 0;
+  std::vector<Sequence*> prompts_;  // of this plan; the oldest first
 };
 
 }  // namespace mambad

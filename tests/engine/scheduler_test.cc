@@ -144,6 +144,41 @@ TEST_F(SchedulerTest, PromptsAreReadOldestFirst) {
   EXPECT_EQ(Text(), "0:6+0 1:34+0");
 }
 
+TEST_F(SchedulerTest, ALongPromptDoesNotHoldUpShortOnes) {
+  Prompt(1000);
+  Prompt(900);
+  Prompt(10);
+  Plan(64, 64);
+  EXPECT_EQ(Text(), "0:32+0 2:10+0 1:22+0");
+  running_.erase(running_.begin() + 1);
+  wishes_.pop_back();
+  Plan(64, 64);
+  EXPECT_EQ(Text(), "0:52+0 1:10+0");
+}
+
+// In equal steps to the next border where one does not reach it.
+TEST_F(SchedulerTest, NoChunkCrossesABorderOfTheGrid) {
+  Sequence& prompt = Prompt(1000);
+  for (int rows : {40, 100, 200, 255, 256, 300, 700}) {
+    Decoding();
+    prompt.target.fed = 0;
+    int chunks = 0;
+    while (prompt.target.fed < 1000) {
+      Plan(rows, rows);
+      const StepEntry& chunk = plan_.back();
+      ASSERT_EQ(chunk.sequence, &prompt);
+      const int64_t begin = prompt.target.fed, end = begin + chunk.feed;
+      EXPECT_TRUE(begin / kPromptGrid == (end - 1) / kPromptGrid) << begin << " to " << end;
+      prompt.target.fed = end;
+      ++chunks;
+    }
+    const int room = rows - static_cast<int>(running_.size()) + 1;
+    const int steps = (256 + room - 1) / room;
+    EXPECT_LE(chunks, 4 * steps);
+    scheduler_.reset();
+  }
+}
+
 TEST_F(SchedulerTest, SamplesForkBeforeThePromptsLastToken) {
   Sequence& first = Prompt(10);
   RequestOf(first).request.output.samples = 3;
