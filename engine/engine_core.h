@@ -2,7 +2,7 @@
 // handed, but for the measured times that choose draft lengths; neither can change a token. Driven
 // by Engine's thread in the daemon and directly in tests.
 //
-// One class in seven files, by what a request meets on its way: engine_open.cc and engine_chat.cc
+// One class in seven files, by what a request meets on its way: engine_open.cc and engine_text.cc
 // (before there are any), engine_validate.cc (at the door), engine_core.cc (queue, slots, pages,
 // the step), engine_drafts.cc (who drafts how much), engine_results.cc (out again),
 // engine_accounts.cc (what is counted meanwhile).
@@ -133,14 +133,17 @@ class EngineCore {
   // All that can be refused before weights are read.
   absl::Status Prepare(ModelFiles* files, DeviceLostHandler lost);
   absl::Status OpenFiles(ModelFiles* files);
+  absl::Status OpenDraftFiles(ModelFiles* files);
   absl::Status ResolveOptions(const ModelFiles& files);
   void ChooseContext(const checkpoint::ModelConfig& config);
   absl::Status OpenDevice(const checkpoint::Checkpoint& target, DeviceLostHandler lost);
   absl::Status ResolveMemory(const ModelFiles& files);
   absl::Status OpenText(const checkpoint::Checkpoint& checkpoint);
+  absl::Status OpenTokenizer(const checkpoint::Checkpoint& checkpoint);
   absl::Status OpenChatTemplate(const checkpoint::Checkpoint& checkpoint);
   void AddWarnings(const std::vector<std::string>& lines);
-  absl::Status LoadModels(const ModelFiles& files);
+  absl::Status LoadTarget(const ModelFiles& files);
+  absl::Status LoadDraft(const ModelFiles& files);
   void CreateParts(const checkpoint::ModelConfig& config);
 
   // The phases of a step.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <new>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -64,24 +63,22 @@ ModelInfo Describe(const std::string& path, const Checkpoint& checkpoint, const 
   return info;
 }
 
-void AddEnd(std::optional<TokenId> end, ModelInfo& info) {
-  const bool served = end.has_value() && *end < info.vocabulary;
-  if (!served || std::count(info.eos_ids.begin(), info.eos_ids.end(), *end) > 0) return;
-  info.eos_ids.push_back(*end);
+ModelLimits LimitsOf(const EngineOptions& options, int logit_rows) {
+  ModelLimits limits;
+  limits.max_rows = options.max_step_rows;
+  limits.max_logit_rows = logit_rows;
+  limits.max_sequences = options.max_sequences;
+  limits.max_context = options.max_context;
+  return limits;
 }
 
-// Each request's sequences carry all of them.
-absl::Status LimitEnds(ModelInfo& info) {
-  const auto ends = static_cast<int>(info.eos_ids.size());
-  if (ends > kernels::kMaxStopIds) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(info.path, ": ", ends,
-                     " ends of text found in its files (config.json, generation_config.json, ",
-                     "the tokenizer), at most ", kernels::kMaxStopIds,
-                     " expected: take some out of eos_token_id"));
-  }
-  info.most_stop_token_ids = kernels::kMaxStopIds - ends;
-  return absl::OkStatus();
+StatePoolShape PoolShapeOf(const EngineOptions& options, int window_rows) {
+  StatePoolShape shape;
+  shape.slots = options.max_sequences;
+  shape.max_context = options.max_context;
+  shape.cache_tokens = options.kv_cache_tokens;
+  shape.window_rows = window_rows;
+  return shape;
 }
 
 // What generation_config.json asks for; without do_sample, greedy.
@@ -156,49 +153,6 @@ absl::Status CheckActivations(const EngineOptions& options, const Checkpoint& ta
                    ") does not multiply pairs of bfloat16 numbers: set auto or float32"));
 }
 
-absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
-    const std::string& path, const Checkpoint& checkpoint) {
-  const checkpoint::TextFiles& files = checkpoint.text();
-  if (!files.directory.empty()) {
-    return text::OpenTokenizer(files.directory, checkpoint.config().vocabulary);
-  }
-  if (files.pieces.empty()) return absl::NotFoundError("no tokenizer in the file");
-  text::BpeVocabulary vocabulary;
-  if (files.tokenizer_model == "gpt2") {
-    vocabulary.kind = text::BpeVocabulary::Kind::kByteLevel;
-  } else if (files.tokenizer_model == "llama") {
-    vocabulary.kind = text::BpeVocabulary::Kind::kSentencePiece;
-  } else {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": tokenizer.ggml.model: \"",
-                                                   files.tokenizer_model,
-                                                   "\" found, \"gpt2\" or \"llama\" expected"));
-  }
-  const auto id = [](int32_t value) {
-    return value < 0 ? std::nullopt : std::optional<text::TokenId>(value);
-  };
-  vocabulary.pieces = files.pieces;
-  vocabulary.scores = files.scores;
-  for (int32_t type : files.piece_types)
-    vocabulary.types.push_back(static_cast<text::BpeVocabulary::Type>(type));
-  for (const std::string& merge : files.merges) {
-    const size_t space = merge.find(' ', 1);  // a piece may begin with one
-    if (space == std::string::npos) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, ": tokenizer.ggml.merges: \"", merge, "\" has no two parts"));
-    }
-    vocabulary.merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
-  }
-  vocabulary.pre_tokenizer = files.pre_tokenizer;
-  vocabulary.bos_id = id(files.bos_id);
-  vocabulary.eos_id = id(files.eos_id);
-  vocabulary.unknown_id = id(files.unknown_id);
-  vocabulary.add_bos = files.add_bos;
-  vocabulary.add_eos = files.add_eos;
-  vocabulary.add_space_prefix = files.add_space_prefix.value_or(true);
-  vocabulary.source_name = path;
-  return text::CreateTokenizerFromVocabulary(std::move(vocabulary));
-}
-
 }  // namespace
 
 // The files that an engine is opened from. Mapped, not read; they go when it is open.
@@ -218,7 +172,10 @@ absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(
   ModelFiles files;
   if (absl::Status status = core->Prepare(&files, std::move(lost)); !status.ok()) return status;
   try {  // the plan fits, but a device may give less than it says
-    if (absl::Status status = core->LoadModels(files); !status.ok()) return status;
+    if (absl::Status status = core->LoadTarget(files); !status.ok()) return status;
+    if (files.draft != nullptr) {
+      if (absl::Status status = core->LoadDraft(files); !status.ok()) return status;
+    }
     core->CreateParts(files.target->config());
   } catch (const std::bad_alloc&) {
     return OutOfMemory(core->facts_.memory, core->facts_.options);
@@ -242,11 +199,7 @@ absl::Status EngineCore::Prepare(ModelFiles* files, DeviceLostHandler lost) {
     return status;
   }
   if (absl::Status status = ResolveMemory(*files); !status.ok()) return status;
-  facts_.model.path = facts_.options.model;
-  facts_.model.vocabulary = files->target->config().vocabulary;
-  facts_.model.eos_ids = files->target->config().eos_ids;
-  if (absl::Status status = OpenText(*files->target); !status.ok()) return status;
-  return LimitEnds(facts_.model);
+  return OpenText(*files->target);
 }
 
 absl::Status EngineCore::OpenDevice(const Checkpoint& target, DeviceLostHandler lost) {
@@ -290,49 +243,47 @@ absl::Status EngineCore::OpenFiles(ModelFiles* files) {
         "compute.weight_type: bfloat16 takes half of that and rounds them: logits off by "
         "0.3 to 1.5 %")});
   }
-  if (options.draft_model.empty()) return absl::OkStatus();
-  opened = Checkpoint::Open(options.draft_model);
+  return options.draft_model.empty() ? absl::OkStatus() : OpenDraftFiles(files);
+}
+
+absl::Status EngineCore::OpenDraftFiles(ModelFiles* files) {
+  absl::StatusOr<std::unique_ptr<const Checkpoint>> opened =
+      Checkpoint::Open(facts_.options.draft_model);
   if (!opened.ok()) return opened.status();
   files->draft = *std::move(opened);
   AddWarnings(files->draft->config().warnings);
-  const Checkpoint& draft = *files->draft;
-  absl::StatusOr<std::vector<int32_t>> tokens =
-      checkpoint::ReadProposedTokens(draft.text().directory, draft.config().vocabulary);
+  absl::StatusOr<std::vector<int32_t>> tokens = checkpoint::ReadProposedTokens(
+      files->draft->text().directory, files->draft->config().vocabulary);
   if (!tokens.ok()) return tokens.status();
   files->proposed_tokens = *std::move(tokens);
   return absl::OkStatus();
 }
 
-absl::Status EngineCore::LoadModels(const ModelFiles& files) {
+absl::Status EngineCore::LoadTarget(const ModelFiles& files) {
   const EngineOptions& options = facts_.options;
-  ModelLimits limits;
-  limits.max_rows = options.max_step_rows;
-  limits.max_logit_rows = MaxLogitRows(options);
-  limits.max_sequences = options.max_sequences;
-  limits.max_context = options.max_context;
-  StatePoolShape shape;
-  shape.slots = options.max_sequences;
-  shape.max_context = options.max_context;
-  shape.cache_tokens = options.kv_cache_tokens;
-  shape.window_rows = TargetWindowRows(options);
-  absl::StatusOr<std::unique_ptr<Model>> model =
-      Model::Load(*files.target, options.weight_type, limits, *backend_);
+  absl::StatusOr<std::unique_ptr<Model>> model = Model::Load(
+      *files.target, options.weight_type, LimitsOf(options, MaxLogitRows(options)), *backend_);
   if (!model.ok()) return model.status();
   target_ = *std::move(model);
-  target_state_ = std::make_unique<StatePool>(target_->weights().blocks(), shape, *backend_);
+  target_state_ = std::make_unique<StatePool>(
+      target_->weights().blocks(), PoolShapeOf(options, TargetWindowRows(options)), *backend_);
   ModelInfo model_info = Describe(options.model, *files.target, *target_, *target_state_,
                                   options.max_context, *backend_);
   // What the texts' files had to add.
   model_info.eos_ids = std::move(facts_.model.eos_ids);
   model_info.most_stop_token_ids = facts_.model.most_stop_token_ids;
   facts_.model = std::move(model_info);
-  if (files.draft == nullptr) return absl::OkStatus();
+  return absl::OkStatus();
+}
 
-  limits.max_logit_rows = options.max_sequences;
-  model = Model::Load(*files.draft, options.weight_type, limits, *backend_, files.proposed_tokens);
+absl::Status EngineCore::LoadDraft(const ModelFiles& files) {
+  const EngineOptions& options = facts_.options;
+  absl::StatusOr<std::unique_ptr<Model>> model =
+      Model::Load(*files.draft, options.weight_type, LimitsOf(options, options.max_sequences),
+                  *backend_, files.proposed_tokens);
   if (!model.ok()) return model.status();
   draft_ = *std::move(model);
-  shape.window_rows = DraftWindowRows(options);
+  StatePoolShape shape = PoolShapeOf(options, DraftWindowRows(options));
   shape.keeps_working = true;
   draft_state_ = std::make_unique<StatePool>(draft_->weights().blocks(), shape, *backend_);
   facts_.draft_model = Describe(options.draft_model, *files.draft, *draft_, *draft_state_,
@@ -372,29 +323,6 @@ void EngineCore::CreateParts(const ModelConfig& config) {
   facts_.default_sampling = DefaultSampling(config);
   set_speculation_enabled(options.speculation);
   UpdateGauges(absl::UnixEpoch());
-}
-
-// A model without a tokenizer serves token ids; one with a broken tokenizer is an error.
-absl::Status EngineCore::OpenText(const Checkpoint& checkpoint) {
-  absl::StatusOr<std::unique_ptr<const text::Tokenizer>> tokenizer =
-      OpenTokenizerOf(facts_.options.model, checkpoint);
-  if (absl::IsNotFound(tokenizer.status())) {
-    AddWarnings(
-        {absl::StrCat(facts_.options.model, ": no tokenizer: only token ids are served, no text")});
-    return absl::OkStatus();
-  }
-  if (!tokenizer.ok()) return tokenizer.status();
-  facts_.tokenizer = *std::move(tokenizer);
-  for (std::string& warning : facts_.tokenizer->warnings()) {
-    facts_.warnings.push_back(std::move(warning));
-  }
-  AddEnd(facts_.tokenizer->eos_id(), facts_.model);
-  if (facts_.tokenizer->vocabulary_size() > checkpoint.config().padded_vocabulary) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        facts_.options.model, ": the tokenizer has ", facts_.tokenizer->vocabulary_size(),
-        " tokens, the model ", checkpoint.config().padded_vocabulary));
-  }
-  return OpenChatTemplate(checkpoint);
 }
 
 absl::Status EngineCore::ResolveOptions(const ModelFiles& files) {

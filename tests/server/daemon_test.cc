@@ -225,8 +225,9 @@ TEST(DaemonTest, ALostDeviceTurnsReadinessOffAndEndsTheProcess) {
     return OpenFakeEngine(options, observer);
   };
   std::string ended;
-  auto daemon = Daemon::Listen(
-      options, open, &log, {.end = [&](const absl::Status& reason) { ended = reason.message(); }});
+  auto daemon = Daemon::Listen(options, open, &log, {.end = [&](const absl::Status& reason) {
+                                 ended = std::string(reason.message());
+                               }});
   ASSERT_TRUE(daemon.ok() && (*daemon)->Load().ok());
   const auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", (*daemon)->port()),
                                            grpc::InsecureChannelCredentials());
