@@ -271,9 +271,13 @@ void GenerateStream::Perform(const Actions& actions) {
     in_flight_bytes_ = ToBytes(in_flight_);
     // A cleared message keeps its memory, which the next one of the usual size needs.
     if (in_flight_bytes_.Length() > kUsualMessage) v1::GenerateResponse().Swap(&in_flight_);
+    GiveToNetwork(this);
     StartWrite(&in_flight_bytes_);
   }
-  if (actions.finish) Finish(ToGrpcStatus(actions.status, context_));
+  if (!actions.finish) return;
+  grpc::Status status = ToGrpcStatus(actions.status, context_);
+  GiveToNetwork(this);
+  Finish(std::move(status));
 }
 
 }  // namespace mambad::server

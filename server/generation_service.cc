@@ -1,5 +1,7 @@
 #include "server/generation_service.h"
 
+#include <utility>
+
 #include "server/generate_stream.h"
 #include "server/message_reader.h"
 #include "server/network_thread.h"
@@ -22,8 +24,9 @@ class ShortCall final : public grpc::ServerUnaryReactor {
 
   grpc::ServerUnaryReactor* End(const absl::Status& status) {
     record_.End(status, 0);
+    grpc::Status end = ToGrpcStatus(status, context_);
     GiveToNetwork(this);
-    Finish(ToGrpcStatus(status, context_));
+    Finish(std::move(end));
     return this;
   }
   void OnDone() override {

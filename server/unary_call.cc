@@ -68,13 +68,16 @@ void UnaryCall::Answer(grpc::ByteBuffer answer) {
     unread_bytes_ = size;
   }
   StartStallTimer(size);
+  GiveToNetwork(this);
   Finish(grpc::Status::OK);
 }
 
 void UnaryCall::End(const absl::Status& status) {
   Record(status);
   StartStallTimer(0);
-  Finish(ToGrpcStatus(status, context_));
+  grpc::Status end = ToGrpcStatus(status, context_);
+  GiveToNetwork(this);
+  Finish(std::move(end));
 }
 
 // Before Finish: afterwards the call may be gone.
