@@ -189,12 +189,12 @@ HWY_INLINE void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk,
   const int64_t offset = part.state + int64_t{n} * part.head_width + p;
   const int stored = chunk.stored - chunk.begin;
   V s[kN][kP];
-  LoadTile(LoadedState(rows, chunk) + offset, part.head_width, s);
+  LoadTile(LoadedState(rows) + offset, part.head_width, s);
   RunRows(data, 0, stored, n, p, s);
   if (chunk.stores_checkpoint()) StoreTile(s, part.head_width, rows.checkpoint() + offset);
   if (chunk.stored == chunk.end) return;
   RunRows(data, stored, chunk.rows(), n, p, s);
-  if (rows.keeps_working) StoreTile(s, part.head_width, rows.working() + offset);
+  if (rows.stores_working) StoreTile(s, part.head_width, rows.working() + offset);
 }
 
 // A tile of one row of the state and fewer numbers than a vector: the same over staged copies.
@@ -205,7 +205,7 @@ void RunTail(const SequenceRows& rows, const RecurrenceChunk& chunk, const HeadP
   const int stored = chunk.stored - chunk.begin;
   const size_t bytes = (part.width - p) * sizeof(float);
   HWY_ALIGN float staged[kLanes] = {};
-  std::memcpy(staged, LoadedState(rows, chunk) + offset, bytes);
+  std::memcpy(staged, LoadedState(rows) + offset, bytes);
   V s[1][1] = {{hn::Load(d, staged)}};
   RunRows(data, 0, stored, n, p, s);
   hn::Store(s[0][0], d, staged);
@@ -213,7 +213,7 @@ void RunTail(const SequenceRows& rows, const RecurrenceChunk& chunk, const HeadP
   if (chunk.stored == chunk.end) return;
   RunRows(data, stored, chunk.rows(), n, p, s);
   hn::Store(s[0][0], d, staged);
-  if (rows.keeps_working) std::memcpy(rows.working() + offset, staged, bytes);
+  if (rows.stores_working) std::memcpy(rows.working() + offset, staged, bytes);
 }
 
 template <int kN>
@@ -326,15 +326,15 @@ ConvolutionShape ConvolutionOf(const Mamba2Layer& layer, const Mamba2Widths& wid
   return shape;
 }
 
-// x and B of uncommitted rows, which heads share, and dt go to the replay rows when all heads have
-// read the old ones.
+// x and B of kept rows, which heads share, and dt go to the replay rows when all heads have read
+// the old ones.
 void KeepWindow(ThreadPool& pool, const Mamba2Arguments& arguments) {
   const int64_t shared = arguments.widths.x + arguments.widths.b;
   const auto keep = [&](int64_t begin, int64_t end, int) {
     for (int64_t s = begin; s < end; ++s) {
       const SequenceRows rows =
           RowsOfSequence(arguments.batch, arguments.state, static_cast<int>(s));
-      for (int i = rows.committed; i < rows.total(); ++i) {
+      for (int i = rows.kept; i < rows.total(); ++i) {
         float* kept = rows.kept_row(i);
         const float* dt = arguments.projected.row(rows.call_row(i)) + arguments.widths.dt_column();
         std::memcpy(kept, arguments.convolved.row(rows.call_row(i)), shared * sizeof(float));
@@ -342,12 +342,12 @@ void KeepWindow(ThreadPool& pool, const Mamba2Arguments& arguments) {
       }
     }
   };
-  int64_t uncommitted = 0;
+  int64_t kept = 0;
   for (int s = 0; s < arguments.batch.sequences; ++s) {
     const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, s);
-    uncommitted += rows.total() - rows.committed;
+    kept += rows.total() - rows.kept;
   }
-  if (uncommitted > 0) pool.Split(arguments.batch.sequences, 1, keep);
+  if (kept > 0) pool.Split(arguments.batch.sequences, 1, keep);
 }
 
 void NormGroups(ThreadPool& pool, const Mamba2Layer& layer, int64_t rows, const RowsView& out) {
@@ -379,12 +379,12 @@ RecurrentSlotLayout Mamba2SlotLayout(const Mamba2Layer& layer, int window_rows,
     at += state;
   }
   layout.ring = at;
-  layout.window_rows = window_rows;
+  layout.window_rows = layout.replay_rows = window_rows;
   layout.ring_rows = RingRows(layer.convolution_width, window_rows);
   at += RoundUp16(layout.ring_rows * widths.channels());
   layout.replay = at;
   layout.replay_row = RoundUp16(widths.x + widths.b + layer.heads);
-  layout.floats = at + window_rows * layout.replay_row;
+  layout.floats = at + layout.replay_rows * layout.replay_row;
   return layout;
 }
 
