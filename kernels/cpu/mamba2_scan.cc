@@ -12,6 +12,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/mamba2_scan.cc"
+#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/math-inl.h"
@@ -56,8 +57,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 using D = hn::CappedTag<float, 16>;
 using V = hn::Vec<D>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
-constexpr int kPart = 64;     // numbers of a head that run together, at most
-constexpr int kTileRows = 4;  // of the state: n
+constexpr int kPart = 64;          // numbers of a head that run together, at most
+constexpr int kTileRows = 4;       // of the state: n
+constexpr int kStateAhead = 1024;  // floats: how far before its use a state is asked for
 constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
 
 // One part of one head: columns [first, first + width) of its P.
@@ -168,7 +170,10 @@ HWY_INLINE void LoadTile(const float* from, int64_t stride, V (&s)[kN][kP]) {
 #pragma GCC unroll 8
   for (int i = 0; i < kN; ++i) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kP; ++j) s[i][j] = hn::LoadU(D(), from + i * stride + j * kLanes);
+    for (int j = 0; j < kP; ++j) {
+      s[i][j] = hn::LoadU(D(), from + i * stride + j * kLanes);
+      hwy::Prefetch(from + i * stride + j * kLanes + kStateAhead);
+    }
   }
 }
 
@@ -270,15 +275,16 @@ void ScanSequence(const Mamba2Arguments& arguments, const SequenceRows& rows, co
   }
 }
 
+// Sequence by sequence: a thread's part of a slot is one stretch of memory.
 void ScanHeads(ThreadPool& pool, const Mamba2Arguments& arguments) {
   const Mamba2Layer& layer = arguments.layer;
   const int64_t parts = (layer.head_width() + kPart - 1) / kPart;
   pool.Split(layer.heads * parts, 1, [&](int64_t begin, int64_t end, int) HWY_ATTR {
     HeadChunk data;
-    for (int64_t i = begin; i < end; ++i) {
-      const HeadPart part = PartOf(arguments, i);
-      for (int s = 0; s < arguments.batch.sequences; ++s) {
-        ScanSequence(arguments, RowsOfSequence(arguments.batch, arguments.state, s), part, data);
+    for (int s = 0; s < arguments.batch.sequences; ++s) {
+      const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, s);
+      for (int64_t i = begin; i < end && rows.total() > 0; ++i) {
+        ScanSequence(arguments, rows, PartOf(arguments, i), data);
       }
     }
   });
