@@ -19,8 +19,8 @@ namespace mambad {
 
 struct ActiveRequest;
 
-// How far one model has read a sequence. `fed` tokens are in its state: all but the last `replay`
-// committed to the checkpoint, those waiting in the replay rows (kernels/backend.h).
+// How far one model has read a sequence: `fed` tokens. All but the last `replay` of them are in the
+// checkpoint, those wait in the replay rows (kernels/backend.h).
 struct ReadPosition {
   int64_t fed = 0;
   int replay = 0;

@@ -38,7 +38,7 @@
 
 namespace mambad::kernels {
 
-// Uncommitted rows a window may hold at most: the longest draft.
+// Rows of a window that may turn out wrong, at most: the longest draft.
 inline constexpr int kMaxWindowRows = 16;
 inline constexpr int kMaxConvolutionWidth = 8;
 inline constexpr int kPageTokens = 16;  // tokens a page of keys and values holds
@@ -170,23 +170,27 @@ struct MlpLayer {
 
 // What a recurrent layer keeps for one sequence (one slot), as offsets in floats into a slot's
 // block:
-//   checkpoint  the state after all committed rows. Mamba-1 [I padded to 16 / 16][N][16]; Mamba-2
+//   checkpoint  the state after all rows that were folded into it. Mamba-1 [I padded to 16 / 16][N][16]; Mamba-2
 //               [heads][N][P]
 //   working     the state after the window's last row; only where a model extends its window row by
 //               row (a draft model)
 //   ring        the last inputs before the convolution, [ring_rows][channels]; the row of position
 //               p is p % ring_rows
-//   replay      window_rows rows of what a row feeds the recurrence, as verify computed it:
-//               Mamba-1 x [I], delta [I], B [G N]; Mamba-2 x [I], dt [heads], B [G N] (after
-//               convolution, before dt's bias)
+//   replay      replay_rows rows of what a row feeds the recurrence, as verify computed it: Mamba-1
+//               x [I], delta [I], B [G N]; Mamba-2 x [I], dt [heads], B [G N] (after convolution,
+//               before dt's bias)
 //
-// With k uncommitted rows in a window, those are all rows that a replay may need. And ring_rows is
-// W - 1 + k: when the last row written was that of position q, the next call begins at q - k + 1 or
-// later, its taps reach back to q - k - W + 2, and from there to q are W - 1 + k positions.
+// With k rows in a window that may turn out wrong, k rows are kept by a step that folds, so that
+// replay_rows is k at least. A device that runs some rows again sooner than it stores a state says
+// how many may wait (waiting_rows), and replay_rows reaches for them. ring_rows is W - 1 + k: when
+// the last row written was that of position q, the next call begins at q - k + 1 or later, its taps
+// reach back to q - k - W + 2, and from there to q are W - 1 + k positions.
 struct RecurrentSlotLayout {
   int64_t checkpoint = 0, working = -1, ring = 0, replay = 0;  // working -1: not kept
   int64_t replay_row = 0;                                      // floats a replay row takes
   int window_rows = 0;                                         // k, 0 .. kMaxWindowRows
+  int waiting_rows = 0;  // that may wait, those of the call counted, if it is not to fold; 0: none
+  int replay_rows = 0;   // the larger of both
   int ring_rows = 0;
   int64_t floats = 0;  // of the whole block, a multiple of 16
 };
@@ -210,19 +214,32 @@ struct KeyValueState {
 
 // ---- one step -----------------------------------------------------------------------------------
 
-// The rows of one forward pass, ragged: sequence s owns rows [row_begin[s], row_begin[s + 1]). All
-// arrays are in backend memory. Verify-and-commit, for every recurrent layer of sequence s with
-// rows 0 .. T-1 in this call:
+// The rows of one forward pass, ragged: sequence s owns rows [row_begin[s], row_begin[s + 1]), T of
+// them. All arrays are in backend memory. What every recurrent layer does with sequence s, in this
+// order:
 //
-//   window_start == 0: load checkpoint; run the first replay[s] replay rows; run rows
-//                      0 .. commit[s]-1; store checkpoint (when replay or commit > 0); run the
-//                      remaining rows, whose inputs go to replay rows 0, 1, ...
-//   window_start  > 0: load working; run all rows, whose inputs go to replay rows
-//                      window_start[s], ...
-//   keeps_working and rows beyond commit were run: store working.
+//   load    the checkpoint; resume[s] = 1: the working state
+//   run     the first replay[s] replay rows, then rows 0 .. T-1 of the call
+//   store   fold[s] = 1: the checkpoint, as it is after row keep_from[s] - 1 of the call (0: after
+//           the replay rows). keeps_working and T > keep_from[s]: the working state, after row T-1
+//   keep    rows keep_from[s] .. T-1 of the call in replay rows keep_at[s], keep_at[s] + 1, ...
 //
-// Row 0 of a verify has commit 1: it is the last kept token. A prompt chunk commits all its rows. A
-// call with no rows but replay > 0 folds the slot.
+// Kept rows come instead of rows that were kept there before. A row is run with the same bits
+// whether it comes from the call or from a replay row, and a state is the same whether it was
+// stored in between or not; so what may be said of a sequence that has m rows waiting in its
+// replay rows, all of them right, is a matter of speed alone:
+//
+//                                        replay  fold  keep_from  keep_at  resume  wait afterwards
+//   prompt chunk                         m       1     T          -        0       0
+//   verify, folding                      m       1     1          0        0       drafts accepted
+//   verify, not folding                  m       0     0          m        0       m + 1 + accepted
+//   fold only, T = 0                     m       1     0          -        0       0
+//   draft model: what it has not read    m       1     T          -        0       0
+//   draft model: draft 1                 0       0     0          0        0
+//   draft model: draft j                 0       0     0          j - 1    1       those accepted
+//
+// Row 0 of a verify is the last kept token, which is right whatever becomes of the drafts. Not
+// folding reads the state and does not write it, for which m rows are run again.
 struct Batch {
   int sequences = 0;
   int rows = 0;                        // row_begin[sequences]
@@ -230,10 +247,13 @@ struct Batch {
   const int32_t* slot = nullptr;       // [S]
   // [S], absolute position of the sequence's first row of this call
   const int32_t* position = nullptr;
-  const int32_t* replay = nullptr;        // [S], 0 .. window_rows
-  const int32_t* commit = nullptr;        // [S], T - window_rows .. T, 0 at least
-  const int32_t* window_start = nullptr;  // [S], 0 .. window_rows - (T - commit)
-  const int32_t* tokens = nullptr;        // [R]
+  const int32_t* replay = nullptr;     // [S], 0 .. replay_rows; resume 1: 0
+  const int32_t* fold = nullptr;       // [S], 0 or 1; resume 1: 0
+  const int32_t* keep_from = nullptr;  // [S], 0 .. T; fold 0: 0
+  const int32_t* keep_at = nullptr;    // [S], 0 .. replay_rows - (T - keep_from); fold 0 and resume
+                                       // 0: replay or beyond
+  const int32_t* resume = nullptr;     // [S], 0 or 1
+  const int32_t* tokens = nullptr;     // [R]
   // [slots, pages_per_sequence]: page of position p is pages[slot][p / kPageTokens]
   const int32_t* pages = nullptr;
   int pages_per_sequence = 0;
@@ -387,7 +407,8 @@ class Backend {
   virtual WeightMatrix Pack(int64_t rows, int64_t columns, ElementType type,
                             const MatrixSource& source) = 0;
   virtual std::unique_ptr<Workspace> CreateWorkspace(const WorkspaceShape& shape) = 0;
-  // Of slots whose windows have `window_rows` uncommitted rows at most, and no more of anything.
+  // Of slots whose windows have at most `window_rows` rows that may turn out wrong, and no more of
+  // anything.
   virtual RecurrentSlotLayout SlotLayout(const MambaLayer& layer, int window_rows,
                                          bool keeps_working) const = 0;
   virtual RecurrentSlotLayout SlotLayout(const Mamba2Layer& layer, int window_rows,

@@ -59,6 +59,7 @@ SpeculativeDecoder::SpeculativeDecoder(const Shape& shape, kernels::Backend& bac
   logprobs_.Add(&score_alternatives_, shape.max_logit_rows * kernels::kMaxAlternatives);
   logprobs_.Allocate(backend);
 
+  waiting_.resize(sequences);
   verify_row_.resize(sequences);
   accept_index_.resize(sequences);
   draft_row_.resize(sequences);
@@ -124,8 +125,9 @@ void SpeculativeDecoder::PlanDraftModel(absl::Span<StepEntry> entries) {
     rows_left -= rows;
     entry.draft_rows = rows;
     StepBatch& batch = draft_calls_[0].batch;
-    const int first = batch.AddSequence({sequence.slot, sequence.draft.fed, sequence.draft.replay,
-                                         /*commit=*/rows, /*window_start=*/0, rows});
+    StepBatch::Window window{sequence.slot, sequence.draft.fed, rows, sequence.draft.replay};
+    window.keep_from = rows;
+    const int first = batch.AddSequence(window);
     for (int i = 0; i < rows; ++i) batch.token(first + i) = sequence.tokens[sequence.draft.fed + i];
     draft_row_[&entry - entries.data()] = first + rows - 1;
     sequence.draft = {sequence.draft.fed + rows, 0};
@@ -141,9 +143,13 @@ void SpeculativeDecoder::PlanVerify(absl::Span<StepEntry> entries) {
     const bool sampled = entry.feeds_all() && entry.limit > 0;
     const int drafts = sampled ? entry.draft_length : 0;
     const int64_t position = sequence.target.fed;
-    const int first =
-        verify_.AddSequence({sequence.slot, position, sequence.target.replay, /*commit=*/entry.feed,
-                             /*window_start=*/0, entry.feed + drafts});
+    const int replay = sequence.target.replay;
+    StepBatch::Window window{sequence.slot, position, entry.feed + drafts, replay};
+    window.fold = target_state_.Folds(replay, entry.feed, drafts);
+    window.keep_from = window.fold ? entry.feed : 0;
+    window.keep_at = window.fold ? 0 : replay;
+    waiting_[e] = window.fold ? 0 : replay + entry.feed;
+    const int first = verify_.AddSequence(window);
     for (int i = 0; i < entry.feed; ++i) verify_.token(first + i) = sequence.tokens[position + i];
     if (entry.drafter == DrafterKind::kPromptLookup) {
       for (int i = 0; i < drafts; ++i) verify_.token(first + entry.feed + i) = entry.lookup[i];
@@ -186,10 +192,11 @@ void SpeculativeDecoder::PlanDraftCalls(absl::Span<StepEntry> entries) {
       if (entry.drafter != DrafterKind::kDraftModel || entry.draft_length <= j || a < 0) continue;
       const Sequence& sequence = *entry.sequence;
       entry.draft_rows += j > 0;
-      const int row =
-          j == 0 ? draft_row_[e]
-                 : call.batch.AddSequence({sequence.slot, sequence.draft.fed + j - 1, /*replay=*/0,
-                                           /*commit=*/0, /*window_start=*/j - 1, /*rows=*/1});
+      StepBatch::Window window{sequence.slot, sequence.draft.fed + j - 1, /*rows=*/1};
+      window.fold = false;
+      window.keep_at = j - 1;
+      window.resume = j > 1;
+      const int row = j == 0 ? draft_row_[e] : call.batch.AddSequence(window);
       call.logit_row.host[a] = call.batch.AddLogits(row);
       call.position.host[a] = accept_position_.host[a] + j;
       call.token_row.host[a] = verify_row_[e] + 1 + j;
@@ -248,14 +255,15 @@ void SpeculativeDecoder::RunVerify(int alternatives, int score_alternatives) {
 }
 
 // Hands the results to the entries and moves the read positions: the target has read the backlog
-// and the kept drafts (these wait in its replay rows), the draft model all of those that it
+// and the kept drafts (which wait in its replay rows, the backlog with them where it did not fold),
+// the draft model all of those that it
 // proposed but the last.
 void SpeculativeDecoder::Collect(absl::Span<StepEntry> entries) {
   for (size_t e = 0; e < entries.size(); ++e) {
     StepEntry& entry = entries[e];
     Sequence& sequence = *entry.sequence;
     const int a = accept_index_[e];
-    sequence.target = {sequence.target.fed + entry.feed, 0};
+    sequence.target = {sequence.target.fed + entry.feed, waiting_[e]};
     entry.sampled = a >= 0;
     if (!entry.sampled) continue;
     entry.accepted = accepted_.host[a];
@@ -264,7 +272,7 @@ void SpeculativeDecoder::Collect(absl::Span<StepEntry> entries) {
     entry.stopped = stopped_.host[a] != 0;
     entry.first_result = a * kKept;
     const int kept_drafts = std::min(entry.kept - 1, entry.draft_length);
-    sequence.target = {sequence.target.fed + kept_drafts, kept_drafts};
+    sequence.target = {sequence.target.fed + kept_drafts, waiting_[e] + kept_drafts};
     if (entry.drafter == DrafterKind::kDraftModel && entry.draft_length > 0) {
       const int read = std::min(kept_drafts, entry.draft_length - 1);
       sequence.draft = {sequence.draft.fed + read, read};

@@ -113,6 +113,7 @@ class SpeculativeDecoder {
   StagingArea<int32_t>::Array accept_slot_, logit_begin_, draft_length_, token_row_,
       accept_position_, limit_;
   StagingArea<int32_t>::Array score_logit_row_, score_token_;
+  std::vector<int> waiting_;       // [entries], rows in replay rows before those of the drafts
   std::vector<int> verify_row_;    // [entries], row of the entry's last backlog token in the verify
   std::vector<int> draft_row_;     // [entries], the same in draft call 0
   std::vector<int> accept_index_;  // [entries], -1: nothing sampled

@@ -19,7 +19,7 @@ class StepBatch {
   // Reserves the arrays in `area`. `this` must not move before the area is allocated.
   void Reserve(StagingArea<int32_t>& area, int max_sequences, int max_rows, int max_logit_rows) {
     area.Add(&row_begin_, max_sequences + 1);
-    for (Array* array : {&slot_, &position_, &replay_, &commit_, &window_start_})
+    for (Array* array : {&slot_, &position_, &replay_, &fold_, &keep_from_, &keep_at_, &resume_})
       area.Add(array, max_sequences);
     area.Add(&tokens_, max_rows);
     area.Add(&logit_rows_, max_logit_rows);
@@ -27,11 +27,15 @@ class StepBatch {
 
   void Clear() { sequences_ = rows_ = logit_count_ = 0; }
 
+  // A sequence's part of the pass; see kernels::Batch.
   struct Window {
     int slot = 0;
     int64_t position = 0;  // of the first row
-    int replay = 0, commit = 0, window_start = 0;
     int rows = 0;
+    int replay = 0;
+    bool fold = true;
+    int keep_from = 0, keep_at = 0;
+    bool resume = false;
   };
   // Appends a sequence; returns its first row. Its tokens are written through token(row).
   int AddSequence(const Window& window) {
@@ -41,8 +45,10 @@ class StepBatch {
     slot_.host[s] = window.slot;
     position_.host[s] = static_cast<int32_t>(window.position);
     replay_.host[s] = window.replay;
-    commit_.host[s] = window.commit;
-    window_start_.host[s] = window.window_start;
+    fold_.host[s] = window.fold;
+    keep_from_.host[s] = window.keep_from;
+    keep_at_.host[s] = window.keep_at;
+    resume_.host[s] = window.resume;
     rows_ += window.rows;
     row_begin_.host[sequences_] = rows_;
     return first;
@@ -67,8 +73,10 @@ class StepBatch {
     batch.slot = slot_.device;
     batch.position = position_.device;
     batch.replay = replay_.device;
-    batch.commit = commit_.device;
-    batch.window_start = window_start_.device;
+    batch.fold = fold_.device;
+    batch.keep_from = keep_from_.device;
+    batch.keep_at = keep_at_.device;
+    batch.resume = resume_.device;
     batch.tokens = tokens_.device;
     batch.pages = state.page_table();
     batch.pages_per_sequence = state.pages_per_sequence();
@@ -79,7 +87,8 @@ class StepBatch {
   }
 
  private:
-  Array row_begin_, slot_, position_, replay_, commit_, window_start_, tokens_, logit_rows_;
+  Array row_begin_, slot_, position_, replay_, fold_, keep_from_, keep_at_, resume_, tokens_,
+      logit_rows_;
   int sequences_ = 0, rows_ = 0, logit_count_ = 0;
 };
 

@@ -1,6 +1,7 @@
 #include "engine/state/state_pool.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 namespace mambad {
@@ -25,6 +26,7 @@ StatePool::StatePool(const std::vector<Block>& blocks, const StatePoolShape& sha
 
 void StatePool::AllocateRecurrent(const std::vector<Block>& blocks) {
   std::vector<int64_t> begin(blocks.size());  // of the layer's block in a slot
+  waiting_rows_ = std::numeric_limits<int>::max();
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (blocks[i].mixer == MixerKind::kAttention) continue;
     kernels::RecurrentSlotLayout& layout = layers_[i].recurrent.layout;
@@ -33,7 +35,9 @@ void StatePool::AllocateRecurrent(const std::vector<Block>& blocks) {
                  : backend_.SlotLayout(blocks[i].mamba2, shape_.window_rows, shape_.keeps_working);
     begin[i] = recurrent_floats_;
     recurrent_floats_ += layout.floats;
+    waiting_rows_ = std::min(waiting_rows_, layout.waiting_rows);
   }
+  if (recurrent_floats_ == 0) waiting_rows_ = 0;
   recurrent_ = backend_.Allocate(shape_.slots * recurrent_floats_ * sizeof(float));
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (blocks[i].mixer == MixerKind::kAttention) continue;

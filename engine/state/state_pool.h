@@ -54,6 +54,13 @@ class StatePool {
   // that `to` had in their place are free.
   void Fork(int from, int to, int64_t positions);
 
+  // Whether a step folds a slot where `replay` rows wait, of which it reads `feed` tokens that are
+  // right and `drafts` that may be wrong. Else its rows can wait behind them. What has read more
+  // than one token is folded: rows that wait are run again in every step.
+  bool Folds(int replay, int feed, int drafts) const {
+    return feed > 1 || replay + feed + drafts > waiting_rows_;
+  }
+
   const kernels::RecurrentState& recurrent(size_t layer) const { return layers_[layer].recurrent; }
   const kernels::KeyValueState& key_values(size_t layer) const { return layers_[layer].key_values; }
   // [slots, pages_per_sequence()] in backend memory.
@@ -83,6 +90,7 @@ class StatePool {
   kernels::Backend& backend_;
   const StatePoolShape shape_;
   std::vector<Layer> layers_;
+  int waiting_rows_ = 0;  // that all recurrent layers have room for; 0: one of them always folds
   kernels::Buffer recurrent_;  // [slots][recurrent layers' blocks]: a slot is one stretch
   bool has_attention_ = false;
   int pages_per_sequence_ = 1;

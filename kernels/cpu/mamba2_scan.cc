@@ -12,6 +12,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/mamba2_scan.cc"
+#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/math-inl.h"
@@ -56,8 +57,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 using D = hn::CappedTag<float, 16>;
 using V = hn::Vec<D>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
-constexpr int kPart = 64;     // numbers of a head that run together, at most
-constexpr int kTileRows = 4;  // of the state: n
+constexpr int kPart = 64;          // numbers of a head that run together, at most
+constexpr int kTileRows = 4;       // of the state: n
+constexpr int kStateAhead = 1024;  // floats: how far before its use a state is asked for
 constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
 
 // One part of one head: columns [first, first + width) of its P.
@@ -168,7 +170,10 @@ HWY_INLINE void LoadTile(const float* from, int64_t stride, V (&s)[kN][kP]) {
 #pragma GCC unroll 8
   for (int i = 0; i < kN; ++i) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kP; ++j) s[i][j] = hn::LoadU(D(), from + i * stride + j * kLanes);
+    for (int j = 0; j < kP; ++j) {
+      s[i][j] = hn::LoadU(D(), from + i * stride + j * kLanes);
+      hwy::Prefetch(from + i * stride + j * kLanes + kStateAhead);
+    }
   }
 }
 
@@ -189,12 +194,12 @@ HWY_INLINE void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk,
   const int64_t offset = part.state + int64_t{n} * part.head_width + p;
   const int stored = chunk.stored - chunk.begin;
   V s[kN][kP];
-  LoadTile(LoadedState(rows, chunk) + offset, part.head_width, s);
+  LoadTile(LoadedState(rows) + offset, part.head_width, s);
   RunRows(data, 0, stored, n, p, s);
   if (chunk.stores_checkpoint()) StoreTile(s, part.head_width, rows.checkpoint() + offset);
   if (chunk.stored == chunk.end) return;
   RunRows(data, stored, chunk.rows(), n, p, s);
-  if (rows.keeps_working) StoreTile(s, part.head_width, rows.working() + offset);
+  if (rows.stores_working) StoreTile(s, part.head_width, rows.working() + offset);
 }
 
 // A tile of one row of the state and fewer numbers than a vector: the same over staged copies.
@@ -205,7 +210,7 @@ void RunTail(const SequenceRows& rows, const RecurrenceChunk& chunk, const HeadP
   const int stored = chunk.stored - chunk.begin;
   const size_t bytes = (part.width - p) * sizeof(float);
   HWY_ALIGN float staged[kLanes] = {};
-  std::memcpy(staged, LoadedState(rows, chunk) + offset, bytes);
+  std::memcpy(staged, LoadedState(rows) + offset, bytes);
   V s[1][1] = {{hn::Load(d, staged)}};
   RunRows(data, 0, stored, n, p, s);
   hn::Store(s[0][0], d, staged);
@@ -213,7 +218,7 @@ void RunTail(const SequenceRows& rows, const RecurrenceChunk& chunk, const HeadP
   if (chunk.stored == chunk.end) return;
   RunRows(data, stored, chunk.rows(), n, p, s);
   hn::Store(s[0][0], d, staged);
-  if (rows.keeps_working) std::memcpy(rows.working() + offset, staged, bytes);
+  if (rows.stores_working) std::memcpy(rows.working() + offset, staged, bytes);
 }
 
 template <int kN>
@@ -270,15 +275,16 @@ void ScanSequence(const Mamba2Arguments& arguments, const SequenceRows& rows, co
   }
 }
 
+// Sequence by sequence: a thread's part of a slot is one stretch of memory.
 void ScanHeads(ThreadPool& pool, const Mamba2Arguments& arguments) {
   const Mamba2Layer& layer = arguments.layer;
   const int64_t parts = (layer.head_width() + kPart - 1) / kPart;
   pool.Split(layer.heads * parts, 1, [&](int64_t begin, int64_t end, int) HWY_ATTR {
     HeadChunk data;
-    for (int64_t i = begin; i < end; ++i) {
-      const HeadPart part = PartOf(arguments, i);
-      for (int s = 0; s < arguments.batch.sequences; ++s) {
-        ScanSequence(arguments, RowsOfSequence(arguments.batch, arguments.state, s), part, data);
+    for (int s = 0; s < arguments.batch.sequences; ++s) {
+      const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, s);
+      for (int64_t i = begin; i < end && rows.total() > 0; ++i) {
+        ScanSequence(arguments, rows, PartOf(arguments, i), data);
       }
     }
   });
@@ -326,15 +332,15 @@ ConvolutionShape ConvolutionOf(const Mamba2Layer& layer, const Mamba2Widths& wid
   return shape;
 }
 
-// x and B of uncommitted rows, which heads share, and dt go to the replay rows when all heads have
-// read the old ones.
+// x and B of kept rows, which heads share, and dt go to the replay rows when all heads have read
+// the old ones.
 void KeepWindow(ThreadPool& pool, const Mamba2Arguments& arguments) {
   const int64_t shared = arguments.widths.x + arguments.widths.b;
   const auto keep = [&](int64_t begin, int64_t end, int) {
     for (int64_t s = begin; s < end; ++s) {
       const SequenceRows rows =
           RowsOfSequence(arguments.batch, arguments.state, static_cast<int>(s));
-      for (int i = rows.committed; i < rows.total(); ++i) {
+      for (int i = rows.kept; i < rows.total(); ++i) {
         float* kept = rows.kept_row(i);
         const float* dt = arguments.projected.row(rows.call_row(i)) + arguments.widths.dt_column();
         std::memcpy(kept, arguments.convolved.row(rows.call_row(i)), shared * sizeof(float));
@@ -342,12 +348,12 @@ void KeepWindow(ThreadPool& pool, const Mamba2Arguments& arguments) {
       }
     }
   };
-  int64_t uncommitted = 0;
+  int64_t kept = 0;
   for (int s = 0; s < arguments.batch.sequences; ++s) {
     const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, s);
-    uncommitted += rows.total() - rows.committed;
+    kept += rows.total() - rows.kept;
   }
-  if (uncommitted > 0) pool.Split(arguments.batch.sequences, 1, keep);
+  if (kept > 0) pool.Split(arguments.batch.sequences, 1, keep);
 }
 
 void NormGroups(ThreadPool& pool, const Mamba2Layer& layer, int64_t rows, const RowsView& out) {
@@ -379,12 +385,12 @@ RecurrentSlotLayout Mamba2SlotLayout(const Mamba2Layer& layer, int window_rows,
     at += state;
   }
   layout.ring = at;
-  layout.window_rows = window_rows;
+  layout.window_rows = layout.replay_rows = window_rows;
   layout.ring_rows = RingRows(layer.convolution_width, window_rows);
   at += RoundUp16(layout.ring_rows * widths.channels());
   layout.replay = at;
   layout.replay_row = RoundUp16(widths.x + widths.b + layer.heads);
-  layout.floats = at + window_rows * layout.replay_row;
+  layout.floats = at + layout.replay_rows * layout.replay_row;
   return layout;
 }
 

@@ -100,8 +100,8 @@ HWY_INLINE void CopyLanes(const float* from, int count, float* to) {
   }
 }
 
-// dt, dt x and the places of B and C for the rows of a chunk; keeps x and delta of uncommitted
-// rows.
+// dt, dt x and the places of B and C for the rows of a chunk; keeps x and delta of the rows that
+// are to be kept.
 void PrepareChunk(const MambaScanArguments& arguments, const SequenceRows& rows,
                   const RecurrenceChunk& chunk, const ScanBlock& block, ScanChunk& data) {
   const D d;
@@ -129,7 +129,7 @@ void PrepareChunk(const MambaScanArguments& arguments, const SequenceRows& rows,
       hwy::Prefetch(arguments.delta.row(next) + block.channel);
       hwy::Prefetch(arguments.z.row(next) + block.channel);
     }
-    if (i >= rows.committed) {
+    if (i >= rows.kept) {
       float* kept = rows.kept_row(i);
       CopyLanes(x, block.count, kept + block.channel);
       CopyLanes(delta, block.count, kept + inner + block.channel);
@@ -196,7 +196,7 @@ void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk, const ScanB
   const int64_t offset = block.state + n * kBlock;
   for (int lane = 0; lane < kBlock; lane += kLanes) {
     V s[kN];
-    const float* from = LoadedState(rows, chunk) + offset + lane;
+    const float* from = LoadedState(rows) + offset + lane;
 #pragma GCC unroll 16
     for (int k = 0; k < kN; ++k) {
       s[k] = hn::LoadU(d, from + k * kBlock);
@@ -210,7 +210,7 @@ void RunTile(const SequenceRows& rows, const RecurrenceChunk& chunk, const ScanB
     }
     if (chunk.stored == chunk.end) continue;
     RunRows<kN, kShared>(block, a, data, stored, chunk.rows(), lane, n, s);
-    if (!rows.keeps_working) continue;
+    if (!rows.stores_working) continue;
     float* to = rows.working() + offset + lane;
 #pragma GCC unroll 16
     for (int k = 0; k < kN; ++k) hn::StoreU(s[k], d, to + k * kBlock);
@@ -324,7 +324,7 @@ RecurrentSlotLayout MambaSlotLayout(const MambaLayer& layer, int window_rows, bo
     at += state;
   }
   layout.ring = at;
-  layout.window_rows = window_rows;
+  layout.window_rows = layout.replay_rows = window_rows;
   layout.ring_rows = RingRows(layer.convolution_width, window_rows);
   at += RoundUp16(int64_t{layout.ring_rows} * layer.convolution_channels());
   layout.replay = at;

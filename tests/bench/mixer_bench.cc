@@ -36,15 +36,18 @@ std::vector<float> Random(int64_t count, float low, float high) {
   return values;
 }
 
-// How rows come: `sequences` of `rows` each, `commit` of them committed, `replay` replayed before,
-// at `position`.
+// How rows come: `sequences` of `rows` each, `feed` of them right, at `position`, after `replay`
+// replayed; the state is stored or only read.
 struct Load {
   const char* name;
-  int sequences, rows, commit, replay, position;
+  int sequences, rows, feed, replay, position;
+  bool fold = true;
 };
 constexpr Load kLoads[] = {{"1 row", 1, 1, 1, 0, 256},
                            {"5 rows, 2 replayed", 1, 5, 1, 2, 256},
                            {"16 sequences", 16, 1, 1, 0, 256},
+                           {"16, only read", 16, 1, 1, 0, 256, false},
+                           {"16, only read, 4 wait", 16, 1, 1, 4, 256, false},
                            {"512 rows", 1, 512, 512, 0, 0}};
 constexpr int kMaxSequences = 16, kMaxRows = 512, kPagesPerSequence = 64, kWindowRows = 8;
 
@@ -57,7 +60,9 @@ struct BatchOf {
     }
     position.assign(load.sequences, load.position);
     replay.assign(load.sequences, load.replay);
-    commit.assign(load.sequences, load.commit);
+    fold.assign(load.sequences, load.fold);
+    keep_from.assign(load.sequences, load.fold ? load.feed : 0);
+    keep_at.assign(load.sequences, load.fold ? 0 : load.replay);
     zero.assign(load.sequences, 0);
     batch.sequences = load.sequences;
     batch.rows = load.sequences * load.rows;
@@ -65,12 +70,14 @@ struct BatchOf {
     batch.slot = slot.data();
     batch.position = position.data();
     batch.replay = replay.data();
-    batch.commit = commit.data();
-    batch.window_start = zero.data();
+    batch.fold = fold.data();
+    batch.keep_from = keep_from.data();
+    batch.keep_at = keep_at.data();
+    batch.resume = zero.data();
     batch.pages = pages.data();
     batch.pages_per_sequence = kPagesPerSequence;
   }
-  std::vector<int32_t> row_begin{0}, slot, position, replay, commit, zero, pages;
+  std::vector<int32_t> row_begin{0}, slot, position, replay, fold, keep_from, keep_at, zero, pages;
   Batch batch;
 };
 

@@ -68,13 +68,17 @@ class Subject {
     for (int slot = 0; slot < kSequences; ++slot) state_->Acquire(slot, kContext);
   }
 
-  // Seconds of one pass: `sequences` windows of `rows` rows, of which `commit` are committed,
+  // Seconds of one pass: `sequences` windows of `rows` rows, of which `feed` are right, and no more,
   // logits for the last `logits` rows of each.
-  double Pass(int sequences, int rows, int commit, int logits) {
+  double Pass(int sequences, int rows, int feed, int logits) {
     batch_.Clear();
     for (int s = 0; s < sequences; ++s) {
-      const int first =
-          batch_.AddSequence({s, kPosition, /*replay=*/0, commit, /*window_start=*/0, rows});
+      StepBatch::Window window{s, kPosition, rows, replay_[s]};
+      window.fold = state_->Folds(replay_[s], feed, rows - feed);
+      window.keep_from = window.fold ? feed : 0;
+      window.keep_at = window.fold ? 0 : replay_[s];
+      replay_[s] = window.fold ? 0 : replay_[s] + feed;
+      const int first = batch_.AddSequence(window);
       for (int r = 0; r < rows; ++r)
         batch_.token(first + r) = (17 * r + 31 * s + 7 * ++calls_) % model_->config().vocabulary;
       for (int r = rows - logits; r < rows; ++r) batch_.AddLogits(first + r);
@@ -146,6 +150,7 @@ class Subject {
   StagingArea<int32_t> arrays_;
   StepBatch batch_;
   unsigned calls_ = 0;
+  int replay_[kSequences] = {};
   std::vector<float> input_ = std::vector<float>(1 << 16, 0.5f),
                      output_ = std::vector<float>(1 << 18);
   kernels::LinearScratch scratch_ = kernels::CreateLinearScratch(1, 1 << 16);

@@ -55,8 +55,10 @@ class CollectingSink : public EventSink {
 class EngineDriver {
  public:
   // A formula model as target and, when `draft` is named, another as draft.
+  // `backend`: null for the one that options name.
   explicit EngineDriver(const std::string& target, const std::string& draft = "",
-                        EngineOptions options = {}) {
+                        EngineOptions options = {},
+                        std::unique_ptr<kernels::Backend> backend = nullptr) {
     MakeFormulaModel(target).directory.Write(target_directory_.path(), StoredAs::kFloat32);
     options.model = target_directory_.path();
     if (!draft.empty()) {
@@ -64,7 +66,7 @@ class EngineDriver {
           .directory.Write(draft_directory_.path(), StoredAs::kFloat32);
       options.draft_model = draft_directory_.path();
     }
-    Open(std::move(options));
+    Open(std::move(options), std::move(backend));
   }
   // Any model directory as target.
   explicit EngineDriver(const ModelDirectory& target, EngineOptions options = {}) {
@@ -117,9 +119,10 @@ class EngineDriver {
   }
 
  private:
-  void Open(EngineOptions options) {
+  void Open(EngineOptions options, std::unique_ptr<kernels::Backend> backend = nullptr) {
     if (options.threads == 0) options.threads = 2;
-    absl::StatusOr<std::unique_ptr<EngineCore>> opened = EngineCore::Open(options, nullptr);
+    absl::StatusOr<std::unique_ptr<EngineCore>> opened =
+        EngineCore::Open(options, nullptr, std::move(backend));
     if (!opened.ok()) ADD_FAILURE() << opened.status();
     core_ = *std::move(opened);
   }

@@ -15,6 +15,7 @@
 #include "tests/engine/arithmetic.h"
 #include "tests/engine/engine_driver.h"
 #include "tests/engine/model_runner.h"
+#include "tests/engine/waiting_backend.h"
 #include "tests/support/formula_models.h"
 #include "tests/support/model_directory.h"
 
@@ -62,16 +63,16 @@ class Walker {
   int slot() const { return slot_; }
   int at() const { return at_; }
 
-  ModelRunner::Window Next() {
+  // Folds when `state` says so, and now and then.
+  ModelRunner::Window Next(const StatePool& state) {
     ModelRunner::Window window;
     window.slot = slot_;
     window.position = at_;
     window.replay = replay_;
     if (at_ < prompt_) {
       kept_ = std::min(prompt_ - at_, 1 + dice_.Below(largest_chunk_));
-      window.commit = kept_;
       window.tokens.assign(text_.begin() + at_, text_.begin() + at_ + kept_);
-      next_replay_ = 0;
+      next_replay_ = Keep(state, kept_, 0, window);
       return window;
     }
     if (replay_ > 0 && dice_.Below(6) == 0) {  // only fold
@@ -80,13 +81,12 @@ class Walker {
     }
     const int drafts = drafts_ > 0 ? drafts_ : dice_.Below(kernels::kMaxWindowRows + 1);
     kept_ = 1 + dice_.Below(drafts + 1);
-    window.commit = 1;
     for (int i = 0; i <= drafts; ++i) {
       const int32_t right = text_[at_ + i];
       window.tokens.push_back(i < kept_ ? right
                                         : (right + 1 + dice_.Below(kVocabulary - 1)) % kVocabulary);
     }
-    next_replay_ = kept_ - 1;
+    next_replay_ = Keep(state, 1, drafts, window) + kept_ - 1;
     return window;
   }
 
@@ -105,6 +105,14 @@ class Walker {
   }
 
  private:
+  // Where the window's rows go; returns how many wait before those of its drafts.
+  int Keep(const StatePool& state, int feed, int drafts, ModelRunner::Window& window) {
+    window.fold = dice_.Below(9) == 0 || state.Folds(replay_, feed, drafts);
+    window.keep_from = window.fold ? feed : 0;
+    window.keep_at = window.fold ? 0 : replay_;
+    return window.fold ? 0 : replay_ + feed;
+  }
+
   int slot_;
   Dice dice_;
   std::vector<int32_t> text_;
@@ -129,9 +137,11 @@ class Exactness : public ::testing::TestWithParam<Case> {
       truth_.push_back(alone->Read(0, texts_[i], 1));
     }
   }
-  std::unique_ptr<ModelRunner> Open(int slots, int threads, bool keeps_working = false) {
+  std::unique_ptr<ModelRunner> Open(int slots, int threads, bool keeps_working = false,
+                                    int waiting_rows = 0) {
     RunnerOptions options;
     options.slots = slots;
+    options.waiting_rows = waiting_rows;
     options.backend = {threads, std::get<1>(GetParam()).backend_activations()};
     options.keeps_working = keeps_working;
     auto runner = ModelRunner::Open(folder_.path(), options);
@@ -144,7 +154,7 @@ class Exactness : public ::testing::TestWithParam<Case> {
   // One call with the next window of every walker.
   static bool Advance(ModelRunner& runner, std::vector<Walker*>& walkers) {
     std::vector<ModelRunner::Window> windows;
-    for (Walker* walker : walkers) windows.push_back(walker->Next());
+    for (Walker* walker : walkers) windows.push_back(walker->Next(runner.state()));
     const std::vector<LogitRow> rows = runner.Forward(windows);
     size_t first = 0;
     for (size_t i = 0; i < walkers.size(); ++i) {
@@ -160,10 +170,11 @@ class Exactness : public ::testing::TestWithParam<Case> {
 };
 
 // Every prompt length from 1 to 130, around every ring, page and chunk border, alone, then some
-// rounds of each draft length.
+// rounds of each draft length; in every third, rows wait in replay rows.
 TEST_P(Exactness, Invariant1CommitAfterVerifyEqualsDecodingOneByOne) {
-  const auto runner = Open(2, 1);
+  const auto folding = Open(2, 1), waiting = Open(2, 1, /*keeps_working=*/false, 14);
   for (int prompt = 1; prompt <= 130; ++prompt) {
+    ModelRunner* const runner = (prompt % 3 == 0 ? waiting : folding).get();
     runner->Poison();
     Walker walker = MakeWalker(prompt % 2, prompt);
     ASSERT_TRUE(runner->Start(walker.slot()));
@@ -178,11 +189,12 @@ TEST_P(Exactness, Invariant1CommitAfterVerifyEqualsDecodingOneByOne) {
 }
 
 // Ragged batches of 1 to 16 sequences, each at its own place in its own text with its own number of
-// drafts, coming and going; on one thread and on several; in slots that held NaN.
+// drafts, coming and going; on one thread and on several, where rows wait in replay rows; in slots
+// that held NaN.
 TEST_P(Exactness, Invariant3SequencesDoNotFeelTheirCompanyChunksOrThreads) {
   constexpr int kSlots = 16;
   for (const int threads : {1, 3}) {
-    const auto runner = Open(kSlots, threads);
+    const auto runner = Open(kSlots, threads, /*keeps_working=*/false, threads > 1 ? 24 : 0);
     runner->Poison();
     Dice dice(threads);
     std::vector<Walker> all;
@@ -226,7 +238,7 @@ TEST_P(Exactness, Invariant1WindowsExtendedRowByRow) {
     ModelRunner::Window first;
     first.position = at;
     first.replay = replay;
-    first.commit = backlog;
+    first.keep_from = backlog;
     first.tokens.assign(text.begin() + at, text.begin() + at + backlog);
     const std::vector<LogitRow> rows = runner->Forward({first});
     for (int i = 0; i < backlog; ++i)
@@ -236,7 +248,9 @@ TEST_P(Exactness, Invariant1WindowsExtendedRowByRow) {
     for (int j = 0; j < drafts && at + j < kLength; ++j) {
       ModelRunner::Window window;
       window.position = at + j;
-      window.window_start = j;
+      window.fold = false;
+      window.keep_at = j;
+      window.resume = j > 0;
       window.tokens = {j < right ? text[at + j] : (text[at + j] + 1) % kVocabulary};
       const std::vector<LogitRow> row = runner->Forward({window});
       if (j < right) {
@@ -366,6 +380,50 @@ TEST_P(Answers, Invariant2DraftsAsLongAsTheWindowChangeNothing) {
       }
       driver.RunAll();
       for (int i = 0; i < 6; ++i) ExpectSameAnswer(sinks[i]->answers[0], expected[i]);
+    }
+  }
+}
+
+// States that are stored now and then only, with rows that wait in between: one by one, behind
+// drafts, in samples that are forked.
+TEST_P(Answers, Invariant2StatesThatWaitChangeNothing) {
+  EngineOptions options = WithThreads(1);
+  options.max_sequences = 9;
+  EngineDriver plain(Model(), "", options);
+  const std::vector<int> prompts = {1, 2, 3, 17, 40};
+  std::vector<std::shared_ptr<CollectingSink>> expected;
+  const auto make = [&](size_t i) {
+    Request request = Make(plain, prompts[i], i);
+    if (i == 1 || i == 3) request.output.samples = 3;
+    return request;
+  };
+  for (size_t i = 0; i < prompts.size(); ++i) expected.push_back(plain.Send(make(i)));
+  plain.RunAll();
+  for (const int waiting_rows : {1, 3, 10, 32}) {
+    for (const int drafts : {0, 1, 4}) {
+      SCOPED_TRACE(::testing::Message() << waiting_rows << " rows wait, " << drafts << " drafts");
+      auto backend = std::make_unique<WaitingBackend>(
+          kernels::CreateCpuBackend({1, std::get<2>(GetParam()).backend_activations()}),
+          waiting_rows);
+      const WaitingBackend& counts = *backend;
+      EngineDriver driver(Model(), drafts == 1 ? Model() : "", options, std::move(backend));
+      std::vector<std::shared_ptr<CollectingSink>> sinks;
+      for (size_t i = 0; i < prompts.size(); ++i) {
+        Request request = make(i);
+        request.speculation.mode = drafts == 0   ? SpeculationMode::kOff
+                                   : drafts == 1 ? SpeculationMode::kDraftModel
+                                                 : SpeculationMode::kPromptLookup;
+        if (drafts > 0) request.speculation.draft_length = drafts;
+        sinks.push_back(driver.Send(std::move(request)));
+      }
+      driver.RunAll();
+      for (size_t i = 0; i < prompts.size(); ++i) {
+        for (const auto& [sample, answer] : expected[i]->answers)
+          ExpectSameAnswer(sinks[i]->answers[sample], answer);
+      }
+      if (counts.waited() + counts.folded() == 0) continue;  // no recurrent layers
+      EXPECT_TRUE(counts.waited() > 5 || waiting_rows <= 1 + drafts) << counts.waited();
+      EXPECT_TRUE(counts.folded() > 5 || waiting_rows > 10) << counts.folded();
     }
   }
 }

@@ -21,6 +21,7 @@
 #include "engine/state/state_pool.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/engine/waiting_backend.h"
 
 namespace mambad::testing {
 
@@ -32,6 +33,7 @@ struct RunnerOptions {
   int slots = 4;
   int64_t context = 256;
   int window_rows = kernels::kMaxWindowRows;
+  int waiting_rows = 0;  // that may wait before they are folded
   bool keeps_working = false;
   std::vector<int32_t> proposed_tokens = {};  // of a draft; empty: all
 };
@@ -46,7 +48,8 @@ class ModelRunner {
     if (!opened.ok()) return opened.status();
     std::unique_ptr<ModelRunner> runner(new ModelRunner);
     runner->keeps_working_ = options.keeps_working;
-    runner->backend_ = kernels::CreateCpuBackend(options.backend);
+    runner->backend_ = std::make_unique<WaitingBackend>(kernels::CreateCpuBackend(options.backend),
+                                                        options.waiting_rows);
     ModelLimits limits;
     limits.max_rows = limits.max_logit_rows = kMaxRows;
     limits.max_sequences = options.slots;
@@ -95,21 +98,18 @@ class ModelRunner {
     }
   }
 
-  // One sequence's part of a call; see kernels::Batch.
-  struct Window {
-    int slot = 0;
-    int64_t position = 0;
-    int replay = 0, commit = 0, window_start = 0;
+  // One sequence's part of a call; `rows` follow from its tokens.
+  struct Window : StepBatch::Window {
     std::vector<int32_t> tokens;
   };
   // One forward pass. Logits of all rows, in the order of the windows and their tokens.
   std::vector<LogitRow> Forward(absl::Span<const Window> windows) {
     batch_.Clear();
     for (const Window& window : windows) {
-      const int rows = static_cast<int>(window.tokens.size());
-      const int first = batch_.AddSequence(
-          {window.slot, window.position, window.replay, window.commit, window.window_start, rows});
-      for (int i = 0; i < rows; ++i) {
+      StepBatch::Window with_rows = window;
+      with_rows.rows = static_cast<int>(window.tokens.size());
+      const int first = batch_.AddSequence(with_rows);
+      for (int i = 0; i < with_rows.rows; ++i) {
         batch_.token(first + i) = window.tokens[i];
         batch_.AddLogits(first + i);
       }
@@ -136,7 +136,7 @@ class ModelRunner {
       Window window;
       window.slot = slot;
       window.position = static_cast<int64_t>(at);
-      window.commit = static_cast<int>(part.size());
+      window.keep_from = static_cast<int>(part.size());
       window.tokens.assign(part.begin(), part.end());
       for (LogitRow& row : Forward({window})) all.push_back(std::move(row));
     }

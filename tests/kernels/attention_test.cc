@@ -145,8 +145,8 @@ TEST(RotaryEmbedding, IsAccurateAtLatePositions) {
     Batch batch;
     batch.sequences = batch.rows = 1;
     batch.row_begin = row_begin;
-    batch.slot = batch.replay = batch.window_start = zero;
-    batch.commit = one;
+    batch.slot = batch.replay = batch.keep_at = batch.resume = zero;
+    batch.fold = batch.keep_from = one;
     batch.position = at;
     batch.pages = table.data();
     batch.pages_per_sequence = pages;

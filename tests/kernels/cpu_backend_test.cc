@@ -122,8 +122,10 @@ class CpuBackendTest : public testing::TestWithParam<InstructionSet> {
     batch_.slot = slot_;
     batch_.position = zero_;
     batch_.replay = zero_;
-    batch_.commit = commit_;
-    batch_.window_start = zero_;
+    batch_.fold = one_;
+    batch_.keep_from = all_;
+    batch_.keep_at = zero_;
+    batch_.resume = zero_;
     batch_.tokens = tokens_.data();
     batch_.logit_rows = logit_rows_;
     batch_.logit_count = 3;
@@ -147,7 +149,7 @@ class CpuBackendTest : public testing::TestWithParam<InstructionSet> {
   std::unique_ptr<Workspace> workspace_;
   std::vector<int32_t> tokens_;
   const int32_t row_begin_[3] = {0, 7, kRows}, slot_[2] = {1, 0}, zero_[2] = {0, 0},
-                commit_[2] = {7, 4};
+                one_[2] = {1, 1}, all_[2] = {7, 4};
   const int32_t logit_rows_[3] = {10, 0, 6};
   Batch batch_;
 };
@@ -442,8 +444,8 @@ TEST_P(CpuBackendDeathTest, WrongShapesEndTheProcessWithTheOperationsName) {
   TestMamba mamba(*backend_);
   mamba.layer.norm = norm_;
   mamba.state.layout.window_rows = 1;
-  const int32_t commit[2] = {7, 2};
-  batch_.commit = commit;
+  const int32_t keep_from[2] = {7, 2};
+  batch_.keep_from = keep_from;
   EXPECT_DEATH(backend_->Mamba(batch_, mamba.layer, mamba.state, *workspace_),
                "window of a sequence");
   tokens_[4] = kVocabulary;

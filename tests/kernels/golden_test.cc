@@ -37,14 +37,15 @@ double RelativeError(const Numbers& ours, const Numbers& theirs) {
 
 // A batch of one sequence in slot 0 that commits all its rows.
 struct OneSequence {
-  explicit OneSequence(int rows) : row_begin{0, rows}, commit{rows} {
+  explicit OneSequence(int rows) : row_begin{0, rows}, all{rows} {
     batch.sequences = 1;
     batch.rows = rows;
     batch.row_begin = row_begin;
-    batch.slot = batch.position = batch.replay = batch.window_start = zero;
-    batch.commit = commit;
+    batch.slot = batch.position = batch.replay = batch.keep_at = batch.resume = zero;
+    batch.fold = one;
+    batch.keep_from = all;
   }
-  int32_t row_begin[2], commit[1], zero[1] = {0};
+  int32_t row_begin[2], all[1], zero[1] = {0}, one[1] = {1};
   Batch batch;
 };
 

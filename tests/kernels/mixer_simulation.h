@@ -79,18 +79,27 @@ struct SimulatedStep {
   int commit = 0, drafts = 0, kept = 0;
 };
 
+struct SimulationOptions {
+  int window_rows = kMaxWindowRows;
+  // Rows that may wait in replay rows, whatever the mixer's own layout says, before a step folds;
+  // of those that need not, a third do all the same where `folds_at_times`.
+  int waiting_rows = 0;
+  bool folds_at_times = false;
+  bool keeps_working = false;
+};
+
 class Simulation {
  public:
   static constexpr int kPagesPerSequence = 16;
   static constexpr int64_t kBetweenSlots = 32;  // floats: where other layers' blocks would lie
 
   Simulation(const MixerUnderTest& mixer, std::vector<Rows> tokens, int threads,
-             bool keeps_working = false, int window_rows = kMaxWindowRows)
+             const SimulationOptions& options = {})
       : mixer_(mixer),
         tokens_(std::move(tokens)),
         pool_(threads),
-        keeps_working_(keeps_working),
-        layout_(mixer.layout(window_rows, keeps_working)),
+        options_(options),
+        layout_(Layout(mixer, options)),
         slots_(static_cast<int>(tokens_.size()) + 1),
         slot_stride_(layout_.floats + kBetweenSlots),
         random_(99) {
@@ -112,9 +121,15 @@ class Simulation {
   // One call for all of `steps`, each of another sequence.
   void Step(const std::vector<SimulatedStep>& steps) {
     Call call;
+    std::vector<int> waiting;
     for (const SimulatedStep& step : steps) {
       const int s = step.sequence;
-      call.Begin(s + 1, fed_[s], replay_[s], step.commit, 0);
+      const bool fold = Folds(replay_[s] + step.commit + step.drafts);
+      waiting.push_back(fold ? 0 : replay_[s] + step.commit);
+      call.Begin(s + 1, fed_[s], replay_[s]);
+      call.fold.back() = fold;
+      call.keep_from.back() = fold ? step.commit : 0;
+      call.keep_at.back() = fold ? 0 : replay_[s];
       for (int i = 0; i < step.commit + step.drafts; ++i) call.inputs.push_back(Token(s, step, i));
     }
     const Rows outputs = Run(call);
@@ -123,7 +138,7 @@ class Simulation {
       for (int r = 0; r < step.commit + step.kept; ++r) {
         outputs_[step.sequence].push_back(outputs[call.row_begin[i] + r]);
       }
-      Advance(step);
+      Advance(step, waiting[i]);
     }
   }
 
@@ -140,10 +155,14 @@ class Simulation {
         if (round > step.drafts) continue;
         present.push_back(&step);
         if (round == 0) {
-          call.Begin(s + 1, fed_[s], replay_[s], step.commit, 0);
+          call.Begin(s + 1, fed_[s], replay_[s]);
+          call.keep_from.back() = step.commit;
           for (int i = 0; i < step.commit; ++i) call.inputs.push_back(Token(s, step, i));
         } else {
-          call.Begin(s + 1, fed_[s] + step.commit + round - 1, 0, 0, round - 1);
+          call.Begin(s + 1, fed_[s] + step.commit + round - 1, 0);
+          call.fold.back() = 0;
+          call.keep_at.back() = round - 1;
+          call.resume.back() = round > 1;
           call.inputs.push_back(Token(s, step, step.commit + round - 1));
         }
       }
@@ -155,14 +174,14 @@ class Simulation {
           outputs_[present[i]->sequence].push_back(outputs[call.row_begin[i] + r]);
       }
     }
-    for (const SimulatedStep& step : steps) Advance(step);
+    for (const SimulatedStep& step : steps) Advance(step, 0);
   }
 
   // Folds the pending replay rows of all sequences into their checkpoints.
   void Fold() {
     Call call;
     for (size_t s = 0; s < tokens_.size(); ++s)
-      call.Begin(static_cast<int>(s) + 1, fed_[s], replay_[s], 0, 0);
+      call.Begin(static_cast<int>(s) + 1, fed_[s], replay_[s]);
     Run(call);
     for (size_t s = 0; s < tokens_.size(); ++s) {
       replay_[s] = 0;
@@ -193,18 +212,35 @@ class Simulation {
 
  private:
   struct Call {
-    std::vector<int32_t> row_begin{0}, slot, position, replay, commit, window_start;
+    std::vector<int32_t> row_begin{0}, slot, position, replay, fold, keep_from, keep_at, resume;
     Rows inputs;
 
-    void Begin(int the_slot, int at, int replayed, int committed, int window) {
+    // A sequence that folds and keeps all of its rows in replay rows 0 ..
+    void Begin(int the_slot, int at, int replayed) {
       if (!slot.empty()) row_begin.push_back(static_cast<int32_t>(inputs.size()));
       slot.push_back(the_slot);
       position.push_back(at);
       replay.push_back(replayed);
-      commit.push_back(committed);
-      window_start.push_back(window);
+      fold.push_back(1);
+      keep_from.push_back(0);
+      keep_at.push_back(0);
+      resume.push_back(0);
     }
   };
+
+  // Replay rows stand last in a block.
+  static RecurrentSlotLayout Layout(const MixerUnderTest& mixer, const SimulationOptions& options) {
+    RecurrentSlotLayout layout = mixer.layout(options.window_rows, options.keeps_working);
+    const int more = std::max(0, options.waiting_rows - layout.replay_rows);
+    layout.replay_rows += more;
+    layout.floats += more * layout.replay_row;
+    return layout;
+  }
+
+  bool Folds(int rows) {
+    if (rows > options_.waiting_rows) return true;
+    return options_.folds_at_times && random_() % 3 == 0;
+  }
 
   float* slot(size_t s) { return state_.data() + (s + 1) * slot_stride_; }
 
@@ -227,11 +263,13 @@ class Simulation {
     batch.slot = call.slot.data();
     batch.position = call.position.data();
     batch.replay = call.replay.data();
-    batch.commit = call.commit.data();
-    batch.window_start = call.window_start.data();
+    batch.fold = call.fold.data();
+    batch.keep_from = call.keep_from.data();
+    batch.keep_at = call.keep_at.data();
+    batch.resume = call.resume.data();
     batch.pages = table_.data();
     batch.pages_per_sequence = kPagesPerSequence;
-    batch.keeps_working = keeps_working_;
+    batch.keeps_working = options_.keeps_working;
     mixer_.Run(pool_, batch, {state_.data(), slot_stride_, layout_}, {keys_.data(), values_.data()},
                inputs.data(), in, outputs.data(), out);
     Rows result;
@@ -247,10 +285,11 @@ class Simulation {
     return result;
   }
 
-  void Advance(const SimulatedStep& step) {
+  // `waiting`: rows in replay rows before those of the drafts.
+  void Advance(const SimulatedStep& step, int waiting) {
     fed_[step.sequence] += step.commit + step.kept;
-    replay_[step.sequence] = step.kept;
-    Poison(step.sequence, step.kept);
+    replay_[step.sequence] = waiting + step.kept;
+    Poison(step.sequence, replay_[step.sequence]);
   }
 
   template <typename Visit>
@@ -297,7 +336,7 @@ class Simulation {
   const MixerUnderTest& mixer_;
   const std::vector<Rows> tokens_;
   ThreadPool pool_;
-  const bool keeps_working_;
+  const SimulationOptions options_;
   const RecurrentSlotLayout layout_;
   const int slots_;
   const int64_t slot_stride_;
@@ -348,6 +387,17 @@ struct MixerChecks {
   const MixerUnderTest& mixer;
   double tolerance = 1e-5;
 
+  // Of case `index`: rows wait in none, some, as many as there can be and in between. A draft
+  // model's never do.
+  static SimulationOptions Options(bool as_draft, int index) {
+    SimulationOptions options;
+    options.keeps_working = as_draft;
+    constexpr int kWaitingRows[] = {0, 5, 32, 12};
+    if (!as_draft) options.waiting_rows = kWaitingRows[index % 4];
+    options.folds_at_times = index % 3 == 0;
+    return options;
+  }
+
   // Runs `check` on every instruction set that this machine has.
   template <typename Check>
   void OnEveryInstructionSet(const Check& check) const {
@@ -374,9 +424,9 @@ struct MixerChecks {
     const Baseline baseline = OneByOne(mixer, tokens);
     for (int rows = 1; rows <= 9; ++rows) {
       for (int n = 0; n < rows; ++n) {
-        Simulation simulation(mixer, {tokens}, 1 + n % 3, as_draft);
+        Simulation simulation(mixer, {tokens}, 1 + n % 3, Options(as_draft, rows + n));
         simulation.Feed(0, 1 + 7 * n % 5);
-        for (int window = 0; window < 3; ++window) {
+        for (int window = 0; window < 5; ++window) {
           const SimulatedStep step{0, 1 + (as_draft ? window % 2 : 0), rows - 1,
                                    (n + window) % rows};
           as_draft ? simulation.DraftStep({step}) : simulation.Step({step});
@@ -398,7 +448,9 @@ struct MixerChecks {
     const Baseline baseline = OneByOne(mixer, tokens);
     for (int rows : {0, 1, 2, 4, 7, kMaxWindowRows}) {
       for (int first = 1; first <= 5; ++first) {
-        Simulation simulation(mixer, {tokens}, 1 + first % 2, as_draft, rows);
+        SimulationOptions options = Options(as_draft, first);
+        options.window_rows = rows;
+        Simulation simulation(mixer, {tokens}, 1 + first % 2, options);
         simulation.Feed(0, first);
         while (simulation.fed(0) + 1 + rows <= simulation.length(0)) {
           const SimulatedStep step{0, 1, rows, static_cast<int>(random() % (rows + 1))};
@@ -412,7 +464,7 @@ struct MixerChecks {
   }
 
   // A slot holds the state, once more where a window is extended row by row, the taps before a
-  // window, and each uncommitted row as an input of the convolution and of the recurrence.
+  // window, and each of its uncommitted rows as an input of the convolution and of the recurrence.
   void SlotsHoldWhatWindowsTake(int64_t state, int64_t replay_row) const {
     const auto padded = [](int64_t count) { return (count + 15) / 16 * 16; };
     for (int rows : {1, 4, 8, kMaxWindowRows}) {
@@ -433,7 +485,7 @@ struct MixerChecks {
     for (int length : lengths) {
       for (int chunk : {1, 2, 3, 7, 15, 16, 17, 18, 19, 20, 31, 32, 33, 48, 49, 130}) {
         if (chunk > length && chunk != 130) continue;
-        Simulation simulation(mixer, {tokens}, 1 + (length + chunk) % 3);
+        Simulation simulation(mixer, {tokens}, 1 + (length + chunk) % 3, Options(false, chunk));
         while (simulation.fed(0) < length)
           simulation.Feed(0, std::min(chunk, length - simulation.fed(0)));
         simulation.Step({{0, 1, 4, 2}});
@@ -455,7 +507,7 @@ struct MixerChecks {
       baselines.push_back(OneByOne(mixer, tokens.back()));
     }
     for (int threads = 1; threads <= 3; ++threads) {
-      Simulation simulation(mixer, tokens, threads, as_draft);
+      Simulation simulation(mixer, tokens, threads, Options(as_draft, threads));
       for (int round = 0; round < 14; ++round) {
         std::vector<SimulatedStep> steps;
         for (int s = 0; s < sequences; ++s) {
