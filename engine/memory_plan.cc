@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/model/model.h"
 #include "engine/weight_type.h"
 #include "kernels/backend.h"
 
@@ -83,18 +84,22 @@ int64_t CacheBytesPerToken(const ModelConfig& config) {
   return layers * 2 * config.attention.key_value_heads * config.attention.head_width * 4;
 }
 
-// A row's activations are no wider than all that a layer's matrices give, twice: before and after
-// what lies between them.
-int64_t WorkspaceBytes(const Checkpoint& checkpoint, int64_t rows, int64_t logit_rows) {
-  std::vector<int64_t> widths(checkpoint.config().layers, 0);
-  for (const Parameter& parameter : checkpoint.table().parameters()) {
-    if (parameter.layer >= 0 && parameter.shape.size() == 2 && !parameter.keep_float32) {
-      widths[parameter.layer] += parameter.shape[0];
-    }
-  }
-  const int64_t widest = widths.empty() ? 0 : *std::max_element(widths.begin(), widths.end());
-  return 4 * (rows * (2 * int64_t{checkpoint.config().width} + 2 * widest) +
-              logit_rows * checkpoint.config().padded_vocabulary);
+// What the CPU's backend takes, at most: rows of each part, and twice the widest of them on its way
+// into a product. Rows end on cache lines, and never at a multiple of a page.
+int64_t WorkspaceBytes(const ModelConfig& config, const EngineOptions& options, int logit_rows) {
+  ModelLimits limits;
+  limits.max_rows = options.max_step_rows;
+  limits.max_logit_rows = logit_rows;
+  const kernels::WorkspaceShape shape = WorkspaceShapeOf(config, limits);
+  constexpr int64_t kPadding = 32;
+  const int64_t row =
+      shape.width + shape.max_projection + 2 * shape.max_inner + shape.max_selection + 5 * kPadding;
+  const int64_t logit_row = shape.vocabulary + shape.width + 2 * kPadding;
+  const int64_t widest =
+      std::max({shape.width, shape.max_inner, shape.max_projection, shape.max_selection});
+  const int64_t all_rows = std::max(shape.max_rows, shape.max_logit_rows);
+  return 4 * (shape.max_rows * row + shape.max_logit_rows * logit_row +
+              2 * all_rows * (widest + kPadding));
 }
 
 int64_t PageTableBytes(const ModelConfig& config, const EngineOptions& options) {
@@ -140,7 +145,7 @@ MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t
   plan.float32_weights = ComputesInFloat32(target, options.weight_type);
   const int64_t sequences = options.max_sequences;
   const int64_t vocabulary = target.config().padded_vocabulary;
-  const int64_t logit_rows = MaxLogitRows(options);
+  const int logit_rows = MaxLogitRows(options);
   for (const Checkpoint* model : {&target, draft}) {
     if (model == nullptr) continue;
     const ModelConfig& config = model->config();
@@ -150,8 +155,7 @@ MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t
     plan.states += StateBytes(config, options.max_sequences, window_rows, drafts, backend);
     plan.cache_token += CacheBytesPerToken(config);
     plan.tables += PageTableBytes(config, options);
-    plan.workspace +=
-        WorkspaceBytes(*model, options.max_step_rows, drafts ? sequences : logit_rows);
+    plan.workspace += WorkspaceBytes(config, options, drafts ? options.max_sequences : logit_rows);
   }
   plan.keys_and_values = plan.cache_token * options.kv_cache_tokens;
   plan.tables += sequences * vocabulary * 8;  // penalties' counts and biases

@@ -53,8 +53,8 @@ struct MemoryPlan {
 };
 
 // `options`: resolved, no zeros that mean "choose"; `draft`: nullptr without one, else with the
-// number of tokens that it proposes (0: all). Within some per cent: activations are bounded by the
-// rows of all matrices of a layer.
+// number of tokens that it proposes (0: all). Within some per cent, and for the work space no less
+// than the CPU's backend takes.
 MemoryPlan PlanMemory(const checkpoint::Checkpoint& target, const checkpoint::Checkpoint* draft,
                       int64_t proposed_tokens, const EngineOptions& options,
                       const kernels::Backend& backend);

@@ -8,8 +8,36 @@ namespace {
 
 using checkpoint::MixerKind;
 
-kernels::WorkspaceShape ShapeOf(const checkpoint::ModelConfig& config, const Weights& weights,
-                                const ModelLimits& limits) {
+// The widest of a mixer's parts, as the backend's contract names them.
+struct Widths {
+  int64_t projection = 0, inner = 0, selection = 0;
+};
+
+Widths AttentionWidths(const checkpoint::AttentionConfig& attention) {
+  const int64_t queries = int64_t{attention.query_heads} * attention.head_width;
+  return {queries + 2 * int64_t{attention.key_value_heads} * attention.head_width, queries, 0};
+}
+
+Widths MambaWidths(const checkpoint::MambaConfig& mamba) {
+  const int64_t inner = mamba.inner_width, source = mamba.source_width;
+  if (source == 0) return {2 * inner, 2 * inner, mamba.dt_rank + 2 * int64_t{mamba.state_size}};
+  const int64_t channels = mamba.repeat_before_convolution ? inner : source;
+  return {2 * source + 2 * inner + mamba.dt_rank, channels + inner, 0};
+}
+
+Widths Mamba2Widths(const checkpoint::Mamba2Config& mamba) {
+  const int64_t inner = mamba.inner_width, source = mamba.source_width;
+  const int64_t group_rows = int64_t{mamba.groups} * mamba.state_size;
+  const int64_t taken = source > 0 ? 2 * source : inner + group_rows;  // x and B
+  const bool narrow = source > 0 && !mamba.repeat_before_convolution;
+  const int64_t channels = narrow ? 2 * source + group_rows : inner + 2 * group_rows;
+  return {inner + taken + group_rows + mamba.heads, channels + 3 * inner, 0};
+}
+
+}  // namespace
+
+kernels::WorkspaceShape WorkspaceShapeOf(const checkpoint::ModelConfig& config,
+                                         const ModelLimits& limits) {
   kernels::WorkspaceShape shape;
   shape.max_rows = limits.max_rows;
   shape.max_logit_rows = limits.max_logit_rows;
@@ -17,34 +45,17 @@ kernels::WorkspaceShape ShapeOf(const checkpoint::ModelConfig& config, const Wei
   shape.width = config.width;
   shape.vocabulary = config.padded_vocabulary;
   shape.max_context = limits.max_context;
-  for (const Block& block : weights.blocks()) {
-    switch (block.mixer) {
-      case MixerKind::kAttention:
-        shape.max_projection = std::max(shape.max_projection, block.attention.in->rows);
-        shape.max_inner = std::max(shape.max_inner, block.attention.out->columns);
-        break;
-      case MixerKind::kMamba:
-        shape.max_projection = std::max(shape.max_projection, block.mamba.in->rows);
-        shape.max_inner = std::max<int64_t>(
-            shape.max_inner, block.mamba.convolution_channels() + block.mamba.inner_width);
-        if (block.mamba.select != nullptr)
-          shape.max_selection = std::max(shape.max_selection, block.mamba.select->rows);
-        break;
-      case MixerKind::kMamba2:
-        shape.max_projection = std::max(shape.max_projection, block.mamba2.in->rows);
-        shape.max_inner = std::max<int64_t>(
-            shape.max_inner, block.mamba2.convolution_channels() + 3 * block.mamba2.inner_width);
-        break;
-    }
-    if (block.has_mlp) {
-      shape.max_projection = std::max(shape.max_projection, block.mlp.in->rows);
-      shape.max_inner = std::max<int64_t>(shape.max_inner, block.mlp.mlp_width);
-    }
-  }
+  const auto include = [&shape](const Widths& widths) {
+    shape.max_projection = std::max(shape.max_projection, widths.projection);
+    shape.max_inner = std::max(shape.max_inner, widths.inner);
+    shape.max_selection = std::max(shape.max_selection, widths.selection);
+  };
+  if (config.HasMixer(MixerKind::kAttention)) include(AttentionWidths(config.attention));
+  if (config.HasMixer(MixerKind::kMamba)) include(MambaWidths(config.mamba));
+  if (config.HasMixer(MixerKind::kMamba2)) include(Mamba2Widths(config.mamba2));
+  include({2 * int64_t{config.mlp_width}, config.mlp_width, 0});
   return shape;
 }
-
-}  // namespace
 
 Model::Model(checkpoint::ModelConfig config, std::unique_ptr<const Weights> weights,
              const ModelLimits& limits, kernels::Backend& backend)
@@ -52,7 +63,7 @@ Model::Model(checkpoint::ModelConfig config, std::unique_ptr<const Weights> weig
       weights_(std::move(weights)),
       limits_(limits),
       backend_(backend),
-      workspace_(backend.CreateWorkspace(ShapeOf(config_, *weights_, limits_))) {}
+      workspace_(backend.CreateWorkspace(WorkspaceShapeOf(config_, limits_))) {}
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Load(const checkpoint::Checkpoint& checkpoint,
                                                    ComputeType type, const ModelLimits& limits,

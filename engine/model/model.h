@@ -26,6 +26,10 @@ struct ModelLimits {
   int64_t max_context = 0;  // positions
 };
 
+// What a pass of so much takes of activations.
+kernels::WorkspaceShape WorkspaceShapeOf(const checkpoint::ModelConfig& config,
+                                         const ModelLimits& limits);
+
 class Model {
  public:
   // `proposed_tokens`: see Weights::Load.

@@ -3,6 +3,9 @@
 
 #include "engine/memory_plan.h"
 
+#include <unistd.h>
+
+#include <fstream>
 #include <memory>
 #include <new>
 #include <string>
@@ -62,6 +65,29 @@ class StingyBackend : public SmallBackend {
   int left_;
 };
 
+// Bytes of address space that this process has.
+int64_t AddressSpace() {
+  int64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages * sysconf(_SC_PAGESIZE);
+}
+
+// Measures what work spaces take.
+class MeasuringBackend : public SmallBackend {
+ public:
+  explicit MeasuringBackend(int64_t* taken) : SmallBackend(int64_t{1} << 40), taken_(taken) {}
+  std::unique_ptr<kernels::Workspace> CreateWorkspace(
+      const kernels::WorkspaceShape& shape) override {
+    const int64_t before = AddressSpace();
+    auto workspace = SmallBackend::CreateWorkspace(shape);
+    *taken_ += AddressSpace() - before;
+    return workspace;
+  }
+
+ private:
+  int64_t* const taken_;
+};
+
 class MemoryPlanTest : public ::testing::TestWithParam<std::string> {
  protected:
   absl::StatusOr<std::unique_ptr<EngineCore>> Open(const std::string& name, EngineOptions options,
@@ -109,6 +135,24 @@ TEST_P(MemoryPlanTest, StatesFollowTheLongestDraft) {
   if (states[0] == 0) return;  // attention alone
   for (int i = 1; i < 4; ++i) EXPECT_GT(states[i], states[i - 1]);
 }
+
+#if !defined(__SANITIZE_ADDRESS__)  // it takes its address space at once
+// Enough rows that all its parts are mapped by themselves. Too much is planned, but not far.
+TEST_P(MemoryPlanTest, TheWorkSpaceIsNoMoreThanPlanned) {
+  MakeFormulaModel(GetParam()).directory.Write(directory_.path(), StoredAs::kFloat32);
+  EngineOptions options;
+  options.model = directory_.path();
+  options.max_sequences = 3;
+  options.max_step_rows = 1 << 16;
+  int64_t taken = 0;
+  const auto core = EngineCore::Open(options, nullptr, std::make_unique<MeasuringBackend>(&taken));
+  ASSERT_TRUE(core.ok()) << core.status();
+  const int64_t planned = (*core)->facts().memory.workspace;
+  EXPECT_GT(taken, 10 << 20);
+  EXPECT_LE(taken, planned);
+  EXPECT_LE(planned, 2 * taken);
+}
+#endif
 
 INSTANTIATE_TEST_SUITE_P(Families, MemoryPlanTest, ::testing::ValuesIn(FormulaModelNames()),
                          [](const auto& info) { return info.param; });
