@@ -375,9 +375,9 @@ struct RoundShape {
   bool draft_model = false;
 };
 
-// Made by kernels/backend_factory.h, which is also told what to do when the device is lost. Allocate,
-// Pack and CreateWorkspace throw std::bad_alloc when the device has no more memory; they are called
-// while an engine is opened, and by nobody else.
+// Made by kernels/backend_factory.h, which is also told what to do when the device is lost.
+// Allocate, Pack and CreateWorkspace throw std::bad_alloc when the device has no more memory; they
+// are called while an engine is opened, and by nobody else.
 class Backend {
  public:
   virtual ~Backend() = default;
