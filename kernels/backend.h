@@ -170,8 +170,8 @@ struct MlpLayer {
 
 // What a recurrent layer keeps for one sequence (one slot), as offsets in floats into a slot's
 // block:
-//   checkpoint  the state after all rows that were folded into it. Mamba-1 [I padded to 16 / 16][N][16]; Mamba-2
-//               [heads][N][P]
+//   checkpoint  the state after all rows that were folded into it. Mamba-1
+//               [I padded to 16 / 16][N][16]; Mamba-2 [heads][N][P]
 //   working     the state after the window's last row; only where a model extends its window row by
 //               row (a draft model)
 //   ring        the last inputs before the convolution, [ring_rows][channels]; the row of position

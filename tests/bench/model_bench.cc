@@ -68,7 +68,7 @@ class Subject {
     for (int slot = 0; slot < kSequences; ++slot) state_->Acquire(slot, kContext);
   }
 
-  // Seconds of one pass: `sequences` windows of `rows` rows, of which `feed` are right, and no more,
+  // Seconds of one pass: `sequences` windows of `rows` rows, of which the first `feed` are right,
   // logits for the last `logits` rows of each.
   double Pass(int sequences, int rows, int feed, int logits) {
     batch_.Clear();
