@@ -101,15 +101,17 @@ class Subject {
     return std::chrono::duration<double>(Clock::now() - start).count();
   }
 
-  // Bytes of one sequence's memory that a step moves: checkpoint states, read and written, and the
-  // keys and values before its position, read.
+  // Bytes of one sequence's memory that a step moves: checkpoint states, read, and written when no
+  // more rows may wait, and the keys and values before its position, read.
   double StateBytes() const {
     double floats = 0;
-    for (const Block& block : model_->weights().blocks()) {
+    for (size_t i = 0; i < model_->weights().blocks().size(); ++i) {
+      const Block& block = model_->weights().blocks()[i];
+      const double times = 1 + 1.0 / (1 + state_->recurrent(i).layout.waiting_rows);
       if (block.mixer == checkpoint::MixerKind::kMamba)
-        floats += 2.0 * block.mamba.inner_width * block.mamba.state_size;
+        floats += times * block.mamba.inner_width * block.mamba.state_size;
       if (block.mixer == checkpoint::MixerKind::kMamba2)
-        floats += 2.0 * block.mamba2.inner_width * block.mamba2.state_size;
+        floats += times * block.mamba2.inner_width * block.mamba2.state_size;
       if (block.mixer == checkpoint::MixerKind::kAttention)
         floats += 2.0 * kPosition * block.attention.key_value_heads * block.attention.head_width;
     }

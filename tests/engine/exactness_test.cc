@@ -138,7 +138,7 @@ class Exactness : public ::testing::TestWithParam<Case> {
     }
   }
   std::unique_ptr<ModelRunner> Open(int slots, int threads, bool keeps_working = false,
-                                    int waiting_rows = 0) {
+                                    int waiting_rows = -1) {
     RunnerOptions options;
     options.slots = slots;
     options.waiting_rows = waiting_rows;
@@ -194,7 +194,7 @@ TEST_P(Exactness, Invariant1CommitAfterVerifyEqualsDecodingOneByOne) {
 TEST_P(Exactness, Invariant3SequencesDoNotFeelTheirCompanyChunksOrThreads) {
   constexpr int kSlots = 16;
   for (const int threads : {1, 3}) {
-    const auto runner = Open(kSlots, threads, /*keeps_working=*/false, threads > 1 ? 24 : 0);
+    const auto runner = Open(kSlots, threads, /*keeps_working=*/false, threads > 1 ? 24 : -1);
     runner->Poison();
     Dice dice(threads);
     std::vector<Walker> all;

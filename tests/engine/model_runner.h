@@ -33,7 +33,7 @@ struct RunnerOptions {
   int slots = 4;
   int64_t context = 256;
   int window_rows = kernels::kMaxWindowRows;
-  int waiting_rows = 0;  // that may wait before they are folded
+  int waiting_rows = -1;  // that may wait before they are folded; -1: as the backend says
   bool keeps_working = false;
   std::vector<int32_t> proposed_tokens = {};  // of a draft; empty: all
 };
@@ -48,8 +48,11 @@ class ModelRunner {
     if (!opened.ok()) return opened.status();
     std::unique_ptr<ModelRunner> runner(new ModelRunner);
     runner->keeps_working_ = options.keeps_working;
-    runner->backend_ = std::make_unique<WaitingBackend>(kernels::CreateCpuBackend(options.backend),
-                                                        options.waiting_rows);
+    runner->backend_ = kernels::CreateCpuBackend(options.backend);
+    if (options.waiting_rows >= 0) {
+      runner->backend_ =
+          std::make_unique<WaitingBackend>(std::move(runner->backend_), options.waiting_rows);
+    }
     ModelLimits limits;
     limits.max_rows = limits.max_logit_rows = kMaxRows;
     limits.max_sequences = options.slots;

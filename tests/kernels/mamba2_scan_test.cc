@@ -163,7 +163,8 @@ TEST_P(Mamba2Mixer, SlotsHoldWhatWindowsTake) {
   const bool early = shape.source > 0 && shape.repeat_before;
   const int64_t x = early ? shape.inner : mixer_.source_x();
   const int64_t b = early ? mixer_.groups_width() : mixer_.source_b();
-  checks_.SlotsHoldWhatWindowsTake(int64_t{shape.inner} * shape.state, x + b + shape.heads);
+  checks_.SlotsHoldWhatWindowsTake(int64_t{shape.inner} * shape.state, x + b + shape.heads,
+                                   /*waiting_rows=*/4);
 }
 TEST_P(Mamba2Mixer, Invariant3PromptChunksAndThreadsDoNotMatter) {
   checks_.ChunksDoNotMatter(6, {1, 2, 3, 4, 5, 16, 18, 19, 20, 37, 38, 39, 64, 65, 130});

@@ -464,14 +464,17 @@ struct MixerChecks {
   }
 
   // A slot holds the state, once more where a window is extended row by row, the taps before a
-  // window, and each of its uncommitted rows as an input of the convolution and of the recurrence.
-  void SlotsHoldWhatWindowsTake(int64_t state, int64_t replay_row) const {
+  // window, each of its uncommitted rows as an input of the convolution, and as one of the
+  // recurrence, if not more of these may wait.
+  void SlotsHoldWhatWindowsTake(int64_t state, int64_t replay_row, int waiting_rows = 0) const {
     const auto padded = [](int64_t count) { return (count + 15) / 16 * 16; };
     for (int rows : {1, 4, 8, kMaxWindowRows}) {
       for (bool as_draft : {false, true}) {
+        const int replay_rows = as_draft ? rows : std::max(rows, waiting_rows);
         const int64_t ring = int64_t{mixer.convolution_width() - 1 + rows} * mixer.ring_channels();
-        EXPECT_EQ(mixer.layout(rows, as_draft).floats,
-                  padded(state) * (as_draft ? 2 : 1) + padded(ring) + rows * padded(replay_row))
+        EXPECT_EQ(
+            mixer.layout(rows, as_draft).floats,
+            padded(state) * (as_draft ? 2 : 1) + padded(ring) + replay_rows * padded(replay_row))
             << rows << " rows";
       }
     }
