@@ -59,8 +59,8 @@ int64_t RowsToBorder(const Sequence& sequence) {
   return std::min(Readable(sequence), kPromptGrid - sequence.target.fed % kPromptGrid);
 }
 
-// The rows of a prompt's next chunk, at most `rows`: not beyond the next border of the grid, which is
-// reached in equal steps where one is not enough.
+// The rows of a prompt's next chunk, at most `rows`: not beyond the next border of the grid, which
+// is reached in equal steps where one is not enough.
 int64_t ChunkRows(const Sequence& sequence, int64_t rows) {
   const int64_t wanted = RowsToBorder(sequence);
   if (wanted <= rows) return wanted;

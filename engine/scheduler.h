@@ -19,8 +19,8 @@ struct SchedulerLimits {
   int max_logit_rows = 0;  // of them with logits
 };
 
-// Positions: no chunk of a prompt crosses a multiple of this. What is kept of a state for later lies
-// there.
+// Positions: no chunk of a prompt crosses a multiple of this. What is kept of a state for later
+// lies there.
 inline constexpr int64_t kPromptGrid = 256;
 
 class Scheduler {

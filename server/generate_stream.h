@@ -30,9 +30,9 @@
 
 namespace mambad::server {
 
-// Entered from network threads (reactor methods), the engine's delivery threads (OnEvent), a text worker
-// (Submit) and the stall timer; everything mutable is guarded by mutex_. The engine and gRPC are
-// never called with it held.
+// Entered from network threads (reactor methods), the engine's delivery threads (OnEvent), a text
+// worker (Submit) and the stall timer; everything mutable is guarded by mutex_. The engine and gRPC
+// are never called with it held.
 class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                              public EventSink,
                              public std::enable_shared_from_this<GenerateStream> {
