@@ -1,5 +1,5 @@
-// Opening of what turns text into tokens and back: the tokenizer with its ends of text, and the chat
-// template, the operator's or the model's own.
+// Opening of what turns text into tokens and back: the tokenizer with its ends of text, and the
+// chat template, the operator's or the model's own.
 
 #include <algorithm>
 #include <optional>
