@@ -102,7 +102,8 @@ class Engine {
   // memory. OK: Open will only fail for what changes until then; with the warnings it will have.
   static absl::StatusOr<std::vector<std::string>> Check(const EngineOptions& options);
 
-  // Cancels what runs, tells it, joins the engine's threads. Not from a sink or the observer: dies with words.
+  // Cancels what runs, tells it, joins the engine's threads. Not from a sink or the observer: dies
+  // with words.
   virtual ~Engine() = default;
 
   // Any thread. INVALID_ARGUMENT "field: what was given, what is allowed", where the field is a
@@ -116,9 +117,9 @@ class Engine {
   // Any thread. The reader has caught up: once for each pause that its sink asked for.
   virtual void Resume(RequestId id) = 0;
   // Any thread. Refuses new requests from now on; running ones go on. Returns when none is left or
-  // at `deadline` (steady time), after cancelling what then remains; all events have been told then.
-  // Not from a sink or the observer, which the engine's threads call: it would wait for itself, so
-  // it dies with words instead.
+  // at `deadline` (steady time), after cancelling what then remains; all events have been told by
+  // then. Not from a sink or the observer, which the engine's threads call: it would wait for
+  // itself, so it dies with words instead.
   virtual void Drain(absl::Time deadline) = 0;
 
   virtual EngineStats Stats() const = 0;  // any thread

@@ -7,9 +7,9 @@
 // neither idle time nor what it once took is credited for ever. With one principal the order is
 // that of ranks.
 //
-// Overtaking. What does not fit is passed by what does, for kOvertaking from the first time on: then
-// all behind it wait until it fits. So a large request neither stops those behind it while there is
-// room, nor starves.
+// Overtaking. What does not fit is passed by what does, for kOvertaking from the first time on;
+// then all behind it wait until it fits. So a large request neither stops those behind it while
+// there is room, nor starves.
 
 #ifndef MAMBAD_ENGINE_REQUEST_QUEUE_H_
 #define MAMBAD_ENGINE_REQUEST_QUEUE_H_
