@@ -7,15 +7,7 @@
 #ifndef MAMBAD_SERVER_NETWORK_THREAD_H_
 #define MAMBAD_SERVER_NETWORK_THREAD_H_
 
-#if defined(__SANITIZE_THREAD__)
-#define MAMBAD_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define MAMBAD_THREAD_SANITIZER 1
-#endif
-#endif
-
-#ifdef MAMBAD_THREAD_SANITIZER
+#ifdef MAMBAD_THREAD_SANITIZER  // by CMakeLists.txt
 #include <sanitizer/tsan_interface.h>
 #endif
 

@@ -13,10 +13,10 @@ namespace {
 constexpr char kModule[] = "libmambad_sentencepiece.so";
 
 #if defined(__has_feature)  // clang's way of asking
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#if __has_feature(address_sanitizer)
 #define MAMBAD_SANITIZER_LOADS
 #endif
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#elif defined(__SANITIZE_ADDRESS__) || defined(MAMBAD_THREAD_SANITIZER)
 #define MAMBAD_SANITIZER_LOADS
 #endif
 

@@ -15,7 +15,7 @@ namespace {
 using trainer::SentencePieceFile;
 
 TEST(TokenizerModel, IsReadBesideProtobuf) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(MAMBAD_THREAD_SANITIZER)
   GTEST_SKIP() << "this sanitizer cannot load a library whose own symbols come first";
 #endif
   SentencePieceFile file;
