@@ -10,7 +10,7 @@
 
 #include "absl/types/span.h"
 #include "engine/sequence.h"
-#include "engine/speculation/speculative_decoder.h"
+#include "engine/speculation/step_plan.h"
 
 namespace mambad {
 

@@ -12,21 +12,11 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/model/block.h"
 #include "engine/options.h"
 #include "kernels/backend.h"
 
 namespace mambad {
-
-// One block: a mixer and, in Llama-like models, an MLP. Exactly the layer named by `mixer` is
-// filled.
-struct Block {
-  checkpoint::MixerKind mixer = checkpoint::MixerKind::kAttention;
-  kernels::AttentionLayer attention;
-  kernels::MambaLayer mamba;
-  kernels::Mamba2Layer mamba2;
-  bool has_mlp = false;
-  kernels::MlpLayer mlp;
-};
 
 class Weights {
  public:

@@ -6,7 +6,6 @@
 #ifndef MAMBAD_ENGINE_SPECULATION_SPECULATIVE_DECODER_H_
 #define MAMBAD_ENGINE_SPECULATION_SPECULATIVE_DECODER_H_
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -18,37 +17,11 @@
 #include "engine/sequence.h"
 #include "engine/speculation/staging_area.h"
 #include "engine/speculation/step_batch.h"
+#include "engine/speculation/step_plan.h"
 #include "engine/state/state_pool.h"
 #include "kernels/backend.h"
 
 namespace mambad {
-
-// What one sequence does in one step, and what came of it.
-struct StepEntry {
-  Sequence* sequence = nullptr;
-  int feed =
-      0;  // tokens of the backlog to read, 1 ..; all of them: a token is sampled after the last
-  DrafterKind drafter = DrafterKind::kNone;
-  int draft_length = 0;  // drafts to verify after the backlog; 0 unless all of it is fed
-  int limit = 1;         // tokens that may be kept, >= 1
-  int score_begin = 0,
-      scored = 0;  // of the `feed` rows, those whose next token is wanted scored: `scored` rows
-                   // from row `score_begin` on (prompt log-probabilities)
-  std::array<TokenId, kMaxDraftLength> lookup;  // kPromptLookup: the drafts
-
-  // Results. Pointers are into the decoder and good until the next Run.
-  int64_t position = 0;  // of the first row fed
-  bool sampled = false;
-  int draft_rows = 0;  // rows that the draft model ran for it: its own backlog, then drafts
-  int accepted = 0;    // drafts accepted before the cut
-  int kept = 0;
-  const TokenId* tokens = nullptr;  // [kept]
-  bool stopped = false;             // the last kept token is a stop id
-  int first_result = 0;             // row of the log-probability results of tokens[0]
-  int first_score = 0;              // row of the score results of the first scored row
-
-  bool feeds_all() const { return feed == sequence->backlog(); }
-};
 
 // Log-probabilities of one token: the chosen one's and the alternatives', most likely first.
 struct LogprobView {

@@ -8,8 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "engine/checkpoint/model_config.h"
-#include "engine/model/weights.h"
+#include "engine/model/block.h"
 #include "kernels/backend.h"
 
 namespace mambad {
