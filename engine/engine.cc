@@ -79,7 +79,6 @@ class ThreadedEngine : public Engine {
     DieOnEngineThread("Engine::Drain");
     MutexLock lock(&mutex_);
     draining_ = true;
-    drains_ = true;
     while (!Empty()) {
       if (emptied_.WaitUntil(&mutex_, deadline)) continue;
       cancel_all_ = true;
@@ -155,7 +154,7 @@ class ThreadedEngine : public Engine {
   }
 
   void WakeDrain() {
-    if (!drains_) return;
+    if (!draining_) return;
     MutexLock lock(&mutex_);
     if (Empty()) emptied_.NotifyAll();
   }
@@ -234,15 +233,14 @@ class ThreadedEngine : public Engine {
   const absl::Status self_check_;
 
   mutable Mutex mutex_;
-  Condition news_;     // for the engine thread: HasNews()
-  Condition emptied_;  // for Drain: Empty()
-  std::atomic<bool> drains_{false};
+  Condition news_;                     // for the engine thread: HasNews()
+  Condition emptied_;                  // for Drain: Empty()
+  std::atomic<bool> draining_{false};  // set with mutex_ held
   std::vector<Submission> submitted_ ABSL_GUARDED_BY(mutex_);
   std::vector<RequestId> cancelled_ ABSL_GUARDED_BY(mutex_), paused_ ABSL_GUARDED_BY(mutex_),
       resumed_ ABSL_GUARDED_BY(mutex_);
   RequestId last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancel_all_ ABSL_GUARDED_BY(mutex_) = false;
   bool core_idle_ ABSL_GUARDED_BY(mutex_) = true;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
