@@ -1,4 +1,4 @@
-// A request that is being served: what was asked, where its news go, its sequences. Owned by
+// A request that is being served: what was asked, where its news go, its answers. Owned by
 // EngineCore; engine thread.
 
 #ifndef MAMBAD_ENGINE_ACTIVE_REQUEST_H_
@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "engine/answer.h"
 #include "engine/request.h"
-#include "engine/sequence.h"
 
 namespace mambad {
 
@@ -26,8 +26,8 @@ struct ActiveRequest {
   std::vector<TokenId> stop_ids;  // eos and stop ids that end it
   int64_t token_limit = 0;        // tokens of prompt + answer a sequence may reach
 
-  std::vector<std::unique_ptr<Sequence>>
-      sequences;  // one a sample; all hold slots while the request runs
+  // One a sample; all hold slots while the request runs.
+  std::vector<std::unique_ptr<Answer>> answers;
   int unfinished = 0;
   bool forked = false;  // samples beyond the first have their state
   // They hold the prompt's pages together, or will: until it was preempted after its fork.

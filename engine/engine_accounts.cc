@@ -14,7 +14,7 @@ int64_t Microseconds(double seconds) { return static_cast<int64_t>(1e6 * seconds
 // A token that was kept last, alone or with drafts; all other rows read prompts, or again what a
 // preempted request had said.
 bool EngineCore::Decodes(const StepEntry& entry) {
-  return entry.feed == 1 && entry.position >= entry.sequence->prompt_length;
+  return entry.feed == 1 && entry.position >= entry.answer->prompt_length;
 }
 
 void EngineCore::Account(const StepTimes& times, absl::Time begin, absl::Time now) {
@@ -70,16 +70,16 @@ void EngineCore::Account(const StepTimes& times, absl::Time begin, absl::Time no
 
 // Rows of the prompt count once a request, whichever sample reads them and however often.
 void EngineCore::CountPromptRows(const StepEntry& entry) {
-  const Sequence& sequence = *entry.sequence;
-  int64_t& counted = sequence.request->prompt_rows_counted;
-  const int64_t read = std::min(entry.position + entry.feed, sequence.prompt_length);
+  const Answer& answer = *entry.answer;
+  int64_t& counted = answer.request->prompt_rows_counted;
+  const int64_t read = std::min(entry.position + entry.feed, answer.prompt_length);
   if (read <= counted) return;
   stats_.prompt_tokens += read - counted;
   counted = read;
 }
 
 void EngineCore::ShareTime(const StepEntry& entry, const StepTimes& times, int rows) {
-  SpeculationReport& report = entry.sequence->stats.speculation;
+  SpeculationReport& report = entry.answer->stats.speculation;
   report.verify_microseconds +=
       Microseconds(times.verify_seconds * (entry.feed + entry.draft_length) / rows);
   if (entry.draft_rows == 0) return;
@@ -96,20 +96,7 @@ RequestSize EngineCore::SizeOf(const Request& request) const {
   return size;
 }
 
-int64_t EngineCore::pages_total() const {
-  const bool target = target_state_->pages_total() > 0 || draft_state_ == nullptr;
-  return (target ? target_state_ : draft_state_)->pages_total();
-}
-
-// Pages that samples of `tokens` tokens each take; the target's may have the full pages before the
-// prompt's last token in common.
-int64_t EngineCore::PagesFor(const RequestSize& size, int samples, int64_t tokens,
-                             bool shares) const {
-  const int64_t shared = shares ? target_state_->PagesShared(size.prompt - 1) : 0;
-  const int64_t pages = shared + samples * (target_state_->PagesFor(tokens) - shared);
-  if (draft_state_ == nullptr) return pages;
-  return std::max(pages, samples * draft_state_->PagesFor(tokens));
-}
+int64_t EngineCore::pages_total() const { return slots_->pages_total(); }
 
 ServiceDemand EngineCore::DemandOf(const Request& request, const ServicePace& pace) const {
   const RequestSize size = SizeOf(request);
@@ -117,20 +104,20 @@ ServiceDemand EngineCore::DemandOf(const Request& request, const ServicePace& pa
   const double tokens =
       size.named ? static_cast<double>(size.limit) : pace.TokensLeft(0, size.limit, false);
   demand.pages =
-      PagesFor(size, size.samples, size.prompt + static_cast<int64_t>(tokens), /*shares=*/true);
+      slots_->PagesFor(size.samples, size.prompt + static_cast<int64_t>(tokens), size.prompt - 1);
   return demand;
 }
 
 // What a request takes still: its longest sample, and what of its prompt is not read.
 ServiceDemand EngineCore::DemandOf(const ActiveRequest& active) const {
   ServiceDemand demand = DemandOf(active.request, pace_);
-  if (active.sequences.empty()) return demand;
+  if (active.answers.empty()) return demand;
   const RequestSize size = SizeOf(active.request);
   int64_t unread = 0, generated = size.limit;
-  for (const auto& sequence : active.sequences) {
-    if (sequence->finished) continue;
-    generated = std::min(generated, sequence->generated());
-    unread = std::max(unread, sequence->backlog() - 1);
+  for (const auto& answer : active.answers) {
+    if (answer->finished) continue;
+    generated = std::min(generated, answer->generated());
+    unread = std::max(unread, answer->sequence.backlog() - 1);
     if (!active.forked) break;  // the others wait for the first
   }
   const double tokens = size.limit > 0 ? pace_.TokensLeft(generated, size.limit, size.named) : 0;
@@ -139,8 +126,8 @@ ServiceDemand EngineCore::DemandOf(const ActiveRequest& active) const {
   demand.slots = active.unfinished;
   const double all =
       size.named ? static_cast<double>(size.limit) : static_cast<double>(generated) + tokens;
-  demand.pages = PagesFor(size, active.unfinished, size.prompt + static_cast<int64_t>(all),
-                          active.shares_prompt);
+  demand.pages = slots_->PagesFor(active.unfinished, size.prompt + static_cast<int64_t>(all),
+                                  active.shares_prompt ? size.prompt - 1 : 0);
   return demand;
 }
 
@@ -149,10 +136,10 @@ void EngineCore::UpdateDemands(absl::Time now) {
   double generated = 0;
   for (const auto& active : active_) {
     if (!active->grows() || active->unfinished == 0) continue;
-    for (const auto& sequence : active->sequences) {
-      if (sequence->finished) continue;
+    for (const auto& answer : active->answers) {
+      if (answer->finished) continue;
       ++growing;
-      generated += static_cast<double>(sequence->generated());
+      generated += static_cast<double>(answer->generated());
     }
   }
   pace_.ObserveRunning(growing > 0 ? generated / growing : 0);
@@ -171,8 +158,8 @@ void EngineCore::UpdateGauges(absl::Time now) {
   stats_.running = running;
   stats_.waiting = static_cast<int>(waiting_.size());
   stats_.waiting_tokens = waiting_.prompt_tokens();
-  stats_.slots_total = facts_.options.max_sequences;
-  stats_.slots_used = stats_.slots_total - static_cast<int>(free_slots_.size());
+  stats_.slots_total = slots_->total();
+  stats_.slots_used = slots_->total() - slots_->free();
   stats_.pages_total = target_state_->pages_total();
   stats_.pages_used = stats_.pages_total - target_state_->pages_free();
   stats_.state_bytes = stats_.slots_used * target_state_->recurrent_bytes_per_slot() +

@@ -25,7 +25,7 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
   const EngineOptions& options = facts_.options;
   const int64_t tokens = static_cast<int64_t>(request.prompt.size());
   // Those that the next step starts do not wait.
-  const int64_t room = options.max_waiting + static_cast<int64_t>(free_slots_.size());
+  const int64_t room = options.max_waiting + slots_->free();
   if (waiting_.size() >= room) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", waiting_.size(), " requests wait, at most ", room));
@@ -92,9 +92,9 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   running_.clear();
   for (const auto& active : active_) {
     if (active->pauses > 0) continue;
-    for (const auto& sequence : active->sequences) {
-      const bool waits_for_fork = sequence->index > 0 && !active->forked;
-      if (!sequence->finished && !waits_for_fork) running_.push_back(sequence.get());
+    for (const auto& answer : active->answers) {
+      const bool waits_for_fork = answer->index > 0 && !active->forked;
+      if (!answer->finished && !waits_for_fork) running_.push_back(answer.get());
     }
   }
   ReadLookups();
@@ -102,16 +102,17 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   scheduler_->Plan(running_, wished_drafts_, &plan_);
   if (plan_.empty()) {
     last_step_.reset();
+    Tell();
     return false;
   }
   ProposeLookups();
 
   int alternatives = -1, score_alternatives = -1;
   for (StepEntry& entry : plan_) {
-    const Sequence& sequence = *entry.sequence;
-    const OutputParams& output = sequence.request->request.output;
-    entry.limit = static_cast<int>(std::min<int64_t>(
-        sequence.token_limit - static_cast<int64_t>(sequence.tokens.size()), kStepTokens));
+    const Answer& answer = *entry.answer;
+    const OutputParams& output = answer.request->request.output;
+    entry.limit = static_cast<int>(
+        std::min<int64_t>(answer.token_limit - answer.sequence.size(), kStepTokens));
     alternatives = std::max(alternatives, output.logprobs);
     if (entry.scored > 0) score_alternatives = std::max(score_alternatives, output.prompt_logprobs);
   }
@@ -124,7 +125,12 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   RemoveFinished();
   UpdateGauges(after);
   UpdateDemands(after);
+  Tell();
   return true;
+}
+
+void EngineCore::Tell() {
+  events_.Tell([this](RequestId id) { Pause(id); });
 }
 
 void EngineCore::EndLateAndCancelled(absl::Time now) {
@@ -158,7 +164,7 @@ void EngineCore::AdmitWaiting(absl::Time now) {
     }
     return Start(active, now);
   };
-  while (!waiting_.empty() && !free_slots_.empty()) {
+  while (!waiting_.empty() && slots_->free() > 0) {
     std::unique_ptr<ActiveRequest> active = waiting_.TakeNext(starts, now);
     if (active == nullptr) return;
     active->charged_tokens = ExpectedTokens(*active);
@@ -182,6 +188,10 @@ int64_t EngineCore::Reservation(const ActiveRequest& active, int64_t tokens) con
   return active.grows() ? std::min(active.token_limit, tokens + kGrowthTokens) : active.token_limit;
 }
 
+SlotTable::Need EngineCore::NeedOf(const ActiveRequest& active, int sample, int64_t tokens) const {
+  return {Reservation(active, tokens), active.ForkedAt(sample)};
+}
+
 // The most tokens that each of a request's samples could have if it ran alone.
 int64_t EngineCore::TokenLimit(const Request& request) const {
   const auto prompt = static_cast<int64_t>(request.prompt.size());
@@ -201,32 +211,25 @@ bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
   const Request& request = active.request;
   const bool anew = active.preempted_at.has_value();
   active.token_limit = TokenLimit(request);
-  const int samples = anew ? active.unfinished : active.samples();
-  if (samples > static_cast<int>(free_slots_.size())) return false;
-  for (const StatePool* pool : {target_state_.get(), draft_state_.get()}) {
-    if (pool == nullptr) continue;
-    int64_t pages = 0;
-    for (int sample = 0; sample < active.samples(); ++sample) {
-      const Sequence* sequence = anew ? active.sequences[sample].get() : nullptr;
-      if (sequence != nullptr && sequence->finished) continue;
-      const size_t tokens = sequence != nullptr ? sequence->tokens.size() : request.prompt.size();
-      pages += pool->PagesFor(Reservation(active, static_cast<int64_t>(tokens)));
-      // The draft model's samples each read the prompt.
-      if (pool == target_state_.get()) pages -= pool->PagesShared(active.ForkedAt(sample));
-    }
-    if (pages > pool->pages_free()) return false;
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  std::vector<SlotTable::Need> needs;
+  for (int sample = 0; sample < active.samples(); ++sample) {
+    if (anew && active.answers[sample]->finished) continue;
+    const int64_t tokens = anew ? active.answers[sample]->sequence.size() : prompt;
+    needs.push_back(NeedOf(active, sample, tokens));
   }
+  if (!slots_->Fits(needs)) return false;
 
-  if (!anew) PrepareSequences(active, now);
-  for (const auto& sequence : active.sequences) {
-    if (!sequence->finished) TakeSlot(active, *sequence);
+  if (!anew) PrepareAnswers(active, now);
+  for (const auto& answer : active.answers) {
+    if (!answer->finished) TakeSlot(active, *answer);
   }
   active.preempted_at.reset();
   return true;
 }
 
 // What a request's samples need besides slots, once.
-void EngineCore::PrepareSequences(ActiveRequest& active, absl::Time now) {
+void EngineCore::PrepareAnswers(ActiveRequest& active, absl::Time now) {
   const Request& request = active.request;
   if (!request.stopping.ignore_eos) active.stop_ids = facts_.model.eos_ids;
   active.stop_ids.insert(active.stop_ids.end(), request.stopping.stop_token_ids.begin(),
@@ -237,16 +240,17 @@ void EngineCore::PrepareSequences(ActiveRequest& active, absl::Time now) {
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   const int64_t reserve = std::min(active.token_limit, prompt + kTextReserve) + kStepTokens;
   for (int sample = 0; sample < active.samples(); ++sample) {
-    Sequence& sequence = *active.sequences.emplace_back(std::make_unique<Sequence>());
-    sequence.request = &active;
-    sequence.index = sample;
-    sequence.prompt_length = prompt;
-    sequence.token_limit = active.token_limit;
+    Answer& answer = *active.answers.emplace_back(std::make_unique<Answer>());
+    Sequence& sequence = answer.sequence;
+    answer.request = &active;
+    answer.index = sample;
+    answer.prompt_length = prompt;
+    answer.token_limit = active.token_limit;
     sequence.tokens.reserve(reserve);
     sequence.tokens = request.prompt;
-    sequence.stats.prompt_tokens = prompt;
-    sequence.stats.speculation.accepted_per_position.reserve(kMaxDraftLength);
-    sequence.stats.speculation.tokens_per_round.reserve(kMaxDraftLength + 2);
+    answer.stats.prompt_tokens = prompt;
+    answer.stats.speculation.accepted_per_position.reserve(kMaxDraftLength);
+    answer.stats.speculation.tokens_per_round.reserve(kMaxDraftLength + 2);
     if (facts_.tokenizer != nullptr) {
       text::Detokenizer::Options options;
       options.stop_strings = request.stopping.stop_strings;
@@ -255,7 +259,7 @@ void EngineCore::PrepareSequences(ActiveRequest& active, absl::Time now) {
       absl::StatusOr<text::Detokenizer> detokenizer =
           text::Detokenizer::Create(facts_.tokenizer.get(), std::move(options));
       if (detokenizer.ok())
-        sequence.detokenizer = *std::move(detokenizer);  // Validate has seen to it
+        answer.detokenizer = *std::move(detokenizer);  // Validate has seen to it
     }
     const SpeculationMode mode = request.speculation.mode;
     if (facts_.options.speculation && !active.scoring() &&
@@ -267,16 +271,13 @@ void EngineCore::PrepareSequences(ActiveRequest& active, absl::Time now) {
   }
 }
 
-void EngineCore::TakeSlot(ActiveRequest& active, Sequence& sequence) {
+void EngineCore::TakeSlot(ActiveRequest& active, Answer& answer) {
   const Request& request = active.request;
-  sequence.slot = free_slots_.back();
-  free_slots_.pop_back();
-  const int64_t positions = Reservation(active, static_cast<int64_t>(sequence.tokens.size()));
-  target_state_->Acquire(sequence.slot, positions, active.ForkedAt(sequence.index));
-  if (draft_state_ != nullptr) draft_state_->Acquire(sequence.slot, positions);
-  sampler_->Configure(sequence.slot, request.sampling, sequence.index, request.prompt,
-                      absl::MakeConstSpan(sequence.tokens).subspan(sequence.prompt_length),
-                      active.stop_ids, sequence.prompt_length + request.stopping.min_tokens);
+  Sequence& sequence = answer.sequence;
+  sequence.slot = slots_->Take(NeedOf(active, answer.index, sequence.size()));
+  sampler_->Configure(sequence.slot, request.sampling, answer.index, request.prompt,
+                      absl::MakeConstSpan(sequence.tokens).subspan(answer.prompt_length),
+                      active.stop_ids, answer.prompt_length + request.stopping.min_tokens);
 }
 
 // Gives answers of unknown length the pages that their next step may need. Where none are left, the
@@ -297,15 +298,11 @@ void EngineCore::GrowPages() {
 
 // False: too few pages are free for one of its samples.
 bool EngineCore::Grow(ActiveRequest& active) {
-  for (const auto& sequence : active.sequences) {
-    if (sequence->finished) continue;
-    const auto tokens = static_cast<int64_t>(sequence->tokens.size());
+  for (const auto& answer : active.answers) {
+    if (answer->finished) continue;
+    const int64_t tokens = answer->sequence.size();
     const int64_t needed = std::min(active.token_limit, tokens + kStepTokens);
-    for (StatePool* pool : {target_state_.get(), draft_state_.get()}) {
-      if (pool == nullptr || pool->Reaches(sequence->slot, needed)) continue;
-      if (pool->Extend(sequence->slot, Reservation(active, tokens))) continue;
-      if (!pool->Extend(sequence->slot, needed)) return false;
-    }
+    if (!slots_->Extend(answer->sequence.slot, needed, Reservation(active, tokens))) return false;
   }
   return true;
 }
@@ -315,9 +312,9 @@ bool EngineCore::Grow(ActiveRequest& active) {
 void EngineCore::Preempt(size_t index) {
   std::unique_ptr<ActiveRequest> active = std::move(active_[index]);
   active_.erase(active_.begin() + static_cast<int64_t>(index));
-  for (const auto& sequence : active->sequences) {
-    ReleaseSequence(*sequence);
-    sequence->target = sequence->draft = {};
+  for (const auto& answer : active->answers) {
+    Release(answer->sequence);
+    answer->sequence.target = answer->sequence.draft = {};
   }
   active->preempted_at = ended_requests_;
   if (active->forked) active->shares_prompt = false;  // each sample reads its own text again
@@ -330,13 +327,13 @@ void EngineCore::Preempt(size_t index) {
 // Samples share the reading of the prompt up to its last token, which each then reads for itself.
 void EngineCore::ForkSamples() {
   for (const auto& active : active_) {
-    if (active->forked || active->sequences.front()->finished) continue;
-    Sequence& first = *active->sequences.front();
-    if (first.target.fed < first.prompt_length - 1) continue;
-    for (size_t i = 1; i < active->sequences.size(); ++i) {
-      Sequence& sequence = *active->sequences[i];
-      if (sequence.finished) continue;
-      target_state_->Fork(first.slot, sequence.slot, first.target.fed);
+    if (active->forked || active->answers.front()->finished) continue;
+    const Sequence& first = active->answers.front()->sequence;
+    if (first.target.fed < active->answers.front()->prompt_length - 1) continue;
+    for (size_t i = 1; i < active->answers.size(); ++i) {
+      if (active->answers[i]->finished) continue;
+      Sequence& sequence = active->answers[i]->sequence;
+      slots_->Fork(first.slot, sequence.slot, first.target.fed);
       sequence.target = first.target;
     }
     active->forked = true;

@@ -24,6 +24,8 @@
 #include "engine/active_request.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/engine_stats.h"
+#include "engine/event_list.h"
+#include "engine/field_errors.h"
 #include "engine/memory_plan.h"
 #include "engine/model/model.h"
 #include "engine/model_info.h"
@@ -35,6 +37,7 @@
 #include "engine/service_rates.h"
 #include "engine/speculation/draft_length.h"
 #include "engine/speculation/speculative_decoder.h"
+#include "engine/state/slot_table.h"
 #include "engine/state/state_pool.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
@@ -123,11 +126,9 @@ class EngineCore {
   EngineCore() = default;
 
   // Validate's parts.
-  absl::Status ValidatePrompt(const Request& request) const;
-  absl::Status ValidateStopping(const Request& request) const;
-  absl::Status ValidateOutput(const Request& request) const;
-  absl::Status ValidateRoom(const Request& request) const;
-  bool AllowsMoreThanStops(const Request& request) const;
+  void CheckPrompt(const Request& request, FieldErrors* errors) const;
+  void CheckRoom(const Request& request, FieldErrors* errors) const;
+  static void CheckPromptLogprobs(const Request& request, FieldErrors* errors);
 
   // Start-up, in order.
   struct ModelFiles;
@@ -156,6 +157,7 @@ class EngineCore {
   void ChooseDrafts();
   void ProposeLookups();
   void Deliver(StepEntry& entry, absl::Time now);
+  void Tell();
   void Account(const StepTimes& times, absl::Time begin, absl::Time now);
   void ObserveDrafts(const StepTimes& times);
 
@@ -164,20 +166,23 @@ class EngineCore {
   int64_t ExpectedTokens(const ActiveRequest& active) const;
   int64_t Reservation(const ActiveRequest& active, int64_t tokens) const;
   bool Start(ActiveRequest& active, absl::Time now);
-  void PrepareSequences(ActiveRequest& active, absl::Time now);
-  void TakeSlot(ActiveRequest& active, Sequence& sequence);
+  void PrepareAnswers(ActiveRequest& active, absl::Time now);
+  SlotTable::Need NeedOf(const ActiveRequest& active, int sample, int64_t tokens) const;
+  void TakeSlot(ActiveRequest& active, Answer& answer);
   bool Grow(ActiveRequest& active);
   void Preempt(size_t index);
-  void ReleaseSequence(Sequence& sequence);
+  void Release(Sequence& sequence);
 
   // Results.
-  void ResizeLogprobs(int64_t count);
+  int64_t ReadText(const StepEntry& entry, TokenEvent& event);
+  static void Append(Sequence& sequence, absl::Span<const TokenId> tokens);
+  static void CountDrafts(const StepEntry& entry, int64_t kept);
+  FinishReason ReasonToFinish(const StepEntry& entry, int64_t kept, TokenEvent& event) const;
   void CollectPromptLogprobs(const StepEntry& entry);
-  int64_t ReadText(Sequence& sequence, const StepEntry& entry, std::string* matched);
-  void Finish(Sequence& sequence, FinishReason reason, absl::Time now);
+  void Finish(Answer& answer, FinishReason reason, absl::Time now);
+  void Close(Answer& answer, FinishReason reason, absl::Time now, TokenEvent& event);
   void FinishAll(ActiveRequest& active, FinishReason reason, absl::Time now);
   void EndWaiting(ActiveRequest& active, FinishReason reason, absl::Time now);
-  void Emit(ActiveRequest& active);
   void RemoveFinished();
 
   // Books.
@@ -185,7 +190,6 @@ class EngineCore {
   void CountPromptRows(const StepEntry& entry);
   static void ShareTime(const StepEntry& entry, const StepTimes& times, int rows);
   RequestSize SizeOf(const Request& request) const;
-  int64_t PagesFor(const RequestSize& size, int samples, int64_t tokens, bool shares) const;
   ServiceDemand DemandOf(const ActiveRequest& active) const;
   void UpdateDemands(absl::Time now);
   void UpdateGauges(absl::Time now);
@@ -196,6 +200,7 @@ class EngineCore {
   std::unique_ptr<kernels::Backend> backend_;  // outlives everything below
   std::unique_ptr<Model> target_, draft_;
   std::unique_ptr<StatePool> target_state_, draft_state_;
+  std::unique_ptr<SlotTable> slots_;
   std::unique_ptr<Sampler> sampler_;
   std::unique_ptr<SpeculativeDecoder> decoder_;
   std::unique_ptr<Scheduler> scheduler_;
@@ -205,18 +210,15 @@ class EngineCore {
   RequestQueue waiting_;
   std::vector<std::unique_ptr<ActiveRequest>> active_;  // in order of GoesBefore
   absl::flat_hash_map<RequestId, ActiveRequest*> by_id_;
-  std::vector<int> free_slots_;
 
   // Reused every step.
-  std::vector<Sequence*> running_;
+  std::vector<Answer*> running_;
   std::vector<int> wished_drafts_;
-  std::vector<DraftChoice> choices_;  // of the decoding sequences
+  std::vector<DraftChoice> choices_;  // of the decoding answers
   std::vector<size_t> chosen_;        // [choices_]: which of running_
   std::vector<StepEntry> plan_;
   std::vector<TokenId> lookup_;
-  TokenEvent event_;
-
-  std::vector<TokenLogprob> spare_logprobs_;  // of event_
+  EventList events_;  // of this step, until the sinks know
 
   EngineStats stats_;
   RecentRates rates_;

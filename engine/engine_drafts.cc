@@ -13,25 +13,25 @@ constexpr int64_t kLookupTokensAStep = 2048;
 // it is in, its lookup proposes nothing.
 void EngineCore::ReadLookups() {
   int64_t left = kLookupTokensAStep;
-  for (Sequence* sequence : running_) {
-    if (!sequence->lookup.has_value() || sequence->lookup_ready()) continue;
-    const auto size = static_cast<int64_t>(sequence->tokens.size());
-    if (sequence->lookup->bytes() == 0) {
-      const int64_t reserve = std::min(sequence->token_limit, size + kTextReserve) -
-                              sequence->lookup_read + kernels::kMaxWindowRows + 1;
-      sequence->lookup->Reserve(reserve);
+  for (Answer* answer : running_) {
+    Sequence& sequence = answer->sequence;
+    if (!sequence.lookup.has_value() || sequence.lookup_ready()) continue;
+    if (sequence.lookup->bytes() == 0) {
+      const int64_t reserve = std::min(answer->token_limit, sequence.size() + kTextReserve) -
+                              sequence.lookup_read + kernels::kMaxWindowRows + 1;
+      sequence.lookup->Reserve(reserve);
       left -= reserve / 16;  // making room costs, too
     }
-    const int64_t count = std::min(size - sequence->lookup_read, left);
+    const int64_t count = std::min(sequence.size() - sequence.lookup_read, left);
     if (count <= 0) return;
-    sequence->lookup->Append(
-        absl::MakeConstSpan(sequence->tokens).subspan(sequence->lookup_read, count));
-    sequence->lookup_read += count;
+    sequence.lookup->Append(
+        absl::MakeConstSpan(sequence.tokens).subspan(sequence.lookup_read, count));
+    sequence.lookup_read += count;
     left -= count;
   }
 }
 
-// One wish for each running sequence; 0 for those that still read their prompt. Nothing here can
+// One wish for each running answer; 0 for those that still read their prompt. Nothing here can
 // change a token.
 void EngineCore::ChooseDrafts() {
   const EngineOptions& options = facts_.options;
@@ -40,26 +40,27 @@ void EngineCore::ChooseDrafts() {
   chosen_.clear();
   int64_t prompt_rows = 0;
   for (size_t i = 0; i < running_.size(); ++i) {
-    Sequence& sequence = *running_[i];
-    sequence.drafter = DrafterKind::kNone;
-    if (sequence.backlog() != 1 || sequence.generated() == 0) {
+    Answer& answer = *running_[i];
+    Sequence& sequence = answer.sequence;
+    answer.drafter = DrafterKind::kNone;
+    if (sequence.backlog() != 1 || answer.generated() == 0) {
       prompt_rows += sequence.backlog();
       continue;
     }
     DraftChoice& choice = choices_.emplace_back();
     chosen_.push_back(i);
     choice.statistics = &sequence.draft_statistics;
-    const SpeculationParams& wish = sequence.request->request.speculation;
+    const SpeculationParams& wish = answer.request->request.speculation;
     if (!speculation_enabled_ || wish.mode == SpeculationMode::kOff) continue;
     choice.draft_model = draft_ != nullptr && wish.mode != SpeculationMode::kPromptLookup;
     choice.prompt_lookup = sequence.lookup_ready() && sequence.lookup->match_length() > 0;
-    const int64_t room = sequence.token_limit - static_cast<int64_t>(sequence.tokens.size()) - 1;
+    const int64_t room = answer.token_limit - sequence.size() - 1;
     choice.max_length = static_cast<int>(std::clamp<int64_t>(room, 0, options.max_draft_length));
     choice.fixed_length = wish.draft_length;
-    choice.generated = sequence.generated();
+    choice.generated = answer.generated();
     choice.remaining = room + 1;
     if (choice.draft_model) {
-      const int64_t unread = static_cast<int64_t>(sequence.tokens.size()) - sequence.draft.fed;
+      const int64_t unread = sequence.size() - sequence.draft.fed;
       choice.catch_up_rows = std::max<int64_t>(0, unread - 2);  // two are what a full round leaves
     }
   }
@@ -74,7 +75,7 @@ void EngineCore::ChooseDrafts() {
 void EngineCore::ProposeLookups() {
   for (StepEntry& entry : plan_) {
     if (entry.draft_length == 0) continue;
-    entry.drafter = entry.sequence->drafter;
+    entry.drafter = entry.answer->drafter;
     if (entry.drafter != DrafterKind::kPromptLookup) continue;
     entry.sequence->lookup->Propose(entry.draft_length, lookup_);
     entry.draft_length = static_cast<int>(lookup_.size());
@@ -95,7 +96,7 @@ void EngineCore::ObserveDrafts(const StepTimes& times) {
     step.kept += entry.kept;
     step.drafts += entry.draft_length;
     // A draft model that only reads what it is behind was asked for drafts, too.
-    const bool fixed = entry.sequence->request->request.speculation.draft_length.has_value();
+    const bool fixed = entry.answer->request->request.speculation.draft_length.has_value();
     step.fixed |= fixed && (entry.draft_length > 0 || entry.draft_rows > 0);
     if (entry.draft_length == 0) continue;
     if (entry.drafter == DrafterKind::kDraftModel) {

@@ -308,7 +308,8 @@ void EngineCore::CreateParts(const ModelConfig& config) {
       *backend_, *target_, *target_state_, draft_.get(), draft_state_.get(), *sampler_);
   scheduler_ =
       std::make_unique<Scheduler>(SchedulerLimits{options.max_step_rows, MaxLogitRows(options)});
-  for (int slot = options.max_sequences - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+  slots_ =
+      std::make_unique<SlotTable>(options.max_sequences, target_state_.get(), draft_state_.get());
   plan_.reserve(options.max_sequences);
   running_.reserve(options.max_sequences);
   demands_.running.reserve(options.max_sequences);
@@ -316,9 +317,7 @@ void EngineCore::CreateParts(const ModelConfig& config) {
   choices_.reserve(options.max_sequences);
   chosen_.reserve(options.max_sequences);
   lookup_.reserve(kMaxDraftLength);
-  event_.tokens.reserve(kernels::kMaxWindowRows + 1);
-  event_.logprobs.reserve(kernels::kMaxWindowRows + 1);
-  spare_logprobs_.reserve(kernels::kMaxWindowRows + 1);
+  events_.Reserve(options.max_sequences);
   stats_.accepted_per_position.reserve(kMaxDraftLength);
   facts_.default_sampling = DefaultSampling(config);
   set_speculation_enabled(options.speculation);

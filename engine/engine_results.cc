@@ -33,38 +33,65 @@ RequestStats StatsOfUnstarted(int64_t prompt_tokens, absl::Duration waited) {
 }
 
 void EngineCore::Deliver(StepEntry& entry, absl::Time now) {
-  Sequence& sequence = *entry.sequence;
-  ActiveRequest& active = *sequence.request;
-  const Request& request = active.request;
+  Answer& answer = *entry.answer;
+  ActiveRequest& active = *answer.request;
   if (entry.scored > 0) CollectPromptLogprobs(entry);
   if (active.scoring()) {
-    if (sequence.backlog() == 1) Finish(sequence, FinishReason::kLength, now);
+    if (answer.sequence.backlog() == 1) Finish(answer, FinishReason::kLength, now);
     return;
   }
   if (!entry.sampled) return;
 
-  std::string matched;
-  const bool first = sequence.generated() == 0;
-  event_.text.clear();
-  if (first && request.echo_text.has_value()) event_.text = *request.echo_text;
-  const int64_t kept = ReadText(sequence, entry, &matched);
-  if (sequence.lookup_ready()) {
-    sequence.lookup->Append(absl::MakeConstSpan(entry.tokens, kept));
-    sequence.lookup_read += kept;
+  TokenEvent& event = events_.Add(active, answer.index);
+  const int64_t kept = ReadText(entry, event);
+  if (answer.generated() == 0) {
+    answer.stats.prefill_microseconds = Microseconds(now - active.admitted);
+    answer.stats.first_token_microseconds = Microseconds(now - active.submitted);
   }
-  sequence.tokens.insert(sequence.tokens.end(), entry.tokens, entry.tokens + kept);
-  if (first) {
-    sequence.stats.prefill_microseconds = Microseconds(now - active.admitted);
-    sequence.stats.first_token_microseconds = Microseconds(now - active.submitted);
+  Append(answer.sequence, absl::MakeConstSpan(entry.tokens, kept));
+  if (kept < entry.kept) answer.sequence.Trim();
+  event.tokens.assign(entry.tokens, entry.tokens + kept);
+  if (const int alternatives = active.request.output.logprobs; alternatives >= 0) {
+    TokenLogprob* logprobs = events_.AddLogprobs(event, kept);
+    for (int i = 0; i < kept; ++i)
+      FillLogprob(entry.tokens[i], decoder_->KeptLogprob(entry, i), alternatives, logprobs[i]);
   }
+  CountDrafts(entry, kept);
+  stats_.generation_tokens += kept;
+  const FinishReason reason = ReasonToFinish(entry, kept, event);
+  if (reason != FinishReason::kNone) Close(answer, reason, now, event);
+}
 
-  event_.tokens.assign(entry.tokens, entry.tokens + kept);
-  ResizeLogprobs(request.output.logprobs >= 0 ? kept : 0);
-  for (size_t i = 0; i < event_.logprobs.size(); ++i) {
-    FillLogprob(entry.tokens[i], decoder_->KeptLogprob(entry, static_cast<int>(i)),
-                request.output.logprobs, event_.logprobs[i]);
+// Makes the text of the kept tokens the event's; returns how many of them stay after a stop
+// string's cut, which it then names.
+int64_t EngineCore::ReadText(const StepEntry& entry, TokenEvent& event) {
+  Answer& answer = *entry.answer;
+  const Request& request = answer.request->request;
+  if (answer.generated() == 0 && request.echo_text.has_value()) event.text = *request.echo_text;
+  if (!answer.detokenizer.has_value()) return entry.kept;
+  // The token that ends the text is no part of it, unless asked for. Special ones are never shown,
+  // but a stop string may spell them.
+  const bool hide_last = entry.stopped && !request.stopping.include_stop &&
+                         !facts_.tokenizer->IsSpecial(entry.tokens[entry.kept - 1]);
+  const int visible = entry.kept - (hide_last ? 1 : 0);
+  const text::Detokenizer::Output output =
+      answer.detokenizer->Push(absl::MakeConstSpan(entry.tokens, visible));
+  event.text.append(output.text);
+  if (output.stop == text::Detokenizer::kNoStop) return entry.kept;
+  event.matched_stop = request.stopping.stop_strings[output.stop];
+  return static_cast<int64_t>(output.kept_tokens);
+}
+
+void EngineCore::Append(Sequence& sequence, absl::Span<const TokenId> tokens) {
+  if (sequence.lookup_ready()) {
+    sequence.lookup->Append(tokens);
+    sequence.lookup_read += static_cast<int64_t>(tokens.size());
   }
-  SpeculationReport& report = sequence.stats.speculation;
+  sequence.tokens.insert(sequence.tokens.end(), tokens.begin(), tokens.end());
+}
+
+void EngineCore::CountDrafts(const StepEntry& entry, int64_t kept) {
+  SpeculationReport& report = entry.answer->stats.speculation;
   if (entry.draft_length > 0) {
     ++report.rounds;
     report.drafted += entry.draft_length;
@@ -72,120 +99,71 @@ void EngineCore::Deliver(StepEntry& entry, absl::Time now) {
     for (int i = 0; i < entry.accepted; ++i) AddPosition(report.accepted_per_position, i);
   }
   AddPosition(report.tokens_per_round, kept);
+}
 
-  FinishReason reason = FinishReason::kNone;
-  event_.matched_stop.clear();
-  event_.matched_stop_id.reset();
-  if (!matched.empty()) {
-    reason = FinishReason::kStop;
-    event_.matched_stop = matched;
-  } else if (entry.stopped && kept == entry.kept) {
+// Of an answer whose kept tokens are in its sequence. Names the stop id that ended it.
+FinishReason EngineCore::ReasonToFinish(const StepEntry& entry, int64_t kept,
+                                        TokenEvent& event) const {
+  const Answer& answer = *entry.answer;
+  if (!event.matched_stop.empty()) return FinishReason::kStop;
+  if (entry.stopped && kept == entry.kept) {
     const TokenId last = entry.tokens[kept - 1];
-    const bool eos = !request.stopping.ignore_eos &&
-                     std::find(facts_.model.eos_ids.begin(), facts_.model.eos_ids.end(), last) !=
-                         facts_.model.eos_ids.end();
-    reason = eos ? FinishReason::kEos : FinishReason::kStop;
-    event_.matched_stop_id = last;
-  } else if (static_cast<int64_t>(sequence.tokens.size()) >= sequence.token_limit) {
-    reason = FinishReason::kLength;
+    event.matched_stop_id = last;
+    const std::vector<TokenId>& eos = facts_.model.eos_ids;
+    const bool ends_text = !answer.request->request.stopping.ignore_eos &&
+                           std::find(eos.begin(), eos.end(), last) != eos.end();
+    return ends_text ? FinishReason::kEos : FinishReason::kStop;
   }
-  stats_.generation_tokens += kept;
-  if (reason != FinishReason::kNone) {
-    Finish(sequence, reason, now);
-  } else {
-    event_.index = sequence.index;
-    event_.finish = FinishReason::kNone;
-    event_.stats.reset();
-    Emit(active);
-  }
-}
-
-// Appends the text of the kept tokens to event_.text; returns how many of them stay after a stop
-// string's cut.
-int64_t EngineCore::ReadText(Sequence& sequence, const StepEntry& entry, std::string* matched) {
-  if (!sequence.detokenizer.has_value()) return entry.kept;
-  // The token that ends the text is no part of it, unless asked for. Special ones are never shown,
-  // but a stop string may spell them.
-  const bool hide_last = entry.stopped && !sequence.request->request.stopping.include_stop &&
-                         !facts_.tokenizer->IsSpecial(entry.tokens[entry.kept - 1]);
-  const int visible = entry.kept - (hide_last ? 1 : 0);
-  const text::Detokenizer::Output output =
-      sequence.detokenizer->Push(absl::MakeConstSpan(entry.tokens, visible));
-  event_.text.append(output.text);
-  if (output.stop == text::Detokenizer::kNoStop) return entry.kept;
-  *matched = sequence.request->request.stopping.stop_strings[output.stop];
-  return static_cast<int64_t>(output.kept_tokens);
-}
-
-// Makes event_ have `count` log-probabilities to fill. Those it does not need are kept aside with
-// their memory: a decode step allocates nothing.
-void EngineCore::ResizeLogprobs(int64_t count) {
-  std::vector<TokenLogprob>& used = event_.logprobs;
-  while (static_cast<int64_t>(used.size()) > count) {
-    spare_logprobs_.push_back(std::move(used.back()));
-    used.pop_back();
-  }
-  while (static_cast<int64_t>(used.size()) < count) {
-    if (spare_logprobs_.empty()) {
-      used.emplace_back().alternatives.reserve(kernels::kMaxAlternatives);
-    } else {
-      used.push_back(std::move(spare_logprobs_.back()));
-      spare_logprobs_.pop_back();
-    }
-  }
+  return answer.sequence.size() >= answer.token_limit ? FinishReason::kLength : FinishReason::kNone;
 }
 
 void EngineCore::CollectPromptLogprobs(const StepEntry& entry) {
-  Sequence& sequence = *entry.sequence;
-  ActiveRequest& active = *sequence.request;
+  Answer& answer = *entry.answer;
+  ActiveRequest& active = *answer.request;
   const int alternatives = std::max(0, active.request.output.prompt_logprobs);
   const int64_t first = entry.position + entry.score_begin;
   for (int i = 0; i < entry.scored; ++i) {
     TokenLogprob& logprob = active.prompt_logprobs.emplace_back();
     logprob.alternatives.reserve(alternatives);
-    FillLogprob(sequence.tokens[first + i + 1], decoder_->ScoredLogprob(entry, i), alternatives,
-                logprob);
+    FillLogprob(answer.sequence.tokens[first + i + 1], decoder_->ScoredLogprob(entry, i),
+                alternatives, logprob);
   }
-  sequence.scored_to = first + entry.scored;
+  answer.scored_to = first + entry.scored;
 }
 
-// Sends what event_ holds of the sequence's last step, with the rest of its text and its
-// statistics, and gives everything back.
-void EngineCore::Finish(Sequence& sequence, FinishReason reason, absl::Time now) {
-  ActiveRequest& active = *sequence.request;
-  const bool from_step = reason == FinishReason::kEos || reason == FinishReason::kStop ||
-                         reason == FinishReason::kLength;
-  if (!from_step || active.scoring()) {
-    event_.text.clear();
-    event_.tokens.clear();
-    ResizeLogprobs(0);
-    event_.matched_stop.clear();
-    event_.matched_stop_id.reset();
-  }
-  if (sequence.detokenizer.has_value() && event_.matched_stop.empty())
-    event_.text.append(sequence.detokenizer->Finish().text);
-  event_.index = sequence.index;
-  event_.finish = reason;
-  RequestStats& stats = sequence.stats;
-  stats.completion_tokens = sequence.generated();
+// Without new tokens.
+void EngineCore::Finish(Answer& answer, FinishReason reason, absl::Time now) {
+  Close(answer, reason, now, events_.Add(*answer.request, answer.index));
+}
+
+// Makes the event, which may hold the last tokens, the answer's last, with the rest of its text and
+// its statistics, and gives everything back.
+void EngineCore::Close(Answer& answer, FinishReason reason, absl::Time now, TokenEvent& event) {
+  ActiveRequest& active = *answer.request;
+  if (answer.detokenizer.has_value() && event.matched_stop.empty())
+    event.text.append(answer.detokenizer->Finish().text);
+  event.finish = reason;
+  RequestStats& stats = answer.stats;
+  stats.completion_tokens = answer.generated();
   stats.queue_microseconds = Microseconds(active.admitted - active.submitted);
   stats.total_microseconds = Microseconds(now - active.submitted);
   stats.decode_microseconds =
-      sequence.generated() > 0 ? stats.total_microseconds - stats.first_token_microseconds : 0;
-  event_.stats = stats;
-  if (from_step && !active.scoring()) {
-    pace_.ObserveAnswer(sequence.generated(), active.token_limit - sequence.prompt_length,
+      answer.generated() > 0 ? stats.total_microseconds - stats.first_token_microseconds : 0;
+  event.stats = stats;
+  const bool ended_itself = reason == FinishReason::kEos || reason == FinishReason::kStop ||
+                            reason == FinishReason::kLength;
+  if (ended_itself && !active.scoring()) {
+    pace_.ObserveAnswer(answer.generated(), active.token_limit - answer.prompt_length,
                         !active.grows());
   }
-  sequence.finished = true;
+  answer.finished = true;
   --active.unfinished;
-  ReleaseSequence(sequence);
-  Emit(active);
+  Release(answer.sequence);
 }
 
 void EngineCore::FinishAll(ActiveRequest& active, FinishReason reason, absl::Time now) {
-  for (const auto& sequence : active.sequences) {
-    if (!sequence->finished) Finish(*sequence, reason, now);
+  for (const auto& answer : active.answers) {
+    if (!answer->finished) Finish(*answer, reason, now);
   }
 }
 
@@ -193,29 +171,16 @@ void EngineCore::FinishAll(ActiveRequest& active, FinishReason reason, absl::Tim
 void EngineCore::EndWaiting(ActiveRequest& active, FinishReason reason, absl::Time now) {
   const auto prompt = static_cast<int64_t>(active.request.prompt.size());
   FinishAll(active, reason, now);  // one that was preempted has begun to answer
-  for (int sample = 0; sample < active.samples() && active.sequences.empty(); ++sample) {
-    TokenEvent event;
-    event.request = active.id;
-    event.index = sample;
+  for (int sample = 0; sample < active.samples() && active.answers.empty(); ++sample) {
+    TokenEvent& event = events_.Add(active, sample);
     event.finish = reason;
     event.stats = StatsOfUnstarted(prompt, now - active.submitted);
-    active.sink->OnEvent(event);
   }
   by_id_.erase(active.id);
 }
 
-void EngineCore::Emit(ActiveRequest& active) {
-  event_.request = active.id;
-  event_.prompt_logprobs.clear();
-  if (event_.index == 0) event_.prompt_logprobs.swap(active.prompt_logprobs);
-  if (!active.sink->OnEvent(event_)) ++active.pauses;
-}
-
-void EngineCore::ReleaseSequence(Sequence& sequence) {
-  if (sequence.slot < 0) return;
-  target_state_->Release(sequence.slot);
-  if (draft_state_ != nullptr) draft_state_->Release(sequence.slot);
-  free_slots_.push_back(sequence.slot);
+void EngineCore::Release(Sequence& sequence) {
+  if (sequence.slot >= 0) slots_->Release(sequence.slot);
   sequence.slot = -1;
 }
 
@@ -223,7 +188,7 @@ void EngineCore::RemoveFinished() {
   for (const auto& active : active_) {
     if (active->unfinished > 0) continue;
     int64_t tokens = static_cast<int64_t>(active->request.prompt.size());
-    for (const auto& sequence : active->sequences) tokens += sequence->generated();
+    for (const auto& answer : active->answers) tokens += answer->generated();
     waiting_.Charge(active->request.principal, tokens - active->charged_tokens);
     by_id_.erase(active->id);
     ++ended_requests_;

@@ -16,6 +16,8 @@ namespace mambad {
 
 using RequestId = uint64_t;
 
+inline constexpr int kHighestPriority = 100;
+
 struct Request {
   std::vector<TokenId> prompt;  // not empty; ids in [0, vocabulary)
   SamplingParams sampling;
@@ -26,6 +28,7 @@ struct Request {
   // particular.
   std::string principal;
   // Higher starts earlier, and what waits rises: a point is worth kPriorityWorth of waiting.
+  // [-kHighestPriority, kHighestPriority].
   int priority = 0;
   // Both are steady time (engine/steady_time.h). arrival: when its caller came, what its waits are
   // counted from and its place in the queue by; absent: when it is submitted.

@@ -11,46 +11,7 @@ namespace {
 
 constexpr int32_t kInPrompt = std::numeric_limits<int32_t>::min();  // the top bit
 
-absl::Status CheckRange(const char* field, double value, double low, double high) {
-  if (value >= low && value <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("sampling.", field, ": ", value, " given, allowed ", low, " to ", high));
-}
-
-absl::Status CheckToken(const std::string& field, int64_t id, int vocabulary) {
-  if (id >= 0 && id < vocabulary) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("sampling.", field, ": id ", id, " given, allowed 0 to ", vocabulary - 1));
-}
-
 }  // namespace
-
-absl::Status ValidateSampling(const SamplingParams& params, int vocabulary) {
-  const absl::Status ranges[] = {
-      CheckRange("temperature", params.temperature, 0, 100),
-      CheckRange("top_p", params.top_p, kLeastTopP, 1),
-      CheckRange("top_k", params.top_k, 0, vocabulary),
-      CheckRange("min_p", params.min_p, 0, 1),
-      CheckRange("repetition_penalty", params.repetition_penalty, kLeastRepetitionPenalty, 100),
-      CheckRange("presence_penalty", params.presence_penalty, -100, 100),
-      CheckRange("frequency_penalty", params.frequency_penalty, -100, 100),
-  };
-  for (const absl::Status& status : ranges) {
-    if (!status.ok()) return status;
-  }
-  for (const auto& [id, bias] : params.logit_bias) {
-    if (absl::Status status = CheckToken("logit_bias", id, vocabulary); !status.ok()) return status;
-    if (absl::Status status = CheckRange("logit_bias", bias, -kLargestLogitBias, kLargestLogitBias);
-        !status.ok())
-      return status;
-  }
-  for (size_t i = 0; i < params.allowed_token_ids.size(); ++i) {
-    const TokenId id = params.allowed_token_ids[i];
-    if (id >= 0 && id < vocabulary) continue;
-    return CheckToken(absl::StrCat("allowed_token_ids[", i, "]"), id, vocabulary);
-  }
-  return absl::OkStatus();
-}
 
 Sampler::Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Backend& backend)
     : backend_(backend) {

@@ -8,15 +8,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "engine/options.h"
 #include "kernels/backend.h"
 
 namespace mambad {
-
-// INVALID_ARGUMENT naming field, given value and allowed range.
-absl::Status ValidateSampling(const SamplingParams& params, int vocabulary);
 
 class Sampler {
  public:

@@ -16,69 +16,68 @@ struct Scored {
   int count() const { return static_cast<int>(end - begin); }
 };
 
-Scored ScoredRows(const Sequence& sequence, int feed) {
-  const ActiveRequest& active = *sequence.request;
+Scored ScoredRows(const Answer& answer, int feed) {
+  const ActiveRequest& active = *answer.request;
+  const int64_t fed = answer.sequence.target.fed;
   int64_t first_row;  // the first row whose prediction is asked for
   if (active.scoring()) {
     first_row = *active.request.score_from - 1;
-  } else if (active.request.output.prompt_logprobs >= 0 && sequence.index == 0) {
+  } else if (active.request.output.prompt_logprobs >= 0 && answer.index == 0) {
     first_row = 0;
   } else {
     return {};
   }
   // A preempted request reads its prompt again, but its scores have been told.
-  const int64_t begin = std::max({sequence.target.fed, first_row, sequence.scored_to});
-  const int64_t end = std::min(sequence.target.fed + feed, sequence.prompt_length - 1);
-  return begin < end ? Scored{begin, end} : Scored{sequence.target.fed, sequence.target.fed};
+  const int64_t begin = std::max({fed, first_row, answer.scored_to});
+  const int64_t end = std::min(fed + feed, answer.prompt_length - 1);
+  return begin < end ? Scored{begin, end} : Scored{fed, fed};
 }
 
 // The longest prompt chunk of at most `feed` rows whose logits fit.
-int FitLogits(const Sequence& sequence, int feed, int logit_rows) {
-  while (feed > 0 && ScoredRows(sequence, feed).count() + 1 > logit_rows) {
-    feed = std::min(feed - 1,
-                    std::max(0, feed - (ScoredRows(sequence, feed).count() + 1 - logit_rows)));
+int FitLogits(const Answer& answer, int feed, int logit_rows) {
+  while (feed > 0 && ScoredRows(answer, feed).count() + 1 > logit_rows) {
+    feed =
+        std::min(feed - 1, std::max(0, feed - (ScoredRows(answer, feed).count() + 1 - logit_rows)));
   }
   return feed;
 }
 
 // Tokens that the target may read now: all, except that samples fork before the prompt's last
 // token, and that scoring has no use for the last one.
-int64_t Readable(const Sequence& sequence) {
-  const ActiveRequest& active = *sequence.request;
+int64_t Readable(const Answer& answer) {
+  const ActiveRequest& active = *answer.request;
   const bool holds_last = active.scoring() || (active.samples() > 1 && !active.forked);
-  return sequence.backlog() - (holds_last ? 1 : 0);
+  return answer.sequence.backlog() - (holds_last ? 1 : 0);
 }
 
-bool Decodes(const Sequence& sequence) {
-  return Readable(sequence) == 1 && sequence.generated() > 0;
-}
+bool Decodes(const Answer& answer) { return Readable(answer) == 1 && answer.generated() > 0; }
 
-bool ReadsPrompt(const Sequence& sequence) { return Readable(sequence) > 0 && !Decodes(sequence); }
+bool ReadsPrompt(const Answer& answer) { return Readable(answer) > 0 && !Decodes(answer); }
 
-int64_t RowsToBorder(const Sequence& sequence) {
-  return std::min(Readable(sequence), kPromptGrid - sequence.target.fed % kPromptGrid);
+int64_t RowsToBorder(const Answer& answer) {
+  return std::min(Readable(answer), kPromptGrid - answer.sequence.target.fed % kPromptGrid);
 }
 
 // The rows of a prompt's next chunk, at most `rows`: not beyond the next border of the grid, which
 // is reached in equal steps where one is not enough.
-int64_t ChunkRows(const Sequence& sequence, int64_t rows) {
-  const int64_t wanted = RowsToBorder(sequence);
+int64_t ChunkRows(const Answer& answer, int64_t rows) {
+  const int64_t wanted = RowsToBorder(answer);
   if (wanted <= rows) return wanted;
-  if (rows <= 0 || wanted == Readable(sequence)) return rows;
+  if (rows <= 0 || wanted == Readable(answer)) return rows;
   const int64_t steps = (wanted + rows - 1) / rows;
   return (wanted + steps - 1) / steps;
 }
 
 }  // namespace
 
-void Scheduler::Plan(absl::Span<Sequence* const> running, absl::Span<const int> wished_drafts,
+void Scheduler::Plan(absl::Span<Answer* const> running, absl::Span<const int> wished_drafts,
                      std::vector<StepEntry>* plan) {
   plan->clear();
   prompts_.clear();
   int decoding = 0;
-  for (Sequence* sequence : running) {
-    if (Decodes(*sequence)) ++decoding;
-    if (ReadsPrompt(*sequence)) prompts_.push_back(sequence);
+  for (Answer* answer : running) {
+    if (Decodes(*answer)) ++decoding;
+    if (ReadsPrompt(*answer)) prompts_.push_back(answer);
   }
   Room room{limits_.max_rows, limits_.max_logit_rows};
   const int kept_for_prompts = prompts_.empty() ? 0 : std::max(1, limits_.max_rows / 4);
@@ -88,21 +87,22 @@ void Scheduler::Plan(absl::Span<Sequence* const> running, absl::Span<const int> 
 }
 
 // The rows of decoding sequences, from where the last step ended when they do not all fit.
-void Scheduler::PlanDecoding(absl::Span<Sequence* const> running,
-                             absl::Span<const int> wished_drafts, int decoding,
-                             int kept_for_prompts, Room* room, std::vector<StepEntry>* plan) {
+void Scheduler::PlanDecoding(absl::Span<Answer* const> running, absl::Span<const int> wished_drafts,
+                             int decoding, int kept_for_prompts, Room* room,
+                             std::vector<StepEntry>* plan) {
   const int fitting = std::min(decoding, std::max(1, room->rows - kept_for_prompts));
   if (fitting == decoding) first_decoding_ = 0;
   // From first_decoding_ to the end, then from the beginning.
   for (int pass = 0; pass < 2; ++pass) {
     size_t seen = 0;
     for (size_t i = 0; i < running.size(); ++i) {
-      Sequence* sequence = running[i];
-      if (!Decodes(*sequence)) continue;
+      Answer* answer = running[i];
+      if (!Decodes(*answer)) continue;
       const bool mine = (seen++ >= first_decoding_) == (pass == 0);
       if (!mine || static_cast<int>(plan->size()) == fitting) continue;
       StepEntry& entry = plan->emplace_back();
-      entry.sequence = sequence;
+      entry.answer = answer;
+      entry.sequence = &answer->sequence;
       entry.feed = 1;
       entry.draft_length = wished_drafts[i];
     }
@@ -146,15 +146,16 @@ void Scheduler::PlanPrompts(Room* room, std::vector<StepEntry>* plan) {
   }
   const int64_t of_others = std::min<int64_t>(room->rows / 2, wanted_by_others);
   for (size_t i = 0; i < prompts_.size(); ++i) {
-    const Sequence& sequence = *prompts_[i];
-    const int64_t rows = ChunkRows(sequence, room->rows - (i == 0 ? of_others : 0));
-    const int feed = FitLogits(sequence, static_cast<int>(rows), room->logit_rows);
+    Answer& answer = *prompts_[i];
+    const int64_t rows = ChunkRows(answer, room->rows - (i == 0 ? of_others : 0));
+    const int feed = FitLogits(answer, static_cast<int>(rows), room->logit_rows);
     if (feed <= 0) continue;
     StepEntry& entry = plan->emplace_back();
-    entry.sequence = prompts_[i];
+    entry.answer = &answer;
+    entry.sequence = &answer.sequence;
     entry.feed = feed;
-    const Scored scored = ScoredRows(sequence, feed);
-    entry.score_begin = static_cast<int>(scored.begin - sequence.target.fed);
+    const Scored scored = ScoredRows(answer, feed);
+    entry.score_begin = static_cast<int>(scored.begin - answer.sequence.target.fed);
     entry.scored = scored.count();
     room->rows -= feed;
     room->logit_rows -= entry.scored + 1;

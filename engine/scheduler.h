@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "engine/sequence.h"
+#include "engine/answer.h"
 #include "engine/speculation/step_plan.h"
 
 namespace mambad {
@@ -27,7 +27,7 @@ class Scheduler {
  public:
   explicit Scheduler(const SchedulerLimits& limits) : limits_(limits) {}
 
-  // Fills `plan` from the running sequences, given in their order (oldest first within a priority).
+  // Fills `plan` from the running answers, given in their order (oldest first within a priority).
   //
   // Decoding sequences come first: each gets the row of its last token, so that no prompt makes it
   // wait. A part of the rows is kept for prompts while any waits: a quarter of the step, at least
@@ -36,7 +36,7 @@ class Scheduler {
   // need; they get theirs the shortest first, so that none holds up all that come after it.
   //
   // A plan with no entries means that nothing can run. Allocates nothing once `plan` has grown.
-  void Plan(absl::Span<Sequence* const> running, absl::Span<const int> wished_drafts,
+  void Plan(absl::Span<Answer* const> running, absl::Span<const int> wished_drafts,
             std::vector<StepEntry>* plan);
 
  private:
@@ -44,7 +44,7 @@ class Scheduler {
   struct Room {
     int rows = 0, logit_rows = 0;
   };
-  void PlanDecoding(absl::Span<Sequence* const> running, absl::Span<const int> wished_drafts,
+  void PlanDecoding(absl::Span<Answer* const> running, absl::Span<const int> wished_drafts,
                     int decoding, int kept_for_prompts, Room* room, std::vector<StepEntry>* plan);
   void CutDrafts(int kept_for_prompts, Room* room, std::vector<StepEntry>* plan) const;
   void PlanPrompts(Room* room, std::vector<StepEntry>* plan);
@@ -52,7 +52,7 @@ class Scheduler {
   SchedulerLimits limits_;
   // Where the next step begins when not all decoding sequences fit into one.
   size_t first_decoding_ = 0;
-  std::vector<Sequence*> prompts_;  // of this plan; the oldest first
+  std::vector<Answer*> prompts_;  // of this plan; the oldest first
 };
 
 }  // namespace mambad

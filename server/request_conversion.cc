@@ -6,6 +6,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "engine/parameter_checks.h"
 #include "server/status_details.h"
 #include "server/text_conversion.h"
 
@@ -34,57 +35,31 @@ void CheckRequestId(const std::string& id, FieldViolations* violations) {
 SamplingParams ConvertSampling(const v1::Sampling& wire, const Engine& engine,
                                const v1::Limits& limits, FieldViolations* violations) {
   SamplingParams result = engine.default_sampling();
-  const int vocabulary = engine.model().vocabulary;
-  const auto convert = [&](const char* field, bool given, float value, float least, float most,
-                           float* target) {
-    if (!given) return;
-    violations->CheckRange(absl::StrCat("sampling.", field), value, least, most);
-    *target = value;
-  };
-  convert("temperature", wire.has_temperature(), wire.temperature(), 0.0f, 100.0f,
-          &result.temperature);
-  convert("min_p", wire.has_min_p(), wire.min_p(), 0.0f, 1.0f, &result.min_p);
-  convert("top_p", wire.has_top_p(), wire.top_p(), kLeastTopP, 1.0f, &result.top_p);
-  convert("repetition_penalty", wire.has_repetition_penalty(), wire.repetition_penalty(),
-          kLeastRepetitionPenalty, 100.0f, &result.repetition_penalty);
-  convert("presence_penalty", wire.has_presence_penalty(), wire.presence_penalty(), -100.0f, 100.0f,
-          &result.presence_penalty);
-  convert("frequency_penalty", wire.has_frequency_penalty(), wire.frequency_penalty(), -100.0f,
-          100.0f, &result.frequency_penalty);
-  if (wire.has_top_k()) {
-    violations->CheckRange("sampling.top_k", wire.top_k(), 0, vocabulary);
-    result.top_k = wire.top_k();
-  }
+  if (wire.has_temperature()) result.temperature = wire.temperature();
+  if (wire.has_min_p()) result.min_p = wire.min_p();
+  if (wire.has_top_p()) result.top_p = wire.top_p();
+  if (wire.has_top_k()) result.top_k = wire.top_k();
+  if (wire.has_repetition_penalty()) result.repetition_penalty = wire.repetition_penalty();
+  if (wire.has_presence_penalty()) result.presence_penalty = wire.presence_penalty();
+  if (wire.has_frequency_penalty()) result.frequency_penalty = wire.frequency_penalty();
   result.seed = wire.has_seed() ? wire.seed() : DrawSeed();
-
   CheckCount("sampling.logit_bias", wire.logit_bias_size(), limits.logit_bias(), violations);
-  for (const auto& [id, bias] : wire.logit_bias()) {
-    const std::string field = absl::StrCat("sampling.logit_bias[", id, "]");
-    if (id < 0 || id >= vocabulary) {
-      violations->Add(field, absl::StrCat("id ", id, " given, allowed 0 to ", vocabulary - 1));
-    }
-    violations->CheckRange(field, bias, -kLargestLogitBias, kLargestLogitBias);
-    result.logit_bias.emplace_back(id, bias);
-  }
+  for (const auto& [id, bias] : wire.logit_bias()) result.logit_bias.emplace_back(id, bias);
   std::sort(result.logit_bias.begin(), result.logit_bias.end());  // a map's order is not its own
-  CheckCount("sampling.allowed_token_ids", wire.allowed_token_ids_size(), vocabulary, violations);
-  CheckIds("sampling.allowed_token_ids", wire.allowed_token_ids(), vocabulary, violations);
+  CheckCount("sampling.allowed_token_ids", wire.allowed_token_ids_size(), engine.model().vocabulary,
+             violations);
   result.allowed_token_ids.assign(wire.allowed_token_ids().begin(), wire.allowed_token_ids().end());
   return result;
 }
 
-StoppingParams ConvertStopping(const v1::Stopping& wire, const Engine& engine,
-                               const v1::Limits& limits, FieldViolations* violations) {
+StoppingParams ConvertStopping(const v1::Stopping& wire, const v1::Limits& limits,
+                               FieldViolations* violations) {
   StoppingParams result;
   if (wire.has_max_tokens()) {
     violations->CheckRange<int64_t>("stopping.max_tokens", wire.max_tokens(), 1, limits.context());
     result.max_tokens = wire.max_tokens();
   }
-  if (wire.has_min_tokens()) {
-    violations->CheckRange<int64_t>("stopping.min_tokens", wire.min_tokens(), 0,
-                                    wire.has_max_tokens() ? wire.max_tokens() : limits.context());
-    result.min_tokens = wire.min_tokens();
-  }
+  if (wire.has_min_tokens()) result.min_tokens = wire.min_tokens();
   CheckCount("stopping.stop_strings", wire.stop_strings_size(), limits.stop_strings(), violations);
   for (int i = 0; i < wire.stop_strings_size(); ++i) {
     const auto bytes = static_cast<int64_t>(wire.stop_strings(i).size());
@@ -92,12 +67,8 @@ StoppingParams ConvertStopping(const v1::Stopping& wire, const Engine& engine,
     violations->Add(absl::StrCat("stopping.stop_strings[", i, "]"),
                     absl::StrCat(bytes, " bytes given, allowed 1 to ", limits.stop_string_bytes()));
   }
-  if (wire.stop_strings_size() > 0 && engine.tokenizer() == nullptr) {
-    violations->Add("stopping.stop_strings", "the model has no tokenizer: use stop_token_ids");
-  }
   CheckCount("stopping.stop_token_ids", wire.stop_token_ids_size(), limits.stop_token_ids(),
              violations);
-  CheckIds("stopping.stop_token_ids", wire.stop_token_ids(), engine.model().vocabulary, violations);
   result.stop_strings.assign(wire.stop_strings().begin(), wire.stop_strings().end());
   result.stop_token_ids.assign(wire.stop_token_ids().begin(), wire.stop_token_ids().end());
   result.ignore_eos = wire.ignore_eos();
@@ -105,7 +76,7 @@ StoppingParams ConvertStopping(const v1::Stopping& wire, const Engine& engine,
   return result;
 }
 
-OutputParams ConvertOutput(const v1::Output& wire, const Engine& engine, const v1::Limits& limits,
+OutputParams ConvertOutput(const v1::Output& wire, const v1::Limits& limits,
                            FieldViolations* violations) {
   OutputParams result;
   const auto convert = [&](const char* field, bool given, int value, int least, int most,
@@ -122,15 +93,12 @@ OutputParams ConvertOutput(const v1::Output& wire, const Engine& engine, const v
   convert("stream_interval", wire.has_stream_interval(), wire.stream_interval(), 1, 65536,
           &ignored);
   result.echo = wire.echo();
-  if (wire.echo() && engine.tokenizer() == nullptr)
-    violations->Add("output.echo", "the model has no tokenizer");
   return result;
 }
 
-SpeculationParams ConvertSpeculation(const v1::Speculation& wire, const Engine& engine,
-                                     const v1::Limits& limits, FieldViolations* violations) {
+SpeculationParams ConvertSpeculation(const v1::Speculation& wire, const v1::Limits& limits,
+                                     FieldViolations* violations) {
   SpeculationParams result;
-  const EngineOptions& options = engine.options();
   switch (wire.mode()) {
     case v1::Speculation::MODE_UNSPECIFIED:
     case v1::Speculation::AUTO:
@@ -140,13 +108,9 @@ SpeculationParams ConvertSpeculation(const v1::Speculation& wire, const Engine& 
       break;
     case v1::Speculation::DRAFT_MODEL:
       result.mode = SpeculationMode::kDraftModel;
-      if (engine.draft_model() == nullptr)
-        violations->Add("speculation.mode", "DRAFT_MODEL given, the server has none");
       break;
     case v1::Speculation::PROMPT_LOOKUP:
       result.mode = SpeculationMode::kPromptLookup;
-      if (!options.prompt_lookup)
-        violations->Add("speculation.mode", "PROMPT_LOOKUP given, the server has it switched off");
       break;
     default:
       violations->Add("speculation.mode",
@@ -160,9 +124,14 @@ SpeculationParams ConvertSpeculation(const v1::Speculation& wire, const Engine& 
   return result;
 }
 
-int ConvertPriority(int32_t priority, FieldViolations* violations) {
-  violations->CheckRange("priority", priority, -100, 100);
-  return priority;
+// What the engine would refuse, refused before any text is read. Not asked of what is over the
+// server's own limits: it would be told twice.
+void CheckWithEngine(const Request& request, const Engine& engine, FieldViolations* violations) {
+  if (!violations->empty()) return;
+  CheckParameters(request,
+                  {engine.model(), engine.options(), engine.tokenizer() != nullptr,
+                   engine.draft_model() != nullptr},
+                  violations);
 }
 
 absl::Status CheckPromptLength(absl::string_view field, int64_t length, int64_t least,
@@ -244,12 +213,13 @@ absl::StatusOr<PreparedGenerate> PrepareGenerate(v1::GenerateRequest& wire, cons
   Request& request = result.request;
   FieldViolations violations;
   request.sampling = ConvertSampling(wire.sampling(), engine, limits, &violations);
-  request.stopping = ConvertStopping(wire.stopping(), engine, limits, &violations);
-  request.output = ConvertOutput(wire.output(), engine, limits, &violations);
-  request.speculation = ConvertSpeculation(wire.speculation(), engine, limits, &violations);
-  request.priority = ConvertPriority(wire.priority(), &violations);
+  request.stopping = ConvertStopping(wire.stopping(), limits, &violations);
+  request.output = ConvertOutput(wire.output(), limits, &violations);
+  request.speculation = ConvertSpeculation(wire.speculation(), limits, &violations);
+  request.priority = wire.priority();
   if (wire.output().has_stream_interval()) result.stream_interval = wire.output().stream_interval();
   CheckRequestId(wire.request_id(), &violations);
+  CheckWithEngine(request, engine, &violations);
   if (!violations.empty()) return violations.ToStatus();
 
   absl::Status input;
@@ -279,10 +249,11 @@ absl::StatusOr<Request> PrepareScore(v1::ScoreRequest& wire, const Engine& engin
   Request request;
   violations.CheckRange("alternatives", wire.alternatives(), 0, limits.logprobs());
   request.output.prompt_logprobs = wire.alternatives();
-  request.priority = ConvertPriority(wire.priority(), &violations);
-  CheckRequestId(wire.request_id(), &violations);
-  if (!violations.empty()) return violations.ToStatus();
+  request.priority = wire.priority();
   request.score_from = wire.has_from() ? wire.from() : 1;
+  CheckRequestId(wire.request_id(), &violations);
+  CheckWithEngine(request, engine, &violations);
+  if (!violations.empty()) return violations.ToStatus();
 
   absl::Status input;
   if (wire.input_case() == v1::ScoreRequest::kText) {

@@ -14,14 +14,13 @@ namespace {
 
 constexpr char kBadRequestType[] = "type.googleapis.com/google.rpc.BadRequest";
 constexpr char kRetryInfoType[] = "type.googleapis.com/google.rpc.RetryInfo";
-constexpr size_t kMostViolations = 16;
 // Trailers travel in HTTP/2 headers, which peers bound to 8 KiB or so.
 constexpr size_t kLongestMessage = 1024;
 
 bool IsFieldPath(absl::string_view text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
     return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '_' || c == '.' || c == '[' ||
-           c == ']';
+           c == ']' || c == '-';
   });
 }
 
@@ -35,20 +34,15 @@ absl::string_view WireName(absl::string_view field) {
 
 }  // namespace
 
-void FieldViolations::Add(absl::string_view field, absl::string_view description) {
-  if (violations_.size() >= kMostViolations) return;
-  violations_.emplace_back(field, description.substr(0, kLongestMessage / 4));
-}
-
 absl::Status FieldViolations::ToStatus(absl::StatusCode code) const {
-  if (violations_.empty()) return absl::OkStatus();
+  if (empty()) return absl::OkStatus();
   google::rpc::BadRequest details;
-  for (const auto& [field, description] : violations_) {
+  for (const FieldError& error : all()) {
     auto* violation = details.add_field_violations();
-    violation->set_field(field);
-    violation->set_description(description);
+    violation->set_field(error.field);
+    violation->set_description(error.description);
   }
-  absl::Status status(code, absl::StrCat(violations_[0].first, ": ", violations_[0].second));
+  absl::Status status(code, FieldErrors::ToStatus().message());
   status.SetPayload(kBadRequestType, absl::Cord(details.SerializeAsString()));
   return status;
 }

@@ -5,13 +5,11 @@
 #define MAMBAD_SERVER_STATUS_DETAILS_H_
 
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "engine/field_errors.h"
 #include "grpcpp/support/status.h"
 
 namespace grpc {
@@ -20,26 +18,12 @@ class ServerContextBase;
 
 namespace mambad::server {
 
-// Collects what is wrong with a request, so that one answer tells all of it (up to a bound).
-class FieldViolations {
+// What is wrong with a message, as it goes over the wire.
+class FieldViolations : public FieldErrors {
  public:
-  void Add(absl::string_view field, absl::string_view description);
-
-  // "VALUE given, allowed LEAST to MOST" unless value is inside. NaN is outside.
-  template <typename Number>
-  void CheckRange(absl::string_view field, Number value, Number least, Number most) {
-    if (!(value >= least && value <= most)) {
-      Add(field, absl::StrCat(value, " given, allowed ", least, " to ", most));
-    }
-  }
-
-  bool empty() const { return violations_.empty(); }
   // OK when empty; else `code` with "field: description" of the first and a google.rpc.BadRequest
   // of all.
   absl::Status ToStatus(absl::StatusCode code = absl::StatusCode::kInvalidArgument) const;
-
- private:
-  std::vector<std::pair<std::string, std::string>> violations_;
 };
 
 // An engine's INVALID_ARGUMENT "field.path: text" with the field's wire name as a

@@ -117,7 +117,7 @@ void CheckCount(absl::string_view field, int count, int64_t most, FieldViolation
 absl::Status CheckTokenIds(const v1::TokenIds& wire, const Engine& engine) {
   FieldViolations violations;
   if (wire.ids().empty()) violations.Add("token_ids.ids", "0 tokens given, allowed 1 or more");
-  CheckIds("token_ids.ids", wire.ids(), engine.model().vocabulary, &violations);
+  violations.CheckIds("token_ids.ids", wire.ids(), engine.model().vocabulary);
   return violations.ToStatus();
 }
 
@@ -200,7 +200,7 @@ absl::Status CheckDetokenize(const v1::DetokenizeRequest& wire, const Engine& en
   if (absl::Status status = NeedsTokenizer(engine); !status.ok()) return status;
   FieldViolations violations;
   CheckCount("token_ids", wire.token_ids_size(), limits.context(), &violations);
-  CheckIds("token_ids", wire.token_ids(), engine.model().vocabulary, &violations);
+  violations.CheckIds("token_ids", wire.token_ids(), engine.model().vocabulary);
   return violations.ToStatus();
 }
 

@@ -30,19 +30,6 @@ inline int64_t MostScored(const v1::Limits& limits) {
   return whole ? limits.context() : limits.prompt_tokens();
 }
 
-// The first id outside [0, vocabulary) is a violation of "field[i]".
-template <typename Ids>
-void CheckIds(absl::string_view field, const Ids& ids, int vocabulary,
-              FieldViolations* violations) {
-  for (int i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= vocabulary) {
-      violations->Add(absl::StrCat(field, "[", i, "]"),
-                      absl::StrCat("id ", ids[i], " given, allowed 0 to ", vocabulary - 1));
-      return;
-    }
-  }
-}
-
 // More than `most` entries are a violation of the field.
 void CheckCount(absl::string_view field, int count, int64_t most, FieldViolations* violations);
 

@@ -145,7 +145,7 @@ void SpeculativeDecoder::PlanVerify(absl::Span<StepEntry> entries) {
     const int64_t position = sequence.target.fed;
     const int replay = sequence.target.replay;
     StepBatch::Window window{sequence.slot, position, entry.feed + drafts, replay};
-    window.fold = target_state_.Folds(replay, entry.feed, drafts);
+    window.fold = entry.feed == 0 || target_state_.Folds(replay, entry.feed, drafts);
     window.keep_from = window.fold ? entry.feed : 0;
     window.keep_at = window.fold ? 0 : replay;
     waiting_[e] = window.fold ? 0 : replay + entry.feed;

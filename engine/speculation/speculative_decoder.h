@@ -47,7 +47,7 @@ class SpeculativeDecoder {
                      Sampler& sampler);
 
   // Runs the step and advances the read positions of its sequences; appending the kept tokens to
-  // Sequence::tokens is the caller's, who may cut them further only when the sequence ends there.
+  // Sequence::tokens is the caller's, who may cut them further (Sequence::Trim).
   // `alternatives`: as kernels::Acceptance. `score_alternatives`: likewise for scored rows. Draft
   // lengths may be lowered (a draft model that is far behind reads its backlog first). Allocates
   // nothing.

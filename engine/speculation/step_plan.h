@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 
+#include "engine/answer.h"
 #include "engine/options.h"
 #include "engine/sequence.h"
 
@@ -14,7 +15,9 @@ namespace mambad {
 
 struct StepEntry {
   Sequence* sequence = nullptr;
-  // Tokens of the backlog to read, 1 ..; all of them: a token is sampled after the last.
+  Answer* answer = nullptr;  // whose sequence it is; null: nobody's, which only folds
+  // Tokens of the backlog to read; all of them: a token is sampled after the last. 0: folds what
+  // waits in replay rows into the state, and no more.
   int feed = 0;
   DrafterKind drafter = DrafterKind::kNone;
   int draft_length = 0;  // drafts to verify after the backlog; 0 unless all of it is fed

@@ -114,14 +114,14 @@ TEST(EngineCore, BadRequestsAreNamed) {
       {"sampling.top_p: 0 given, allowed 1e-06 to 1", [](Request& r) { r.sampling.top_p = 0; }},
       {"sampling.top_p: 1e-07 given, allowed 1e-06 to 1",
        [](Request& r) { r.sampling.top_p = 1e-7f; }},
-      {"sampling.logit_bias: 1001 given, allowed -1000 to 1000",
+      {"sampling.logit_bias[3]: 1001 given, allowed -1000 to 1000",
        [](Request& r) {
          r.sampling.logit_bias = {{3, 1001.0f}};
        }},
       {"sampling.top_k", [](Request& r) { r.sampling.top_k = -1; }},
       {"sampling.min_p", [](Request& r) { r.sampling.min_p = 1.5; }},
       {"sampling.repetition_penalty", [](Request& r) { r.sampling.repetition_penalty = 0; }},
-      {"sampling.logit_bias: id -3 given, allowed 0 to",
+      {"sampling.logit_bias[-3]: id -3 given, allowed 0 to",
        [](Request& r) {
          r.sampling.logit_bias = {{-3, 1.0f}};
        }},
@@ -148,6 +148,7 @@ TEST(EngineCore, BadRequestsAreNamed) {
       {"output.n", [](Request& r) { r.output.samples = 1000; }},
       {"speculation.draft_length", [](Request& r) { r.speculation.draft_length = 100; }},
       {"speculation.mode", [](Request& r) { r.speculation.mode = SpeculationMode::kDraftModel; }},
+      {"priority: 101 given, allowed -100 to 100", [](Request& r) { r.priority = 101; }},
       {"from: 0 given", [](Request& r) { r.score_from = 0; }},
       {"output.n: 2 given", [](Request& r) { r.score_from = 1, r.output.samples = 2; }},
       {"alternatives: 99 given",
@@ -161,7 +162,7 @@ TEST(EngineCore, BadRequestsAreNamed) {
     EXPECT_THAT(std::string(status.message()), StartsWith(c.field));
     // "field: what was given, what is allowed", the field a path that the wire knows.
     EXPECT_THAT(std::string(status.message()),
-                MatchesRegex("[a-z_.]+(\\[[0-9]+\\])?: .+ given, allowed .+"));
+                MatchesRegex("[a-z_.]+(\\[-?[0-9]+\\])?: .+ given, allowed .+"));
   }
   EXPECT_TRUE(driver.core().Validate(driver.Plain(5, 5)).ok());
 }

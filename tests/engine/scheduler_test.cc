@@ -17,27 +17,27 @@ namespace {
 class SchedulerTest : public ::testing::Test {
  protected:
   // One that still reads its prompt of `tokens`, `fed` of them read.
-  Sequence& Prompt(int tokens, int fed = 0) {
+  Answer& Prompt(int tokens, int fed = 0) {
     ActiveRequest& active = *requests_.emplace_back(std::make_unique<ActiveRequest>());
     active.request.prompt.assign(tokens, 1);
-    Sequence& sequence = *active.sequences.emplace_back(std::make_unique<Sequence>());
-    sequence.request = &active;
-    sequence.tokens = active.request.prompt;
-    sequence.prompt_length = tokens;
-    sequence.target.fed = fed;
+    Answer& answer = *active.answers.emplace_back(std::make_unique<Answer>());
+    answer.request = &active;
+    answer.sequence.tokens = active.request.prompt;
+    answer.sequence.target.fed = fed;
+    answer.prompt_length = tokens;
     active.forked = true;
-    running_.push_back(&sequence);
+    running_.push_back(&answer);
     wishes_.push_back(0);
-    return sequence;
+    return answer;
   }
   // One whose last token is still to be read.
-  Sequence& Decoding(int wished_drafts = 0) {
-    Sequence& sequence = Prompt(5, 5);
-    sequence.tokens.push_back(2);
+  Answer& Decoding(int wished_drafts = 0) {
+    Answer& answer = Prompt(5, 5);
+    answer.sequence.tokens.push_back(2);
     wishes_.back() = wished_drafts;
-    return sequence;
+    return answer;
   }
-  ActiveRequest& RequestOf(Sequence& sequence) { return *sequence.request; }
+  ActiveRequest& RequestOf(Answer& answer) { return *answer.request; }
 
   void Plan(int max_rows, int max_logit_rows) {
     if (scheduler_ == nullptr)
@@ -59,7 +59,7 @@ class SchedulerTest : public ::testing::Test {
   std::string Text() const {
     std::string text;
     for (const StepEntry& entry : plan_) {
-      const auto at = std::find(running_.begin(), running_.end(), entry.sequence);
+      const auto at = std::find(running_.begin(), running_.end(), entry.answer);
       text += (text.empty() ? "" : " ") + std::to_string(at - running_.begin()) + ":" +
               std::to_string(entry.feed) + "+" + std::to_string(entry.draft_length);
     }
@@ -67,7 +67,7 @@ class SchedulerTest : public ::testing::Test {
   }
 
   std::vector<std::unique_ptr<ActiveRequest>> requests_;
-  std::vector<Sequence*> running_;
+  std::vector<Answer*> running_;
   std::vector<int> wishes_;
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<StepEntry> plan_;
@@ -94,7 +94,7 @@ TEST_F(SchedulerTest, APromptWaitsForNobodyForEver) {
   Prompt(100);
   Plan(32, 64);
   // A quarter of the rows is the prompt's, whatever drafts were wished.
-  EXPECT_EQ(plan_.back().sequence, running_[8]);
+  EXPECT_EQ(plan_.back().answer, running_[8]);
   EXPECT_EQ(plan_.back().feed, 8);
   int drafts = 0;
   for (const StepEntry& entry : plan_) drafts += entry.draft_length;
@@ -129,7 +129,7 @@ TEST_F(SchedulerTest, WhoDoesNotFitIsNextInTheNextStep) {
     Plan(2, 8);
     ASSERT_EQ(plan_.size(), 2u);
     for (const StepEntry& entry : plan_) {
-      const auto at = std::find(running_.begin(), running_.end(), entry.sequence);
+      const auto at = std::find(running_.begin(), running_.end(), entry.answer);
       ++turns[at - running_.begin()];
     }
   }
@@ -158,18 +158,18 @@ TEST_F(SchedulerTest, ALongPromptDoesNotHoldUpShortOnes) {
 
 // In equal steps to the next border where one does not reach it.
 TEST_F(SchedulerTest, NoChunkCrossesABorderOfTheGrid) {
-  Sequence& prompt = Prompt(1000);
+  Answer& prompt = Prompt(1000);
   for (int rows : {40, 100, 200, 255, 256, 300, 700}) {
     Decoding();
-    prompt.target.fed = 0;
+    prompt.sequence.target.fed = 0;
     int chunks = 0;
-    while (prompt.target.fed < 1000) {
+    while (prompt.sequence.target.fed < 1000) {
       Plan(rows, rows);
       const StepEntry& chunk = plan_.back();
-      ASSERT_EQ(chunk.sequence, &prompt);
-      const int64_t begin = prompt.target.fed, end = begin + chunk.feed;
+      ASSERT_EQ(chunk.answer, &prompt);
+      const int64_t begin = prompt.sequence.target.fed, end = begin + chunk.feed;
       EXPECT_TRUE(begin / kPromptGrid == (end - 1) / kPromptGrid) << begin << " to " << end;
-      prompt.target.fed = end;
+      prompt.sequence.target.fed = end;
       ++chunks;
     }
     const int room = rows - static_cast<int>(running_.size()) + 1;
@@ -180,12 +180,12 @@ TEST_F(SchedulerTest, NoChunkCrossesABorderOfTheGrid) {
 }
 
 TEST_F(SchedulerTest, SamplesForkBeforeThePromptsLastToken) {
-  Sequence& first = Prompt(10);
+  Answer& first = Prompt(10);
   RequestOf(first).request.output.samples = 3;
   RequestOf(first).forked = false;
   Plan(64, 64);
   EXPECT_EQ(Text(), "0:9+0");
-  first.target.fed = 9;
+  first.sequence.target.fed = 9;
   Plan(64, 64);
   EXPECT_TRUE(plan_.empty());
   RequestOf(first).forked = true;
@@ -194,14 +194,14 @@ TEST_F(SchedulerTest, SamplesForkBeforeThePromptsLastToken) {
 }
 
 TEST_F(SchedulerTest, ScoredRowsPredictThePromptsTokensFromTheFirstAskedFor) {
-  Sequence& score = Prompt(20);
+  Answer& score = Prompt(20);
   RequestOf(score).request.score_from = 5;
   Plan(12, 64);
   ASSERT_EQ(plan_.size(), 1u);
   EXPECT_EQ(plan_[0].feed, 12);
   EXPECT_EQ(plan_[0].score_begin, 4);  // row 4 predicts token 5
   EXPECT_EQ(plan_[0].scored, 8);
-  score.target.fed = 12;
+  score.sequence.target.fed = 12;
   Plan(12, 64);
   EXPECT_EQ(plan_[0].feed, 7);  // the last token predicts nothing that is asked for
   EXPECT_EQ(plan_[0].score_begin, 0);
@@ -209,7 +209,7 @@ TEST_F(SchedulerTest, ScoredRowsPredictThePromptsTokensFromTheFirstAskedFor) {
 }
 
 TEST_F(SchedulerTest, ScoredChunksShrinkToTheirLogits) {
-  Sequence& prompt = Prompt(100);
+  Answer& prompt = Prompt(100);
   RequestOf(prompt).request.output.prompt_logprobs = 0;
   Plan(64, 10);
   ASSERT_EQ(plan_.size(), 1u);
@@ -218,9 +218,9 @@ TEST_F(SchedulerTest, ScoredChunksShrinkToTheirLogits) {
 }
 
 TEST_F(SchedulerTest, APreemptedSequenceReadsItsTextAgainAndScoresNothingTwice) {
-  Sequence& again = Decoding(4);  // prompt of 5 and one token of the answer
+  Answer& again = Decoding(4);  // prompt of 5 and one token of the answer
   RequestOf(again).request.output.prompt_logprobs = 0;
-  again.target.fed = 0;
+  again.sequence.target.fed = 0;
   again.scored_to = 3;
   Plan(64, 64);
   ASSERT_EQ(plan_.size(), 1u);

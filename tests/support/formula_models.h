@@ -35,15 +35,21 @@ struct FormulaModel {
 //   mamba2_biases      biases of in_proj and out_proj
 //   hybrid_qwen3       Mamba-2 beside a Qwen3 layer
 //   mamba              HF layout, tied
-//   mamba_rank         HF layout: own dt rank, no convolution bias, untied, leftover state-spaces
-//   keys in config.json mamba_state_spaces padded vocabulary, head stored though tied mamba2 HF
-//   layout, one group, untied, unquoted Infinity mamba2_infinity    the same; the infinite time
-//   step limit as newer transformers write it mamba2_groups      HF layout, two groups, time step
-//   limits, tied mamba2_state_spaces hybrid_mamba       MambaInLlama, Mamba-1, projections apart,
-//   self_attn layer with llama3 scaling, dt bias meant twice hybrid_mamba_fused one in_proj, mha
-//   layer hybrid_mamba_late  repeat after the convolution hybrid_mamba_once  dt_bias_applied: dt
-//   bias meant once hybrid_mamba2      repeat after the convolution (that family's default),
-//   Mistral config with a window hybrid_mamba2_early  repeat before it, time step limits
+//   mamba_rank         HF layout: own dt rank, no convolution bias, untied, keys of state-spaces
+//                      left over in config.json
+//   mamba_state_spaces padded vocabulary, head stored though tied
+//   mamba2             HF layout, one group, untied, unquoted Infinity
+//   mamba2_infinity    the same; the infinite time step limit as newer transformers write it
+//   mamba2_groups      HF layout, two groups, time step limits, tied
+//   mamba2_state_spaces
+//   hybrid_mamba       MambaInLlama, Mamba-1, projections apart, self_attn layer with llama3
+//                      scaling, dt bias meant twice
+//   hybrid_mamba_fused one in_proj, mha layer
+//   hybrid_mamba_late  repeat after the convolution
+//   hybrid_mamba_once  dt_bias_applied: dt bias meant once
+//   hybrid_mamba2      repeat after the convolution (that family's default), Mistral config with a
+//                      window
+//   hybrid_mamba2_early  repeat before it, time step limits
 const std::vector<std::string>& FormulaModelNames();
 
 // `seed` changes the weights, not the shapes: two seeds make a target and a draft with one

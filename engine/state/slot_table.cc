@@ -1,0 +1,55 @@
+#include "engine/state/slot_table.h"
+
+#include <algorithm>
+
+namespace mambad {
+
+SlotTable::SlotTable(int slots, StatePool* target, StatePool* draft)
+    : target_(*target), draft_(draft), total_(slots) {
+  for (int slot = slots - 1; slot >= 0; --slot) free_.push_back(slot);
+}
+
+bool SlotTable::Fits(absl::Span<const Need> needs) const {
+  if (static_cast<int>(needs.size()) > free()) return false;
+  int64_t target = 0, draft = 0;
+  for (const Need& need : needs) {
+    target += target_.PagesFor(need.positions) - target_.PagesShared(need.forked_at);
+    if (draft_ != nullptr) draft += draft_->PagesFor(need.positions);
+  }
+  return target <= target_.pages_free() && (draft_ == nullptr || draft <= draft_->pages_free());
+}
+
+int SlotTable::Take(const Need& need) {
+  const int slot = free_.back();
+  free_.pop_back();
+  target_.Acquire(slot, need.positions, need.forked_at);
+  if (draft_ != nullptr) draft_->Acquire(slot, need.positions);
+  return slot;
+}
+
+bool SlotTable::Extend(int slot, int64_t needed, int64_t wished) {
+  for (StatePool* pool : {&target_, draft_}) {
+    if (pool == nullptr || pool->Reaches(slot, needed)) continue;
+    if (!pool->Extend(slot, wished) && !pool->Extend(slot, needed)) return false;
+  }
+  return true;
+}
+
+void SlotTable::Release(int slot) {
+  target_.Release(slot);
+  if (draft_ != nullptr) draft_->Release(slot);
+  free_.push_back(slot);
+}
+
+int64_t SlotTable::PagesFor(int samples, int64_t positions, int64_t forked_at) const {
+  const int64_t shared = target_.PagesShared(forked_at);
+  const int64_t pages = shared + samples * (target_.PagesFor(positions) - shared);
+  return draft_ == nullptr ? pages : std::max(pages, samples * draft_->PagesFor(positions));
+}
+
+int64_t SlotTable::pages_total() const {
+  const bool target = target_.pages_total() > 0 || draft_ == nullptr;
+  return (target ? &target_ : draft_)->pages_total();
+}
+
+}  // namespace mambad
