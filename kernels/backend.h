@@ -11,7 +11,7 @@
 // operation's host-side arguments (pointers, counts that size a launch) never depend on a result of
 // the same round; everything that does (tokens, accepted counts, random draws) is read from backend
 // memory. A whole round, drafts, verify and accept, can therefore be recorded between BeginRound
-// and EndRound once for each RoundShape and replayed; ReadResults is its only wait.
+// and EndRound once for each RoundShape and replayed; reading its results is the only wait.
 //
 // EXACTNESS. A row's result never depends on which other rows, sequences or how many of them share
 // the call, nor on the number of threads. Replay, verify, single steps and (on the CPU) prefill run
@@ -375,6 +375,12 @@ struct RoundShape {
   bool draft_model = false;
 };
 
+// What the last round took, in seconds, on the device: up to BeginVerify (0 without it), from there,
+// and all of it, with what launching took.
+struct RoundTimes {
+  double draft = 0, verify = 0, whole = 0;
+};
+
 // Made by kernels/backend_factory.h, which is also told what to do when the device is lost.
 // Allocate, Pack and CreateWorkspace throw std::bad_alloc when the device has no more memory; they
 // are called while an engine is opened, and by nobody else.
@@ -416,7 +422,11 @@ class Backend {
 
   // Rounds. A backend may record what is called in between and replay it for the same shape.
   virtual void BeginRound(const RoundShape& shape) = 0;
+  // What was called so far in this round made drafts, what follows verifies them: for the times.
+  virtual void BeginVerify() = 0;
   virtual void EndRound() = 0;
+  // Of the last round; after Synchronize.
+  virtual RoundTimes TakeRoundTimes() = 0;
 
   // The forward pass; each adds to workspace.residual rows [0, batch.rows).
   virtual void Embed(const Batch& batch, const WeightMatrix& embedding,

@@ -1,16 +1,9 @@
 #include "engine/speculation/speculative_decoder.h"
 
 #include <algorithm>
-#include <chrono>
 
 namespace mambad {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // What is drafted fits a window.
 static_assert(kMaxDraftLength <= kernels::kMaxWindowRows);
@@ -75,7 +68,6 @@ StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternative
   PlanVerify(entries);
   PlanDraftCalls(entries);
 
-  const Clock::time_point start = Clock::now();
   kernels::RoundShape round;
   round.sequences = verify_.sequences();
   round.rows = verify_.rows();
@@ -86,8 +78,7 @@ StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternative
   backend_.BeginRound(round);
   if (draft_call_count_ > 0) {
     RunDrafts();
-    backend_.Synchronize();
-    times.draft_seconds = SecondsSince(start);
+    backend_.BeginVerify();
     for (int call = 0; call < draft_call_count_; ++call)
       times.draft_rows += draft_calls_[call].batch.rows();
     times.first_draft_rows = draft_calls_[0].batch.rows();
@@ -98,7 +89,10 @@ StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternative
   if (alternatives >= 0 || score_count_ > 0) logprobs_.Download(backend_);
   if (alternatives > 0 || score_alternatives > 0) alternative_ids_.Download(backend_);
   backend_.Synchronize();
-  times.verify_seconds = SecondsSince(start) - times.draft_seconds;
+  const kernels::RoundTimes taken = backend_.TakeRoundTimes();
+  times.draft_seconds = taken.draft;
+  times.verify_seconds = taken.verify;
+  times.total_seconds = taken.whole;
 
   Collect(entries);
   return times;

@@ -31,8 +31,8 @@ struct LogprobView {
 };
 
 struct StepTimes {
-  double draft_seconds = 0, verify_seconds = 0;
-  int draft_rows = 0;        // rows the draft model ran
+  double draft_seconds = 0, verify_seconds = 0, total_seconds = 0;  // as kernels::RoundTimes
+  int draft_rows = 0;                                               // rows the draft model ran
   int first_draft_rows = 0;  // of them in its first call, which reads what it has not read yet
 };
 

@@ -180,8 +180,17 @@ class CpuBackend : public Backend {
     return Mamba2SlotLayout(layer, window_rows, keeps_working);
   }
 
-  void BeginRound(const RoundShape&) override {}
-  void EndRound() override {}
+  void BeginRound(const RoundShape&) override { round_begin_ = verify_begin_ = Clock::now(); }
+  void BeginVerify() override { verify_begin_ = Clock::now(); }
+  void EndRound() override { round_end_ = Clock::now(); }
+  RoundTimes TakeRoundTimes() override {
+    const auto seconds = [](Clock::duration time) {
+      return std::chrono::duration<double>(time).count();
+    };
+    const double draft = seconds(verify_begin_ - round_begin_);
+    const double verify = seconds(round_end_ - verify_begin_);
+    return {draft, verify, draft + verify};
+  }
 
   void Embed(const Batch& batch, const WeightMatrix& embedding, Workspace& workspace) override;
   void Mamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state,
@@ -253,7 +262,7 @@ class CpuBackend : public Backend {
   using Clock = std::chrono::steady_clock;
 
   ThreadPool pool_;
-  Clock::time_point pass_begin_;
+  Clock::time_point pass_begin_, round_begin_, verify_begin_, round_end_;
   LinearSettings linear_settings_;
   SamplingScratch sampling_;
   int64_t sampling_vocabulary_ = 0;

@@ -67,7 +67,9 @@ class BrokenBackend : public kernels::Backend {
     return good_->SlotLayout(layer, window_rows, keeps_working);
   }
   void BeginRound(const kernels::RoundShape& shape) override { good_->BeginRound(shape); }
+  void BeginVerify() override { good_->BeginVerify(); }
   void EndRound() override { good_->EndRound(); }
+  kernels::RoundTimes TakeRoundTimes() override { return good_->TakeRoundTimes(); }
   void Embed(const kernels::Batch& batch, const kernels::WeightMatrix& embedding,
              kernels::Workspace& workspace) override {
     good_->Embed(batch, embedding, workspace);

@@ -378,6 +378,21 @@ TEST_P(CpuBackendTest, OperationsAllocateNothing) {
   }
 }
 
+TEST_P(CpuBackendTest, TellsWhatARoundTook) {
+  for (bool drafts : {true, false}) {
+    backend_->BeginRound({});
+    backend_->Embed(batch_, embedding_->packed, *workspace_);
+    if (drafts) backend_->BeginVerify();
+    backend_->Head(batch_, norm_, embedding_->packed, *workspace_);
+    backend_->EndRound();
+    backend_->Synchronize();
+    const RoundTimes times = backend_->TakeRoundTimes();
+    EXPECT_EQ(times.draft > 0, drafts);
+    EXPECT_GT(times.verify, 0);
+    EXPECT_GE(times.whole, times.draft + times.verify);
+  }
+}
+
 TEST_P(CpuBackendTest, MovesMemory) {
   const Buffer buffer = backend_->Allocate(3 << 20);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
