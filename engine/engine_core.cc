@@ -274,9 +274,14 @@ void EngineCore::TakeSlot(ActiveRequest& active, Sequence& sequence) {
   const int64_t positions = Reservation(active, static_cast<int64_t>(sequence.tokens.size()));
   target_state_->Acquire(sequence.slot, positions, active.ForkedAt(sequence.index));
   if (draft_state_ != nullptr) draft_state_->Acquire(sequence.slot, positions);
-  sampler_->Configure(sequence.slot, request.sampling, sequence.index, request.prompt,
-                      absl::MakeConstSpan(sequence.tokens).subspan(sequence.prompt_length),
-                      active.stop_ids, sequence.prompt_length + request.stopping.min_tokens);
+  SlotSampling sampling{request.sampling};
+  sampling.sample = sequence.index;
+  sampling.logprobs = request.output.logprobs;
+  sampling.prompt = request.prompt;
+  sampling.answer = absl::MakeConstSpan(sequence.tokens).subspan(sequence.prompt_length);
+  sampling.stop_ids = active.stop_ids;
+  sampling.stop_from = sequence.prompt_length + request.stopping.min_tokens;
+  sampler_->Configure(sequence.slot, sampling);
 }
 
 // Gives answers of unknown length the pages that their next step may need. Where none are left, the

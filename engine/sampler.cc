@@ -67,9 +67,8 @@ Sampler::Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Back
   bias_row_.resize(padded_vocabulary);
 }
 
-void Sampler::Configure(int slot, const SamplingParams& params, int sample,
-                        absl::Span<const TokenId> prompt, absl::Span<const TokenId> answer,
-                        absl::Span<const TokenId> stop_ids, int64_t stop_from) {
+void Sampler::Configure(int slot, const SlotSampling& sampling) {
+  const SamplingParams& params = sampling.params;
   kernels::SamplingState state;
   state.temperature = params.temperature;
   state.top_p = params.top_p;
@@ -79,13 +78,15 @@ void Sampler::Configure(int slot, const SamplingParams& params, int sample,
   state.presence_penalty = params.presence_penalty;
   state.frequency_penalty = params.frequency_penalty;
   state.seed = params.seed;
-  state.sample = static_cast<uint32_t>(sample);
-  state.stop_from = static_cast<int32_t>(stop_from);
-  state.stop_count = static_cast<int32_t>(std::min<size_t>(stop_ids.size(), kernels::kMaxStopIds));
-  std::copy_n(stop_ids.begin(), state.stop_count, state.stop_ids);
+  state.sample = static_cast<uint32_t>(sampling.sample);
+  state.stop_from = static_cast<int32_t>(sampling.stop_from);
+  state.stop_count =
+      static_cast<int32_t>(std::min<size_t>(sampling.stop_ids.size(), kernels::kMaxStopIds));
+  std::copy_n(sampling.stop_ids.begin(), state.stop_count, state.stop_ids);
+  state.alternatives = sampling.logprobs;
   if (params.repetition_penalty != 1 || params.presence_penalty != 0 ||
       params.frequency_penalty != 0) {
-    WriteCounts(slot, prompt, answer);
+    WriteCounts(slot, sampling.prompt, sampling.answer);
     state.counts_row = slot;
   }
   if (!params.logit_bias.empty() || !params.allowed_token_ids.empty()) {

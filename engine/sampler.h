@@ -18,17 +18,24 @@ namespace mambad {
 // INVALID_ARGUMENT naming field, given value and allowed range.
 absl::Status ValidateSampling(const SamplingParams& params, int vocabulary);
 
+// What decides a sequence's tokens besides logits.
+struct SlotSampling {
+  const SamplingParams& params;
+  int sample = 0;     // tells the samples of one request apart: their random draws differ
+  int logprobs = -1;  // as OutputParams
+  absl::Span<const TokenId> prompt;
+  absl::Span<const TokenId> answer;    // what is said already, of one that was preempted
+  absl::Span<const TokenId> stop_ids;  // at most kMaxStopIds: they end it
+  int64_t stop_from = 0;               // from this position on
+};
+
 class Sampler {
  public:
   // `vocabulary` ids may be sampled; logits rows have `padded_vocabulary` columns.
   Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Backend& backend);
 
-  // Prepares a slot for a sequence. `stop_ids` (at most kMaxStopIds) end it from position
-  // `stop_from` on. `sample` tells the samples of one request apart: their random draws differ.
-  // `answer`: what a sequence that was preempted has said already; penalties count it.
-  void Configure(int slot, const SamplingParams& params, int sample,
-                 absl::Span<const TokenId> prompt, absl::Span<const TokenId> answer,
-                 absl::Span<const TokenId> stop_ids, int64_t stop_from);
+  // Prepares a slot for a sequence.
+  void Configure(int slot, const SlotSampling& sampling);
 
   const kernels::SamplingTables& tables() const { return tables_; }
 

@@ -298,6 +298,9 @@ struct SamplingState {
   int32_t stop_count = 0;
   // eos and stop ids: the sequence is cut after the first one kept
   int32_t stop_ids[kMaxStopIds] = {};
+  // Log-probabilities of kept tokens: -1 none, else how many alternatives of each, at most
+  // kMaxAlternatives.
+  int32_t alternatives = -1;
   int32_t counts_row = -1;  // row of SamplingTables::counts; -1: no penalties
   int32_t bias_row = -1;    // row of SamplingTables::bias; -1: none
 };
@@ -340,8 +343,7 @@ struct Acceptance {
   const int32_t* tokens = nullptr;     // the verify batch's tokens
   const int32_t* position = nullptr;   // [S], absolute position of the first token to keep
   const int32_t* limit = nullptr;      // [S], tokens that may be kept, >= 1 (token limits)
-  // Log-probabilities of kept tokens: -1 none, else how many alternatives (host)
-  int alternatives = -1;
+  bool logprobs = false;               // of the slots that ask for them; false: of none
 };
 
 // What a round gives back, [S] each.
@@ -350,7 +352,7 @@ struct AcceptanceResult {
   int32_t* kept = nullptr;             // tokens kept after the cut, 1 .. k + 1
   int32_t* tokens = nullptr;           // [S, kMaxWindowRows + 1]
   int32_t* stopped = nullptr;          // 1: the last kept token is a stop id
-  float* logprobs = nullptr;           // [S, kMaxWindowRows + 1], when asked for
+  float* logprobs = nullptr;           // [S, kMaxWindowRows + 1], of slots that ask for them
   int32_t* alternative_ids = nullptr;  // [S, kMaxWindowRows + 1, kMaxAlternatives]
   float* alternative_logprobs = nullptr;
 };

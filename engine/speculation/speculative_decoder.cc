@@ -242,7 +242,7 @@ void SpeculativeDecoder::RunVerify(int alternatives, int score_alternatives) {
   acceptance.tokens = verify_.device_tokens();
   acceptance.position = accept_position_.device;
   acceptance.limit = limit_.device;
-  acceptance.alternatives = alternatives;
+  acceptance.logprobs = alternatives >= 0;
   backend_.Accept(acceptance, sampler_.tables(), target_.workspace(),
                   {accepted_.device, kept_.device, tokens_.device, stopped_.device,
                    kept_logprobs_.device, kept_ids_.device, kept_alternatives_.device});

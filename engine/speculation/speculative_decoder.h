@@ -48,9 +48,9 @@ class SpeculativeDecoder {
 
   // Runs the step and advances the read positions of its sequences; appending the kept tokens to
   // Sequence::tokens is the caller's, who may cut them further only when the sequence ends there.
-  // `alternatives`: as kernels::Acceptance. `score_alternatives`: likewise for scored rows. Draft
-  // lengths may be lowered (a draft model that is far behind reads its backlog first). Allocates
-  // nothing.
+  // `alternatives`: the most that a sequence asks for, as OutputParams::logprobs;
+  // `score_alternatives`: likewise for scored rows. Draft lengths may be lowered (a draft model that
+  // is far behind reads its backlog first). Allocates nothing.
   StepTimes Run(absl::Span<StepEntry> entries, int alternatives, int score_alternatives);
 
   LogprobView KeptLogprob(const StepEntry& entry, int token) const;

@@ -107,10 +107,10 @@ void AcceptSequence(const Acceptance& request, const SamplingTables& tables, con
   result.kept[s] = kept;
   result.stopped[s] = stopped;
   CountKept(state, tables, tokens, kept);
-  if (request.alternatives < 0) return;
+  if (!request.logprobs || state.alternatives < 0) return;
   for (int i = 0; i < kept; ++i) {
     result.logprobs[out + i] =
-        LogProbability(logits.row(request.logit_begin[s] + i), tokens[i], request.alternatives,
+        LogProbability(logits.row(request.logit_begin[s] + i), tokens[i], state.alternatives,
                        out + i, result.alternative_ids, result.alternative_logprobs, distribution);
   }
 }
