@@ -7,11 +7,22 @@
 // kernels/README.md.
 //
 // ORDER. Operations run in the order they are called. They may still be running when the call
-// returns: host memory that they read or write must stay untouched until Synchronize(). An
-// operation's host-side arguments (pointers, counts that size a launch) never depend on a result of
-// the same round; everything that does (tokens, accepted counts, random draws) is read from backend
-// memory. A whole round, drafts, verify and accept, can therefore be recorded between BeginRound
-// and EndRound once for each RoundShape and replayed; reading its results is the only wait.
+// returns: host memory that they read or write must stay untouched until Synchronize().
+//
+// ROUNDS. Operations called between BeginRound and EndRound only describe a round: drafts, verify,
+// accept. Nothing else is called there, and nothing outside it depends on an effect of them before
+// EndRound, so that a device may make one program of the whole round; a backend may as well run
+// each operation at once. An operation's host-side arguments (pointers, counts that size a launch)
+// never depend on a result of the same round; everything that does (tokens, accepted counts, random
+// draws) is read from backend memory. There are two kinds of rounds:
+//
+//   prompts  any rows; every count is exact. Never recorded.
+//   decode   a right row of each sequence, and its drafts. All calls with all their host-side
+//            arguments follow from the RoundShape alone, for as long as the backend lives: it may
+//            be recorded once and replayed. Its counts are upper bounds; how much there is stands
+//            in backend memory, and costs no more than it is.
+//
+// Operations may be called outside of rounds, as in one of prompts.
 //
 // EXACTNESS. A row's result never depends on which other rows, sequences or how many of them share
 // the call, nor on the number of threads. Replay, verify, single steps and (on the CPU) prefill run
@@ -240,11 +251,15 @@ struct KeyValueState {
 //
 // Row 0 of a verify is the last kept token, which is right whatever becomes of the drafts. Not
 // folding reads the state and does not write it, for which m rows are run again.
+//
+// In a decode round S and R are upper bounds: sequences that there are not stand behind those that
+// there are, with slot -1, no rows, and 0 in the other arrays; row_begin[S] is the rows that there
+// are.
 struct Batch {
-  int sequences = 0;
-  int rows = 0;                        // row_begin[sequences]
+  int sequences = 0;                   // S
+  int rows = 0;                        // R
   const int32_t* row_begin = nullptr;  // [S + 1]
-  const int32_t* slot = nullptr;       // [S]
+  const int32_t* slot = nullptr;       // [S], each once; -1: no sequence
   // [S], absolute position of the sequence's first row of this call
   const int32_t* position = nullptr;
   const int32_t* replay = nullptr;     // [S], 0 .. replay_rows; resume 1: 0
@@ -257,9 +272,10 @@ struct Batch {
   // [slots, pages_per_sequence]: page of position p is pages[slot][p / kPageTokens]
   const int32_t* pages = nullptr;
   int pages_per_sequence = 0;
-  // [logit_count]: rows whose logits Head computes, in this order
+  // [logit_count]: rows whose logits Head computes, in this order; -1, behind all others: none
   const int32_t* logit_rows = nullptr;
   int logit_count = 0;
+  int64_t max_position = 0;  // no row stands beyond this position
   bool keeps_working = false;
 };
 
@@ -318,9 +334,9 @@ struct SamplingTables {
 // reads it, by the rule and with the noise by which Accept draws the target's token of that
 // position.
 struct DraftSampling {
-  int sequences = 0;
+  int sequences = 0;              // S; in a decode round at most
   const int32_t* slot = nullptr;  // [S]
-  // [S], row of the draft workspace's logits; -1: this sequence drafts no more
+  // [S], row of the draft workspace's logits; -1: nothing is drawn here
   const int32_t* logit_row = nullptr;
   const int32_t* position = nullptr;  // [S], absolute position of the token drawn
   int step = 0;                       // 0 .. : which draft of the round
@@ -334,8 +350,8 @@ struct DraftSampling {
 // Draws the target's token of each row for as long as the draft after it is the same, and the one
 // after the last such draft; cuts at stop ids. Drafts decide how many tokens come, never which.
 struct Acceptance {
-  int sequences = 0;
-  const int32_t* slot = nullptr;         // [S]
+  int sequences = 0;                     // S; in a decode round at most
+  const int32_t* slot = nullptr;         // [S]; -1: nothing to accept here
   const int32_t* logit_begin = nullptr;  // [S], the target workspace's logits row of window row 0
   // [S], k: drafts stand in tokens[token_row[s] + 1 ..]; logits has k + 1 rows
   const int32_t* draft_length = nullptr;
@@ -371,14 +387,22 @@ struct TokenScoring {
 
 // ---- the backend --------------------------------------------------------------------------------
 
-// Tells recorded rounds apart; host-known.
+enum class RoundKind : uint8_t { kPrompts, kDecode };
+
+// What the calls of a decode round follow from. A round of prompts has nothing but its kind.
 struct RoundShape {
-  int sequences = 0, draft_length = 0, rows = 0;
-  bool draft_model = false;
+  RoundKind kind = RoundKind::kPrompts;
+  bool draft_model = false;  // makes the drafts, or some of them
+  bool logprobs = false;     // as Acceptance::logprobs
+  int sequences = 0;         // at most; of few different numbers
+  int draft_length = 0;      // the longest of its sequences' drafts
+  int64_t context = 0;       // rows stand at positions below; of few different numbers
+
+  bool operator==(const RoundShape&) const = default;
 };
 
-// What the last round took, in seconds, on the device: up to BeginVerify (0 without it), from there,
-// and all of it, with what launching took.
+// What the last round took, in seconds, on the device: up to BeginVerify (0 without it), from there
+// on, and all of it, with what launching took.
 struct RoundTimes {
   double draft = 0, verify = 0, whole = 0;
 };
@@ -422,8 +446,9 @@ class Backend {
   virtual RecurrentSlotLayout SlotLayout(const Mamba2Layer& layer, int window_rows,
                                          bool keeps_working) const = 0;
 
-  // Rounds. A backend may record what is called in between and replay it for the same shape.
-  virtual void BeginRound(const RoundShape& shape) = 0;
+  // Rounds. True: what is called until EndRound describes it. False, of a decode round only: its
+  // shape is known; nothing but EndRound is called, which starts it.
+  virtual bool BeginRound(const RoundShape& shape) = 0;
   // What was called so far in this round made drafts, what follows verifies them: for the times.
   virtual void BeginVerify() = 0;
   virtual void EndRound() = 0;

@@ -10,6 +10,33 @@ static_assert(kMaxDraftLength <= kernels::kMaxWindowRows);
 
 constexpr int kKept = kernels::kMaxWindowRows + 1;  // tokens a sequence may keep in one step
 
+// Rows that a draft model has to read before its first draft, when it drafted in the last round:
+// the last kept token, and after a round that kept all drafts the last of them, which it proposed
+// and did not read.
+constexpr int kUsualBacklog = 2;
+
+constexpr int64_t kLeastContext = 256;
+
+// The power of two of `least` that reaches `count`, or `most` before it.
+int64_t Bucket(int64_t count, int64_t least, int64_t most) {
+  int64_t bucket = least;
+  while (bucket < count) bucket *= 2;
+  return std::min(bucket, most);
+}
+
+// A right row of each sequence and its drafts, and nothing that the draft model has to catch up
+// with.
+bool OnlyDecodes(absl::Span<const StepEntry> entries) {
+  return std::all_of(entries.begin(), entries.end(), [](const StepEntry& entry) {
+    const bool catches_up = entry.draft_rows > (entry.draft_length > 0 ? kUsualBacklog : 0);
+    return entry.feed == 1 && entry.samples() && entry.scored == 0 && !catches_up;
+  });
+}
+
+bool DraftsByModel(const StepEntry& entry) {
+  return entry.drafter == DrafterKind::kDraftModel && entry.draft_length > 0;
+}
+
 }  // namespace
 
 SpeculativeDecoder::SpeculativeDecoder(const Shape& shape, kernels::Backend& backend, Model& target,
@@ -60,42 +87,79 @@ SpeculativeDecoder::SpeculativeDecoder(const Shape& shape, kernels::Backend& bac
 
 StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternatives,
                                   int score_alternatives) {
-  StepTimes times;
   verify_.Clear();
   draft_call_count_ = accept_count_ = score_count_ = 0;
 
   PlanDraftModel(entries);
   PlanVerify(entries);
-  PlanDraftCalls(entries);
-
-  kernels::RoundShape round;
-  round.sequences = verify_.sequences();
-  round.rows = verify_.rows();
-  round.draft_model = draft_call_count_ > 0;
-  for (const StepEntry& entry : entries)
-    round.draft_length = std::max(round.draft_length, entry.draft_length);
+  const kernels::RoundShape shape = ShapeOf(entries, alternatives >= 0);
+  PlanDraftCalls(entries, shape);
+  if (shape.kind == kernels::RoundKind::kDecode) Bound(shape);
   inputs_.Upload(backend_);
-  backend_.BeginRound(round);
-  if (draft_call_count_ > 0) {
-    RunDrafts();
-    backend_.BeginVerify();
-    for (int call = 0; call < draft_call_count_; ++call)
-      times.draft_rows += draft_calls_[call].batch.rows();
-    times.first_draft_rows = draft_calls_[0].batch.rows();
+  if (backend_.BeginRound(shape)) {
+    if (draft_call_count_ > 0) {
+      RunDrafts();
+      backend_.BeginVerify();
+    }
+    RunVerify(alternatives >= 0, score_alternatives);
   }
-  RunVerify(alternatives, score_alternatives);
   backend_.EndRound();
   results_.Download(backend_);
   if (alternatives >= 0 || score_count_ > 0) logprobs_.Download(backend_);
   if (alternatives > 0 || score_alternatives > 0) alternative_ids_.Download(backend_);
   backend_.Synchronize();
+  Collect(entries);
+  return Times();
+}
+
+StepTimes SpeculativeDecoder::Times() {
   const kernels::RoundTimes taken = backend_.TakeRoundTimes();
+  StepTimes times;
   times.draft_seconds = taken.draft;
   times.verify_seconds = taken.verify;
   times.total_seconds = taken.whole;
-
-  Collect(entries);
+  for (int call = 0; call < draft_call_count_; ++call)
+    times.draft_rows += draft_calls_[call].batch.rows();
+  if (draft_call_count_ > 0) times.first_draft_rows = draft_calls_[0].batch.rows();
   return times;
+}
+
+// After PlanDraftModel and PlanVerify.
+kernels::RoundShape SpeculativeDecoder::ShapeOf(absl::Span<const StepEntry> entries,
+                                                bool logprobs) const {
+  kernels::RoundShape shape;
+  if (!OnlyDecodes(entries)) return shape;
+  shape.kind = kernels::RoundKind::kDecode;
+  shape.logprobs = logprobs;
+  shape.sequences = static_cast<int>(Bucket(verify_.sequences(), 1, shape_.max_sequences));
+  for (const StepEntry& entry : entries) {
+    shape.draft_length = std::max(shape.draft_length, entry.draft_length);
+    shape.draft_model |= DraftsByModel(entry);
+  }
+  const int64_t most = target_.limits().max_context;
+  const bool has_pages =
+      target_state_.has_pages() || (draft_state_ != nullptr && draft_state_->has_pages());
+  shape.context = has_pages ? Bucket(verify_.max_position() + 1, kLeastContext, most) : most;
+  return shape;
+}
+
+// Makes the passes of a decode round as large as its shape says.
+void SpeculativeDecoder::Bound(const kernels::RoundShape& shape) {
+  StepBatch::Bounds bounds;
+  bounds.sequences = shape.sequences;
+  bounds.context = shape.context;
+  const int rows = shape.sequences * (shape.draft_length + 1);
+  bounds.rows = std::min(rows, shape_.max_rows);
+  bounds.logits = std::min(rows, shape_.max_logit_rows);
+  verify_.Bound(bounds);
+  bounds.logits = shape.sequences;
+  for (int call = 0; call < draft_call_count_; ++call) {
+    bounds.rows = call == 0 ? std::min(kUsualBacklog * shape.sequences, draft_->limits().max_rows)
+                            : shape.sequences;
+    draft_calls_[call].batch.Bound(bounds);
+  }
+  std::fill(accept_slot_.host + accept_count_, accept_slot_.host + shape.sequences, -1);
+  accept_count_ = shape.sequences;
 }
 
 // A draft model that has not read up to the end of a sequence reads as much as fits this step; when
@@ -104,16 +168,15 @@ void SpeculativeDecoder::PlanDraftModel(absl::Span<StepEntry> entries) {
   for (DraftCall& call : draft_calls_) call.batch.Clear();
   if (draft_ == nullptr) return;
   int rows_left = draft_->limits().max_rows;
-  int waiting = 0;  // sequences still to come, each of which may have two rows to read
-  for (const StepEntry& entry : entries)
-    waiting += entry.drafter == DrafterKind::kDraftModel && entry.draft_length > 0;
+  int waiting = 0;  // sequences still to come
+  for (const StepEntry& entry : entries) waiting += DraftsByModel(entry);
   for (StepEntry& entry : entries) {
-    if (entry.drafter != DrafterKind::kDraftModel || entry.draft_length == 0) continue;
+    if (!DraftsByModel(entry)) continue;
     --waiting;
     Sequence& sequence = *entry.sequence;
     const int64_t backlog = static_cast<int64_t>(sequence.tokens.size()) - sequence.draft.fed;
-    const int rows =
-        static_cast<int>(std::min<int64_t>(backlog, std::max(0, rows_left - 2 * waiting)));
+    const int rows = static_cast<int>(
+        std::min<int64_t>(backlog, std::max(0, rows_left - kUsualBacklog * waiting)));
     if (rows < backlog) entry.draft_length = 0;
     if (rows == 0) continue;
     rows_left -= rows;
@@ -134,7 +197,7 @@ void SpeculativeDecoder::PlanVerify(absl::Span<StepEntry> entries) {
   for (size_t e = 0; e < entries.size(); ++e) {
     StepEntry& entry = entries[e];
     Sequence& sequence = *entry.sequence;
-    const bool sampled = entry.feeds_all() && entry.limit > 0;
+    const bool sampled = entry.samples();
     const int drafts = sampled ? entry.draft_length : 0;
     const int64_t position = sequence.target.fed;
     const int replay = sequence.target.replay;
@@ -170,15 +233,17 @@ void SpeculativeDecoder::PlanVerify(absl::Span<StepEntry> entries) {
 }
 
 // Call j of the draft model reads draft j-1 of every sequence that wants more than j drafts (call
-// 0: its backlog) and draws draft j. Calls' rows follow the order of the entries.
-void SpeculativeDecoder::PlanDraftCalls(absl::Span<StepEntry> entries) {
-  int longest = 0;
+// 0: its backlog) and draws draft j. Calls' rows follow the order of the entries. In a decode round
+// there are as many calls as the shape has drafts, whoever makes them.
+void SpeculativeDecoder::PlanDraftCalls(absl::Span<StepEntry> entries,
+                                        const kernels::RoundShape& shape) {
+  int longest = shape.draft_model ? shape.draft_length : 0;
   for (const StepEntry& entry : entries) {
-    if (entry.drafter == DrafterKind::kDraftModel) longest = std::max(longest, entry.draft_length);
+    if (DraftsByModel(entry)) longest = std::max(longest, entry.draft_length);
   }
   for (int j = 0; j < longest; ++j) {
     DraftCall& call = draft_calls_[j];
-    std::fill_n(call.logit_row.host, accept_count_, -1);
+    std::fill_n(call.logit_row.host, std::max(accept_count_, shape.sequences), -1);
     int next_rows = 0;  // rows that call j+1 will have
     for (size_t e = 0; e < entries.size(); ++e) {
       StepEntry& entry = entries[e];
@@ -203,8 +268,9 @@ void SpeculativeDecoder::PlanDraftCalls(absl::Span<StepEntry> entries) {
 void SpeculativeDecoder::RunDrafts() {
   for (int j = 0; j < draft_call_count_; ++j) {
     DraftCall& call = draft_calls_[j];
-    draft_->Forward(call.batch.View(*draft_state_, /*keeps_working=*/true), *draft_state_);
-    if (call.batch.logit_count() == 0) continue;  // only catching up
+    const kernels::Batch batch = call.batch.View(*draft_state_, /*keeps_working=*/true);
+    draft_->Forward(batch, *draft_state_);
+    if (batch.logit_count == 0) continue;  // only catching up
     kernels::DraftSampling sampling;
     sampling.sequences = accept_count_;
     sampling.slot = accept_slot_.device;
@@ -219,7 +285,7 @@ void SpeculativeDecoder::RunDrafts() {
   }
 }
 
-void SpeculativeDecoder::RunVerify(int alternatives, int score_alternatives) {
+void SpeculativeDecoder::RunVerify(bool logprobs, int score_alternatives) {
   target_.Forward(verify_.View(target_state_, /*keeps_working=*/false), target_state_);
   if (score_count_ > 0) {
     kernels::TokenScoring scoring;
@@ -242,7 +308,7 @@ void SpeculativeDecoder::RunVerify(int alternatives, int score_alternatives) {
   acceptance.tokens = verify_.device_tokens();
   acceptance.position = accept_position_.device;
   acceptance.limit = limit_.device;
-  acceptance.logprobs = alternatives >= 0;
+  acceptance.logprobs = logprobs;
   backend_.Accept(acceptance, sampler_.tables(), target_.workspace(),
                   {accepted_.device, kept_.device, tokens_.device, stopped_.device,
                    kept_logprobs_.device, kept_ids_.device, kept_alternatives_.device});

@@ -49,8 +49,8 @@ class SpeculativeDecoder {
   // Runs the step and advances the read positions of its sequences; appending the kept tokens to
   // Sequence::tokens is the caller's, who may cut them further only when the sequence ends there.
   // `alternatives`: the most that a sequence asks for, as OutputParams::logprobs;
-  // `score_alternatives`: likewise for scored rows. Draft lengths may be lowered (a draft model that
-  // is far behind reads its backlog first). Allocates nothing.
+  // `score_alternatives`: likewise for scored rows. Draft lengths may be lowered (a draft model
+  // that is far behind reads its backlog first). Allocates nothing.
   StepTimes Run(absl::Span<StepEntry> entries, int alternatives, int score_alternatives);
 
   LogprobView KeptLogprob(const StepEntry& entry, int token) const;
@@ -64,10 +64,13 @@ class SpeculativeDecoder {
 
   void PlanDraftModel(absl::Span<StepEntry> entries);
   void PlanVerify(absl::Span<StepEntry> entries);
-  void PlanDraftCalls(absl::Span<StepEntry> entries);
+  void PlanDraftCalls(absl::Span<StepEntry> entries, const kernels::RoundShape& shape);
+  kernels::RoundShape ShapeOf(absl::Span<const StepEntry> entries, bool logprobs) const;
+  void Bound(const kernels::RoundShape& shape);
   void RunDrafts();
-  void RunVerify(int alternatives, int score_alternatives);
+  void RunVerify(bool logprobs, int score_alternatives);
   void Collect(absl::Span<StepEntry> entries);
+  StepTimes Times();
 
   const Shape shape_;
   kernels::Backend& backend_;

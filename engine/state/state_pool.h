@@ -34,6 +34,7 @@ class StatePool {
   int64_t PagesShared(int64_t positions) const;
   int64_t pages_free() const { return static_cast<int64_t>(free_pages_.size()); }
   int64_t pages_total() const { return pages_total_; }
+  bool has_pages() const { return has_attention_; }
   // The most positions a sequence can have, for which pages exist at all.
   int64_t max_positions() const;
 

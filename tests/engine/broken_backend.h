@@ -66,7 +66,7 @@ class BrokenBackend : public kernels::Backend {
                                           bool keeps_working) const override {
     return good_->SlotLayout(layer, window_rows, keeps_working);
   }
-  void BeginRound(const kernels::RoundShape& shape) override { good_->BeginRound(shape); }
+  bool BeginRound(const kernels::RoundShape& shape) override { return good_->BeginRound(shape); }
   void BeginVerify() override { good_->BeginVerify(); }
   void EndRound() override { good_->EndRound(); }
   kernels::RoundTimes TakeRoundTimes() override { return good_->TakeRoundTimes(); }
@@ -109,6 +109,7 @@ class BrokenBackend : public kernels::Backend {
               const kernels::Workspace& target, const kernels::AcceptanceResult& result) override {
     good_->Accept(request, tables, target, result);
     for (int s = 0; s < request.sequences && fault_ == Fault::kAcceptsEverything; ++s) {
+      if (request.slot[s] < 0) continue;
       const int drafts = std::min(request.draft_length[s], request.limit[s] - 1);
       for (int i = 0; i < drafts; ++i) {
         result.tokens[s * (kernels::kMaxWindowRows + 1) + i] =

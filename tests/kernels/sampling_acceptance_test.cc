@@ -414,6 +414,14 @@ TEST(SamplingTest, LogProbabilitiesAreWhatEachSlotAsksFor) {
   }
 }
 
+TEST(SamplingTest, EntriesThatAreNotThereAreNothing) {
+  Step step(4, /*vocabulary=*/20);
+  step.slot[1] = step.slot[3] = -1;
+  std::fill(step.kept.begin(), step.kept.end(), -7);
+  step.Accept();
+  for (int s = 0; s < 4; ++s) EXPECT_EQ(step.kept[s] == -7, step.slot[s] < 0) << s;
+}
+
 // Invariant 3 of the design, for sampling: neither company nor threads matter, bit for bit.
 TEST(SamplingTest, Invariant3OutputDoesNotDependOnBatchOrThreads) {
   for (const int vocabulary : {1000, 40000}) {  // the larger is split over threads when alone
