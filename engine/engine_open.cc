@@ -10,6 +10,7 @@
 #include "engine/engine_core.h"
 #include "engine/weight_type.h"
 #include "kernels/backend_factory.h"
+#include "kernels/recording_backend.h"
 
 namespace mambad {
 namespace {
@@ -221,6 +222,7 @@ absl::Status EngineCore::OpenDevice(const Checkpoint& target, DeviceLostHandler 
     backend_ = std::move(created.backend);
     options.device = created.device;
   }
+  if (options.check_calls) backend_ = kernels::CreateRecordingBackend(std::move(backend_));
   facts_.device = backend_->Description();
   AddWarnings(backend_->Warnings());
   return CheckActivations(options, target, *backend_);

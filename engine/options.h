@@ -35,6 +35,9 @@ struct EngineOptions {
   // refused. With float32 weights nothing is rounded.
   ComputeType activations = ComputeType::kAuto;
 
+  // To find bugs: all that is asked of the device is checked, decode rounds are replayed. Slow.
+  bool check_calls = false;
+
   int max_sequences = 16;  // sequences that run together: state slots
   int64_t max_context =
       0;  // tokens of prompt + answer; 0: the model's own limit, or 32768 without one

@@ -21,6 +21,7 @@
 #include "engine/state/state_pool.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/engine/checked_calls.h"
 #include "tests/engine/waiting_backend.h"
 
 namespace mambad::testing {
@@ -53,6 +54,7 @@ class ModelRunner {
       runner->backend_ =
           std::make_unique<WaitingBackend>(std::move(runner->backend_), options.waiting_rows);
     }
+    runner->backend_ = Checked(std::move(runner->backend_));
     ModelLimits limits;
     limits.max_rows = limits.max_logit_rows = kMaxRows;
     limits.max_sequences = options.slots;
