@@ -32,7 +32,7 @@
 // backend.
 //
 // ERRORS. Wrong shapes or types are bugs of the caller: the process dies with words. Nothing here
-// allocates except Allocate, Pack and CreateWorkspace.
+// allocates except Allocate, AllocateHost, Pack and CreateWorkspace.
 
 #ifndef MAMBAD_KERNELS_BACKEND_H_
 #define MAMBAD_KERNELS_BACKEND_H_
@@ -408,8 +408,8 @@ struct RoundTimes {
 };
 
 // Made by kernels/backend_factory.h, which is also told what to do when the device is lost.
-// Allocate, Pack and CreateWorkspace throw std::bad_alloc when the device has no more memory; they
-// are called while an engine is opened, and by nobody else.
+// Allocate, AllocateHost, Pack and CreateWorkspace throw std::bad_alloc when there is no more memory;
+// they are called while an engine is opened, and by nobody else.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -429,6 +429,8 @@ class Backend {
   virtual int64_t FreeBytes() const = 0;
   // Memory, zeroed, aligned to 64 bytes at least. Nothing of one backend outlives it.
   virtual Buffer Allocate(size_t bytes) = 0;
+  // The same of the host's, which Write and Read reach fastest.
+  virtual Buffer AllocateHost(size_t bytes) = 0;
   virtual void Write(void* device, const void* host, size_t bytes) = 0;  // in order with operations
   virtual void Read(void* host, const void* device, size_t bytes) = 0;   // valid after Synchronize
   virtual void Copy(void* to, const void* from, size_t bytes) = 0;       // device to device

@@ -171,6 +171,10 @@ class RecordingBackend : public Backend {
     checks_.Allocated(buffer);
     return buffer;
   }
+  Buffer AllocateHost(size_t bytes) override {
+    OutsideOfRounds("AllocateHost");
+    return backend_->AllocateHost(bytes);
+  }
   void Write(void* device, const void* host, size_t bytes) override {
     OutsideOfRounds("Write");
     backend_->Write(device, host, bytes);

@@ -69,19 +69,22 @@ SpeculativeDecoder::SpeculativeDecoder(const Shape& shape, kernels::Backend& bac
 
   for (auto* array : {&accepted_, &kept_, &stopped_}) results_.Add(array, sequences);
   results_.Add(&tokens_, sequences * kKept);
+  kept_end_ = results_.bytes();
+  results_.Add(&kept_logprobs_, sequences * kKept);
+  results_.Add(&score_logprobs_, shape.max_logit_rows);
+  logprobs_end_ = results_.bytes();
+  results_.Add(&kept_ids_, sequences * kKept * kernels::kMaxAlternatives);
+  results_.Add(&kept_alternatives_, sequences * kKept * kernels::kMaxAlternatives);
+  alternatives_end_ = results_.bytes();
+  results_.Add(&score_ids_, shape.max_logit_rows * kernels::kMaxAlternatives);
+  results_.Add(&score_alternatives_, shape.max_logit_rows * kernels::kMaxAlternatives);
+  scores_end_ = results_.bytes();
   results_.Allocate(backend);
-  alternative_ids_.Add(&kept_ids_, sequences * kKept * kernels::kMaxAlternatives);
-  alternative_ids_.Add(&score_ids_, shape.max_logit_rows * kernels::kMaxAlternatives);
-  alternative_ids_.Allocate(backend);
-  logprobs_.Add(&kept_logprobs_, sequences * kKept);
-  logprobs_.Add(&kept_alternatives_, sequences * kKept * kernels::kMaxAlternatives);
-  logprobs_.Add(&score_logprobs_, shape.max_logit_rows);
-  logprobs_.Add(&score_alternatives_, shape.max_logit_rows * kernels::kMaxAlternatives);
-  logprobs_.Allocate(backend);
 
   waiting_.resize(sequences);
   verify_row_.resize(sequences);
   accept_index_.resize(sequences);
+  draft_read_.resize(sequences);
   draft_row_.resize(sequences);
 }
 
@@ -104,12 +107,18 @@ StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternative
     RunVerify(alternatives >= 0, score_alternatives);
   }
   backend_.EndRound();
-  results_.Download(backend_);
-  if (alternatives >= 0 || score_count_ > 0) logprobs_.Download(backend_);
-  if (alternatives > 0 || score_alternatives > 0) alternative_ids_.Download(backend_);
+  Download(alternatives, score_alternatives);
   backend_.Synchronize();
   Collect(entries);
   return Times();
+}
+
+void SpeculativeDecoder::Download(int alternatives, int score_alternatives) {
+  int64_t end = kept_end_;
+  if (alternatives >= 0 || score_count_ > 0) end = logprobs_end_;
+  if (alternatives > 0) end = alternatives_end_;
+  if (score_alternatives > 0) end = scores_end_;
+  results_.Download(backend_, end);
 }
 
 StepTimes SpeculativeDecoder::Times() {
@@ -166,6 +175,7 @@ void SpeculativeDecoder::Bound(const kernels::RoundShape& shape) {
 // that is not all, the sequence goes without drafts. Call 0 of the draft model.
 void SpeculativeDecoder::PlanDraftModel(absl::Span<StepEntry> entries) {
   for (DraftCall& call : draft_calls_) call.batch.Clear();
+  std::fill_n(draft_read_.begin(), entries.size(), 0);
   if (draft_ == nullptr) return;
   int rows_left = draft_->limits().max_rows;
   int waiting = 0;  // sequences still to come
@@ -186,8 +196,9 @@ void SpeculativeDecoder::PlanDraftModel(absl::Span<StepEntry> entries) {
     window.keep_from = rows;
     const int first = batch.AddSequence(window);
     for (int i = 0; i < rows; ++i) batch.token(first + i) = sequence.tokens[sequence.draft.fed + i];
-    draft_row_[&entry - entries.data()] = first + rows - 1;
-    sequence.draft = {sequence.draft.fed + rows, 0};
+    const int64_t e = &entry - entries.data();
+    draft_read_[e] = rows;
+    draft_row_[e] = first + rows - 1;
   }
   if (draft_calls_[0].batch.rows() > 0) draft_call_count_ = 1;
 }
@@ -251,7 +262,8 @@ void SpeculativeDecoder::PlanDraftCalls(absl::Span<StepEntry> entries,
       if (entry.drafter != DrafterKind::kDraftModel || entry.draft_length <= j || a < 0) continue;
       const Sequence& sequence = *entry.sequence;
       entry.draft_rows += j > 0;
-      StepBatch::Window window{sequence.slot, sequence.draft.fed + j - 1, /*rows=*/1};
+      const int64_t read = sequence.draft.fed + draft_read_[e];
+      StepBatch::Window window{sequence.slot, read + j - 1, /*rows=*/1};
       window.fold = false;
       window.keep_at = j - 1;
       window.resume = j > 1;
@@ -324,6 +336,7 @@ void SpeculativeDecoder::Collect(absl::Span<StepEntry> entries) {
     Sequence& sequence = *entry.sequence;
     const int a = accept_index_[e];
     sequence.target = {sequence.target.fed + entry.feed, waiting_[e]};
+    if (draft_read_[e] > 0) sequence.draft = {sequence.draft.fed + draft_read_[e], 0};
     entry.sampled = a >= 0;
     if (!entry.sampled) continue;
     entry.accepted = accepted_.host[a];
@@ -333,7 +346,7 @@ void SpeculativeDecoder::Collect(absl::Span<StepEntry> entries) {
     entry.first_result = a * kKept;
     const int kept_drafts = std::min(entry.kept - 1, entry.draft_length);
     sequence.target = {sequence.target.fed + kept_drafts, waiting_[e] + kept_drafts};
-    if (entry.drafter == DrafterKind::kDraftModel && entry.draft_length > 0) {
+    if (DraftsByModel(entry)) {
       const int read = std::min(kept_drafts, entry.draft_length - 1);
       sequence.draft = {sequence.draft.fed + read, read};
     }

@@ -16,10 +16,10 @@ namespace mambad {
 
 class StepBatch {
  public:
-  using Array = StagingArea<int32_t>::Array;
+  using Array = StagingArea::Array<int32_t>;
 
   // Reserves the arrays in `area`. `this` must not move before the area is allocated.
-  void Reserve(StagingArea<int32_t>& area, int max_sequences, int max_rows, int max_logit_rows) {
+  void Reserve(StagingArea& area, int max_sequences, int max_rows, int max_logit_rows) {
     area.Add(&row_begin_, max_sequences + 1);
     for (Array* array : {&slot_, &position_, &replay_, &fold_, &keep_from_, &keep_at_, &resume_})
       area.Add(array, max_sequences);

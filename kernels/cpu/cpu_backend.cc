@@ -146,6 +146,7 @@ class CpuBackend : public Backend {
     return std::isinf(bytes) ? -1 : static_cast<int64_t>(bytes);
   }
   Buffer Allocate(size_t bytes) override { return AllocateMemory(bytes); }
+  Buffer AllocateHost(size_t bytes) override { return AllocateMemory(bytes); }
   void Write(void* device, const void* host, size_t bytes) override {
     std::memcpy(device, host, bytes);
   }

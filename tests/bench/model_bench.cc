@@ -149,7 +149,7 @@ class Subject {
   kernels::Backend& backend_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<StatePool> state_;
-  StagingArea<int32_t> arrays_;
+  StagingArea arrays_;
   StepBatch batch_;
   unsigned calls_ = 0;
   int replay_[kSequences] = {};

@@ -39,6 +39,7 @@ class BrokenBackend : public kernels::Backend {
   std::vector<std::string> Warnings() const override { return good_->Warnings(); }
   int64_t FreeBytes() const override { return good_->FreeBytes(); }
   kernels::Buffer Allocate(size_t bytes) override { return good_->Allocate(bytes); }
+  kernels::Buffer AllocateHost(size_t bytes) override { return good_->AllocateHost(bytes); }
   void Write(void* device, const void* host, size_t bytes) override {
     good_->Write(device, host, bytes);
   }

@@ -157,7 +157,7 @@ class ModelRunner {
   std::unique_ptr<kernels::Backend> backend_;  // outlives the others
   std::unique_ptr<Model> model_;
   std::unique_ptr<StatePool> state_;
-  StagingArea<int32_t> inputs_;
+  StagingArea inputs_;
   StepBatch batch_;
 };
 
