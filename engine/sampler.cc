@@ -56,6 +56,8 @@ Sampler::Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Back
     : backend_(backend) {
   const size_t cells = size_t{1} * slots * padded_vocabulary;
   states_ = backend.Allocate(slots * sizeof(kernels::SamplingState));
+  host_states_ = backend.AllocateHost(slots * sizeof(kernels::SamplingState));
+  changed_.reserve(slots);
   counts_ = backend.Allocate(cells * sizeof(int32_t));
   bias_ = backend.Allocate(cells * sizeof(float));
   tables_.states = states_.as<kernels::SamplingState>();
@@ -69,7 +71,8 @@ Sampler::Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Back
 
 void Sampler::Configure(int slot, const SlotSampling& sampling) {
   const SamplingParams& params = sampling.params;
-  kernels::SamplingState state;
+  kernels::SamplingState& state = host_states_.as<kernels::SamplingState>()[slot];
+  state = kernels::SamplingState();
   state.temperature = params.temperature;
   state.top_p = params.top_p;
   state.min_p = params.min_p;
@@ -93,8 +96,15 @@ void Sampler::Configure(int slot, const SlotSampling& sampling) {
     WriteBias(slot, params);
     state.bias_row = slot;
   }
-  backend_.Write(tables_.states + slot, &state, sizeof(state));
-  backend_.Synchronize();  // `state` goes away
+  if (std::find(changed_.begin(), changed_.end(), slot) == changed_.end()) changed_.push_back(slot);
+}
+
+void Sampler::Upload() {
+  for (int slot : changed_) {
+    backend_.Write(tables_.states + slot, host_states_.as<kernels::SamplingState>() + slot,
+                   sizeof(kernels::SamplingState));
+  }
+  changed_.clear();
 }
 
 void Sampler::WriteCounts(int slot, absl::Span<const TokenId> prompt,
@@ -104,6 +114,7 @@ void Sampler::WriteCounts(int slot, absl::Span<const TokenId> prompt,
   for (TokenId id : answer) ++count_row_[id];  // the top bit stays: it is the sign
   backend_.Write(tables_.counts + int64_t{slot} * tables_.padded_vocabulary, count_row_.data(),
                  count_row_.size() * sizeof(int32_t));
+  backend_.Synchronize();  // the row is filled again for the next one
 }
 
 void Sampler::WriteBias(int slot, const SamplingParams& params) {
@@ -114,6 +125,7 @@ void Sampler::WriteBias(int slot, const SamplingParams& params) {
   for (const auto& [id, bias] : params.logit_bias) bias_row_[id] += bias;
   backend_.Write(tables_.bias + int64_t{slot} * tables_.padded_vocabulary, bias_row_.data(),
                  bias_row_.size() * sizeof(float));
+  backend_.Synchronize();
 }
 
 }  // namespace mambad

@@ -36,6 +36,9 @@ class Sampler {
 
   // Prepares a slot for a sequence.
   void Configure(int slot, const SlotSampling& sampling);
+  // Brings slots that were prepared since to the backend: before operations that use them. Then
+  // none may be prepared until the backend has been waited for.
+  void Upload();
 
   const kernels::SamplingTables& tables() const { return tables_; }
 
@@ -46,6 +49,8 @@ class Sampler {
   kernels::Backend& backend_;
   kernels::SamplingTables tables_;
   kernels::Buffer states_, counts_, bias_;
+  kernels::Buffer host_states_;     // [slots], as states_
+  std::vector<int> changed_;        // slots that states_ does not have yet
   std::vector<int32_t> count_row_;  // one row's staging
   std::vector<float> bias_row_;
 };

@@ -408,8 +408,8 @@ struct RoundTimes {
 };
 
 // Made by kernels/backend_factory.h, which is also told what to do when the device is lost.
-// Allocate, AllocateHost, Pack and CreateWorkspace throw std::bad_alloc when there is no more memory;
-// they are called while an engine is opened, and by nobody else.
+// Allocate, AllocateHost, Pack and CreateWorkspace throw std::bad_alloc when there is no more
+// memory; they are called while an engine is opened, and by nobody else.
 class Backend {
  public:
   virtual ~Backend() = default;

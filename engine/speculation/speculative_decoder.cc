@@ -98,7 +98,7 @@ StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternative
   const kernels::RoundShape shape = ShapeOf(entries, alternatives >= 0);
   PlanDraftCalls(entries, shape);
   if (shape.kind == kernels::RoundKind::kDecode) Bound(shape);
-  inputs_.Upload(backend_);
+  Upload();
   if (backend_.BeginRound(shape)) {
     if (draft_call_count_ > 0) {
       RunDrafts();
@@ -111,6 +111,14 @@ StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternative
   backend_.Synchronize();
   Collect(entries);
   return Times();
+}
+
+// All that the host has to say goes over in one stretch, in order with the round.
+void SpeculativeDecoder::Upload() {
+  target_state_.Upload();
+  if (draft_state_ != nullptr) draft_state_->Upload();
+  sampler_.Upload();
+  inputs_.Upload(backend_);
 }
 
 void SpeculativeDecoder::Download(int alternatives, int score_alternatives) {
@@ -328,8 +336,7 @@ void SpeculativeDecoder::RunVerify(bool logprobs, int score_alternatives) {
 
 // Hands the results to the entries and moves the read positions: the target has read the backlog
 // and the kept drafts (which wait in its replay rows, the backlog with them where it did not fold),
-// the draft model all of those that it
-// proposed but the last.
+// the draft model all of those that it proposed but the last.
 void SpeculativeDecoder::Collect(absl::Span<StepEntry> entries) {
   for (size_t e = 0; e < entries.size(); ++e) {
     StepEntry& entry = entries[e];

@@ -69,6 +69,7 @@ class SpeculativeDecoder {
   void Bound(const kernels::RoundShape& shape);
   void RunDrafts();
   void RunVerify(bool logprobs, int score_alternatives);
+  void Upload();
   void Download(int alternatives, int score_alternatives);
   void Collect(absl::Span<StepEntry> entries);
   StepTimes Times();

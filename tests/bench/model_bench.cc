@@ -85,6 +85,7 @@ class Subject {
     }
     const Clock::time_point start = Clock::now();
     arrays_.Upload(backend_);
+    state_->Upload();
     model_->Forward(batch_.View(*state_, false), *state_);
     backend_.Synchronize();
     return std::chrono::duration<double>(Clock::now() - start).count();

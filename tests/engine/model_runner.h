@@ -120,6 +120,7 @@ class ModelRunner {
       }
     }
     inputs_.Upload(*backend_);
+    state_->Upload();
     model_->Forward(batch_.View(*state_, keeps_working_), *state_);
     backend_->Synchronize();
     const kernels::RowsView logits = model_->workspace().logits;

@@ -136,6 +136,7 @@ TEST_F(StatePoolTest, ForkCopiesASlotInOneCopy) {
 class PagesOfSlots : public StatePoolTest {
  protected:
   std::vector<int32_t> Pages(int slot, int64_t count) const {
+    pool_->Upload();
     const int32_t* row = pool_->page_table() + slot * pool_->pages_per_sequence();
     return std::vector<int32_t>(row, row + count);
   }
