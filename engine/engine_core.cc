@@ -195,14 +195,15 @@ int64_t EngineCore::TokenLimit(const Request& request) const {
   return limit;
 }
 
-// Takes slots and pages for all samples of a request, or nothing. One that was preempted goes on
-// with the tokens that its samples have: they are its backlog.
+// Takes slots, pages and rows of tables for all samples of a request, or nothing. One that was
+// preempted goes on with the tokens that its samples have: they are its backlog.
 bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
   const Request& request = active.request;
   const bool anew = active.preempted_at.has_value();
   active.token_limit = TokenLimit(request);
   const int samples = anew ? active.unfinished : active.samples();
   if (samples > static_cast<int>(free_slots_.size())) return false;
+  if (!sampler_->HasRoom(request.sampling, samples)) return false;
   for (const StatePool* pool : {target_state_.get(), draft_state_.get()}) {
     if (pool == nullptr) continue;
     int64_t pages = 0;

@@ -1,6 +1,7 @@
 // EngineCore's opening: checkpoints -> resolved options -> models, state, tokenizer.
 
 #include <algorithm>
+#include <limits>
 #include <new>
 #include <utility>
 #include <vector>
@@ -23,7 +24,9 @@ constexpr int64_t kUnboundedContext =
 constexpr int kMaxSequences = 4096;
 constexpr int kStepRows = 256;
 constexpr int kLeastRowsPerSequence = 2;
-constexpr int64_t kCacheTokensPerSequence = 2048;  // room by default
+constexpr int64_t kCacheTokensPerSequence = 2048;      // room by default
+constexpr int64_t kPenaltyBytes = int64_t{128} << 20;  // by default, of counts and biases
+constexpr int64_t kLeastPenalised = 16;
 // Pages over all slots that page tables may name: 1 GiB, on the host and on the device.
 constexpr int64_t kMaxTableEntries = int64_t{1} << 28;
 
@@ -108,6 +111,7 @@ absl::Status CheckRanges(const EngineOptions& options) {
       CheckRange("batching.max_context", options.max_context, 0, kMaxContext),
       CheckRange("batching.kv_cache_tokens", options.kv_cache_tokens, 0, int64_t{1} << 32),
       CheckRange("batching.max_step_rows", options.max_step_rows, 0, 1 << 16),
+      CheckRange("batching.max_penalised", options.max_penalised, 0, kMaxSequences),
       CheckRange("batching.max_waiting", options.max_waiting, 0, 1 << 20),
       CheckRange("speculation.max_draft_length", options.max_draft_length, 1, kMaxDraftLength),
       CheckRange("compute.threads", options.threads, 0, 1024),
@@ -302,8 +306,8 @@ absl::Status EngineCore::LoadDraft(const ModelFiles& files) {
 // What works on the models, and room for all that a step needs.
 void EngineCore::CreateParts(const ModelConfig& config) {
   const EngineOptions& options = facts_.options;
-  sampler_ = std::make_unique<Sampler>(options.max_sequences, config.vocabulary,
-                                       config.padded_vocabulary, *backend_);
+  sampler_ = std::make_unique<Sampler>(options.max_sequences, options.max_penalised,
+                                       config.vocabulary, config.padded_vocabulary, *backend_);
   decoder_ = std::make_unique<SpeculativeDecoder>(
       SpeculativeDecoder::Shape{options.max_sequences, options.max_step_rows, MaxLogitRows(options),
                                 options.max_draft_length},
@@ -343,6 +347,12 @@ absl::Status EngineCore::ResolveOptions(const ModelFiles& files) {
   if (options.max_step_rows == 0) {
     options.max_step_rows = std::max(kStepRows, kLeastRowsPerSequence * options.max_sequences);
   }
+  if (options.max_penalised == 0) {
+    const int64_t fitting = kPenaltyBytes / (8 * config.padded_vocabulary);
+    options.max_penalised = static_cast<int>(
+        std::clamp<int64_t>(fitting, kLeastPenalised, std::numeric_limits<int>::max()));
+  }
+  options.max_penalised = std::min(options.max_penalised, options.max_sequences);
   if (config.context_length > 0 && options.max_context > config.context_length) {
     return absl::InvalidArgumentError(absl::StrCat("batching.max_context: ", options.max_context,
                                                    " given, but the model's limit is ",

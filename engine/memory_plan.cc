@@ -143,7 +143,6 @@ MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t
   MemoryPlan plan;
   plan.free = backend.FreeBytes();
   plan.float32_weights = ComputesInFloat32(target, options.weight_type);
-  const int64_t sequences = options.max_sequences;
   const int64_t vocabulary = target.config().padded_vocabulary;
   const int logit_rows = MaxLogitRows(options);
   for (const Checkpoint* model : {&target, draft}) {
@@ -158,7 +157,7 @@ MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t
     plan.workspace += WorkspaceBytes(config, options, drafts ? options.max_sequences : logit_rows);
   }
   plan.keys_and_values = plan.cache_token * options.kv_cache_tokens;
-  plan.tables += sequences * vocabulary * 8;  // penalties' counts and biases
+  plan.tables += options.max_penalised * vocabulary * 8;  // penalties' counts and biases
   return plan;
 }
 

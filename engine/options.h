@@ -46,6 +46,10 @@ struct EngineOptions {
   // Rows the target scores in one step: bounds the time between tokens while prompts run. 0: 256,
   // or two a sequence where that is more, as every sequence must find room for a draft.
   int max_step_rows = 0;
+  // Of them, those that may have penalties at once, and as many that may have biases or allowed
+  // tokens; more wait. Each takes 8 bytes a token of the vocabulary. 0: all, or as many (16 at
+  // least) as 128 MB hold.
+  int max_penalised = 0;
   int max_waiting = 256;  // requests queued beyond those running; more are refused at once
   int64_t max_waiting_tokens = 1 << 20;  // prompt tokens in the queue
 

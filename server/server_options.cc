@@ -57,6 +57,7 @@ const Setting kSettings[] = {
     {"batching.max_context", FIELD(engine.max_context), 0, kManyTokens},
     {"batching.kv_cache_tokens", FIELD(engine.kv_cache_tokens), 0, kManyTokens},
     {"batching.max_step_rows", FIELD(engine.max_step_rows), 0, 65536},
+    {"batching.max_penalised", FIELD(engine.max_penalised), 0, 4096},
     {"batching.max_waiting", FIELD(engine.max_waiting), 0, 1 << 20},
     {"batching.max_waiting_tokens", FIELD(engine.max_waiting_tokens), 1, kManyTokens},
     {"speculation.enabled", FIELD(engine.speculation)},

@@ -120,6 +120,23 @@ TEST_P(MemoryPlanTest, IsWhatIsTaken) {
   }
 }
 
+TEST_P(MemoryPlanTest, TablesFollowHowManyMayBePenalised) {
+  EngineOptions options;
+  options.max_sequences = 8;
+  const auto tables = [&](int penalised, int64_t* vocabulary) {
+    options.max_penalised = penalised;
+    const auto core = Open(GetParam(), options);
+    EXPECT_TRUE(core.ok()) << core.status();
+    *vocabulary = (*core)->facts().model.vocabulary;
+    return (*core)->facts().memory.tables;
+  };
+  int64_t vocabulary = 0;
+  const int64_t one = tables(1, &vocabulary), all = tables(8, &vocabulary);
+  EXPECT_GE(all - one, 7 * 8 * vocabulary);
+  EXPECT_EQ(tables(0, &vocabulary), all);   // chosen
+  EXPECT_EQ(tables(20, &vocabulary), all);  // no more than there are sequences
+}
+
 // A slot has room for the longest draft, and for none where nothing is drafted.
 TEST_P(MemoryPlanTest, StatesFollowTheLongestDraft) {
   EngineOptions options;
