@@ -53,7 +53,7 @@ ModelInfo Describe(const std::string& path, const Checkpoint& checkpoint, const 
   info.weight_type =
       model.weights().type() == kernels::ElementType::kFloat32 ? "float32" : "bfloat16";
   info.fingerprint = checkpoint.fingerprint();
-  info.numerics = backend.Numerics(model.weights().type());
+  info.numerics = backend.Numerics(model.weights().type(), state.key_values_type());
   info.parameters = model.weights().parameters();
   info.weight_bytes = model.weights().bytes();
   info.layers = config.layers;
@@ -81,6 +81,7 @@ StatePoolShape PoolShapeOf(const EngineOptions& options, int window_rows) {
   shape.slots = options.max_sequences;
   shape.max_context = options.max_context;
   shape.cache_tokens = options.kv_cache_tokens;
+  shape.key_values = ElementTypeOf(options.kv_type);
   shape.window_rows = window_rows;
   return shape;
 }
@@ -229,6 +230,11 @@ absl::Status EngineCore::OpenDevice(const Checkpoint& target, DeviceLostHandler 
   if (options.check_calls) backend_ = kernels::CreateRecordingBackend(std::move(backend_));
   facts_.device = backend_->Description();
   AddWarnings(backend_->Warnings());
+  if (options.kv_type == ComputeType::kAuto) {
+    options.kv_type = backend_->UsualKeyValues() == kernels::ElementType::kBFloat16
+                          ? ComputeType::kBFloat16
+                          : ComputeType::kFloat32;
+  }
   return CheckActivations(options, target, *backend_);
 }
 

@@ -35,6 +35,9 @@ struct EngineOptions {
   // refused. With float32 weights nothing is rounded.
   ComputeType activations = ComputeType::kAuto;
 
+  // What keys and values are kept as, rounded once when a token is read: bfloat16 takes half the
+  // room of float32. kAuto: as is usual on the device; float32 on the CPU.
+  ComputeType kv_type = ComputeType::kAuto;
   // To find bugs: all that is asked of the device is checked, decode rounds are replayed. Slow.
   bool check_calls = false;
 

@@ -215,12 +215,21 @@ struct RecurrentState {
   float* slot(int s) const { return data + s * slot_stride; }
 };
 
-// One attention layer's keys and values of all pages, float32.
-//   keys    [pages][K][hd][kPageTokens]: transposed inside a page, whose scores are one pass
-//   values  [pages][K][kPageTokens][hd]
+// How one attention layer's keys and values lie in a page: the backend's own. Numbers are rounded
+// to `type` once, to the nearest (even among two), when they are appended.
+struct KeyValueLayout {
+  ElementType type = ElementType::kFloat32;  // or kBFloat16
+  int64_t key_bytes = 0, value_bytes = 0;    // of one page, multiples of 64
+};
+
+// One attention layer's keys and values of all pages; those of page p begin at keys + p * key_bytes
+// and at values + p * value_bytes. The CPU's pages:
+//   keys    [K][hd][kPageTokens]: transposed, a page's scores are one pass
+//   values  [K][kPageTokens][hd]
 struct KeyValueState {
-  float* keys = nullptr;
-  float* values = nullptr;
+  std::byte* keys = nullptr;
+  std::byte* values = nullptr;
+  KeyValueLayout layout;
 };
 
 // ---- one step -----------------------------------------------------------------------------------
@@ -415,11 +424,15 @@ class Backend {
   virtual ~Backend() = default;
   // Device and instruction set, for logs and benchmarks.
   virtual std::string Description() const = 0;
-  // By what rules a model whose matrices are `weights` is computed: equal tags, equal weights and
-  // equal calls give equal bits, on every machine. "cpu-avx2/weights-bf16/activations-f32/kv-f32"
-  virtual std::string Numerics(ElementType weights) const = 0;
+  // By what rules a model whose matrices are `weights` is computed, with keys and values kept as
+  // `key_values`: equal tags, equal weights and equal calls give equal bits, on every machine.
+  // "cpu-avx2/weights-bf16/activations-f32/kv-f32"
+  virtual std::string Numerics(ElementType weights, ElementType key_values) const = 0;
   // What activations are rounded to before a product with such weights; kFloat32: not rounded.
   virtual ElementType Activations(ElementType weights) const = 0;
+
+  // What keys and values are kept as where nobody says.
+  virtual ElementType UsualKeyValues() const = 0;
 
   // Why this device may be slower than it could be, here and now: lines for the operator, with the
   // setting to change. Mostly empty.
@@ -447,6 +460,8 @@ class Backend {
                                          bool keeps_working) const = 0;
   virtual RecurrentSlotLayout SlotLayout(const Mamba2Layer& layer, int window_rows,
                                          bool keeps_working) const = 0;
+
+  virtual KeyValueLayout PageLayout(const AttentionLayer& layer, ElementType type) const = 0;
 
   // Rounds. True: what is called until EndRound describes it. False, of a decode round only: its
   // shape is known; nothing but EndRound is called, which starts it.

@@ -120,13 +120,9 @@ void CallChecks::CheckSlots(const char* operation, const Batch& batch,
 }
 
 // Pages that a sequence reads and writes; nobody else has a page that one writes.
-void CallChecks::CheckPages(const char* operation, const Batch& batch, const AttentionLayer& layer,
-                            const KeyValueState& state) {
+void CallChecks::CheckPages(const char* operation, const Batch& batch, const KeyValueState& state) {
   const std::string name = operation;
-  const int64_t page_bytes =
-      static_cast<int64_t>(sizeof(float)) * layer.key_value_heads * layer.head_width * kPageTokens;
-  std::map<int32_t, int64_t> reader;  // page -> a slot that has it
-  std::map<int32_t, int64_t> writer;
+  std::map<int32_t, int64_t> holders, writers;  // of a page: a slot
   for (const Window& window : Windows(operation, batch)) {
     if (window.rows == 0) continue;
     const std::string who = Words(name, ": slot ", window.slot);
@@ -137,16 +133,17 @@ void CallChecks::CheckPages(const char* operation, const Batch& batch, const Att
         Fetch(who + ": pages", batch.pages + window.slot * batch.pages_per_sequence, pages);
     for (int64_t i = 0; i < pages; ++i) {
       const int32_t page = table[i];
-      const int64_t offset = page * page_bytes / static_cast<int64_t>(sizeof(float));
-      Require(page >= 0 && Holds(state.keys + offset, page_bytes) &&
-                  Holds(state.values + offset, page_bytes),
+      const KeyValueLayout& layout = state.layout;
+      Require(page >= 0 && Holds(state.keys + page * layout.key_bytes, layout.key_bytes) &&
+                  Holds(state.values + page * layout.value_bytes, layout.value_bytes),
               who, ": page ", i, " is ", page, ", outside of the memory of keys and values");
       const bool writes = i >= window.position / kPageTokens;
-      const auto other = writes ? reader.find(page) : writer.find(page);
-      Require(other == (writes ? reader.end() : writer.end()), who, ": page ", i, " is ", page,
-              ", which slot ", other == reader.end() ? -1 : other->second, " has, too");
-      reader[page] = window.slot;
-      if (writes) writer[page] = window.slot;
+      const std::map<int32_t, int64_t>& others = writes ? holders : writers;
+      const auto other = others.find(page);
+      if (other != others.end())
+        DieWith(Words(who, ": page ", i, " is ", page, ", slot ", other->second, " has it, too"));
+      holders[page] = window.slot;
+      if (writes) writers[page] = window.slot;
     }
   }
 }

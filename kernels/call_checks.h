@@ -29,8 +29,7 @@ class CallChecks {
   void Check(const char* operation, const Batch& batch, bool bounds);
   void CheckTokens(const char* operation, const Batch& batch, int64_t vocabulary);
   void CheckSlots(const char* operation, const Batch& batch, const RecurrentState& state);
-  void CheckPages(const char* operation, const Batch& batch, const AttentionLayer& layer,
-                  const KeyValueState& state);
+  void CheckPages(const char* operation, const Batch& batch, const KeyValueState& state);
   void CheckLogits(const char* operation, const Batch& batch, const Workspace& workspace,
                    bool bounds);
   void Check(const DraftSampling& request, const SamplingTables& tables, const Workspace& draft);

@@ -108,8 +108,13 @@ Arguments ArgumentsOf(const RecurrentState& state) {
 }
 
 Arguments ArgumentsOf(const KeyValueState& state) {
-  const auto& [keys, values] = state;
-  return {{"keys", Number(keys)}, {"values", Number(values)}};
+  const auto& [keys, values, layout] = state;
+  const auto& [type, key_bytes, value_bytes] = layout;
+  return {{"keys", Number(keys)},
+          {"values", Number(values)},
+          {"type", Number(type)},
+          {"key_bytes", key_bytes},
+          {"value_bytes", value_bytes}};
 }
 
 // Things that the caller keeps where they are, by their places.
@@ -150,7 +155,10 @@ class RecordingBackend : public Backend {
       : backend_(std::move(backend)), checks_(*backend_) {}
 
   std::string Description() const override { return backend_->Description(); }
-  std::string Numerics(ElementType weights) const override { return backend_->Numerics(weights); }
+  std::string Numerics(ElementType weights, ElementType key_values) const override {
+    return backend_->Numerics(weights, key_values);
+  }
+  ElementType UsualKeyValues() const override { return backend_->UsualKeyValues(); }
   ElementType Activations(ElementType weights) const override {
     return backend_->Activations(weights);
   }
@@ -163,6 +171,9 @@ class RecordingBackend : public Backend {
   RecurrentSlotLayout SlotLayout(const Mamba2Layer& layer, int window_rows,
                                  bool keeps_working) const override {
     return backend_->SlotLayout(layer, window_rows, keeps_working);
+  }
+  KeyValueLayout PageLayout(const AttentionLayer& layer, ElementType type) const override {
+    return backend_->PageLayout(layer, type);
   }
 
   Buffer Allocate(size_t bytes) override {
@@ -368,9 +379,9 @@ void RecordingBackend::Attention(const Batch& batch, const AttentionLayer& layer
   Take({"Attention",
         Join(ArgumentsOf(batch), PlaceOf("layer", &layer), ArgumentsOf(state),
              PlaceOf("workspace", &workspace)),
-        [this, batch, &layer, state, bounds = decodes()] {
+        [this, batch, state, bounds = decodes()] {
           checks_.Check("Attention", batch, bounds);
-          checks_.CheckPages("Attention", batch, layer, state);
+          checks_.CheckPages("Attention", batch, state);
         },
         [batch, &layer, state, &workspace](Backend& backend) {
           backend.Attention(batch, layer, state, workspace);

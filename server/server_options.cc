@@ -52,6 +52,7 @@ const Setting kSettings[] = {
     {"compute.threads", FIELD(engine.threads), 0, 1024},
     {"compute.weight_type", FIELD(engine.weight_type)},
     {"compute.activations", FIELD(engine.activations)},
+    {"compute.kv_type", FIELD(engine.kv_type)},
     {"compute.check_calls", FIELD(engine.check_calls)},
     {"batching.max_sequences", FIELD(engine.max_sequences), 1, 4096},
     {"batching.max_context", FIELD(engine.max_context), 0, kManyTokens},

@@ -58,13 +58,12 @@ void StatePool::AllocatePages(const std::vector<Block>& blocks) {
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (blocks[i].mixer != MixerKind::kAttention) continue;
     Layer& layer = layers_[i];
-    const kernels::AttentionLayer& attention = blocks[i].attention;
-    layer.key_value_floats =
-        int64_t{attention.key_value_heads} * attention.head_width * kernels::kPageTokens;
-    layer.keys = backend_.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
-    layer.values = backend_.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
-    layer.key_values = {layer.keys.as<float>(), layer.values.as<float>()};
-    page_floats_ += 2 * layer.key_value_floats;
+    const kernels::KeyValueLayout layout =
+        backend_.PageLayout(blocks[i].attention, shape_.key_values);
+    layer.keys = backend_.Allocate(pages_total_ * layout.key_bytes);
+    layer.values = backend_.Allocate(pages_total_ * layout.value_bytes);
+    layer.key_values = {layer.keys.as<std::byte>(), layer.values.as<std::byte>(), layout};
+    page_bytes_ += layout.key_bytes + layout.value_bytes;
   }
   // The lowest page is handed out first.
   for (int64_t page = pages_total_ - 1; page >= 0; --page)
@@ -138,11 +137,12 @@ void StatePool::Fork(int from, int to, int64_t positions) {
 }
 
 void StatePool::CopyPage(int32_t from, int32_t to) {
-  for (Layer& layer : layers_) {
-    const int64_t floats = layer.key_value_floats;
-    if (floats == 0) continue;
-    for (float* data : {layer.key_values.keys, layer.key_values.values})
-      backend_.Copy(data + to * floats, data + from * floats, floats * sizeof(float));
+  for (const Layer& layer : layers_) {
+    const auto& [keys, values, layout] = layer.key_values;
+    if (keys == nullptr) continue;
+    backend_.Copy(keys + to * layout.key_bytes, keys + from * layout.key_bytes, layout.key_bytes);
+    backend_.Copy(values + to * layout.value_bytes, values + from * layout.value_bytes,
+                  layout.value_bytes);
   }
 }
 

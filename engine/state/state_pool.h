@@ -20,6 +20,7 @@ struct StatePoolShape {
       0;  // room for keys and values over all sequences; ignored without attention layers
   int window_rows = 0;         // uncommitted rows of a window at most (kernels/backend.h)
   bool keeps_working = false;  // windows are extended row by row (a draft model)
+  kernels::ElementType key_values = kernels::ElementType::kFloat32;
 };
 
 class StatePool {
@@ -62,6 +63,7 @@ class StatePool {
   }
 
   const kernels::RecurrentState& recurrent(size_t layer) const { return layers_[layer].recurrent; }
+  kernels::ElementType key_values_type() const { return shape_.key_values; }
   const kernels::KeyValueState& key_values(size_t layer) const { return layers_[layer].key_values; }
   // Brings pages that were assigned or shared since to the backend: before operations that use
   // them. Then no more may be until the backend has been waited for.
@@ -71,13 +73,12 @@ class StatePool {
   int pages_per_sequence() const { return pages_per_sequence_; }
 
   int64_t recurrent_bytes_per_slot() const { return recurrent_floats_ * 4; }
-  int64_t bytes_per_page() const { return page_floats_ * 4; }
+  int64_t bytes_per_page() const { return page_bytes_; }  // in all layers
 
  private:
   struct Layer {
     kernels::RecurrentState recurrent;
     kernels::KeyValueState key_values;
-    int64_t key_value_floats = 0;  // of one page's keys; its values take as many
     kernels::Buffer keys, values;
   };
 
@@ -102,7 +103,7 @@ class StatePool {
   bool has_attention_ = false;
   int pages_per_sequence_ = 1;
   int64_t pages_total_ = 0;
-  int64_t recurrent_floats_ = 0, page_floats_ = 0;
+  int64_t recurrent_floats_ = 0, page_bytes_ = 0;
   std::vector<int32_t> free_pages_;
   std::vector<int32_t> holders_;   // [pages], slots that have it
   std::vector<int32_t> assigned_;  // [slots], pages in use, those to be shared later counted

@@ -128,12 +128,14 @@ class CpuBackend : public Backend {
            (pool_.threads() == 1 ? " thread" : " threads");
   }
 
-  std::string Numerics(ElementType weights) const override {
+  std::string Numerics(ElementType weights, ElementType key_values) const override {
     const bool rounds = Activations(weights) == ElementType::kBFloat16;
     return std::string("cpu-") + NumericsName(ActiveInstructionSet()) +
            (weights == ElementType::kFloat32 ? "/weights-f32" : "/weights-bf16") +
-           (rounds ? "/activations-bf16" : "/activations-f32") + "/kv-f32";
+           (rounds ? "/activations-bf16" : "/activations-f32") +
+           (key_values == ElementType::kFloat32 ? "/kv-f32" : "/kv-bf16");
   }
+  ElementType UsualKeyValues() const override { return ElementType::kFloat32; }
   ElementType Activations(ElementType weights) const override {
     return RoundsActivations(linear_settings_, weights) ? ElementType::kBFloat16
                                                         : ElementType::kFloat32;
@@ -179,6 +181,9 @@ class CpuBackend : public Backend {
   RecurrentSlotLayout SlotLayout(const Mamba2Layer& layer, int window_rows,
                                  bool keeps_working) const override {
     return Mamba2SlotLayout(layer, window_rows, keeps_working);
+  }
+  KeyValueLayout PageLayout(const AttentionLayer& layer, ElementType type) const override {
+    return AttentionPageLayout(layer, type);
   }
 
   bool BeginRound(const RoundShape&) override {

@@ -223,8 +223,9 @@ int Main(int argc, char** argv) {
   }
   const std::unique_ptr<kernels::Backend> backend = kernels::CreateCpuBackend(options);
   kernels::ThreadPool pool(options.threads);
-  std::printf("%s; bf16 weights: %s\n", backend->Description().c_str(),
-              backend->Numerics(kernels::ElementType::kBFloat16).c_str());
+  std::printf(
+      "%s; bf16 weights: %s\n", backend->Description().c_str(),
+      backend->Numerics(kernels::ElementType::kBFloat16, kernels::ElementType::kFloat32).c_str());
   for (const std::string& model : models) Measure(model, *backend, pool, seconds);
   return 0;
 }

@@ -30,9 +30,11 @@ class BrokenBackend : public kernels::Backend {
       : good_(std::move(good)), fault_(fault) {}
 
   std::string Description() const override { return good_->Description(); }
-  std::string Numerics(kernels::ElementType weights) const override {
-    return good_->Numerics(weights);
+  std::string Numerics(kernels::ElementType weights,
+                       kernels::ElementType key_values) const override {
+    return good_->Numerics(weights, key_values);
   }
+  kernels::ElementType UsualKeyValues() const override { return good_->UsualKeyValues(); }
   kernels::ElementType Activations(kernels::ElementType weights) const override {
     return good_->Activations(weights);
   }
@@ -66,6 +68,10 @@ class BrokenBackend : public kernels::Backend {
   kernels::RecurrentSlotLayout SlotLayout(const kernels::Mamba2Layer& layer, int window_rows,
                                           bool keeps_working) const override {
     return good_->SlotLayout(layer, window_rows, keeps_working);
+  }
+  kernels::KeyValueLayout PageLayout(const kernels::AttentionLayer& layer,
+                                     kernels::ElementType type) const override {
+    return good_->PageLayout(layer, type);
   }
   bool BeginRound(const kernels::RoundShape& shape) override { return good_->BeginRound(shape); }
   void BeginVerify() override { good_->BeginVerify(); }

@@ -36,6 +36,7 @@ struct RunnerOptions {
   int window_rows = kernels::kMaxWindowRows;
   int waiting_rows = -1;  // that may wait before they are folded; -1: as the backend says
   bool keeps_working = false;
+  kernels::ElementType key_values = kernels::ElementType::kFloat32;
   std::vector<int32_t> proposed_tokens = {};  // of a draft; empty: all
 };
 
@@ -69,6 +70,7 @@ class ModelRunner {
     shape.cache_tokens = options.context * options.slots;
     shape.window_rows = options.window_rows;
     shape.keeps_working = options.keeps_working;
+    shape.key_values = options.key_values;
     runner->state_ =
         std::make_unique<StatePool>(runner->model_->weights().blocks(), shape, *runner->backend_);
     runner->batch_.Reserve(runner->inputs_, options.slots, kMaxRows, kMaxRows);
@@ -95,11 +97,12 @@ class ModelRunner {
         backend_->Fill(recurrent.slot(slot), nan, recurrent.layout.floats);
       const kernels::KeyValueState& cache = state_->key_values(i);
       if (cache.keys == nullptr) continue;
-      const checkpoint::AttentionConfig& attention = config().attention;
-      const size_t floats = static_cast<size_t>(state_->pages_total()) * attention.key_value_heads *
-                            attention.head_width * kernels::kPageTokens;
-      backend_->Fill(cache.keys, nan, floats);
-      backend_->Fill(cache.values, nan, floats);
+      // All ones are not a number, neither of two bytes nor of four.
+      const std::vector<std::byte> ones(state_->pages_total() * cache.layout.key_bytes,
+                                        std::byte{0xff});
+      backend_->Write(cache.keys, ones.data(), ones.size());
+      backend_->Write(cache.values, ones.data(), ones.size());
+      backend_->Synchronize();
     }
   }
 

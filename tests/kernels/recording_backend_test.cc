@@ -65,7 +65,9 @@ class RecordingBackendTest : public testing::Test {
     attention_.key_value_heads = attention_.query_heads = 1;
     attention_.head_width = kWidth;
     memory_ = backend_->Allocate(2 * kPages * kPageTokens * kWidth * sizeof(float));
-    keys_ = {memory_.as<float>(), memory_.as<float>() + kPages * kPageTokens * kWidth};
+    keys_.layout = backend_->PageLayout(attention_, ElementType::kFloat32);
+    keys_.keys = memory_.as<std::byte>();
+    keys_.values = keys_.keys + kPages * keys_.layout.key_bytes;
     state_.layout.floats = state_.slot_stride = 16;
     states_ = backend_->Allocate(kSlots * state_.slot_stride * sizeof(float));
     state_.data = states_.as<float>();
@@ -219,7 +221,7 @@ TEST_F(RecordingBackendDeathTest, SlotsAndPagesLieWithinWhatWasAllocated) {
   EXPECT_DEATH(attend(pages_ + 4 * 2, -1), "slot 4: page 0 is -1, outside");
   EXPECT_DEATH(attend(position_, 31), "of 0 to 31|3 pages of 2");
   // What one writes nobody else has.
-  EXPECT_DEATH(attend(pages_ + 4 * 2 + 1, 2), "slot 1: page 0 is 2, which slot 4 has, too");
+  EXPECT_DEATH(attend(pages_ + 4 * 2 + 1, 2), "slot 1: page 0 is 2, slot 4 has it, too");
   MambaLayer layer;
   const auto scan = [&](int32_t slot) {
     slot_[0] = slot;

@@ -157,8 +157,8 @@ class PagesOfSlots : public StatePoolTest {
     for (size_t i = 0; i < blocks_.size(); ++i) {
       const kernels::KeyValueState& state = pool_->key_values(i);
       if (state.keys == nullptr) continue;
-      visit(state.keys + page * kPageFloats);
-      visit(state.values + page * kPageFloats);
+      visit(reinterpret_cast<float*>(state.keys) + page * kPageFloats);
+      visit(reinterpret_cast<float*>(state.values) + page * kPageFloats);
     }
   }
 };
