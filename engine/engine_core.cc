@@ -205,8 +205,8 @@ int64_t EngineCore::TokenLimit(const Request& request) const {
   return limit;
 }
 
-// Takes slots and pages for all samples of a request, or nothing. One that was preempted goes on
-// with the tokens that its samples have: they are its backlog.
+// Takes slots, pages and rows of tables for all samples of a request, or nothing. One that was
+// preempted goes on with the tokens that its samples have: they are its backlog.
 bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
   const Request& request = active.request;
   const bool anew = active.preempted_at.has_value();
@@ -219,6 +219,7 @@ bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
     needs.push_back(NeedOf(active, sample, tokens));
   }
   if (!slots_->Fits(needs)) return false;
+  if (!sampler_->HasRoom(request.sampling, static_cast<int>(needs.size()))) return false;
 
   if (!anew) PrepareAnswers(active, now);
   for (const auto& answer : active.answers) {
@@ -275,9 +276,14 @@ void EngineCore::TakeSlot(ActiveRequest& active, Answer& answer) {
   const Request& request = active.request;
   Sequence& sequence = answer.sequence;
   sequence.slot = slots_->Take(NeedOf(active, answer.index, sequence.size()));
-  sampler_->Configure(sequence.slot, request.sampling, answer.index, request.prompt,
-                      absl::MakeConstSpan(sequence.tokens).subspan(answer.prompt_length),
-                      active.stop_ids, answer.prompt_length + request.stopping.min_tokens);
+  SlotSampling sampling{request.sampling};
+  sampling.sample = answer.index;
+  sampling.logprobs = request.output.logprobs;
+  sampling.prompt = request.prompt;
+  sampling.answer = absl::MakeConstSpan(sequence.tokens).subspan(answer.prompt_length);
+  sampling.stop_ids = active.stop_ids;
+  sampling.stop_from = answer.prompt_length + request.stopping.min_tokens;
+  sampler_->Configure(sequence.slot, sampling);
 }
 
 // Gives answers of unknown length the pages that their next step may need. Where none are left, the

@@ -180,7 +180,9 @@ void EngineCore::EndWaiting(ActiveRequest& active, FinishReason reason, absl::Ti
 }
 
 void EngineCore::Release(Sequence& sequence) {
-  if (sequence.slot >= 0) slots_->Release(sequence.slot);
+  if (sequence.slot < 0) return;
+  sampler_->Release(sequence.slot);
+  slots_->Release(sequence.slot);
   sequence.slot = -1;
 }
 

@@ -356,6 +356,48 @@ TEST_P(CpuBackendTest, MambaAddsItsMixer) {
   EXPECT_LT(RelativeError(expected, workspace_->residual), 1e-5);
 }
 
+// One sequence said exactly, and as what there is within larger bounds: all memory ends the same.
+TEST_P(CpuBackendTest, BoundsOfADecodeRoundGiveWhatThereIs) {
+  const Matrix in(*backend_, 2 * kMlp, kWidth, 3), out(*backend_, kWidth, kMlp, 4);
+  const MlpLayer mlp = {kMlp, norm_, &in.packed, &out.packed};
+  const std::vector<int32_t> tokens = {3, 4, 17};
+  const WeightMatrix head = PackRows(*backend_, *embedding_, tokens);
+  const int32_t row_begin[3] = {0, 5, 5}, slot[2] = {1, -1}, fold[2] = {1, 0},
+                keep_from[2] = {5, 0};
+  const int32_t logit_rows[3] = {4, 0, -1};
+  const auto run = [&](bool bounds, bool listed) {
+    TestMamba mamba(*backend_);
+    mamba.layer.norm = norm_;
+    for (const RowsView& view : {workspace_->residual, workspace_->logits}) {
+      for (int64_t r = 0; r < view.rows; ++r) std::fill_n(view.row(r), view.columns, 7.0f);
+    }
+    Batch batch = batch_;
+    batch.row_begin = row_begin;
+    batch.slot = slot;
+    batch.fold = fold;
+    batch.keep_from = keep_from;
+    batch.logit_rows = logit_rows;
+    batch.sequences = bounds ? 2 : 1;
+    batch.rows = bounds ? kRows : 5;
+    batch.logit_count = bounds ? 3 : 2;
+    backend_->Embed(batch, embedding_->packed, *workspace_);
+    backend_->Mamba(batch, mamba.layer, mamba.state, *workspace_);
+    backend_->Mlp(batch, mlp, *workspace_);
+    if (listed) {
+      backend_->HeadOfTokens(batch, norm_, head, tokens.data(), *workspace_);
+    } else {
+      backend_->Head(batch, norm_, embedding_->packed, *workspace_);
+    }
+    std::vector<float> memory(mamba.state.data, mamba.state.data + 2 * mamba.state.slot_stride);
+    for (const RowsView& view : {workspace_->residual, workspace_->logits}) {
+      for (int64_t r = 0; r < view.rows; ++r)
+        memory.insert(memory.end(), view.row(r), view.row(r) + view.columns);
+    }
+    return memory;
+  };
+  for (bool listed : {false, true}) EXPECT_EQ(run(true, listed), run(false, listed)) << listed;
+}
+
 TEST_P(CpuBackendTest, OperationsAllocateNothing) {
   const Matrix in(*backend_, 2 * kMlp, kWidth, 3), out(*backend_, kWidth, kMlp, 4);
   TestMamba mamba(*backend_);
@@ -375,6 +417,21 @@ TEST_P(CpuBackendTest, OperationsAllocateNothing) {
     if (step > 0) {
       EXPECT_EQ(allocations - before, 0);
     }
+  }
+}
+
+TEST_P(CpuBackendTest, TellsWhatARoundTook) {
+  for (bool drafts : {true, false}) {
+    backend_->BeginRound({});
+    backend_->Embed(batch_, embedding_->packed, *workspace_);
+    if (drafts) backend_->BeginVerify();
+    backend_->Head(batch_, norm_, embedding_->packed, *workspace_);
+    backend_->EndRound();
+    backend_->Synchronize();
+    const RoundTimes times = backend_->TakeRoundTimes();
+    EXPECT_EQ(times.draft > 0, drafts);
+    EXPECT_GT(times.verify, 0);
+    EXPECT_GE(times.whole, times.draft + times.verify);
   }
 }
 
@@ -402,17 +459,22 @@ TEST_P(CpuBackendTest, SaysWhatItRunsOn) {
 // Not the number of threads: it changes no bit.
 TEST_P(CpuBackendTest, TellsByWhichRulesItComputes) {
   const std::string set = std::string("cpu-") + NumericsName(GetParam());
-  EXPECT_EQ(backend_->Numerics(ElementType::kFloat32), set + "/weights-f32/activations-f32/kv-f32");
-  EXPECT_EQ(backend_->Numerics(ElementType::kBFloat16),
+  constexpr ElementType kKeyValues = ElementType::kFloat32;
+  EXPECT_EQ(backend_->Numerics(ElementType::kFloat32, kKeyValues),
+            set + "/weights-f32/activations-f32/kv-f32");
+  EXPECT_EQ(backend_->Numerics(ElementType::kFloat32, ElementType::kBFloat16),
+            set + "/weights-f32/activations-f32/kv-bf16");
+  EXPECT_EQ(backend_->Numerics(ElementType::kBFloat16, kKeyValues),
             set + "/weights-bf16/activations-f32/kv-f32");
   const auto rounding = CreateCpuBackend({.threads = 1, .activations = ElementType::kBFloat16});
   const bool rounds = GetParam() == InstructionSet::kAvx512Bfloat16;
-  EXPECT_EQ(rounding->Numerics(ElementType::kBFloat16),
+  EXPECT_EQ(rounding->Numerics(ElementType::kBFloat16, kKeyValues),
             set + "/weights-bf16/activations-" + (rounds ? "bf16" : "f32") + "/kv-f32");
   EXPECT_EQ(rounding->Activations(ElementType::kBFloat16),
             rounds ? ElementType::kBFloat16 : ElementType::kFloat32);
   EXPECT_EQ(rounding->Activations(ElementType::kFloat32), ElementType::kFloat32);
-  EXPECT_EQ(rounding->Numerics(ElementType::kFloat32), backend_->Numerics(ElementType::kFloat32));
+  EXPECT_EQ(rounding->Numerics(ElementType::kFloat32, kKeyValues),
+            backend_->Numerics(ElementType::kFloat32, kKeyValues));
 }
 
 std::string SetName(const testing::TestParamInfo<InstructionSet>& info) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -62,7 +63,7 @@ class MixerUnderTest {
   virtual RecurrentSlotLayout layout(int window_rows, bool keeps_working) const = 0;
   virtual int ring_channels() const { return 0; }
   virtual int convolution_width() const { return 1; }
-  virtual int64_t page_floats() const { return 0; }  // of a page's keys; values take as many
+  virtual KeyValueLayout page_layout() const { return {}; }  // keys take as much as values
   virtual int64_t key_value_heads() const { return 1; }
   // `inputs` may be changed. Rows of `inputs` and `outputs` lie `stride` apart.
   virtual void Run(ThreadPool& pool, const Batch& batch, const RecurrentState& state,
@@ -100,13 +101,14 @@ class Simulation {
         pool_(threads),
         options_(options),
         layout_(Layout(mixer, options)),
+        page_(mixer.page_layout()),
         slots_(static_cast<int>(tokens_.size()) + 1),
         slot_stride_(layout_.floats + kBetweenSlots),
         random_(99) {
     state_.assign(slots_ * slot_stride_ + 16, kNaN);
     const int pages = slots_ * kPagesPerSequence;
-    keys_.assign(pages * mixer.page_floats() + 16, kNaN);
-    values_.assign(pages * mixer.page_floats() + 16, kNaN);
+    keys_.assign(pages * page_.key_bytes + 64, std::byte{0xff});  // not a number of any type
+    values_ = keys_;
     for (int i = 0; i < pages; ++i) table_.push_back(i);
     std::shuffle(table_.begin(), table_.end(), random_);
     outputs_.resize(tokens_.size());
@@ -204,9 +206,14 @@ class Simulation {
       const float* row = slot(s) + layout_.ring + p % layout_.ring_rows * mixer_.ring_channels();
       result.insert(result.end(), row, row + mixer_.ring_channels());
     }
-    if (mixer_.page_floats() == 0) return result;
-    for (int p = 0; p < fed_[s]; ++p)
-      ForEachPageFloat(s, p, [&](float& value) { result.push_back(value); });
+    for (int p = 0; p < fed_[s]; ++p) {
+      ForEachPageNumber(s, p, [&](const std::byte* number) {
+        uint32_t bits = 0;
+        std::memcpy(&bits, number, ElementBytes(page_.type));
+        result.push_back(static_cast<float>(bits >> 16));
+        result.push_back(static_cast<float>(bits & 0xffffu));
+      });
+    }
     return result;
   }
 
@@ -270,8 +277,8 @@ class Simulation {
     batch.pages = table_.data();
     batch.pages_per_sequence = kPagesPerSequence;
     batch.keeps_working = options_.keeps_working;
-    mixer_.Run(pool_, batch, {state_.data(), slot_stride_, layout_}, {keys_.data(), values_.data()},
-               inputs.data(), in, outputs.data(), out);
+    mixer_.Run(pool_, batch, {state_.data(), slot_stride_, layout_},
+               {keys_.data(), values_.data(), page_}, inputs.data(), in, outputs.data(), out);
     Rows result;
     for (size_t r = 0; r < call.inputs.size(); ++r) {
       result.emplace_back(&outputs[r * out], &outputs[r * out] + mixer_.output_width());
@@ -293,18 +300,18 @@ class Simulation {
   }
 
   template <typename Visit>
-  void ForEachPageFloat(int s, int position, const Visit& visit) {
+  void ForEachPageNumber(int s, int position, const Visit& visit) {
     const int page = table_[(s + 1) * kPagesPerSequence + position / kPageTokens],
               token = position % kPageTokens;
-    for (int64_t i = 0; i < mixer_.page_floats() / kPageTokens; ++i) {
-      visit(keys_[page * mixer_.page_floats() + i * kPageTokens + token]);
-    }
-    const int64_t heads = mixer_.key_value_heads(),
-                  width = mixer_.page_floats() / kPageTokens / heads;
+    const auto bytes = static_cast<int64_t>(ElementBytes(page_.type));
+    const int64_t columns = page_.key_bytes / kPageTokens / bytes;
+    std::byte* const keys = keys_.data() + page * page_.key_bytes;
+    for (int64_t i = 0; i < columns; ++i) visit(keys + (i * kPageTokens + token) * bytes);
+    const int64_t heads = mixer_.key_value_heads(), width = columns / heads;
+    std::byte* const values = values_.data() + page * page_.value_bytes;
     for (int64_t head = 0; head < heads; ++head) {
-      for (int64_t i = 0; i < width; ++i) {
-        visit(values_[page * mixer_.page_floats() + (head * kPageTokens + token) * width + i]);
-      }
+      for (int64_t i = 0; i < width; ++i)
+        visit(values + ((head * kPageTokens + token) * width + i) * bytes);
     }
   }
 
@@ -326,10 +333,12 @@ class Simulation {
                       kNaN);
       }
     }
-    if (mixer_.page_floats() == 0) return;
+    if (page_.key_bytes == 0) return;
     for (int p = fed_[s]; p < fed_[s] + 2 * kMaxWindowRows && p < kPagesPerSequence * kPageTokens;
          ++p) {
-      ForEachPageFloat(static_cast<int>(s), p, [](float& value) { value = kNaN; });
+      ForEachPageNumber(static_cast<int>(s), p, [this](std::byte* number) {
+        std::fill_n(number, ElementBytes(page_.type), std::byte{0xff});
+      });
     }
   }
 
@@ -338,10 +347,12 @@ class Simulation {
   ThreadPool pool_;
   const SimulationOptions options_;
   const RecurrentSlotLayout layout_;
+  const KeyValueLayout page_;
   const int slots_;
   const int64_t slot_stride_;
   std::mt19937 random_;
-  std::vector<float> state_, keys_, values_;
+  std::vector<float> state_;
+  std::vector<std::byte> keys_, values_;
   std::vector<int32_t> table_;
   std::vector<Rows> outputs_;
   std::vector<int> fed_, replay_;

@@ -394,6 +394,34 @@ std::vector<Outcome> RunBatch(const std::vector<int>& members, int vocabulary, i
   return outcomes;
 }
 
+TEST(SamplingTest, LogProbabilitiesAreWhatEachSlotAsksFor) {
+  Step step(3, /*vocabulary=*/20);
+  const int32_t asked[] = {-1, 0, 2};
+  for (int s = 0; s < 3; ++s) {
+    step.states[s].alternatives = asked[s];
+    for (int id = 0; id < 20; ++id) step.Logits(s, 0)[id] = static_cast<float>((7 * id + s) % 20);
+  }
+  step.AcceptAsAsked(/*with_logprobs=*/false);
+  for (int s = 0; s < 3; ++s) EXPECT_TRUE(std::isnan(step.logprobs[s * kTokens]));
+  step.AcceptAsAsked(/*with_logprobs=*/true);
+  for (int s = 0; s < 3; ++s) {
+    const int at = s * kTokens;
+    EXPECT_EQ(std::isnan(step.logprobs[at]), asked[s] < 0) << s;
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_EQ(step.alternative_ids[at * kMaxAlternatives + i] >= 0, i < asked[s])
+          << s << ", " << i;
+    }
+  }
+}
+
+TEST(SamplingTest, EntriesThatAreNotThereAreNothing) {
+  Step step(4, /*vocabulary=*/20);
+  step.slot[1] = step.slot[3] = -1;
+  std::fill(step.kept.begin(), step.kept.end(), -7);
+  step.Accept();
+  for (int s = 0; s < 4; ++s) EXPECT_EQ(step.kept[s] == -7, step.slot[s] < 0) << s;
+}
+
 // Invariant 3 of the design, for sampling: neither company nor threads matter, bit for bit.
 TEST(SamplingTest, Invariant3OutputDoesNotDependOnBatchOrThreads) {
   for (const int vocabulary : {1000, 40000}) {  // the larger is split over threads when alone

@@ -59,10 +59,15 @@ struct Step {
   }
   RowsView View() { return {logits.data(), count * kTokens, V, V}; }
 
+  // `alternatives`: every slot's.
   void Accept(int alternatives = -1) {
+    for (SamplingState& state : states) state.alternatives = alternatives;
+    AcceptAsAsked(/*with_logprobs=*/alternatives >= 0);
+  }
+  void AcceptAsAsked(bool with_logprobs) {
     const Acceptance request{count,           slot.data(),  begin.data(),
                              drafts.data(),   row.data(),   tokens.data(),
-                             position.data(), limit.data(), alternatives};
+                             position.data(), limit.data(), with_logprobs};
     const AcceptanceResult result{accepted.data(),
                                   kept.data(),
                                   out.data(),

@@ -13,6 +13,7 @@
 #include "engine/model/model.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/engine/checked_calls.h"
 #include "tests/engine/waiting_backend.h"
 #include "tests/support/formula_models.h"
 #include "tests/support/model_directory.h"
@@ -26,8 +27,8 @@ constexpr int kDrafts = 4, kMaxRows = 64, kContext = 256;
 class Decoder {
  public:
   Decoder(const std::string& model, int waiting_rows)
-      : backend_(std::make_unique<WaitingBackend>(kernels::CreateCpuBackend({.threads = 1}),
-                                                  waiting_rows)) {
+      : backend_(Checked(std::make_unique<WaitingBackend>(
+            kernels::CreateCpuBackend({.threads = 1}), waiting_rows))) {
     TemporaryDirectory directory;
     MakeFormulaModel(model).directory.Write(directory.path(), StoredAs::kFloat32);
     const auto checkpoint = checkpoint::Checkpoint::Open(directory.path());
@@ -50,7 +51,8 @@ class Decoder {
       for (int slot = 0; slot < 2; ++slot) EXPECT_TRUE(part->state->Acquire(slot, kContext));
     }
     const checkpoint::ModelConfig& config = target_.model->config();
-    sampler_ = std::make_unique<Sampler>(2, config.vocabulary, config.padded_vocabulary, *backend_);
+    sampler_ = std::make_unique<Sampler>(2, 2, config.vocabulary, config.padded_vocabulary,
+                                         *backend_);
     decoder_ = std::make_unique<SpeculativeDecoder>(
         SpeculativeDecoder::Shape{2, kMaxRows, kMaxRows, kDrafts}, *backend_, *target_.model,
         *target_.state, draft_.model.get(), draft_.state.get(), *sampler_);
@@ -59,7 +61,8 @@ class Decoder {
   int vocabulary() const { return target_.model->config().vocabulary; }
 
   Sequence Start(int slot, const std::vector<TokenId>& prompt) {
-    sampler_->Configure(slot, {}, 0, prompt, {}, {}, 0);
+    const SamplingParams greedy;
+    sampler_->Configure(slot, SlotSampling{greedy});
     Sequence sequence;
     sequence.slot = slot;
     sequence.tokens = prompt;
