@@ -16,7 +16,9 @@ static_assert(kGrowthTokens >= kStepTokens, "what starts can run a step");
 
 }  // namespace
 
-EngineCore::~EngineCore() = default;
+EngineCore::~EngineCore() {
+  if (launched_.has_value()) decoder_->Finish();
+}
 
 // ---- requests in --------------------------------------------------------------------------------
 
@@ -81,6 +83,7 @@ void EngineCore::set_speculation_enabled(bool enabled) {
 // ---- one step -----------------------------------------------------------------------------------
 
 bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
+  if (launched_.has_value()) FinishRound(clock());
   const absl::Time now = clock();
   EndLateAndCancelled(now);
   GrowPages();
@@ -88,7 +91,22 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   ForkSamples();
   UpdateGauges(now);
   UpdateDemands(now);
+  PlanRound();
+  if (plan_.empty()) {
+    last_step_.reset();
+  } else {
+    LaunchRound(now);
+  }
+  Tell();
+  if (launched_.has_value() && !backend_->RunsAhead()) {
+    FinishRound(clock());
+    Tell();
+  }
+  return !plan_.empty();
+}
 
+// What every answer that may run is to do.
+void EngineCore::PlanRound() {
   running_.clear();
   for (const auto& active : active_) {
     if (active->pauses > 0) continue;
@@ -100,33 +118,34 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   ReadLookups();
   ChooseDrafts();
   scheduler_->Plan(running_, wished_drafts_, &plan_);
-  if (plan_.empty()) {
-    last_step_.reset();
-    Tell();
-    return false;
-  }
   ProposeLookups();
-
-  int alternatives = -1, score_alternatives = -1;
   for (StepEntry& entry : plan_) {
-    const Answer& answer = *entry.answer;
-    const OutputParams& output = answer.request->request.output;
-    entry.limit = static_cast<int>(
-        std::min<int64_t>(answer.token_limit - answer.sequence.size(), kStepTokens));
+    const int64_t room = entry.answer->token_limit - entry.sequence->size();
+    entry.limit = static_cast<int>(std::min<int64_t>(room, kStepTokens));
+  }
+}
+
+void EngineCore::LaunchRound(absl::Time now) {
+  int alternatives = -1, score_alternatives = -1;
+  for (const StepEntry& entry : plan_) {
+    const OutputParams& output = entry.answer->request->request.output;
     alternatives = std::max(alternatives, output.logprobs);
     if (entry.scored > 0) score_alternatives = std::max(score_alternatives, output.prompt_logprobs);
   }
-  const StepTimes times = decoder_->Run(absl::MakeSpan(plan_), alternatives, score_alternatives);
+  decoder_->Launch(absl::MakeSpan(plan_), alternatives, score_alternatives);
+  launched_ = now;
+}
 
-  const absl::Time after = clock();
-  for (StepEntry& entry : plan_) Deliver(entry, after);
-  Account(times, last_step_.value_or(now), after);
-  last_step_ = after;
+// What the round has kept becomes events, and what ended with it gives everything back.
+void EngineCore::FinishRound(absl::Time now) {
+  const StepTimes times = decoder_->Finish();
+  for (StepEntry& entry : plan_) Deliver(entry, now);
+  Account(times, last_step_.value_or(*launched_), now);
+  last_step_ = now;
+  launched_.reset();
   RemoveFinished();
-  UpdateGauges(after);
-  UpdateDemands(after);
-  Tell();
-  return true;
+  UpdateGauges(now);
+  UpdateDemands(now);
 }
 
 void EngineCore::Tell() {

@@ -97,8 +97,10 @@ class EngineCore {
   void Resume(RequestId id);
   void CancelAll();
 
-  // Ends what is cancelled or too late, admits what fits, runs one step. False: nothing could run
-  // (idle, or all paused). `clock` is read before and after the step.
+  // Ends what is cancelled or too late, admits what fits, runs one step and tells the sinks. Where
+  // rounds run ahead (kernels/backend.h) it finishes the round that the last call launched, launches
+  // the next one, and then tells the sinks about the first. False: nothing could run (idle, or all
+  // paused). `clock` is read before and after a round.
   bool Step(absl::FunctionRef<absl::Time()> clock);
 
   // Any thread, likewise: what a request that has not begun takes at this pace.
@@ -153,6 +155,9 @@ class EngineCore {
   void GrowPages();
   void AdmitWaiting(absl::Time now);
   void ForkSamples();
+  void PlanRound();
+  void LaunchRound(absl::Time now);
+  void FinishRound(absl::Time now);
   void ReadLookups();
   void ChooseDrafts();
   void ProposeLookups();
@@ -223,6 +228,7 @@ class EngineCore {
   EngineStats stats_;
   RecentRates rates_;
   ServicePace pace_;
+  std::optional<absl::Time> launched_;   // the round of plan_, when it is not finished
   std::optional<absl::Time> last_step_;  // its end, when nothing was idle since
   QueueDemands demands_;
   int64_t ended_requests_ = 0;  // that had started and gave everything back

@@ -471,6 +471,9 @@ class Backend {
   virtual void EndRound() = 0;
   // Of the last round; after Synchronize.
   virtual RoundTimes TakeRoundTimes() = 0;
+  // Rounds run on when EndRound has returned. Then readers are told about a round while the next
+  // one runs, else before it begins.
+  virtual bool RunsAhead() const = 0;
 
   // The forward pass; each adds to workspace.residual rows [0, batch.rows).
   virtual void Embed(const Batch& batch, const WeightMatrix& embedding,

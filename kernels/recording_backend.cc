@@ -219,6 +219,7 @@ class RecordingBackend : public Backend {
     OutsideOfRounds("TakeRoundTimes");
     return backend_->TakeRoundTimes();
   }
+  bool RunsAhead() const override { return backend_->RunsAhead(); }
 
   bool BeginRound(const RoundShape& shape) override;
   void BeginVerify() override;

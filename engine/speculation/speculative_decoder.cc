@@ -88,8 +88,9 @@ SpeculativeDecoder::SpeculativeDecoder(const Shape& shape, kernels::Backend& bac
   draft_row_.resize(sequences);
 }
 
-StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternatives,
-                                  int score_alternatives) {
+void SpeculativeDecoder::Launch(absl::Span<StepEntry> entries, int alternatives,
+                                int score_alternatives) {
+  entries_ = entries;
   verify_.Clear();
   draft_call_count_ = accept_count_ = score_count_ = 0;
 
@@ -108,8 +109,11 @@ StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternative
   }
   backend_.EndRound();
   Download(alternatives, score_alternatives);
+}
+
+StepTimes SpeculativeDecoder::Finish() {
   backend_.Synchronize();
-  Collect(entries);
+  Collect();
   return Times();
 }
 
@@ -337,9 +341,9 @@ void SpeculativeDecoder::RunVerify(bool logprobs, int score_alternatives) {
 // Hands the results to the entries and moves the read positions: the target has read the backlog
 // and the kept drafts (which wait in its replay rows, the backlog with them where it did not fold),
 // the draft model all of those that it proposed but the last.
-void SpeculativeDecoder::Collect(absl::Span<StepEntry> entries) {
-  for (size_t e = 0; e < entries.size(); ++e) {
-    StepEntry& entry = entries[e];
+void SpeculativeDecoder::Collect() {
+  for (size_t e = 0; e < entries_.size(); ++e) {
+    StepEntry& entry = entries_[e];
     Sequence& sequence = *entry.sequence;
     const int a = accept_index_[e];
     sequence.target = {sequence.target.fed + entry.feed, waiting_[e]};

@@ -46,12 +46,16 @@ class SpeculativeDecoder {
                      StatePool& target_state, Model* draft, StatePool* draft_state,
                      Sampler& sampler);
 
-  // Runs the step and advances the read positions of its sequences; appending the kept tokens to
-  // Sequence::tokens is the caller's, who may cut them further (Sequence::Trim).
+  // Starts the step. Until Finish the entries stay where they are, and nobody touches them, their
+  // sequences or the state of any slot.
   // `alternatives`: the most that a sequence asks for, as OutputParams::logprobs;
   // `score_alternatives`: likewise for scored rows. Draft lengths may be lowered (a draft model
   // that is far behind reads its backlog first). Allocates nothing.
-  StepTimes Run(absl::Span<StepEntry> entries, int alternatives, int score_alternatives);
+  void Launch(absl::Span<StepEntry> entries, int alternatives, int score_alternatives);
+  // Waits for what was launched, writes its results into the entries and advances the read positions
+  // of their sequences; appending the kept tokens to Sequence::tokens is the caller's, who may cut
+  // them further (Sequence::Trim).
+  StepTimes Finish();
 
   LogprobView KeptLogprob(const StepEntry& entry, int token) const;
   LogprobView ScoredLogprob(const StepEntry& entry, int row) const;
@@ -71,7 +75,7 @@ class SpeculativeDecoder {
   void RunVerify(bool logprobs, int score_alternatives);
   void Upload();
   void Download(int alternatives, int score_alternatives);
-  void Collect(absl::Span<StepEntry> entries);
+  void Collect();
   StepTimes Times();
 
   const Shape shape_;
@@ -87,6 +91,7 @@ class SpeculativeDecoder {
   StepBatch verify_;
   std::vector<DraftCall> draft_calls_;  // [max_draft_length]
   int draft_call_count_ = 0;
+  absl::Span<StepEntry> entries_;  // that were launched
   int accept_count_ = 0, score_count_ = 0;
   StagingArea::Array<int32_t> accept_slot_, logit_begin_, draft_length_, token_row_,
       accept_position_, limit_;

@@ -27,7 +27,7 @@ struct StepEntry {
   int score_begin = 0, scored = 0;
   std::array<TokenId, kMaxDraftLength> lookup;  // kPromptLookup: the drafts
 
-  // Results. Pointers are into the decoder and good until its next Run.
+  // Results. Pointers are into the decoder and good until its next Launch.
   int64_t position = 0;  // of the first row fed
   bool sampled = false;
   int draft_rows = 0;  // rows that the draft model ran for it: its own backlog, then drafts

@@ -200,6 +200,7 @@ class CpuBackend : public Backend {
     const double verify = seconds(round_end_ - verify_begin_);
     return {draft, verify, draft + verify};
   }
+  bool RunsAhead() const override { return false; }
 
   void Embed(const Batch& batch, const WeightMatrix& embedding, Workspace& workspace) override;
   void Mamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state,

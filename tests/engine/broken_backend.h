@@ -77,6 +77,7 @@ class BrokenBackend : public kernels::Backend {
   void BeginVerify() override { good_->BeginVerify(); }
   void EndRound() override { good_->EndRound(); }
   kernels::RoundTimes TakeRoundTimes() override { return good_->TakeRoundTimes(); }
+  bool RunsAhead() const override { return good_->RunsAhead(); }
   void Embed(const kernels::Batch& batch, const kernels::WeightMatrix& embedding,
              kernels::Workspace& workspace) override {
     good_->Embed(batch, embedding, workspace);

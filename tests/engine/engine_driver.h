@@ -14,6 +14,7 @@
 #include "engine/engine_core.h"
 #include "gtest/gtest.h"
 #include "tests/engine/checked_calls.h"
+#include "tests/engine/deferred_backend.h"
 #include "tests/support/formula_models.h"
 #include "tests/support/model_directory.h"
 
@@ -122,6 +123,7 @@ class EngineDriver {
  private:
   void Open(EngineOptions options, std::unique_ptr<kernels::Backend> backend = nullptr) {
     if (options.threads == 0) options.threads = 2;
+    if (backend == nullptr) backend = DeferredIfAsked(options);
     absl::StatusOr<std::unique_ptr<EngineCore>> opened =
         EngineCore::Open(Checked(options), nullptr, std::move(backend));
     if (!opened.ok()) ADD_FAILURE() << opened.status();

@@ -27,8 +27,8 @@ constexpr int kDrafts = 4, kMaxRows = 64, kContext = 256;
 class Decoder {
  public:
   Decoder(const std::string& model, int waiting_rows)
-      : backend_(Checked(std::make_unique<WaitingBackend>(
-            kernels::CreateCpuBackend({.threads = 1}), waiting_rows))) {
+      : backend_(Checked(std::make_unique<WaitingBackend>(kernels::CreateCpuBackend({.threads = 1}),
+                                                          waiting_rows))) {
     TemporaryDirectory directory;
     MakeFormulaModel(model).directory.Write(directory.path(), StoredAs::kFloat32);
     const auto checkpoint = checkpoint::Checkpoint::Open(directory.path());
@@ -51,8 +51,8 @@ class Decoder {
       for (int slot = 0; slot < 2; ++slot) EXPECT_TRUE(part->state->Acquire(slot, kContext));
     }
     const checkpoint::ModelConfig& config = target_.model->config();
-    sampler_ = std::make_unique<Sampler>(2, 2, config.vocabulary, config.padded_vocabulary,
-                                         *backend_);
+    sampler_ =
+        std::make_unique<Sampler>(2, 2, config.vocabulary, config.padded_vocabulary, *backend_);
     decoder_ = std::make_unique<SpeculativeDecoder>(
         SpeculativeDecoder::Shape{2, kMaxRows, kMaxRows, kDrafts}, *backend_, *target_.model,
         *target_.state, draft_.model.get(), draft_.state.get(), *sampler_);
@@ -77,7 +77,8 @@ class Decoder {
     entry.draft_length = drafter == DrafterKind::kNone ? 0 : kDrafts;
     entry.limit = kDrafts + 1;
     std::copy(lookup.begin(), lookup.end(), entry.lookup.begin());
-    decoder_->Run(absl::MakeSpan(&entry, 1), -1, -1);
+    decoder_->Launch(absl::MakeSpan(&entry, 1), -1, -1);
+    decoder_->Finish();
     ASSERT_TRUE(entry.sampled);
     kept += entry.kept;
     const int stays = std::max(1, entry.kept - cut);
@@ -88,7 +89,8 @@ class Decoder {
     StepEntry entry;
     entry.sequence = &sequence;
     entry.feed = 0;
-    decoder_->Run(absl::MakeSpan(&entry, 1), -1, -1);
+    decoder_->Launch(absl::MakeSpan(&entry, 1), -1, -1);
+    decoder_->Finish();
     EXPECT_FALSE(entry.sampled);
     EXPECT_EQ(sequence.target.replay, 0);
   }
