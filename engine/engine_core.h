@@ -98,9 +98,9 @@ class EngineCore {
   void CancelAll();
 
   // Ends what is cancelled or too late, admits what fits, runs one step and tells the sinks. Where
-  // rounds run ahead (kernels/backend.h) it finishes the round that the last call launched, launches
-  // the next one, and then tells the sinks about the first. False: nothing could run (idle, or all
-  // paused). `clock` is read before and after a round.
+  // rounds run ahead (kernels/backend.h) it finishes the round that the last call launched,
+  // launches the next one, and then tells the sinks about the first. False: nothing could run
+  // (idle, or all paused). `clock` is read before and after a round.
   bool Step(absl::FunctionRef<absl::Time()> clock);
 
   // Any thread, likewise: what a request that has not begun takes at this pace.

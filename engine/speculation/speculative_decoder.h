@@ -52,9 +52,9 @@ class SpeculativeDecoder {
   // `score_alternatives`: likewise for scored rows. Draft lengths may be lowered (a draft model
   // that is far behind reads its backlog first). Allocates nothing.
   void Launch(absl::Span<StepEntry> entries, int alternatives, int score_alternatives);
-  // Waits for what was launched, writes its results into the entries and advances the read positions
-  // of their sequences; appending the kept tokens to Sequence::tokens is the caller's, who may cut
-  // them further (Sequence::Trim).
+  // Waits for what was launched, writes its results into the entries and advances the read
+  // positions of their sequences; appending the kept tokens to Sequence::tokens is the caller's,
+  // who may cut them further (Sequence::Trim).
   StepTimes Finish();
 
   LogprobView KeptLogprob(const StepEntry& entry, int token) const;

@@ -1,6 +1,6 @@
 // A CPU backend that is as late as the contract allows: what it is called for it does in
-// Synchronize, in order, out of the memory that it was shown. Host memory that is touched too early,
-// a result that is read too early and a call that depends on one show as wrong answers.
+// Synchronize, in order, out of the memory that it was shown. Host memory that is touched too
+// early, a result that is read too early and a call that depends on one show as wrong answers.
 
 #ifndef MAMBAD_TESTS_ENGINE_DEFERRED_BACKEND_H_
 #define MAMBAD_TESTS_ENGINE_DEFERRED_BACKEND_H_
