@@ -70,6 +70,30 @@ TEST_F(SamplerTest, RowsAreTakenAndGivenBack) {
   }
 }
 
+// More than are staged at once, all before the step that brings them.
+TEST(ManyRows, EachHasItsOwn) {
+  constexpr int kMany = 9;
+  const auto backend = kernels::CreateCpuBackend({.threads = 1});
+  Sampler sampler(kMany, kMany, kVocabulary, kPadded, *backend);
+  for (int slot = 0; slot < kMany; ++slot) {
+    SamplingParams params = Biased(slot);
+    params.presence_penalty = 1;
+    SlotSampling sampling{params};
+    const std::vector<TokenId> prompt = {slot};
+    sampling.prompt = prompt;
+    sampler.Configure(slot, sampling);
+  }
+  sampler.Upload();
+  for (int slot = 0; slot < kMany; ++slot) {
+    const kernels::SamplingTables& tables = sampler.tables();
+    const kernels::SamplingState& state = tables.states[slot];
+    for (int id = 0; id < kVocabulary; ++id) {
+      EXPECT_EQ(tables.counts[state.counts_row * kPadded + id] < 0, id == slot);
+      EXPECT_EQ(tables.bias[state.bias_row * kPadded + id] > 0, id == slot);
+    }
+  }
+}
+
 TEST_F(SamplerTest, ARowHoldsNothingOfWhoHadItBefore) {
   Configure(0, Biased(3));
   const int row = State(0).bias_row;

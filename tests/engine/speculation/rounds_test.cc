@@ -156,6 +156,7 @@ TEST_F(Rounds, AStepWaitsOnceAndReadsOnceWhatIsWanted) {
     for (int i = 0; i < 3; ++i) {
       Request request = Drafting(5 + i, 0, 2, i);
       request.output.logprobs = logprobs;
+      request.sampling.frequency_penalty = 0.5f;
       driver_->Send(std::move(request));
     }
     size_t most = 0;
