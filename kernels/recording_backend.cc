@@ -1,5 +1,7 @@
 #include "kernels/recording_backend.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <sstream>
@@ -75,11 +77,14 @@ class RecordingBackend : public Backend {
   }
   void Write(void* device, const void* host, size_t bytes) override {
     OutsideOfRounds("Write");
+    const auto* from = static_cast<const std::byte*>(host);
+    written_.push_back({from, std::vector<std::byte>(from, from + bytes)});
     backend_->Write(device, host, bytes);
   }
   void Read(void* host, const void* device, size_t bytes) override {
     OutsideOfRounds("Read");
-    backend_->Read(host, device, bytes);
+    read_.push_back({static_cast<std::byte*>(host), std::vector<std::byte>(bytes)});
+    backend_->Read(read_.back().numbers.data(), device, bytes);
   }
   void Copy(void* to, const void* from, size_t bytes) override {
     OutsideOfRounds("Copy");
@@ -92,6 +97,14 @@ class RecordingBackend : public Backend {
   void Synchronize() override {
     OutsideOfRounds("Synchronize");
     backend_->Synchronize();
+    for (const Written& written : written_) {
+      if (!std::equal(written.numbers.begin(), written.numbers.end(), written.host))
+        DieWith("Write: host memory was changed before Synchronize");
+    }
+    for (const BeingRead& read : read_)
+      std::copy(read.numbers.begin(), read.numbers.end(), read.host);
+    written_.clear();
+    read_.clear();
   }
   WeightMatrix Pack(int64_t rows, int64_t columns, ElementType type,
                     const MatrixSource& source) override {
@@ -137,6 +150,15 @@ class RecordingBackend : public Backend {
     int64_t rounds = 0;
   };
 
+  struct Written {
+    const std::byte* host;
+    std::vector<std::byte> numbers;  // as they were
+  };
+  struct BeingRead {
+    std::byte* host;
+    std::vector<std::byte> numbers;  // that it gets
+  };
+
   void OutsideOfRounds(const char* operation) const {
     if (in_round_) DieWith(std::string(operation) + " inside a round");
   }
@@ -146,6 +168,8 @@ class RecordingBackend : public Backend {
 
   const std::unique_ptr<Backend> backend_;
   CallChecks checks_;
+  std::vector<Written> written_;  // since the last Synchronize
+  std::vector<BeingRead> read_;
   std::map<RoundShape, Recorded, ShapeLess> recorded_;
   bool in_round_ = false;
   RoundShape shape_;           // of the round at hand

@@ -8,6 +8,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/recording_backend.h"
 
 namespace mambad::testing {
 namespace {
@@ -73,7 +74,7 @@ TEST_F(SamplerTest, RowsAreTakenAndGivenBack) {
 // More than are staged at once, all before the step that brings them.
 TEST(ManyRows, EachHasItsOwn) {
   constexpr int kMany = 9;
-  const auto backend = kernels::CreateCpuBackend({.threads = 1});
+  const auto backend = kernels::CreateRecordingBackend(kernels::CreateCpuBackend({.threads = 1}));
   Sampler sampler(kMany, kMany, kVocabulary, kPadded, *backend);
   for (int slot = 0; slot < kMany; ++slot) {
     SamplingParams params = Biased(slot);
@@ -84,6 +85,7 @@ TEST(ManyRows, EachHasItsOwn) {
     sampler.Configure(slot, sampling);
   }
   sampler.Upload();
+  backend->Synchronize();  // and finds every row as it was when it was written
   for (int slot = 0; slot < kMany; ++slot) {
     const kernels::SamplingTables& tables = sampler.tables();
     const kernels::SamplingState& state = tables.states[slot];
