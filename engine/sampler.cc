@@ -9,6 +9,7 @@
 namespace mambad {
 namespace {
 
+constexpr int kStagedRows = 4;  // that one step brings without waiting
 constexpr int32_t kInPrompt = std::numeric_limits<int32_t>::min();  // the top bit
 
 }  // namespace
@@ -37,8 +38,7 @@ Sampler::Sampler(int slots, int table_rows, int vocabulary, int padded_vocabular
   tables_.bias = bias_.as<float>();
   tables_.vocabulary = vocabulary;
   tables_.padded_vocabulary = padded_vocabulary;
-  count_row_.resize(padded_vocabulary);
-  bias_row_.resize(padded_vocabulary);
+  staged_rows_ = backend.AllocateHost(sizeof(int32_t) * kStagedRows * padded_vocabulary);
   for (int32_t row = table_rows - 1; row >= 0; --row) {
     free_counts_.push_back(row);
     free_biases_.push_back(row);
@@ -94,27 +94,37 @@ void Sampler::Upload() {
     backend_.Write(tables_.states + slot, &state(slot), sizeof(kernels::SamplingState));
   }
   changed_.clear();
+  staged_ = 0;
+}
+
+template <typename T>
+T* Sampler::StageRow() {
+  if (staged_ == kStagedRows) {
+    backend_.Synchronize();
+    staged_ = 0;
+  }
+  return staged_rows_.as<T>() + int64_t{staged_++} * tables_.padded_vocabulary;
 }
 
 void Sampler::WriteCounts(int row, absl::Span<const TokenId> prompt,
                           absl::Span<const TokenId> answer) {
-  std::fill(count_row_.begin(), count_row_.end(), 0);
-  for (TokenId id : prompt) count_row_[id] = kInPrompt;
-  for (TokenId id : answer) ++count_row_[id];  // the top bit stays: it is the sign
-  backend_.Write(tables_.counts + int64_t{row} * tables_.padded_vocabulary, count_row_.data(),
-                 count_row_.size() * sizeof(int32_t));
-  backend_.Synchronize();  // the row is filled again for the next one
+  const int64_t columns = tables_.padded_vocabulary;
+  int32_t* const counts = StageRow<int32_t>();
+  std::fill_n(counts, columns, 0);
+  for (TokenId id : prompt) counts[id] = kInPrompt;
+  for (TokenId id : answer) ++counts[id];  // the top bit stays: it is the sign
+  backend_.Write(tables_.counts + row * columns, counts, columns * sizeof(int32_t));
 }
 
 void Sampler::WriteBias(int row, const SamplingParams& params) {
   const float unlisted =
       params.allowed_token_ids.empty() ? 0.0f : -std::numeric_limits<float>::infinity();
-  std::fill(bias_row_.begin(), bias_row_.end(), unlisted);
-  for (TokenId id : params.allowed_token_ids) bias_row_[id] = 0.0f;
-  for (const auto& [id, bias] : params.logit_bias) bias_row_[id] += bias;
-  backend_.Write(tables_.bias + int64_t{row} * tables_.padded_vocabulary, bias_row_.data(),
-                 bias_row_.size() * sizeof(float));
-  backend_.Synchronize();
+  const int64_t columns = tables_.padded_vocabulary;
+  float* const biases = StageRow<float>();
+  std::fill_n(biases, columns, unlisted);
+  for (TokenId id : params.allowed_token_ids) biases[id] = 0.0f;
+  for (const auto& [id, bias] : params.logit_bias) biases[id] += bias;
+  backend_.Write(tables_.bias + row * columns, biases, columns * sizeof(float));
 }
 
 }  // namespace mambad

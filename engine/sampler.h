@@ -52,6 +52,9 @@ class Sampler {
   kernels::SamplingState& state(int slot) {
     return host_states_.as<kernels::SamplingState>()[slot];
   }
+  // A row to fill and write.
+  template <typename T>
+  T* StageRow();
   void WriteCounts(int row, absl::Span<const TokenId> prompt, absl::Span<const TokenId> answer);
   void WriteBias(int row, const SamplingParams& params);
 
@@ -61,8 +64,8 @@ class Sampler {
   kernels::Buffer host_states_;                     // [slots], as states_
   std::vector<int> changed_;                        // slots that states_ does not have yet
   std::vector<int32_t> free_counts_, free_biases_;  // rows
-  std::vector<int32_t> count_row_;                  // one row's staging
-  std::vector<float> bias_row_;
+  kernels::Buffer staged_rows_;  // [kStagedRows, padded vocabulary]: on their way to the tables
+  int staged_ = 0;               // of them, in use until the backend has been waited for
 };
 
 }  // namespace mambad

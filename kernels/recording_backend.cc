@@ -1,130 +1,19 @@
 #include "kernels/recording_backend.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <sstream>
 #include <tuple>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "kernels/call_arguments.h"
 #include "kernels/call_checks.h"
 
 namespace mambad::kernels {
 namespace {
-
-// A host-side argument of a call, as its name and a number.
-struct Argument {
-  const char* name;
-  int64_t value;
-};
-using Arguments = std::vector<Argument>;
-
-template <typename T>
-int64_t Number(T value) {
-  if constexpr (std::is_pointer_v<T>) {
-    return reinterpret_cast<intptr_t>(value);
-  } else {
-    return static_cast<int64_t>(value);
-  }
-}
-
-// Each by all its members: the bindings count them.
-Arguments ArgumentsOf(const Batch& batch) {
-  const auto& [sequences, rows, row_begin, slot, position, replay, fold, keep_from, keep_at, resume,
-               tokens, pages, pages_per_sequence, logit_rows, logit_count, max_position,
-               keeps_working] = batch;
-  return {{"sequences", sequences},
-          {"rows", rows},
-          {"row_begin", Number(row_begin)},
-          {"slot", Number(slot)},
-          {"position", Number(position)},
-          {"replay", Number(replay)},
-          {"fold", Number(fold)},
-          {"keep_from", Number(keep_from)},
-          {"keep_at", Number(keep_at)},
-          {"resume", Number(resume)},
-          {"tokens", Number(tokens)},
-          {"pages", Number(pages)},
-          {"pages_per_sequence", pages_per_sequence},
-          {"logit_rows", Number(logit_rows)},
-          {"logit_count", logit_count},
-          {"max_position", max_position},
-          {"keeps_working", keeps_working}};
-}
-
-Arguments ArgumentsOf(const SamplingTables& tables) {
-  const auto& [states, counts, bias, vocabulary, padded_vocabulary] = tables;
-  return {{"states", Number(states)},
-          {"counts", Number(counts)},
-          {"bias", Number(bias)},
-          {"vocabulary", vocabulary},
-          {"padded_vocabulary", padded_vocabulary}};
-}
-
-Arguments ArgumentsOf(const DraftSampling& request) {
-  const auto& [sequences, slot, logit_row, position, step, tokens, token_row, next_tokens,
-               next_row] = request;
-  return {{"sequences", sequences},
-          {"slot", Number(slot)},
-          {"logit_row", Number(logit_row)},
-          {"position", Number(position)},
-          {"step", step},
-          {"tokens", Number(tokens)},
-          {"token_row", Number(token_row)},
-          {"next_tokens", Number(next_tokens)},
-          {"next_row", Number(next_row)}};
-}
-
-Arguments ArgumentsOf(const Acceptance& request) {
-  const auto& [sequences, slot, logit_begin, draft_length, token_row, tokens, position, limit,
-               logprobs] = request;
-  return {{"sequences", sequences},
-          {"slot", Number(slot)},
-          {"logit_begin", Number(logit_begin)},
-          {"draft_length", Number(draft_length)},
-          {"token_row", Number(token_row)},
-          {"tokens", Number(tokens)},
-          {"position", Number(position)},
-          {"limit", Number(limit)},
-          {"logprobs", logprobs}};
-}
-
-Arguments ArgumentsOf(const AcceptanceResult& result) {
-  const auto& [accepted, kept, tokens, stopped, logprobs, alternative_ids, alternative_logprobs] =
-      result;
-  return {{"accepted", Number(accepted)},
-          {"kept", Number(kept)},
-          {"kept tokens", Number(tokens)},
-          {"stopped", Number(stopped)},
-          {"kept logprobs", Number(logprobs)},
-          {"alternative_ids", Number(alternative_ids)},
-          {"alternative_logprobs", Number(alternative_logprobs)}};
-}
-
-Arguments ArgumentsOf(const RecurrentState& state) {
-  const auto& [data, slot_stride, layout] = state;
-  return {{"state", Number(data)}, {"slot_stride", slot_stride}, {"slot floats", layout.floats}};
-}
-
-Arguments ArgumentsOf(const KeyValueState& state) {
-  const auto& [keys, values, layout] = state;
-  const auto& [type, key_bytes, value_bytes] = layout;
-  return {{"keys", Number(keys)},
-          {"values", Number(values)},
-          {"type", Number(type)},
-          {"key_bytes", key_bytes},
-          {"value_bytes", value_bytes}};
-}
-
-// Things that the caller keeps where they are, by their places.
-Arguments PlaceOf(const char* name, const void* place) { return {{name, Number(place)}}; }
-
-template <typename... More>
-Arguments Join(Arguments first, const More&... more) {
-  (first.insert(first.end(), more.begin(), more.end()), ...);
-  return first;
-}
 
 struct Call {
   const char* operation = nullptr;
@@ -188,11 +77,14 @@ class RecordingBackend : public Backend {
   }
   void Write(void* device, const void* host, size_t bytes) override {
     OutsideOfRounds("Write");
+    const auto* from = static_cast<const std::byte*>(host);
+    written_.push_back({from, std::vector<std::byte>(from, from + bytes)});
     backend_->Write(device, host, bytes);
   }
   void Read(void* host, const void* device, size_t bytes) override {
     OutsideOfRounds("Read");
-    backend_->Read(host, device, bytes);
+    read_.push_back({static_cast<std::byte*>(host), std::vector<std::byte>(bytes)});
+    backend_->Read(read_.back().numbers.data(), device, bytes);
   }
   void Copy(void* to, const void* from, size_t bytes) override {
     OutsideOfRounds("Copy");
@@ -205,6 +97,14 @@ class RecordingBackend : public Backend {
   void Synchronize() override {
     OutsideOfRounds("Synchronize");
     backend_->Synchronize();
+    for (const Written& written : written_) {
+      if (!std::equal(written.numbers.begin(), written.numbers.end(), written.host))
+        DieWith("Write: host memory was changed before Synchronize");
+    }
+    for (const BeingRead& read : read_)
+      std::copy(read.numbers.begin(), read.numbers.end(), read.host);
+    written_.clear();
+    read_.clear();
   }
   WeightMatrix Pack(int64_t rows, int64_t columns, ElementType type,
                     const MatrixSource& source) override {
@@ -251,6 +151,15 @@ class RecordingBackend : public Backend {
     int64_t rounds = 0;
   };
 
+  struct Written {
+    const std::byte* host;
+    std::vector<std::byte> numbers;  // as they were
+  };
+  struct BeingRead {
+    std::byte* host;
+    std::vector<std::byte> numbers;  // that it gets
+  };
+
   void OutsideOfRounds(const char* operation) const {
     if (in_round_) DieWith(std::string(operation) + " inside a round");
   }
@@ -260,6 +169,8 @@ class RecordingBackend : public Backend {
 
   const std::unique_ptr<Backend> backend_;
   CallChecks checks_;
+  std::vector<Written> written_;  // since the last Synchronize
+  std::vector<BeingRead> read_;
   std::map<RoundShape, Recorded, ShapeLess> recorded_;
   bool in_round_ = false;
   RoundShape shape_;           // of the round at hand

@@ -6,6 +6,8 @@
 //            of its shape every second one is described again, and must be the same; the others are
 //            not described, and what is kept runs: whatever an answer needs stands in backend
 //            memory.
+//   copies   host memory that is written from is the same until Synchronize, and what is read into
+//            is the same until then.
 //   memory   call_checks.h
 //
 // A broken contract ends the process with words. Slow.

@@ -8,6 +8,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/recording_backend.h"
 
 namespace mambad::testing {
 namespace {
@@ -67,6 +68,31 @@ TEST_F(SamplerTest, RowsAreTakenAndGivenBack) {
     EXPECT_FALSE(sampler_.HasRoom(params, 2));
     sampler_.Release(1);
     EXPECT_TRUE(sampler_.HasRoom(params, 2));
+  }
+}
+
+// More than are staged at once, all before the step that brings them.
+TEST(ManyRows, EachHasItsOwn) {
+  constexpr int kMany = 9;
+  const auto backend = kernels::CreateRecordingBackend(kernels::CreateCpuBackend({.threads = 1}));
+  Sampler sampler(kMany, kMany, kVocabulary, kPadded, *backend);
+  for (int slot = 0; slot < kMany; ++slot) {
+    SamplingParams params = Biased(slot);
+    params.presence_penalty = 1;
+    SlotSampling sampling{params};
+    const std::vector<TokenId> prompt = {slot};
+    sampling.prompt = prompt;
+    sampler.Configure(slot, sampling);
+  }
+  sampler.Upload();
+  backend->Synchronize();  // and finds every row as it was when it was written
+  for (int slot = 0; slot < kMany; ++slot) {
+    const kernels::SamplingTables& tables = sampler.tables();
+    const kernels::SamplingState& state = tables.states[slot];
+    for (int id = 0; id < kVocabulary; ++id) {
+      EXPECT_EQ(tables.counts[state.counts_row * kPadded + id] < 0, id == slot);
+      EXPECT_EQ(tables.bias[state.bias_row * kPadded + id] > 0, id == slot);
+    }
   }
 }
 

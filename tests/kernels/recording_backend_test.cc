@@ -130,6 +130,29 @@ TEST_F(RecordingBackendTest, AKnownRoundIsReplayedOverWhatStandsInMemory) {
   EXPECT_EQ(described, 3);
 }
 
+TEST_F(RecordingBackendTest, ReadsComeWithSynchronize) {
+  float number = 7, back = 0;
+  backend_->Write(numbers_.data(), &number, sizeof(number));
+  backend_->Read(&back, numbers_.data(), sizeof(back));
+  backend_->Fill(numbers_.as<float>(), 8, 1);
+  EXPECT_EQ(back, 0);
+  backend_->Synchronize();
+  EXPECT_EQ(back, 7);
+  number = 9;
+  backend_->Synchronize();  // it was waited for before
+}
+
+TEST_F(RecordingBackendDeathTest, HostMemoryThatChangesOnItsWayDies) {
+  const auto write = [this](float then) {
+    float number = 7;
+    backend_->Write(numbers_.data(), &number, sizeof(number));
+    number = then;
+    backend_->Synchronize();
+  };
+  write(7);
+  EXPECT_DEATH(write(8), "changed before Synchronize");
+}
+
 TEST_F(RecordingBackendTest, RoundsOfPromptsAreAlwaysDescribed) {
   Batch batch = batch_;
   batch.sequences = 2;

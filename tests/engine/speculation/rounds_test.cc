@@ -105,6 +105,31 @@ TEST_F(Rounds, ADraftModelThatCatchesUpMakesARoundOfPrompts) {
   }
 }
 
+// A round of one shape has as many steps of the draft model as it has drafts, whoever makes the
+// longest: described again and replayed, it is the same.
+TEST(CheckedRounds, DraftersOfUnequalLengthsShareARound) {
+  EngineOptions options;
+  const auto request = [](const EngineDriver& driver, SpeculationMode mode, int drafts) {
+    Request request = driver.Plain(12, 40);
+    for (size_t i = 0; i < request.prompt.size(); ++i) request.prompt[i] = 1 + i % 3;
+    request.speculation.mode = mode;
+    if (mode != SpeculationMode::kOff) request.speculation.draft_length = drafts;
+    return request;
+  };
+  EngineDriver plain("mamba", "", options);
+  const Answer expected = plain.Run(request(plain, SpeculationMode::kOff, 0));
+  options.check_calls = true;
+  EngineDriver driver("mamba", "mamba", options);
+  for (const int drafts : {2, 4, 1, 3, 2, 4}) {
+    const auto model = driver.Send(request(driver, SpeculationMode::kDraftModel, drafts));
+    const auto lookup = driver.Send(request(driver, SpeculationMode::kPromptLookup, 4));
+    driver.RunAll();
+    EXPECT_EQ(model->answers[0].tokens, expected.tokens);
+    EXPECT_EQ(lookup->answers[0].tokens, expected.tokens);
+    EXPECT_GT(lookup->answers[0].stats->speculation.drafted, 20);
+  }
+}
+
 TEST_F(Rounds, TheContextCountsWhereThereIsAttention) {
   EngineOptions options;
   options.max_context = 500;
@@ -131,6 +156,7 @@ TEST_F(Rounds, AStepWaitsOnceAndReadsOnceWhatIsWanted) {
     for (int i = 0; i < 3; ++i) {
       Request request = Drafting(5 + i, 0, 2, i);
       request.output.logprobs = logprobs;
+      request.sampling.frequency_penalty = 0.5f;
       driver_->Send(std::move(request));
     }
     size_t most = 0;
