@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/kernels/backend/device_array.h"
 #include "tests/kernels/backend/reference.h"
@@ -18,6 +19,8 @@
 
 namespace mambad::kernels {
 namespace {
+
+using ::testing::HasSubstr;
 
 struct ProductCase {
   const char* name;
@@ -112,6 +115,8 @@ TEST_P(ProductTest, AgreesWithDoublePrecision) {
 TEST_P(ProductTest, RoundsActivationsOnlyWhereItSaysSo) {
   const auto head = Matrix(backend(), 40, 96, 3), embedding = Matrix(backend(), 3, 96, 4);
   const bool rounds = backend().Activations(weights()) == ElementType::kBFloat16;
+  EXPECT_THAT(backend().Numerics(weights()),
+              HasSubstr(rounds ? "/activations-bf16/" : "/activations-f32/"));
   const Rows products = Products(backend(), *embedding, Range(0, 3), *head);
   head->activations = ElementType::kFloat32;
   const double exact = RelativeError(products, Expected(*embedding, Range(0, 3), *head));

@@ -124,13 +124,15 @@ TEST_P(SamplingTest, PenaltiesCountDraftsOfTheWindow) {
     state.repetition_penalty = 1.4f;
     state.presence_penalty = 0.7f;
     state.frequency_penalty = 0.9f;
-    state.counts_row = 0;
+    state.counts_row = state.bias_row = 0;
     state.stop_count = 2;
     state.stop_ids[0] = 3;
     state.stop_ids[1] = 7;
     state.stop_from = 12;  // rows 0 and 1 decide positions 10 and 11
     for (int id = 0; id < vocabulary; ++id) {
       step.counts[id] = random() % 3 == 0 ? 1 + static_cast<int>(random() % 2) : 0;
+      if (random() % 5 == 0) step.counts[id] |= static_cast<int32_t>(0x80000000u);
+      step.bias[id] = normal(random);
     }
     const std::vector<int32_t> before = step.counts;
     std::vector<int32_t> window, expected;
@@ -139,8 +141,8 @@ TEST_P(SamplingTest, PenaltiesCountDraftsOfTheWindow) {
       for (int id = 0; id < vocabulary; ++id) step.Logits(0, i)[id] = normal(random);
       step.Logits(0, i)[3] = 9;
       if (i > 0) step.Logits(0, i)[expected.back()] = 5;  // tempting unless penalised
-      const auto x = ProcessedLogits(step.Logits(0, i), vocabulary, state, nullptr, before.data(),
-                                     window, 10 + i);
+      const auto x = ProcessedLogits(step.Logits(0, i), vocabulary, state, step.bias.data(),
+                                     before.data(), window, 10 + i);
       expected.push_back(static_cast<int32_t>(std::max_element(x.begin(), x.end()) - x.begin()));
       window.push_back(expected.back());
       if (i < length) step.tokens[step.row[0] + 1 + i] = expected.back();
