@@ -46,7 +46,7 @@ Simulation::Simulation(const MixerUnderTest& mixer, std::vector<Rows> tokens,
   WorkspaceShape shape = mixer.workspace();
   shape.width = mixer.width();
   shape.vocabulary = ids;
-  shape.max_rows = kMaxRows;
+  shape.max_rows = std::min<int>(kMaxRows, static_cast<int>(ids));
   shape.max_logit_rows = 1;
   shape.max_sequences = slots_;
   shape.max_context = kPagesPerSequence * kPageTokens;
