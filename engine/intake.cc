@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
@@ -11,6 +12,8 @@ namespace mambad {
 namespace {
 
 constexpr absl::Duration kShortest = absl::Milliseconds(10), kLongest = absl::Minutes(10);
+// What lies longer ago than that was not one step.
+constexpr absl::Duration kLongestStep = absl::Seconds(1);
 // The line's bound; those beyond are told as the last one.
 constexpr size_t kLongestLine = 4096;
 // Who is late by half of what it was told and this is out of the line.
@@ -39,17 +42,19 @@ Intake::Intake(const EngineCore* core)
   Publish();
 }
 
-absl::Status Intake::Room(int64_t tokens) const {
+absl::Status Intake::Room(int64_t tokens, const KeptPlaces& kept) const {
+  const auto full = [](int64_t waiting, const char* what, int64_t kept) {
+    std::string message = absl::StrCat("the queue is full: ", waiting, what, " wait");
+    if (kept > 0)
+      absl::StrAppend(&message, ", and ", kept, " more, refused before, are expected now");
+    return absl::ResourceExhaustedError(message);
+  };
   // Those that the next step starts do not wait.
-  if (waiting() >= max_waiting_ + free_slots_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the queue is full: ", waiting(), " requests wait"));
-  }
+  if (waiting() + kept.requests >= max_waiting_ + free_slots_)
+    return full(waiting(), " requests", kept.requests);
   const int64_t waiting_tokens = core_waiting_tokens_ + submitted_tokens_;
-  if (waiting() > 0 && waiting_tokens + tokens > max_waiting_tokens_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the queue is full: ", waiting_tokens, " prompt tokens wait"));
-  }
+  if (waiting() > 0 && waiting_tokens + kept.prompt_tokens + tokens > max_waiting_tokens_)
+    return full(waiting_tokens, " prompt tokens", kept.prompt_tokens);
   return absl::OkStatus();
 }
 
@@ -59,13 +64,15 @@ absl::Status Intake::Ask(const Request& request, absl::Time now) {
   caller.since = caller.told = now;
   // Idle until now: what comes first begins at once.
   if (demands_.running.empty() && waiting() == 0) demands_.made = now;
-  const absl::Status full = Room(static_cast<int64_t>(request.prompt.size()));
+  caller.demand = core_.DemandOf(request, pace_);
+  const int64_t tokens = caller.demand.prompt_tokens;
+  absl::Status full = Room(tokens);
   if (!full.ok() || !line_.empty()) {
     caller.key = KeyOf(request);
     const bool known = Recognize(caller.key, now, &caller);
+    if (full.ok()) full = Room(tokens, KeptBefore(caller, now));
     if (known && full.ok()) return_share_ += kReturnWeight * (1 - return_share_);
   }
-  caller.demand = core_.DemandOf(request, pace_);
   if (!full.ok()) {
     const absl::Duration delay = RetryDelay(caller, now);
     caller.due = now + delay;
@@ -92,6 +99,7 @@ void Intake::Publish() {
   submitted_.erase(submitted_.begin(), submitted_.begin() + static_cast<int64_t>(handed_over_));
   handed_over_ = 0;
   pace_ = core_.pace();
+  last_step_ = core_.demands().made - demands_.made;  // endless before the first
   demands_ = core_.demands();
   stale_ = true;
 }
@@ -109,6 +117,22 @@ absl::Duration Intake::EstimatedWait(absl::Time now) const {
 
 // ---- the line outside ---------------------------------------------------------------------------
 
+Intake::KeptPlaces Intake::KeptBefore(const Outside& caller, absl::Time now) const {
+  if (waiting() < free_slots_) return {};  // starts at once
+  KeptPlaces kept;
+  for (const Outside& other : line_) {
+    if (other.since >= caller.since) break;
+    if (!IsAsTold(other, now)) continue;
+    ++kept.requests;
+    // Smaller ones find room earlier, whoever was first.
+    if (other.demand.prompt_tokens <= caller.demand.prompt_tokens)
+      kept.prompt_tokens += other.demand.prompt_tokens;
+  }
+  kept.requests = std::llround(return_share_ * static_cast<double>(kept.requests));
+  kept.prompt_tokens = std::llround(return_share_ * static_cast<double>(kept.prompt_tokens));
+  return kept;
+}
+
 void Intake::ForgetLate(absl::Time now) {
   const auto late = [&](const Outside& caller) {
     if (now <= caller.due + (caller.due - caller.told) / 2 + kPatience) return false;
@@ -118,16 +142,17 @@ void Intake::ForgetLate(absl::Time now) {
   line_.erase(std::remove_if(line_.begin(), line_.end(), late), line_.end());
 }
 
+bool Intake::IsAsTold(const Outside& caller, absl::Time now) {
+  return now - caller.told >= (caller.due - caller.told) / 2;
+}
+
 bool Intake::Recognize(size_t key, absl::Time now, Outside* caller) {
-  const auto as_told = [&](const Outside& other) {
-    return now - other.told >= (other.due - other.told) / 2;
-  };
   const auto known = std::find_if(line_.begin(), line_.end(), [&](const Outside& other) {
-    return other.key == key && (as_told(other) || now - other.since >= kBurst);
+    return other.key == key && (IsAsTold(other, now) || now - other.since >= kBurst);
   });
   if (known == line_.end()) return false;
   caller->since = known->since;
-  if (as_told(*known) || now - known->since < kPersistence) {
+  if (IsAsTold(*known, now) || now - known->since < kPersistence) {
     line_.erase(known);
   } else {
     line_.erase(
@@ -141,16 +166,18 @@ absl::Duration Intake::RetryDelay(const Outside& caller, absl::Time now) {
   int64_t ahead = 0;
   while (ahead < static_cast<int64_t>(line_.size()) && line_[ahead].since <= caller.since) ++ahead;
   ahead = std::llround(return_share_ * static_cast<double>(ahead));
-  const double seconds = StartOf(StartsUntilRoom(caller, ahead));
-  return std::clamp(kMargin * FromNow(seconds, now), kShortest, kLongest);
+  const double seconds = StartOf(StartsUntilRoom(caller, ahead, now));
+  // Room comes between steps only.
+  const absl::Duration shortest =
+      last_step_ <= kLongestStep ? std::max(last_step_, kShortest) : kShortest;
+  return std::clamp(kMargin * FromNow(seconds, now), shortest, kLongest);
 }
 
-int64_t Intake::StartsUntilRoom(const Outside& caller, int64_t ahead) const {
+int64_t Intake::StartsUntilRoom(const Outside& caller, int64_t ahead, absl::Time now) const {
   int64_t place = std::max<int64_t>(0, waiting() + ahead - max_waiting_);
   int64_t surplus =
       core_waiting_tokens_ + submitted_tokens_ + caller.demand.prompt_tokens - max_waiting_tokens_;
-  if (surplus > 0) {
-    // Smaller ones find room earlier, whoever was first.
+  if (surplus + KeptBefore(caller, now).prompt_tokens > 0) {
     for (int64_t i = 0; i < static_cast<int64_t>(line_.size()); ++i) {
       if (i < ahead || line_[i].demand.prompt_tokens < caller.demand.prompt_tokens)
         surplus += line_[i].demand.prompt_tokens;

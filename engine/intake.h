@@ -8,7 +8,10 @@
 //   - who comes back and finds no room keeps its place in the line;
 //   - who asks long before it was told to is no other caller, and takes no second place;
 //   - who has not come back in time is out of the line. Of late it was such a share of all that
-//     came back, and the line is taken to be as much shorter.
+//     came back, and the line is taken to be as much shorter;
+//   - who comes later than others whose time to come back is near finds their places taken: else
+//     those who have just been answered, and ask again at once, would have all room that there is.
+//     No slot is left idle for that: what the next step can start is let in.
 
 #ifndef MAMBAD_ENGINE_INTAKE_H_
 #define MAMBAD_ENGINE_INTAKE_H_
@@ -33,8 +36,8 @@ class Intake {
   // One more request wants in. OK: it waits from now on. RESOURCE_EXHAUSTED when a queue limit is
   // reached, with RetryDelayOf(status) until the queue is likely to have room for it.
   absl::Status Ask(const Request& request, absl::Time now);
-  // Whether there is room for one more, of so many prompt tokens.
-  absl::Status Room(int64_t tokens) const;
+  // Whether there is room for one more, of so many prompt tokens, whoever it is.
+  absl::Status Room(int64_t tokens) const { return Room(tokens, {}); }
   // All that were let in are the core's from now on, which says so by the next Publish.
   void HandOver();
   // Between two steps: what the core says of itself.
@@ -52,13 +55,24 @@ class Intake {
     absl::Time since, told, due;  // refused first and last; when it was told to come back
   };
 
+  // Places in the queue that are kept for those in the line.
+  struct KeptPlaces {
+    int64_t requests = 0;
+    int64_t prompt_tokens = 0;
+  };
+
+  absl::Status Room(int64_t tokens, const KeptPlaces& kept) const;
+  // For those who were refused before this one and are about to come back.
+  KeptPlaces KeptBefore(const Outside& caller, absl::Time now) const;
   void ForgetLate(absl::Time now);
+  // Of one in the line: who comes now comes about when it was told to.
+  static bool IsAsTold(const Outside& caller, absl::Time now);
   // Takes the caller with this request out of the line; `caller->since`: its place in it. False:
   // there is none.
   bool Recognize(size_t key, absl::Time now, Outside* caller);
   absl::Duration RetryDelay(const Outside& caller, absl::Time now);
   // How many of those that wait, and of those ahead in the line, must have started.
-  int64_t StartsUntilRoom(const Outside& caller, int64_t ahead) const;
+  int64_t StartsUntilRoom(const Outside& caller, int64_t ahead, absl::Time now) const;
   // Of the first that wait and stand in the line, how many seconds after demands_.made.
   double StartOf(int64_t place);
   absl::Duration FromNow(double seconds, absl::Time now) const;
@@ -75,6 +89,7 @@ class Intake {
   int64_t core_waiting_tokens_ = 0;
   QueueDemands demands_;
   ServicePace pace_;
+  absl::Duration last_step_;  // between the last two
   // Those that were let in since the core last reported, the first handed_over_ of them its own.
   std::vector<ServiceDemand> submitted_;
   size_t handed_over_ = 0;

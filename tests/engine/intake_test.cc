@@ -3,6 +3,7 @@
 
 #include "engine/intake.h"
 
+#include <algorithm>
 #include <memory>
 #include <set>
 #include <string>
@@ -88,6 +89,38 @@ TEST_F(IntakeTest, WhoComesBackAsToldKeepsItsPlaceInTheLine) {
   const double again = Told(4, 100, 1, first);
   EXPECT_LT(again, second - first);
   EXPECT_GT(Told(4, 100, 3, first + 0.1), again + first);
+}
+
+// But for a slot that would be idle.
+TEST_F(IntakeTest, PlacesAreKeptForThoseWhoAreAboutToComeBack) {
+  Open(/*max_sequences=*/1, /*max_waiting=*/2);
+  for (uint64_t seed = 0; seed < 3; ++seed) ASSERT_TRUE(Ask(4, 100, seed).ok());
+  const double first = Told(4, 100, 3, 0), second = Told(4, 100, 4, 0);
+  intake_->HandOver();
+  intake_->Publish();
+  const double soon = std::max(first, second / 2) + 0.01;  // half of what each was told is over
+  EXPECT_TRUE(Ask(4, 100, 10, soon).ok()) << "the slot is free";
+  EXPECT_EQ(Ask(4, 100, 11, soon).message(),
+            "the queue is full: 1 requests wait, and 2 more, refused before, are expected now");
+  EXPECT_TRUE(Ask(4, 100, 3, soon).ok());
+  EXPECT_TRUE(Ask(4, 100, 4, second).ok());
+}
+
+// Smaller ones pass a large one that waits outside.
+TEST_F(IntakeTest, PlacesAreKeptByPromptTokensToo) {
+  Open(/*max_sequences=*/1, /*max_waiting=*/100, /*max_waiting_tokens=*/10);
+  ASSERT_TRUE(Ask(8, 100, 0).ok());
+  const double large = Told(8, 100, 1, 0), small = Told(4, 100, 2, 0);
+  intake_->HandOver();
+  intake_->Publish();
+  const double soon = std::max(large, small) / 2 + 0.01;
+  ASSERT_TRUE(Ask(2, 100, 3, soon).ok());
+  EXPECT_TRUE(Ask(2, 100, 4, soon).ok());
+  EXPECT_EQ(
+      Ask(4, 100, 5, soon).message(),
+      "the queue is full: 4 prompt tokens wait, and 4 more, refused before, are expected now");
+  EXPECT_TRUE(Ask(2, 100, 6, soon).ok());
+  EXPECT_TRUE(Ask(4, 100, 2, small).ok());
 }
 
 TEST_F(IntakeTest, WhoAsksAllTheTimeHasOnePlace) {

@@ -97,6 +97,9 @@ class QueueSimulation {
     callers_.push_back({std::move(request), refused, seconds < measured_from_, {}});
     events_.emplace(kStart + absl::Seconds(seconds), callers_.size() - 1);
   }
+  // Who is answered asks the same again, until so many seconds: it hears of its answer while the
+  // next step runs already.
+  void AskAgainUntil(double seconds) { again_until_ = kStart + absl::Seconds(seconds); }
   // Callers that arrive before are not looked at: they are how the engine came to know its pace.
   void MeasureFrom(double seconds) { measured_from_ = seconds; }
 
@@ -128,6 +131,15 @@ class QueueSimulation {
     }
   }
 
+  // Of the hints that callers kept to, how many let them in; answers of each caller.
+  int64_t hints_kept = 0, hints_true = 0;
+  std::vector<int64_t> Answers() const {
+    std::vector<int64_t> answers;
+    for (const Caller& caller : callers_)
+      if (!caller.ignored) answers.push_back(caller.answers);
+    return answers;
+  }
+
   // What was told, divided by what happened: of each time that one was refused (asking often: of
   // the first), and of each that was let in and waited for more than a few steps.
   std::vector<double> hints, waits;
@@ -148,20 +160,21 @@ class QueueSimulation {
     Refused refused;
     bool ignored;
     std::vector<Refusal> refusals;  // whose end is not known yet
+    int64_t answers = 0;
   };
   class Sink : public EventSink {
    public:
-    Sink(QueueSimulation* simulation, absl::Duration told) : simulation_(simulation), told_(told) {}
+    Sink(QueueSimulation* simulation, size_t caller, absl::Duration told)
+        : simulation_(*simulation), caller_(caller), told_(told) {}
     bool OnEvent(const TokenEvent& event) override {
       if (event.finish == FinishReason::kNone || event.index > 0) return true;
-      const absl::Duration waited = absl::Microseconds(event.stats->queue_microseconds);
-      if (simulation_ != nullptr && waited > absl::Milliseconds(300))
-        simulation_->waits.push_back(absl::FDivDuration(told_, waited));
+      simulation_.Answered(caller_, told_, absl::Microseconds(event.stats->queue_microseconds));
       return true;
     }
 
    private:
-    QueueSimulation* const simulation_;  // null: not looked at
+    QueueSimulation& simulation_;
+    const size_t caller_;
     const absl::Duration told_;
   };
 
@@ -180,16 +193,26 @@ class QueueSimulation {
     }
   }
 
+  void Answered(size_t index, absl::Duration told, absl::Duration waited) {
+    Caller& caller = callers_[index];
+    if (caller.ignored) return;
+    ++caller.answers;
+    if (waited > absl::Milliseconds(300)) waits.push_back(absl::FDivDuration(told, waited));
+    if (now_ < again_until_) events_.emplace(now_ + absl::Milliseconds(1), index);
+  }
+
   void Ask(absl::Time when, size_t index) {
     Caller& caller = callers_[index];
+    const bool returns = caller.refused == Refused::kReturns && !caller.refusals.empty();
     const absl::Duration told = intake_->EstimatedWait(when);
     const absl::Status status = intake_->Ask(caller.request, when);
+    if (returns && !caller.ignored) ++hints_kept, hints_true += status.ok();
     if (status.ok()) {
       for (const Refusal& refusal : caller.refusals) Compare(caller, refusal, when);
       caller.refusals.clear();
       const RequestId id = ++last_id_;
       asked_[id] = when;
-      sinks_[id] = std::make_shared<Sink>(caller.ignored ? nullptr : this, told);
+      sinks_[id] = std::make_shared<Sink>(this, index, told);
       submitted_.emplace_back(id, caller.request);
       return;
     }
@@ -209,6 +232,7 @@ class QueueSimulation {
       if (!intake_->Room(static_cast<int64_t>(callers_[first].request.prompt.size())).ok()) return;
       line_.pop_front();
       Ask(now_, first);
+      if (!line_.empty() && line_.back() == first) return;  // others' places are kept
     }
   }
 
@@ -235,6 +259,7 @@ class QueueSimulation {
   std::mt19937 random_{20};
   absl::Time now_ = kStart;
   double measured_from_ = 0;
+  absl::Time again_until_ = absl::InfinitePast();
   uint64_t requests_ = 0;
   RequestId last_id_ = 0;
   std::vector<Caller> callers_;

@@ -3,6 +3,7 @@
 // load. What happens: of one that comes back as told (or asks all the time), when it is let in; of
 // one that goes away, when it would have been let in first; of one that is let in, its first step.
 
+#include <algorithm>
 #include <cstdio>
 #include <string>
 
@@ -92,6 +93,23 @@ TEST_P(HintsInTheLine, OfAThreefoldLoadWhoseCallersReturn) {
   WarmUp();
   Poisson(10, 20, 27, GetParam(), Ordinary());
   Expect();
+}
+
+// Three times as many as there are places, each of whom asks anew when it has been answered. Who
+// keeps to its hint is let in by it, and none is passed over for those who have just been answered.
+TEST_F(Hints, OfCallersWhoAskAgainWhenTheyAreAnswered) {
+  Open();
+  WarmUp();
+  Burst(10, 72, Refused::kReturns, Ordinary());
+  simulation_->AskAgainUntil(40);
+  Expect();
+  std::printf("%lld of %lld hints led in\n", static_cast<long long>(simulation_->hints_true),
+              static_cast<long long>(simulation_->hints_kept));
+  EXPECT_GE(simulation_->hints_true, 0.8 * static_cast<double>(simulation_->hints_kept));
+  const auto answers = simulation_->Answers();
+  const auto [fewest, most] = std::minmax_element(answers.begin(), answers.end());
+  EXPECT_GE(*fewest, 3);
+  EXPECT_LE(*most, *fewest + 1);
 }
 
 TEST_F(Hints, OfAThreefoldLoadWhoseCallersAskAllTheTime) {
