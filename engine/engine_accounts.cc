@@ -44,7 +44,7 @@ void EngineCore::Account(const StepTimes& times, absl::Time begin, absl::Time no
   for (const StepEntry& entry : plan_) ShareTime(entry, times, report.rows);
   report.draft_seconds = times.draft_seconds;
   report.verify_seconds = times.verify_seconds;
-  report.total_seconds = times.draft_seconds + times.verify_seconds;
+  report.total_seconds = times.total_seconds;
   // Both from their rows: as what is left over, rounding could make it less than nothing.
   const double second_a_row = times.verify_seconds / report.rows;
   stats_.draft_tokens += drafted;

@@ -195,14 +195,15 @@ int64_t EngineCore::TokenLimit(const Request& request) const {
   return limit;
 }
 
-// Takes slots and pages for all samples of a request, or nothing. One that was preempted goes on
-// with the tokens that its samples have: they are its backlog.
+// Takes slots, pages and rows of tables for all samples of a request, or nothing. One that was
+// preempted goes on with the tokens that its samples have: they are its backlog.
 bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
   const Request& request = active.request;
   const bool anew = active.preempted_at.has_value();
   active.token_limit = TokenLimit(request);
   const int samples = anew ? active.unfinished : active.samples();
   if (samples > static_cast<int>(free_slots_.size())) return false;
+  if (!sampler_->HasRoom(request.sampling, samples)) return false;
   for (const StatePool* pool : {target_state_.get(), draft_state_.get()}) {
     if (pool == nullptr) continue;
     int64_t pages = 0;
@@ -274,9 +275,14 @@ void EngineCore::TakeSlot(ActiveRequest& active, Sequence& sequence) {
   const int64_t positions = Reservation(active, static_cast<int64_t>(sequence.tokens.size()));
   target_state_->Acquire(sequence.slot, positions, active.ForkedAt(sequence.index));
   if (draft_state_ != nullptr) draft_state_->Acquire(sequence.slot, positions);
-  sampler_->Configure(sequence.slot, request.sampling, sequence.index, request.prompt,
-                      absl::MakeConstSpan(sequence.tokens).subspan(sequence.prompt_length),
-                      active.stop_ids, sequence.prompt_length + request.stopping.min_tokens);
+  SlotSampling sampling{request.sampling};
+  sampling.sample = sequence.index;
+  sampling.logprobs = request.output.logprobs;
+  sampling.prompt = request.prompt;
+  sampling.answer = absl::MakeConstSpan(sequence.tokens).subspan(sequence.prompt_length);
+  sampling.stop_ids = active.stop_ids;
+  sampling.stop_from = sequence.prompt_length + request.stopping.min_tokens;
+  sampler_->Configure(sequence.slot, sampling);
 }
 
 // Gives answers of unknown length the pages that their next step may need. Where none are left, the

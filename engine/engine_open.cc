@@ -1,6 +1,7 @@
 // EngineCore's opening: checkpoints -> resolved options -> models, state, tokenizer.
 
 #include <algorithm>
+#include <limits>
 #include <new>
 #include <utility>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "engine/engine_core.h"
 #include "engine/weight_type.h"
 #include "kernels/backend_factory.h"
+#include "kernels/recording_backend.h"
 
 namespace mambad {
 namespace {
@@ -22,7 +24,9 @@ constexpr int64_t kUnboundedContext =
 constexpr int kMaxSequences = 4096;
 constexpr int kStepRows = 256;
 constexpr int kLeastRowsPerSequence = 2;
-constexpr int64_t kCacheTokensPerSequence = 2048;  // room by default
+constexpr int64_t kCacheTokensPerSequence = 2048;      // room by default
+constexpr int64_t kPenaltyBytes = int64_t{128} << 20;  // by default, of counts and biases
+constexpr int64_t kLeastPenalised = 16;
 // Pages over all slots that page tables may name: 1 GiB, on the host and on the device.
 constexpr int64_t kMaxTableEntries = int64_t{1} << 28;
 
@@ -49,7 +53,7 @@ ModelInfo Describe(const std::string& path, const Checkpoint& checkpoint, const 
   info.weight_type =
       model.weights().type() == kernels::ElementType::kFloat32 ? "float32" : "bfloat16";
   info.fingerprint = checkpoint.fingerprint();
-  info.numerics = backend.Numerics(model.weights().type());
+  info.numerics = backend.Numerics(model.weights().type(), state.key_values_type());
   info.parameters = model.weights().parameters();
   info.weight_bytes = model.weights().bytes();
   info.layers = config.layers;
@@ -77,6 +81,7 @@ StatePoolShape PoolShapeOf(const EngineOptions& options, int window_rows) {
   shape.slots = options.max_sequences;
   shape.max_context = options.max_context;
   shape.cache_tokens = options.kv_cache_tokens;
+  shape.key_values = ElementTypeOf(options.kv_type);
   shape.window_rows = window_rows;
   return shape;
 }
@@ -107,6 +112,7 @@ absl::Status CheckRanges(const EngineOptions& options) {
       CheckRange("batching.max_context", options.max_context, 0, kMaxContext),
       CheckRange("batching.kv_cache_tokens", options.kv_cache_tokens, 0, int64_t{1} << 32),
       CheckRange("batching.max_step_rows", options.max_step_rows, 0, 1 << 16),
+      CheckRange("batching.max_penalised", options.max_penalised, 0, kMaxSequences),
       CheckRange("batching.max_waiting", options.max_waiting, 0, 1 << 20),
       CheckRange("speculation.max_draft_length", options.max_draft_length, 1, kMaxDraftLength),
       CheckRange("compute.threads", options.threads, 0, 1024),
@@ -221,8 +227,14 @@ absl::Status EngineCore::OpenDevice(const Checkpoint& target, DeviceLostHandler 
     backend_ = std::move(created.backend);
     options.device = created.device;
   }
+  if (options.check_calls) backend_ = kernels::CreateRecordingBackend(std::move(backend_));
   facts_.device = backend_->Description();
   AddWarnings(backend_->Warnings());
+  if (options.kv_type == ComputeType::kAuto) {
+    options.kv_type = backend_->UsualKeyValues() == kernels::ElementType::kBFloat16
+                          ? ComputeType::kBFloat16
+                          : ComputeType::kFloat32;
+  }
   return CheckActivations(options, target, *backend_);
 }
 
@@ -300,8 +312,8 @@ absl::Status EngineCore::LoadDraft(const ModelFiles& files) {
 // What works on the models, and room for all that a step needs.
 void EngineCore::CreateParts(const ModelConfig& config) {
   const EngineOptions& options = facts_.options;
-  sampler_ = std::make_unique<Sampler>(options.max_sequences, config.vocabulary,
-                                       config.padded_vocabulary, *backend_);
+  sampler_ = std::make_unique<Sampler>(options.max_sequences, options.max_penalised,
+                                       config.vocabulary, config.padded_vocabulary, *backend_);
   decoder_ = std::make_unique<SpeculativeDecoder>(
       SpeculativeDecoder::Shape{options.max_sequences, options.max_step_rows, MaxLogitRows(options),
                                 options.max_draft_length},
@@ -341,6 +353,12 @@ absl::Status EngineCore::ResolveOptions(const ModelFiles& files) {
   if (options.max_step_rows == 0) {
     options.max_step_rows = std::max(kStepRows, kLeastRowsPerSequence * options.max_sequences);
   }
+  if (options.max_penalised == 0) {
+    const int64_t fitting = kPenaltyBytes / (8 * config.padded_vocabulary);
+    options.max_penalised = static_cast<int>(
+        std::clamp<int64_t>(fitting, kLeastPenalised, std::numeric_limits<int>::max()));
+  }
+  options.max_penalised = std::min(options.max_penalised, options.max_sequences);
   if (config.context_length > 0 && options.max_context > config.context_length) {
     return absl::InvalidArgumentError(absl::StrCat("batching.max_context: ", options.max_context,
                                                    " given, but the model's limit is ",

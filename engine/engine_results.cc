@@ -215,6 +215,7 @@ void EngineCore::ReleaseSequence(Sequence& sequence) {
   if (sequence.slot < 0) return;
   target_state_->Release(sequence.slot);
   if (draft_state_ != nullptr) draft_state_->Release(sequence.slot);
+  sampler_->Release(sequence.slot);
   free_slots_.push_back(sequence.slot);
   sequence.slot = -1;
 }

@@ -147,6 +147,10 @@ absl::Status EngineCore::ValidateOutput(const Request& request) const {
 // anew, each with pages of its own.
 absl::Status EngineCore::ValidateRoom(const Request& request) const {
   const int samples = request.output.samples;
+  const int rows = facts_.options.max_penalised;
+  if (samples > rows && (HasPenalties(request.sampling) || HasBiases(request.sampling)))
+    return Refuse("output.n", absl::StrCat(samples, " samples with penalties or biases"),
+                  "allowed at most ", rows);
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   const int64_t limit = TokenLimit(request);
   for (const StatePool* pool : {target_state_.get(), draft_state_.get()}) {

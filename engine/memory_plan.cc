@@ -78,10 +78,17 @@ int64_t StateBytes(const ModelConfig& config, int slots, int window_rows, bool k
 }
 
 // Keys and values of one token, in all attention layers.
-int64_t CacheBytesPerToken(const ModelConfig& config) {
+int64_t CacheBytesPerToken(const ModelConfig& config, const EngineOptions& options,
+                           const kernels::Backend& backend) {
   const int64_t layers =
       std::count(config.mixers.begin(), config.mixers.end(), MixerKind::kAttention);
-  return layers * 2 * config.attention.key_value_heads * config.attention.head_width * 4;
+  if (layers == 0) return 0;
+  kernels::AttentionLayer layer;
+  layer.query_heads = config.attention.query_heads;
+  layer.key_value_heads = config.attention.key_value_heads;
+  layer.head_width = config.attention.head_width;
+  const kernels::KeyValueLayout layout = backend.PageLayout(layer, ElementTypeOf(options.kv_type));
+  return layers * (layout.key_bytes + layout.value_bytes) / kernels::kPageTokens;
 }
 
 // What the CPU's backend takes, at most: rows of each part, and twice the widest of them on its way
@@ -143,7 +150,6 @@ MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t
   MemoryPlan plan;
   plan.free = backend.FreeBytes();
   plan.float32_weights = ComputesInFloat32(target, options.weight_type);
-  const int64_t sequences = options.max_sequences;
   const int64_t vocabulary = target.config().padded_vocabulary;
   const int logit_rows = MaxLogitRows(options);
   for (const Checkpoint* model : {&target, draft}) {
@@ -153,12 +159,12 @@ MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t
     plan.weights += WeightBytes(*model, options.weight_type, drafts ? proposed_tokens : 0);
     const int window_rows = drafts ? DraftWindowRows(options) : TargetWindowRows(options);
     plan.states += StateBytes(config, options.max_sequences, window_rows, drafts, backend);
-    plan.cache_token += CacheBytesPerToken(config);
+    plan.cache_token += CacheBytesPerToken(config, options, backend);
     plan.tables += PageTableBytes(config, options);
     plan.workspace += WorkspaceBytes(config, options, drafts ? options.max_sequences : logit_rows);
   }
   plan.keys_and_values = plan.cache_token * options.kv_cache_tokens;
-  plan.tables += sequences * vocabulary * 8;  // penalties' counts and biases
+  plan.tables += options.max_penalised * vocabulary * 8;  // penalties' counts and biases
   return plan;
 }
 

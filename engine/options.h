@@ -35,6 +35,12 @@ struct EngineOptions {
   // refused. With float32 weights nothing is rounded.
   ComputeType activations = ComputeType::kAuto;
 
+  // What keys and values are kept as, rounded once when a token is read: bfloat16 takes half the
+  // room of float32. kAuto: as is usual on the device; float32 on the CPU.
+  ComputeType kv_type = ComputeType::kAuto;
+  // To find bugs: all that is asked of the device is checked, decode rounds are replayed. Slow.
+  bool check_calls = false;
+
   int max_sequences = 16;  // sequences that run together: state slots
   int64_t max_context =
       0;  // tokens of prompt + answer; 0: the model's own limit, or 32768 without one
@@ -43,6 +49,10 @@ struct EngineOptions {
   // Rows the target scores in one step: bounds the time between tokens while prompts run. 0: 256,
   // or two a sequence where that is more, as every sequence must find room for a draft.
   int max_step_rows = 0;
+  // Of them, those that may have penalties at once, and as many that may have biases or allowed
+  // tokens; more wait. Each takes 8 bytes a token of the vocabulary. 0: all, or as many (16 at
+  // least) as 128 MB hold.
+  int max_penalised = 0;
   int max_waiting = 256;  // requests queued beyond those running; more are refused at once
   int64_t max_waiting_tokens = 1 << 20;  // prompt tokens in the queue
 

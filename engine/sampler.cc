@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 
@@ -52,10 +53,23 @@ absl::Status ValidateSampling(const SamplingParams& params, int vocabulary) {
   return absl::OkStatus();
 }
 
-Sampler::Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Backend& backend)
+bool HasPenalties(const SamplingParams& params) {
+  return params.repetition_penalty != 1 || params.presence_penalty != 0 ||
+         params.frequency_penalty != 0;
+}
+
+bool HasBiases(const SamplingParams& params) {
+  return !params.logit_bias.empty() || !params.allowed_token_ids.empty();
+}
+
+Sampler::Sampler(int slots, int table_rows, int vocabulary, int padded_vocabulary,
+                 kernels::Backend& backend)
     : backend_(backend) {
-  const size_t cells = size_t{1} * slots * padded_vocabulary;
+  const size_t cells = size_t{1} * table_rows * padded_vocabulary;
   states_ = backend.Allocate(slots * sizeof(kernels::SamplingState));
+  host_states_ = backend.AllocateHost(slots * sizeof(kernels::SamplingState));
+  std::uninitialized_fill_n(&state(0), slots, kernels::SamplingState());
+  changed_.reserve(slots);
   counts_ = backend.Allocate(cells * sizeof(int32_t));
   bias_ = backend.Allocate(cells * sizeof(float));
   tables_.states = states_.as<kernels::SamplingState>();
@@ -65,12 +79,29 @@ Sampler::Sampler(int slots, int vocabulary, int padded_vocabulary, kernels::Back
   tables_.padded_vocabulary = padded_vocabulary;
   count_row_.resize(padded_vocabulary);
   bias_row_.resize(padded_vocabulary);
+  for (int32_t row = table_rows - 1; row >= 0; --row) {
+    free_counts_.push_back(row);
+    free_biases_.push_back(row);
+  }
 }
 
-void Sampler::Configure(int slot, const SamplingParams& params, int sample,
-                        absl::Span<const TokenId> prompt, absl::Span<const TokenId> answer,
-                        absl::Span<const TokenId> stop_ids, int64_t stop_from) {
-  kernels::SamplingState state;
+bool Sampler::HasRoom(const SamplingParams& params, int samples) const {
+  const auto rows = static_cast<size_t>(samples);
+  return (!HasPenalties(params) || rows <= free_counts_.size()) &&
+         (!HasBiases(params) || rows <= free_biases_.size());
+}
+
+void Sampler::Release(int slot) {
+  kernels::SamplingState& state = this->state(slot);
+  if (state.counts_row >= 0) free_counts_.push_back(state.counts_row);
+  if (state.bias_row >= 0) free_biases_.push_back(state.bias_row);
+  state.counts_row = state.bias_row = -1;
+}
+
+void Sampler::Configure(int slot, const SlotSampling& sampling) {
+  const SamplingParams& params = sampling.params;
+  kernels::SamplingState& state = this->state(slot);
+  state = kernels::SamplingState();
   state.temperature = params.temperature;
   state.top_p = params.top_p;
   state.min_p = params.min_p;
@@ -79,40 +110,51 @@ void Sampler::Configure(int slot, const SamplingParams& params, int sample,
   state.presence_penalty = params.presence_penalty;
   state.frequency_penalty = params.frequency_penalty;
   state.seed = params.seed;
-  state.sample = static_cast<uint32_t>(sample);
-  state.stop_from = static_cast<int32_t>(stop_from);
-  state.stop_count = static_cast<int32_t>(std::min<size_t>(stop_ids.size(), kernels::kMaxStopIds));
-  std::copy_n(stop_ids.begin(), state.stop_count, state.stop_ids);
-  if (params.repetition_penalty != 1 || params.presence_penalty != 0 ||
-      params.frequency_penalty != 0) {
-    WriteCounts(slot, prompt, answer);
-    state.counts_row = slot;
+  state.sample = static_cast<uint32_t>(sampling.sample);
+  state.stop_from = static_cast<int32_t>(sampling.stop_from);
+  state.stop_count =
+      static_cast<int32_t>(std::min<size_t>(sampling.stop_ids.size(), kernels::kMaxStopIds));
+  std::copy_n(sampling.stop_ids.begin(), state.stop_count, state.stop_ids);
+  state.alternatives = sampling.logprobs;
+  if (HasPenalties(params)) {
+    state.counts_row = free_counts_.back();
+    free_counts_.pop_back();
+    WriteCounts(state.counts_row, sampling.prompt, sampling.answer);
   }
-  if (!params.logit_bias.empty() || !params.allowed_token_ids.empty()) {
-    WriteBias(slot, params);
-    state.bias_row = slot;
+  if (HasBiases(params)) {
+    state.bias_row = free_biases_.back();
+    free_biases_.pop_back();
+    WriteBias(state.bias_row, params);
   }
-  backend_.Write(tables_.states + slot, &state, sizeof(state));
-  backend_.Synchronize();  // `state` goes away
+  if (std::find(changed_.begin(), changed_.end(), slot) == changed_.end()) changed_.push_back(slot);
 }
 
-void Sampler::WriteCounts(int slot, absl::Span<const TokenId> prompt,
+void Sampler::Upload() {
+  for (int slot : changed_) {
+    backend_.Write(tables_.states + slot, &state(slot), sizeof(kernels::SamplingState));
+  }
+  changed_.clear();
+}
+
+void Sampler::WriteCounts(int row, absl::Span<const TokenId> prompt,
                           absl::Span<const TokenId> answer) {
   std::fill(count_row_.begin(), count_row_.end(), 0);
   for (TokenId id : prompt) count_row_[id] = kInPrompt;
   for (TokenId id : answer) ++count_row_[id];  // the top bit stays: it is the sign
-  backend_.Write(tables_.counts + int64_t{slot} * tables_.padded_vocabulary, count_row_.data(),
+  backend_.Write(tables_.counts + int64_t{row} * tables_.padded_vocabulary, count_row_.data(),
                  count_row_.size() * sizeof(int32_t));
+  backend_.Synchronize();  // the row is filled again for the next one
 }
 
-void Sampler::WriteBias(int slot, const SamplingParams& params) {
+void Sampler::WriteBias(int row, const SamplingParams& params) {
   const float unlisted =
       params.allowed_token_ids.empty() ? 0.0f : -std::numeric_limits<float>::infinity();
   std::fill(bias_row_.begin(), bias_row_.end(), unlisted);
   for (TokenId id : params.allowed_token_ids) bias_row_[id] = 0.0f;
   for (const auto& [id, bias] : params.logit_bias) bias_row_[id] += bias;
-  backend_.Write(tables_.bias + int64_t{slot} * tables_.padded_vocabulary, bias_row_.data(),
+  backend_.Write(tables_.bias + int64_t{row} * tables_.padded_vocabulary, bias_row_.data(),
                  bias_row_.size() * sizeof(float));
+  backend_.Synchronize();
 }
 
 }  // namespace mambad

@@ -7,11 +7,22 @@
 // kernels/README.md.
 //
 // ORDER. Operations run in the order they are called. They may still be running when the call
-// returns: host memory that they read or write must stay untouched until Synchronize(). An
-// operation's host-side arguments (pointers, counts that size a launch) never depend on a result of
-// the same round; everything that does (tokens, accepted counts, random draws) is read from backend
-// memory. A whole round, drafts, verify and accept, can therefore be recorded between BeginRound
-// and EndRound once for each RoundShape and replayed; ReadResults is its only wait.
+// returns: host memory that they read or write must stay untouched until Synchronize().
+//
+// ROUNDS. Operations called between BeginRound and EndRound only describe a round: drafts, verify,
+// accept. Nothing else is called there, and nothing outside it depends on an effect of them before
+// EndRound, so that a device may make one program of the whole round; a backend may as well run
+// each operation at once. An operation's host-side arguments (pointers, counts that size a launch)
+// never depend on a result of the same round; everything that does (tokens, accepted counts, random
+// draws) is read from backend memory. There are two kinds of rounds:
+//
+//   prompts  any rows; every count is exact. Never recorded.
+//   decode   a right row of each sequence, and its drafts. All calls with all their host-side
+//            arguments follow from the RoundShape alone, for as long as the backend lives: it may
+//            be recorded once and replayed. Its counts are upper bounds; how much there is stands
+//            in backend memory, and costs no more than it is.
+//
+// Operations may be called outside of rounds, as in one of prompts.
 //
 // EXACTNESS. A row's result never depends on which other rows, sequences or how many of them share
 // the call, nor on the number of threads. Replay, verify, single steps and (on the CPU) prefill run
@@ -21,7 +32,7 @@
 // backend.
 //
 // ERRORS. Wrong shapes or types are bugs of the caller: the process dies with words. Nothing here
-// allocates except Allocate, Pack and CreateWorkspace.
+// allocates except Allocate, AllocateHost, Pack and CreateWorkspace.
 
 #ifndef MAMBAD_KERNELS_BACKEND_H_
 #define MAMBAD_KERNELS_BACKEND_H_
@@ -204,12 +215,21 @@ struct RecurrentState {
   float* slot(int s) const { return data + s * slot_stride; }
 };
 
-// One attention layer's keys and values of all pages, float32.
-//   keys    [pages][K][hd][kPageTokens]: transposed inside a page, whose scores are one pass
-//   values  [pages][K][kPageTokens][hd]
+// How one attention layer's keys and values lie in a page: the backend's own. Numbers are rounded
+// to `type` once, to the nearest (even among two), when they are appended.
+struct KeyValueLayout {
+  ElementType type = ElementType::kFloat32;  // or kBFloat16
+  int64_t key_bytes = 0, value_bytes = 0;    // of one page, multiples of 64
+};
+
+// One attention layer's keys and values of all pages; those of page p begin at keys + p * key_bytes
+// and at values + p * value_bytes. The CPU's pages:
+//   keys    [K][hd][kPageTokens]: transposed, a page's scores are one pass
+//   values  [K][kPageTokens][hd]
 struct KeyValueState {
-  float* keys = nullptr;
-  float* values = nullptr;
+  std::byte* keys = nullptr;
+  std::byte* values = nullptr;
+  KeyValueLayout layout;
 };
 
 // ---- one step -----------------------------------------------------------------------------------
@@ -240,11 +260,15 @@ struct KeyValueState {
 //
 // Row 0 of a verify is the last kept token, which is right whatever becomes of the drafts. Not
 // folding reads the state and does not write it, for which m rows are run again.
+//
+// In a decode round S and R are upper bounds: sequences that there are not stand behind those that
+// there are, with slot -1, no rows, and 0 in the other arrays; row_begin[S] is the rows that there
+// are.
 struct Batch {
-  int sequences = 0;
-  int rows = 0;                        // row_begin[sequences]
+  int sequences = 0;                   // S
+  int rows = 0;                        // R
   const int32_t* row_begin = nullptr;  // [S + 1]
-  const int32_t* slot = nullptr;       // [S]
+  const int32_t* slot = nullptr;       // [S], each once; -1: no sequence
   // [S], absolute position of the sequence's first row of this call
   const int32_t* position = nullptr;
   const int32_t* replay = nullptr;     // [S], 0 .. replay_rows; resume 1: 0
@@ -257,9 +281,10 @@ struct Batch {
   // [slots, pages_per_sequence]: page of position p is pages[slot][p / kPageTokens]
   const int32_t* pages = nullptr;
   int pages_per_sequence = 0;
-  // [logit_count]: rows whose logits Head computes, in this order
+  // [logit_count]: rows whose logits Head computes, in this order; -1, behind all others: none
   const int32_t* logit_rows = nullptr;
   int logit_count = 0;
+  int64_t max_position = 0;  // no row stands beyond this position
   bool keeps_working = false;
 };
 
@@ -298,6 +323,9 @@ struct SamplingState {
   int32_t stop_count = 0;
   // eos and stop ids: the sequence is cut after the first one kept
   int32_t stop_ids[kMaxStopIds] = {};
+  // Log-probabilities of kept tokens: -1 none, else how many alternatives of each, at most
+  // kMaxAlternatives.
+  int32_t alternatives = -1;
   int32_t counts_row = -1;  // row of SamplingTables::counts; -1: no penalties
   int32_t bias_row = -1;    // row of SamplingTables::bias; -1: none
 };
@@ -315,9 +343,9 @@ struct SamplingTables {
 // reads it, by the rule and with the noise by which Accept draws the target's token of that
 // position.
 struct DraftSampling {
-  int sequences = 0;
+  int sequences = 0;              // S; in a decode round at most
   const int32_t* slot = nullptr;  // [S]
-  // [S], row of the draft workspace's logits; -1: this sequence drafts no more
+  // [S], row of the draft workspace's logits; -1: nothing is drawn here
   const int32_t* logit_row = nullptr;
   const int32_t* position = nullptr;  // [S], absolute position of the token drawn
   int step = 0;                       // 0 .. : which draft of the round
@@ -331,8 +359,8 @@ struct DraftSampling {
 // Draws the target's token of each row for as long as the draft after it is the same, and the one
 // after the last such draft; cuts at stop ids. Drafts decide how many tokens come, never which.
 struct Acceptance {
-  int sequences = 0;
-  const int32_t* slot = nullptr;         // [S]
+  int sequences = 0;                     // S; in a decode round at most
+  const int32_t* slot = nullptr;         // [S]; -1: nothing to accept here
   const int32_t* logit_begin = nullptr;  // [S], the target workspace's logits row of window row 0
   // [S], k: drafts stand in tokens[token_row[s] + 1 ..]; logits has k + 1 rows
   const int32_t* draft_length = nullptr;
@@ -340,8 +368,7 @@ struct Acceptance {
   const int32_t* tokens = nullptr;     // the verify batch's tokens
   const int32_t* position = nullptr;   // [S], absolute position of the first token to keep
   const int32_t* limit = nullptr;      // [S], tokens that may be kept, >= 1 (token limits)
-  // Log-probabilities of kept tokens: -1 none, else how many alternatives (host)
-  int alternatives = -1;
+  bool logprobs = false;               // of the slots that ask for them; false: of none
 };
 
 // What a round gives back, [S] each.
@@ -350,7 +377,7 @@ struct AcceptanceResult {
   int32_t* kept = nullptr;             // tokens kept after the cut, 1 .. k + 1
   int32_t* tokens = nullptr;           // [S, kMaxWindowRows + 1]
   int32_t* stopped = nullptr;          // 1: the last kept token is a stop id
-  float* logprobs = nullptr;           // [S, kMaxWindowRows + 1], when asked for
+  float* logprobs = nullptr;           // [S, kMaxWindowRows + 1], of slots that ask for them
   int32_t* alternative_ids = nullptr;  // [S, kMaxWindowRows + 1, kMaxAlternatives]
   float* alternative_logprobs = nullptr;
 };
@@ -369,25 +396,43 @@ struct TokenScoring {
 
 // ---- the backend --------------------------------------------------------------------------------
 
-// Tells recorded rounds apart; host-known.
+enum class RoundKind : uint8_t { kPrompts, kDecode };
+
+// What the calls of a decode round follow from. A round of prompts has nothing but its kind.
 struct RoundShape {
-  int sequences = 0, draft_length = 0, rows = 0;
-  bool draft_model = false;
+  RoundKind kind = RoundKind::kPrompts;
+  bool draft_model = false;  // makes the drafts, or some of them
+  bool logprobs = false;     // as Acceptance::logprobs
+  int sequences = 0;         // at most; of few different numbers
+  int draft_length = 0;      // the longest of its sequences' drafts
+  int64_t context = 0;       // rows stand at positions below; of few different numbers
+
+  bool operator==(const RoundShape&) const = default;
+};
+
+// What the last round took, in seconds, on the device: up to BeginVerify (0 without it), from there
+// on, and all of it, with what launching took.
+struct RoundTimes {
+  double draft = 0, verify = 0, whole = 0;
 };
 
 // Made by kernels/backend_factory.h, which is also told what to do when the device is lost.
-// Allocate, Pack and CreateWorkspace throw std::bad_alloc when the device has no more memory; they
-// are called while an engine is opened, and by nobody else.
+// Allocate, AllocateHost, Pack and CreateWorkspace throw std::bad_alloc when there is no more
+// memory; they are called while an engine is opened, and by nobody else.
 class Backend {
  public:
   virtual ~Backend() = default;
   // Device and instruction set, for logs and benchmarks.
   virtual std::string Description() const = 0;
-  // By what rules a model whose matrices are `weights` is computed: equal tags, equal weights and
-  // equal calls give equal bits, on every machine. "cpu-avx2/weights-bf16/activations-f32/kv-f32"
-  virtual std::string Numerics(ElementType weights) const = 0;
+  // By what rules a model whose matrices are `weights` is computed, with keys and values kept as
+  // `key_values`: equal tags, equal weights and equal calls give equal bits, on every machine.
+  // "cpu-avx2/weights-bf16/activations-f32/kv-f32"
+  virtual std::string Numerics(ElementType weights, ElementType key_values) const = 0;
   // What activations are rounded to before a product with such weights; kFloat32: not rounded.
   virtual ElementType Activations(ElementType weights) const = 0;
+
+  // What keys and values are kept as where nobody says.
+  virtual ElementType UsualKeyValues() const = 0;
 
   // Why this device may be slower than it could be, here and now: lines for the operator, with the
   // setting to change. Mostly empty.
@@ -397,6 +442,8 @@ class Backend {
   virtual int64_t FreeBytes() const = 0;
   // Memory, zeroed, aligned to 64 bytes at least. Nothing of one backend outlives it.
   virtual Buffer Allocate(size_t bytes) = 0;
+  // The same of the host's, which Write and Read reach fastest.
+  virtual Buffer AllocateHost(size_t bytes) = 0;
   virtual void Write(void* device, const void* host, size_t bytes) = 0;  // in order with operations
   virtual void Read(void* host, const void* device, size_t bytes) = 0;   // valid after Synchronize
   virtual void Copy(void* to, const void* from, size_t bytes) = 0;       // device to device
@@ -414,9 +461,16 @@ class Backend {
   virtual RecurrentSlotLayout SlotLayout(const Mamba2Layer& layer, int window_rows,
                                          bool keeps_working) const = 0;
 
-  // Rounds. A backend may record what is called in between and replay it for the same shape.
-  virtual void BeginRound(const RoundShape& shape) = 0;
+  virtual KeyValueLayout PageLayout(const AttentionLayer& layer, ElementType type) const = 0;
+
+  // Rounds. True: what is called until EndRound describes it. False, of a decode round only: its
+  // shape is known; nothing but EndRound is called, which starts it.
+  virtual bool BeginRound(const RoundShape& shape) = 0;
+  // What was called so far in this round made drafts, what follows verifies them: for the times.
+  virtual void BeginVerify() = 0;
   virtual void EndRound() = 0;
+  // Of the last round; after Synchronize.
+  virtual RoundTimes TakeRoundTimes() = 0;
 
   // The forward pass; each adds to workspace.residual rows [0, batch.rows).
   virtual void Embed(const Batch& batch, const WeightMatrix& embedding,

@@ -1,21 +1,41 @@
 #include "engine/speculation/speculative_decoder.h"
 
 #include <algorithm>
-#include <chrono>
 
 namespace mambad {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // What is drafted fits a window.
 static_assert(kMaxDraftLength <= kernels::kMaxWindowRows);
 
 constexpr int kKept = kernels::kMaxWindowRows + 1;  // tokens a sequence may keep in one step
+
+// Rows that a draft model has to read before its first draft, when it drafted in the last round:
+// the last kept token, and after a round that kept all drafts the last of them, which it proposed
+// and did not read.
+constexpr int kUsualBacklog = 2;
+
+constexpr int64_t kLeastContext = 256;
+
+// The power of two of `least` that reaches `count`, or `most` before it.
+int64_t Bucket(int64_t count, int64_t least, int64_t most) {
+  int64_t bucket = least;
+  while (bucket < count) bucket *= 2;
+  return std::min(bucket, most);
+}
+
+// A right row of each sequence and its drafts, and nothing that the draft model has to catch up
+// with.
+bool OnlyDecodes(absl::Span<const StepEntry> entries) {
+  return std::all_of(entries.begin(), entries.end(), [](const StepEntry& entry) {
+    const bool catches_up = entry.draft_rows > (entry.draft_length > 0 ? kUsualBacklog : 0);
+    return entry.feed == 1 && entry.samples() && entry.scored == 0 && !catches_up;
+  });
+}
+
+bool DraftsByModel(const StepEntry& entry) {
+  return entry.drafter == DrafterKind::kDraftModel && entry.draft_length > 0;
+}
 
 }  // namespace
 
@@ -49,77 +69,132 @@ SpeculativeDecoder::SpeculativeDecoder(const Shape& shape, kernels::Backend& bac
 
   for (auto* array : {&accepted_, &kept_, &stopped_}) results_.Add(array, sequences);
   results_.Add(&tokens_, sequences * kKept);
+  kept_end_ = results_.bytes();
+  results_.Add(&kept_logprobs_, sequences * kKept);
+  results_.Add(&score_logprobs_, shape.max_logit_rows);
+  logprobs_end_ = results_.bytes();
+  results_.Add(&kept_ids_, sequences * kKept * kernels::kMaxAlternatives);
+  results_.Add(&kept_alternatives_, sequences * kKept * kernels::kMaxAlternatives);
+  alternatives_end_ = results_.bytes();
+  results_.Add(&score_ids_, shape.max_logit_rows * kernels::kMaxAlternatives);
+  results_.Add(&score_alternatives_, shape.max_logit_rows * kernels::kMaxAlternatives);
+  scores_end_ = results_.bytes();
   results_.Allocate(backend);
-  alternative_ids_.Add(&kept_ids_, sequences * kKept * kernels::kMaxAlternatives);
-  alternative_ids_.Add(&score_ids_, shape.max_logit_rows * kernels::kMaxAlternatives);
-  alternative_ids_.Allocate(backend);
-  logprobs_.Add(&kept_logprobs_, sequences * kKept);
-  logprobs_.Add(&kept_alternatives_, sequences * kKept * kernels::kMaxAlternatives);
-  logprobs_.Add(&score_logprobs_, shape.max_logit_rows);
-  logprobs_.Add(&score_alternatives_, shape.max_logit_rows * kernels::kMaxAlternatives);
-  logprobs_.Allocate(backend);
 
   waiting_.resize(sequences);
   verify_row_.resize(sequences);
   accept_index_.resize(sequences);
+  draft_read_.resize(sequences);
   draft_row_.resize(sequences);
 }
 
 StepTimes SpeculativeDecoder::Run(absl::Span<StepEntry> entries, int alternatives,
                                   int score_alternatives) {
-  StepTimes times;
   verify_.Clear();
   draft_call_count_ = accept_count_ = score_count_ = 0;
 
   PlanDraftModel(entries);
   PlanVerify(entries);
-  PlanDraftCalls(entries);
-
-  const Clock::time_point start = Clock::now();
-  kernels::RoundShape round;
-  round.sequences = verify_.sequences();
-  round.rows = verify_.rows();
-  round.draft_model = draft_call_count_ > 0;
-  for (const StepEntry& entry : entries)
-    round.draft_length = std::max(round.draft_length, entry.draft_length);
-  inputs_.Upload(backend_);
-  backend_.BeginRound(round);
-  if (draft_call_count_ > 0) {
-    RunDrafts();
-    backend_.Synchronize();
-    times.draft_seconds = SecondsSince(start);
-    for (int call = 0; call < draft_call_count_; ++call)
-      times.draft_rows += draft_calls_[call].batch.rows();
-    times.first_draft_rows = draft_calls_[0].batch.rows();
+  const kernels::RoundShape shape = ShapeOf(entries, alternatives >= 0);
+  PlanDraftCalls(entries, shape);
+  if (shape.kind == kernels::RoundKind::kDecode) Bound(shape);
+  Upload();
+  if (backend_.BeginRound(shape)) {
+    if (draft_call_count_ > 0) {
+      RunDrafts();
+      backend_.BeginVerify();
+    }
+    RunVerify(alternatives >= 0, score_alternatives);
   }
-  RunVerify(alternatives, score_alternatives);
   backend_.EndRound();
-  results_.Download(backend_);
-  if (alternatives >= 0 || score_count_ > 0) logprobs_.Download(backend_);
-  if (alternatives > 0 || score_alternatives > 0) alternative_ids_.Download(backend_);
+  Download(alternatives, score_alternatives);
   backend_.Synchronize();
-  times.verify_seconds = SecondsSince(start) - times.draft_seconds;
-
   Collect(entries);
+  return Times();
+}
+
+// All that the host has to say goes over in one stretch, in order with the round.
+void SpeculativeDecoder::Upload() {
+  target_state_.Upload();
+  if (draft_state_ != nullptr) draft_state_->Upload();
+  sampler_.Upload();
+  inputs_.Upload(backend_);
+}
+
+void SpeculativeDecoder::Download(int alternatives, int score_alternatives) {
+  int64_t end = kept_end_;
+  if (alternatives >= 0 || score_count_ > 0) end = logprobs_end_;
+  if (alternatives > 0) end = alternatives_end_;
+  if (score_alternatives > 0) end = scores_end_;
+  results_.Download(backend_, end);
+}
+
+StepTimes SpeculativeDecoder::Times() {
+  const kernels::RoundTimes taken = backend_.TakeRoundTimes();
+  StepTimes times;
+  times.draft_seconds = taken.draft;
+  times.verify_seconds = taken.verify;
+  times.total_seconds = taken.whole;
+  for (int call = 0; call < draft_call_count_; ++call)
+    times.draft_rows += draft_calls_[call].batch.rows();
+  if (draft_call_count_ > 0) times.first_draft_rows = draft_calls_[0].batch.rows();
   return times;
+}
+
+// After PlanDraftModel and PlanVerify.
+kernels::RoundShape SpeculativeDecoder::ShapeOf(absl::Span<const StepEntry> entries,
+                                                bool logprobs) const {
+  kernels::RoundShape shape;
+  if (!OnlyDecodes(entries)) return shape;
+  shape.kind = kernels::RoundKind::kDecode;
+  shape.logprobs = logprobs;
+  shape.sequences = static_cast<int>(Bucket(verify_.sequences(), 1, shape_.max_sequences));
+  for (const StepEntry& entry : entries) {
+    shape.draft_length = std::max(shape.draft_length, entry.draft_length);
+    shape.draft_model |= DraftsByModel(entry);
+  }
+  const int64_t most = target_.limits().max_context;
+  const bool has_pages =
+      target_state_.has_pages() || (draft_state_ != nullptr && draft_state_->has_pages());
+  shape.context = has_pages ? Bucket(verify_.max_position() + 1, kLeastContext, most) : most;
+  return shape;
+}
+
+// Makes the passes of a decode round as large as its shape says.
+void SpeculativeDecoder::Bound(const kernels::RoundShape& shape) {
+  StepBatch::Bounds bounds;
+  bounds.sequences = shape.sequences;
+  bounds.context = shape.context;
+  const int rows = shape.sequences * (shape.draft_length + 1);
+  bounds.rows = std::min(rows, shape_.max_rows);
+  bounds.logits = std::min(rows, shape_.max_logit_rows);
+  verify_.Bound(bounds);
+  bounds.logits = shape.sequences;
+  for (int call = 0; call < draft_call_count_; ++call) {
+    bounds.rows = call == 0 ? std::min(kUsualBacklog * shape.sequences, draft_->limits().max_rows)
+                            : shape.sequences;
+    draft_calls_[call].batch.Bound(bounds);
+  }
+  std::fill(accept_slot_.host + accept_count_, accept_slot_.host + shape.sequences, -1);
+  accept_count_ = shape.sequences;
 }
 
 // A draft model that has not read up to the end of a sequence reads as much as fits this step; when
 // that is not all, the sequence goes without drafts. Call 0 of the draft model.
 void SpeculativeDecoder::PlanDraftModel(absl::Span<StepEntry> entries) {
   for (DraftCall& call : draft_calls_) call.batch.Clear();
+  std::fill_n(draft_read_.begin(), entries.size(), 0);
   if (draft_ == nullptr) return;
   int rows_left = draft_->limits().max_rows;
-  int waiting = 0;  // sequences still to come, each of which may have two rows to read
-  for (const StepEntry& entry : entries)
-    waiting += entry.drafter == DrafterKind::kDraftModel && entry.draft_length > 0;
+  int waiting = 0;  // sequences still to come
+  for (const StepEntry& entry : entries) waiting += DraftsByModel(entry);
   for (StepEntry& entry : entries) {
-    if (entry.drafter != DrafterKind::kDraftModel || entry.draft_length == 0) continue;
+    if (!DraftsByModel(entry)) continue;
     --waiting;
     Sequence& sequence = *entry.sequence;
     const int64_t backlog = static_cast<int64_t>(sequence.tokens.size()) - sequence.draft.fed;
-    const int rows =
-        static_cast<int>(std::min<int64_t>(backlog, std::max(0, rows_left - 2 * waiting)));
+    const int rows = static_cast<int>(
+        std::min<int64_t>(backlog, std::max(0, rows_left - kUsualBacklog * waiting)));
     if (rows < backlog) entry.draft_length = 0;
     if (rows == 0) continue;
     rows_left -= rows;
@@ -129,8 +204,9 @@ void SpeculativeDecoder::PlanDraftModel(absl::Span<StepEntry> entries) {
     window.keep_from = rows;
     const int first = batch.AddSequence(window);
     for (int i = 0; i < rows; ++i) batch.token(first + i) = sequence.tokens[sequence.draft.fed + i];
-    draft_row_[&entry - entries.data()] = first + rows - 1;
-    sequence.draft = {sequence.draft.fed + rows, 0};
+    const int64_t e = &entry - entries.data();
+    draft_read_[e] = rows;
+    draft_row_[e] = first + rows - 1;
   }
   if (draft_calls_[0].batch.rows() > 0) draft_call_count_ = 1;
 }
@@ -140,7 +216,7 @@ void SpeculativeDecoder::PlanVerify(absl::Span<StepEntry> entries) {
   for (size_t e = 0; e < entries.size(); ++e) {
     StepEntry& entry = entries[e];
     Sequence& sequence = *entry.sequence;
-    const bool sampled = entry.feeds_all() && entry.limit > 0;
+    const bool sampled = entry.samples();
     const int drafts = sampled ? entry.draft_length : 0;
     const int64_t position = sequence.target.fed;
     const int replay = sequence.target.replay;
@@ -176,15 +252,17 @@ void SpeculativeDecoder::PlanVerify(absl::Span<StepEntry> entries) {
 }
 
 // Call j of the draft model reads draft j-1 of every sequence that wants more than j drafts (call
-// 0: its backlog) and draws draft j. Calls' rows follow the order of the entries.
-void SpeculativeDecoder::PlanDraftCalls(absl::Span<StepEntry> entries) {
-  int longest = 0;
+// 0: its backlog) and draws draft j. Calls' rows follow the order of the entries. In a decode round
+// there are as many calls as the shape has drafts, whoever makes them.
+void SpeculativeDecoder::PlanDraftCalls(absl::Span<StepEntry> entries,
+                                        const kernels::RoundShape& shape) {
+  int longest = shape.draft_model ? shape.draft_length : 0;
   for (const StepEntry& entry : entries) {
-    if (entry.drafter == DrafterKind::kDraftModel) longest = std::max(longest, entry.draft_length);
+    if (DraftsByModel(entry)) longest = std::max(longest, entry.draft_length);
   }
   for (int j = 0; j < longest; ++j) {
     DraftCall& call = draft_calls_[j];
-    std::fill_n(call.logit_row.host, accept_count_, -1);
+    std::fill_n(call.logit_row.host, std::max(accept_count_, shape.sequences), -1);
     int next_rows = 0;  // rows that call j+1 will have
     for (size_t e = 0; e < entries.size(); ++e) {
       StepEntry& entry = entries[e];
@@ -192,7 +270,8 @@ void SpeculativeDecoder::PlanDraftCalls(absl::Span<StepEntry> entries) {
       if (entry.drafter != DrafterKind::kDraftModel || entry.draft_length <= j || a < 0) continue;
       const Sequence& sequence = *entry.sequence;
       entry.draft_rows += j > 0;
-      StepBatch::Window window{sequence.slot, sequence.draft.fed + j - 1, /*rows=*/1};
+      const int64_t read = sequence.draft.fed + draft_read_[e];
+      StepBatch::Window window{sequence.slot, read + j - 1, /*rows=*/1};
       window.fold = false;
       window.keep_at = j - 1;
       window.resume = j > 1;
@@ -209,8 +288,9 @@ void SpeculativeDecoder::PlanDraftCalls(absl::Span<StepEntry> entries) {
 void SpeculativeDecoder::RunDrafts() {
   for (int j = 0; j < draft_call_count_; ++j) {
     DraftCall& call = draft_calls_[j];
-    draft_->Forward(call.batch.View(*draft_state_, /*keeps_working=*/true), *draft_state_);
-    if (call.batch.logit_count() == 0) continue;  // only catching up
+    const kernels::Batch batch = call.batch.View(*draft_state_, /*keeps_working=*/true);
+    draft_->Forward(batch, *draft_state_);
+    if (batch.logit_count == 0) continue;  // only catching up
     kernels::DraftSampling sampling;
     sampling.sequences = accept_count_;
     sampling.slot = accept_slot_.device;
@@ -225,7 +305,7 @@ void SpeculativeDecoder::RunDrafts() {
   }
 }
 
-void SpeculativeDecoder::RunVerify(int alternatives, int score_alternatives) {
+void SpeculativeDecoder::RunVerify(bool logprobs, int score_alternatives) {
   target_.Forward(verify_.View(target_state_, /*keeps_working=*/false), target_state_);
   if (score_count_ > 0) {
     kernels::TokenScoring scoring;
@@ -248,7 +328,7 @@ void SpeculativeDecoder::RunVerify(int alternatives, int score_alternatives) {
   acceptance.tokens = verify_.device_tokens();
   acceptance.position = accept_position_.device;
   acceptance.limit = limit_.device;
-  acceptance.alternatives = alternatives;
+  acceptance.logprobs = logprobs;
   backend_.Accept(acceptance, sampler_.tables(), target_.workspace(),
                   {accepted_.device, kept_.device, tokens_.device, stopped_.device,
                    kept_logprobs_.device, kept_ids_.device, kept_alternatives_.device});
@@ -256,14 +336,14 @@ void SpeculativeDecoder::RunVerify(int alternatives, int score_alternatives) {
 
 // Hands the results to the entries and moves the read positions: the target has read the backlog
 // and the kept drafts (which wait in its replay rows, the backlog with them where it did not fold),
-// the draft model all of those that it
-// proposed but the last.
+// the draft model all of those that it proposed but the last.
 void SpeculativeDecoder::Collect(absl::Span<StepEntry> entries) {
   for (size_t e = 0; e < entries.size(); ++e) {
     StepEntry& entry = entries[e];
     Sequence& sequence = *entry.sequence;
     const int a = accept_index_[e];
     sequence.target = {sequence.target.fed + entry.feed, waiting_[e]};
+    if (draft_read_[e] > 0) sequence.draft = {sequence.draft.fed + draft_read_[e], 0};
     entry.sampled = a >= 0;
     if (!entry.sampled) continue;
     entry.accepted = accepted_.host[a];
@@ -273,7 +353,7 @@ void SpeculativeDecoder::Collect(absl::Span<StepEntry> entries) {
     entry.first_result = a * kKept;
     const int kept_drafts = std::min(entry.kept - 1, entry.draft_length);
     sequence.target = {sequence.target.fed + kept_drafts, waiting_[e] + kept_drafts};
-    if (entry.drafter == DrafterKind::kDraftModel && entry.draft_length > 0) {
+    if (DraftsByModel(entry)) {
       const int read = std::min(kept_drafts, entry.draft_length - 1);
       sequence.draft = {sequence.draft.fed + read, read};
     }

@@ -31,8 +31,8 @@ struct LogprobView {
 };
 
 struct StepTimes {
-  double draft_seconds = 0, verify_seconds = 0;
-  int draft_rows = 0;        // rows the draft model ran
+  double draft_seconds = 0, verify_seconds = 0, total_seconds = 0;  // as kernels::RoundTimes
+  int draft_rows = 0;                                               // rows the draft model ran
   int first_draft_rows = 0;  // of them in its first call, which reads what it has not read yet
 };
 
@@ -48,9 +48,9 @@ class SpeculativeDecoder {
 
   // Runs the step and advances the read positions of its sequences; appending the kept tokens to
   // Sequence::tokens is the caller's, who may cut them further only when the sequence ends there.
-  // `alternatives`: as kernels::Acceptance. `score_alternatives`: likewise for scored rows. Draft
-  // lengths may be lowered (a draft model that is far behind reads its backlog first). Allocates
-  // nothing.
+  // `alternatives`: the most that a sequence asks for, as OutputParams::logprobs;
+  // `score_alternatives`: likewise for scored rows. Draft lengths may be lowered (a draft model
+  // that is far behind reads its backlog first). Allocates nothing.
   StepTimes Run(absl::Span<StepEntry> entries, int alternatives, int score_alternatives);
 
   LogprobView KeptLogprob(const StepEntry& entry, int token) const;
@@ -59,15 +59,20 @@ class SpeculativeDecoder {
  private:
   struct DraftCall {
     StepBatch batch;
-    StagingArea<int32_t>::Array logit_row, position, token_row, next_row;  // by accept index
+    StagingArea::Array<int32_t> logit_row, position, token_row, next_row;  // by accept index
   };
 
   void PlanDraftModel(absl::Span<StepEntry> entries);
   void PlanVerify(absl::Span<StepEntry> entries);
-  void PlanDraftCalls(absl::Span<StepEntry> entries);
+  void PlanDraftCalls(absl::Span<StepEntry> entries, const kernels::RoundShape& shape);
+  kernels::RoundShape ShapeOf(absl::Span<const StepEntry> entries, bool logprobs) const;
+  void Bound(const kernels::RoundShape& shape);
   void RunDrafts();
-  void RunVerify(int alternatives, int score_alternatives);
+  void RunVerify(bool logprobs, int score_alternatives);
+  void Upload();
+  void Download(int alternatives, int score_alternatives);
   void Collect(absl::Span<StepEntry> entries);
+  StepTimes Times();
 
   const Shape shape_;
   kernels::Backend& backend_;
@@ -78,24 +83,26 @@ class SpeculativeDecoder {
   Sampler& sampler_;
 
   // Arrays of the step, uploaded in one write.
-  StagingArea<int32_t> inputs_;
+  StagingArea inputs_;
   StepBatch verify_;
   std::vector<DraftCall> draft_calls_;  // [max_draft_length]
   int draft_call_count_ = 0;
   int accept_count_ = 0, score_count_ = 0;
-  StagingArea<int32_t>::Array accept_slot_, logit_begin_, draft_length_, token_row_,
+  StagingArea::Array<int32_t> accept_slot_, logit_begin_, draft_length_, token_row_,
       accept_position_, limit_;
-  StagingArea<int32_t>::Array score_logit_row_, score_token_;
+  StagingArea::Array<int32_t> score_logit_row_, score_token_;
   std::vector<int> waiting_;       // [entries], rows in replay rows before those of the drafts
   std::vector<int> verify_row_;    // [entries], row of the entry's last backlog token in the verify
-  std::vector<int> draft_row_;     // [entries], the same in draft call 0
+  std::vector<int> draft_read_;    // [entries], tokens that the draft model reads in call 0
+  std::vector<int> draft_row_;     // [entries], row of the last of them
   std::vector<int> accept_index_;  // [entries], -1: nothing sampled
 
-  // Results, downloaded in one read; log-probabilities only when asked for.
-  StagingArea<int32_t> results_, alternative_ids_;
-  StagingArea<float> logprobs_;
-  StagingArea<int32_t>::Array accepted_, kept_, tokens_, stopped_, kept_ids_, score_ids_;
-  StagingArea<float>::Array kept_logprobs_, kept_alternatives_, score_logprobs_,
+  // Results, downloaded in one read as far as they are asked for: what was kept, log-probabilities,
+  // alternatives of kept tokens, alternatives of scored ones.
+  StagingArea results_;
+  int64_t kept_end_ = 0, logprobs_end_ = 0, alternatives_end_ = 0, scores_end_ = 0;  // bytes
+  StagingArea::Array<int32_t> accepted_, kept_, tokens_, stopped_, kept_ids_, score_ids_;
+  StagingArea::Array<float> kept_logprobs_, kept_alternatives_, score_logprobs_,
       score_alternatives_;
 };
 

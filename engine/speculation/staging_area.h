@@ -1,60 +1,55 @@
 // A block of numbers with the same layout in host and backend memory: a step's arrays are filled on
-// the host and go over in one write, its results come back in one read.
+// the host and go over in one write, its results come back in one read of those that are wanted.
 
 #ifndef MAMBAD_ENGINE_SPECULATION_STAGING_AREA_H_
 #define MAMBAD_ENGINE_SPECULATION_STAGING_AREA_H_
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "kernels/backend.h"
 
 namespace mambad {
 
-template <typename T>
 class StagingArea {
  public:
   // A named piece: `host` and `device` are set when the area is allocated.
+  template <typename T>
   struct Array {
     T* host = nullptr;
     T* device = nullptr;
   };
 
   // Call for every array, then Allocate once. The pointers must stay valid until then.
-  void Add(Array* array, int64_t count) { pieces_.push_back({array, count}); }
+  template <typename T>
+  void Add(Array<T>* array, int64_t count) {
+    place_.push_back([array, at = bytes_](char* host, char* device) {
+      array->host = reinterpret_cast<T*>(host + at);
+      array->device = reinterpret_cast<T*>(device + at);
+    });
+    bytes_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;  // whole cache lines
+  }
+  // Of all arrays that were added so far.
+  int64_t bytes() const { return bytes_; }
 
   void Allocate(kernels::Backend& backend) {
-    int64_t total = 0;
-    for (const Piece& piece : pieces_) total += Padded(piece.count);
-    host_.assign(total, T{});
-    device_ = backend.Allocate(total * sizeof(T));
-    int64_t offset = 0;
-    for (const Piece& piece : pieces_) {
-      piece.array->host = host_.data() + offset;
-      piece.array->device = device_.as<T>() + offset;
-      offset += Padded(piece.count);
-    }
+    host_ = backend.AllocateHost(bytes_);
+    device_ = backend.Allocate(bytes_);
+    for (const auto& place : place_) place(host_.as<char>(), device_.as<char>());
+    place_.clear();
   }
 
-  void Upload(kernels::Backend& backend) {
-    backend.Write(device_.data(), host_.data(), host_.size() * sizeof(T));
-  }
-  void Download(kernels::Backend& backend) {
-    backend.Read(host_.data(), device_.data(), host_.size() * sizeof(T));
+  void Upload(kernels::Backend& backend) { backend.Write(device_.data(), host_.data(), bytes_); }
+  // The first `bytes`, as bytes() said when the last array that is wanted had been added.
+  void Download(kernels::Backend& backend, int64_t bytes) {
+    backend.Read(host_.data(), device_.data(), bytes);
   }
 
  private:
-  struct Piece {
-    Array* array;
-    int64_t count;
-  };
-  static int64_t Padded(int64_t count) {
-    return (count + 15) / 16 * 16;
-  }  // pieces begin on cache lines
-
-  std::vector<Piece> pieces_;
-  std::vector<T> host_;
-  kernels::Buffer device_;
+  int64_t bytes_ = 0;
+  std::vector<std::function<void(char* host, char* device)>> place_;
+  kernels::Buffer host_, device_;
 };
 
 }  // namespace mambad

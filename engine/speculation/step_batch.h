@@ -4,7 +4,9 @@
 #ifndef MAMBAD_ENGINE_SPECULATION_STEP_BATCH_H_
 #define MAMBAD_ENGINE_SPECULATION_STEP_BATCH_H_
 
+#include <algorithm>
 #include <cstdint>
+#include <optional>
 
 #include "engine/speculation/staging_area.h"
 #include "engine/state/state_pool.h"
@@ -14,10 +16,10 @@ namespace mambad {
 
 class StepBatch {
  public:
-  using Array = StagingArea<int32_t>::Array;
+  using Array = StagingArea::Array<int32_t>;
 
   // Reserves the arrays in `area`. `this` must not move before the area is allocated.
-  void Reserve(StagingArea<int32_t>& area, int max_sequences, int max_rows, int max_logit_rows) {
+  void Reserve(StagingArea& area, int max_sequences, int max_rows, int max_logit_rows) {
     area.Add(&row_begin_, max_sequences + 1);
     for (Array* array : {&slot_, &position_, &replay_, &fold_, &keep_from_, &keep_at_, &resume_})
       area.Add(array, max_sequences);
@@ -25,7 +27,11 @@ class StepBatch {
     area.Add(&logit_rows_, max_logit_rows);
   }
 
-  void Clear() { sequences_ = rows_ = logit_count_ = 0; }
+  void Clear() {
+    sequences_ = rows_ = logit_count_ = 0;
+    max_position_ = 0;
+    bounds_.reset();
+  }
 
   // A sequence's part of the pass; see kernels::Batch.
   struct Window {
@@ -51,6 +57,7 @@ class StepBatch {
     resume_.host[s] = window.resume;
     rows_ += window.rows;
     row_begin_.host[sequences_] = rows_;
+    max_position_ = std::max(max_position_, window.position + window.rows - 1);
     return first;
   }
   int32_t& token(int row) { return tokens_.host[row]; }
@@ -60,15 +67,36 @@ class StepBatch {
     return logit_count_++;
   }
 
+  // Upper bounds, for a pass of a decode round.
+  struct Bounds {
+    int sequences = 0, rows = 0, logits = 0;
+    int64_t context = 0;  // of positions
+  };
+  // The view says these instead of what there is; all sequences and logits must be there already.
+  void Bound(const Bounds& bounds) {
+    bounds_ = bounds;
+    for (int s = sequences_; s < bounds.sequences; ++s) {
+      slot_.host[s] = -1;
+      for (Array* array : {&position_, &replay_, &fold_, &keep_from_, &keep_at_, &resume_})
+        array->host[s] = 0;
+    }
+    std::fill(row_begin_.host + sequences_, row_begin_.host + bounds.sequences + 1, rows_);
+    std::fill(logit_rows_.host + logit_count_, logit_rows_.host + bounds.logits, -1);
+  }
+
+  // What there is.
   int sequences() const { return sequences_; }
   int rows() const { return rows_; }
   int logit_count() const { return logit_count_; }
+  int64_t max_position() const { return max_position_; }
   int32_t* device_tokens() const { return tokens_.device; }
 
   kernels::Batch View(const StatePool& state, bool keeps_working) const {
+    const Bounds bounds =
+        bounds_.value_or(Bounds{sequences_, rows_, logit_count_, max_position_ + 1});
     kernels::Batch batch;
-    batch.sequences = sequences_;
-    batch.rows = rows_;
+    batch.sequences = bounds.sequences;
+    batch.rows = bounds.rows;
     batch.row_begin = row_begin_.device;
     batch.slot = slot_.device;
     batch.position = position_.device;
@@ -81,7 +109,8 @@ class StepBatch {
     batch.pages = state.page_table();
     batch.pages_per_sequence = state.pages_per_sequence();
     batch.logit_rows = logit_rows_.device;
-    batch.logit_count = logit_count_;
+    batch.logit_count = bounds.logits;
+    batch.max_position = bounds.context - 1;
     batch.keeps_working = keeps_working;
     return batch;
   }
@@ -90,6 +119,8 @@ class StepBatch {
   Array row_begin_, slot_, position_, replay_, fold_, keep_from_, keep_at_, resume_, tokens_,
       logit_rows_;
   int sequences_ = 0, rows_ = 0, logit_count_ = 0;
+  int64_t max_position_ = 0;
+  std::optional<Bounds> bounds_;  // none: what there is
 };
 
 }  // namespace mambad

@@ -36,6 +36,7 @@ struct StepEntry {
   int first_score = 0;              // row of the score results of the first scored row
 
   bool feeds_all() const { return feed == sequence->backlog(); }
+  bool samples() const { return feeds_all() && limit > 0; }
 };
 
 }  // namespace mambad

@@ -19,9 +19,11 @@ StatePool::StatePool(const std::vector<Block>& blocks, const StatePoolShape& sha
     : backend_(backend), shape_(shape), layers_(blocks.size()) {
   AllocateRecurrent(blocks);
   AllocatePages(blocks);
-  table_.assign(size_t{1} * shape.slots * pages_per_sequence_, 0);
+  const size_t table_bytes = sizeof(int32_t) * shape.slots * pages_per_sequence_;
+  table_ = backend.AllocateHost(table_bytes);
+  device_table_ = backend.Allocate(table_bytes);
   assigned_.assign(shape.slots, 0);
-  device_table_ = backend.Allocate(table_.size() * sizeof(int32_t));
+  changed_.resize(shape.slots);
 }
 
 void StatePool::AllocateRecurrent(const std::vector<Block>& blocks) {
@@ -56,13 +58,12 @@ void StatePool::AllocatePages(const std::vector<Block>& blocks) {
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (blocks[i].mixer != MixerKind::kAttention) continue;
     Layer& layer = layers_[i];
-    const kernels::AttentionLayer& attention = blocks[i].attention;
-    layer.key_value_floats =
-        int64_t{attention.key_value_heads} * attention.head_width * kernels::kPageTokens;
-    layer.keys = backend_.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
-    layer.values = backend_.Allocate(pages_total_ * layer.key_value_floats * sizeof(float));
-    layer.key_values = {layer.keys.as<float>(), layer.values.as<float>()};
-    page_floats_ += 2 * layer.key_value_floats;
+    const kernels::KeyValueLayout layout =
+        backend_.PageLayout(blocks[i].attention, shape_.key_values);
+    layer.keys = backend_.Allocate(pages_total_ * layout.key_bytes);
+    layer.values = backend_.Allocate(pages_total_ * layout.value_bytes);
+    layer.key_values = {layer.keys.as<std::byte>(), layer.values.as<std::byte>(), layout};
+    page_bytes_ += layout.key_bytes + layout.value_bytes;
   }
   // The lowest page is handed out first.
   for (int64_t page = pages_total_ - 1; page >= 0; --page)
@@ -106,7 +107,7 @@ bool StatePool::Extend(int slot, int64_t positions) {
     holders_[row[i]] = 1;
   }
   assigned_[slot] = static_cast<int32_t>(pages);
-  UploadPages(slot, had, pages - had);
+  Change(slot, had, pages);
   return true;
 }
 
@@ -131,24 +132,36 @@ void StatePool::Fork(int from, int to, int64_t positions) {
     to_row[i] = from_row[i];
     ++holders_[to_row[i]];
   }
-  if (shared > 0) UploadPages(to, 0, shared);
+  Change(to, 0, shared);
   if (PagesFor(positions) > shared) CopyPage(from_row[shared], to_row[shared]);
 }
 
 void StatePool::CopyPage(int32_t from, int32_t to) {
-  for (Layer& layer : layers_) {
-    const int64_t floats = layer.key_value_floats;
-    if (floats == 0) continue;
-    for (float* data : {layer.key_values.keys, layer.key_values.values})
-      backend_.Copy(data + to * floats, data + from * floats, floats * sizeof(float));
+  for (const Layer& layer : layers_) {
+    const auto& [keys, values, layout] = layer.key_values;
+    if (keys == nullptr) continue;
+    backend_.Copy(keys + to * layout.key_bytes, keys + from * layout.key_bytes, layout.key_bytes);
+    backend_.Copy(values + to * layout.value_bytes, values + from * layout.value_bytes,
+                  layout.value_bytes);
   }
 }
 
-void StatePool::UploadPages(int slot, int64_t first, int64_t count) {
-  const int64_t offset = int64_t{slot} * pages_per_sequence_ + first;
-  backend_.Write(device_table_.as<int32_t>() + offset, table_.data() + offset,
-                 count * sizeof(int32_t));
-  backend_.Synchronize();  // the row may change again before the copy has run
+void StatePool::Change(int slot, int64_t begin, int64_t end) {
+  if (begin == end) return;
+  Range& changed = changed_[slot];
+  if (changed.begin == changed.end) changed = {begin, end};
+  changed = {std::min(changed.begin, begin), std::max(changed.end, end)};
+}
+
+void StatePool::Upload() {
+  for (int slot = 0; slot < shape_.slots; ++slot) {
+    Range& changed = changed_[slot];
+    if (changed.begin == changed.end) continue;
+    const int64_t first = int64_t{slot} * pages_per_sequence_ + changed.begin;
+    backend_.Write(device_table_.as<int32_t>() + first, table_.as<int32_t>() + first,
+                   (changed.end - changed.begin) * sizeof(int32_t));
+    changed = {};
+  }
 }
 
 }  // namespace mambad

@@ -20,6 +20,7 @@ struct StatePoolShape {
       0;  // room for keys and values over all sequences; ignored without attention layers
   int window_rows = 0;         // uncommitted rows of a window at most (kernels/backend.h)
   bool keeps_working = false;  // windows are extended row by row (a draft model)
+  kernels::ElementType key_values = kernels::ElementType::kFloat32;
 };
 
 class StatePool {
@@ -34,6 +35,7 @@ class StatePool {
   int64_t PagesShared(int64_t positions) const;
   int64_t pages_free() const { return static_cast<int64_t>(free_pages_.size()); }
   int64_t pages_total() const { return pages_total_; }
+  bool has_pages() const { return has_attention_; }
   // The most positions a sequence can have, for which pages exist at all.
   int64_t max_positions() const;
 
@@ -61,30 +63,37 @@ class StatePool {
   }
 
   const kernels::RecurrentState& recurrent(size_t layer) const { return layers_[layer].recurrent; }
+  kernels::ElementType key_values_type() const { return shape_.key_values; }
   const kernels::KeyValueState& key_values(size_t layer) const { return layers_[layer].key_values; }
+  // Brings pages that were assigned or shared since to the backend: before operations that use
+  // them. Then no more may be until the backend has been waited for.
+  void Upload();
   // [slots, pages_per_sequence()] in backend memory.
   const int32_t* page_table() const { return device_table_.as<int32_t>(); }
   int pages_per_sequence() const { return pages_per_sequence_; }
 
   int64_t recurrent_bytes_per_slot() const { return recurrent_floats_ * 4; }
-  int64_t bytes_per_page() const { return page_floats_ * 4; }
+  int64_t bytes_per_page() const { return page_bytes_; }  // in all layers
 
  private:
   struct Layer {
     kernels::RecurrentState recurrent;
     kernels::KeyValueState key_values;
-    int64_t key_value_floats = 0;  // of one page's keys; its values take as many
     kernels::Buffer keys, values;
+  };
+
+  struct Range {
+    int64_t begin = 0, end = 0;
   };
 
   void AllocateRecurrent(const std::vector<Block>& blocks);
   void AllocatePages(const std::vector<Block>& blocks);
   float* SlotBlock(int slot) const { return recurrent_.as<float>() + slot * recurrent_floats_; }
   // Pages in the order of positions; kNoPage: to be shared later.
-  int32_t* PagesOf(int slot) { return table_.data() + int64_t{slot} * pages_per_sequence_; }
+  int32_t* PagesOf(int slot) { return table_.as<int32_t>() + int64_t{slot} * pages_per_sequence_; }
   void Drop(int32_t page);  // by one holder
   void CopyPage(int32_t from, int32_t to);
-  void UploadPages(int slot, int64_t first, int64_t count);
+  void Change(int slot, int64_t begin, int64_t end);  // of its pages
 
   kernels::Backend& backend_;
   const StatePoolShape shape_;
@@ -94,12 +103,13 @@ class StatePool {
   bool has_attention_ = false;
   int pages_per_sequence_ = 1;
   int64_t pages_total_ = 0;
-  int64_t recurrent_floats_ = 0, page_floats_ = 0;
+  int64_t recurrent_floats_ = 0, page_bytes_ = 0;
   std::vector<int32_t> free_pages_;
   std::vector<int32_t> holders_;   // [pages], slots that have it
-  std::vector<int32_t> table_;     // [slots, pages_per_sequence]; the host's copy
   std::vector<int32_t> assigned_;  // [slots], pages in use, those to be shared later counted
+  kernels::Buffer table_;          // [slots, pages_per_sequence] int32, the host's copy
   kernels::Buffer device_table_;
+  std::vector<Range> changed_;  // [slots], what the backend's copy does not have yet
 };
 
 }  // namespace mambad

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/mixers.h"
@@ -28,13 +29,13 @@ struct AttentionArguments {
   const RowsView &projected, &out;
   int heads_per_item = 1, rows_per_item = 1;  // of a work item
 
-  // Floats between pages; where a page's part of a key/value head begins.
-  int64_t page_floats() const {
+  // Numbers between pages, of keys or of values; where a page's part of a key/value head begins.
+  int64_t page_numbers() const {
     return int64_t{layer.key_value_heads} * layer.head_width * kPageTokens;
   }
   int64_t PageOffset(int sequence, int64_t page, int head) const {
     const int32_t* pages = batch.pages + int64_t{batch.slot[sequence]} * batch.pages_per_sequence;
-    return pages[page] * page_floats() + int64_t{head} * layer.head_width * kPageTokens;
+    return pages[page] * page_numbers() + int64_t{head} * layer.head_width * kPageTokens;
   }
   int group() const { return layer.query_heads / layer.key_value_heads; }
   int head_parts() const { return (group() + heads_per_item - 1) / heads_per_item; }
@@ -43,6 +44,19 @@ struct AttentionArguments {
     return (rows + rows_per_item - 1) / rows_per_item * layer.key_value_heads * head_parts();
   }
 };
+
+// What keys and values are stored as: float, or the upper half of one.
+template <typename T>
+T Stored(float value) {
+  if constexpr (std::is_same_v<T, float>) {
+    return value;
+  } else {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40);
+    return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);  // to nearest even
+  }
+}
 
 }  // namespace mambad::kernels
 #endif
@@ -58,12 +72,20 @@ constexpr int kVectors = kPageTokens / kLanes;  // of a page's scores
 constexpr int kScoreQueries = kLanes == 16 ? 8 : 3;
 constexpr int kValueQueries = kLanes == 16 ? 4 : 3;
 
+HWY_INLINE V LoadVector(const float* from) { return hn::LoadU(D(), from); }
+HWY_INLINE V LoadVector(const uint16_t* from) {
+  const hn::Rebind<uint16_t, D> halves;
+  const hn::Rebind<uint32_t, D> words;
+  return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(words, hn::LoadU(halves, from))));
+}
+
 // The first `count` lanes of a vector, count in 1 .. kLanes; memory beyond is not touched.
-HWY_INLINE V LoadFirst(const float* from, int count) {
-  if (count == kLanes) return hn::LoadU(D(), from);
-  HWY_ALIGN float staged[kLanes] = {};
-  std::memcpy(staged, from, count * sizeof(float));
-  return hn::Load(D(), staged);
+template <typename T>
+HWY_INLINE V LoadFirst(const T* from, int count) {
+  if (count == kLanes) return LoadVector(from);
+  HWY_ALIGN T staged[kLanes] = {};
+  std::memcpy(staged, from, count * sizeof(T));
+  return LoadVector(staged);
 }
 
 HWY_INLINE void StoreFirst(V value, float* to, int count) {
@@ -161,6 +183,7 @@ void RotateRow(const AttentionLayer& layer, int64_t position, float* row) {
 }
 
 // Puts a row's keys (as a column) and values into its page.
+template <typename T>
 void AppendRow(const AttentionArguments& arguments, int sequence, int64_t position,
                const float* row) {
   const AttentionLayer& layer = arguments.layer;
@@ -168,13 +191,16 @@ void AppendRow(const AttentionArguments& arguments, int sequence, int64_t positi
   for (int head = 0; head < layer.key_value_heads; ++head) {
     const int64_t at = arguments.PageOffset(sequence, position / kPageTokens, head);
     const float* key = row + (layer.query_heads + head) * width;
-    for (int64_t i = 0; i < width; ++i) arguments.state.keys[at + i * kPageTokens + token] = key[i];
-    std::memcpy(arguments.state.values + at + token * width, key + layer.key_value_heads * width,
-                width * sizeof(float));
+    const float* value = key + layer.key_value_heads * width;
+    T* const keys = reinterpret_cast<T*>(arguments.state.keys) + at + token;
+    T* const values = reinterpret_cast<T*>(arguments.state.values) + at + token * width;
+    for (int64_t i = 0; i < width; ++i) keys[i * kPageTokens] = Stored<T>(key[i]);
+    for (int64_t i = 0; i < width; ++i) values[i] = Stored<T>(value[i]);
   }
 }
 
-void AppendRows(ThreadPool& pool, const AttentionArguments& arguments) {
+template <typename T>
+void AppendAll(ThreadPool& pool, const AttentionArguments& arguments) {
   const Batch& batch = arguments.batch;
   pool.Split(batch.rows, 1, [&](int64_t begin, int64_t end, int) HWY_ATTR {
     int s = 0;
@@ -184,7 +210,7 @@ void AppendRows(ThreadPool& pool, const AttentionArguments& arguments) {
       if (arguments.layer.query_norm.weight != nullptr)
         NormHeads(arguments.layer, arguments.projected.row(r));
       RotateRow(arguments.layer, position, arguments.projected.row(r));
-      AppendRow(arguments, s, position, arguments.projected.row(r));
+      AppendRow<T>(arguments, s, position, arguments.projected.row(r));
     }
   });
 }
@@ -204,19 +230,19 @@ struct Queries {
 };
 
 // One page and the tokens of it that count.
+template <typename T>
 struct PageRange {
-  const float *keys = nullptr, *values = nullptr;
-  const float *next_keys = nullptr,
-              *next_values = nullptr;  // of the page after it, asked for on the way
+  const T *keys = nullptr, *values = nullptr;
+  const T *next_keys = nullptr, *next_values = nullptr;  // of the page after it: asked for early
   int begin = 0, end = kPageTokens;
 };
 
 // Scores of a page's 16 keys for queries [first, first + kQ). Even and odd columns are summed
 // apart, then added.
-template <int kQ>
-HWY_INLINE void ScorePage(const PageRange& page, int width, int first, Queries& q) {
+template <int kQ, typename T>
+HWY_INLINE void ScorePage(const PageRange<T>& page, int width, int first, Queries& q) {
   const D d;
-  const float* keys = page.keys;
+  const T* keys = page.keys;
   V even[kQ][kVectors], odd[kQ][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kQ; ++i) {
@@ -231,8 +257,8 @@ HWY_INLINE void ScorePage(const PageRange& page, int width, int first, Queries& 
     hwy::Prefetch(page.next_keys + (k + 1) * kPageTokens);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      const V key0 = hn::LoadU(d, keys + k * kPageTokens + v * kLanes);
-      const V key1 = hn::LoadU(d, keys + (k + 1) * kPageTokens + v * kLanes);
+      const V key0 = LoadVector(keys + k * kPageTokens + v * kLanes);
+      const V key1 = LoadVector(keys + (k + 1) * kPageTokens + v * kLanes);
 #pragma GCC unroll 8
       for (int i = 0; i < kQ; ++i) {
         even[i][v] = hn::MulAdd(key0, hn::Set(d, query[i][k]), even[i][v]);
@@ -252,8 +278,8 @@ HWY_INLINE void ScorePage(const PageRange& page, int width, int first, Queries& 
 
 // Scores -> weights against the running maximum. Tokens outside the range weigh nothing, whatever
 // stands there.
-template <bool kWhole>
-HWY_INLINE void WeighPage(const PageRange& page, int i, Queries& q) {
+template <bool kWhole, typename T>
+HWY_INLINE void WeighPage(const PageRange<T>& page, int i, Queries& q) {
   const D d;
   const V lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
   V score[kVectors];
@@ -290,8 +316,8 @@ HWY_INLINE void WeighPage(const PageRange& page, int i, Queries& q) {
 
 // out <- out * correction + sum over the range's tokens of weight * value, for kQ queries and kP
 // vectors of columns.
-template <int kQ, int kP>
-HWY_INLINE void AddValues(const PageRange& page, int width, int first, int column,
+template <int kQ, int kP, typename T>
+HWY_INLINE void AddValues(const PageRange<T>& page, int width, int first, int column,
                           const Queries& q) {
   const D d;
   V out[kQ][kP];
@@ -304,13 +330,13 @@ HWY_INLINE void AddValues(const PageRange& page, int width, int first, int colum
     }
   }
   for (int t = page.begin; t < page.end; ++t) {
-    const float* values = page.values + int64_t{t} * width + column;
+    const T* values = page.values + int64_t{t} * width + column;
     for (int j = 0; j < kP; j += 16 / kLanes) {
       hwy::Prefetch(page.next_values + int64_t{t} * width + column + j * kLanes);
     }
 #pragma GCC unroll 8
     for (int j = 0; j < kP; ++j) {
-      const V value = hn::LoadU(d, values + j * kLanes);
+      const V value = LoadVector(values + j * kLanes);
 #pragma GCC unroll 8
       for (int i = 0; i < kQ; ++i)
         out[i][j] = hn::MulAdd(value, hn::Set(d, q.weights[first + i][t]), out[i][j]);
@@ -324,7 +350,8 @@ HWY_INLINE void AddValues(const PageRange& page, int width, int first, int colum
 }
 
 // The last columns, fewer than a vector.
-void AddLastValues(const PageRange& page, int width, int i, int column, const Queries& q) {
+template <typename T>
+void AddLastValues(const PageRange<T>& page, int width, int i, int column, const Queries& q) {
   const D d;
   const int count = width - column;
   V out = hn::Mul(LoadFirst(q.out[i] + column, count), hn::Set(d, q.correction[i]));
@@ -335,8 +362,8 @@ void AddLastValues(const PageRange& page, int width, int i, int column, const Qu
   StoreFirst(out, q.out[i] + column, count);
 }
 
-template <int kQ>
-HWY_INLINE void AddPage(const PageRange& page, int width, int first, const Queries& q) {
+template <int kQ, typename T>
+HWY_INLINE void AddPage(const PageRange<T>& page, int width, int first, const Queries& q) {
   int column = 0;
   for (; column + 4 * kLanes <= width; column += 4 * kLanes)
     AddValues<kQ, 4>(page, width, first, column, q);
@@ -347,7 +374,8 @@ HWY_INLINE void AddPage(const PageRange& page, int width, int first, const Queri
 }
 
 // Queries [first, end) pass over one page, all of them seeing the same tokens of it.
-void PassPage(const PageRange& page, int width, int first, int end, Queries& q) {
+template <typename T>
+void PassPage(const PageRange<T>& page, int width, int first, int end, Queries& q) {
   int i = first;
   for (; i + kScoreQueries <= end; i += kScoreQueries) ScorePage<kScoreQueries>(page, width, i, q);
   if constexpr (kScoreQueries > 3) {
@@ -393,6 +421,7 @@ void Finish(int width, Queries& q) {
 // Rows [first_row, first_row + rows) of one sequence, heads [first_head, first_head + heads) of one
 // key/value head, page by page. A row's sums depend on its position alone: pages that some rows see
 // only in part are taken row by row.
+template <typename T>
 void Attend(const AttentionArguments& arguments, int sequence, int key_head, int64_t first_row,
             int rows, int first_head, int heads, Queries& q) {
   const AttentionLayer& layer = arguments.layer;
@@ -403,13 +432,14 @@ void Attend(const AttentionArguments& arguments, int sequence, int key_head, int
     return layer.sliding_window > 0 ? std::max<int64_t>(0, p - layer.sliding_window + 1)
                                     : int64_t{0};
   };
+  const T* const keys = reinterpret_cast<const T*>(arguments.state.keys);
+  const T* const values = reinterpret_cast<const T*>(arguments.state.values);
   Begin(arguments, first_row, rows, first_head, heads, q);
   for (int64_t page = oldest(position) / kPageTokens; page <= last / kPageTokens; ++page) {
     const int64_t at = arguments.PageOffset(sequence, page, key_head), start = page * kPageTokens;
     const int64_t next =
         arguments.PageOffset(sequence, std::min(page + 1, last / kPageTokens), key_head);
-    PageRange range{arguments.state.keys + at, arguments.state.values + at,
-                    arguments.state.keys + next, arguments.state.values + next};
+    PageRange<T> range{keys + at, values + at, keys + next, values + next};
     if (start >= oldest(last) && start + kPageTokens - 1 <= position) {
       PassPage(range, layer.head_width, 0, q.count, q);
       continue;
@@ -424,7 +454,8 @@ void Attend(const AttentionArguments& arguments, int sequence, int key_head, int
 }
 
 // Late rows first, because they see most.
-void AttendRows(ThreadPool& pool, const AttentionArguments& arguments, int64_t items) {
+template <typename T>
+void AttendAll(ThreadPool& pool, const AttentionArguments& arguments, int64_t items) {
   pool.SplitFinely(items, [&](int64_t first_item, int64_t end, int) HWY_ATTR {
     Queries queries;
     int s = 0;
@@ -439,11 +470,23 @@ void AttendRows(ThreadPool& pool, const AttentionArguments& arguments, int64_t i
       const int key_head = static_cast<int>(pair / parts);
       const int head = static_cast<int>(pair % parts) * arguments.heads_per_item;
       const int64_t row = tile * arguments.rows_per_item;
-      Attend(arguments, s, key_head, first + row,
-             static_cast<int>(std::min<int64_t>(arguments.rows_per_item, rows - row)),
-             key_head * group + head, std::min(arguments.heads_per_item, group - head), queries);
+      Attend<T>(arguments, s, key_head, first + row,
+                static_cast<int>(std::min<int64_t>(arguments.rows_per_item, rows - row)),
+                key_head * group + head, std::min(arguments.heads_per_item, group - head), queries);
     }
   });
+}
+
+void AppendRows(ThreadPool& pool, const AttentionArguments& arguments) {
+  if (arguments.state.layout.type == ElementType::kBFloat16)
+    return AppendAll<uint16_t>(pool, arguments);
+  AppendAll<float>(pool, arguments);
+}
+
+void AttendRows(ThreadPool& pool, const AttentionArguments& arguments, int64_t items) {
+  if (arguments.state.layout.type == ElementType::kBFloat16)
+    return AttendAll<uint16_t>(pool, arguments, items);
+  AttendAll<float>(pool, arguments, items);
 }
 
 }  // namespace mambad::kernels::HWY_NAMESPACE
@@ -457,6 +500,12 @@ HWY_EXPORT(AppendRows);
 HWY_EXPORT(AttendRows);
 
 }  // namespace
+
+KeyValueLayout AttentionPageLayout(const AttentionLayer& layer, ElementType type) {
+  const int64_t bytes = static_cast<int64_t>(ElementBytes(type)) * layer.key_value_heads *
+                        layer.head_width * kPageTokens;
+  return {type, bytes, bytes};
+}
 
 void PagedAttention(ThreadPool& pool, const Batch& batch, const AttentionLayer& layer,
                     const KeyValueState& state, const RowsView& projected, const RowsView& out) {

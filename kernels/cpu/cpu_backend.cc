@@ -128,12 +128,14 @@ class CpuBackend : public Backend {
            (pool_.threads() == 1 ? " thread" : " threads");
   }
 
-  std::string Numerics(ElementType weights) const override {
+  std::string Numerics(ElementType weights, ElementType key_values) const override {
     const bool rounds = Activations(weights) == ElementType::kBFloat16;
     return std::string("cpu-") + NumericsName(ActiveInstructionSet()) +
            (weights == ElementType::kFloat32 ? "/weights-f32" : "/weights-bf16") +
-           (rounds ? "/activations-bf16" : "/activations-f32") + "/kv-f32";
+           (rounds ? "/activations-bf16" : "/activations-f32") +
+           (key_values == ElementType::kFloat32 ? "/kv-f32" : "/kv-bf16");
   }
+  ElementType UsualKeyValues() const override { return ElementType::kFloat32; }
   ElementType Activations(ElementType weights) const override {
     return RoundsActivations(linear_settings_, weights) ? ElementType::kBFloat16
                                                         : ElementType::kFloat32;
@@ -146,6 +148,7 @@ class CpuBackend : public Backend {
     return std::isinf(bytes) ? -1 : static_cast<int64_t>(bytes);
   }
   Buffer Allocate(size_t bytes) override { return AllocateMemory(bytes); }
+  Buffer AllocateHost(size_t bytes) override { return AllocateMemory(bytes); }
   void Write(void* device, const void* host, size_t bytes) override {
     std::memcpy(device, host, bytes);
   }
@@ -179,9 +182,24 @@ class CpuBackend : public Backend {
                                  bool keeps_working) const override {
     return Mamba2SlotLayout(layer, window_rows, keeps_working);
   }
+  KeyValueLayout PageLayout(const AttentionLayer& layer, ElementType type) const override {
+    return AttentionPageLayout(layer, type);
+  }
 
-  void BeginRound(const RoundShape&) override {}
-  void EndRound() override {}
+  bool BeginRound(const RoundShape&) override {
+    round_begin_ = verify_begin_ = Clock::now();
+    return true;
+  }
+  void BeginVerify() override { verify_begin_ = Clock::now(); }
+  void EndRound() override { round_end_ = Clock::now(); }
+  RoundTimes TakeRoundTimes() override {
+    const auto seconds = [](Clock::duration time) {
+      return std::chrono::duration<double>(time).count();
+    };
+    const double draft = seconds(verify_begin_ - round_begin_);
+    const double verify = seconds(round_end_ - verify_begin_);
+    return {draft, verify, draft + verify};
+  }
 
   void Embed(const Batch& batch, const WeightMatrix& embedding, Workspace& workspace) override;
   void Mamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state,
@@ -210,13 +228,19 @@ class CpuBackend : public Backend {
   }
 
  private:
-  // Residual rows of the batch, checked.
-  static RowsView Residual(const char* operation, const Batch& batch,
-                           const CpuWorkspace& workspace) {
+  // The sequences and rows that there are, of a batch whose bounds were checked.
+  static Batch WhatThereIs(const char* operation, Batch batch, const CpuWorkspace& workspace) {
     if (batch.rows > workspace.shape.max_rows || batch.sequences > workspace.shape.max_sequences) {
       Fail(operation,
            {batch.rows, workspace.shape.max_rows, batch.sequences, workspace.shape.max_sequences});
     }
+    const int rows = batch.row_begin[batch.sequences];
+    if (rows > batch.rows) Fail(operation, {rows, batch.rows});
+    while (batch.sequences > 0 && batch.slot[batch.sequences - 1] < 0) --batch.sequences;
+    batch.rows = rows;
+    return batch;
+  }
+  static RowsView Residual(const Batch& batch, const CpuWorkspace& workspace) {
     return FirstRows(workspace.residual, batch.rows);
   }
   // Copies of the residual rows whose logits are wanted.
@@ -253,15 +277,17 @@ class CpuBackend : public Backend {
   using Clock = std::chrono::steady_clock;
 
   ThreadPool pool_;
-  Clock::time_point pass_begin_;
+  Clock::time_point pass_begin_, round_begin_, verify_begin_, round_end_;
   LinearSettings linear_settings_;
   SamplingScratch sampling_;
   int64_t sampling_vocabulary_ = 0;
 };
 
-void CpuBackend::Embed(const Batch& batch, const WeightMatrix& embedding, Workspace& base) {
+void CpuBackend::Embed(const Batch& described, const WeightMatrix& embedding, Workspace& base) {
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
-  const RowsView residual = Residual("Embed", batch, workspace);
+  const Batch batch = WhatThereIs("Embed", described, workspace);
+  if (batch.sequences == 0) return;
+  const RowsView residual = Residual(batch, workspace);
   RequireShape("Embed", &embedding, embedding.rows, residual.columns);
   BeginPass(batch.rows, workspace);
   pool_.Split(batch.rows, 8, [&](int64_t begin, int64_t end, int) {
@@ -275,10 +301,12 @@ void CpuBackend::Embed(const Batch& batch, const WeightMatrix& embedding, Worksp
   });
 }
 
-void CpuBackend::Mamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state,
+void CpuBackend::Mamba(const Batch& described, const MambaLayer& layer, const RecurrentState& state,
                        Workspace& base) {
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
-  const RowsView residual = Residual("Mamba", batch, workspace);
+  const Batch batch = WhatThereIs("Mamba", described, workspace);
+  if (batch.sequences == 0) return;
+  const RowsView residual = Residual(batch, workspace);
   const int64_t inner = layer.inner_width, source = layer.source_width, rank = layer.dt_rank,
                 size = layer.state_size;
   const bool standard = source == 0;
@@ -314,10 +342,12 @@ void CpuBackend::Mamba(const Batch& batch, const MambaLayer& layer, const Recurr
   Product(*layer.out, x, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
-void CpuBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state,
-                        Workspace& base) {
+void CpuBackend::Mamba2(const Batch& described, const Mamba2Layer& layer,
+                        const RecurrentState& state, Workspace& base) {
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
-  const RowsView residual = Residual("Mamba2", batch, workspace);
+  const Batch batch = WhatThereIs("Mamba2", described, workspace);
+  if (batch.sequences == 0) return;
+  const RowsView residual = Residual(batch, workspace);
   const int64_t inner = layer.inner_width, source = layer.source_width;
   const int64_t groups = int64_t{layer.groups} * layer.state_size;
   const int64_t in_rows = inner + (source > 0 ? 2 * source : inner + groups) + groups + layer.heads;
@@ -334,10 +364,12 @@ void CpuBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const Recu
   Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
-void CpuBackend::Attention(const Batch& batch, const AttentionLayer& layer,
+void CpuBackend::Attention(const Batch& described, const AttentionLayer& layer,
                            const KeyValueState& state, Workspace& base) {
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
-  const RowsView residual = Residual("Attention", batch, workspace);
+  const Batch batch = WhatThereIs("Attention", described, workspace);
+  if (batch.sequences == 0) return;
+  const RowsView residual = Residual(batch, workspace);
   const int64_t queries = int64_t{layer.query_heads} * layer.head_width;
   const int64_t in_rows = queries + 2 * int64_t{layer.key_value_heads} * layer.head_width;
   RequireShape("Attention in", layer.in, in_rows, residual.columns);
@@ -351,9 +383,11 @@ void CpuBackend::Attention(const Batch& batch, const AttentionLayer& layer,
   Product(*layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
-void CpuBackend::Mlp(const Batch& batch, const MlpLayer& layer, Workspace& base) {
+void CpuBackend::Mlp(const Batch& described, const MlpLayer& layer, Workspace& base) {
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
-  const RowsView residual = Residual("Mlp", batch, workspace);
+  const Batch batch = WhatThereIs("Mlp", described, workspace);
+  if (batch.sequences == 0) return;
+  const RowsView residual = Residual(batch, workspace);
   const int64_t width = layer.mlp_width;
   RequireShape("Mlp in", layer.in, 2 * width, residual.columns);
   RequireShape("Mlp out", layer.out, residual.columns, width);
@@ -370,21 +404,25 @@ void CpuBackend::Mlp(const Batch& batch, const MlpLayer& layer, Workspace& base)
   Product(*layer.out, gated, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
-void CpuBackend::Head(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,
+void CpuBackend::Head(const Batch& described, const NormWeights& norm, const WeightMatrix& head,
                       Workspace& base) {
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
   RequireShape("Head", &head, workspace.logits.columns, workspace.residual.columns);
+  const Batch batch = WhatThereIs("Head", described, workspace);
+  if (batch.sequences == 0) return;
   const RowsView input = HeadInput("Head", batch, workspace);
-  Product(head, input, &norm, FirstRows(workspace.logits, batch.logit_count), LinearOutput::kStore,
+  Product(head, input, &norm, FirstRows(workspace.logits, input.rows), LinearOutput::kStore,
           workspace);
   EndPass(batch.rows, workspace);
 }
 
 RowsView CpuBackend::HeadInput(const char* operation, const Batch& batch,
                                const CpuWorkspace& workspace) {
-  const RowsView residual = Residual(operation, batch, workspace);
-  const RowsView input = workspace.head_input.View(operation, batch.logit_count, residual.columns);
-  for (int64_t i = 0; i < batch.logit_count; ++i) {
+  const RowsView residual = Residual(batch, workspace);
+  int64_t count = batch.logit_count;
+  while (count > 0 && batch.logit_rows[count - 1] < 0) --count;
+  const RowsView input = workspace.head_input.View(operation, count, residual.columns);
+  for (int64_t i = 0; i < count; ++i) {
     const int32_t row = batch.logit_rows[i];
     if (row < 0 || row >= batch.rows) Fail(operation, {row, batch.rows});
     std::memcpy(input.row(i), residual.row(row), residual.columns * sizeof(float));
@@ -406,13 +444,16 @@ void SpreadOverTokens(const int32_t* tokens, int64_t count, int64_t vocabulary, 
   std::fill(row, row + end, kUnproposedLogit);
 }
 
-void CpuBackend::HeadOfTokens(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,
-                              const int32_t* tokens, Workspace& base) {
+void CpuBackend::HeadOfTokens(const Batch& described, const NormWeights& norm,
+                              const WeightMatrix& head, const int32_t* tokens, Workspace& base) {
   CpuWorkspace& workspace = static_cast<CpuWorkspace&>(base);
   RequireShape("HeadOfTokens", &head, head.rows, workspace.residual.columns);
-  const RowsView logits = FirstRows(workspace.logits, batch.logit_count);
-  if (head.rows > logits.columns) Fail("HeadOfTokens", {head.rows, logits.columns});
+  if (head.rows > workspace.logits.columns)
+    Fail("HeadOfTokens", {head.rows, workspace.logits.columns});
+  const Batch batch = WhatThereIs("HeadOfTokens", described, workspace);
+  if (batch.sequences == 0) return;
   const RowsView input = HeadInput("HeadOfTokens", batch, workspace);
+  const RowsView logits = FirstRows(workspace.logits, input.rows);
   Product(head, input, &norm, Columns(logits, 0, head.rows), LinearOutput::kStore, workspace);
   pool_.Split(logits.rows, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {

@@ -33,6 +33,9 @@ void Mamba2Mix(ThreadPool& pool, const Batch& batch, const Mamba2Layer& layer,
                const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
                const RowsView& out);
 
+// Keys and values as kernels/backend.h has them; `type` float32 or bfloat16.
+KeyValueLayout AttentionPageLayout(const AttentionLayer& layer, ElementType type);
+
 // Norms of heads, rotary embedding, appends keys and values to the pages, causal attention.
 // projected [R, (H + 2 K) hd] (query and key are rotated in place); out [R, H hd].
 void PagedAttention(ThreadPool& pool, const Batch& batch, const AttentionLayer& layer,

@@ -21,6 +21,12 @@ float LogProbability(const float* logits, int32_t token, int alternatives, int64
                                      ids + at, logprobs + at);
 }
 
+// Entries up to the last one that is not -1.
+int UsedEntries(const int32_t* entries, int count) {
+  while (count > 0 && entries[count - 1] < 0) --count;
+  return count;
+}
+
 // ---- drafts -------------------------------------------------------------------------------------
 
 // Calls task(item, distribution) for each of `count` items: threads take items, or share each
@@ -86,6 +92,7 @@ void CountKept(const SamplingState& state, const SamplingTables& tables, const i
 
 void AcceptSequence(const Acceptance& request, const SamplingTables& tables, const RowsView& logits,
                     const AcceptanceResult& result, int64_t s, TokenDistribution& distribution) {
+  if (request.slot[s] < 0) return;
   const SamplingState& state = tables.states[request.slot[s]];
   const int length = request.draft_length[s];
   const int32_t* drafts = request.tokens + request.token_row[s] + 1;
@@ -107,10 +114,10 @@ void AcceptSequence(const Acceptance& request, const SamplingTables& tables, con
   result.kept[s] = kept;
   result.stopped[s] = stopped;
   CountKept(state, tables, tokens, kept);
-  if (request.alternatives < 0) return;
+  if (!request.logprobs || state.alternatives < 0) return;
   for (int i = 0; i < kept; ++i) {
     result.logprobs[out + i] =
-        LogProbability(logits.row(request.logit_begin[s] + i), tokens[i], request.alternatives,
+        LogProbability(logits.row(request.logit_begin[s] + i), tokens[i], state.alternatives,
                        out + i, result.alternative_ids, result.alternative_logprobs, distribution);
   }
 }
@@ -129,7 +136,7 @@ SamplingScratch CreateSamplingScratch(int threads, int64_t padded_vocabulary) {
 
 void SampleDraftTokens(ThreadPool& pool, const DraftSampling& request, const SamplingTables& tables,
                        const RowsView& logits, SamplingScratch& scratch) {
-  ForItems(pool, request.sequences, tables, scratch,
+  ForItems(pool, UsedEntries(request.logit_row, request.sequences), tables, scratch,
            [&](int64_t s, TokenDistribution& distribution) {
              SampleDraft(request, tables, logits, s, distribution);
            });
@@ -138,7 +145,7 @@ void SampleDraftTokens(ThreadPool& pool, const DraftSampling& request, const Sam
 void AcceptDrafts(ThreadPool& pool, const Acceptance& request, const SamplingTables& tables,
                   const RowsView& logits, const AcceptanceResult& result,
                   SamplingScratch& scratch) {
-  ForItems(pool, request.sequences, tables, scratch,
+  ForItems(pool, UsedEntries(request.slot, request.sequences), tables, scratch,
            [&](int64_t s, TokenDistribution& distribution) {
              AcceptSequence(request, tables, logits, result, s, distribution);
            });

@@ -214,7 +214,9 @@ std::unique_ptr<Mixer> Attention(MambaWeights& weights, AttentionLayer& layer) {
   mixer->output = Activations(kMaxRows * queries * head, false);
   mixer->run = [m = mixer.get(), &layer, width](ThreadPool& pool, const Batch& batch, int index) {
     const int64_t out = int64_t{layer.query_heads} * layer.head_width;
-    PagedAttention(pool, batch, layer, {m->states[index].as<float>(), m->values[index].as<float>()},
+    PagedAttention(pool, batch, layer,
+                   {m->states[index].as<std::byte>(), m->values[index].as<std::byte>(),
+                    AttentionPageLayout(layer, ElementType::kFloat32)},
                    View(m->input, batch, width, 0, width), View(m->output, batch, out, 0, out));
   };
   mixer->multiplications = [=](const Load& load) {

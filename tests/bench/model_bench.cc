@@ -85,6 +85,7 @@ class Subject {
     }
     const Clock::time_point start = Clock::now();
     arrays_.Upload(backend_);
+    state_->Upload();
     model_->Forward(batch_.View(*state_, false), *state_);
     backend_.Synchronize();
     return std::chrono::duration<double>(Clock::now() - start).count();
@@ -149,7 +150,7 @@ class Subject {
   kernels::Backend& backend_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<StatePool> state_;
-  StagingArea<int32_t> arrays_;
+  StagingArea arrays_;
   StepBatch batch_;
   unsigned calls_ = 0;
   int replay_[kSequences] = {};
@@ -222,8 +223,9 @@ int Main(int argc, char** argv) {
   }
   const std::unique_ptr<kernels::Backend> backend = kernels::CreateCpuBackend(options);
   kernels::ThreadPool pool(options.threads);
-  std::printf("%s; bf16 weights: %s\n", backend->Description().c_str(),
-              backend->Numerics(kernels::ElementType::kBFloat16).c_str());
+  std::printf(
+      "%s; bf16 weights: %s\n", backend->Description().c_str(),
+      backend->Numerics(kernels::ElementType::kBFloat16, kernels::ElementType::kFloat32).c_str());
   for (const std::string& model : models) Measure(model, *backend, pool, seconds);
   return 0;
 }

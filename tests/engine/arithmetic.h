@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/options.h"
+#include "engine/weight_type.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backend.h"
 
@@ -16,16 +17,16 @@ namespace mambad::testing {
 struct Arithmetic {
   std::string name;
   ComputeType weights = ComputeType::kFloat32, activations = ComputeType::kFloat32;
+  ComputeType key_values = ComputeType::kFloat32;
 
   EngineOptions AddedTo(EngineOptions options) const {
     options.weight_type = weights;
     options.activations = activations;
+    options.kv_type = key_values;
     return options;
   }
-  kernels::ElementType backend_activations() const {
-    return activations == ComputeType::kBFloat16 ? kernels::ElementType::kBFloat16
-                                                 : kernels::ElementType::kFloat32;
-  }
+  kernels::ElementType backend_key_values() const { return ElementTypeOf(key_values); }
+  kernels::ElementType backend_activations() const { return ElementTypeOf(activations); }
 };
 
 // Whether this machine multiplies pairs of bf16 numbers.
@@ -38,10 +39,14 @@ inline bool RoundsActivations() {
 
 // All that this machine has, the most exact one first.
 inline std::vector<Arithmetic> EveryArithmetic() {
-  std::vector<Arithmetic> all = {{"float32", ComputeType::kFloat32, ComputeType::kFloat32},
-                                 {"bfloat16", ComputeType::kBFloat16, ComputeType::kFloat32}};
-  if (RoundsActivations())
-    all.push_back({"rounded", ComputeType::kBFloat16, ComputeType::kBFloat16});
+  std::vector<Arithmetic> all = {
+      {"float32", ComputeType::kFloat32, ComputeType::kFloat32},
+      {"bfloat16", ComputeType::kBFloat16, ComputeType::kFloat32},
+      {"bfloat16_cache", ComputeType::kBFloat16, ComputeType::kFloat32, ComputeType::kBFloat16}};
+  if (RoundsActivations()) {
+    all.push_back(
+        {"rounded", ComputeType::kBFloat16, ComputeType::kBFloat16, ComputeType::kBFloat16});
+  }
   return all;
 }
 // Of them the most exact one and the least.

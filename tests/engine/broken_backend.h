@@ -30,15 +30,18 @@ class BrokenBackend : public kernels::Backend {
       : good_(std::move(good)), fault_(fault) {}
 
   std::string Description() const override { return good_->Description(); }
-  std::string Numerics(kernels::ElementType weights) const override {
-    return good_->Numerics(weights);
+  std::string Numerics(kernels::ElementType weights,
+                       kernels::ElementType key_values) const override {
+    return good_->Numerics(weights, key_values);
   }
+  kernels::ElementType UsualKeyValues() const override { return good_->UsualKeyValues(); }
   kernels::ElementType Activations(kernels::ElementType weights) const override {
     return good_->Activations(weights);
   }
   std::vector<std::string> Warnings() const override { return good_->Warnings(); }
   int64_t FreeBytes() const override { return good_->FreeBytes(); }
   kernels::Buffer Allocate(size_t bytes) override { return good_->Allocate(bytes); }
+  kernels::Buffer AllocateHost(size_t bytes) override { return good_->AllocateHost(bytes); }
   void Write(void* device, const void* host, size_t bytes) override {
     good_->Write(device, host, bytes);
   }
@@ -66,8 +69,14 @@ class BrokenBackend : public kernels::Backend {
                                           bool keeps_working) const override {
     return good_->SlotLayout(layer, window_rows, keeps_working);
   }
-  void BeginRound(const kernels::RoundShape& shape) override { good_->BeginRound(shape); }
+  kernels::KeyValueLayout PageLayout(const kernels::AttentionLayer& layer,
+                                     kernels::ElementType type) const override {
+    return good_->PageLayout(layer, type);
+  }
+  bool BeginRound(const kernels::RoundShape& shape) override { return good_->BeginRound(shape); }
+  void BeginVerify() override { good_->BeginVerify(); }
   void EndRound() override { good_->EndRound(); }
+  kernels::RoundTimes TakeRoundTimes() override { return good_->TakeRoundTimes(); }
   void Embed(const kernels::Batch& batch, const kernels::WeightMatrix& embedding,
              kernels::Workspace& workspace) override {
     good_->Embed(batch, embedding, workspace);
@@ -107,6 +116,7 @@ class BrokenBackend : public kernels::Backend {
               const kernels::Workspace& target, const kernels::AcceptanceResult& result) override {
     good_->Accept(request, tables, target, result);
     for (int s = 0; s < request.sequences && fault_ == Fault::kAcceptsEverything; ++s) {
+      if (request.slot[s] < 0) continue;
       const int drafts = std::min(request.draft_length[s], request.limit[s] - 1);
       for (int i = 0; i < drafts; ++i) {
         result.tokens[s * (kernels::kMaxWindowRows + 1) + i] =

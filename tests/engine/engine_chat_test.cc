@@ -9,6 +9,7 @@
 #include "engine/engine_core.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/checked_calls.h"
 #include "tests/engine/checkpoint/small_gguf.h"
 #include "tests/support/formula_models.h"
 #include "tests/support/model_directory.h"
@@ -48,7 +49,8 @@ class EngineChat : public ::testing::Test {
   }
   absl::Status Open() {
     options_.threads = 1;
-    absl::StatusOr<std::unique_ptr<EngineCore>> opened = EngineCore::Open(options_, nullptr);
+    absl::StatusOr<std::unique_ptr<EngineCore>> opened =
+        EngineCore::Open(Checked(options_), nullptr);
     if (!opened.ok()) return opened.status();
     core_ = *std::move(opened);
     return absl::OkStatus();

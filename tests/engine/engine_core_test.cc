@@ -453,6 +453,36 @@ TEST(EngineCore, PrincipalsTakeTurns) {
   for (const auto& sink : many) EXPECT_EQ(sink->answers[0].finishes, 1);
 }
 
+TEST(EngineCore, PenalisedSequencesWaitForRowsAndSayTheSame) {
+  EngineOptions options;
+  options.max_sequences = 4;
+  const auto penalised = [](const EngineDriver& driver, uint64_t seed) {
+    Request request = driver.Plain(6, 12, seed);
+    request.sampling.frequency_penalty = 1.5f;
+    request.sampling.logit_bias = {{3, 2.0f + static_cast<float>(seed)}};
+    return request;
+  };
+  EngineDriver wide("mamba", "", options);
+  options.max_penalised = 1;
+  EngineDriver narrow("mamba", "", options);
+  std::vector<std::shared_ptr<CollectingSink>> sinks;
+  for (uint64_t seed = 0; seed < 3; ++seed) sinks.push_back(narrow.Send(penalised(narrow, seed)));
+  narrow.Send(narrow.Plain(6, 12));
+  narrow.core().Step(absl::Now);
+  EXPECT_EQ(narrow.core().stats().running, 2);
+  EXPECT_EQ(narrow.core().stats().waiting, 2);
+  narrow.RunAll();
+  for (uint64_t seed = 0; seed < 3; ++seed) {
+    EXPECT_EQ(sinks[seed]->answers[0].tokens, wide.Run(penalised(wide, seed)).tokens) << seed;
+  }
+  EXPECT_EQ(narrow.Held(), 0);
+
+  Request two = penalised(narrow, 0);
+  two.output.samples = 2;
+  EXPECT_THAT(std::string(narrow.core().Validate(two).message()),
+              StartsWith("output.n: 2 samples with penalties or biases given, allowed at most 1"));
+}
+
 TEST(EngineCore, EchoIsDecodedOnceAndStandsBeforeEverySample) {
   EngineDriver driver("mamba");
   Request request = driver.Plain(4, 3);

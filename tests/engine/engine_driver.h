@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "engine/engine_core.h"
 #include "gtest/gtest.h"
+#include "tests/engine/checked_calls.h"
 #include "tests/support/formula_models.h"
 #include "tests/support/model_directory.h"
 
@@ -122,7 +123,7 @@ class EngineDriver {
   void Open(EngineOptions options, std::unique_ptr<kernels::Backend> backend = nullptr) {
     if (options.threads == 0) options.threads = 2;
     absl::StatusOr<std::unique_ptr<EngineCore>> opened =
-        EngineCore::Open(options, nullptr, std::move(backend));
+        EngineCore::Open(Checked(options), nullptr, std::move(backend));
     if (!opened.ok()) ADD_FAILURE() << opened.status();
     core_ = *std::move(opened);
   }

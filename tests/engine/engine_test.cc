@@ -11,6 +11,7 @@
 #include "engine/mutex.h"
 #include "engine/retry_delay.h"
 #include "gtest/gtest.h"
+#include "tests/engine/checked_calls.h"
 #include "tests/support/formula_models.h"
 #include "tests/support/model_directory.h"
 
@@ -73,7 +74,7 @@ class EngineTest : public ::testing::Test {
     MakeFormulaModel("hybrid_mamba").directory.Write(directory_.path(), StoredAs::kFloat32);
     options.model = directory_.path();
     options.threads = 1;
-    absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Open(options, observer);
+    absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Open(Checked(options), observer);
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = *std::move(engine);
   }

@@ -144,6 +144,7 @@ class Exactness : public ::testing::TestWithParam<Case> {
     options.waiting_rows = waiting_rows;
     options.backend = {threads, std::get<1>(GetParam()).backend_activations()};
     options.keeps_working = keeps_working;
+    options.key_values = std::get<1>(GetParam()).backend_key_values();
     auto runner = ModelRunner::Open(folder_.path(), options);
     EXPECT_TRUE(runner.ok()) << runner.status();
     return runner.ok() ? *std::move(runner) : nullptr;

@@ -12,11 +12,13 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "engine/engine_core.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/engine/broken_backend.h"
+#include "tests/engine/engine_driver.h"
 #include "tests/support/formula_models.h"
 
 namespace mambad::testing {
@@ -25,6 +27,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::Each;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 
 // A device that has `free` bytes left.
@@ -118,6 +121,44 @@ TEST_P(MemoryPlanTest, IsWhatIsTaken) {
     EXPECT_GT(plan.workspace, int64_t{4} * 256 * model.width);
     EXPECT_EQ(plan.free, int64_t{1} << 40);
   }
+}
+
+TEST_P(MemoryPlanTest, TablesFollowHowManyMayBePenalised) {
+  EngineOptions options;
+  options.max_sequences = 8;
+  const auto tables = [&](int penalised, int64_t* vocabulary) {
+    options.max_penalised = penalised;
+    const auto core = Open(GetParam(), options);
+    EXPECT_TRUE(core.ok()) << core.status();
+    *vocabulary = (*core)->facts().model.vocabulary;
+    return (*core)->facts().memory.tables;
+  };
+  int64_t vocabulary = 0;
+  const int64_t one = tables(1, &vocabulary), all = tables(8, &vocabulary);
+  EXPECT_GE(all - one, 7 * 8 * vocabulary);
+  EXPECT_EQ(tables(0, &vocabulary), all);   // chosen
+  EXPECT_EQ(tables(20, &vocabulary), all);  // no more than there are sequences
+}
+
+TEST_P(MemoryPlanTest, KeysAndValuesOfHalfTheBytesTakeHalfTheRoom) {
+  EngineOptions options;
+  options.kv_cache_tokens = 640;
+  int64_t planned[2], taken[2];
+  for (const bool half : {false, true}) {
+    options.kv_type = half ? ComputeType::kBFloat16 : ComputeType::kAuto;
+    const auto core = Open(GetParam(), options);
+    ASSERT_TRUE(core.ok()) << core.status();
+    EXPECT_THAT((*core)->facts().model.numerics, EndsWith(half ? "/kv-bf16" : "/kv-f32"));
+    planned[half] = (*core)->facts().memory.keys_and_values;
+    Request request;
+    request.prompt = {1, 2, 3};
+    auto sink = std::make_shared<CollectingSink>();
+    ASSERT_TRUE((*core)->Admit(1, request, sink, absl::Now()).ok());
+    (*core)->Step(absl::Now);
+    taken[half] = (*core)->stats().state_bytes - (*core)->facts().model.state_bytes_per_sequence;
+  }
+  EXPECT_EQ(planned[0], 2 * planned[1]);
+  EXPECT_EQ(taken[0], 2 * taken[1]);
 }
 
 // A slot has room for the longest draft, and for none where nothing is drafted.

@@ -21,6 +21,7 @@
 #include "engine/state/state_pool.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/engine/checked_calls.h"
 #include "tests/engine/waiting_backend.h"
 
 namespace mambad::testing {
@@ -35,6 +36,7 @@ struct RunnerOptions {
   int window_rows = kernels::kMaxWindowRows;
   int waiting_rows = -1;  // that may wait before they are folded; -1: as the backend says
   bool keeps_working = false;
+  kernels::ElementType key_values = kernels::ElementType::kFloat32;
   std::vector<int32_t> proposed_tokens = {};  // of a draft; empty: all
 };
 
@@ -53,6 +55,7 @@ class ModelRunner {
       runner->backend_ =
           std::make_unique<WaitingBackend>(std::move(runner->backend_), options.waiting_rows);
     }
+    runner->backend_ = Checked(std::move(runner->backend_));
     ModelLimits limits;
     limits.max_rows = limits.max_logit_rows = kMaxRows;
     limits.max_sequences = options.slots;
@@ -67,6 +70,7 @@ class ModelRunner {
     shape.cache_tokens = options.context * options.slots;
     shape.window_rows = options.window_rows;
     shape.keeps_working = options.keeps_working;
+    shape.key_values = options.key_values;
     runner->state_ =
         std::make_unique<StatePool>(runner->model_->weights().blocks(), shape, *runner->backend_);
     runner->batch_.Reserve(runner->inputs_, options.slots, kMaxRows, kMaxRows);
@@ -93,11 +97,12 @@ class ModelRunner {
         backend_->Fill(recurrent.slot(slot), nan, recurrent.layout.floats);
       const kernels::KeyValueState& cache = state_->key_values(i);
       if (cache.keys == nullptr) continue;
-      const checkpoint::AttentionConfig& attention = config().attention;
-      const size_t floats = static_cast<size_t>(state_->pages_total()) * attention.key_value_heads *
-                            attention.head_width * kernels::kPageTokens;
-      backend_->Fill(cache.keys, nan, floats);
-      backend_->Fill(cache.values, nan, floats);
+      // All ones are not a number, neither of two bytes nor of four.
+      const std::vector<std::byte> ones(state_->pages_total() * cache.layout.key_bytes,
+                                        std::byte{0xff});
+      backend_->Write(cache.keys, ones.data(), ones.size());
+      backend_->Write(cache.values, ones.data(), ones.size());
+      backend_->Synchronize();
     }
   }
 
@@ -118,6 +123,7 @@ class ModelRunner {
       }
     }
     inputs_.Upload(*backend_);
+    state_->Upload();
     model_->Forward(batch_.View(*state_, keeps_working_), *state_);
     backend_->Synchronize();
     const kernels::RowsView logits = model_->workspace().logits;
@@ -155,7 +161,7 @@ class ModelRunner {
   std::unique_ptr<kernels::Backend> backend_;  // outlives the others
   std::unique_ptr<Model> model_;
   std::unique_ptr<StatePool> state_;
-  StagingArea<int32_t> inputs_;
+  StagingArea inputs_;
   StepBatch batch_;
 };
 

@@ -17,6 +17,7 @@
 #include "engine/self_check.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/checked_calls.h"
 #include "tests/engine/engine_driver.h"
 #include "tests/support/checkpoint_writer.h"
 #include "tests/support/model_directory.h"
@@ -201,7 +202,7 @@ Outcome Try(uint64_t number) {
     EXPECT_TRUE(support::SaveRandomCheckpoint(draft, Draw(dice, vocabulary, multiple)).ok());
     options.draft_model = draft;
   }
-  absl::StatusOr<std::unique_ptr<EngineCore>> core = EngineCore::Open(options, nullptr);
+  absl::StatusOr<std::unique_ptr<EngineCore>> core = EngineCore::Open(Checked(options), nullptr);
   if (!core.ok()) {
     const absl::StatusCode code = core.status().code();
     EXPECT_TRUE(code == absl::StatusCode::kInvalidArgument ||
@@ -248,7 +249,7 @@ TEST(OddModels, ALargeTimeStepRankIsServed) {
   EngineOptions options;
   options.model = folder.path();
   options.threads = 1;
-  auto core = EngineCore::Open(options, nullptr);
+  auto core = EngineCore::Open(Checked(options), nullptr);
   ASSERT_TRUE(core.ok()) << core.status();
   Dice dice(1);
   ExpectServed(**core, dice);

@@ -37,7 +37,7 @@ class CountingBackend : public BrokenBackend {
       : BrokenBackend(kernels::CreateCpuBackend({.threads = 1}), Fault::kNone), rows_(rows) {}
   void Embed(const kernels::Batch& batch, const kernels::WeightMatrix& embedding,
              kernels::Workspace& workspace) override {
-    *rows_ += batch.rows;
+    *rows_ += batch.row_begin[batch.sequences];
     BrokenBackend::Embed(batch, embedding, workspace);
   }
 

@@ -17,6 +17,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/engine/arithmetic.h"
+#include "tests/engine/checked_calls.h"
 #include "tests/engine/engine_driver.h"
 #include "tests/support/model_directory.h"
 #include "tests/support/oracle.h"
@@ -26,7 +27,7 @@ namespace mambad::testing {
 namespace {
 
 std::unique_ptr<EngineCore> Open(const EngineOptions& options) {
-  auto core = EngineCore::Open(options, nullptr);
+  auto core = EngineCore::Open(Checked(options), nullptr);
   EXPECT_TRUE(core.ok()) << core.status();
   return core.ok() ? *std::move(core) : nullptr;
 }

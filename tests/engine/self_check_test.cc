@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/engine/broken_backend.h"
+#include "tests/engine/checked_calls.h"
 #include "tests/engine/engine_driver.h"
 
 namespace mambad::testing {
@@ -36,7 +37,7 @@ class SelfCheckTest : public ::testing::Test {
       options.draft_model = draft_directory_.path();
     }
     auto core = EngineCore::Open(
-        options, &observer_,
+        Checked(options), &observer_,
         std::make_unique<BrokenBackend>(kernels::CreateCpuBackend({.threads = 1}), fault));
     ASSERT_TRUE(core.ok()) << core.status();
     core_ = *std::move(core);

@@ -124,7 +124,7 @@ TEST_P(CpuBackendTest, OperationsAllocateNothing) {
   const Batch batch = WriteBatch();
   for (int step = 0; step < 2; ++step) {
     const int64_t before = allocations;
-    RunRound(*backend_, batch, [&] {
+    RunRound(*backend_, [&] {
       backend_->Embed(batch, embedding_->packed, *workspace_);
       backend_->Mamba(batch, mamba.layer, mamba.state, *workspace_);
       backend_->Mlp(batch, mlp, *workspace_);
@@ -144,17 +144,22 @@ TEST_P(CpuBackendTest, SaysWhatItRunsOn) {
 // Not the number of threads: it changes no bit.
 TEST_P(CpuBackendTest, TellsByWhichRulesItComputes) {
   const std::string set = std::string("cpu-") + NumericsName(GetParam());
-  EXPECT_EQ(backend_->Numerics(ElementType::kFloat32), set + "/weights-f32/activations-f32/kv-f32");
-  EXPECT_EQ(backend_->Numerics(ElementType::kBFloat16),
+  constexpr ElementType kKeyValues = ElementType::kFloat32;
+  EXPECT_EQ(backend_->Numerics(ElementType::kFloat32, kKeyValues),
+            set + "/weights-f32/activations-f32/kv-f32");
+  EXPECT_EQ(backend_->Numerics(ElementType::kFloat32, ElementType::kBFloat16),
+            set + "/weights-f32/activations-f32/kv-bf16");
+  EXPECT_EQ(backend_->Numerics(ElementType::kBFloat16, kKeyValues),
             set + "/weights-bf16/activations-f32/kv-f32");
   const auto rounding = CreateCpuBackend({.threads = 1, .activations = ElementType::kBFloat16});
   const bool rounds = GetParam() == InstructionSet::kAvx512Bfloat16;
-  EXPECT_EQ(rounding->Numerics(ElementType::kBFloat16),
+  EXPECT_EQ(rounding->Numerics(ElementType::kBFloat16, kKeyValues),
             set + "/weights-bf16/activations-" + (rounds ? "bf16" : "f32") + "/kv-f32");
   EXPECT_EQ(rounding->Activations(ElementType::kBFloat16),
             rounds ? ElementType::kBFloat16 : ElementType::kFloat32);
   EXPECT_EQ(rounding->Activations(ElementType::kFloat32), ElementType::kFloat32);
-  EXPECT_EQ(rounding->Numerics(ElementType::kFloat32), backend_->Numerics(ElementType::kFloat32));
+  EXPECT_EQ(rounding->Numerics(ElementType::kFloat32, kKeyValues),
+            backend_->Numerics(ElementType::kFloat32, kKeyValues));
 }
 
 std::string SetName(const testing::TestParamInfo<InstructionSet>& info) {

@@ -86,7 +86,8 @@ TEST(ServerOptionsTest, EveryKeyIsReadIntoItsOwnField) {
     if (value == "false") other = "true";
     if (value == "plain") other = "json";
     if (setting.key == "log.level") other = "error";
-    if (setting.key == "compute.weight_type" || setting.key == "compute.activations") {
+    if (setting.key == "compute.weight_type" || setting.key == "compute.activations" ||
+        setting.key == "compute.kv_type") {
       other = "float32";
     }
     if (setting.key == "speculation.max_draft_length") other = "3";

@@ -136,6 +136,7 @@ TEST_F(StatePoolTest, ForkCopiesASlotInOneCopy) {
 class PagesOfSlots : public StatePoolTest {
  protected:
   std::vector<int32_t> Pages(int slot, int64_t count) const {
+    pool_->Upload();
     const int32_t* row = pool_->page_table() + slot * pool_->pages_per_sequence();
     return std::vector<int32_t>(row, row + count);
   }
@@ -156,8 +157,8 @@ class PagesOfSlots : public StatePoolTest {
     for (size_t i = 0; i < blocks_.size(); ++i) {
       const kernels::KeyValueState& state = pool_->key_values(i);
       if (state.keys == nullptr) continue;
-      visit(state.keys + page * kPageFloats);
-      visit(state.values + page * kPageFloats);
+      visit(reinterpret_cast<float*>(state.keys) + page * kPageFloats);
+      visit(reinterpret_cast<float*>(state.values) + page * kPageFloats);
     }
   }
 };

@@ -152,6 +152,14 @@ TEST_P(AcceptanceTest, ArraysMayNameAnyPlaces) {
   EXPECT_EQ(step.counts[2 * step.V + 4], 2);
 }
 
+TEST_P(AcceptanceTest, EntriesThatAreNotThereAreNothing) {
+  SamplingStep step(backend(), 4, 20, 0, 2);
+  step.slot = {2, -1, 0, -1};
+  std::fill(step.kept.begin(), step.kept.end(), -7);
+  step.Accept();
+  for (int s = 0; s < 4; ++s) EXPECT_EQ(step.kept[s] == -7, step.slot[s] < 0) << s;
+}
+
 // ---- invariant 3 --------------------------------------------------------------------------------
 
 struct Outcome {

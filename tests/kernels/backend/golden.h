@@ -93,7 +93,7 @@ class CarriedRows {
     step.Add(0, 0, ids);
     BatchArrays arrays(backend_);
     const Batch batch = arrays.Write(step);
-    RunRound(backend_, batch, [&] {
+    RunRound(backend_, [&] {
       backend_.Embed(batch, embedding_.packed, *workspace);
       mix(batch, *workspace);
     });

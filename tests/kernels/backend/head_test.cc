@@ -40,7 +40,7 @@ TEST_P(NormTest, AgreesWithDoublePrecisionNumberByNumber) {
     BatchArrays arrays(backend());
     const Batch batch = arrays.Write(step);
     for (const bool weighted : {true, false}) {
-      RunRound(backend(), batch, [&] {
+      RunRound(backend(), [&] {
         backend().Embed(batch, embedding.packed, *workspace);
         backend().Head(batch, {weighted ? device_weight.data() : nullptr, 1e-5f}, head.packed,
                        *workspace);
@@ -90,7 +90,7 @@ class HeadTest : public OnBackend<> {
     const TestMatrix head(backend(), tokens.empty() ? kVocabulary : std::ssize(tokens), kWidth,
                           ElementType::kFloat32, HeadRows(tokens));
     const DeviceArray<int32_t> ids(backend(), tokens);
-    RunRound(backend(), batch, [&] {
+    RunRound(backend(), [&] {
       backend().Embed(batch, embedding_->packed, *workspace_);
       if (tokens.empty()) {
         backend().Head(batch, norm(), head.packed, *workspace_);
@@ -191,7 +191,7 @@ TEST_P(HeadTest, UnproposedTokensAreDrawnOnlyWhereNothingElseIsLeft) {
     request.slot = request.token_row = slots.data();
     request.logit_row = request.position = zeros.data();
     request.tokens = drawn.data();
-    RunRound(backend(), {}, [&] { backend().SampleDrafts(request, tables, *workspace_); });
+    RunRound(backend(), [&] { backend().SampleDrafts(request, tables, *workspace_); });
     std::vector<int> seen(kVocabulary);
     for (const int32_t id : drawn.Read()) ++seen.at(id);
     return seen;

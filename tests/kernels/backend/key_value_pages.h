@@ -1,10 +1,11 @@
-// Pages of keys and values for the slots of a test, shuffled, and a look into them by position. The
-// one place of these tests that knows how a page is laid out.
+// Pages of keys and values for the slots of a test, shuffled. How a page is laid out is the
+// backend's own: only whole pages are looked at.
 
 #ifndef MAMBAD_TESTS_KERNELS_BACKEND_KEY_VALUE_PAGES_H_
 #define MAMBAD_TESTS_KERNELS_BACKEND_KEY_VALUE_PAGES_H_
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <numeric>
 #include <random>
@@ -12,86 +13,64 @@
 
 #include "kernels/backend.h"
 #include "tests/kernels/backend/device_array.h"
-#include "tests/kernels/backend/reference.h"
 
 namespace mambad::kernels {
 
 class KeyValuePages {
  public:
-  // All of them NaN. `heads` 0: there are none.
-  KeyValuePages(Backend& backend, int heads, int head_width, int slots, int pages_per_sequence,
+  // All of them poisoned. `layout.key_bytes` 0: there are none.
+  KeyValuePages(Backend& backend, const KeyValueLayout& layout, int slots, int pages_per_sequence,
                 std::mt19937& random)
-      : heads_(heads),
-        width_(head_width),
+      : layout_(layout),
         pages_per_sequence_(pages_per_sequence),
-        page_floats_(int64_t{heads} * head_width * kPageTokens),
         numbers_(slots * pages_per_sequence),
-        keys_(backend, Row(slots * pages_per_sequence * page_floats_, kNaN)),
-        values_(backend, Row(slots * pages_per_sequence * page_floats_, kNaN)),
+        keys_(backend, Poisoned(slots * pages_per_sequence * layout.key_bytes)),
+        values_(backend, Poisoned(slots * pages_per_sequence * layout.value_bytes)),
         table_(backend, Shuffled(random)) {}
 
-  KeyValueState state() const { return {keys_.data(), values_.data()}; }
+  KeyValueState state() const { return {keys_.data(), values_.data(), layout_}; }
   const int32_t* table() const { return table_.data(); }
   int pages_per_sequence() const { return pages_per_sequence_; }
 
-  // Keys of positions [0, count), then their values.
-  Row Read(int slot, int count) const {
-    Row result;
-    for (const bool keys : {true, false}) {
-      for (int position = 0; position < count; position += kPageTokens) {
-        Row page = ReadPage(keys, slot, position);
-        for (int token = 0; token < std::min(kPageTokens, count - position); ++token) {
-          ForEach(page, keys, token, [&](float& value) { result.push_back(value); });
-        }
+  // The pages that the first `count` positions of a sequence fill.
+  std::vector<std::byte> FullPages(int slot, int count) const {
+    std::vector<std::byte> all;
+    for (int page = 0; page < count / kPageTokens && layout_.key_bytes > 0; ++page) {
+      const int64_t number = Number(slot, page);
+      for (const auto& part : {keys_.Read(number * layout_.key_bytes, layout_.key_bytes),
+                               values_.Read(number * layout_.value_bytes, layout_.value_bytes)}) {
+        all.insert(all.end(), part.begin(), part.end());
       }
     }
-    return result;
+    return all;
   }
 
-  // Positions [begin, end) become NaN.
-  void Poison(int slot, int begin, int end) {
-    if (heads_ == 0) return;
-    end = std::min(end, pages_per_sequence_ * kPageTokens);
-    for (const bool keys : {true, false}) {
-      for (int first = begin / kPageTokens * kPageTokens; first < end; first += kPageTokens) {
-        Row page = ReadPage(keys, slot, first);
-        for (int p = std::max(begin, first); p < std::min(end, first + kPageTokens); ++p) {
-          ForEach(page, keys, p - first, [](float& value) { value = kNaN; });
-        }
-        (keys ? keys_ : values_).Write(page, PageBegin(slot, first));
-      }
+  // The next pages that hold nothing of the first `count` positions.
+  void Poison(int slot, int count) {
+    if (layout_.key_bytes == 0) return;
+    const int first = (count + kPageTokens - 1) / kPageTokens;
+    for (int page = first; page < std::min(first + 3, pages_per_sequence_); ++page) {
+      keys_.Write(Poisoned(layout_.key_bytes), Number(slot, page) * layout_.key_bytes);
+      values_.Write(Poisoned(layout_.value_bytes), Number(slot, page) * layout_.value_bytes);
     }
   }
 
  private:
+  // Not numbers of any type.
+  static std::vector<std::byte> Poisoned(int64_t bytes) {
+    return std::vector<std::byte>(bytes, std::byte{0xff});
+  }
   std::vector<int32_t> Shuffled(std::mt19937& random) {
     std::iota(numbers_.begin(), numbers_.end(), 0);
     std::shuffle(numbers_.begin(), numbers_.end(), random);
     return numbers_;
   }
+  int64_t Number(int slot, int page) const { return numbers_[slot * pages_per_sequence_ + page]; }
 
-  int64_t PageBegin(int slot, int position) const {
-    return numbers_[slot * pages_per_sequence_ + position / kPageTokens] * page_floats_;
-  }
-  Row ReadPage(bool keys, int slot, int position) const {
-    return (keys ? keys_ : values_).Read(PageBegin(slot, position), page_floats_);
-  }
-
-  // keys [K][hd][kPageTokens], values [K][kPageTokens][hd]
-  template <typename Visit>
-  void ForEach(Row& page, bool keys, int token, const Visit& visit) const {
-    for (int head = 0; head < heads_; ++head) {
-      float* const part = page.data() + int64_t{head} * width_ * kPageTokens;
-      for (int i = 0; i < width_; ++i) {
-        visit(part[keys ? i * kPageTokens + token : token * width_ + i]);
-      }
-    }
-  }
-
-  int heads_, width_, pages_per_sequence_;
-  int64_t page_floats_;
+  KeyValueLayout layout_;
+  int pages_per_sequence_;
   std::vector<int32_t> numbers_;  // [slots, pages_per_sequence]
-  DeviceArray<float> keys_, values_;
+  DeviceArray<std::byte> keys_, values_;
   DeviceArray<int32_t> table_;
 };
 

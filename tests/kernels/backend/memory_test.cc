@@ -18,6 +18,7 @@ namespace {
 
 using ::testing::AnyOf;
 using ::testing::Each;
+using ::testing::EndsWith;
 using ::testing::Eq;
 using ::testing::Gt;
 using ::testing::HasSubstr;
@@ -78,6 +79,20 @@ TEST_P(MemoryTest, CallsAreDoneInTheirOrder) {
   EXPECT_EQ(late, expected);
 }
 
+// The host's own, which numbers pass through on their way.
+TEST_P(MemoryTest, HostMemoryIsTheHosts) {
+  const Buffer buffer = backend().AllocateHost(1000 * sizeof(float));
+  float* const numbers = buffer.as<float>();
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(numbers) % 64, 0u);
+  EXPECT_THAT(std::vector<float>(numbers, numbers + 1000), Each(0.0f));
+  std::iota(numbers, numbers + 500, 1.0f);
+  const DeviceArray<float> array(backend(), 500);
+  backend().Write(array.data(), numbers, 500 * sizeof(float));
+  backend().Read(numbers + 500, array.data(), 500 * sizeof(float));
+  backend().Synchronize();
+  EXPECT_TRUE(std::equal(numbers, numbers + 500, numbers + 500));
+}
+
 TEST_P(MemoryTest, FillsWithWhatAFloatCanBe) {
   const DeviceArray<float> array(backend(), Row(7, 5));
   backend().Fill(array.data() + 1, kNaN, 2);
@@ -98,8 +113,12 @@ TEST_P(MemoryTest, SaysWhatItIs) {
   EXPECT_THAT(backend().Description(), Not(HasSubstr("\n")));
   for (const std::string& line : backend().Warnings()) EXPECT_THAT(line, Not(HasSubstr("\n")));
   EXPECT_THAT(backend().FreeBytes(), AnyOf(Eq(-1), Gt(0)));
-  const std::string wide = backend().Numerics(ElementType::kFloat32),
-                    narrow = backend().Numerics(ElementType::kBFloat16);
+  const ElementType usual = backend().UsualKeyValues();
+  const std::string wide = backend().Numerics(ElementType::kFloat32, usual),
+                    narrow = backend().Numerics(ElementType::kBFloat16, usual);
+  EXPECT_THAT(wide, EndsWith(usual == ElementType::kFloat32 ? "/kv-f32" : "/kv-bf16"));
+  EXPECT_NE(backend().Numerics(ElementType::kFloat32, ElementType::kFloat32),
+            backend().Numerics(ElementType::kFloat32, ElementType::kBFloat16));
   EXPECT_THAT(wide, HasSubstr("/weights-f32/"));
   EXPECT_THAT(narrow, HasSubstr("/weights-bf16/"));
   EXPECT_EQ(backend().Activations(ElementType::kFloat32), ElementType::kFloat32);
@@ -110,7 +129,8 @@ TEST_P(MemoryTest, SaysWhatItIs) {
 // Threads change no bit, and so are no part of the rules.
 TEST_P(MemoryTest, NumericsAreTheSameForAnyNumberOfThreads) {
   for (const ElementType type : {ElementType::kFloat32, ElementType::kBFloat16}) {
-    EXPECT_EQ(tested().WithThreads(1).Numerics(type), tested().WithThreads(3).Numerics(type));
+    EXPECT_EQ(tested().WithThreads(1).Numerics(type, ElementType::kFloat32),
+              tested().WithThreads(3).Numerics(type, ElementType::kFloat32));
   }
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstring>
 #include <utility>
 
 #include "gtest/gtest.h"
@@ -10,6 +12,10 @@ namespace mambad::kernels {
 namespace {
 
 constexpr int kStrangers = 61;
+constexpr int kPositions = Simulation::kPagesPerSequence * kPageTokens;
+// That a decode round's counts say, and that are not there.
+constexpr int kMoreSequences = 2, kMoreRows = 7;
+constexpr int kMostShapes = 4000;
 
 }  // namespace
 
@@ -27,8 +33,7 @@ Simulation::Simulation(const MixerUnderTest& mixer, std::vector<Rows> tokens,
       random_(99),
       batches_(backend_),
       state_(backend_, Row(slots_ * slot_stride_, kNaN)),
-      pages_(backend_, mixer.key_value_heads(), mixer.head_width(), slots_, kPagesPerSequence,
-             random_),
+      pages_(backend_, mixer.page_layout(), slots_, kPagesPerSequence, random_),
       outputs_(tokens_.size()),
       fed_(tokens_.size(), 0),
       replay_(tokens_.size(), 0) {
@@ -46,10 +51,10 @@ Simulation::Simulation(const MixerUnderTest& mixer, std::vector<Rows> tokens,
   WorkspaceShape shape = mixer.workspace();
   shape.width = mixer.width();
   shape.vocabulary = ids;
-  shape.max_rows = std::min<int>(kMaxRows, static_cast<int>(ids));
+  shape.max_rows = std::min<int>(kMaxRows, static_cast<int>(ids)) + kMoreRows;
   shape.max_logit_rows = 1;
-  shape.max_sequences = slots_;
-  shape.max_context = kPagesPerSequence * kPageTokens;
+  shape.max_sequences = slots_ + kMoreSequences;
+  shape.max_context = kPositions + kMostShapes;
   workspace_ = backend_.CreateWorkspace(shape);
 
   for (int s = 0; s + 1 < slots_; ++s) {  // as a slot changes hands; slot 0 stays poisoned
@@ -152,12 +157,19 @@ std::vector<int32_t> Simulation::Ids(const SimulatedStep& step, int begin, int e
 Rows Simulation::Run(StepRows& rows) {
   if (rows.sequences() == 0) return {};
   rows.keeps_working = options_.keeps_working;
-  const Batch batch = batches_.Write(rows, pages_.table(), pages_.pages_per_sequence());
-  RunRound(backend_, batch, [&] {
+  BatchArrays::Bounds more;
+  if (options_.decode_rounds) more = {kMoreSequences, kMoreRows, 0};
+  const Batch batch = batches_.Write(rows, more, pages_.table(), pages_.pages_per_sequence());
+  const auto describe = [&] {
     backend_.Embed(batch, embedding_->packed, *workspace_);
     mixer_.Run(batch, {state_.data(), slot_stride_, layout_}, pages_.state(), *workspace_);
-  });
-  return ReadRows(backend_, workspace_->residual, batch.rows);
+  };
+  if (options_.decode_rounds) {
+    RunDecodeRound(backend_, mixer_.NewShape(batch.sequences, kPositions), describe);
+  } else {
+    RunRound(backend_, describe);
+  }
+  return ReadRows(backend_, workspace_->residual, rows.rows());
 }
 
 void Simulation::Advance(const SimulatedStep& step, int waiting) {
@@ -176,7 +188,7 @@ bool Simulation::NeedsRingRow(int s, int row) const {
 }
 
 void Simulation::Poison(int s, int kept) {
-  pages_.Poison(slot(s), fed_[s], fed_[s] + 2 * kMaxWindowRows);
+  pages_.Poison(slot(s), fed_[s]);
   if (layout_.floats == 0) return;
   Row block = state_.Read(slot(s) * slot_stride_, layout_.floats);
   const auto poison = [&](int64_t at, int64_t count) { std::fill_n(&block[at], count, kNaN); };
@@ -202,8 +214,10 @@ Row Simulation::FoldedState(int s) const {
       result.insert(result.end(), row, row + mixer_.ring_channels());
     }
   }
-  const Row pages = pages_.Read(slot(s), mixer_.key_value_heads() > 0 ? fed_[s] : 0);
-  result.insert(result.end(), pages.begin(), pages.end());
+  const std::vector<std::byte> pages = pages_.FullPages(slot(s), fed_[s]);
+  const size_t floats = result.size();
+  result.resize(floats + pages.size() / sizeof(float));
+  std::memcpy(result.data() + floats, pages.data(), pages.size());
   return result;
 }
 
@@ -228,17 +242,23 @@ Baseline OneByOne(const MixerUnderTest& mixer, const Rows& tokens) {
   return baseline;
 }
 
-void ExpectAsOneByOne(const Simulation& simulation, int sequence, const Baseline& baseline,
+void ExpectAsOneByOne(Simulation& simulation, int sequence, const Baseline& baseline,
                       const std::string& what) {
-  const Rows& outputs = simulation.outputs(sequence);
-  ASSERT_EQ(outputs.size(), static_cast<size_t>(simulation.fed(sequence))) << what;
-  for (size_t t = 0; t < outputs.size(); ++t) {
-    ASSERT_TRUE(SameBits(outputs[t], baseline.outputs[t])) << what << ": output of position " << t;
+  for (const bool one_more : {false, true}) {  // whose output says what state cannot be looked at
+    if (one_more && simulation.fed(sequence) == simulation.length(sequence)) return;
+    if (one_more) simulation.Feed(sequence, 1);
+    if (one_more) simulation.Fold();
+    const Rows& outputs = simulation.outputs(sequence);
+    ASSERT_EQ(outputs.size(), static_cast<size_t>(simulation.fed(sequence))) << what;
+    for (size_t t = 0; t < outputs.size(); ++t) {
+      ASSERT_TRUE(SameBits(outputs[t], baseline.outputs[t]))
+          << what << ": output of position " << t;
+    }
+    simulation.ExpectOthersUntouched();
+    if (outputs.empty()) continue;
+    ASSERT_TRUE(SameBits(simulation.FoldedState(sequence), baseline.folded[outputs.size() - 1]))
+        << what << ": state";
   }
-  simulation.ExpectOthersUntouched();
-  if (outputs.empty()) return;
-  ASSERT_TRUE(SameBits(simulation.FoldedState(sequence), baseline.folded[outputs.size() - 1]))
-      << what << ": state";
 }
 
 }  // namespace mambad::kernels

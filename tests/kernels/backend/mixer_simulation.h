@@ -33,6 +33,7 @@ struct SimulationOptions {
   int waiting_rows = 0;
   bool folds_at_times = false;
   bool keeps_working = false;
+  bool decode_rounds = false;  // whose counts say more than there is
 };
 
 class Simulation {
@@ -57,8 +58,8 @@ class Simulation {
   int length(int sequence) const { return static_cast<int>(tokens_[sequence].size()); }
   // The rows of the residual stream with what the mixer added.
   const Rows& outputs(int sequence) const { return outputs_[sequence]; }
-  // Everything that a folded sequence is: checkpoint, the inputs of the last W - 1 positions, keys
-  // and values.
+  // Everything that can be looked at of a folded sequence: checkpoint, the inputs of the last W - 1
+  // positions, full pages of keys and values.
   Row FoldedState(int sequence) const;
   // Nothing beside the sequences' slots was written.
   void ExpectOthersUntouched() const;
@@ -75,8 +76,8 @@ class Simulation {
   void Advance(const SimulatedStep& step, int waiting);
   bool NeedsRingRow(int sequence, int row) const;
   // Everything of a sequence that its next step may not read becomes NaN: replay rows that were not
-  // kept, the working state, ring rows of positions not fed or older than the taps, keys and values
-  // not fed.
+  // kept, the working state, ring rows of positions not fed or older than the taps, pages that hold
+  // nothing that was fed.
   void Poison(int sequence, int kept);
 
   const MixerUnderTest& mixer_;
@@ -105,7 +106,8 @@ struct Baseline {
 
 Baseline OneByOne(const MixerUnderTest& mixer, const Rows& tokens);
 
-void ExpectAsOneByOne(const Simulation& simulation, int sequence, const Baseline& baseline,
+// Of a folded sequence, which is fed one more token.
+void ExpectAsOneByOne(Simulation& simulation, int sequence, const Baseline& baseline,
                       const std::string& what);
 
 }  // namespace mambad::kernels

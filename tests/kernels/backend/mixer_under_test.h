@@ -22,7 +22,7 @@ class MixerUnderTest {
 
   Backend& backend() const { return backend_; }
   ElementType weights() const { return weights_; }
-  double tolerance() const { return LayerTolerance(backend_.Activations(weights_)); }
+  virtual double tolerance() const { return LayerTolerance(backend_.Activations(weights_)); }
 
   // Numbers of a token: of a row of the residual stream.
   virtual int64_t width() const = 0;
@@ -32,13 +32,21 @@ class MixerUnderTest {
   virtual RecurrentSlotLayout layout(int window_rows, bool keeps_working) const = 0;
   virtual int ring_channels() const { return 0; }
   virtual int convolution_width() const { return 1; }
-  virtual int key_value_heads() const { return 0; }  // 0: no pages
-  virtual int head_width() const { return 0; }
+  // key_bytes 0: no keys and values.
+  virtual KeyValueLayout page_layout() const { return {}; }
 
   virtual void Run(const Batch& batch, const RecurrentState& state, const KeyValueState& pages,
                    Workspace& workspace) const = 0;
   // What it adds to the rows of a whole sequence.
   virtual std::vector<Numbers> Reference(const Rows& tokens) const = 0;
+
+  // Shapes of rounds no two of which are the same.
+  RoundShape NewShape(int sequences, int64_t context) const {
+    RoundShape shape;
+    shape.sequences = sequences;
+    shape.context = context + ++shapes_;
+    return shape;
+  }
 
   // Tokens as an embedding of the weights' type can hold them.
   Rows RandomTokens(std::mt19937& random, int64_t count) const {
@@ -62,6 +70,7 @@ class MixerUnderTest {
  private:
   Backend& backend_;
   ElementType weights_;
+  mutable int shapes_ = 0;
   std::deque<TestMatrix> matrices_;
   std::deque<DeviceArray<float>> arrays_;
 };

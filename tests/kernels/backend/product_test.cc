@@ -56,7 +56,7 @@ Pass RunPass(Backend& backend, const TestMatrix& embedding, const std::vector<in
   rows.Add(0, 0, ids);
   rows.logit_rows = Range(0, count);
   const Batch batch = arrays.Write(rows);
-  RunRound(backend, batch, [&] {
+  RunRound(backend, [&] {
     backend.Embed(batch, embedding.packed, *workspace);
     layers(batch, *workspace);
   });
@@ -115,7 +115,7 @@ TEST_P(ProductTest, AgreesWithDoublePrecision) {
 TEST_P(ProductTest, RoundsActivationsOnlyWhereItSaysSo) {
   const auto head = Matrix(backend(), 40, 96, 3), embedding = Matrix(backend(), 3, 96, 4);
   const bool rounds = backend().Activations(weights()) == ElementType::kBFloat16;
-  EXPECT_THAT(backend().Numerics(weights()),
+  EXPECT_THAT(backend().Numerics(weights(), ElementType::kFloat32),
               HasSubstr(rounds ? "/activations-bf16/" : "/activations-f32/"));
   const Rows products = Products(backend(), *embedding, Range(0, 3), *head);
   head->activations = ElementType::kFloat32;

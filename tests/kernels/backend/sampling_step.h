@@ -56,7 +56,12 @@ struct SamplingStep {
     std::copy(values.begin(), values.end(), Logits(s, window_row));
   }
 
+  // `alternatives`: every slot's.
   void Accept(int alternatives = -1) {
+    for (SamplingState& state : states) state.alternatives = alternatives;
+    AcceptAsAsked(/*with_logprobs=*/alternatives >= 0);
+  }
+  void AcceptAsAsked(bool with_logprobs) {
     const Arrays arrays(*this);
     const DeviceArray<int32_t> device_begin(backend, begin), lengths(backend, drafts),
         rows(backend, row), positions(backend, position), limits(backend, limit),
@@ -73,7 +78,7 @@ struct SamplingStep {
     request.tokens = arrays.tokens.data();
     request.position = positions.data();
     request.limit = limits.data();
-    request.alternatives = alternatives;
+    request.logprobs = with_logprobs;
     AcceptanceResult result;
     result.accepted = all_accepted.data();
     result.kept = all_kept.data();
@@ -83,7 +88,7 @@ struct SamplingStep {
     result.alternative_ids = ids.data();
     result.alternative_logprobs = alternatives_of.data();
     WriteRows(backend, target->logits, logits);
-    RunRound(backend, {}, [&] { backend.Accept(request, arrays.tables(*this), *target, result); });
+    RunRound(backend, [&] { backend.Accept(request, arrays.tables(*this), *target, result); });
     accepted = all_accepted.Read();
     kept = all_kept.Read();
     stopped = all_stopped.Read();
@@ -124,7 +129,7 @@ struct SamplingStep {
     request.next_tokens = next_tokens != nullptr ? next.data() : nullptr;
     request.next_row = next_rows.data();
     WriteRows(backend, draft->logits, draft_logits);
-    RunRound(backend, {}, [&] { backend.SampleDrafts(request, arrays.tables(*this), *draft); });
+    RunRound(backend, [&] { backend.SampleDrafts(request, arrays.tables(*this), *draft); });
     tokens = arrays.tokens.Read();
     if (next_tokens != nullptr) *next_tokens = next.Read();
   }
@@ -147,7 +152,7 @@ struct SamplingStep {
       request.alternative_logprobs = alternatives_of.data();
     }
     WriteRows(backend, target->logits, logits);
-    RunRound(backend, {}, [&] { backend.Score(request, arrays.tables(*this), *target); });
+    RunRound(backend, [&] { backend.Score(request, arrays.tables(*this), *target); });
     logprobs = device_logprobs.Read();
     alternative_ids = others.Read();
     alternative_logprobs = alternatives_of.Read();

@@ -103,6 +103,26 @@ TEST_P(ScoringTest, AcceptIgnoresSamplingParameters) {
   EXPECT_TRUE(SameBits(step.logprobs, before)) << "not asked for";
 }
 
+TEST_P(ScoringTest, AcceptSaysWhatEachSlotAsksFor) {
+  SamplingStep step(backend(), 3, 20);
+  const int32_t asked[] = {-1, 0, 2};
+  for (int s = 0; s < 3; ++s) {
+    step.states[s].alternatives = asked[s];
+    for (int id = 0; id < 20; ++id) step.Logits(s, 0)[id] = static_cast<float>((7 * id + s) % 20);
+  }
+  step.AcceptAsAsked(/*with_logprobs=*/false);
+  for (int s = 0; s < 3; ++s) EXPECT_TRUE(std::isnan(step.logprobs[s * kTokens]));
+  step.AcceptAsAsked(/*with_logprobs=*/true);
+  for (int s = 0; s < 3; ++s) {
+    const int at = s * kTokens;
+    EXPECT_EQ(std::isnan(step.logprobs[at]), asked[s] < 0) << s;
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_EQ(step.alternative_ids[at * kMaxAlternatives + i] >= 0, i < asked[s])
+          << s << ", " << i;
+    }
+  }
+}
+
 // Invariant 3: a row's score does not depend on the rows that it is asked with.
 TEST_P(ScoringTest, RowsDoNotKnowTheirCompany) {
   std::mt19937 random(8);

@@ -47,28 +47,49 @@ class BatchArrays {
 
   // Valid until the next call. `pages`: backend memory.
   Batch Write(const StepRows& rows, const int32_t* pages = nullptr, int pages_per_sequence = 0) {
+    return Write(rows, {}, pages, pages_per_sequence);
+  }
+  // Of a decode round: with so much more of each than there is.
+  struct Bounds {
+    int sequences = 0, rows = 0, logit_rows = 0;
+  };
+  Batch Write(const StepRows& rows, const Bounds& more, const int32_t* pages = nullptr,
+              int pages_per_sequence = 0) {
     std::vector<int32_t> all;
-    const auto place = [&](const std::vector<int32_t>& values) {
+    const auto place = [&](const std::vector<int32_t>& values, int count, int32_t nothing) {
       const int64_t at = static_cast<int64_t>(all.size());
       all.insert(all.end(), values.begin(), values.end());
+      all.insert(all.end(), count, nothing);
       return at;
     };
+    const auto each = [&](const std::vector<int32_t>& values) {
+      return place(values, more.sequences, 0);
+    };
     const std::pair<const int32_t * Batch::*, int64_t> parts[] = {
-        {&Batch::row_begin, place(rows.row_begin)}, {&Batch::slot, place(rows.slot)},
-        {&Batch::position, place(rows.position)},   {&Batch::replay, place(rows.replay)},
-        {&Batch::fold, place(rows.fold)},           {&Batch::keep_from, place(rows.keep_from)},
-        {&Batch::keep_at, place(rows.keep_at)},     {&Batch::resume, place(rows.resume)},
-        {&Batch::tokens, place(rows.tokens)},       {&Batch::logit_rows, place(rows.logit_rows)}};
+        {&Batch::row_begin, place(rows.row_begin, more.sequences, rows.rows())},
+        {&Batch::slot, place(rows.slot, more.sequences, -1)},
+        {&Batch::position, each(rows.position)},
+        {&Batch::replay, each(rows.replay)},
+        {&Batch::fold, each(rows.fold)},
+        {&Batch::keep_from, each(rows.keep_from)},
+        {&Batch::keep_at, each(rows.keep_at)},
+        {&Batch::resume, each(rows.resume)},
+        {&Batch::tokens, place(rows.tokens, more.rows, 0)},
+        {&Batch::logit_rows, place(rows.logit_rows, more.logit_rows, -1)}};
     const int64_t count = static_cast<int64_t>(all.size());
     if (memory_.size() < count) memory_ = DeviceArray<int32_t>(backend_, 2 * count);
     memory_.Write(all);
     Batch batch;
     for (const auto& [member, at] : parts) batch.*member = memory_.data() + at;
-    batch.sequences = rows.sequences();
-    batch.rows = rows.rows();
-    batch.logit_count = static_cast<int>(rows.logit_rows.size());
+    batch.sequences = rows.sequences() + more.sequences;
+    batch.rows = rows.rows() + more.rows;
+    batch.logit_count = static_cast<int>(rows.logit_rows.size()) + more.logit_rows;
     batch.pages = pages;
     batch.pages_per_sequence = pages_per_sequence;
+    for (int s = 0; s < rows.sequences(); ++s) {
+      const int count = rows.row_begin[s + 1] - rows.row_begin[s];
+      batch.max_position = std::max<int64_t>(batch.max_position, rows.position[s] + count - 1);
+    }
     batch.keeps_working = rows.keeps_working;
     return batch;
   }
@@ -78,14 +99,21 @@ class BatchArrays {
   DeviceArray<int32_t> memory_;
 };
 
-// Has the backend do what `describe` calls, as one round, and waits for it.
+// Has the backend do what `describe` calls, as one round of prompts, and waits for it.
 template <typename Describe>
-void RunRound(Backend& backend, const Batch& batch, const Describe& describe) {
-  RoundShape shape;
-  shape.sequences = batch.sequences;
-  shape.rows = batch.rows;
-  backend.BeginRound(shape);
+void RunRound(Backend& backend, const Describe& describe) {
+  ASSERT_TRUE(backend.BeginRound({}));
   describe();
+  backend.EndRound();
+  backend.Synchronize();
+}
+
+// The same as a decode round: `describe` is not called where the backend knows `shape`, of which
+// all that it calls must follow.
+template <typename Describe>
+void RunDecodeRound(Backend& backend, RoundShape shape, const Describe& describe) {
+  shape.kind = RoundKind::kDecode;
+  if (backend.BeginRound(shape)) describe();
   backend.EndRound();
   backend.Synchronize();
 }
