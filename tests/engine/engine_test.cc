@@ -1,8 +1,8 @@
-// The thread-safe shell: many callers, one engine thread.
+// The thread-safe shell: bursts, hasty readers, what is told to those who are refused. Its
+// contract, case by case: tests/server/engine_requests_test.cc and engine_pauses_test.cc.
 
 #include "engine/engine.h"
 
-#include <atomic>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -99,30 +99,6 @@ class EngineTest : public ::testing::Test {
   std::unique_ptr<Engine> engine_;
 };
 
-TEST_F(EngineTest, ManyCallersSubmitAndCancelAtOnce) {
-  EngineOptions options;
-  options.max_sequences = 4;
-  Open(options);
-  std::atomic<int> ended{0};
-  std::vector<std::thread> callers;
-  for (int caller = 0; caller < 4; ++caller) {
-    callers.emplace_back([&, caller] {
-      for (int i = 0; i < 25; ++i) {
-        auto sink = std::make_shared<WaitingSink>();
-        const absl::StatusOr<RequestId> id = engine_->Submit(Plain(5 + i, 8), sink);
-        ASSERT_TRUE(id.ok()) << id.status();
-        if ((i + caller) % 3 == 0) engine_->Cancel(*id);
-        sink->Wait();
-        EXPECT_EQ(sink->ends(), 1);
-        ++ended;
-      }
-    });
-  }
-  for (std::thread& caller : callers) caller.join();
-  EXPECT_EQ(ended.load(), 100);
-  ExpectNothingHeld();
-}
-
 TEST_F(EngineTest, ABurstIsRefusedAtTheDoorAndNeverAfterwards) {
   EngineOptions options;
   options.max_sequences = 2;
@@ -143,44 +119,6 @@ TEST_F(EngineTest, ABurstIsRefusedAtTheDoorAndNeverAfterwards) {
   EXPECT_GT(refused, 0);
   for (const auto& sink : accepted) EXPECT_EQ(sink->Wait(), FinishReason::kLength);
   ExpectNothingHeld();
-}
-
-TEST_F(EngineTest, DrainWaitsThenCancelsAndRefusesNewRequests) {
-  Open({});
-  auto quick = std::make_shared<WaitingSink>();
-  ASSERT_TRUE(engine_->Submit(Plain(5, 3), quick).ok());
-  auto endless = std::make_shared<WaitingSink>();
-  ASSERT_TRUE(engine_->Submit(Plain(5, 0), endless).ok());  // up to the context's end
-  engine_->Drain(absl::Now() + absl::Milliseconds(5));
-  EXPECT_EQ(quick->ends(), 1);
-  EXPECT_EQ(endless->ends(), 1);
-  EXPECT_EQ(engine_->Submit(Plain(5, 3), std::make_shared<WaitingSink>()).status().code(),
-            absl::StatusCode::kUnavailable);
-  ExpectNothingHeld();
-}
-
-// Calls the engine back from the engine thread.
-class DrainingSink : public EventSink {
- public:
-  explicit DrainingSink(Engine* engine) : engine_(engine) {}
-  bool OnEvent(const TokenEvent&) override {
-    engine_->Drain(absl::Now());
-    return true;
-  }
-
- private:
-  Engine* const engine_;
-};
-
-TEST_F(EngineTest, DrainFromASinkDiesWithWords) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_DEATH(
-      {
-        Open({});
-        (void)engine_->Submit(Plain(5, 3), std::make_shared<DrainingSink>(engine_.get()));
-        absl::SleepFor(absl::Seconds(20));
-      },
-      "Drain was called by a sink");
 }
 
 TEST_F(EngineTest, OpeningLeavesNothingInTheNumbers) {
@@ -229,24 +167,6 @@ TEST_F(EngineTest, StepsGoOnWhileReadersAreTold) {
   ExpectNothingHeld();
 }
 
-// Drain returns when all is told, not when all is made.
-TEST_F(EngineTest, DrainWaitsForReaders) {
-  Open({});
-  const auto sink = std::make_shared<LingeringSink>();
-  ASSERT_TRUE(engine_->Submit(Plain(4, 5), sink).ok());
-  while (engine_->Stats().generation_tokens < 5) absl::SleepFor(absl::Milliseconds(1));
-  std::atomic<bool> drained{false};
-  std::thread draining([&] {
-    engine_->Drain(absl::InfiniteFuture());
-    drained = true;
-  });
-  absl::SleepFor(absl::Milliseconds(50));
-  EXPECT_FALSE(drained);
-  sink->GoOn();
-  draining.join();
-  EXPECT_EQ(sink->ends(), 1);
-}
-
 // Falls behind at every event, and has always caught up soon after: by another thread, now before
 // the engine knows of the pause, now after.
 class HastySink : public WaitingSink {
@@ -276,45 +196,6 @@ TEST_F(EngineTest, NoPauseIsForEverAndNoneIsLost) {
   }
   for (const auto& sink : sinks) EXPECT_EQ(sink->Wait(), FinishReason::kLength);
   ExpectNothingHeld();
-}
-
-// One that does not resume: what was under way comes still, then nothing.
-TEST_F(EngineTest, APausedRequestStandsStill) {
-  class Pausing : public WaitingSink {
-   public:
-    bool OnEvent(const TokenEvent& event) override {
-      WaitingSink::OnEvent(event);
-      return ++events_ != 1;
-    }
-
-   private:
-    int events_ = 0;
-  };
-  Open({});
-  const auto sink = std::make_shared<Pausing>();
-  const absl::StatusOr<RequestId> id = engine_->Submit(Plain(4, 400), sink);
-  ASSERT_TRUE(id.ok());
-  int64_t before = -1;
-  for (int i = 0; i < 2000 && engine_->Stats().generation_tokens != before; ++i) {
-    before = engine_->Stats().generation_tokens;
-    absl::SleepFor(absl::Milliseconds(50));
-  }
-  EXPECT_GT(before, 0);
-  EXPECT_LT(before, 400);
-  EXPECT_EQ(sink->ends(), 0);
-  engine_->Resume(*id);
-  EXPECT_EQ(sink->Wait(), FinishReason::kLength);
-}
-
-TEST_F(EngineTest, TheDestructorEndsWhatRuns) {
-  Open({});
-  std::vector<std::shared_ptr<WaitingSink>> sinks;
-  for (int i = 0; i < 30; ++i) {
-    sinks.push_back(std::make_shared<WaitingSink>());
-    ASSERT_TRUE(engine_->Submit(Plain(20, 100), sinks.back()).ok());
-  }
-  engine_.reset();
-  for (const auto& sink : sinks) EXPECT_EQ(sink->ends(), 1);
 }
 
 // A burst is refused at once, and each caller is told of a place of its own, also before anything

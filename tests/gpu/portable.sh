@@ -15,7 +15,7 @@ folder=$1 build=${2:-$root/build}
 
 cmake --build "$build" --target training_kernels_check
 programs=(training_kernels_check)
-for program in trainer_cuda_model_test distillation_bench; do
+for program in backend_test backend_mixer_test trainer_cuda_model_test distillation_bench; do
   [[ ! -x $build/bin/$program ]] || programs+=("$program")
 done
 

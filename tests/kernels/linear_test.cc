@@ -1,5 +1,6 @@
-// Products against float64, and their promise: a row's bits do not depend on the number of rows,
-// its place among them or the number of threads.
+// What callers of the CPU's products rely on beside what tests/kernels/backend/product_test.cc
+// holds every backend to: rows that lie apart in memory, sums that are added when complete, words
+// for wrong shapes.
 
 #include "kernels/cpu/linear.h"
 
@@ -102,8 +103,7 @@ class LinearTest : public testing::TestWithParam<Case> {
   // Rows of `x`, packed densely, through Linear; y starts as `before` (or zero). The rows stand
   // apart in memory, with NaN between them.
   std::vector<float> Run(ThreadPool& pool, const WeightMatrix& weights, const std::vector<float>& x,
-                         int64_t rows, const NormWeights* norm = nullptr,
-                         const std::vector<float>* before = nullptr) {
+                         int64_t rows, const std::vector<float>* before = nullptr) {
     const int64_t x_stride = weights.columns + 3, y_stride = weights.rows + 5;
     std::vector<float> spread(rows * x_stride, NAN), y(rows * y_stride, -7);
     for (int64_t r = 0; r < rows; ++r) {
@@ -112,7 +112,7 @@ class LinearTest : public testing::TestWithParam<Case> {
         y[r * y_stride + i] = before ? (*before)[r * weights.rows + i] : NAN;
     }
     LinearScratch scratch = CreateLinearScratch(rows, weights.columns);
-    Linear(pool, weights, {spread.data(), rows, weights.columns, x_stride}, norm,
+    Linear(pool, weights, {spread.data(), rows, weights.columns, x_stride}, nullptr,
            {y.data(), rows, weights.rows, y_stride},
            before ? LinearOutput::kAdd : LinearOutput::kStore, settings_, scratch);
     std::vector<float> dense(rows * weights.rows);
@@ -160,85 +160,17 @@ class LinearTest : public testing::TestWithParam<Case> {
 struct Shape {
   int64_t rows, columns;
 };
-constexpr Shape kShapes[] = {{1, 1},    {16, 2},    {17, 33},  {80, 97},  {64, 64},
-                             {48, 7},   {130, 256}, {63, 65},  {200, 48}, {96, 193},
-                             {33, 700}, {271, 31},  {15, 1300}};
+constexpr Shape kShapes[] = {{1, 1}, {17, 33}, {63, 65}, {130, 256}};
 
-TEST_P(LinearTest, AgreesWithFloat64) {
+TEST_P(LinearTest, RowsMayLieApart) {
   ThreadPool pool(2);
   for (const Shape& shape : kShapes) {
     const TestMatrix matrix(shape.rows, shape.columns, GetParam().type, 1);
     const WeightMatrix weights = Pack(matrix, pool);
-    for (int64_t rows : {1, 2, 5, 6, 7, 31, 130}) {
+    for (int64_t rows : {1, 2, 6, 7, 31}) {
       const std::vector<float> x = RandomNumbers(rows * shape.columns, 2);
-      // A product of one column is rounded once; sums of K cost at most a few units in the last
-      // place more.
       EXPECT_LT(RelativeError(matrix, x, rows, Run(pool, weights, x, rows)), 1e-6)
           << shape.rows << " x " << shape.columns << ", rows " << rows;
-    }
-  }
-}
-
-TEST_P(LinearTest, RoundsActivationsOnlyWhenTold) {
-  ThreadPool pool(1);
-  const TestMatrix matrix(40, 96, GetParam().type, 3);
-  const WeightMatrix weights = Pack(matrix, pool);
-  const std::vector<float> x = RandomNumbers(3 * 96, 4);
-  const std::vector<float> y = Run(pool, weights, x, 3);
-  settings_.activations = ElementType::kFloat32;
-  const double exact = RelativeError(matrix, x, 3, y);
-  settings_.activations = GetParam().activations;
-  if (Rounds()) {
-    EXPECT_GT(exact, 1e-4);
-    EXPECT_LT(exact, 1e-2);
-  } else {
-    EXPECT_LT(exact, 1e-6);
-  }
-}
-
-TEST_P(LinearTest, RowsDoNotKnowTheirCompany) {
-  ThreadPool one(1), two(2), three(3);
-  ThreadPool* const pools[] = {&one, &two, &three};
-  constexpr int64_t kRows = 40;
-  for (const Shape& shape : kShapes) {
-    const TestMatrix matrix(shape.rows, shape.columns, GetParam().type, 5);
-    const WeightMatrix weights = Pack(matrix, one);
-    const std::vector<float> x = RandomNumbers(kRows * shape.columns, 6);
-    std::vector<float> alone;
-    for (int64_t r = 0; r < kRows; ++r) {
-      const std::vector<float> row(x.begin() + r * shape.columns,
-                                   x.begin() + (r + 1) * shape.columns);
-      const std::vector<float> y = Run(one, weights, row, 1);
-      alone.insert(alone.end(), y.begin(), y.end());
-    }
-    for (int64_t rows = 1; rows <= kRows; ++rows) {
-      const int64_t first = (kRows - rows) / 2;  // another row begins the batch every time
-      const std::vector<float> part(x.begin() + first * shape.columns,
-                                    x.begin() + (first + rows) * shape.columns);
-      const std::vector<float> y = Run(*pools[rows % 3], weights, part, rows);
-      ASSERT_EQ(std::memcmp(y.data(), alone.data() + first * shape.rows, y.size() * sizeof(float)),
-                0)
-          << shape.rows << " x " << shape.columns << ", rows " << rows;
-    }
-  }
-}
-
-TEST_P(LinearTest, LongPromptsAgreeWithSingleRows) {
-  ThreadPool pool(2);
-  constexpr Shape kLong[] = {{100, 1100}, {70, 577}};
-  for (const Shape& shape : kLong) {
-    const TestMatrix matrix(shape.rows, shape.columns, GetParam().type, 7);
-    const WeightMatrix weights = Pack(matrix, pool);
-    constexpr int64_t kRows = 213;
-    const std::vector<float> x = RandomNumbers(kRows * shape.columns, 8);
-    const std::vector<float> y = Run(pool, weights, x, kRows);
-    for (int64_t r = 0; r < kRows; r += 7) {
-      const std::vector<float> row(x.begin() + r * shape.columns,
-                                   x.begin() + (r + 1) * shape.columns);
-      const std::vector<float> single = Run(pool, weights, row, 1);
-      ASSERT_EQ(
-          std::memcmp(single.data(), y.data() + r * shape.rows, single.size() * sizeof(float)), 0)
-          << r;
     }
   }
 }
@@ -252,52 +184,7 @@ TEST_P(LinearTest, AddsTheSumAfterItIsComplete) {
                              before = RandomNumbers(rows * 75, 11);
     std::vector<float> expected = Run(pool, weights, x, rows);
     for (size_t i = 0; i < expected.size(); ++i) expected[i] = before[i] + expected[i];
-    EXPECT_EQ(Run(pool, weights, x, rows, nullptr, &before), expected) << rows;
-  }
-}
-
-TEST_P(LinearTest, NormalisesRowsOnTheWayIn) {
-  ThreadPool pool(2);
-  for (int64_t columns : {33, 64, 577}) {
-    const TestMatrix matrix(50, columns, GetParam().type, 12);
-    const WeightMatrix weights = Pack(matrix, pool);
-    const std::vector<float> scale = RandomNumbers(columns, 13);
-    const NormWeights norm = {scale.data(), 1e-5f};
-    constexpr int64_t kRows = 37;
-    const std::vector<float> x = RandomNumbers(kRows * columns, 14);
-    std::vector<float> normalised(x.size());
-    for (int64_t r = 0; r < kRows; ++r) {
-      double mean = 0;
-      for (int64_t k = 0; k < columns; ++k)
-        mean += double{x[r * columns + k]} * x[r * columns + k] / columns;
-      for (int64_t k = 0; k < columns; ++k) {
-        normalised[r * columns + k] =
-            static_cast<float>(x[r * columns + k] / std::sqrt(mean + 1e-5) * scale[k]);
-      }
-    }
-    const std::vector<float> y = Run(pool, weights, x, kRows, &norm);
-    // Where activations are rounded to bf16, a last bit of the norm may tip a rounding.
-    EXPECT_LT(RelativeError(matrix, normalised, kRows, y), Rounds() ? 1e-3 : 1e-6);
-    const std::vector<float> row(x.end() - columns, x.end());
-    const std::vector<float> single = Run(pool, weights, row, 1, &norm);
-    EXPECT_EQ(
-        std::memcmp(single.data(), y.data() + (kRows - 1) * 50, single.size() * sizeof(float)), 0);
-  }
-}
-
-TEST_P(LinearTest, UnpacksWhatWasPacked) {
-  ThreadPool pool(2);
-  for (const Shape& shape : kShapes) {
-    const TestMatrix matrix(shape.rows, shape.columns, GetParam().type, 15);
-    const WeightMatrix weights = Pack(matrix, pool);
-    std::vector<float> row(shape.columns);
-    for (int64_t r = 0; r < shape.rows; ++r) {
-      UnpackRow(weights, r, row.data());
-      ASSERT_EQ(std::memcmp(row.data(), matrix.values.data() + r * shape.columns,
-                            shape.columns * sizeof(float)),
-                0)
-          << r;
-    }
+    EXPECT_EQ(Run(pool, weights, x, rows, &before), expected) << rows;
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <map>
@@ -15,57 +16,10 @@
 #include "absl/time/clock.h"
 #include "engine/retry_delay.h"
 #include "engine/steady_time.h"
+#include "tests/server/fake_tokenizer.h"
 
 namespace mambad {
 namespace {
-
-class ByteTokenizer : public text::Tokenizer {
- public:
-  explicit ByteTokenizer(std::function<void()> on_encode) : on_encode_(std::move(on_encode)) {}
-  absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
-                                              const EncodeOptions& options) const override {
-    if (on_encode_) on_encode_();
-    std::vector<TokenId> ids;
-    if (options.add_special_tokens) ids.push_back(kFakeBos);
-    for (char c : text) {
-      if (c == '\0') return absl::InvalidArgumentError("the zero byte cannot be tokenized");
-      ids.push_back(static_cast<unsigned char>(c));
-    }
-    return ids;
-  }
-  std::string TokenBytes(TokenId id) const override { return IdToToken(id); }
-  void AppendTokenBytes(TokenId id, std::string* out) const override { out->append(IdToToken(id)); }
-  std::string Decode(absl::Span<const TokenId> ids, bool skip_special) const override {
-    std::string text;
-    for (TokenId id : ids) {
-      if (!skip_special || id < 256) text += IdToToken(id);
-    }
-    return text;
-  }
-  int vocabulary_size() const override { return kFakeVocabulary; }
-  bool IsSpecial(TokenId id) const override { return id >= 256; }
-  std::optional<TokenId> TokenToId(std::string_view token) const override {
-    if (token.size() == 1) return static_cast<unsigned char>(token[0]);
-    return std::nullopt;
-  }
-  std::string IdToToken(TokenId id) const override {
-    if (id == kFakeBos) return "<s>";
-    if (id == kFakeEos) return "</s>";
-    return id >= 0 && id < 256 ? std::string(1, static_cast<char>(id)) : "";
-  }
-  std::optional<TokenId> bos_id() const override { return kFakeBos; }
-  std::optional<TokenId> eos_id() const override { return kFakeEos; }
-  bool strips_leading_space() const override { return false; }
-
- private:
-  const std::function<void()> on_encode_;
-};
-
-constexpr char kFakeTemplate[] =
-    "{% for m in messages %}{% if m['role'] == 'nobody' %}{{ raise_exception('nobody may not "
-    "speak') }}{% endif %}"
-    "[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[assistant]{% "
-    "endif %}";
 
 struct Sample {
   bool ended = false;
@@ -80,7 +34,7 @@ struct Active {
   absl::Time submitted = SteadyNow();
   std::vector<Sample> samples;
   bool running = false;
-  bool paused = false;
+  int pauses = 0;  // that no Resume has ended; below 0: Resumes that came first
 };
 
 class FakeEngine : public Engine {
@@ -107,6 +61,7 @@ class FakeEngine : public Engine {
     thread_ = std::thread([this] { Run(); });
   }
   ~FakeEngine() override {
+    DieOnEngineThread("Engine's destructor");
     {
       std::lock_guard<std::mutex> lock(mutex_);
       stopping_ = true;
@@ -116,14 +71,11 @@ class FakeEngine : public Engine {
   }
 
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override {
-    // One rule that only the engine knows, to see its words become details.
-    if (request.sampling.top_k == 13)
-      return absl::InvalidArgumentError("sampling.top_k: 13 given, allowed anything else");
+    if (absl::Status status = Validate(request); !status.ok()) return status;
     std::unique_lock<std::mutex> lock(mutex_);
     if (draining_) return absl::UnavailableError("draining");
-    if (static_cast<int>(active_.size()) >= options_.max_waiting + options_.max_sequences) {
-      return WithRetryDelay(absl::ResourceExhaustedError("the queue is full"),
-                            absl::Milliseconds(1500));
+    if (!HasRoom(request)) {
+      return WithRetryDelay(absl::ResourceExhaustedError("the queue is full"), kStepsOfOthers);
     }
     Active active;
     active.id = ++last_id_;
@@ -144,10 +96,11 @@ class FakeEngine : public Engine {
   }
   void Resume(RequestId id) override {
     std::lock_guard<std::mutex> lock(mutex_);
-    resumed_.insert(id);
+    resumed_.push_back(id);
     news_.notify_all();
   }
   void Drain(absl::Time deadline) override {
+    DieOnEngineThread("Engine::Drain");
     std::unique_lock<std::mutex> lock(mutex_);
     draining_ = true;
     const auto empty = [this] { return active_.empty(); };
@@ -159,9 +112,17 @@ class FakeEngine : public Engine {
   }
   EngineStats Stats() const override {
     std::lock_guard<std::mutex> lock(mutex_);
-    return stats_;
+    EngineStats stats = stats_;
+    AddGauges(&stats);
+    return stats;
   }
-  absl::Duration EstimatedWait() const override { return absl::Milliseconds(1500); }
+  absl::Duration EstimatedWait() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    EngineStats stats;
+    AddGauges(&stats);
+    const bool starts_at_once = stats.waiting == 0 && stats.slots_used < stats.slots_total;
+    return starts_at_once ? absl::ZeroDuration() : kStepsOfOthers;
+  }
   const ModelInfo& model() const override { return model_; }
   const ModelInfo* draft_model() const override {
     return options_.draft_model.empty() ? nullptr : &draft_;
@@ -180,10 +141,54 @@ class FakeEngine : public Engine {
   text::ChatTemplate::Variables chat_variables() const override { return {}; }
 
  private:
+  // What those that run are said to take until one that waits may begin.
+  static constexpr absl::Duration kStepsOfOthers = absl::Milliseconds(1500);
+
+  // A sink or observer that waits for the engine's thread waits for itself.
+  void DieOnEngineThread(const char* what) const {
+    if (std::this_thread::get_id() != thread_.get_id()) return;
+    std::fprintf(stderr, "mambad engine: %s was called by a sink or observer\n", what);
+    std::abort();
+  }
+
+  // Some of the engine's rules, and one that only the engine knows.
+  absl::Status Validate(const Request& request) const {
+    const auto refuse = [](const auto&... words) {
+      return absl::InvalidArgumentError(absl::StrCat(words...));
+    };
+    const auto tokens = static_cast<int64_t>(request.prompt.size());
+    const int64_t most = model_.context - (request.score_from.has_value() ? 0 : 1);
+    if (tokens < 1 || tokens > most) {
+      return refuse("prompt: ", tokens, " tokens given, allowed 1 to ", most);
+    }
+    for (TokenId id : request.prompt) {
+      if (id < 0 || id >= kFakeVocabulary) return refuse("prompt: id ", id, " given");
+    }
+    if (!(request.sampling.temperature >= 0)) return refuse("sampling.temperature: below 0 given");
+    if (request.sampling.top_k == 13) {
+      return refuse("sampling.top_k: 13 given, allowed anything else");
+    }
+    if (request.stopping.max_tokens < 0) return refuse("stopping.max_tokens: below 0 given");
+    if (request.output.samples < 1 || request.output.samples > options_.max_sequences) {
+      return refuse("output.n: ", request.output.samples, " given, allowed 1 to ",
+                    options_.max_sequences);
+    }
+    return absl::OkStatus();
+  }
+
+  // Those that the next step starts do not wait.
+  bool HasRoom(const Request& request) const {
+    EngineStats stats;
+    AddGauges(&stats);
+    const auto tokens = static_cast<int64_t>(request.prompt.size());
+    return stats.waiting < options_.max_waiting + stats.slots_total - stats.slots_used &&
+           (stats.waiting == 0 || stats.waiting_tokens + tokens <= options_.max_waiting_tokens);
+  }
+
   bool HasWork() const {
     return stopping_ || !cancelled_.empty() || !resumed_.empty() ||
            std::any_of(active_.begin(), active_.end(),
-                       [](const Active& a) { return !a.running || !a.paused; });
+                       [](const Active& a) { return !a.running || a.pauses <= 0; });
   }
 
   // Only this thread adds to running requests and removes them; others append to active_ under the
@@ -191,11 +196,11 @@ class FakeEngine : public Engine {
   void Run() {
     for (;;) {
       std::vector<Active*> step;
-      std::set<RequestId> cancelled, resumed;
+      std::set<RequestId> cancelled;
+      std::vector<RequestId> resumed;
       bool stop = false;
       {
         std::unique_lock<std::mutex> lock(mutex_);
-        UpdateStats();
         if (active_.empty()) emptied_.notify_all();
         news_.wait_for(lock, std::chrono::milliseconds(20), [this] { return HasWork(); });
         stop = stopping_;
@@ -217,12 +222,12 @@ class FakeEngine : public Engine {
       if (!step.empty() && fake_.step > absl::ZeroDuration()) absl::SleepFor(fake_.step);
       int64_t made = 0;
       for (Active* active : step) {
-        if (resumed.count(active->id) > 0) active->paused = false;
+        active->pauses -= static_cast<int>(std::count(resumed.begin(), resumed.end(), active->id));
         if (stop || cancelled.count(active->id) > 0) {
           FinishAll(*active, FinishReason::kCancelled);
         } else if (SteadyNow() >= active->request.deadline) {
           FinishAll(*active, FinishReason::kDeadline);
-        } else if (active->running && !active->paused) {
+        } else if (active->running && active->pauses <= 0) {
           made += Advance(*active);
         }
       }
@@ -242,25 +247,25 @@ class FakeEngine : public Engine {
     }
   }
 
-  void UpdateStats() {
-    stats_.running = stats_.waiting = stats_.slots_used = 0;
+  void AddGauges(EngineStats* stats) const {
     for (const Active& active : active_) {
       if (active.running) {
-        ++stats_.running;
-        stats_.slots_used += static_cast<int>(active.samples.size());
+        ++stats->running;
+        stats->slots_used += static_cast<int>(active.samples.size());
       } else {
-        ++stats_.waiting;
+        ++stats->waiting;
+        stats->waiting_tokens += static_cast<int64_t>(active.request.prompt.size());
       }
     }
-    stats_.slots_total = options_.max_sequences;
-    stats_.pages_total = 100;
-    stats_.pages_used = stats_.slots_used;
-    stats_.state_bytes = 1000 * stats_.slots_used;
-    stats_.accepted_per_position = {3, 1};
-    stats_.draft_rounds = 4;
-    stats_.draft_tokens = 8;
-    stats_.accepted_tokens = 4;
-    stats_.speculation_enabled = options_.speculation;
+    stats->slots_total = options_.max_sequences;
+    stats->pages_total = 100;
+    stats->pages_used = stats->slots_used;
+    stats->state_bytes = 1000 * stats->slots_used;
+    stats->accepted_per_position = {3, 1};
+    stats->draft_rounds = 4;
+    stats->draft_tokens = 8;
+    stats->accepted_tokens = 4;
+    stats->speculation_enabled = options_.speculation;
   }
 
   RequestStats StatsOf(const Active& active, const Sample& sample) const {
@@ -306,7 +311,7 @@ class FakeEngine : public Engine {
         AddToken(active, sample, &event);
         ++made;
       }
-      if (!active.sink->OnEvent(event)) active.paused = true;
+      if (!active.sink->OnEvent(event)) ++active.pauses;
     }
     return made;
   }
@@ -390,10 +395,11 @@ class FakeEngine : public Engine {
   std::condition_variable news_, emptied_;
   std::deque<Active>
       active_;  // appended under mutex_ by anyone; erased under it by the engine thread
-  std::set<RequestId> cancelled_, resumed_;   // guarded by mutex_
+  std::set<RequestId> cancelled_;             // guarded by mutex_
+  std::vector<RequestId> resumed_;            // guarded by mutex_
   RequestId last_id_ = 0;                     // guarded by mutex_
   bool draining_ = false, stopping_ = false;  // guarded by mutex_
-  EngineStats stats_;                         // guarded by mutex_
+  EngineStats stats_;                         // guarded by mutex_; its counters
   std::thread thread_;
 };
 
