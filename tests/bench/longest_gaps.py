@@ -105,8 +105,11 @@ def long_prompt(daemon):
     daemon.generation.GenerateOnce(request, timeout=600)
 
 
-def measure(name, binary, model, streams, seconds):
-    options = ["--max-sequences", str(streams + SAMPLES + 1), "--max-context", str(LONG_PROMPT + 8192)]
+def measure(name, binary, model, streams, seconds, folder):
+    settings = pathlib.Path(folder) / "mambad.yaml"
+    settings.write_text(f"batching: {{max_sequences: {streams + SAMPLES + 1}, max_context: {LONG_PROMPT + 8192}}}\n",
+                        encoding="ascii")
+    options = ["--config", str(settings)]
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
     rows = []
@@ -139,7 +142,7 @@ def measure(name, binary, model, streams, seconds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=str(ROOT / "deploy/models/stories"))
+    parser.add_argument("--model", default=str(ROOT / "deploy/models/stories/target"))
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("daemons", nargs="+", metavar="NAME=DAEMON")
@@ -149,7 +152,7 @@ def main():
         print(f"{'daemon':10s} {'beside them':26s} {'p99, ms':>9s} {'worst, ms':>9s} {'gaps':>8s}")
         for daemon in arguments.daemons:
             name, _, binary = daemon.partition("=")
-            measure(name, binary, arguments.model, arguments.streams, arguments.seconds)
+            measure(name, binary, arguments.model, arguments.streams, arguments.seconds, folder)
 
 
 if __name__ == "__main__":
