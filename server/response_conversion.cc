@@ -49,6 +49,15 @@ void FillModel(const ModelInfo& info, v1::Model* wire) {
   wire->mutable_eos_ids()->Add(info.eos_ids.begin(), info.eos_ids.end());
 }
 
+void FillMemory(const MemoryPlan& plan, v1::MemoryPlan* wire) {
+  wire->set_weights(plan.weights);
+  wire->set_states(plan.states);
+  wire->set_keys_and_values(plan.keys_and_values);
+  wire->set_tables(plan.tables);
+  wire->set_workspace(plan.workspace);
+  if (plan.free >= 0) wire->set_free(plan.free);
+}
+
 // Of an id, its value and a piece of usual length.
 constexpr int64_t kLogprobBytes = 20;
 
@@ -166,6 +175,7 @@ v1::GetModelInfoResponse DescribeModel(const Engine& engine, const v1::Limits& l
   response.set_prompt_lookup(engine.options().speculation && engine.options().prompt_lookup);
   response.set_server_version(std::string(version));
   response.set_device(engine.device());
+  FillMemory(engine.memory(), response.mutable_memory());
   return response;
 }
 

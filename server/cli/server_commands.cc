@@ -59,6 +59,17 @@ std::string SpeculationText(const v1::GetModelInfoResponse& info) {
   return absl::StrCat(text, ", up to ", info.limits().draft_length(), " tokens a round");
 }
 
+std::string MemoryText(const v1::MemoryPlan& plan) {
+  const int64_t total = plan.weights() + plan.states() + plan.keys_and_values() + plan.tables() +
+                        plan.workspace();
+  return absl::StrCat(ShortBytes(total), " planned: weights ", ShortBytes(plan.weights()),
+                      ", states ", ShortBytes(plan.states()), ", keys and values ",
+                      ShortBytes(plan.keys_and_values()), ", tables ", ShortBytes(plan.tables()),
+                      ", work space ", ShortBytes(plan.workspace()),
+                      plan.has_free() ? absl::StrCat("; ", ShortBytes(plan.free()), " were free")
+                                      : "");
+}
+
 void PrintInfo(const std::string& address, const v1::GetModelInfoResponse& info) {
   const v1::Limits& limits = info.limits();
   PrintLine("server", absl::StrCat("mambad ", info.server_version(), " at ", address,
@@ -87,6 +98,7 @@ void PrintInfo(const std::string& address, const v1::GetModelInfoResponse& info)
             absl::StrCat(GroupDigits(limits.sequences()), " sequences run, ",
                          GroupDigits(limits.waiting()), " requests may wait; state ",
                          ShortBytes(info.model().state_bytes_per_sequence()), " a sequence"));
+  if (info.has_memory()) PrintLine("memory", MemoryText(info.memory()));
   PrintLine("a request", absl::StrCat("up to ", limits.n(), " samples, ", limits.logprobs(),
                                       " alternatives a token, ", limits.stop_strings(),
                                       " stop texts of ", limits.stop_string_bytes(), " bytes, ",

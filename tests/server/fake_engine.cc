@@ -382,7 +382,7 @@ class FakeEngine : public Engine {
 
   const EngineOptions options_;
   const std::string device_ = "a script";
-  const MemoryPlan memory_;
+  const MemoryPlan memory_ = {.weights = 3000, .states = 200, .workspace = 10, .free = 5000};
   const std::vector<std::string> warnings_ = {"the scripted engine serves no model"};
   StepObserver* const observer_;
   const FakeOptions fake_;

@@ -334,6 +334,10 @@ TEST(InfoTest, ModelAndLimits) {
   EXPECT_EQ(info.limits().context(), 2048);
   EXPECT_EQ(info.limits().prompt_tokens(), 2047);
   EXPECT_EQ(info.limits().draft_length(), 8);
+  EXPECT_EQ(info.memory().weights(), 3000);
+  EXPECT_EQ(info.memory().states(), 200);
+  EXPECT_EQ(info.memory().workspace(), 10);
+  EXPECT_EQ(info.memory().free(), 5000);
   EXPECT_TRUE(info.has_tokenizer());
   EXPECT_TRUE(info.has_chat_template());
   EXPECT_FALSE(info.default_sampling().has_seed());
