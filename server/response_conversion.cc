@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "engine/memory_plan.h"
+
 namespace mambad::server {
 namespace {
 
