@@ -243,8 +243,8 @@ INSTANTIATE_TEST_SUITE_P(Variants, AttentionTest,
 // ---- one head whose numbers are known -----------------------------------------------------------
 
 // Rows come through norm and products as they are: they are of ones, whose mean square is 1, the
-// norm's weight says the numbers, up to their signs, and the matrices take each number once. A query
-// sees as many tokens as a page holds.
+// norm's weight says the numbers, up to their signs, and the matrices take each number once. A
+// query sees as many tokens as a page holds.
 class OneHeadTest : public OnBackend<> {
  protected:
   static constexpr int kWidth = 64, kPages = (1 << 20) / kPageTokens, kTokens = 40;

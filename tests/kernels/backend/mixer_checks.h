@@ -35,8 +35,8 @@ class MixerChecks {
   void DraftsMayFillTheWindow(uint32_t seed, bool as_draft);
   // Invariant 3: how a prompt is cut into chunks does not matter, nor the number of threads.
   void ChunksDoNotMatter(uint32_t seed, const std::vector<int>& lengths);
-  // Invariants 1 and 3: a random ragged batch of prompts, windows, folds and idle sequences, some of
-  // them in rounds whose counts are upper bounds.
+  // Invariants 1 and 3: a random ragged batch of prompts, windows, folds and idle sequences, some
+  // of them in rounds whose counts are upper bounds.
   void BatchDoesNotMatter(uint32_t seed, int sequences, bool as_draft);
   // A slot holds the state of `state` floats, once more where a window is extended row by row, the
   // taps before a window, each of its uncommitted rows as an input of the convolution, and as one
