@@ -181,7 +181,7 @@ TEST_P(HeadTest, UnproposedTokensAreDrawnOnlyWhereNothingElseIsLeft) {
     std::vector<int32_t> numbers(kDraws);
     for (int i = 0; i < kDraws; ++i) numbers[i] = i;
     const DeviceArray<int32_t> slots(backend(), numbers), zeros(backend(), kDraws),
-        drawn(backend(), kDraws);
+        nowhere(backend(), std::vector<int32_t>(kDraws, -1)), drawn(backend(), kDraws);
     SamplingTables tables;
     tables.states = device_states.data();
     tables.bias = device_bias.data();
@@ -191,6 +191,7 @@ TEST_P(HeadTest, UnproposedTokensAreDrawnOnlyWhereNothingElseIsLeft) {
     request.slot = request.token_row = slots.data();
     request.logit_row = request.position = zeros.data();
     request.tokens = drawn.data();
+    request.next_row = nowhere.data();
     RunRound(backend(), [&] { backend().SampleDrafts(request, tables, *workspace_); });
     std::vector<int> seen(kVocabulary);
     for (const int32_t id : drawn.Read()) ++seen.at(id);

@@ -27,6 +27,7 @@ class RoundTest : public OnBackend<> {
     tokens_ = std::make_unique<DeviceArray<int32_t>>(backend(), std::vector<int32_t>{3, 4, 17});
     scale_ = std::make_unique<DeviceArray<float>>(backend(), Row(kWidth, 1));
     norm_ = {scale_->data(), 1e-5f};
+    mlp_ = {kMlp, norm_, &in_->packed, &out_->packed};
     WorkspaceShape shape = SmallWorkspace(kRows, kWidth, kVocabulary);
     shape.max_projection = 2 * kMlp;
     shape.max_inner = kMlp;
@@ -40,9 +41,8 @@ class RoundTest : public OnBackend<> {
   }
 
   void Describe(const Batch& batch, bool listed) {
-    const MlpLayer mlp = {kMlp, norm_, &in_->packed, &out_->packed};
     backend().Embed(batch, embedding_->packed, *workspace_);
-    backend().Mlp(batch, mlp, *workspace_);
+    backend().Mlp(batch, mlp_, *workspace_);
     if (listed) {
       backend().HeadOfTokens(batch, norm_, few_->packed, tokens_->data(), *workspace_);
     } else {
@@ -60,6 +60,7 @@ class RoundTest : public OnBackend<> {
   std::unique_ptr<DeviceArray<int32_t>> tokens_;
   std::unique_ptr<DeviceArray<float>> scale_;
   NormWeights norm_;
+  MlpLayer mlp_;
   std::unique_ptr<Workspace> workspace_;
   std::unique_ptr<BatchArrays> arrays_;
   int shapes_ = 0;
@@ -102,7 +103,8 @@ TEST_P(RoundTest, AKnownRoundIsDoneOverWhatStandsInMemory) {
     RunDecodeRound(backend(), shape, [&] { Describe(batch, false); });
     const Rows residual = ReadRows(backend(), workspace_->residual, 2);
     const Rows logits = ReadRows(backend(), workspace_->logits, 2);
-    RunRound(backend(), [&] { Describe(arrays_->Write(rows), false); });
+    const Batch exact = arrays_->Write(rows);
+    RunRound(backend(), [&] { Describe(exact, false); });
     EXPECT_EQ(ReadRows(backend(), workspace_->residual, 2), residual) << round;
     EXPECT_EQ(ReadRows(backend(), workspace_->logits, 2), logits) << round;
   }

@@ -107,11 +107,11 @@ TEST_P(ScoringTest, AcceptSaysWhatEachSlotAsksFor) {
   SamplingStep step(backend(), 3, 20);
   const int32_t asked[] = {-1, 0, 2};
   for (int s = 0; s < 3; ++s) {
-    step.states[s].alternatives = asked[s];
     for (int id = 0; id < 20; ++id) step.Logits(s, 0)[id] = static_cast<float>((7 * id + s) % 20);
   }
   step.AcceptAsAsked(/*with_logprobs=*/false);
   for (int s = 0; s < 3; ++s) EXPECT_TRUE(std::isnan(step.logprobs[s * kTokens]));
+  for (int s = 0; s < 3; ++s) step.states[s].alternatives = asked[s];
   step.AcceptAsAsked(/*with_logprobs=*/true);
   for (int s = 0; s < 3; ++s) {
     const int at = s * kTokens;

@@ -8,11 +8,14 @@
 #include <vector>
 
 #include "kernels/cpu/instruction_set.h"
+#include "kernels/recording_backend.h"
 
 namespace mambad::kernels {
 namespace {
 
 constexpr InstructionSet kNoLimit = InstructionSet::kAvx512Bfloat16;
+
+constexpr char kRecorded[] = "cpu_Recorded";
 
 std::string VariantName(InstructionSet set) {
   std::string name = Name(set);
@@ -32,11 +35,14 @@ std::vector<std::string> TestedVariants() {
   if (devices[0] != "cpu") return devices;
   std::vector<std::string> variants;
   for (InstructionSet set : AvailableInstructionSets()) variants.push_back(VariantName(set));
+  variants.push_back(kRecorded);
   return variants;
 }
 
 TestedBackend::TestedBackend(const std::string& variant, ElementType activations)
-    : device_(variant.substr(0, variant.find('_'))), activations_(activations) {
+    : device_(variant.substr(0, variant.find('_'))),
+      recorded_(variant == kRecorded),
+      activations_(activations) {
   for (InstructionSet set : AvailableInstructionSets()) {
     if (variant == VariantName(set)) LimitInstructionSet(set);
   }
@@ -58,7 +64,9 @@ CreatedBackend TestedBackend::Create(int threads) const {
   options.device = device_;
   options.threads = threads;
   options.activations = activations_;
-  return CreateBackend(options);
+  CreatedBackend created = CreateBackend(options);
+  if (recorded_) created.backend = CreateRecordingBackend(std::move(created.backend));
+  return created;
 }
 
 }  // namespace mambad::kernels

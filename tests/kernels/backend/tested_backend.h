@@ -20,7 +20,7 @@ namespace mambad::kernels {
 // The device, as it computes by itself.
 std::vector<std::string> TestedDevices();
 // Every way in which the device can compute: the CPU once for each instruction set of this machine,
-// "cpu_AVX2".
+// "cpu_AVX2", and once more through the backend that records and checks, "cpu_Recorded".
 std::vector<std::string> TestedVariants();
 
 // A device that computes in one way. One at a time: an instruction set is the process's.
@@ -45,6 +45,7 @@ class TestedBackend {
   CreatedBackend Create(int threads) const;
 
   std::string device_, missing_;
+  bool recorded_;
   ElementType activations_;
   std::map<int, std::unique_ptr<Backend>> backends_;  // by threads; 0: any number
 };
