@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """How long readers wait between two tokens at worst, while others make trouble: of each daemon named, in turn.
 
-    tests/bench/longest_gaps.py [--model PATH] [--streams N] [--seconds S] NAME=DAEMON...
+    tests/bench/longest_gaps.py [--model PATH] [--context N] [--streams N] [--seconds S] NAME=DAEMON...
 
 Streams of ordinary answers run all the time; beside them, one after the other: nothing; a log that nobody reads, with
-calls that fill it; a reader that stops in the middle of a long answer; a prompt of 130,000 tokens with eight samples.
-Needs what the end-to-end tests need. An otherwise idle machine is up to you.
+calls that fill it; a reader that stops in the middle of a long answer; a prompt of 130,000 tokens (or as many as the
+model's context has) with eight samples, for as long as is measured. Models without a tokenizer do, such as those of
+make_gguf.py. Needs what the end-to-end tests need. An otherwise idle machine is up to you.
 """
 
 import argparse
@@ -38,9 +39,7 @@ class Streams:
     def _read(self, index):
         pb = daemon_process.pb
         while not self.stopping:
-            request = pb.GenerateRequest(text=f"Once upon a time {index}")
-            request.stopping.max_tokens = 400
-            request.stopping.ignore_eos = True
+            request = generate([11 + index, 5, 7], 400)
             request.speculation.mode = pb.Speculation.OFF
             last = None
             try:
@@ -71,12 +70,20 @@ class Streams:
             thread.join()
 
 
+def generate(ids, tokens):
+    request = daemon_process.pb.GenerateRequest()
+    request.token_ids.ids.extend(ids)
+    request.stopping.max_tokens = tokens
+    request.stopping.ignore_eos = True
+    return request
+
+
 def small_calls(daemon, count):
     """Calls that are refused, each a line or two of the log."""
     pb = daemon_process.pb
     for _ in range(count):
         try:
-            request = pb.GenerateRequest(text="a")
+            request = generate([1], 1)
             request.sampling.temperature = -1
             daemon.generation.GenerateOnce(request, timeout=60)
         except grpc.RpcError:
@@ -85,29 +92,23 @@ def small_calls(daemon, count):
 
 def stopped_reader(daemon):
     """A channel of its own with a small window; two messages are read, then none."""
-    pb = daemon_process.pb
     channel = grpc.insecure_channel(daemon.address, options=[("grpc.use_local_subchannel_pool", 1)])
-    request = pb.GenerateRequest(text="Once upon a time")
-    request.stopping.max_tokens = 8000
-    request.stopping.ignore_eos = True
-    call = daemon_process.stubs.GenerationStub(channel).Generate(request, timeout=120)
+    call = daemon_process.stubs.GenerationStub(channel).Generate(generate([1, 2, 3], 900), timeout=120)
     next(call), next(call)
     return channel, call
 
 
-def long_prompt(daemon):
-    pb = daemon_process.pb
-    request = pb.GenerateRequest()
-    request.token_ids.ids.extend(3 + i * 7919 % 500 for i in range(LONG_PROMPT))
-    request.stopping.max_tokens = 4
+def long_prompt(daemon, context):
+    """The call, which goes on."""
+    request = generate([3 + i * 7919 % 500 for i in range(min(LONG_PROMPT, context - 8))], 4)
     request.sampling.temperature = 1.0
     request.output.n = SAMPLES
-    daemon.generation.GenerateOnce(request, timeout=600)
+    return daemon.generation.GenerateOnce.future(request, timeout=600)
 
 
-def measure(name, binary, model, streams, seconds, folder):
+def measure(name, binary, model, streams, seconds, context, folder):
     settings = pathlib.Path(folder) / "mambad.yaml"
-    settings.write_text(f"batching: {{max_sequences: {streams + SAMPLES + 1}, max_context: {LONG_PROMPT + 8192}}}\n",
+    settings.write_text(f"batching: {{max_sequences: {streams + SAMPLES + 1}, max_context: {context}}}\n",
                         encoding="ascii")
     options = ["--config", str(settings)]
     read_end, write_end = os.pipe()
@@ -126,13 +127,14 @@ def measure(name, binary, model, streams, seconds, folder):
         elif trouble == "a reader that stops":
             action = lambda: kept.append(stopped_reader(daemon))
         else:
-            action = lambda: long_prompt(daemon)
+            action = lambda: kept.append((None, long_prompt(daemon, context)))
         ninety_nine, longest, count = readers.during(action, seconds)
         rows.append((trouble, ninety_nine, longest, count))
         print(f"{name:10s} {trouble:26s} {ninety_nine:9.1f} {longest:9.1f} {count:8d}", flush=True)
         for channel, call in kept:
             call.cancel()
-            channel.close()
+            if channel is not None:
+                channel.close()
         if unread:
             os.close(read_end)  # its lines are lost from here on
         readers.stop()
@@ -145,6 +147,7 @@ def main():
     parser.add_argument("--model", default=str(ROOT / "deploy/models/stories/target"))
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--context", type=int, default=1024, help="tokens; what the model has, or %d" % (LONG_PROMPT + 8192))
     parser.add_argument("daemons", nargs="+", metavar="NAME=DAEMON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +155,7 @@ def main():
         print(f"{'daemon':10s} {'beside them':26s} {'p99, ms':>9s} {'worst, ms':>9s} {'gaps':>8s}")
         for daemon in arguments.daemons:
             name, _, binary = daemon.partition("=")
-            measure(name, binary, arguments.model, arguments.streams, arguments.seconds, folder)
+            measure(name, binary, arguments.model, arguments.streams, arguments.seconds, arguments.context, folder)
 
 
 if __name__ == "__main__":
