@@ -43,9 +43,9 @@ void EngineCore::CheckRoom(const Request& request, FieldErrors* errors) const {
   const int samples = request.output.samples;
   const int rows = facts_.options.max_penalised;
   if (samples > rows && (HasPenalties(request.sampling) || HasBiases(request.sampling))) {
-    errors->Add("output.n",
-                absl::StrCat(samples, " samples with penalties or biases given, allowed at most ",
-                             rows));
+    errors->Add(
+        "output.n",
+        absl::StrCat(samples, " samples with penalties or biases given, allowed at most ", rows));
   }
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   const int64_t limit = TokenLimit(request);

@@ -60,14 +60,13 @@ std::string SpeculationText(const v1::GetModelInfoResponse& info) {
 }
 
 std::string MemoryText(const v1::MemoryPlan& plan) {
-  const int64_t total = plan.weights() + plan.states() + plan.keys_and_values() + plan.tables() +
-                        plan.workspace();
-  return absl::StrCat(ShortBytes(total), " planned: weights ", ShortBytes(plan.weights()),
-                      ", states ", ShortBytes(plan.states()), ", keys and values ",
-                      ShortBytes(plan.keys_and_values()), ", tables ", ShortBytes(plan.tables()),
-                      ", work space ", ShortBytes(plan.workspace()),
-                      plan.has_free() ? absl::StrCat("; ", ShortBytes(plan.free()), " were free")
-                                      : "");
+  const int64_t total =
+      plan.weights() + plan.states() + plan.keys_and_values() + plan.tables() + plan.workspace();
+  return absl::StrCat(
+      ShortBytes(total), " planned: weights ", ShortBytes(plan.weights()), ", states ",
+      ShortBytes(plan.states()), ", keys and values ", ShortBytes(plan.keys_and_values()),
+      ", tables ", ShortBytes(plan.tables()), ", work space ", ShortBytes(plan.workspace()),
+      plan.has_free() ? absl::StrCat("; ", ShortBytes(plan.free()), " were free") : "");
 }
 
 void PrintInfo(const std::string& address, const v1::GetModelInfoResponse& info) {
