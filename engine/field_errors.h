@@ -4,6 +4,7 @@
 #ifndef MAMBAD_ENGINE_FIELD_ERRORS_H_
 #define MAMBAD_ENGINE_FIELD_ERRORS_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <vector>
@@ -21,11 +22,12 @@ struct FieldError {
 
 class FieldErrors {
  public:
-  // Beyond so many errors, and so much of one, nothing is kept.
+  // Beyond so many errors, and so much of one, nothing is kept; nor is a second one of a field.
   static constexpr size_t kMostErrors = 16, kLongestDescription = 256;
 
   void Add(absl::string_view field, absl::string_view description) {
-    if (errors_.size() >= kMostErrors) return;
+    const auto same = [&](const FieldError& error) { return error.field == field; };
+    if (errors_.size() >= kMostErrors || std::any_of(errors_.begin(), errors_.end(), same)) return;
     errors_.push_back(
         {std::string(field), std::string(description.substr(0, kLongestDescription))});
   }

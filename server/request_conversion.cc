@@ -124,10 +124,9 @@ SpeculationParams ConvertSpeculation(const v1::Speculation& wire, const v1::Limi
   return result;
 }
 
-// What the engine would refuse, refused before any text is read. Not asked of what is over the
-// server's own limits: it would be told twice.
+// What the engine would refuse, refused before any text is read, with what is over the server's own
+// limits.
 void CheckWithEngine(const Request& request, const Engine& engine, FieldViolations* violations) {
-  if (!violations->empty()) return;
   CheckParameters(request,
                   {engine.model(), engine.options(), engine.tokenizer() != nullptr,
                    engine.draft_model() != nullptr},
