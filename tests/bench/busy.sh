@@ -64,13 +64,15 @@ print_row() {  # NAME PROGRAM MODEL COUNT
 }
 
 print_rival() {  # MODEL COUNT
-  local speed='' threads='' why=''
+  local speed=- threads='' why=''
   if [[ $1 != *.gguf ]]; then
     why='not a GGUF file'
-  elif ! read -r speed threads < <("$rival" --plain --tokens "$tokens" --repeat "$repeat" "$1" 2>/dev/null); then
-    why='llama.cpp does not read it'
+  elif read -r speed threads < <("$rival" --plain --tokens "$tokens" --repeat "$repeat" "$1" 2>/dev/null); then
+    speed=$(awk -v speed="$speed" 'BEGIN { printf "%.1f", speed }')
+  else
+    speed=- why='llama.cpp does not read it'
   fi
-  printf '%-16s %-8s %10d %10s %10s %s\n' "${1##*/}" rival "$2" "${speed:--}" - "${why:-($threads threads)}"
+  printf '%-16s %-8s %10d %10s %10s   %s\n' "${1##*/}" rival "$2" "$speed" - "${why:-($threads threads)}"
 }
 
 [[ -z $rival ]] || "$rival" --plain
