@@ -207,7 +207,8 @@ void DescribeRun(Settings* s, RunConfig* c) {
   s->Choice("device", &c->device, {"auto", "cpu", "cuda"}, "auto: cuda where there is one");
   s->Choice("compute", &c->compute, {"auto", "fp32", "bf16"},
             "type of weights and activations; auto: bf16 on cuda, fp32 on the CPU");
-  s->Whole("threads", &c->threads, 0, 4096, "CPU threads; 0: all");
+  s->Whole("threads", &c->threads, 0, 4096,
+           "CPU threads; 0: as many as are fastest, measured at the start");
   s->Whole("seed", &c->seed, 0, Settings::kNoBound, "of every random number");
   s->Flag("overwrite", &c->overwrite, kOverwrite);
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# tests/bench/busy.sh [--bench PROGRAM] [--before PROGRAM] [--neighbours "N..."] [--tokens N] [--repeat N] MODEL...
+# tests/bench/busy.sh [--bench PROGRAM] [--before PROGRAM] [--neighbours "N..."] [--tokens N] [--repeat N]
+#                     [--rival] MODEL...
 #
 # What other processes on the cores cost: engine_bench's plain decoding of one sequence while N neighbours, each a busy loop,
 # share the machine; with the default threads and with one. Prints tokens a second, and the default's share of the better one:
@@ -9,6 +10,8 @@
 #   --neighbours LIST   default: "0 1 4"
 #   --tokens N          of each run: some tenths of a second's work, which the choice of threads takes. Default: 400
 #   --repeat N          the best of so many runs counts. Default: 3
+#   --rival             llama.cpp too, with the threads that it chooses itself, on models that are GGUF files which it reads;
+#                       rival.sh builds it
 #
 # An otherwise idle machine is up to you.
 set -euo pipefail
@@ -17,7 +20,7 @@ shopt -s inherit_errexit
 root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
 usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit "$1"; }
 
-bench=$root/build/bin/engine_bench before='' neighbours='0 1 4' tokens=400 repeat=3 models=()
+bench=$root/build/bin/engine_bench before='' neighbours='0 1 4' tokens=400 repeat=3 rival='' models=()
 while (($#)); do
   case $1 in
     --help) usage 0 ;;
@@ -25,6 +28,7 @@ while (($#)); do
       (($# > 1)) || usage 2 >&2
       printf -v "${1#--}" '%s' "$2"
       shift ;;
+    --rival) rival=$root/tests/bench/rival.sh ;;
     -*) usage 2 >&2 ;;
     *) models+=("$1") ;;
   esac
@@ -59,6 +63,19 @@ print_row() {  # NAME PROGRAM MODEL COUNT
   }'
 }
 
+print_rival() {  # MODEL COUNT
+  local speed=- threads='' why=''
+  if [[ $1 != *.gguf ]]; then
+    why='not a GGUF file'
+  elif read -r speed threads < <("$rival" --plain --tokens "$tokens" --repeat "$repeat" "$1" 2>/dev/null); then
+    speed=$(awk -v speed="$speed" 'BEGIN { printf "%.1f", speed }')
+  else
+    speed=- why='llama.cpp does not read it'
+  fi
+  printf '%-16s %-8s %10d %10s %10s   %s\n' "${1##*/}" rival "$2" "$speed" - "${why:-($threads threads)}"
+}
+
+[[ -z $rival ]] || "$rival" --plain
 printf '%-16s %-8s %10s %10s %10s %11s\n' model build neighbours default '1 thread' 'of better'
 for model in "${models[@]}"; do
   for count in $neighbours; do
@@ -68,6 +85,7 @@ for model in "${models[@]}"; do
     done
     [[ -z $before ]] || print_row before "$before" "$model" "$count"
     print_row now "$bench" "$model" "$count"
+    [[ -z $rival ]] || print_rival "$model" "$count"
     stop_loops
   done
 done

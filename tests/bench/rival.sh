@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # tests/bench/rival.sh [--set native|avx2] [--build FOLDER] [--bench PROGRAM] [--threads N] [--repeat N] [--tokens N]
 #                      [FILE.gguf...]
+# tests/bench/rival.sh --plain [--set native|avx2] [--build FOLDER] [--threads N] [--repeat N] [--tokens N] [FILE.gguf...]
 #
 # Measures llama.cpp and our own model_bench on this machine, in turn on the same files and the same work, and prints tokens a
 # second and our multiples of the rival's:
@@ -9,6 +10,9 @@
 #   prompt     a prompt of 512 tokens
 #   5 rows     five tokens a step, one of each of five sequences; "cost": time of such a step in plain steps
 #   16 seq.    sixteen sequences together; "gain": tokens a second over plain
+#
+# With --plain llama.cpp alone, and of each file one line: tokens a second of one sequence, one token a step, and the threads,
+# as many as llama.cpp itself chooses unless --threads says. Without a file it is only built.
 #
 #   --set SET       native: what the processor has (default); avx2: both sides keep to AVX2
 #   --build FOLDER  where llama.cpp is, or will be, built. Default: build/rival, build/rival-avx2
@@ -32,7 +36,7 @@ rival_package='llama-cpp-python==0.3.16'
 usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit "$1"; }
 fail() { printf '%s: error: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
-set=native build='' bench='' threads=$(nproc) repeat=3 tokens=64 files=()
+set=native build='' bench='' threads='' repeat=3 tokens=64 plain_only='' files=()
 while (($#)); do
   case $1 in
     --help) usage 0 ;;
@@ -40,12 +44,15 @@ while (($#)); do
       (($# > 1)) || usage 2 >&2
       printf -v "${1#--}" '%s' "$2"
       shift ;;
+    --plain) plain_only=yes ;;
     -*) usage 2 >&2 ;;
     *) files+=("$1") ;;
   esac
   shift
 done
+[[ -n $plain_only || -n $threads ]] || threads=$(nproc)
 [[ $threads$repeat$tokens =~ ^[0-9]+$ ]] || usage 2 >&2
+rival_threads=(${threads:+-t "$threads" -tb "$threads"})
 case $set in
   native) instructions=(-DGGML_NATIVE=ON) ;;
   avx2) instructions=(-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON) ;;
@@ -53,7 +60,7 @@ case $set in
 esac
 [[ -n $build ]] || build=$root/build/rival$([[ $set == native ]] || echo "-$set")
 [[ -n $bench ]] || bench=$root/build/bin/model_bench
-[[ -x $bench ]] || fail "$bench is not built"
+[[ -n $plain_only || -x $bench ]] || fail "$bench is not built"
 mkdir -p "$build"
 build=$(realpath "$build")
 rival=$build/bin/llama-batched-bench
@@ -67,7 +74,7 @@ make_venv() {
 
 build_rival() {
   local source=$build/source
-  echo "building llama.cpp in $build"
+  echo "building llama.cpp in $build" >&2
   mkdir -p "$source"
   make_venv
   "$build/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest "$source" \
@@ -81,12 +88,12 @@ build_rival() {
 }
 
 # rival_speed FILE PROMPT SEQUENCES: prints, for each of the comma-separated numbers of sequences, a line
-# "SEQUENCES prompt-tokens/s generated-tokens/s", best of all repeats.
+# "SEQUENCES prompt-tokens/s generated-tokens/s threads", best of all repeats.
 rival_speed() {
   local file=$1 prompt=$2 sequences=$3 context=$((${3##*,} * ($2 + tokens))) run
   ((context >= 512)) || context=512
   for ((run = 0; run < repeat; ++run)); do
-    "$rival" -m "$file" -t "$threads" -tb "$threads" -c "$context" -b 2048 -ub 512 -npp "$prompt" -ntg "$tokens" \
+    "$rival" -m "$file" "${rival_threads[@]}" -c "$context" -b 2048 -ub 512 -npp "$prompt" -ntg "$tokens" \
       -npl "$sequences" --output-format jsonl 2>"$build/bench.log" || fail "$file: $(tail -3 "$build/bench.log")"
   done | python3 -c '
 import json, sys
@@ -94,8 +101,8 @@ best = {}
 for line in sys.stdin:
     if line.startswith("{"):
         run = json.loads(line)
-        prompt, generated = best.get(run["pl"], (0, 0))
-        best[run["pl"]] = max(prompt, run["speed_pp"]), max(generated, run["speed_tg"])
+        prompt, generated, _ = best.get(run["pl"], (0, 0, 0))
+        best[run["pl"]] = max(prompt, run["speed_pp"]), max(generated, run["speed_tg"]), run["n_threads"]
 for sequences, speeds in sorted(best.items()):
     print(sequences, *speeds)
 '
@@ -111,6 +118,10 @@ our_speed() {
 row() { printf '%-30s %8.1f %8.1f %6.2f %8.1f %6.2f %8s\n' "$1" "$2" "$3" "$4" "$5" "$(awk "BEGIN { print $5 / $2 }")" "${6:-}"; }
 
 [[ -x $rival ]] || build_rival
+if [[ -n $plain_only ]]; then
+  for file in "${files[@]}"; do rival_speed "$file" 16 1 | cut -d ' ' -f 3,4; done
+  exit
+fi
 if ((${#files[@]} == 0)); then
   make_venv
   mapfile -t files < <("$build/venv/bin/python" -B "$root/tests/bench/make_gguf.py" "$root/build/rival/models")

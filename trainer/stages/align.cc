@@ -5,6 +5,7 @@
 #include "trainer/layer_choice.h"
 #include "trainer/stages/align_work.h"
 #include "trainer/stages/model_configuration.h"
+#include "trainer/stages/run_threads.h"
 #include "trainer/stages/stage.h"
 #include "trainer/stages/stage_run.h"
 
@@ -45,6 +46,7 @@ void RunAlign(const AlignConfig& config) {
       [](const checkpoint::Parameter& parameter) { return IsRecurrentMixerRole(parameter.role); });
   const StageText text =
       OpenStageText(run, config.data, config.loop, config.teacher, teacher->config().vocabulary);
+  ChooseThreads(run, *teacher, config.loop.micro_batch * config.data.row_tokens);
   PackedDataset data(text.train.get(), TrainingOrder(run, config.data));
   Optimizer optimizer =
       OptimizerOf(run, *student, config.optimizer, config.optimizer.learning_rate);

@@ -10,6 +10,7 @@
 #include "trainer/layer_choice.h"
 #include "trainer/stages/language_work.h"
 #include "trainer/stages/model_configuration.h"
+#include "trainer/stages/run_threads.h"
 #include "trainer/stages/stage.h"
 #include "trainer/stages/stage_run.h"
 
@@ -148,6 +149,7 @@ void RunDistill(const DistillConfig& config) {
   std::unique_ptr<LanguageModel> trained;
   if (!config.start.trained_mixers.empty())
     trained = LoadModel(run, "start.trained_mixers", config.start.trained_mixers);
+  ChooseThreads(run, *teacher, config.loop.micro_batch * config.data.row_tokens);
   const Distillation all = {config, run, *teacher, text, trained.get()};
   if (!config.phases.empty()) {
     Progressive(all, parts, student ? student.get() : teacher.get());

@@ -10,6 +10,7 @@
 #include "trainer/stages/language_work.h"
 #include "trainer/stages/model_configuration.h"
 #include "trainer/stages/new_model.h"
+#include "trainer/stages/run_threads.h"
 #include "trainer/stages/stage.h"
 #include "trainer/stages/stage_run.h"
 
@@ -138,6 +139,7 @@ void RunDraft(const DraftConfig& config) {
                         config.loop.steps + config.acceptance_steps, config.loop.steps,
                         config.acceptance_steps));
   }
+  ChooseThreads(run, *target, config.loop.micro_batch * config.data.row_tokens);
   const Drafting all = {config, run, *target, text};
   ChooseProposedTokens(all, draft.get());
   TrainResult result = TrainPart(all, draft.get(), false);

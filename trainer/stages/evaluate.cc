@@ -11,6 +11,7 @@
 #include "trainer/stages/held_out.h"
 #include "trainer/stages/multiple_choice.h"
 #include "trainer/stages/preference_work.h"
+#include "trainer/stages/run_threads.h"
 #include "trainer/stages/stage.h"
 #include "trainer/stages/stage_run.h"
 #include "trainer/text_file.h"
@@ -154,6 +155,7 @@ void RunEvaluate(const EvaluateConfig& config) {
   }
   Evaluation all = {config, run, nullptr, nullptr, nullptr, nullptr, {}, {}, {}, {}};
   Open(&all);
+  ChooseThreads(run, *all.model, config.micro_batch * config.data.row_tokens);
   if (all.text) EvaluateText(&all);
   if (all.draft) EvaluateDraft(&all);
   if (all.pairs) EvaluatePreference(&all);

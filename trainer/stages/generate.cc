@@ -27,6 +27,7 @@
 #include "trainer/stages/generated_record.h"
 #include "trainer/stages/generator_state.h"
 #include "trainer/stages/run_inputs.h"
+#include "trainer/stages/run_threads.h"
 #include "trainer/stages/shard_company.h"
 #include "trainer/stages/shard_folder.h"
 #include "trainer/stages/stage_run.h"
@@ -431,7 +432,7 @@ void Describe(Settings* s, GenerateConfig* c) {
 
 void RunGenerate(const GenerateConfig& config) {
   Check(config);
-  const StageRun run = OpenStageRun("generate", config.run, DescriptionOf(config));
+  StageRun run = OpenStageRun("generate", config.run, DescriptionOf(config));
   const auto model = LoadModel(run, "model", config.model);
   GenerationPrompts prompts(config.model, model->config().eos_ids);
   if (config.prompts[0] != "none") {
@@ -443,7 +444,9 @@ void RunGenerate(const GenerateConfig& config) {
   ShardFolder folder(run.folder + "/shards", IdentityOf(config, prompts));
   InFirstProcess(run, [&] {
     if (config.run.overwrite && !folder.IsOwn()) folder.Empty();
+    run.goes_on = !folder.IsEmpty();
   });
+  ChooseThreads(run, *model, config.sequences);
   MakeShards(config, run, prompts, *model, &folder, records, shards);
   InFirstProcess(run, [&] {
     JoinShards(folder, shards, run.folder + "/generated.jsonl");

@@ -13,6 +13,7 @@
 #include "trainer/report.h"
 #include "trainer/stages/held_out.h"
 #include "trainer/stages/model_configuration.h"
+#include "trainer/stages/run_threads.h"
 #include "trainer/stages/stage.h"
 #include "trainer/stages/stage_run.h"
 #include "trainer/text_file.h"
@@ -72,6 +73,7 @@ void RunLayers(const LayersConfig& config) {
   CheckVocabularies("student", config.student, *student, "teacher", config.teacher, *teacher);
   const TokenStore store = OpenText(run, config.data, "valid", config.data.valid, config.teacher,
                                     teacher->config().vocabulary);
+  ChooseThreads(run, *teacher, config.micro_batch * config.data.row_tokens);
   HeldOut held_out(&store, {config.data.row_tokens, config.rows, config.micro_batch},
                    run.processes.get());
   ReportTable table{{"attention layers", "given back to", "divergence", "recurrent layers left"},

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "trainer/stages/model_configuration.h"
 #include "trainer/stages/preference_work.h"
+#include "trainer/stages/run_threads.h"
 #include "trainer/stages/stage.h"
 #include "trainer/stages/stage_run.h"
 
@@ -75,6 +76,7 @@ void RunPreference(const PreferenceConfig& config) {
 
   const auto student = LoadModel(run, "student", config.student);
   const auto reference = LoadModel(run, "student", config.student);
+  ChooseThreads(run, *student, 2 * loop.micro_batch * config.data.row_tokens);
   student->SetTrained([](const checkpoint::Parameter&) { return true; });
   student->SetRecompute(config.loop.activation_checkpointing);
   Optimizer optimizer =

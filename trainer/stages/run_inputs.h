@@ -19,6 +19,11 @@ std::string ModelFingerprint(const std::string& directory);
 // with something else there. First process only.
 void RequireSameInput(const StageRun& run, const std::string& key, const std::string& fingerprint);
 
+// Notes there how many threads the run computes with; what was noted last where the run goes on,
+// else 0. Throw std::runtime_error. First process only.
+void KeepThreads(const StageRun& run, int threads);
+int KeptThreads(const StageRun& run);
+
 }  // namespace mambad::trainer
 
 #endif  // MAMBAD_TRAINER_STAGES_RUN_INPUTS_H_

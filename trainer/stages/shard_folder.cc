@@ -113,6 +113,11 @@ bool ShardFolder::IsOwn() const {
   return true;
 }
 
+bool ShardFolder::IsEmpty() const {
+  std::error_code error;
+  return fs::is_empty(folder_, error);
+}
+
 void ShardFolder::Empty() const {
   std::error_code error;
   fs::remove_all(folder_, error);

@@ -57,8 +57,9 @@ class ShardFolder {
             const std::map<std::string, at::Tensor>& tensors) const;
   std::optional<GeneratorState> FindKept(int64_t shard) const;
 
-  // Whether all that is there is this run's own; removes all that is there.
+  // Whether all that is there is this run's own; whether nothing is; removes all that is there.
   bool IsOwn() const;
+  bool IsEmpty() const;
   void Empty() const;
 
  private:

@@ -148,7 +148,8 @@ StageRun JoinStageRun(const std::string& command, const RunConfig& config) {
   run.command = command;
   run.folder = config.output;
   run.seed = static_cast<uint64_t>(config.seed);
-  if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
+  run.threads_are_set = config.threads > 0;
+  if (run.threads_are_set) at::set_num_threads(static_cast<int>(config.threads));
   const bool cuda = WantsCuda(config.device);
   Rendezvous rendezvous = ReadRendezvous(Environment);
   run.device = ChooseDevice(cuda, rendezvous);
@@ -158,7 +159,7 @@ StageRun JoinStageRun(const std::string& command, const RunConfig& config) {
   run.local_processes = rendezvous.local_size;
   run.overwrite = config.overwrite;
   if (!run.first()) run.progress = nullptr;
-  if (!cuda && run.first() && at::get_num_threads() > 1) {
+  if (!cuda && run.first() && run.threads_are_set && at::get_num_threads() > 1) {
     const std::string advice = ThreadAdvice(at::get_num_threads(), LookAtCores());
     if (!advice.empty()) Say(run, command + ": " + advice);
   }

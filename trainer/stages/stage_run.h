@@ -34,6 +34,7 @@ struct StageRun {
   std::unique_ptr<RunFolder> own_folder;  // in the first process
   at::Device device = at::Device(at::kCPU);
   at::ScalarType compute = at::kFloat;
+  bool threads_are_set = false;  // by the settings
   std::unique_ptr<ProcessGroup> processes;
   int local_processes = 1;       // on this machine
   std::FILE* progress = stderr;  // null for all but the first process
@@ -43,7 +44,8 @@ struct StageRun {
   bool first() const { return processes->rank() == 0; }
 };
 
-// Joins the process group, sets threads and device and takes the folder (run_folder.h). Throws
+// Joins the process group, sets the device, and the threads where `config` names a number
+// (run_threads.h, where not), and takes the folder (run_folder.h). Throws
 // std::runtime_error: no such device, a folder that cannot be written or belongs to another
 // process.
 StageRun JoinStageRun(const std::string& command, const RunConfig& config);

@@ -1,6 +1,7 @@
 #include "trainer/stages/text_training.h"
 
 #include "trainer/stages/language_work.h"
+#include "trainer/stages/run_threads.h"
 
 namespace mambad::trainer {
 
@@ -18,6 +19,7 @@ void TrainOnText(const StageRun& run, LanguageModel* model, const std::string& t
   model->SetTrained([](const checkpoint::Parameter&) { return true; });
   model->SetRecompute(loop.activation_checkpointing);
   const StageText text = OpenStageText(run, data, loop, text_source, model->config().vocabulary);
+  ChooseThreads(run, *model, loop.micro_batch * data.row_tokens);
   PackedDataset rows(text.train.get(), TrainingOrder(run, data));
   Optimizer steps = OptimizerOf(run, *model, optimizer, rest_learning_rate);
   HeadLossOptions loss;

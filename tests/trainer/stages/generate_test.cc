@@ -2,6 +2,8 @@
 
 #include "trainer/stages/generate.h"
 
+#include <ATen/Parallel.h>
+
 #include <csignal>
 #include <filesystem>
 #include <set>
@@ -117,6 +119,18 @@ TEST_F(Generate, InterruptedRunsWriteTheSame) {
   RunGenerate(config_);
   EXPECT_THAT(output_.Read("run/generated.jsonl"), ::testing::StartsWith(whole));
   EXPECT_GT(output_.Read("run/generated.jsonl").size(), whole.size());
+}
+
+// Of four, three would not be measured.
+TEST_F(Generate, InterruptedRunsKeepTheirNumberOfThreads) {
+  config_.run.threads = 3;
+  RunGenerate(config_);
+  std::filesystem::remove(output_ / "run/shards/00002.json");
+  config_.run.threads = 0;
+  at::set_num_threads(4);
+  RunGenerate(config_);
+  EXPECT_EQ(at::get_num_threads(), 3);
+  at::set_num_threads(1);
 }
 
 // A signal behind every single step: what comes out does not know of it.
