@@ -67,14 +67,16 @@ absl::Status Intake::Ask(const Request& request, absl::Time now) {
   caller.demand = core_.DemandOf(request, pace_);
   const int64_t tokens = caller.demand.prompt_tokens;
   absl::Status full = Room(tokens);
+  KeptPlaces kept;
   if (!full.ok() || !line_.empty()) {
     caller.key = KeyOf(request);
     const bool known = Recognize(caller.key, now, &caller);
-    if (full.ok()) full = Room(tokens, KeptBefore(caller, now));
+    kept = KeptBefore(caller, now);
+    if (full.ok()) full = Room(tokens, kept);
     if (known && full.ok()) return_share_ += kReturnWeight * (1 - return_share_);
   }
   if (!full.ok()) {
-    const absl::Duration delay = RetryDelay(caller, now);
+    const absl::Duration delay = RetryDelay(caller, kept, now);
     caller.due = now + delay;
     const auto later = [&](absl::Time since, const Outside& other) { return since < other.since; };
     if (line_.size() < kLongestLine) {
@@ -162,22 +164,23 @@ bool Intake::Recognize(size_t key, absl::Time now, Outside* caller) {
   return true;
 }
 
-absl::Duration Intake::RetryDelay(const Outside& caller, absl::Time now) {
+absl::Duration Intake::RetryDelay(const Outside& caller, const KeptPlaces& kept, absl::Time now) {
   int64_t ahead = 0;
   while (ahead < static_cast<int64_t>(line_.size()) && line_[ahead].since <= caller.since) ++ahead;
   ahead = std::llround(return_share_ * static_cast<double>(ahead));
-  const double seconds = StartOf(StartsUntilRoom(caller, ahead, now));
+  const double seconds = StartOf(StartsUntilRoom(caller, kept, ahead));
   // Room comes between steps only.
   const absl::Duration shortest =
       last_step_ <= kLongestStep ? std::max(last_step_, kShortest) : kShortest;
   return std::clamp(kMargin * FromNow(seconds, now), shortest, kLongest);
 }
 
-int64_t Intake::StartsUntilRoom(const Outside& caller, int64_t ahead, absl::Time now) const {
+int64_t Intake::StartsUntilRoom(const Outside& caller, const KeptPlaces& kept,
+                                int64_t ahead) const {
   int64_t place = std::max<int64_t>(0, waiting() + ahead - max_waiting_);
   int64_t surplus =
       core_waiting_tokens_ + submitted_tokens_ + caller.demand.prompt_tokens - max_waiting_tokens_;
-  if (surplus + KeptBefore(caller, now).prompt_tokens > 0) {
+  if (surplus + kept.prompt_tokens > 0) {
     for (int64_t i = 0; i < static_cast<int64_t>(line_.size()); ++i) {
       if (i < ahead || line_[i].demand.prompt_tokens < caller.demand.prompt_tokens)
         surplus += line_[i].demand.prompt_tokens;

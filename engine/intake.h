@@ -70,9 +70,9 @@ class Intake {
   // Takes the caller with this request out of the line; `caller->since`: its place in it. False:
   // there is none.
   bool Recognize(size_t key, absl::Time now, Outside* caller);
-  absl::Duration RetryDelay(const Outside& caller, absl::Time now);
+  absl::Duration RetryDelay(const Outside& caller, const KeptPlaces& kept, absl::Time now);
   // How many of those that wait, and of those ahead in the line, must have started.
-  int64_t StartsUntilRoom(const Outside& caller, int64_t ahead, absl::Time now) const;
+  int64_t StartsUntilRoom(const Outside& caller, const KeptPlaces& kept, int64_t ahead) const;
   // Of the first that wait and stand in the line, how many seconds after demands_.made.
   double StartOf(int64_t place);
   absl::Duration FromNow(double seconds, absl::Time now) const;
