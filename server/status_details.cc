@@ -26,9 +26,7 @@ bool IsFieldPath(absl::string_view text) {
 
 // Where the engine's name of a field is not the wire's.
 absl::string_view WireName(absl::string_view field) {
-  if (field == "output.samples") return "output.n";
   if (field == "prompt" || absl::StartsWith(field, "prompt[")) return "input";
-  if (field == "score_from") return "from";
   return field;
 }
 
