@@ -85,7 +85,7 @@ serve_stories() {
   grep "device:" "$work/log" || true
   address=$(sed -n 's/.*grpc \([^ ]*\).*/\1/p' "$work/ready")
   for temperature in 0 0.8; do
-    for speculation in off draft lookup auto; do
+    for speculation in off draft-model prompt-lookup auto; do
       "$folder/mambactl" --address "$address" generate --prompt "Once upon a time" --max-tokens 200 --temperature $temperature \
         --seed 7 --speculation $speculation >"$work/$temperature-$speculation" || status=1
       cmp "$work/$temperature-off" "$work/$temperature-$speculation" || status=1
