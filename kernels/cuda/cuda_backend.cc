@@ -354,7 +354,9 @@ void CudaBackend::Attention(const Batch& batch, const AttentionLayer& layer,
   const RowsView mixed = workspace.inner.View("Attention", batch.rows, queries);
   Product(rows, *layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace,
           layer.in_bias);
-  PagedAttention(stream_, batch, layer, state, projected, mixed, workspace.attention.as<float>());
+  PagedAttention(
+      stream_, batch, layer, state, projected, mixed,
+      {workspace.attention.as<float>(), static_cast<int64_t>(workspace.attention.bytes())});
   Product(rows, *layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace,
           layer.out_bias);
 }
