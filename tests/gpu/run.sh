@@ -56,6 +56,7 @@ if wanted backend; then
   for program in backend_test backend_mixer_test; do
     ! built $program || check "$folder/$program" --gtest_brief=1
   done
+  ! built linear_check || check "$folder/linear_check"
   ! built backend_test || sanitize backend_test '-*RowsDoNotKnow*:*ThreadsAndCompany*:*Distribution*'
   ! built backend_mixer_test || sanitize backend_mixer_test '*'
   unset MAMBAD_TEST_BACKEND
