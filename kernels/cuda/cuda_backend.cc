@@ -7,8 +7,11 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -210,7 +213,8 @@ class CudaBackend : public Backend {
               const AcceptanceResult& result) override {
     Enter();
     if (request.sequences == 0) return;
-    AcceptDrafts(stream_, request, tables, target.logits, result, ScratchOf(target));
+    AcceptDrafts(stream_, request, tables, target.logits, result, ScratchOf(target),
+                 rounds_.LongestDraft());
   }
   void Score(const TokenScoring& request, const SamplingTables& tables,
              const Workspace& target) override {

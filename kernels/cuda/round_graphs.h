@@ -27,6 +27,11 @@ class RoundGraphs {
   bool Begin(const RoundShape& shape);
   void BeginVerify();
   void End();
+  // How many drafts a sequence of the round at hand has at most, as far as its shape says.
+  int LongestDraft() const {
+    const bool decodes = state_ != State::kOutside && shape_.kind == RoundKind::kDecode;
+    return decodes ? shape_.draft_length : kMaxWindowRows;
+  }
 
   // Of the last round, whose end was waited for. The times begin when the device reaches the round:
   // what the host takes to start its parts counts where the device waits for it.
