@@ -20,7 +20,8 @@
 //   decode   a right row of each sequence, and its drafts. All calls with all their host-side
 //            arguments follow from the RoundShape alone, for as long as the backend lives: it may
 //            be recorded once and replayed. Its counts are upper bounds; how much there is stands
-//            in backend memory, and costs no more than it is.
+//            in backend memory, and costs no more than it is. Backend memory, matrices, layers
+//            and workspaces that the rounds of a shape name stay where they are for as long.
 //
 // Operations may be called outside of rounds, as in one of prompts.
 //
@@ -368,7 +369,7 @@ struct Acceptance {
   const int32_t* tokens = nullptr;     // the verify batch's tokens
   const int32_t* position = nullptr;   // [S], absolute position of the first token to keep
   const int32_t* limit = nullptr;      // [S], tokens that may be kept, >= 1 (token limits)
-  bool logprobs = false;               // of the slots that ask for them; false: of none
+  bool logprobs = false;               // of the slots that ask for them; false: no slot asks
 };
 
 // What a round gives back, [S] each.

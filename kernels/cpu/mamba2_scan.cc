@@ -301,10 +301,6 @@ HWY_EXPORT(ScanHeads);
 
 int64_t RoundUp16(int64_t count) { return (count + 15) / 16 * 16; }
 
-// Rows that wait before a state is stored. Few: each costs arithmetic in every step, and the first
-// ones save most of the writing.
-constexpr int kWaitingRows = 4;
-
 void CheckLayer(const Mamba2Layer& layer) {
   bool fits = layer.inner_width > 0 && layer.state_size > 0 && layer.groups > 0 &&
               layer.heads > 0 && layer.inner_width % layer.heads == 0 &&
@@ -390,9 +386,9 @@ RecurrentSlotLayout Mamba2SlotLayout(const Mamba2Layer& layer, int window_rows,
   }
   layout.ring = at;
   layout.window_rows = window_rows;
-  // What is extended row by row stores a state in every call as it is.
-  layout.waiting_rows = keeps_working ? 0 : kWaitingRows;
-  layout.replay_rows = std::max(window_rows, layout.waiting_rows);
+  // No row waits: to run rows again costs a core more than to write a state less often saves it.
+  layout.waiting_rows = 0;
+  layout.replay_rows = window_rows;
   layout.ring_rows = RingRows(layer.convolution_width, window_rows);
   at += RoundUp16(layout.ring_rows * widths.channels());
   layout.replay = at;

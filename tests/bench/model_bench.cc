@@ -102,7 +102,7 @@ class Subject {
     return std::chrono::duration<double>(Clock::now() - start).count();
   }
 
-  // Bytes of one sequence's memory that a step moves: checkpoint states, read, and written when no
+  // Bytes of one sequence's memory that a step moves: checkpoint states, read, and written where no
   // more rows may wait, and the keys and values before its position, read.
   double StateBytes() const {
     double floats = 0;

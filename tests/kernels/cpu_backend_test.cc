@@ -191,7 +191,7 @@ TEST(CpuSlotTest, TakesWhatItsPartsTake) {
       EXPECT_EQ(one.replay_row, 48);  // 2 x 20 + 5
       EXPECT_EQ(one.floats, states * 32 * 5 + (ring * 20 + 15) / 16 * 16 + one.replay_rows * 48);
       const RecurrentSlotLayout two = backend->SlotLayout(mamba2, rows, as_draft);
-      EXPECT_EQ(two.waiting_rows, as_draft ? 0 : 4);
+      EXPECT_EQ(two.waiting_rows, 0);
       EXPECT_EQ(two.replay_row, 64);  // 44 + 2 x 7 + 4
       EXPECT_EQ(two.floats, states * 320 + (ring * 72 + 15) / 16 * 16 + two.replay_rows * 64);
     }
