@@ -11,8 +11,8 @@
 namespace mambad::kernels::cuda {
 
 // Row r of residual becomes row batch.tokens[r] of `embedding`, widened to float32 and otherwise as
-// it was packed, for the batch's rows that there are. A token beyond the matrix traps: the device is
-// lost.
+// it was packed, for the batch's rows that there are. A token beyond the matrix traps: the device
+// is lost.
 void Embed(cudaStream_t stream, const Batch& batch, const WeightMatrix& embedding,
            const RowsView& residual);
 

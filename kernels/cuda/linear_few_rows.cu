@@ -19,6 +19,25 @@ enum class TokenSource {
   kRows,      // rows of x, which become operands here; one group
 };
 
+// Steps [step, min(step + kChunk, end)) of a row.
+template <int kChunk>
+__device__ __forceinline__ void LoadSteps(const float* row, int step, int end, int columns,
+                                          TokenPairs (&pairs)[kChunk]) {
+  if (step + kChunk <= end && (step + kChunk) * kTileColumns <= columns) {  // mostly
+    const float2* from = reinterpret_cast<const float2*>(row + step * kTileColumns) +
+                         static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      pairs[i] = {__ldg(from + i * (kTileColumns / 2)), __ldg(from + i * (kTileColumns / 2) + 4)};
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      if (step + i < end) pairs[i] = LoadPairs(row, step + i, columns, true);
+    }
+  }
+}
+
 // The right operands of kChunk steps at a time, of up to kGroups groups.
 template <TokenSource kSource, int kGroups, int kChunk>
 struct Tokens {
@@ -42,26 +61,60 @@ struct Tokens {
         }
       }
     } else {
-      const int token = lane / 4;
-      TokenPairs x[kChunk] = {}, weight[kChunk] = {};
-      if (token < there) {
+      TokenPairs x[kChunk] = {}, weight[kChunk];
 #pragma unroll
-        for (int i = 0; i < kChunk; ++i) {
-          if (step + i < end) x[i] = LoadPairs(p.x + token * p.x_stride, step + i, p.columns, true);
-        }
-        if (p.norm_weight != nullptr) {
-#pragma unroll
-          for (int i = 0; i < kChunk; ++i) {
-            if (step + i < end) weight[i] = LoadPairs(p.norm_weight, step + i, p.columns, true);
-          }
-        }
+      for (int i = 0; i < kChunk; ++i) weight[i] = {{1, 1}, {1, 1}};
+      if (lane / 4 < there) {
+        LoadSteps(p.x + lane / 4 * p.x_stride, step, end, p.columns, x);
+        if (p.norm_weight != nullptr) LoadSteps(p.norm_weight, step, end, p.columns, weight);
       }
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) {
         // Zeros where there is no step or no token: they change no sum that is looked at.
         squares = AddSquares(x[i], squares);
-        operands[i][0] = RoundedOperand(p.norm_weight != nullptr ? Times(x[i], weight[i]) : x[i]);
+        operands[i][0] = RoundedOperand(Times(x[i], weight[i]));
       }
+    }
+  }
+};
+
+// Where the eighths of a group of tokens meet, in shared memory.
+template <int kPanels>
+struct Parts {
+  static constexpr int kRows = kPanels * kTileRows;
+  // Places of a token are kRows + 4 apart: lanes of one store meet all banks.
+  float sums[2][kEighths][kGroupTokens][kRows + 4];
+  float squares[kEighths][kGroupTokens];
+
+  // This warp's sums of group j.
+  template <int kGroups>
+  __device__ __forceinline__ void Store(int at, int j, const float (&from)[kPanels][kGroups][4]) {
+    const int eighth = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int m = 0; m < kPanels; ++m) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        sums[at][eighth][2 * t + e % 2][m * kTileRows + g + e / 2 * 8] = from[m][j][e];
+      }
+    }
+  }
+  // Adds and puts what stands at `at`: `there` tokens of group `group`.
+  template <TokenSource kSource>
+  __device__ __forceinline__ void AddUp(const Product& p, int at, int there, int first_panel,
+                                        int group) const {
+    for (int i = threadIdx.x; i < kGroupTokens * kRows; i += kEighths * kWarp) {
+      const int token = i / kRows, row = i % kRows, output = first_panel * kTileRows + row;
+      if (token >= there || output >= p.outputs) continue;
+      float sum = 0;
+#pragma unroll
+      for (int eighth = 0; eighth < kEighths; ++eighth) sum += sums[at][eighth][token][row];
+      const int y_row = group * kGroupTokens + token;
+      float scale = 1;
+      if (p.normed) {
+        scale = kSource == TokenSource::kRows ? FinishScale(squares, token, p.columns, p.epsilon)
+                                              : p.scales[y_row];
+      }
+      p.Put(y_row, output, sum, scale);
     }
   }
 };
@@ -71,13 +124,10 @@ struct Tokens {
 // kChunk steps asked for at once. kBlocks blocks fit a multiprocessor.
 template <TokenSource kSource, int kPanels, int kGroups, int kDepth, int kChunk, int kBlocks>
 __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(const Product p) {
-  constexpr int kRows = kPanels * kTileRows;
   static_assert(kDepth % kChunk == 0);
   static_assert(kSource == TokenSource::kPrepared || kGroups == 1);
-  // Places of a token are kRows + 4 apart: lanes of one store meet all banks.
-  __shared__ float parts[2][kEighths][kGroupTokens][kRows + 4];
-  __shared__ float squares[kEighths][kGroupTokens];
-  const int eighth = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  __shared__ Parts<kPanels> parts;
+  const int eighth = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int first_group = blockIdx.y * kGroups, first_panel = blockIdx.x * kPanels;
   const int there = min(p.RowsThatThereAre() - first_group * kGroupTokens, kGroups * kGroupTokens);
   if (there <= 0) return;
@@ -128,34 +178,15 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
 
   if constexpr (kSource == TokenSource::kRows) {
     const float sum = AddLanesOfToken(tokens.squares);
-    if (t == 0) squares[eighth][g] = sum;
+    if (lane % 4 == 0) parts.squares[eighth][lane / 4] = sum;
   }
 #pragma unroll
   for (int j = 0; j < kGroups; ++j) {
     if (j >= groups) break;
-    auto& part = parts[j % 2];  // its readers of two groups ago have met at the barrier since
-#pragma unroll
-    for (int m = 0; m < kPanels; ++m) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        part[eighth][2 * t + e % 2][m * kTileRows + g + e / 2 * 8] = sums[m][j][e];
-      }
-    }
+    // The readers of the same place, two groups ago, have met at the barrier since.
+    parts.Store(j % 2, j, sums);
     __syncthreads();
-    for (int i = threadIdx.x; i < kGroupTokens * kRows; i += kEighths * kWarp) {
-      const int token = i / kRows, row = i % kRows, output = first_panel * kTileRows + row;
-      if (j * kGroupTokens + token >= there || output >= p.outputs) continue;
-      float sum = 0;
-#pragma unroll
-      for (int k = 0; k < kEighths; ++k) sum += part[k][token][row];
-      const int y_row = (first_group + j) * kGroupTokens + token;
-      float scale = 1;
-      if (p.normed) {
-        scale = kSource == TokenSource::kRows ? FinishScale(squares, token, p.columns, p.epsilon)
-                                              : p.scales[y_row];
-      }
-      p.Put(y_row, output, sum, scale);
-    }
+    parts.template AddUp<kSource>(p, j % 2, there - j * kGroupTokens, first_panel, first_group + j);
   }
 }
 

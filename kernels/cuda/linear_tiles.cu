@@ -13,12 +13,14 @@ namespace mambad::kernels::cuda {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kStages = 3;      // of shared memory
 constexpr int kStageSteps = 4;  // steps that a stage holds
 
-// kPanels panels of weights by kGroups groups of tokens a block, kDown by kAcross warps.
-template <int kPanels, int kGroups, int kDown, int kAcross>
+// What a block computes: so many panels of weights by groups of tokens, with down by across warps
+// and room for so many stages in shared memory.
+template <int panels_held, int groups_held, int down, int across, int stages_held>
 struct Tile {
+  static constexpr int kPanels = panels_held, kGroups = groups_held, kStages = stages_held;
+  static constexpr int kDown = down, kAcross = across;
   static constexpr int kThreads = kDown * kAcross * kWarp;
   static constexpr int kWarpPanels = kPanels / kDown, kWarpGroups = kGroups / kAcross;
   // In pieces of 16 bytes: 32 lanes a step and panel, 16 a step and group.
@@ -51,6 +53,9 @@ struct Tile {
     }
   }
 };
+
+using LargeTile = Tile<8, 16, 2, 4, 3>;
+using SmallTile = Tile<4, 8, 2, 2, 6>;
 
 // Where the next eighth ends that has steps.
 struct EighthEnds {
@@ -96,24 +101,64 @@ struct TileSums {
       }
     }
   }
+  // The totals of panels first_panel .. and groups first_group .., of the tokens that there are.
+  __device__ __forceinline__ void Write(const Product& p, int there, int first_panel,
+                                        int first_group) const {
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll
+    for (int j = 0; j < T::kWarpGroups; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int token = (first_group + j) * kGroupTokens + lane % 4 * 2 + e % 2;
+        if (token >= there) continue;
+        const float scale = p.normed ? p.scales[token] : 1;
+#pragma unroll
+        for (int m = 0; m < T::kWarpPanels; ++m) {
+          const int output = (first_panel + m) * kTileRows + lane / 4 + e / 2 * 8;
+          if (output < p.outputs) p.Put(token, output, total[m][j][e], scale);
+        }
+      }
+    }
+  }
 };
 
+// The steps of a stage, the first of which is `first`. weights, tokens: this warp's, of that step.
+template <typename T>
+__device__ __forceinline__ void MultiplyStage(const uint4* weights, const uint2* tokens, int first,
+                                              int steps, EighthEnds& eighth, TileSums<T>& sums) {
+  const int last = first + kStageSteps;
+  if (last <= steps && last <= eighth.end) {  // mostly: no eighth ends inside
+#pragma unroll
+    for (int k = 0; k < kStageSteps; ++k) sums.Multiply(weights + k * kWarp, tokens + k * kWarp);
+    if (last != eighth.end) return;
+    sums.Fold();
+    eighth.Next();
+    return;
+  }
+#pragma unroll 1
+  for (int k = 0; k < kStageSteps && first + k < steps; ++k) {
+    sums.Multiply(weights + k * kWarp, tokens + k * kWarp);
+    if (first + k + 1 != eighth.end) continue;
+    sums.Fold();
+    eighth.Next();
+  }
+}
+
 // Block (i, j): groups kGroups i .., panels kPanels j ..: blocks that run at once share weights.
-template <int kPanels, int kGroups, int kDown, int kAcross>
-__global__ void __launch_bounds__(kDown* kAcross* kWarp) MultiplyTiles(const Product p) {
-  using T = Tile<kPanels, kGroups, kDown, kAcross>;
+template <typename T>
+__global__ void __launch_bounds__(T::kThreads) MultiplyTiles(const Product p) {
   extern __shared__ uint4 stages[];
-  const int there = p.RowsThatThereAre(), first_group = blockIdx.x * kGroups;
+  const int there = p.RowsThatThereAre(), first_group = blockIdx.x * T::kGroups;
   if (first_group * kGroupTokens >= there) return;
-  const int steps = static_cast<int>(Steps(p.columns)), first_panel = blockIdx.y * kPanels;
+  const int steps = static_cast<int>(Steps(p.columns)), first_panel = blockIdx.y * T::kPanels;
   const int panels = static_cast<int>(Panels(p.outputs));
   const int stage_count = (steps + kStageSteps - 1) / kStageSteps;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const int warp_panel = warp / kAcross * T::kWarpPanels;
-  const int warp_group = warp % kAcross * T::kWarpGroups;
+  const int warp_panel = warp / T::kAcross * T::kWarpPanels;
+  const int warp_group = warp % T::kAcross * T::kWarpGroups;
 
 #pragma unroll
-  for (int stage = 0; stage < kStages - 1; ++stage) {
+  for (int stage = 0; stage < T::kStages - 1; ++stage) {
     if (stage < stage_count) {
       T::Bring(p, steps, panels, first_panel, first_group, stage, stages + stage * T::kStagePieces);
     }
@@ -123,90 +168,59 @@ __global__ void __launch_bounds__(kDown* kAcross* kWarp) MultiplyTiles(const Pro
   EighthEnds eighth(steps);
 #pragma unroll 1
   for (int stage = 0; stage < stage_count; ++stage) {
-    WaitForCopies<kStages - 2>();  // this stage has come, of this thread's copies
-    __syncthreads();               // of all; and all are done with the stage before it
-    const int next = stage + kStages - 1;
+    WaitForCopies<T::kStages - 2>();  // this stage has come, of this thread's copies
+    __syncthreads();                  // of all; and all are done with the stage before it
+    const int next = stage + T::kStages - 1;
     if (next < stage_count) {
       T::Bring(p, steps, panels, first_panel, first_group, next,
-               stages + next % kStages * T::kStagePieces);
+               stages + next % T::kStages * T::kStagePieces);
     }
     CommitCopies();
     const uint4* weights =
-        stages + stage % kStages * T::kStagePieces + warp_panel * T::kPanelPieces + lane;
+        stages + stage % T::kStages * T::kStagePieces + warp_panel * T::kPanelPieces + lane;
     const uint2* tokens =
-        reinterpret_cast<const uint2*>(stages + stage % kStages * T::kStagePieces +
+        reinterpret_cast<const uint2*>(stages + stage % T::kStages * T::kStagePieces +
                                        T::kWeightPieces + warp_group * T::kGroupPieces) +
         lane;
-    const int first = stage * kStageSteps, last = first + kStageSteps;
-    if (last <= steps && last <= eighth.end) {
-#pragma unroll
-      for (int k = 0; k < kStageSteps; ++k) {
-        sums.Multiply(weights + k * kWarp, tokens + k * kWarp);
-      }
-      if (last == eighth.end) {
-        sums.Fold();
-        eighth.Next();
-      }
-    } else {
-#pragma unroll 1
-      for (int k = 0; k < kStageSteps && first + k < steps; ++k) {
-        sums.Multiply(weights + k * kWarp, tokens + k * kWarp);
-        if (first + k + 1 == eighth.end) {
-          sums.Fold();
-          eighth.Next();
-        }
-      }
-    }
+    MultiplyStage(weights, tokens, stage * kStageSteps, steps, eighth, sums);
   }
-
-#pragma unroll
-  for (int j = 0; j < T::kWarpGroups; ++j) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int token = (first_group + warp_group + j) * kGroupTokens + lane % 4 * 2 + e % 2;
-      if (token >= there) continue;
-      const float scale = p.normed ? p.scales[token] : 1;
-#pragma unroll
-      for (int m = 0; m < T::kWarpPanels; ++m) {
-        const int output = (first_panel + warp_panel + m) * kTileRows + lane / 4 + e / 2 * 8;
-        if (output < p.outputs) p.Put(token, output, sums.total[m][j][e], scale);
-      }
-    }
-  }
+  sums.Write(p, there, first_panel + warp_panel, first_group + warp_group);
 }
 
-template <int kPanels, int kGroups, int kDown, int kAcross>
-void Start(cudaStream_t stream, const Product& product) {
+template <typename T>
+dim3 Grid(const Product& product) {
   const int panels = static_cast<int>(Panels(product.outputs));
   const int groups = (product.rows + kGroupTokens - 1) / kGroupTokens;
-  using T = Tile<kPanels, kGroups, kDown, kAcross>;
-  Launch("Linear: many rows", stream,
-         dim3((groups + kGroups - 1) / kGroups, (panels + kPanels - 1) / kPanels),
-         dim3(T::kThreads), T::kSharedBytes, MultiplyTiles<kPanels, kGroups, kDown, kAcross>,
-         product);
+  return {static_cast<unsigned>((groups + T::kGroups - 1) / T::kGroups),
+          static_cast<unsigned>((panels + T::kPanels - 1) / T::kPanels), 1};
 }
 
-template <int kPanels, int kGroups, int kDown, int kAcross>
+template <typename T>
+void Start(cudaStream_t stream, const Product& product) {
+  Launch("Linear: many rows", stream, Grid<T>(product), dim3(T::kThreads), T::kSharedBytes,
+         MultiplyTiles<T>, product);
+}
+
+template <typename T>
 void Allow() {
-  Check(cudaFuncSetAttribute(MultiplyTiles<kPanels, kGroups, kDown, kAcross>,
-                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             Tile<kPanels, kGroups, kDown, kAcross>::kSharedBytes),
+  Check(cudaFuncSetAttribute(MultiplyTiles<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             T::kSharedBytes),
         "Linear: shared memory");
 }
 
 }  // namespace
 
 void AllowTiles() {
-  Allow<8, 16, 2, 4>();
-  Allow<4, 8, 2, 2>();
+  Allow<LargeTile>();
+  Allow<SmallTile>();
 }
 
 void LaunchTiles(cudaStream_t stream, const Product& product, int multiprocessors) {
-  const int64_t large = (Panels(product.outputs) + 7) / 8 * ((product.rows + 127) / 128);
-  if (large >= multiprocessors) {
-    Start<8, 16, 2, 4>(stream, product);
+  const dim3 large = Grid<LargeTile>(product);
+  if (int64_t{large.x} * large.y >= multiprocessors) {
+    Start<LargeTile>(stream, product);
   } else {
-    Start<4, 8, 2, 2>(stream, product);
+    Start<SmallTile>(stream, product);
   }
 }
 

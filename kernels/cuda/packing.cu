@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <thread>
 #include <vector>
 
 #include "kernels/cuda/errors.h"
@@ -27,6 +28,24 @@ __global__ void PlaceFloat32(const float* rows, int64_t first, int64_t count, in
   packed[FloatPlace(Quads(columns), first + i / columns, i % columns)] = rows[i];
 }
 
+// Rows [begin, end) of the matrix, by several threads.
+template <typename T, typename Source>
+void Deliver(const Source& source, int64_t begin, int64_t end, int64_t columns, T* out) {
+  const int64_t most = std::min<int64_t>(8, std::max(1u, std::thread::hardware_concurrency()));
+  const int64_t threads = std::min(end - begin, (end - begin) * columns < 65536 ? 1 : most);
+  std::vector<std::jthread> others;
+  for (int64_t i = 0; i < threads; ++i) {
+    const int64_t from = begin + (end - begin) * i / threads;
+    const int64_t to = begin + (end - begin) * (i + 1) / threads;
+    const auto deliver = [=, &source] { source(from, to, out + (from - begin) * columns); };
+    if (i + 1 < threads) {
+      others.emplace_back(deliver);
+    } else {
+      deliver();
+    }
+  }
+}
+
 template <typename T, typename Source, typename Place>
 void BringOver(int64_t rows, int64_t columns, const Source& source, const Place& place,
                const Allocate& allocate, cudaStream_t stream, T* packed) {
@@ -36,7 +55,7 @@ void BringOver(int64_t rows, int64_t columns, const Source& source, const Place&
   const Buffer device = allocate(host.size() * sizeof(T));
   for (int64_t begin = 0; begin < rows; begin += piece_rows) {
     const int64_t end = std::min(rows, begin + piece_rows), count = (end - begin) * columns;
-    source(begin, end, host.data());
+    Deliver(source, begin, end, columns, host.data());
     Check(cudaMemcpyAsync(device.data(), host.data(), count * sizeof(T), cudaMemcpyHostToDevice,
                           stream),
           "PackMatrix");
