@@ -50,7 +50,8 @@ inline bool ScalesSums(Backend& backend, ElementType weights) {
     backend.Embed(batch, embedding, *workspace);
     backend.Head(batch, norm, identity, *workspace);
   });
-  for (const float value : ReadRows(backend, workspace->logits, 1)[0]) {
+  const Rows logits = ReadRows(backend, workspace->logits, 1);
+  for (const float value : logits[0]) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof(bits));
     entry->second |= (bits & 0xffff) != 0;
