@@ -21,7 +21,7 @@ namespace mambad::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kSliceGroups = 4 * kThreads;  // of a row's groups of ids, what one block looks at
+constexpr int kSliceGroups = 2 * kThreads;  // of a row's groups of ids, what one block looks at
 constexpr int kMaxGridRows = 65535;
 
 // ---- rows ---------------------------------------------------------------------------------------

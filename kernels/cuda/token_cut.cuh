@@ -41,9 +41,27 @@ __device__ inline void ClearBins(CutScratch& scratch) {
   }
 }
 
+// The sum of the lanes `together`, which all call it.
+__device__ inline uint64_t SumOfLanes(unsigned together, uint64_t mass) {
+  constexpr int kBits = 26;  // 32 numbers of so many bits make a sum of 32
+  constexpr uint32_t kPart = (1u << kBits) - 1;
+  const uint64_t low = __reduce_add_sync(together, static_cast<uint32_t>(mass) & kPart);
+  const uint64_t middle = __reduce_add_sync(together, static_cast<uint32_t>(mass >> kBits) & kPart);
+  const uint64_t high = __reduce_add_sync(together, static_cast<uint32_t>(mass >> (2 * kBits)));
+  return low + (middle << kBits) + (high << (2 * kBits));
+}
+
 // Two additions of half the width, which the multiprocessor does by itself: whoever makes the lower
-// half overflow carries.
+// half overflow carries. Lanes that come here together and mean the same bin, as where logits are
+// alike, add once. How they come changes no sum.
 __device__ inline void AddToBin(CutScratch& scratch, int bin, uint64_t mass) {
+  const unsigned together = __activemask();
+  int same = 0;
+  __match_all_sync(together, bin, &same);
+  if (same != 0) {
+    mass = SumOfLanes(together, mass);
+    if (static_cast<int>(threadIdx.x % kWarpLanes) != __ffs(together) - 1) return;
+  }
   const auto low = static_cast<uint32_t>(mass);
   auto high = static_cast<uint32_t>(mass >> 32);
   if (low != 0) {
