@@ -11,12 +11,6 @@ int64_t Microseconds(double seconds) { return static_cast<int64_t>(1e6 * seconds
 
 }  // namespace
 
-// A token that was kept last, alone or with drafts; all other rows read prompts, or again what a
-// preempted request had said.
-bool EngineCore::Decodes(const StepEntry& entry) {
-  return entry.feed == 1 && entry.position >= entry.answer->prompt_length;
-}
-
 void EngineCore::Account(const StepTimes& times, absl::Time begin, absl::Time now) {
   StepReport report;
   int64_t generated = 0, decoded = 0, drafted = 0, accepted = 0;
@@ -25,7 +19,7 @@ void EngineCore::Account(const StepTimes& times, absl::Time begin, absl::Time no
     report.sequences += 1;
     report.rows += entry.feed + entry.draft_length;
     report.draft_length = std::max(report.draft_length, entry.draft_length);
-    if (Decodes(entry)) {
+    if (entry.decoded()) {
       ++decoding;
       decoded += entry.kept;
     } else {

@@ -10,8 +10,6 @@ namespace {
 
 // Answers of unknown length get pages for this many tokens at a time.
 constexpr int64_t kGrowthTokens = 64;
-// Positions that one step may need beyond a sequence's tokens.
-constexpr int64_t kStepTokens = kernels::kMaxWindowRows + 1;
 static_assert(kGrowthTokens >= kStepTokens, "what starts can run a step");
 
 }  // namespace

@@ -180,7 +180,6 @@ class EngineCore {
 
   // Results.
   int64_t ReadText(const StepEntry& entry, TokenEvent& event);
-  static void Append(Sequence& sequence, absl::Span<const TokenId> tokens);
   static void CountDrafts(const StepEntry& entry, int64_t kept);
   FinishReason ReasonToFinish(const StepEntry& entry, int64_t kept, TokenEvent& event) const;
   void CollectPromptLogprobs(const StepEntry& entry);
@@ -191,7 +190,6 @@ class EngineCore {
   void RemoveFinished();
 
   // Books.
-  static bool Decodes(const StepEntry& entry);
   void CountPromptRows(const StepEntry& entry);
   static void ShareTime(const StepEntry& entry, const StepTimes& times, int rows);
   RequestSize SizeOf(const Request& request) const;

@@ -18,7 +18,7 @@ void EngineCore::ReadLookups() {
     if (!sequence.lookup.has_value() || sequence.lookup_ready()) continue;
     if (sequence.lookup->bytes() == 0) {
       const int64_t reserve = std::min(answer->token_limit, sequence.size() + kTextReserve) -
-                              sequence.lookup_read + kernels::kMaxWindowRows + 1;
+                              sequence.lookup_read + kStepTokens;
       sequence.lookup->Reserve(reserve);
       left -= reserve / 16;  // making room costs, too
     }
@@ -88,7 +88,7 @@ void EngineCore::ObserveDrafts(const StepTimes& times) {
   StepMeasurement step;
   for (const StepEntry& entry : plan_) {
     step.rows += entry.feed + entry.draft_length;
-    if (!Decodes(entry)) {
+    if (!entry.decoded()) {
       step.other_rows += entry.feed;
       continue;
     }

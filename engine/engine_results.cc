@@ -48,7 +48,7 @@ void EngineCore::Deliver(StepEntry& entry, absl::Time now) {
     answer.stats.prefill_microseconds = Microseconds(now - active.admitted);
     answer.stats.first_token_microseconds = Microseconds(now - active.submitted);
   }
-  Append(answer.sequence, absl::MakeConstSpan(entry.tokens, kept));
+  answer.sequence.Append(absl::MakeConstSpan(entry.tokens, kept));
   if (kept < entry.kept) answer.sequence.Trim();
   event.tokens.assign(entry.tokens, entry.tokens + kept);
   if (const int alternatives = active.request.output.logprobs; alternatives >= 0) {
@@ -80,14 +80,6 @@ int64_t EngineCore::ReadText(const StepEntry& entry, TokenEvent& event) {
   if (output.stop == text::Detokenizer::kNoStop) return entry.kept;
   event.matched_stop = request.stopping.stop_strings[output.stop];
   return static_cast<int64_t>(output.kept_tokens);
-}
-
-void EngineCore::Append(Sequence& sequence, absl::Span<const TokenId> tokens) {
-  if (sequence.lookup_ready()) {
-    sequence.lookup->Append(tokens);
-    sequence.lookup_read += static_cast<int64_t>(tokens.size());
-  }
-  sequence.tokens.insert(sequence.tokens.end(), tokens.begin(), tokens.end());
 }
 
 void EngineCore::CountDrafts(const StepEntry& entry, int64_t kept) {
