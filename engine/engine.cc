@@ -13,6 +13,7 @@
 #include "engine/engine_core.h"
 #include "engine/intake.h"
 #include "engine/mutex.h"
+#include "engine/opening/opening.h"
 #include "engine/self_check.h"
 #include "engine/steady_time.h"
 
@@ -269,7 +270,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const EngineOptions& option
 }
 
 absl::StatusOr<std::vector<std::string>> Engine::Check(const EngineOptions& options) {
-  return EngineCore::Check(options);
+  return CheckParts(options);
 }
 
 }  // namespace mambad

@@ -90,7 +90,7 @@ RequestSize EngineCore::SizeOf(const Request& request) const {
   return size;
 }
 
-int64_t EngineCore::pages_total() const { return slots_->pages_total(); }
+int64_t EngineCore::pages_total() const { return slots_.pages_total(); }
 
 ServiceDemand EngineCore::DemandOf(const Request& request, const ServicePace& pace) const {
   const RequestSize size = SizeOf(request);
@@ -98,7 +98,7 @@ ServiceDemand EngineCore::DemandOf(const Request& request, const ServicePace& pa
   const double tokens =
       size.named ? static_cast<double>(size.limit) : pace.TokensLeft(0, size.limit, false);
   demand.pages =
-      slots_->PagesFor(size.samples, size.prompt + static_cast<int64_t>(tokens), size.prompt - 1);
+      slots_.PagesFor(size.samples, size.prompt + static_cast<int64_t>(tokens), size.prompt - 1);
   return demand;
 }
 
@@ -120,7 +120,7 @@ ServiceDemand EngineCore::DemandOf(const ActiveRequest& active) const {
   demand.slots = active.unfinished;
   const double all =
       size.named ? static_cast<double>(size.limit) : static_cast<double>(generated) + tokens;
-  demand.pages = slots_->PagesFor(active.unfinished, size.prompt + static_cast<int64_t>(all),
+  demand.pages = slots_.PagesFor(active.unfinished, size.prompt + static_cast<int64_t>(all),
                                   active.shares_prompt ? size.prompt - 1 : 0);
   return demand;
 }
@@ -152,12 +152,12 @@ void EngineCore::UpdateGauges(absl::Time now) {
   stats_.running = running;
   stats_.waiting = static_cast<int>(waiting_.size());
   stats_.waiting_tokens = waiting_.prompt_tokens();
-  stats_.slots_total = slots_->total();
-  stats_.slots_used = slots_->total() - slots_->free();
-  stats_.pages_total = target_state_->pages_total();
-  stats_.pages_used = stats_.pages_total - target_state_->pages_free();
-  stats_.state_bytes = stats_.slots_used * target_state_->recurrent_bytes_per_slot() +
-                       stats_.pages_used * target_state_->bytes_per_page();
+  stats_.slots_total = slots_.total();
+  stats_.slots_used = slots_.total() - slots_.free();
+  stats_.pages_total = parts_.target_state->pages_total();
+  stats_.pages_used = stats_.pages_total - parts_.target_state->pages_free();
+  stats_.state_bytes = stats_.slots_used * parts_.target_state->recurrent_bytes_per_slot() +
+                       stats_.pages_used * parts_.target_state->bytes_per_page();
   stats_.generation_tokens_per_second = rates_.TokensPerSecond(now);
   stats_.acceptance_rate = rates_.AcceptanceRate(now);
 }

@@ -1,6 +1,7 @@
 #include "engine/engine_core.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,8 +15,45 @@ static_assert(kGrowthTokens >= kStepTokens, "what starts can run a step");
 
 }  // namespace
 
+absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(
+    const EngineOptions& options, StepObserver* observer, std::unique_ptr<kernels::Backend> backend,
+    DeviceLostHandler lost) {
+  absl::StatusOr<EngineParts> parts = OpenParts(options, std::move(backend), std::move(lost));
+  if (!parts.ok()) return parts.status();
+  const MemoryPlan memory = parts->facts.memory;
+  const EngineOptions resolved = parts->facts.options;
+  try {  // the core's own lists are no part of the plan
+    return std::make_unique<EngineCore>(*std::move(parts), observer);
+  } catch (const std::bad_alloc&) {
+    return OutOfMemory(memory, resolved);
+  }
+}
+
+EngineCore::EngineCore(EngineParts parts, StepObserver* observer)
+    : parts_(std::move(parts)),
+      facts_(parts_.facts),
+      backend_(*parts_.backend),
+      slots_(*parts_.slots),
+      sampler_(*parts_.sampler),
+      decoder_(*parts_.decoder),
+      scheduler_({facts_.options.max_step_rows, MaxLogitRows(facts_.options)}),
+      observer_(observer) {
+  const int sequences = facts_.options.max_sequences;
+  plan_.reserve(sequences);
+  running_.reserve(sequences);
+  demands_.running.reserve(sequences);
+  wished_drafts_.reserve(sequences);
+  choices_.reserve(sequences);
+  chosen_.reserve(sequences);
+  lookup_.reserve(kMaxDraftLength);
+  events_.Reserve(sequences);
+  stats_.accepted_per_position.reserve(kMaxDraftLength);
+  set_speculation_enabled(facts_.options.speculation);
+  UpdateGauges(absl::UnixEpoch());
+}
+
 EngineCore::~EngineCore() {
-  if (launched_.has_value()) decoder_->Finish();
+  if (launched_.has_value()) decoder_.Finish();
 }
 
 // ---- requests in --------------------------------------------------------------------------------
@@ -25,7 +63,7 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
   const EngineOptions& options = facts_.options;
   const int64_t tokens = static_cast<int64_t>(request.prompt.size());
   // Those that the next step starts do not wait.
-  const int64_t room = options.max_waiting + slots_->free();
+  const int64_t room = options.max_waiting + slots_.free();
   if (waiting_.size() >= room) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", waiting_.size(), " requests wait, at most ", room));
@@ -96,7 +134,7 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
     LaunchRound(now);
   }
   Tell();
-  if (launched_.has_value() && !backend_->RunsAhead()) {
+  if (launched_.has_value() && !backend_.RunsAhead()) {
     FinishRound(clock());
     Tell();
   }
@@ -115,7 +153,7 @@ void EngineCore::PlanRound() {
   }
   ReadLookups();
   ChooseDrafts();
-  scheduler_->Plan(running_, wished_drafts_, &plan_);
+  scheduler_.Plan(running_, wished_drafts_, &plan_);
   ProposeLookups();
   for (StepEntry& entry : plan_) {
     const int64_t room = entry.answer->token_limit - entry.sequence->size();
@@ -130,13 +168,13 @@ void EngineCore::LaunchRound(absl::Time now) {
     alternatives = std::max(alternatives, output.logprobs);
     if (entry.scored > 0) score_alternatives = std::max(score_alternatives, output.prompt_logprobs);
   }
-  decoder_->Launch(absl::MakeSpan(plan_), alternatives, score_alternatives);
+  decoder_.Launch(absl::MakeSpan(plan_), alternatives, score_alternatives);
   launched_ = now;
 }
 
 // What the round has kept becomes events, and what ended with it gives everything back.
 void EngineCore::FinishRound(absl::Time now) {
-  const StepTimes times = decoder_->Finish();
+  const StepTimes times = decoder_.Finish();
   for (StepEntry& entry : plan_) Deliver(entry, now);
   Account(times, last_step_.value_or(*launched_), now);
   last_step_ = now;
@@ -181,7 +219,7 @@ void EngineCore::AdmitWaiting(absl::Time now) {
     }
     return Start(active, now);
   };
-  while (!waiting_.empty() && slots_->free() > 0) {
+  while (!waiting_.empty() && slots_.free() > 0) {
     std::unique_ptr<ActiveRequest> active = waiting_.TakeNext(starts, now);
     if (active == nullptr) return;
     active->charged_tokens = ExpectedTokens(*active);
@@ -215,7 +253,7 @@ int64_t EngineCore::TokenLimit(const Request& request) const {
   if (request.score_from.has_value()) return prompt;
   int64_t limit = facts_.model.context;
   if (request.stopping.max_tokens > 0) return std::min(limit, prompt + request.stopping.max_tokens);
-  for (const StatePool* pool : {target_state_.get(), draft_state_.get()}) {
+  for (const StatePool* pool : {parts_.target_state.get(), parts_.draft_state.get()}) {
     if (pool == nullptr || pool->pages_total() == 0) continue;
     limit = std::min(limit, pool->pages_total() / request.output.samples * kernels::kPageTokens);
   }
@@ -235,8 +273,8 @@ bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
     const int64_t tokens = anew ? active.answers[sample]->sequence.size() : prompt;
     needs.push_back(NeedOf(active, sample, tokens));
   }
-  if (!slots_->Fits(needs)) return false;
-  if (!sampler_->HasRoom(request.sampling, static_cast<int>(needs.size()))) return false;
+  if (!slots_.Fits(needs)) return false;
+  if (!sampler_.HasRoom(request.sampling, static_cast<int>(needs.size()))) return false;
 
   if (!anew) PrepareAnswers(active, now);
   for (const auto& answer : active.answers) {
@@ -292,7 +330,7 @@ void EngineCore::PrepareAnswers(ActiveRequest& active, absl::Time now) {
 void EngineCore::TakeSlot(ActiveRequest& active, Answer& answer) {
   const Request& request = active.request;
   Sequence& sequence = answer.sequence;
-  sequence.slot = slots_->Take(NeedOf(active, answer.index, sequence.size()));
+  sequence.slot = slots_.Take(NeedOf(active, answer.index, sequence.size()));
   SlotSampling sampling{request.sampling};
   sampling.sample = answer.index;
   sampling.logprobs = request.output.logprobs;
@@ -300,7 +338,7 @@ void EngineCore::TakeSlot(ActiveRequest& active, Answer& answer) {
   sampling.answer = absl::MakeConstSpan(sequence.tokens).subspan(answer.prompt_length);
   sampling.stop_ids = active.stop_ids;
   sampling.stop_from = answer.prompt_length + request.stopping.min_tokens;
-  sampler_->Configure(sequence.slot, sampling);
+  sampler_.Configure(sequence.slot, sampling);
 }
 
 // Gives answers of unknown length the pages that their next step may need. Where none are left, the
@@ -325,7 +363,7 @@ bool EngineCore::Grow(ActiveRequest& active) {
     if (answer->finished) continue;
     const int64_t tokens = answer->sequence.size();
     const int64_t needed = std::min(active.token_limit, tokens + kStepTokens);
-    if (!slots_->Extend(answer->sequence.slot, needed, Reservation(active, tokens))) return false;
+    if (!slots_.Extend(answer->sequence.slot, needed, Reservation(active, tokens))) return false;
   }
   return true;
 }
@@ -356,7 +394,7 @@ void EngineCore::ForkSamples() {
     for (size_t i = 1; i < active->answers.size(); ++i) {
       if (active->answers[i]->finished) continue;
       Sequence& sequence = active->answers[i]->sequence;
-      slots_->Fork(first.slot, sequence.slot, first.target.fed);
+      slots_.Fork(first.slot, sequence.slot, first.target.fed);
       sequence.target = first.target;
     }
     active->forked = true;

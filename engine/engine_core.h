@@ -2,10 +2,9 @@
 // handed, but for the measured times that choose draft lengths; neither can change a token. Driven
 // by Engine's thread in the daemon and directly in tests.
 //
-// One class in seven files, by what a request meets on its way: engine_open.cc and engine_text.cc
-// (before there are any), engine_validate.cc (at the door), engine_core.cc (queue, slots, pages,
-// the step), engine_drafts.cc (who drafts how much), engine_results.cc (out again),
-// engine_accounts.cc (what is counted meanwhile).
+// One class in five files, by what a request meets on its way: engine_validate.cc (at the door),
+// engine_core.cc (queue, slots, pages, the step), engine_drafts.cc (who drafts how much),
+// engine_results.cc (out again), engine_accounts.cc (what is counted meanwhile).
 
 #ifndef MAMBAD_ENGINE_ENGINE_CORE_H_
 #define MAMBAD_ENGINE_ENGINE_CORE_H_
@@ -22,13 +21,11 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/active_request.h"
-#include "engine/checkpoint/checkpoint.h"
+#include "engine/engine_facts.h"
 #include "engine/engine_stats.h"
 #include "engine/event_list.h"
 #include "engine/field_errors.h"
-#include "engine/memory_plan.h"
-#include "engine/model/model.h"
-#include "engine/model_info.h"
+#include "engine/opening/opening.h"
 #include "engine/options.h"
 #include "engine/request.h"
 #include "engine/request_queue.h"
@@ -38,30 +35,10 @@
 #include "engine/speculation/draft_length.h"
 #include "engine/speculation/speculative_decoder.h"
 #include "engine/state/slot_table.h"
-#include "engine/state/state_pool.h"
-#include "engine/text/chat_template.h"
-#include "engine/text/tokenizer.h"
 #include "engine/wait_forecast.h"
 #include "kernels/backend.h"
 
 namespace mambad {
-
-// What Open found out; immutable afterwards, readable from any thread.
-struct EngineFacts {
-  EngineOptions options;  // resolved: no zeros that mean "choose"
-  ModelInfo model;
-  std::optional<ModelInfo> draft_model;
-  std::string device;  // and instruction set and threads
-  MemoryPlan memory;
-  SamplingParams default_sampling;
-  std::unique_ptr<const text::Tokenizer> tokenizer;  // null: none
-  std::optional<text::ChatTemplate> chat_template;
-  text::ChatTemplate::Variables chat_variables;
-  std::vector<std::string> warnings;  // engine.h's: whoever opens a part adds its own
-};
-
-// Tokens of context that can be configured at all.
-inline constexpr int64_t kMaxContext = int64_t{1} << 24;
 
 // What those that run take still, and those that wait, in the order in which they will start.
 struct QueueDemands {
@@ -74,12 +51,11 @@ RequestStats StatsOfUnstarted(int64_t prompt_tokens, absl::Duration waited);
 
 class EngineCore {
  public:
-  // `backend`: what to run on; null: the one that the options name, made with `lost`.
+  // Of the parts that OpenParts opens (engine/opening/opening.h).
   static absl::StatusOr<std::unique_ptr<EngineCore>> Open(
       const EngineOptions& options, StepObserver* observer,
       std::unique_ptr<kernels::Backend> backend = nullptr, DeviceLostHandler lost = nullptr);
-  // engine.h's.
-  static absl::StatusOr<std::vector<std::string>> Check(const EngineOptions& options);
+  EngineCore(EngineParts parts, StepObserver* observer);
   ~EngineCore();
 
   const EngineFacts& facts() const { return facts_; }
@@ -125,30 +101,10 @@ class EngineCore {
   void ForgetHistory();
 
  private:
-  EngineCore() = default;
-
   // Validate's parts.
   void CheckPrompt(const Request& request, FieldErrors* errors) const;
   void CheckRoom(const Request& request, FieldErrors* errors) const;
   static void CheckPromptLogprobs(const Request& request, FieldErrors* errors);
-
-  // Start-up, in order.
-  struct ModelFiles;
-  // All that can be refused before weights are read.
-  absl::Status Prepare(ModelFiles* files, DeviceLostHandler lost);
-  absl::Status OpenFiles(ModelFiles* files);
-  absl::Status OpenDraftFiles(ModelFiles* files);
-  absl::Status ResolveOptions(const ModelFiles& files);
-  void ChooseContext(const checkpoint::ModelConfig& config);
-  absl::Status OpenDevice(const checkpoint::Checkpoint& target, DeviceLostHandler lost);
-  absl::Status ResolveMemory(const ModelFiles& files);
-  absl::Status OpenText(const checkpoint::Checkpoint& checkpoint);
-  absl::Status OpenTokenizer(const checkpoint::Checkpoint& checkpoint);
-  absl::Status OpenChatTemplate(const checkpoint::Checkpoint& checkpoint);
-  void AddWarnings(const std::vector<std::string>& lines);
-  absl::Status LoadTarget(const ModelFiles& files);
-  absl::Status LoadDraft(const ModelFiles& files);
-  void CreateParts(const checkpoint::ModelConfig& config);
 
   // The phases of a step.
   void EndLateAndCancelled(absl::Time now);
@@ -197,16 +153,14 @@ class EngineCore {
   void UpdateDemands(absl::Time now);
   void UpdateGauges(absl::Time now);
 
-  EngineFacts facts_;
-  StepObserver* observer_ = nullptr;
-
-  std::unique_ptr<kernels::Backend> backend_;  // outlives everything below
-  std::unique_ptr<Model> target_, draft_;
-  std::unique_ptr<StatePool> target_state_, draft_state_;
-  std::unique_ptr<SlotTable> slots_;
-  std::unique_ptr<Sampler> sampler_;
-  std::unique_ptr<SpeculativeDecoder> decoder_;
-  std::unique_ptr<Scheduler> scheduler_;
+  EngineParts parts_;
+  const EngineFacts& facts_;
+  kernels::Backend& backend_;
+  SlotTable& slots_;
+  Sampler& sampler_;
+  SpeculativeDecoder& decoder_;
+  Scheduler scheduler_;
+  StepObserver* observer_;
   DraftLengthController draft_lengths_;
   bool speculation_enabled_ = true;
 

@@ -52,7 +52,8 @@ void EngineCore::ChooseDrafts() {
     choice.statistics = &sequence.draft_statistics;
     const SpeculationParams& wish = answer.request->request.speculation;
     if (!speculation_enabled_ || wish.mode == SpeculationMode::kOff) continue;
-    choice.draft_model = draft_ != nullptr && wish.mode != SpeculationMode::kPromptLookup;
+    choice.draft_model =
+        facts_.draft_model.has_value() && wish.mode != SpeculationMode::kPromptLookup;
     choice.prompt_lookup = sequence.lookup_ready() && sequence.lookup->match_length() > 0;
     const int64_t room = answer.token_limit - sequence.size() - 1;
     choice.max_length = static_cast<int>(std::clamp<int64_t>(room, 0, options.max_draft_length));

@@ -54,7 +54,7 @@ void EngineCore::Deliver(StepEntry& entry, absl::Time now) {
   if (const int alternatives = active.request.output.logprobs; alternatives >= 0) {
     TokenLogprob* logprobs = events_.AddLogprobs(event, kept);
     for (int i = 0; i < kept; ++i)
-      FillLogprob(entry.tokens[i], decoder_->KeptLogprob(entry, i), alternatives, logprobs[i]);
+      FillLogprob(entry.tokens[i], decoder_.KeptLogprob(entry, i), alternatives, logprobs[i]);
   }
   CountDrafts(entry, kept);
   stats_.generation_tokens += kept;
@@ -117,7 +117,7 @@ void EngineCore::CollectPromptLogprobs(const StepEntry& entry) {
   for (int i = 0; i < entry.scored; ++i) {
     TokenLogprob& logprob = active.prompt_logprobs.emplace_back();
     logprob.alternatives.reserve(alternatives);
-    FillLogprob(answer.sequence.tokens[first + i + 1], decoder_->ScoredLogprob(entry, i),
+    FillLogprob(answer.sequence.tokens[first + i + 1], decoder_.ScoredLogprob(entry, i),
                 alternatives, logprob);
   }
   answer.scored_to = first + entry.scored;
@@ -173,8 +173,8 @@ void EngineCore::EndWaiting(ActiveRequest& active, FinishReason reason, absl::Ti
 
 void EngineCore::Release(Sequence& sequence) {
   if (sequence.slot < 0) return;
-  sampler_->Release(sequence.slot);
-  slots_->Release(sequence.slot);
+  sampler_.Release(sequence.slot);
+  slots_.Release(sequence.slot);
   sequence.slot = -1;
 }
 

@@ -19,7 +19,8 @@ absl::Status EngineCore::Validate(const Request& request) const {
   FieldErrors errors;
   CheckPrompt(request, &errors);
   CheckParameters(request,
-                  {facts_.model, facts_.options, facts_.tokenizer != nullptr, draft_ != nullptr},
+                  {facts_.model, facts_.options, facts_.tokenizer != nullptr,
+                   facts_.draft_model.has_value()},
                   &errors);
   if (errors.empty()) CheckRoom(request, &errors);
   return errors.ToStatus();
@@ -49,10 +50,10 @@ void EngineCore::CheckRoom(const Request& request, FieldErrors* errors) const {
   }
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   const int64_t limit = TokenLimit(request);
-  for (const StatePool* pool : {target_state_.get(), draft_state_.get()}) {
+  for (const StatePool* pool : {parts_.target_state.get(), parts_.draft_state.get()}) {
     if (pool == nullptr || pool->pages_total() == 0) continue;
     const int64_t longest = std::max(limit, prompt + (request.score_from.has_value() ? 0 : 1));
-    const bool shares = pool == target_state_.get() && request.stopping.max_tokens > 0;
+    const bool shares = pool == parts_.target_state.get() && request.stopping.max_tokens > 0;
     const int64_t shared = shares ? pool->PagesShared(prompt - 1) : 0;
     if (shared + samples * (pool->PagesFor(longest) - shared) <= pool->pages_total()) continue;
     errors->Add("output.n",
