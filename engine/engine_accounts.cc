@@ -81,32 +81,11 @@ void EngineCore::ShareTime(const StepEntry& entry, const StepTimes& times, int r
       Microseconds(times.draft_seconds * entry.draft_rows / times.draft_rows);
 }
 
-RequestSize EngineCore::SizeOf(const Request& request) const {
-  RequestSize size;
-  size.prompt = static_cast<int64_t>(request.prompt.size());
-  size.limit = TokenLimit(request) - size.prompt;
-  size.named = request.stopping.max_tokens > 0 || request.score_from.has_value();
-  size.samples = request.output.samples;
-  return size;
-}
-
-int64_t EngineCore::pages_total() const { return slots_.pages_total(); }
-
-ServiceDemand EngineCore::DemandOf(const Request& request, const ServicePace& pace) const {
-  const RequestSize size = SizeOf(request);
-  ServiceDemand demand = pace.Demand(size);
-  const double tokens =
-      size.named ? static_cast<double>(size.limit) : pace.TokensLeft(0, size.limit, false);
-  demand.pages =
-      slots_.PagesFor(size.samples, size.prompt + static_cast<int64_t>(tokens), size.prompt - 1);
-  return demand;
-}
-
 // What a request takes still: its longest sample, and what of its prompt is not read.
 ServiceDemand EngineCore::DemandOf(const ActiveRequest& active) const {
-  ServiceDemand demand = DemandOf(active.request, pace_);
+  ServiceDemand demand = capacity_.DemandOf(active.request, pace_);
   if (active.answers.empty()) return demand;
-  const RequestSize size = SizeOf(active.request);
+  const RequestSize size = capacity_.SizeOf(active.request);
   int64_t unread = 0, generated = size.limit;
   for (const auto& answer : active.answers) {
     if (answer->finished) continue;
@@ -120,7 +99,7 @@ ServiceDemand EngineCore::DemandOf(const ActiveRequest& active) const {
   demand.slots = active.unfinished;
   const double all =
       size.named ? static_cast<double>(size.limit) : static_cast<double>(generated) + tokens;
-  demand.pages = slots_.PagesFor(active.unfinished, size.prompt + static_cast<int64_t>(all),
+  demand.pages = capacity_.PagesFor(active.unfinished, size.prompt + static_cast<int64_t>(all),
                                   active.shares_prompt ? size.prompt - 1 : 0);
   return demand;
 }

@@ -37,6 +37,8 @@ EngineCore::EngineCore(EngineParts parts, StepObserver* observer)
       sampler_(*parts_.sampler),
       decoder_(*parts_.decoder),
       scheduler_({facts_.options.max_step_rows, MaxLogitRows(facts_.options)}),
+      capacity_(facts_, parts_.target_state->cache_size(),
+                parts_.draft_state == nullptr ? CacheSize() : parts_.draft_state->cache_size()),
       observer_(observer) {
   const int sequences = facts_.options.max_sequences;
   plan_.reserve(sequences);
@@ -233,7 +235,7 @@ void EngineCore::AdmitWaiting(absl::Time now) {
 
 // Tokens of its prompt and of its answers, those that are there too.
 int64_t EngineCore::ExpectedTokens(const ActiveRequest& active) const {
-  const RequestSize size = SizeOf(active.request);
+  const RequestSize size = capacity_.SizeOf(active.request);
   const double answer = size.limit > 0 ? pace_.TokensLeft(0, size.limit, size.named) : 0;
   return size.prompt + size.samples * static_cast<int64_t>(answer);
 }
@@ -247,25 +249,12 @@ SlotTable::Need EngineCore::NeedOf(const ActiveRequest& active, int sample, int6
   return {Reservation(active, tokens), active.ForkedAt(sample)};
 }
 
-// The most tokens that each of a request's samples could have if it ran alone.
-int64_t EngineCore::TokenLimit(const Request& request) const {
-  const auto prompt = static_cast<int64_t>(request.prompt.size());
-  if (request.score_from.has_value()) return prompt;
-  int64_t limit = facts_.model.context;
-  if (request.stopping.max_tokens > 0) return std::min(limit, prompt + request.stopping.max_tokens);
-  for (const StatePool* pool : {parts_.target_state.get(), parts_.draft_state.get()}) {
-    if (pool == nullptr || pool->pages_total() == 0) continue;
-    limit = std::min(limit, pool->pages_total() / request.output.samples * kernels::kPageTokens);
-  }
-  return limit;
-}
-
 // Takes slots, pages and rows of tables for all samples of a request, or nothing. One that was
 // preempted goes on with the tokens that its samples have: they are its backlog.
 bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
   const Request& request = active.request;
   const bool anew = active.preempted_at.has_value();
-  active.token_limit = TokenLimit(request);
+  active.token_limit = capacity_.TokenLimit(request);
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   std::vector<SlotTable::Need> needs;
   for (int sample = 0; sample < active.samples(); ++sample) {

@@ -2,9 +2,9 @@
 // handed, but for the measured times that choose draft lengths; neither can change a token. Driven
 // by Engine's thread in the daemon and directly in tests.
 //
-// One class in five files, by what a request meets on its way: engine_validate.cc (at the door),
-// engine_core.cc (queue, slots, pages, the step), engine_drafts.cc (who drafts how much),
-// engine_results.cc (out again), engine_accounts.cc (what is counted meanwhile).
+// One class in four files, by what a request meets on its way: engine_core.cc (queue, slots, pages,
+// the step), engine_drafts.cc (who drafts how much), engine_results.cc (out again),
+// engine_accounts.cc (what is counted meanwhile).
 
 #ifndef MAMBAD_ENGINE_ENGINE_CORE_H_
 #define MAMBAD_ENGINE_ENGINE_CORE_H_
@@ -21,10 +21,10 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/active_request.h"
+#include "engine/capacity.h"
 #include "engine/engine_facts.h"
 #include "engine/engine_stats.h"
 #include "engine/event_list.h"
-#include "engine/field_errors.h"
 #include "engine/opening/opening.h"
 #include "engine/options.h"
 #include "engine/request.h"
@@ -60,9 +60,8 @@ class EngineCore {
 
   const EngineFacts& facts() const { return facts_; }
 
-  // Any thread: reads only what never changes after Open. INVALID_ARGUMENT: "field: what was given,
-  // what is allowed", the field as engine.h's Submit says.
-  absl::Status Validate(const Request& request) const;
+  const Capacity& capacity() const { return capacity_; }  // any thread, as facts()
+  absl::Status Validate(const Request& request) const { return capacity_.Validate(request); }
 
   // Queues a validated request. RESOURCE_EXHAUSTED when a queue limit is reached.
   absl::Status Admit(RequestId id, Request request, std::shared_ptr<EventSink> sink,
@@ -78,10 +77,6 @@ class EngineCore {
   // launches the next one, and then tells the sinks about the first. False: nothing could run
   // (idle, or all paused). `clock` is read before and after a round.
   bool Step(absl::FunctionRef<absl::Time()> clock);
-
-  // Any thread, likewise: what a request that has not begun takes at this pace.
-  ServiceDemand DemandOf(const Request& request, const ServicePace& pace) const;
-  int64_t pages_total() const;  // any thread; of keys and values
 
   bool idle() const { return waiting_.empty() && active_.empty(); }
   // When the next deadline of a waiting or running request passes.
@@ -101,11 +96,6 @@ class EngineCore {
   void ForgetHistory();
 
  private:
-  // Validate's parts.
-  void CheckPrompt(const Request& request, FieldErrors* errors) const;
-  void CheckRoom(const Request& request, FieldErrors* errors) const;
-  static void CheckPromptLogprobs(const Request& request, FieldErrors* errors);
-
   // The phases of a step.
   void EndLateAndCancelled(absl::Time now);
   void GrowPages();
@@ -123,7 +113,6 @@ class EngineCore {
   void ObserveDrafts(const StepTimes& times);
 
   // Slots and pages.
-  int64_t TokenLimit(const Request& request) const;
   int64_t ExpectedTokens(const ActiveRequest& active) const;
   int64_t Reservation(const ActiveRequest& active, int64_t tokens) const;
   bool Start(ActiveRequest& active, absl::Time now);
@@ -148,7 +137,6 @@ class EngineCore {
   // Books.
   void CountPromptRows(const StepEntry& entry);
   static void ShareTime(const StepEntry& entry, const StepTimes& times, int rows);
-  RequestSize SizeOf(const Request& request) const;
   ServiceDemand DemandOf(const ActiveRequest& active) const;
   void UpdateDemands(absl::Time now);
   void UpdateGauges(absl::Time now);
@@ -160,6 +148,7 @@ class EngineCore {
   Sampler& sampler_;
   SpeculativeDecoder& decoder_;
   Scheduler scheduler_;
+  const Capacity capacity_;
   StepObserver* observer_;
   DraftLengthController draft_lengths_;
   bool speculation_enabled_ = true;

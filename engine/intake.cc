@@ -36,7 +36,7 @@ size_t KeyOf(const Request& request) {
 Intake::Intake(const EngineCore* core)
     : core_(*core),
       slots_(core->facts().options.max_sequences),
-      pages_(core->pages_total()),
+      pages_(core->capacity().pages_total()),
       max_waiting_(core->facts().options.max_waiting),
       max_waiting_tokens_(core->facts().options.max_waiting_tokens) {
   Publish();
@@ -64,7 +64,7 @@ absl::Status Intake::Ask(const Request& request, absl::Time now) {
   caller.since = caller.told = now;
   // Idle until now: what comes first begins at once.
   if (demands_.running.empty() && waiting() == 0) demands_.made = now;
-  caller.demand = core_.DemandOf(request, pace_);
+  caller.demand = core_.capacity().DemandOf(request, pace_);
   const int64_t tokens = caller.demand.prompt_tokens;
   absl::Status full = Room(tokens);
   KeptPlaces kept;

@@ -78,7 +78,7 @@ class Intake {
   absl::Duration FromNow(double seconds, absl::Time now) const;
   const ServiceDemand& DemandAt(int64_t place) const;
 
-  const EngineCore& core_;  // another thread's, but for facts() and DemandOf
+  const EngineCore& core_;  // another thread's, but for facts() and capacity()
   const int slots_;
   const int64_t pages_;
   const int max_waiting_;
