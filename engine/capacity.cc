@@ -34,10 +34,10 @@ void CheckPromptLogprobs(const Request& request, FieldErrors* errors) {
 absl::Status Capacity::Validate(const Request& request) const {
   FieldErrors errors;
   CheckPrompt(request, &errors);
-  CheckParameters(request,
-                  {facts_.model, facts_.options, facts_.tokenizer != nullptr,
-                   facts_.draft_model.has_value()},
-                  &errors);
+  CheckParameters(
+      request,
+      {facts_.model, facts_.options, facts_.tokenizer != nullptr, facts_.draft_model.has_value()},
+      &errors);
   if (errors.empty()) CheckRoom(request, &errors);
   return errors.ToStatus();
 }

@@ -58,7 +58,7 @@ void EngineCore::Account(const StepTimes& times, absl::Time begin, absl::Time no
   pace.prompt_rows = report.prefill_rows;
   pace.rows = report.rows;
   pace_.Observe(pace);
-  ObserveDrafts(times);
+  drafting_.Observe(plan_, times);
   if (observer_ != nullptr) observer_->OnStep(report);
 }
 
@@ -100,7 +100,7 @@ ServiceDemand EngineCore::DemandOf(const ActiveRequest& active) const {
   const double all =
       size.named ? static_cast<double>(size.limit) : static_cast<double>(generated) + tokens;
   demand.pages = capacity_.PagesFor(active.unfinished, size.prompt + static_cast<int64_t>(all),
-                                  active.shares_prompt ? size.prompt - 1 : 0);
+                                    active.shares_prompt ? size.prompt - 1 : 0);
   return demand;
 }
 
@@ -147,7 +147,7 @@ void EngineCore::ForgetHistory() {
   fresh.self_check_failures = stats_.self_check_failures;
   fresh.accepted_per_position.reserve(kMaxDraftLength);
   stats_ = std::move(fresh);
-  draft_lengths_ = DraftLengthController();
+  drafting_.Forget();
   rates_ = RecentRates();
   pace_.Doubt();
   last_step_.reset();

@@ -39,15 +39,12 @@ EngineCore::EngineCore(EngineParts parts, StepObserver* observer)
       scheduler_({facts_.options.max_step_rows, MaxLogitRows(facts_.options)}),
       capacity_(facts_, parts_.target_state->cache_size(),
                 parts_.draft_state == nullptr ? CacheSize() : parts_.draft_state->cache_size()),
+      drafting_(facts_.options, facts_.draft_model.has_value()),
       observer_(observer) {
   const int sequences = facts_.options.max_sequences;
   plan_.reserve(sequences);
   running_.reserve(sequences);
   demands_.running.reserve(sequences);
-  wished_drafts_.reserve(sequences);
-  choices_.reserve(sequences);
-  chosen_.reserve(sequences);
-  lookup_.reserve(kMaxDraftLength);
   events_.Reserve(sequences);
   stats_.accepted_per_position.reserve(kMaxDraftLength);
   set_speculation_enabled(facts_.options.speculation);
@@ -114,8 +111,8 @@ absl::Time EngineCore::NextDeadline() const {
 }
 
 void EngineCore::set_speculation_enabled(bool enabled) {
-  speculation_enabled_ = enabled && facts_.options.speculation;
-  stats_.speculation_enabled = speculation_enabled_;
+  drafting_.set_enabled(enabled);
+  stats_.speculation_enabled = drafting_.enabled();
 }
 
 // ---- one step -----------------------------------------------------------------------------------
@@ -153,10 +150,9 @@ void EngineCore::PlanRound() {
       if (!answer->finished && !waits_for_fork) running_.push_back(answer.get());
     }
   }
-  ReadLookups();
-  ChooseDrafts();
-  scheduler_.Plan(running_, wished_drafts_, &plan_);
-  ProposeLookups();
+  drafting_.ReadLookups(running_);
+  scheduler_.Plan(running_, drafting_.Choose(running_), &plan_);
+  drafting_.ProposeLookups(absl::MakeSpan(plan_));
   for (StepEntry& entry : plan_) {
     const int64_t room = entry.answer->token_limit - entry.sequence->size();
     entry.limit = static_cast<int>(std::min<int64_t>(room, kStepTokens));
@@ -306,13 +302,7 @@ void EngineCore::PrepareAnswers(ActiveRequest& active, absl::Time now) {
       if (detokenizer.ok())
         answer.detokenizer = *std::move(detokenizer);  // Validate has seen to it
     }
-    const SpeculationMode mode = request.speculation.mode;
-    if (facts_.options.speculation && !active.scoring() &&
-        (mode == SpeculationMode::kPromptLookup ||
-         (mode == SpeculationMode::kAuto && facts_.options.prompt_lookup))) {
-      sequence.lookup.emplace();
-      sequence.lookup_read = std::max<int64_t>(0, prompt - PromptLookup::kWindow / 2);
-    }
+    drafting_.Begin(answer);
   }
 }
 

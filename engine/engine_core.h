@@ -2,9 +2,8 @@
 // handed, but for the measured times that choose draft lengths; neither can change a token. Driven
 // by Engine's thread in the daemon and directly in tests.
 //
-// One class in four files, by what a request meets on its way: engine_core.cc (queue, slots, pages,
-// the step), engine_drafts.cc (who drafts how much), engine_results.cc (out again),
-// engine_accounts.cc (what is counted meanwhile).
+// One class in three files, by what a request meets on its way: engine_core.cc (queue, slots,
+// pages, the step), engine_results.cc (out again), engine_accounts.cc (what is counted meanwhile).
 
 #ifndef MAMBAD_ENGINE_ENGINE_CORE_H_
 #define MAMBAD_ENGINE_ENGINE_CORE_H_
@@ -32,7 +31,7 @@
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "engine/service_rates.h"
-#include "engine/speculation/draft_length.h"
+#include "engine/speculation/drafting.h"
 #include "engine/speculation/speculative_decoder.h"
 #include "engine/state/slot_table.h"
 #include "engine/wait_forecast.h"
@@ -104,13 +103,9 @@ class EngineCore {
   void PlanRound();
   void LaunchRound(absl::Time now);
   void FinishRound(absl::Time now);
-  void ReadLookups();
-  void ChooseDrafts();
-  void ProposeLookups();
   void Deliver(StepEntry& entry, absl::Time now);
   void Tell();
   void Account(const StepTimes& times, absl::Time begin, absl::Time now);
-  void ObserveDrafts(const StepTimes& times);
 
   // Slots and pages.
   int64_t ExpectedTokens(const ActiveRequest& active) const;
@@ -149,9 +144,8 @@ class EngineCore {
   SpeculativeDecoder& decoder_;
   Scheduler scheduler_;
   const Capacity capacity_;
+  Drafting drafting_;
   StepObserver* observer_;
-  DraftLengthController draft_lengths_;
-  bool speculation_enabled_ = true;
 
   RequestQueue waiting_;
   std::vector<std::unique_ptr<ActiveRequest>> active_;  // in order of GoesBefore
@@ -159,11 +153,7 @@ class EngineCore {
 
   // Reused every step.
   std::vector<Answer*> running_;
-  std::vector<int> wished_drafts_;
-  std::vector<DraftChoice> choices_;  // of the decoding answers
-  std::vector<size_t> chosen_;        // [choices_]: which of running_
   std::vector<StepEntry> plan_;
-  std::vector<TokenId> lookup_;
   EventList events_;  // of this step, until the sinks know
 
   EngineStats stats_;
