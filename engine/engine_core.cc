@@ -40,15 +40,15 @@ EngineCore::EngineCore(EngineParts parts, StepObserver* observer)
       capacity_(facts_, parts_.target_state->cache_size(),
                 parts_.draft_state == nullptr ? CacheSize() : parts_.draft_state->cache_size()),
       drafting_(facts_.options, facts_.draft_model.has_value()),
+      demands_(capacity_, facts_.options.max_sequences),
+      accounts_(slots_, *parts_.target_state),
       observer_(observer) {
   const int sequences = facts_.options.max_sequences;
   plan_.reserve(sequences);
   running_.reserve(sequences);
-  demands_.running.reserve(sequences);
   events_.Reserve(sequences);
-  stats_.accepted_per_position.reserve(kMaxDraftLength);
   set_speculation_enabled(facts_.options.speculation);
-  UpdateGauges(absl::UnixEpoch());
+  accounts_.SetGauges(active_, waiting_, absl::UnixEpoch());
 }
 
 EngineCore::~EngineCore() {
@@ -83,8 +83,7 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
   }
   by_id_[id] = active.get();
   waiting_.Add(std::move(active));
-  stats_.waiting = static_cast<int>(waiting_.size());
-  stats_.waiting_tokens = waiting_.prompt_tokens();
+  accounts_.SetWaiting(waiting_);
   return absl::OkStatus();
 }
 
@@ -112,7 +111,16 @@ absl::Time EngineCore::NextDeadline() const {
 
 void EngineCore::set_speculation_enabled(bool enabled) {
   drafting_.set_enabled(enabled);
-  stats_.speculation_enabled = drafting_.enabled();
+  accounts_.set_speculation_enabled(drafting_.enabled());
+}
+
+void EngineCore::ForgetHistory() {
+  accounts_.Forget();
+  drafting_.Forget();
+  demands_.Doubt();
+  last_step_.reset();
+  ended_requests_ = 0;
+  accounts_.SetGauges(active_, waiting_, absl::UnixEpoch());
 }
 
 // ---- one step -----------------------------------------------------------------------------------
@@ -124,8 +132,7 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   GrowPages();
   AdmitWaiting(now);
   ForkSamples();
-  UpdateGauges(now);
-  UpdateDemands(now);
+  SetBooks(now);
   PlanRound();
   if (plan_.empty()) {
     last_step_.reset();
@@ -174,12 +181,20 @@ void EngineCore::LaunchRound(absl::Time now) {
 void EngineCore::FinishRound(absl::Time now) {
   const StepTimes times = decoder_.Finish();
   for (StepEntry& entry : plan_) Deliver(entry, now);
-  Account(times, last_step_.value_or(*launched_), now);
+  const StepReport report = accounts_.CountStep(plan_, times, now);
+  demands_.ObserveStep(plan_, absl::ToDoubleSeconds(now - last_step_.value_or(*launched_)));
+  drafting_.Observe(plan_, times);
+  if (observer_ != nullptr) observer_->OnStep(report);
   last_step_ = now;
   launched_.reset();
   RemoveFinished();
-  UpdateGauges(now);
-  UpdateDemands(now);
+  SetBooks(now);
+}
+
+// What others read between two steps.
+void EngineCore::SetBooks(absl::Time now) {
+  accounts_.SetGauges(active_, waiting_, now);
+  demands_.Update(active_, waiting_.in_order(), now);
 }
 
 void EngineCore::Tell() {
@@ -220,20 +235,13 @@ void EngineCore::AdmitWaiting(absl::Time now) {
   while (!waiting_.empty() && slots_.free() > 0) {
     std::unique_ptr<ActiveRequest> active = waiting_.TakeNext(starts, now);
     if (active == nullptr) return;
-    active->charged_tokens = ExpectedTokens(*active);
+    active->charged_tokens = demands_.ExpectedTokens(active->request);
     waiting_.Charge(active->request.principal, active->charged_tokens);
     const auto later = [&](const std::unique_ptr<ActiveRequest>& other) {
       return active->GoesBefore(*other);
     };
     active_.insert(std::find_if(active_.begin(), active_.end(), later), std::move(active));
   }
-}
-
-// Tokens of its prompt and of its answers, those that are there too.
-int64_t EngineCore::ExpectedTokens(const ActiveRequest& active) const {
-  const RequestSize size = capacity_.SizeOf(active.request);
-  const double answer = size.limit > 0 ? pace_.TokensLeft(0, size.limit, size.named) : 0;
-  return size.prompt + size.samples * static_cast<int64_t>(answer);
 }
 
 // Positions that a sequence gets pages for when it starts or grows.
@@ -358,7 +366,7 @@ void EngineCore::Preempt(size_t index) {
   }
   active->preempted_at = ended_requests_;
   if (active->forked) active->shares_prompt = false;  // each sample reads its own text again
-  ++stats_.preemptions;
+  accounts_.CountPreemption();
   // It will be charged anew.
   waiting_.Charge(active->request.principal, -active->charged_tokens);
   waiting_.Add(std::move(active));

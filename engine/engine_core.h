@@ -2,8 +2,8 @@
 // handed, but for the measured times that choose draft lengths; neither can change a token. Driven
 // by Engine's thread in the daemon and directly in tests.
 //
-// One class in three files, by what a request meets on its way: engine_core.cc (queue, slots,
-// pages, the step), engine_results.cc (out again), engine_accounts.cc (what is counted meanwhile).
+// One class in two files: engine_core.cc (queue, slots, pages, the step), engine_results.cc (what
+// was kept goes out).
 
 #ifndef MAMBAD_ENGINE_ENGINE_CORE_H_
 #define MAMBAD_ENGINE_ENGINE_CORE_H_
@@ -21,6 +21,7 @@
 #include "absl/time/time.h"
 #include "engine/active_request.h"
 #include "engine/capacity.h"
+#include "engine/engine_accounts.h"
 #include "engine/engine_facts.h"
 #include "engine/engine_stats.h"
 #include "engine/event_list.h"
@@ -30,20 +31,13 @@
 #include "engine/request_queue.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
-#include "engine/service_rates.h"
+#include "engine/service_demands.h"
 #include "engine/speculation/drafting.h"
 #include "engine/speculation/speculative_decoder.h"
 #include "engine/state/slot_table.h"
-#include "engine/wait_forecast.h"
 #include "kernels/backend.h"
 
 namespace mambad {
-
-// What those that run take still, and those that wait, in the order in which they will start.
-struct QueueDemands {
-  std::vector<ServiceDemand> running, waiting;
-  absl::Time made = absl::InfinitePast();
-};
 
 // What the final event of a request says that never ran.
 RequestStats StatsOfUnstarted(int64_t prompt_tokens, absl::Duration waited);
@@ -81,13 +75,13 @@ class EngineCore {
   // When the next deadline of a waiting or running request passes.
   absl::Time NextDeadline() const;
 
-  const EngineStats& stats() const { return stats_; }  // rates: as of the last step
-  const RecentRates& rates() const { return rates_; }
-  const QueueDemands& demands() const { return demands_; }  // as of the last step
-  const ServicePace& pace() const { return pace_; }
+  // As of the last step, gauges and rates in stats(), too.
+  const EngineStats& stats() const { return accounts_.stats(); }
+  const RecentRates& rates() const { return accounts_.rates(); }
+  const ServiceDemands& demands() const { return demands_; }
 
   void set_speculation_enabled(bool enabled);
-  void CountSelfCheckFailure() { ++stats_.self_check_failures; }
+  void CountSelfCheckFailure() { accounts_.CountSelfCheckFailure(); }
   // Returns the one before. Null: nobody looks.
   StepObserver* set_observer(StepObserver* observer) { return std::exchange(observer_, observer); }
   // Counters, rates and what was learned about drafts begin anew; self-check failures stay, and the
@@ -105,10 +99,9 @@ class EngineCore {
   void FinishRound(absl::Time now);
   void Deliver(StepEntry& entry, absl::Time now);
   void Tell();
-  void Account(const StepTimes& times, absl::Time begin, absl::Time now);
+  void SetBooks(absl::Time now);
 
   // Slots and pages.
-  int64_t ExpectedTokens(const ActiveRequest& active) const;
   int64_t Reservation(const ActiveRequest& active, int64_t tokens) const;
   bool Start(ActiveRequest& active, absl::Time now);
   void PrepareAnswers(ActiveRequest& active, absl::Time now);
@@ -129,13 +122,6 @@ class EngineCore {
   void EndWaiting(ActiveRequest& active, FinishReason reason, absl::Time now);
   void RemoveFinished();
 
-  // Books.
-  void CountPromptRows(const StepEntry& entry);
-  static void ShareTime(const StepEntry& entry, const StepTimes& times, int rows);
-  ServiceDemand DemandOf(const ActiveRequest& active) const;
-  void UpdateDemands(absl::Time now);
-  void UpdateGauges(absl::Time now);
-
   EngineParts parts_;
   const EngineFacts& facts_;
   kernels::Backend& backend_;
@@ -145,6 +131,8 @@ class EngineCore {
   Scheduler scheduler_;
   const Capacity capacity_;
   Drafting drafting_;
+  ServiceDemands demands_;
+  EngineAccounts accounts_;
   StepObserver* observer_;
 
   RequestQueue waiting_;
@@ -156,13 +144,9 @@ class EngineCore {
   std::vector<StepEntry> plan_;
   EventList events_;  // of this step, until the sinks know
 
-  EngineStats stats_;
-  RecentRates rates_;
-  ServicePace pace_;
   std::optional<absl::Time> launched_;   // the round of plan_, when it is not finished
   std::optional<absl::Time> last_step_;  // its end, when nothing was idle since
-  QueueDemands demands_;
-  int64_t ended_requests_ = 0;  // that had started and gave everything back
+  int64_t ended_requests_ = 0;           // that had started and gave everything back
 };
 
 }  // namespace mambad

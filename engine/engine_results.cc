@@ -57,7 +57,7 @@ void EngineCore::Deliver(StepEntry& entry, absl::Time now) {
       FillLogprob(entry.tokens[i], decoder_.KeptLogprob(entry, i), alternatives, logprobs[i]);
   }
   CountDrafts(entry, kept);
-  stats_.generation_tokens += kept;
+  accounts_.CountTokens(kept);
   const FinishReason reason = ReasonToFinish(entry, kept, event);
   if (reason != FinishReason::kNone) Close(answer, reason, now, event);
 }
@@ -144,10 +144,7 @@ void EngineCore::Close(Answer& answer, FinishReason reason, absl::Time now, Toke
   event.stats = stats;
   const bool ended_itself = reason == FinishReason::kEos || reason == FinishReason::kStop ||
                             reason == FinishReason::kLength;
-  if (ended_itself && !active.scoring()) {
-    pace_.ObserveAnswer(answer.generated(), active.token_limit - answer.prompt_length,
-                        !active.grows());
-  }
+  if (ended_itself) demands_.ObserveAnswer(answer);
   answer.finished = true;
   --active.unfinished;
   Release(answer.sequence);
