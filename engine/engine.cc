@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "engine/answer_writer.h"
 #include "engine/capacity.h"
 #include "engine/delivery.h"
 #include "engine/engine_core.h"

@@ -42,11 +42,11 @@ EngineCore::EngineCore(EngineParts parts, StepObserver* observer)
       drafting_(facts_.options, facts_.draft_model.has_value()),
       demands_(capacity_, facts_.options.max_sequences),
       accounts_(slots_, *parts_.target_state),
+      writer_(facts_, decoder_),
       observer_(observer) {
   const int sequences = facts_.options.max_sequences;
   plan_.reserve(sequences);
   running_.reserve(sequences);
-  events_.Reserve(sequences);
   set_speculation_enabled(facts_.options.speculation);
   accounts_.SetGauges(active_, waiting_, absl::UnixEpoch());
 }
@@ -180,7 +180,11 @@ void EngineCore::LaunchRound(absl::Time now) {
 // What the round has kept becomes events, and what ended with it gives everything back.
 void EngineCore::FinishRound(absl::Time now) {
   const StepTimes times = decoder_.Finish();
-  for (StepEntry& entry : plan_) Deliver(entry, now);
+  for (const StepEntry& entry : plan_) {
+    const AnswerWriter::Written written = writer_.Write(entry, now);
+    accounts_.CountTokens(written.kept);
+    if (written.finish != FinishReason::kNone) Close(*entry.answer, written.finish);
+  }
   const StepReport report = accounts_.CountStep(plan_, times, now);
   demands_.ObserveStep(plan_, absl::ToDoubleSeconds(now - last_step_.value_or(*launched_)));
   drafting_.Observe(plan_, times);
@@ -198,7 +202,7 @@ void EngineCore::SetBooks(absl::Time now) {
 }
 
 void EngineCore::Tell() {
-  events_.Tell([this](RequestId id) { Pause(id); });
+  writer_.Tell([this](RequestId id) { Pause(id); });
 }
 
 void EngineCore::EndLateAndCancelled(absl::Time now) {
@@ -297,19 +301,7 @@ void EngineCore::PrepareAnswers(ActiveRequest& active, absl::Time now) {
     answer.token_limit = active.token_limit;
     sequence.tokens.reserve(reserve);
     sequence.tokens = request.prompt;
-    answer.stats.prompt_tokens = prompt;
-    answer.stats.speculation.accepted_per_position.reserve(kMaxDraftLength);
-    answer.stats.speculation.tokens_per_round.reserve(kMaxDraftLength + 2);
-    if (facts_.tokenizer != nullptr) {
-      text::Detokenizer::Options options;
-      options.stop_strings = request.stopping.stop_strings;
-      options.include_stop = request.stopping.include_stop;
-      options.at_start_of_text = false;  // the answer goes on where the prompt ends
-      absl::StatusOr<text::Detokenizer> detokenizer =
-          text::Detokenizer::Create(facts_.tokenizer.get(), std::move(options));
-      if (detokenizer.ok())
-        answer.detokenizer = *std::move(detokenizer);  // Validate has seen to it
-    }
+    writer_.Begin(answer);
     drafting_.Begin(answer);
   }
 }
@@ -386,6 +378,60 @@ void EngineCore::ForkSamples() {
     }
     active->forked = true;
   }
+}
+
+// ---- ways out -----------------------------------------------------------------------------------
+
+// Without new tokens.
+void EngineCore::Finish(Answer& answer, FinishReason reason, absl::Time now) {
+  writer_.End(answer, reason, now);
+  Close(answer, reason);
+}
+
+void EngineCore::FinishAll(ActiveRequest& active, FinishReason reason, absl::Time now) {
+  for (const auto& answer : active.answers) {
+    if (!answer->finished) Finish(*answer, reason, now);
+  }
+}
+
+// A request that waits ends: one final event for each sample that has not had one.
+void EngineCore::EndWaiting(ActiveRequest& active, FinishReason reason, absl::Time now) {
+  FinishAll(active, reason, now);  // one that was preempted has begun to answer
+  if (active.answers.empty()) writer_.EndUnstarted(active, reason, now);
+  by_id_.erase(active.id);
+}
+
+// An answer whose last event is written gives everything back, before its reader is told.
+void EngineCore::Close(Answer& answer, FinishReason reason) {
+  const bool ended_itself = reason == FinishReason::kEos || reason == FinishReason::kStop ||
+                            reason == FinishReason::kLength;
+  if (ended_itself) demands_.ObserveAnswer(answer);
+  answer.finished = true;
+  --answer.request->unfinished;
+  Release(answer.sequence);
+}
+
+void EngineCore::Release(Sequence& sequence) {
+  if (sequence.slot < 0) return;
+  sampler_.Release(sequence.slot);
+  slots_.Release(sequence.slot);
+  sequence.slot = -1;
+}
+
+void EngineCore::RemoveFinished() {
+  for (const auto& active : active_) {
+    if (active->unfinished > 0) continue;
+    int64_t tokens = static_cast<int64_t>(active->request.prompt.size());
+    for (const auto& answer : active->answers) tokens += answer->generated();
+    waiting_.Charge(active->request.principal, tokens - active->charged_tokens);
+    by_id_.erase(active->id);
+    ++ended_requests_;
+  }
+  active_.erase(std::remove_if(active_.begin(), active_.end(),
+                               [](const std::unique_ptr<ActiveRequest>& active) {
+                                 return active->unfinished == 0;
+                               }),
+                active_.end());
 }
 
 }  // namespace mambad

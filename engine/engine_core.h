@@ -1,9 +1,6 @@
 // The single-threaded core of the engine: Admit, Step, Cancel. Deterministic given the clock it is
 // handed, but for the measured times that choose draft lengths; neither can change a token. Driven
 // by Engine's thread in the daemon and directly in tests.
-//
-// One class in two files: engine_core.cc (queue, slots, pages, the step), engine_results.cc (what
-// was kept goes out).
 
 #ifndef MAMBAD_ENGINE_ENGINE_CORE_H_
 #define MAMBAD_ENGINE_ENGINE_CORE_H_
@@ -20,11 +17,11 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/active_request.h"
+#include "engine/answer_writer.h"
 #include "engine/capacity.h"
 #include "engine/engine_accounts.h"
 #include "engine/engine_facts.h"
 #include "engine/engine_stats.h"
-#include "engine/event_list.h"
 #include "engine/opening/opening.h"
 #include "engine/options.h"
 #include "engine/request.h"
@@ -38,9 +35,6 @@
 #include "kernels/backend.h"
 
 namespace mambad {
-
-// What the final event of a request says that never ran.
-RequestStats StatsOfUnstarted(int64_t prompt_tokens, absl::Duration waited);
 
 class EngineCore {
  public:
@@ -97,7 +91,6 @@ class EngineCore {
   void PlanRound();
   void LaunchRound(absl::Time now);
   void FinishRound(absl::Time now);
-  void Deliver(StepEntry& entry, absl::Time now);
   void Tell();
   void SetBooks(absl::Time now);
 
@@ -111,15 +104,11 @@ class EngineCore {
   void Preempt(size_t index);
   void Release(Sequence& sequence);
 
-  // Results.
-  int64_t ReadText(const StepEntry& entry, TokenEvent& event);
-  static void CountDrafts(const StepEntry& entry, int64_t kept);
-  FinishReason ReasonToFinish(const StepEntry& entry, int64_t kept, TokenEvent& event) const;
-  void CollectPromptLogprobs(const StepEntry& entry);
+  // Ways out.
   void Finish(Answer& answer, FinishReason reason, absl::Time now);
-  void Close(Answer& answer, FinishReason reason, absl::Time now, TokenEvent& event);
   void FinishAll(ActiveRequest& active, FinishReason reason, absl::Time now);
   void EndWaiting(ActiveRequest& active, FinishReason reason, absl::Time now);
+  void Close(Answer& answer, FinishReason reason);
   void RemoveFinished();
 
   EngineParts parts_;
@@ -133,6 +122,7 @@ class EngineCore {
   Drafting drafting_;
   ServiceDemands demands_;
   EngineAccounts accounts_;
+  AnswerWriter writer_;
   StepObserver* observer_;
 
   RequestQueue waiting_;
@@ -142,7 +132,6 @@ class EngineCore {
   // Reused every step.
   std::vector<Answer*> running_;
   std::vector<StepEntry> plan_;
-  EventList events_;  // of this step, until the sinks know
 
   std::optional<absl::Time> launched_;   // the round of plan_, when it is not finished
   std::optional<absl::Time> last_step_;  // its end, when nothing was idle since
