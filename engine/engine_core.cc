@@ -7,13 +7,6 @@
 #include "absl/strings/str_cat.h"
 
 namespace mambad {
-namespace {
-
-// Answers of unknown length get pages for this many tokens at a time.
-constexpr int64_t kGrowthTokens = 64;
-static_assert(kGrowthTokens >= kStepTokens, "what starts can run a step");
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(
     const EngineOptions& options, StepObserver* observer, std::unique_ptr<kernels::Backend> backend,
@@ -33,15 +26,14 @@ EngineCore::EngineCore(EngineParts parts, StepObserver* observer)
     : parts_(std::move(parts)),
       facts_(parts_.facts),
       backend_(*parts_.backend),
-      slots_(*parts_.slots),
-      sampler_(*parts_.sampler),
       decoder_(*parts_.decoder),
       scheduler_({facts_.options.max_step_rows, MaxLogitRows(facts_.options)}),
       capacity_(facts_, parts_.target_state->cache_size(),
                 parts_.draft_state == nullptr ? CacheSize() : parts_.draft_state->cache_size()),
+      slots_(*parts_.slots, *parts_.sampler),
       drafting_(facts_.options, facts_.draft_model.has_value()),
       demands_(capacity_, facts_.options.max_sequences),
-      accounts_(slots_, *parts_.target_state),
+      accounts_(*parts_.slots, *parts_.target_state),
       writer_(facts_, decoder_),
       observer_(observer) {
   const int sequences = facts_.options.max_sequences;
@@ -131,7 +123,7 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   EndLateAndCancelled(now);
   GrowPages();
   AdmitWaiting(now);
-  ForkSamples();
+  for (const auto& active : active_) slots_.Fork(*active);
   SetBooks(now);
   PlanRound();
   if (plan_.empty()) {
@@ -221,7 +213,7 @@ void EngineCore::EndLateAndCancelled(absl::Time now) {
   RemoveFinished();
 }
 
-// ---- slots and pages ----------------------------------------------------------------------------
+// ---- who runs -----------------------------------------------------------------------------------
 
 // In the queue's order. One that was preempted starts anew when a request has ended since: else it
 // would be preempted again before long, and its text read over and over; until then it is not
@@ -248,35 +240,14 @@ void EngineCore::AdmitWaiting(absl::Time now) {
   }
 }
 
-// Positions that a sequence gets pages for when it starts or grows.
-int64_t EngineCore::Reservation(const ActiveRequest& active, int64_t tokens) const {
-  return active.grows() ? std::min(active.token_limit, tokens + kGrowthTokens) : active.token_limit;
-}
-
-SlotTable::Need EngineCore::NeedOf(const ActiveRequest& active, int sample, int64_t tokens) const {
-  return {Reservation(active, tokens), active.ForkedAt(sample)};
-}
-
-// Takes slots, pages and rows of tables for all samples of a request, or nothing. One that was
-// preempted goes on with the tokens that its samples have: they are its backlog.
+// Gives a request all that it needs to run, or changes nothing of the engine.
 bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
-  const Request& request = active.request;
-  const bool anew = active.preempted_at.has_value();
-  active.token_limit = capacity_.TokenLimit(request);
-  const auto prompt = static_cast<int64_t>(request.prompt.size());
-  std::vector<SlotTable::Need> needs;
-  for (int sample = 0; sample < active.samples(); ++sample) {
-    if (anew && active.answers[sample]->finished) continue;
-    const int64_t tokens = anew ? active.answers[sample]->sequence.size() : prompt;
-    needs.push_back(NeedOf(active, sample, tokens));
-  }
-  if (!slots_.Fits(needs)) return false;
-  if (!sampler_.HasRoom(request.sampling, static_cast<int>(needs.size()))) return false;
-
-  if (!anew) PrepareAnswers(active, now);
-  for (const auto& answer : active.answers) {
-    if (!answer->finished) TakeSlot(active, *answer);
-  }
+  active.token_limit = capacity_.TokenLimit(active.request);
+  const std::vector<RequestSlots::Need> needs = slots_.NeedsOf(active);
+  if (!slots_.Fits(active, needs)) return false;
+  const bool begins = !active.preempted_at.has_value();
+  if (begins) PrepareAnswers(active, now);
+  slots_.Take(active, needs);
   active.preempted_at.reset();
   return true;
 }
@@ -306,27 +277,13 @@ void EngineCore::PrepareAnswers(ActiveRequest& active, absl::Time now) {
   }
 }
 
-void EngineCore::TakeSlot(ActiveRequest& active, Answer& answer) {
-  const Request& request = active.request;
-  Sequence& sequence = answer.sequence;
-  sequence.slot = slots_.Take(NeedOf(active, answer.index, sequence.size()));
-  SlotSampling sampling{request.sampling};
-  sampling.sample = answer.index;
-  sampling.logprobs = request.output.logprobs;
-  sampling.prompt = request.prompt;
-  sampling.answer = absl::MakeConstSpan(sequence.tokens).subspan(answer.prompt_length);
-  sampling.stop_ids = active.stop_ids;
-  sampling.stop_from = answer.prompt_length + request.stopping.min_tokens;
-  sampler_.Configure(sequence.slot, sampling);
-}
-
 // Gives answers of unknown length the pages that their next step may need. Where none are left, the
 // youngest of them is preempted: those that named their length keep what they have, and the oldest
 // that did not runs on, so that something always can.
 void EngineCore::GrowPages() {
   for (size_t i = 0; i < active_.size();) {
     ActiveRequest& active = *active_[i];
-    if (!active.grows() || Grow(active)) {
+    if (!active.grows() || slots_.Grow(active)) {
       ++i;
       continue;
     }
@@ -336,24 +293,13 @@ void EngineCore::GrowPages() {
   }
 }
 
-// False: too few pages are free for one of its samples.
-bool EngineCore::Grow(ActiveRequest& active) {
-  for (const auto& answer : active.answers) {
-    if (answer->finished) continue;
-    const int64_t tokens = answer->sequence.size();
-    const int64_t needed = std::min(active.token_limit, tokens + kStepTokens);
-    if (!slots_.Extend(answer->sequence.slot, needed, Reservation(active, tokens))) return false;
-  }
-  return true;
-}
-
 // Back into the queue, before those that came later: slots and pages are given back, the text stays
 // and is read again.
 void EngineCore::Preempt(size_t index) {
   std::unique_ptr<ActiveRequest> active = std::move(active_[index]);
   active_.erase(active_.begin() + static_cast<int64_t>(index));
   for (const auto& answer : active->answers) {
-    Release(answer->sequence);
+    slots_.Release(answer->sequence);
     answer->sequence.target = answer->sequence.draft = {};
   }
   active->preempted_at = ended_requests_;
@@ -362,22 +308,6 @@ void EngineCore::Preempt(size_t index) {
   // It will be charged anew.
   waiting_.Charge(active->request.principal, -active->charged_tokens);
   waiting_.Add(std::move(active));
-}
-
-// Samples share the reading of the prompt up to its last token, which each then reads for itself.
-void EngineCore::ForkSamples() {
-  for (const auto& active : active_) {
-    if (active->forked || active->answers.front()->finished) continue;
-    const Sequence& first = active->answers.front()->sequence;
-    if (first.target.fed < active->answers.front()->prompt_length - 1) continue;
-    for (size_t i = 1; i < active->answers.size(); ++i) {
-      if (active->answers[i]->finished) continue;
-      Sequence& sequence = active->answers[i]->sequence;
-      slots_.Fork(first.slot, sequence.slot, first.target.fed);
-      sequence.target = first.target;
-    }
-    active->forked = true;
-  }
 }
 
 // ---- ways out -----------------------------------------------------------------------------------
@@ -408,14 +338,7 @@ void EngineCore::Close(Answer& answer, FinishReason reason) {
   if (ended_itself) demands_.ObserveAnswer(answer);
   answer.finished = true;
   --answer.request->unfinished;
-  Release(answer.sequence);
-}
-
-void EngineCore::Release(Sequence& sequence) {
-  if (sequence.slot < 0) return;
-  sampler_.Release(sequence.slot);
-  slots_.Release(sequence.slot);
-  sequence.slot = -1;
+  slots_.Release(answer.sequence);
 }
 
 void EngineCore::RemoveFinished() {

@@ -1,13 +1,19 @@
 // The single-threaded core of the engine: Admit, Step, Cancel. Deterministic given the clock it is
 // handed, but for the measured times that choose draft lengths; neither can change a token. Driven
 // by Engine's thread in the daemon and directly in tests.
+//
+// Its own are the queue, who runs, and the order of a step. What a step does lies beside it, in
+// classes that know neither the core nor each other: what a request may take (capacity.h) and holds
+// (request_slots.h), who drafts (speculation/drafting.h), the round itself
+// (speculation/speculative_decoder.h), what goes out (answer_writer.h), what is counted
+// (engine_accounts.h) and foretold (service_demands.h).
 
 #ifndef MAMBAD_ENGINE_ENGINE_CORE_H_
 #define MAMBAD_ENGINE_ENGINE_CORE_H_
 
 #include <cstdint>
 #include <memory>
-#include <string>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -26,28 +32,27 @@
 #include "engine/options.h"
 #include "engine/request.h"
 #include "engine/request_queue.h"
-#include "engine/sampler.h"
+#include "engine/request_slots.h"
 #include "engine/scheduler.h"
 #include "engine/service_demands.h"
 #include "engine/speculation/drafting.h"
 #include "engine/speculation/speculative_decoder.h"
-#include "engine/state/slot_table.h"
 #include "kernels/backend.h"
 
 namespace mambad {
 
 class EngineCore {
  public:
-  // Of the parts that OpenParts opens (engine/opening/opening.h).
+  // A core of what OpenParts opens (engine/opening/opening.h), whose errors it has.
   static absl::StatusOr<std::unique_ptr<EngineCore>> Open(
       const EngineOptions& options, StepObserver* observer,
       std::unique_ptr<kernels::Backend> backend = nullptr, DeviceLostHandler lost = nullptr);
   EngineCore(EngineParts parts, StepObserver* observer);
   ~EngineCore();
 
+  // Any thread: these never change.
   const EngineFacts& facts() const { return facts_; }
-
-  const Capacity& capacity() const { return capacity_; }  // any thread, as facts()
+  const Capacity& capacity() const { return capacity_; }
   absl::Status Validate(const Request& request) const { return capacity_.Validate(request); }
 
   // Queues a validated request. RESOURCE_EXHAUSTED when a queue limit is reached.
@@ -87,22 +92,16 @@ class EngineCore {
   void EndLateAndCancelled(absl::Time now);
   void GrowPages();
   void AdmitWaiting(absl::Time now);
-  void ForkSamples();
   void PlanRound();
   void LaunchRound(absl::Time now);
   void FinishRound(absl::Time now);
   void Tell();
   void SetBooks(absl::Time now);
 
-  // Slots and pages.
-  int64_t Reservation(const ActiveRequest& active, int64_t tokens) const;
+  // Who runs.
   bool Start(ActiveRequest& active, absl::Time now);
   void PrepareAnswers(ActiveRequest& active, absl::Time now);
-  SlotTable::Need NeedOf(const ActiveRequest& active, int sample, int64_t tokens) const;
-  void TakeSlot(ActiveRequest& active, Answer& answer);
-  bool Grow(ActiveRequest& active);
   void Preempt(size_t index);
-  void Release(Sequence& sequence);
 
   // Ways out.
   void Finish(Answer& answer, FinishReason reason, absl::Time now);
@@ -114,11 +113,10 @@ class EngineCore {
   EngineParts parts_;
   const EngineFacts& facts_;
   kernels::Backend& backend_;
-  SlotTable& slots_;
-  Sampler& sampler_;
   SpeculativeDecoder& decoder_;
   Scheduler scheduler_;
   const Capacity capacity_;
+  RequestSlots slots_;
   Drafting drafting_;
   ServiceDemands demands_;
   EngineAccounts accounts_;
