@@ -118,7 +118,10 @@ void EngineCore::ForgetHistory() {
 // ---- one step -----------------------------------------------------------------------------------
 
 bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
-  if (launched_.has_value()) FinishRound(clock());
+  if (launched_.has_value()) {
+    FinishRound(clock());
+    demands_.ObserveRunning(active_);  // all else that the round changed is told below
+  }
   const absl::Time now = clock();
   EndLateAndCancelled(now);
   GrowPages();
@@ -133,7 +136,9 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   }
   Tell();
   if (launched_.has_value() && !backend_.RunsAhead()) {
-    FinishRound(clock());
+    const absl::Time end = clock();
+    FinishRound(end);
+    SetBooks(end);
     Tell();
   }
   return !plan_.empty();
@@ -184,7 +189,6 @@ void EngineCore::FinishRound(absl::Time now) {
   last_step_ = now;
   launched_.reset();
   RemoveFinished();
-  SetBooks(now);
 }
 
 // What others read between two steps.
