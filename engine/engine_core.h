@@ -3,7 +3,7 @@
 // by Engine's thread in the daemon and directly in tests.
 //
 // Its own are the queue, who runs, and the order of a step. What a step does lies beside it, in
-// classes that know neither the core nor each other: what a request may take (capacity.h) and holds
+// classes that do not know the core: what a request may take (capacity.h) and holds
 // (request_slots.h), who drafts (speculation/drafting.h), the round itself
 // (speculation/speculative_decoder.h), what goes out (answer_writer.h), what is counted
 // (engine_accounts.h) and foretold (service_demands.h).
