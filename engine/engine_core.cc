@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/memory_plan.h"
+#include "engine/opening/opening.h"
 
 namespace mambad {
 

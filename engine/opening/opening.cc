@@ -117,8 +117,8 @@ class Opening {
 
   // All that can be refused before weights are read.
   absl::Status Prepare(DeviceLostHandler lost);
-  // Weights, states, and room for all that a step needs on the device. OutOfMemory: the plan fits,
-  // but a device may give less than it says.
+  // Weights, states, and room for all that a step needs on the device. RESOURCE_EXHAUSTED: the plan
+  // fits, but a device may give less than it says.
   absl::Status Load();
 
   EngineParts TakeParts() { return std::move(parts_); }
