@@ -1,5 +1,5 @@
-// What opening hands to the core, which owns it from then on: what an engine is made of. Plain data;
-// the parts belong to the engine thread, but for the facts.
+// What opening hands to the core, which owns it from then on: all that an engine is made of. Plain
+// data; the parts are the engine thread's, the facts anybody's.
 
 #ifndef MAMBAD_ENGINE_ENGINE_PARTS_H_
 #define MAMBAD_ENGINE_ENGINE_PARTS_H_
