@@ -9,10 +9,13 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "engine/answer_writer.h"
+#include "engine/capacity.h"
 #include "engine/delivery.h"
 #include "engine/engine_core.h"
 #include "engine/intake.h"
 #include "engine/mutex.h"
+#include "engine/opening/opening.h"
 #include "engine/self_check.h"
 #include "engine/steady_time.h"
 
@@ -30,7 +33,7 @@ class ThreadedEngine : public Engine {
       : core_(std::move(core)),
         self_check_(std::move(self_check)),
         stats_(core_->stats()),
-        intake_(core_.get()),
+        intake_(core_->capacity(), core_->facts().options, core_->stats(), core_->demands()),
         delivery_(DeliveryThreads(),
                   {[this](RequestId id) { Pause(id); }, [this] { WakeDrain(); }}),
         thread_([this] { Run(); }) {}
@@ -46,7 +49,7 @@ class ThreadedEngine : public Engine {
   }
 
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override {
-    if (absl::Status status = core_->Validate(request); !status.ok()) return status;
+    if (absl::Status status = core_->capacity().Validate(request); !status.ok()) return status;
     if (request.output.echo && core_->facts().tokenizer != nullptr) {
       request.echo_text = core_->facts().tokenizer->Decode(request.prompt, /*skip_special=*/true);
     }
@@ -224,12 +227,12 @@ class ThreadedEngine : public Engine {
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     stats_ = core_->stats();
     rates_ = core_->rates();
-    intake_.Publish();
+    intake_.Publish(core_->stats(), core_->demands());
     core_idle_ = core_->idle();
     if (Empty()) emptied_.NotifyAll();
   }
 
-  const std::unique_ptr<EngineCore> core_;  // the engine thread's, but for Validate and facts
+  const std::unique_ptr<EngineCore> core_;  // the engine thread's, but for facts and capacity
   const absl::Status self_check_;
 
   mutable Mutex mutex_;
@@ -269,7 +272,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const EngineOptions& option
 }
 
 absl::StatusOr<std::vector<std::string>> Engine::Check(const EngineOptions& options) {
-  return EngineCore::Check(options);
+  return CheckParts(options);
 }
 
 }  // namespace mambad

@@ -1,23 +1,52 @@
 #include "engine/engine_core.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/memory_plan.h"
+#include "engine/opening/opening.h"
 
 namespace mambad {
-namespace {
 
-// Answers of unknown length get pages for this many tokens at a time.
-constexpr int64_t kGrowthTokens = 64;
-// Positions that one step may need beyond a sequence's tokens.
-constexpr int64_t kStepTokens = kernels::kMaxWindowRows + 1;
-static_assert(kGrowthTokens >= kStepTokens, "what starts can run a step");
+absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(
+    const EngineOptions& options, StepObserver* observer, std::unique_ptr<kernels::Backend> backend,
+    DeviceLostHandler lost) {
+  absl::StatusOr<EngineParts> parts = OpenParts(options, std::move(backend), std::move(lost));
+  if (!parts.ok()) return parts.status();
+  const MemoryPlan memory = parts->facts.memory;
+  const EngineOptions resolved = parts->facts.options;
+  try {  // the core's own lists are no part of the plan
+    return std::make_unique<EngineCore>(*std::move(parts), observer);
+  } catch (const std::bad_alloc&) {
+    return OutOfMemory(memory, resolved);
+  }
+}
 
-}  // namespace
+EngineCore::EngineCore(EngineParts parts, StepObserver* observer)
+    : parts_(std::move(parts)),
+      facts_(parts_.facts),
+      backend_(*parts_.backend),
+      decoder_(*parts_.decoder),
+      scheduler_({facts_.options.max_step_rows, MaxLogitRows(facts_.options)}),
+      capacity_(facts_, parts_.target_state->cache_size(),
+                parts_.draft_state == nullptr ? CacheSize() : parts_.draft_state->cache_size()),
+      slots_(*parts_.slots, *parts_.sampler),
+      drafting_(facts_.options, facts_.draft_model.has_value()),
+      demands_(capacity_, facts_.options.max_sequences),
+      accounts_(*parts_.slots, *parts_.target_state),
+      writer_(facts_, decoder_),
+      observer_(observer) {
+  const int sequences = facts_.options.max_sequences;
+  plan_.reserve(sequences);
+  running_.reserve(sequences);
+  set_speculation_enabled(facts_.options.speculation);
+  accounts_.SetGauges(active_, waiting_, absl::UnixEpoch());
+}
 
 EngineCore::~EngineCore() {
-  if (launched_.has_value()) decoder_->Finish();
+  if (launched_.has_value()) decoder_.Finish();
 }
 
 // ---- requests in --------------------------------------------------------------------------------
@@ -27,7 +56,7 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
   const EngineOptions& options = facts_.options;
   const int64_t tokens = static_cast<int64_t>(request.prompt.size());
   // Those that the next step starts do not wait.
-  const int64_t room = options.max_waiting + slots_->free();
+  const int64_t room = options.max_waiting + slots_.free();
   if (waiting_.size() >= room) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", waiting_.size(), " requests wait, at most ", room));
@@ -48,8 +77,7 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
   }
   by_id_[id] = active.get();
   waiting_.Add(std::move(active));
-  stats_.waiting = static_cast<int>(waiting_.size());
-  stats_.waiting_tokens = waiting_.prompt_tokens();
+  accounts_.SetWaiting(waiting_);
   return absl::OkStatus();
 }
 
@@ -76,21 +104,32 @@ absl::Time EngineCore::NextDeadline() const {
 }
 
 void EngineCore::set_speculation_enabled(bool enabled) {
-  speculation_enabled_ = enabled && facts_.options.speculation;
-  stats_.speculation_enabled = speculation_enabled_;
+  drafting_.set_enabled(enabled);
+  accounts_.set_speculation_enabled(drafting_.enabled());
+}
+
+void EngineCore::ForgetHistory() {
+  accounts_.Forget();
+  drafting_.Forget();
+  demands_.Doubt();
+  last_step_.reset();
+  ended_requests_ = 0;
+  accounts_.SetGauges(active_, waiting_, absl::UnixEpoch());
 }
 
 // ---- one step -----------------------------------------------------------------------------------
 
 bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
-  if (launched_.has_value()) FinishRound(clock());
+  if (launched_.has_value()) {
+    FinishRound(clock());
+    demands_.ObserveRunning(active_);  // all else that the round changed is told below
+  }
   const absl::Time now = clock();
   EndLateAndCancelled(now);
   GrowPages();
   AdmitWaiting(now);
-  ForkSamples();
-  UpdateGauges(now);
-  UpdateDemands(now);
+  for (const auto& active : active_) slots_.Fork(*active);
+  SetBooks(now);
   PlanRound();
   if (plan_.empty()) {
     last_step_.reset();
@@ -98,8 +137,10 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
     LaunchRound(now);
   }
   Tell();
-  if (launched_.has_value() && !backend_->RunsAhead()) {
-    FinishRound(clock());
+  if (launched_.has_value() && !backend_.RunsAhead()) {
+    const absl::Time end = clock();
+    FinishRound(end);
+    SetBooks(end);
     Tell();
   }
   return !plan_.empty();
@@ -115,10 +156,9 @@ void EngineCore::PlanRound() {
       if (!answer->finished && !waits_for_fork) running_.push_back(answer.get());
     }
   }
-  ReadLookups();
-  ChooseDrafts();
-  scheduler_->Plan(running_, wished_drafts_, &plan_);
-  ProposeLookups();
+  drafting_.ReadLookups(running_);
+  scheduler_.Plan(running_, drafting_.Choose(running_), &plan_);
+  drafting_.ProposeLookups(absl::MakeSpan(plan_));
   for (StepEntry& entry : plan_) {
     const int64_t room = entry.answer->token_limit - entry.sequence->size();
     entry.limit = static_cast<int>(std::min<int64_t>(room, kStepTokens));
@@ -132,24 +172,35 @@ void EngineCore::LaunchRound(absl::Time now) {
     alternatives = std::max(alternatives, output.logprobs);
     if (entry.scored > 0) score_alternatives = std::max(score_alternatives, output.prompt_logprobs);
   }
-  decoder_->Launch(absl::MakeSpan(plan_), alternatives, score_alternatives);
+  decoder_.Launch(absl::MakeSpan(plan_), alternatives, score_alternatives);
   launched_ = now;
 }
 
 // What the round has kept becomes events, and what ended with it gives everything back.
 void EngineCore::FinishRound(absl::Time now) {
-  const StepTimes times = decoder_->Finish();
-  for (StepEntry& entry : plan_) Deliver(entry, now);
-  Account(times, last_step_.value_or(*launched_), now);
+  const StepTimes times = decoder_.Finish();
+  for (const StepEntry& entry : plan_) {
+    const AnswerWriter::Written written = writer_.Write(entry, now);
+    accounts_.CountTokens(written.kept);
+    if (written.finish != FinishReason::kNone) Close(*entry.answer, written.finish);
+  }
+  const StepReport report = accounts_.CountStep(plan_, times, now);
+  demands_.ObserveStep(plan_, absl::ToDoubleSeconds(now - last_step_.value_or(*launched_)));
+  drafting_.Observe(plan_, times);
+  if (observer_ != nullptr) observer_->OnStep(report);
   last_step_ = now;
   launched_.reset();
   RemoveFinished();
-  UpdateGauges(now);
-  UpdateDemands(now);
+}
+
+// What others read between two steps.
+void EngineCore::SetBooks(absl::Time now) {
+  accounts_.SetGauges(active_, waiting_, now);
+  demands_.Update(active_, waiting_.in_order(), now);
 }
 
 void EngineCore::Tell() {
-  events_.Tell([this](RequestId id) { Pause(id); });
+  writer_.Tell([this](RequestId id) { Pause(id); });
 }
 
 void EngineCore::EndLateAndCancelled(absl::Time now) {
@@ -168,7 +219,7 @@ void EngineCore::EndLateAndCancelled(absl::Time now) {
   RemoveFinished();
 }
 
-// ---- slots and pages ----------------------------------------------------------------------------
+// ---- who runs -----------------------------------------------------------------------------------
 
 // In the queue's order. One that was preempted starts anew when a request has ended since: else it
 // would be preempted again before long, and its text read over and over; until then it is not
@@ -183,10 +234,10 @@ void EngineCore::AdmitWaiting(absl::Time now) {
     }
     return Start(active, now);
   };
-  while (!waiting_.empty() && slots_->free() > 0) {
+  while (!waiting_.empty() && slots_.free() > 0) {
     std::unique_ptr<ActiveRequest> active = waiting_.TakeNext(starts, now);
     if (active == nullptr) return;
-    active->charged_tokens = ExpectedTokens(*active);
+    active->charged_tokens = demands_.ExpectedTokens(active->request);
     waiting_.Charge(active->request.principal, active->charged_tokens);
     const auto later = [&](const std::unique_ptr<ActiveRequest>& other) {
       return active->GoesBefore(*other);
@@ -195,55 +246,14 @@ void EngineCore::AdmitWaiting(absl::Time now) {
   }
 }
 
-// Tokens of its prompt and of its answers, those that are there too.
-int64_t EngineCore::ExpectedTokens(const ActiveRequest& active) const {
-  const RequestSize size = SizeOf(active.request);
-  const double answer = size.limit > 0 ? pace_.TokensLeft(0, size.limit, size.named) : 0;
-  return size.prompt + size.samples * static_cast<int64_t>(answer);
-}
-
-// Positions that a sequence gets pages for when it starts or grows.
-int64_t EngineCore::Reservation(const ActiveRequest& active, int64_t tokens) const {
-  return active.grows() ? std::min(active.token_limit, tokens + kGrowthTokens) : active.token_limit;
-}
-
-SlotTable::Need EngineCore::NeedOf(const ActiveRequest& active, int sample, int64_t tokens) const {
-  return {Reservation(active, tokens), active.ForkedAt(sample)};
-}
-
-// The most tokens that each of a request's samples could have if it ran alone.
-int64_t EngineCore::TokenLimit(const Request& request) const {
-  const auto prompt = static_cast<int64_t>(request.prompt.size());
-  if (request.score_from.has_value()) return prompt;
-  int64_t limit = facts_.model.context;
-  if (request.stopping.max_tokens > 0) return std::min(limit, prompt + request.stopping.max_tokens);
-  for (const StatePool* pool : {target_state_.get(), draft_state_.get()}) {
-    if (pool == nullptr || pool->pages_total() == 0) continue;
-    limit = std::min(limit, pool->pages_total() / request.output.samples * kernels::kPageTokens);
-  }
-  return limit;
-}
-
-// Takes slots, pages and rows of tables for all samples of a request, or nothing. One that was
-// preempted goes on with the tokens that its samples have: they are its backlog.
+// Gives a request all that it needs to run, or changes nothing of the engine.
 bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
-  const Request& request = active.request;
-  const bool anew = active.preempted_at.has_value();
-  active.token_limit = TokenLimit(request);
-  const auto prompt = static_cast<int64_t>(request.prompt.size());
-  std::vector<SlotTable::Need> needs;
-  for (int sample = 0; sample < active.samples(); ++sample) {
-    if (anew && active.answers[sample]->finished) continue;
-    const int64_t tokens = anew ? active.answers[sample]->sequence.size() : prompt;
-    needs.push_back(NeedOf(active, sample, tokens));
-  }
-  if (!slots_->Fits(needs)) return false;
-  if (!sampler_->HasRoom(request.sampling, static_cast<int>(needs.size()))) return false;
-
-  if (!anew) PrepareAnswers(active, now);
-  for (const auto& answer : active.answers) {
-    if (!answer->finished) TakeSlot(active, *answer);
-  }
+  active.token_limit = capacity_.TokenLimit(active.request);
+  const std::vector<RequestSlots::Need> needs = slots_.NeedsOf(active);
+  if (!slots_.Fits(active, needs)) return false;
+  const bool begins = !active.preempted_at.has_value();
+  if (begins) PrepareAnswers(active, now);
+  slots_.Take(active, needs);
   active.preempted_at.reset();
   return true;
 }
@@ -268,41 +278,9 @@ void EngineCore::PrepareAnswers(ActiveRequest& active, absl::Time now) {
     answer.token_limit = active.token_limit;
     sequence.tokens.reserve(reserve);
     sequence.tokens = request.prompt;
-    answer.stats.prompt_tokens = prompt;
-    answer.stats.speculation.accepted_per_position.reserve(kMaxDraftLength);
-    answer.stats.speculation.tokens_per_round.reserve(kMaxDraftLength + 2);
-    if (facts_.tokenizer != nullptr) {
-      text::Detokenizer::Options options;
-      options.stop_strings = request.stopping.stop_strings;
-      options.include_stop = request.stopping.include_stop;
-      options.at_start_of_text = false;  // the answer goes on where the prompt ends
-      absl::StatusOr<text::Detokenizer> detokenizer =
-          text::Detokenizer::Create(facts_.tokenizer.get(), std::move(options));
-      if (detokenizer.ok())
-        answer.detokenizer = *std::move(detokenizer);  // Validate has seen to it
-    }
-    const SpeculationMode mode = request.speculation.mode;
-    if (facts_.options.speculation && !active.scoring() &&
-        (mode == SpeculationMode::kPromptLookup ||
-         (mode == SpeculationMode::kAuto && facts_.options.prompt_lookup))) {
-      sequence.lookup.emplace();
-      sequence.lookup_read = std::max<int64_t>(0, prompt - PromptLookup::kWindow / 2);
-    }
+    writer_.Begin(answer);
+    drafting_.Begin(answer);
   }
-}
-
-void EngineCore::TakeSlot(ActiveRequest& active, Answer& answer) {
-  const Request& request = active.request;
-  Sequence& sequence = answer.sequence;
-  sequence.slot = slots_->Take(NeedOf(active, answer.index, sequence.size()));
-  SlotSampling sampling{request.sampling};
-  sampling.sample = answer.index;
-  sampling.logprobs = request.output.logprobs;
-  sampling.prompt = request.prompt;
-  sampling.answer = absl::MakeConstSpan(sequence.tokens).subspan(answer.prompt_length);
-  sampling.stop_ids = active.stop_ids;
-  sampling.stop_from = answer.prompt_length + request.stopping.min_tokens;
-  sampler_->Configure(sequence.slot, sampling);
 }
 
 // Gives answers of unknown length the pages that their next step may need. Where none are left, the
@@ -311,7 +289,7 @@ void EngineCore::TakeSlot(ActiveRequest& active, Answer& answer) {
 void EngineCore::GrowPages() {
   for (size_t i = 0; i < active_.size();) {
     ActiveRequest& active = *active_[i];
-    if (!active.grows() || Grow(active)) {
+    if (!active.grows() || slots_.Grow(active)) {
       ++i;
       continue;
     }
@@ -321,48 +299,68 @@ void EngineCore::GrowPages() {
   }
 }
 
-// False: too few pages are free for one of its samples.
-bool EngineCore::Grow(ActiveRequest& active) {
-  for (const auto& answer : active.answers) {
-    if (answer->finished) continue;
-    const int64_t tokens = answer->sequence.size();
-    const int64_t needed = std::min(active.token_limit, tokens + kStepTokens);
-    if (!slots_->Extend(answer->sequence.slot, needed, Reservation(active, tokens))) return false;
-  }
-  return true;
-}
-
 // Back into the queue, before those that came later: slots and pages are given back, the text stays
 // and is read again.
 void EngineCore::Preempt(size_t index) {
   std::unique_ptr<ActiveRequest> active = std::move(active_[index]);
   active_.erase(active_.begin() + static_cast<int64_t>(index));
   for (const auto& answer : active->answers) {
-    Release(answer->sequence);
+    slots_.Release(answer->sequence);
     answer->sequence.target = answer->sequence.draft = {};
   }
   active->preempted_at = ended_requests_;
   if (active->forked) active->shares_prompt = false;  // each sample reads its own text again
-  ++stats_.preemptions;
+  accounts_.CountPreemption();
   // It will be charged anew.
   waiting_.Charge(active->request.principal, -active->charged_tokens);
   waiting_.Add(std::move(active));
 }
 
-// Samples share the reading of the prompt up to its last token, which each then reads for itself.
-void EngineCore::ForkSamples() {
-  for (const auto& active : active_) {
-    if (active->forked || active->answers.front()->finished) continue;
-    const Sequence& first = active->answers.front()->sequence;
-    if (first.target.fed < active->answers.front()->prompt_length - 1) continue;
-    for (size_t i = 1; i < active->answers.size(); ++i) {
-      if (active->answers[i]->finished) continue;
-      Sequence& sequence = active->answers[i]->sequence;
-      slots_->Fork(first.slot, sequence.slot, first.target.fed);
-      sequence.target = first.target;
-    }
-    active->forked = true;
+// ---- ways out -----------------------------------------------------------------------------------
+
+// Without new tokens.
+void EngineCore::Finish(Answer& answer, FinishReason reason, absl::Time now) {
+  writer_.End(answer, reason, now);
+  Close(answer, reason);
+}
+
+void EngineCore::FinishAll(ActiveRequest& active, FinishReason reason, absl::Time now) {
+  for (const auto& answer : active.answers) {
+    if (!answer->finished) Finish(*answer, reason, now);
   }
+}
+
+// A request that waits ends: one final event for each sample that has not had one.
+void EngineCore::EndWaiting(ActiveRequest& active, FinishReason reason, absl::Time now) {
+  FinishAll(active, reason, now);  // one that was preempted has begun to answer
+  if (active.answers.empty()) writer_.EndUnstarted(active, reason, now);
+  by_id_.erase(active.id);
+}
+
+// An answer whose last event is written gives everything back, before its reader is told.
+void EngineCore::Close(Answer& answer, FinishReason reason) {
+  const bool ended_itself = reason == FinishReason::kEos || reason == FinishReason::kStop ||
+                            reason == FinishReason::kLength;
+  if (ended_itself) demands_.ObserveAnswer(answer);
+  answer.finished = true;
+  --answer.request->unfinished;
+  slots_.Release(answer.sequence);
+}
+
+void EngineCore::RemoveFinished() {
+  for (const auto& active : active_) {
+    if (active->unfinished > 0) continue;
+    int64_t tokens = static_cast<int64_t>(active->request.prompt.size());
+    for (const auto& answer : active->answers) tokens += answer->generated();
+    waiting_.Charge(active->request.principal, tokens - active->charged_tokens);
+    by_id_.erase(active->id);
+    ++ended_requests_;
+  }
+  active_.erase(std::remove_if(active_.begin(), active_.end(),
+                               [](const std::unique_ptr<ActiveRequest>& active) {
+                                 return active->unfinished == 0;
+                               }),
+                active_.end());
 }
 
 }  // namespace mambad

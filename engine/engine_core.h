@@ -2,17 +2,18 @@
 // handed, but for the measured times that choose draft lengths; neither can change a token. Driven
 // by Engine's thread in the daemon and directly in tests.
 //
-// One class in seven files, by what a request meets on its way: engine_open.cc and engine_text.cc
-// (before there are any), engine_validate.cc (at the door), engine_core.cc (queue, slots, pages,
-// the step), engine_drafts.cc (who drafts how much), engine_results.cc (out again),
-// engine_accounts.cc (what is counted meanwhile).
+// Its own are the queue, who runs, and the order of a step. What a step does lies beside it, in
+// classes that do not know the core: what a request may take (capacity.h) and holds
+// (request_slots.h), who drafts (speculation/drafting.h), the round itself
+// (speculation/speculative_decoder.h), what goes out (answer_writer.h), what is counted
+// (engine_accounts.h) and foretold (service_demands.h).
 
 #ifndef MAMBAD_ENGINE_ENGINE_CORE_H_
 #define MAMBAD_ENGINE_ENGINE_CORE_H_
 
 #include <cstdint>
 #include <memory>
-#include <string>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -22,71 +23,37 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/active_request.h"
-#include "engine/checkpoint/checkpoint.h"
+#include "engine/answer_writer.h"
+#include "engine/capacity.h"
+#include "engine/engine_accounts.h"
+#include "engine/engine_facts.h"
+#include "engine/engine_parts.h"
 #include "engine/engine_stats.h"
-#include "engine/event_list.h"
-#include "engine/field_errors.h"
-#include "engine/memory_plan.h"
-#include "engine/model/model.h"
-#include "engine/model_info.h"
 #include "engine/options.h"
 #include "engine/request.h"
 #include "engine/request_queue.h"
-#include "engine/sampler.h"
+#include "engine/request_slots.h"
 #include "engine/scheduler.h"
-#include "engine/service_rates.h"
-#include "engine/speculation/draft_length.h"
+#include "engine/service_demands.h"
+#include "engine/speculation/drafting.h"
 #include "engine/speculation/speculative_decoder.h"
-#include "engine/state/slot_table.h"
-#include "engine/state/state_pool.h"
-#include "engine/text/chat_template.h"
-#include "engine/text/tokenizer.h"
-#include "engine/wait_forecast.h"
 #include "kernels/backend.h"
 
 namespace mambad {
 
-// What Open found out; immutable afterwards, readable from any thread.
-struct EngineFacts {
-  EngineOptions options;  // resolved: no zeros that mean "choose"
-  ModelInfo model;
-  std::optional<ModelInfo> draft_model;
-  std::string device;  // and instruction set and threads
-  MemoryPlan memory;
-  SamplingParams default_sampling;
-  std::unique_ptr<const text::Tokenizer> tokenizer;  // null: none
-  std::optional<text::ChatTemplate> chat_template;
-  text::ChatTemplate::Variables chat_variables;
-  std::vector<std::string> warnings;  // engine.h's: whoever opens a part adds its own
-};
-
-// Tokens of context that can be configured at all.
-inline constexpr int64_t kMaxContext = int64_t{1} << 24;
-
-// What those that run take still, and those that wait, in the order in which they will start.
-struct QueueDemands {
-  std::vector<ServiceDemand> running, waiting;
-  absl::Time made = absl::InfinitePast();
-};
-
-// What the final event of a request says that never ran.
-RequestStats StatsOfUnstarted(int64_t prompt_tokens, absl::Duration waited);
-
 class EngineCore {
  public:
-  // `backend`: what to run on; null: the one that the options name, made with `lost`.
+  // A core of what OpenParts opens (engine/opening/opening.h), whose errors it has.
   static absl::StatusOr<std::unique_ptr<EngineCore>> Open(
       const EngineOptions& options, StepObserver* observer,
       std::unique_ptr<kernels::Backend> backend = nullptr, DeviceLostHandler lost = nullptr);
-  // engine.h's.
-  static absl::StatusOr<std::vector<std::string>> Check(const EngineOptions& options);
+  EngineCore(EngineParts parts, StepObserver* observer);
   ~EngineCore();
 
+  // Any thread: these never change.
   const EngineFacts& facts() const { return facts_; }
-
-  // Any thread: reads only what never changes after Open. INVALID_ARGUMENT: "field: what was given,
-  // what is allowed", the field as engine.h's Submit says.
-  absl::Status Validate(const Request& request) const;
+  const Capacity& capacity() const { return capacity_; }
+  absl::Status Validate(const Request& request) const { return capacity_.Validate(request); }
 
   // Queues a validated request. RESOURCE_EXHAUSTED when a queue limit is reached.
   absl::Status Admit(RequestId id, Request request, std::shared_ptr<EventSink> sink,
@@ -103,21 +70,17 @@ class EngineCore {
   // (idle, or all paused). `clock` is read before and after a round.
   bool Step(absl::FunctionRef<absl::Time()> clock);
 
-  // Any thread, likewise: what a request that has not begun takes at this pace.
-  ServiceDemand DemandOf(const Request& request, const ServicePace& pace) const;
-  int64_t pages_total() const;  // any thread; of keys and values
-
   bool idle() const { return waiting_.empty() && active_.empty(); }
   // When the next deadline of a waiting or running request passes.
   absl::Time NextDeadline() const;
 
-  const EngineStats& stats() const { return stats_; }  // rates: as of the last step
-  const RecentRates& rates() const { return rates_; }
-  const QueueDemands& demands() const { return demands_; }  // as of the last step
-  const ServicePace& pace() const { return pace_; }
+  // As of the last step, gauges and rates in stats(), too.
+  const EngineStats& stats() const { return accounts_.stats(); }
+  const RecentRates& rates() const { return accounts_.rates(); }
+  const ServiceDemands& demands() const { return demands_; }
 
   void set_speculation_enabled(bool enabled);
-  void CountSelfCheckFailure() { ++stats_.self_check_failures; }
+  void CountSelfCheckFailure() { accounts_.CountSelfCheckFailure(); }
   // Returns the one before. Null: nobody looks.
   StepObserver* set_observer(StepObserver* observer) { return std::exchange(observer_, observer); }
   // Counters, rates and what was learned about drafts begin anew; self-check failures stay, and the
@@ -125,92 +88,40 @@ class EngineCore {
   void ForgetHistory();
 
  private:
-  EngineCore() = default;
-
-  // Validate's parts.
-  void CheckPrompt(const Request& request, FieldErrors* errors) const;
-  void CheckRoom(const Request& request, FieldErrors* errors) const;
-  static void CheckPromptLogprobs(const Request& request, FieldErrors* errors);
-
-  // Start-up, in order.
-  struct ModelFiles;
-  // All that can be refused before weights are read.
-  absl::Status Prepare(ModelFiles* files, DeviceLostHandler lost);
-  absl::Status OpenFiles(ModelFiles* files);
-  absl::Status OpenDraftFiles(ModelFiles* files);
-  absl::Status ResolveOptions(const ModelFiles& files);
-  void ChooseContext(const checkpoint::ModelConfig& config);
-  absl::Status OpenDevice(const checkpoint::Checkpoint& target, DeviceLostHandler lost);
-  absl::Status ResolveMemory(const ModelFiles& files);
-  absl::Status OpenText(const checkpoint::Checkpoint& checkpoint);
-  absl::Status OpenTokenizer(const checkpoint::Checkpoint& checkpoint);
-  absl::Status OpenChatTemplate(const checkpoint::Checkpoint& checkpoint);
-  void AddWarnings(const std::vector<std::string>& lines);
-  absl::Status LoadTarget(const ModelFiles& files);
-  absl::Status LoadDraft(const ModelFiles& files);
-  void CreateParts(const checkpoint::ModelConfig& config);
-
   // The phases of a step.
   void EndLateAndCancelled(absl::Time now);
   void GrowPages();
   void AdmitWaiting(absl::Time now);
-  void ForkSamples();
   void PlanRound();
   void LaunchRound(absl::Time now);
   void FinishRound(absl::Time now);
-  void ReadLookups();
-  void ChooseDrafts();
-  void ProposeLookups();
-  void Deliver(StepEntry& entry, absl::Time now);
   void Tell();
-  void Account(const StepTimes& times, absl::Time begin, absl::Time now);
-  void ObserveDrafts(const StepTimes& times);
+  void SetBooks(absl::Time now);
 
-  // Slots and pages.
-  int64_t TokenLimit(const Request& request) const;
-  int64_t ExpectedTokens(const ActiveRequest& active) const;
-  int64_t Reservation(const ActiveRequest& active, int64_t tokens) const;
+  // Who runs.
   bool Start(ActiveRequest& active, absl::Time now);
   void PrepareAnswers(ActiveRequest& active, absl::Time now);
-  SlotTable::Need NeedOf(const ActiveRequest& active, int sample, int64_t tokens) const;
-  void TakeSlot(ActiveRequest& active, Answer& answer);
-  bool Grow(ActiveRequest& active);
   void Preempt(size_t index);
-  void Release(Sequence& sequence);
 
-  // Results.
-  int64_t ReadText(const StepEntry& entry, TokenEvent& event);
-  static void Append(Sequence& sequence, absl::Span<const TokenId> tokens);
-  static void CountDrafts(const StepEntry& entry, int64_t kept);
-  FinishReason ReasonToFinish(const StepEntry& entry, int64_t kept, TokenEvent& event) const;
-  void CollectPromptLogprobs(const StepEntry& entry);
+  // Ways out.
   void Finish(Answer& answer, FinishReason reason, absl::Time now);
-  void Close(Answer& answer, FinishReason reason, absl::Time now, TokenEvent& event);
   void FinishAll(ActiveRequest& active, FinishReason reason, absl::Time now);
   void EndWaiting(ActiveRequest& active, FinishReason reason, absl::Time now);
+  void Close(Answer& answer, FinishReason reason);
   void RemoveFinished();
 
-  // Books.
-  static bool Decodes(const StepEntry& entry);
-  void CountPromptRows(const StepEntry& entry);
-  static void ShareTime(const StepEntry& entry, const StepTimes& times, int rows);
-  RequestSize SizeOf(const Request& request) const;
-  ServiceDemand DemandOf(const ActiveRequest& active) const;
-  void UpdateDemands(absl::Time now);
-  void UpdateGauges(absl::Time now);
-
-  EngineFacts facts_;
-  StepObserver* observer_ = nullptr;
-
-  std::unique_ptr<kernels::Backend> backend_;  // outlives everything below
-  std::unique_ptr<Model> target_, draft_;
-  std::unique_ptr<StatePool> target_state_, draft_state_;
-  std::unique_ptr<SlotTable> slots_;
-  std::unique_ptr<Sampler> sampler_;
-  std::unique_ptr<SpeculativeDecoder> decoder_;
-  std::unique_ptr<Scheduler> scheduler_;
-  DraftLengthController draft_lengths_;
-  bool speculation_enabled_ = true;
+  EngineParts parts_;
+  const EngineFacts& facts_;
+  kernels::Backend& backend_;
+  SpeculativeDecoder& decoder_;
+  Scheduler scheduler_;
+  const Capacity capacity_;
+  RequestSlots slots_;
+  Drafting drafting_;
+  ServiceDemands demands_;
+  EngineAccounts accounts_;
+  AnswerWriter writer_;
+  StepObserver* observer_;
 
   RequestQueue waiting_;
   std::vector<std::unique_ptr<ActiveRequest>> active_;  // in order of GoesBefore
@@ -218,20 +129,11 @@ class EngineCore {
 
   // Reused every step.
   std::vector<Answer*> running_;
-  std::vector<int> wished_drafts_;
-  std::vector<DraftChoice> choices_;  // of the decoding answers
-  std::vector<size_t> chosen_;        // [choices_]: which of running_
   std::vector<StepEntry> plan_;
-  std::vector<TokenId> lookup_;
-  EventList events_;  // of this step, until the sinks know
 
-  EngineStats stats_;
-  RecentRates rates_;
-  ServicePace pace_;
   std::optional<absl::Time> launched_;   // the round of plan_, when it is not finished
   std::optional<absl::Time> last_step_;  // its end, when nothing was idle since
-  QueueDemands demands_;
-  int64_t ended_requests_ = 0;  // that had started and gave everything back
+  int64_t ended_requests_ = 0;           // that had started and gave everything back
 };
 
 }  // namespace mambad

@@ -2,23 +2,18 @@
 
 #include <utility>
 
+#include "engine/speculation/step_plan.h"
 #include "kernels/backend.h"
 
 namespace mambad {
 
-namespace {
-
-constexpr int64_t kMostTokens = kernels::kMaxWindowRows + 1;  // of an event
-
-}  // namespace
-
 void EventList::Reserve(int events) {
   entries_.resize(events);
   for (Entry& entry : entries_) {
-    entry.event.tokens.reserve(kMostTokens);
-    entry.event.logprobs.reserve(kMostTokens);
+    entry.event.tokens.reserve(kStepTokens);
+    entry.event.logprobs.reserve(kStepTokens);
   }
-  spare_logprobs_.reserve(events * kMostTokens);
+  spare_logprobs_.reserve(events * kStepTokens);
 }
 
 TokenEvent& EventList::Add(ActiveRequest& active, int sample) {
@@ -44,7 +39,7 @@ TokenEvent& EventList::Add(ActiveRequest& active, int sample) {
 TokenLogprob* EventList::AddLogprobs(TokenEvent& event, int64_t count) {
   // As many as all such events of a step may need, at once.
   ++with_logprobs_;
-  for (; logprobs_made_ < with_logprobs_ * kMostTokens; ++logprobs_made_)
+  for (; logprobs_made_ < with_logprobs_ * kStepTokens; ++logprobs_made_)
     spare_logprobs_.emplace_back().alternatives.reserve(kernels::kMaxAlternatives);
   for (int64_t i = 0; i < count; ++i) {
     event.logprobs.push_back(std::move(spare_logprobs_.back()));

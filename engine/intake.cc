@@ -33,13 +33,14 @@ size_t KeyOf(const Request& request) {
 
 }  // namespace
 
-Intake::Intake(const EngineCore* core)
-    : core_(*core),
-      slots_(core->facts().options.max_sequences),
-      pages_(core->pages_total()),
-      max_waiting_(core->facts().options.max_waiting),
-      max_waiting_tokens_(core->facts().options.max_waiting_tokens) {
-  Publish();
+Intake::Intake(const Capacity& capacity, const EngineOptions& options, const EngineStats& stats,
+               const ServiceDemands& demands)
+    : capacity_(capacity),
+      slots_(options.max_sequences),
+      pages_(capacity.pages_total()),
+      max_waiting_(options.max_waiting),
+      max_waiting_tokens_(options.max_waiting_tokens) {
+  Publish(stats, demands);
 }
 
 absl::Status Intake::Room(int64_t tokens, const KeptPlaces& kept) const {
@@ -64,7 +65,7 @@ absl::Status Intake::Ask(const Request& request, absl::Time now) {
   caller.since = caller.told = now;
   // Idle until now: what comes first begins at once.
   if (demands_.running.empty() && waiting() == 0) demands_.made = now;
-  caller.demand = core_.DemandOf(request, pace_);
+  caller.demand = capacity_.DemandOf(request, pace_);
   const int64_t tokens = caller.demand.prompt_tokens;
   absl::Status full = Room(tokens);
   KeptPlaces kept;
@@ -92,17 +93,16 @@ absl::Status Intake::Ask(const Request& request, absl::Time now) {
 
 void Intake::HandOver() { handed_over_ = submitted_.size(); }
 
-void Intake::Publish() {
-  const EngineStats& stats = core_.stats();
+void Intake::Publish(const EngineStats& stats, const ServiceDemands& demands) {
   core_waiting_ = stats.waiting;
   core_waiting_tokens_ = stats.waiting_tokens;
   free_slots_ = slots_ - stats.slots_used;
   for (size_t i = 0; i < handed_over_; ++i) submitted_tokens_ -= submitted_[i].prompt_tokens;
   submitted_.erase(submitted_.begin(), submitted_.begin() + static_cast<int64_t>(handed_over_));
   handed_over_ = 0;
-  pace_ = core_.pace();
-  last_step_ = core_.demands().made - demands_.made;  // endless before the first
-  demands_ = core_.demands();
+  pace_ = demands.pace();
+  last_step_ = demands.queue().made - demands_.made;  // endless before the first
+  demands_ = demands.queue();
   stale_ = true;
 }
 

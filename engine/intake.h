@@ -23,15 +23,20 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "engine/engine_core.h"
+#include "engine/capacity.h"
+#include "engine/engine_stats.h"
+#include "engine/options.h"
 #include "engine/request.h"
+#include "engine/service_demands.h"
 #include "engine/wait_forecast.h"
 
 namespace mambad {
 
 class Intake {
  public:
-  explicit Intake(const EngineCore* core);
+  // Of an engine with this capacity, which outlives it, and these options; the rest is published.
+  Intake(const Capacity& capacity, const EngineOptions& options, const EngineStats& stats,
+         const ServiceDemands& demands);
 
   // One more request wants in. OK: it waits from now on. RESOURCE_EXHAUSTED when a queue limit is
   // reached, with RetryDelayOf(status) until the queue is likely to have room for it.
@@ -41,7 +46,7 @@ class Intake {
   // All that were let in are the core's from now on, which says so by the next Publish.
   void HandOver();
   // Between two steps: what the core says of itself.
-  void Publish();
+  void Publish(const EngineStats& stats, const ServiceDemands& demands);
 
   // Requests that wait, those included that the core has not reported yet.
   int waiting() const { return core_waiting_ + static_cast<int>(submitted_.size()); }
@@ -78,7 +83,7 @@ class Intake {
   absl::Duration FromNow(double seconds, absl::Time now) const;
   const ServiceDemand& DemandAt(int64_t place) const;
 
-  const EngineCore& core_;  // another thread's, but for facts() and DemandOf
+  const Capacity& capacity_;
   const int slots_;
   const int64_t pages_;
   const int max_waiting_;

@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "engine/request.h"
 #include "engine/speculation/draft_length.h"
 #include "engine/speculation/prompt_lookup.h"
@@ -36,6 +37,14 @@ struct Sequence {
   int64_t backlog() const { return size() - target.fed; }
   // Its lookup knows all of the text, and may propose.
   bool lookup_ready() const { return lookup.has_value() && lookup_read == size(); }
+  // What was kept of a step. A lookup that knows all of the text goes on knowing it.
+  void Append(absl::Span<const TokenId> kept) {
+    if (lookup_ready()) {
+      lookup->Append(kept);
+      lookup_read += static_cast<int64_t>(kept.size());
+    }
+    tokens.insert(tokens.end(), kept.begin(), kept.end());
+  }
   // After the last step's tokens were cut: takes back what models have read beyond the last one but
   // one, which waits in their replay rows.
   void Trim() {

@@ -21,7 +21,7 @@
 // long). Gains count up to kCreditSteps plain steps: after a change for the worse, no more than
 // that is given back of what was gained before.
 //
-// Deterministic given what it was told. Owned by EngineCore; engine thread. Allocates only when
+// Deterministic given what it was told. Owned by Drafting; engine thread. Allocates only when
 // more sequences than ever run.
 
 #ifndef MAMBAD_ENGINE_SPECULATION_DRAFT_LENGTH_H_

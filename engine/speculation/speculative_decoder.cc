@@ -158,8 +158,8 @@ kernels::RoundShape SpeculativeDecoder::ShapeOf(absl::Span<const StepEntry> entr
     shape.draft_model |= DraftsByModel(entry);
   }
   const int64_t most = target_.limits().max_context;
-  const bool has_pages =
-      target_state_.has_pages() || (draft_state_ != nullptr && draft_state_->has_pages());
+  const bool has_pages = target_state_.cache_size().has_attention ||
+                         (draft_state_ != nullptr && draft_state_->cache_size().has_attention);
   shape.context = has_pages ? Bucket(verify_.max_position() + 1, kLeastContext, most) : most;
   return shape;
 }

@@ -10,8 +10,13 @@
 #include "engine/answer.h"
 #include "engine/options.h"
 #include "engine/sequence.h"
+#include "kernels/backend.h"
 
 namespace mambad {
+
+// Tokens of one sequence that a step may keep; as many positions may it need beyond those that are
+// there.
+inline constexpr int64_t kStepTokens = kernels::kMaxWindowRows + 1;
 
 struct StepEntry {
   Sequence* sequence = nullptr;
@@ -40,6 +45,9 @@ struct StepEntry {
 
   bool feeds_all() const { return feed == sequence->backlog(); }
   bool samples() const { return feeds_all() && limit > 0; }
+  // Of an entry with results: it read the token that was kept last, alone or with drafts. All other
+  // rows read prompts, or again what a preempted request had said.
+  bool decoded() const { return feed == 1 && position >= answer->prompt_length; }
 };
 
 }  // namespace mambad

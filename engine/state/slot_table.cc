@@ -1,7 +1,5 @@
 #include "engine/state/slot_table.h"
 
-#include <algorithm>
-
 namespace mambad {
 
 SlotTable::SlotTable(int slots, StatePool* target, StatePool* draft)
@@ -13,8 +11,9 @@ bool SlotTable::Fits(absl::Span<const Need> needs) const {
   if (static_cast<int>(needs.size()) > free()) return false;
   int64_t target = 0, draft = 0;
   for (const Need& need : needs) {
-    target += target_.PagesFor(need.positions) - target_.PagesShared(need.forked_at);
-    if (draft_ != nullptr) draft += draft_->PagesFor(need.positions);
+    target += target_.cache_size().PagesFor(need.positions) -
+              target_.cache_size().PagesShared(need.forked_at);
+    if (draft_ != nullptr) draft += draft_->cache_size().PagesFor(need.positions);
   }
   return target <= target_.pages_free() && (draft_ == nullptr || draft <= draft_->pages_free());
 }
@@ -39,17 +38,6 @@ void SlotTable::Release(int slot) {
   target_.Release(slot);
   if (draft_ != nullptr) draft_->Release(slot);
   free_.push_back(slot);
-}
-
-int64_t SlotTable::PagesFor(int samples, int64_t positions, int64_t forked_at) const {
-  const int64_t shared = target_.PagesShared(forked_at);
-  const int64_t pages = shared + samples * (target_.PagesFor(positions) - shared);
-  return draft_ == nullptr ? pages : std::max(pages, samples * draft_->PagesFor(positions));
-}
-
-int64_t SlotTable::pages_total() const {
-  const bool target = target_.pages_total() > 0 || draft_ == nullptr;
-  return (target ? &target_ : draft_)->pages_total();
 }
 
 }  // namespace mambad

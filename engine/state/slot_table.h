@@ -38,11 +38,6 @@ class SlotTable {
   // of the target. The draft model reads the text of `to` for itself.
   void Fork(int from, int to, int64_t positions) { target_.Fork(from, to, positions); }
 
-  // Pages of the pool that has fewest to spare for `samples` sequences of `positions` positions
-  // each, whose target shares those full before `forked_at`.
-  int64_t PagesFor(int samples, int64_t positions, int64_t forked_at) const;
-  int64_t pages_total() const;
-
  private:
   StatePool& target_;
   StatePool* const draft_;

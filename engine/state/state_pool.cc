@@ -49,43 +49,31 @@ void StatePool::AllocateRecurrent(const std::vector<Block>& blocks) {
 }
 
 void StatePool::AllocatePages(const std::vector<Block>& blocks) {
-  for (const Block& block : blocks) has_attention_ |= block.mixer == MixerKind::kAttention;
-  if (has_attention_) {
+  for (const Block& block : blocks)
+    cache_size_.has_attention |= block.mixer == MixerKind::kAttention;
+  if (cache_size_.has_attention) {
     pages_per_sequence_ =
         static_cast<int>((shape_.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens);
-    pages_total_ = (shape_.cache_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
+    cache_size_.pages = (shape_.cache_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
   }
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (blocks[i].mixer != MixerKind::kAttention) continue;
     Layer& layer = layers_[i];
     const kernels::KeyValueLayout layout =
         backend_.PageLayout(blocks[i].attention, shape_.key_values);
-    layer.keys = backend_.Allocate(pages_total_ * layout.key_bytes);
-    layer.values = backend_.Allocate(pages_total_ * layout.value_bytes);
+    layer.keys = backend_.Allocate(cache_size_.pages * layout.key_bytes);
+    layer.values = backend_.Allocate(cache_size_.pages * layout.value_bytes);
     layer.key_values = {layer.keys.as<std::byte>(), layer.values.as<std::byte>(), layout};
     page_bytes_ += layout.key_bytes + layout.value_bytes;
   }
   // The lowest page is handed out first.
-  for (int64_t page = pages_total_ - 1; page >= 0; --page)
+  for (int64_t page = cache_size_.pages - 1; page >= 0; --page)
     free_pages_.push_back(static_cast<int32_t>(page));
-  holders_.assign(pages_total_, 0);
-}
-
-int64_t StatePool::PagesFor(int64_t positions) const {
-  return has_attention_ ? (positions + kernels::kPageTokens - 1) / kernels::kPageTokens : 0;
-}
-
-int64_t StatePool::PagesShared(int64_t positions) const {
-  return has_attention_ ? positions / kernels::kPageTokens : 0;
-}
-
-int64_t StatePool::max_positions() const {
-  if (!has_attention_) return shape_.max_context;
-  return std::min(shape_.max_context, pages_total_ * kernels::kPageTokens);
+  holders_.assign(cache_size_.pages, 0);
 }
 
 bool StatePool::Acquire(int slot, int64_t positions, int64_t forked_at) {
-  const int64_t shared = PagesShared(forked_at);
+  const int64_t shared = cache_size_.PagesShared(forked_at);
   std::fill_n(PagesOf(slot), shared, kNoPage);
   assigned_[slot] = static_cast<int32_t>(shared);
   if (!Extend(slot, positions)) {
@@ -97,7 +85,7 @@ bool StatePool::Acquire(int slot, int64_t positions, int64_t forked_at) {
 }
 
 bool StatePool::Extend(int slot, int64_t positions) {
-  const int64_t pages = PagesFor(positions), had = assigned_[slot];
+  const int64_t pages = cache_size_.PagesFor(positions), had = assigned_[slot];
   if (pages <= had) return true;
   if (pages - had > pages_free() || pages > pages_per_sequence_) return false;
   int32_t* row = PagesOf(slot);
@@ -124,7 +112,7 @@ void StatePool::Drop(int32_t page) {
 void StatePool::Fork(int from, int to, int64_t positions) {
   if (recurrent_floats_ > 0)
     backend_.Copy(SlotBlock(to), SlotBlock(from), recurrent_floats_ * sizeof(float));
-  const int64_t shared = PagesShared(positions);
+  const int64_t shared = cache_size_.PagesShared(positions);
   const int32_t* from_row = PagesOf(from);
   int32_t* to_row = PagesOf(to);
   for (int64_t i = 0; i < shared; ++i) {
@@ -133,7 +121,7 @@ void StatePool::Fork(int from, int to, int64_t positions) {
     ++holders_[to_row[i]];
   }
   Change(to, 0, shared);
-  if (PagesFor(positions) > shared) CopyPage(from_row[shared], to_row[shared]);
+  if (cache_size_.PagesFor(positions) > shared) CopyPage(from_row[shared], to_row[shared]);
 }
 
 void StatePool::CopyPage(int32_t from, int32_t to) {

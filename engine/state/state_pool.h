@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/model/block.h"
+#include "engine/state/cache_size.h"
 #include "kernels/backend.h"
 
 namespace mambad {
@@ -28,16 +29,9 @@ class StatePool {
   StatePool(const std::vector<Block>& blocks, const StatePoolShape& shape,
             kernels::Backend& backend);
 
-  // Pages that a sequence of `positions` positions takes; 0 without attention layers.
-  int64_t PagesFor(int64_t positions) const;
-  // Of them, those that a fork after `positions` positions shares: full ones, which nobody writes
-  // again.
-  int64_t PagesShared(int64_t positions) const;
+  const CacheSize& cache_size() const { return cache_size_; }
+  int64_t pages_total() const { return cache_size_.pages; }
   int64_t pages_free() const { return static_cast<int64_t>(free_pages_.size()); }
-  int64_t pages_total() const { return pages_total_; }
-  bool has_pages() const { return has_attention_; }
-  // The most positions a sequence can have, for which pages exist at all.
-  int64_t max_positions() const;
 
   // Zeroes the slot's recurrent state and assigns pages for `positions` positions. With `forked_at`
   // without those that a fork after so many positions will share: until then nothing may run the
@@ -47,7 +41,9 @@ class StatePool {
   // nothing changed, when too few are free. Costs what is added, whatever the slot has.
   bool Extend(int slot, int64_t positions);
   // The slot has pages for `positions` positions; always true without attention layers.
-  bool Reaches(int slot, int64_t positions) const { return PagesFor(positions) <= assigned_[slot]; }
+  bool Reaches(int slot, int64_t positions) const {
+    return cache_size_.PagesFor(positions) <= assigned_[slot];
+  }
   // The slot holds its pages no longer; those that no other holds are free.
   void Release(int slot);
   // Makes `to`, already acquired, what `from` is after `positions` positions, of which neither will
@@ -100,9 +96,8 @@ class StatePool {
   std::vector<Layer> layers_;
   int waiting_rows_ = 0;  // that all recurrent layers have room for; 0: one of them always folds
   kernels::Buffer recurrent_;  // [slots][recurrent layers' blocks]: a slot is one stretch
-  bool has_attention_ = false;
+  CacheSize cache_size_;
   int pages_per_sequence_ = 1;
-  int64_t pages_total_ = 0;
   int64_t recurrent_floats_ = 0, page_bytes_ = 0;
   std::vector<int32_t> free_pages_;
   std::vector<int32_t> holders_;   // [pages], slots that have it

@@ -28,12 +28,15 @@ class IntakeTest : public ::testing::Test {
     options.max_waiting = max_waiting;
     options.max_waiting_tokens = max_waiting_tokens;
     driver_ = std::make_unique<EngineDriver>("mamba", "", options);
-    intake_ = std::make_unique<Intake>(&driver_->core());
+    const EngineCore& core = driver_->core();
+    intake_ = std::make_unique<Intake>(core.capacity(), core.facts().options, core.stats(),
+                                       core.demands());
   }
   // By its seed no request is another's.
   absl::Status Ask(int prompt, int tokens, uint64_t seed, double seconds = 0) {
     return intake_->Ask(driver_->Plain(prompt, tokens, seed), kStart + absl::Seconds(seconds));
   }
+  void Publish() { intake_->Publish(driver_->core().stats(), driver_->core().demands()); }
   // What one is told who is refused.
   double Told(int prompt, int tokens, uint64_t seed, double seconds) {
     const absl::Status status = Ask(prompt, tokens, seed, seconds);
@@ -69,7 +72,7 @@ TEST_F(IntakeTest, WhatTheCoreReportsIsCountedOnce) {
   ASSERT_TRUE(Ask(4, 100, 3).ok());  // after the others were handed over
   for (uint64_t seed = 0; seed < 3; ++seed) driver_->Send(driver_->Plain(4, 100, seed));
   driver_->core().Step([this] { return kStart; });
-  intake_->Publish();
+  Publish();
   EXPECT_EQ(intake_->waiting(), 2 + 1);
 }
 
@@ -97,7 +100,7 @@ TEST_F(IntakeTest, PlacesAreKeptForThoseWhoAreAboutToComeBack) {
   for (uint64_t seed = 0; seed < 3; ++seed) ASSERT_TRUE(Ask(4, 100, seed).ok());
   const double first = Told(4, 100, 3, 0), second = Told(4, 100, 4, 0);
   intake_->HandOver();
-  intake_->Publish();
+  Publish();
   const double soon = std::max(first, second / 2) + 0.01;  // half of what each was told is over
   EXPECT_TRUE(Ask(4, 100, 10, soon).ok()) << "the slot is free";
   EXPECT_EQ(Ask(4, 100, 11, soon).message(),
@@ -112,7 +115,7 @@ TEST_F(IntakeTest, PlacesAreKeptByPromptTokensToo) {
   ASSERT_TRUE(Ask(8, 100, 0).ok());
   const double large = Told(8, 100, 1, 0), small = Told(4, 100, 2, 0);
   intake_->HandOver();
-  intake_->Publish();
+  Publish();
   const double soon = std::max(large, small) / 2 + 0.01;
   ASSERT_TRUE(Ask(2, 100, 3, soon).ok());
   EXPECT_TRUE(Ask(2, 100, 4, soon).ok());
@@ -137,7 +140,7 @@ TEST_F(IntakeTest, TheLineIsTakenToBeAsLongAsOfLateItsCallersCameBack) {
   double now = 0;
   const auto make_room = [&] {
     intake_->HandOver();
-    intake_->Publish();
+    Publish();
   };
   // What the last of ten is told of whom none comes back.
   const auto last_of_ten = [&] {
@@ -184,7 +187,7 @@ TEST(QueueDemands, OfWhatRunsAreTheSlotsThatItHoldsAndThePagesThatItMayFill) {
   // So slow that the demands are made anew each time.
   while (driver.core().Step([&] { return now += absl::Seconds(1); })) {
     int64_t slots = 0, pages = 0;
-    for (const ServiceDemand& demand : driver.core().demands().running) {
+    for (const ServiceDemand& demand : driver.core().demands().queue().running) {
       slots += demand.slots;
       pages += demand.pages;
     }

@@ -14,6 +14,7 @@
 
 #include "absl/time/clock.h"
 #include "engine/engine_core.h"
+#include "engine/opening/opening.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -304,14 +305,13 @@ TEST_F(MemoryRefusal, CheckRefusesWhatOpenRefuses) {
   MakeFormulaModel("mamba").directory.Write(directory_.path(), StoredAs::kFloat32);
   EngineOptions options;
   options.model = directory_.path();
-  EXPECT_TRUE(EngineCore::Check(options).ok());
+  EXPECT_TRUE(CheckParts(options).ok());
   options.draft_model = directory_.path() + "/nothing";
-  EXPECT_THAT(std::string(EngineCore::Check(options).status().message()), HasSubstr("/nothing"));
+  EXPECT_THAT(std::string(CheckParts(options).status().message()), HasSubstr("/nothing"));
   options.draft_model.clear();
   options.max_sequences = 4096;
   options.max_step_rows = 300;
-  EXPECT_THAT(std::string(EngineCore::Check(options).status().message()),
-              HasSubstr("max_step_rows"));
+  EXPECT_THAT(std::string(CheckParts(options).status().message()), HasSubstr("max_step_rows"));
 }
 
 TEST(BytesForPeople, HaveThreeDigits) {

@@ -62,7 +62,8 @@ class QueueSimulation {
     auto core = EngineCore::Open(options, nullptr, std::make_unique<CountingBackend>(&rows_));
     if (!core.ok()) ADD_FAILURE() << core.status();
     core_ = *std::move(core);
-    intake_ = std::make_unique<Intake>(core_.get());
+    intake_ = std::make_unique<Intake>(core_->capacity(), core_->facts().options, core_->stats(),
+                                       core_->demands());
   }
 
   // Of a step: this, and so much more a row.
@@ -113,7 +114,7 @@ class QueueSimulation {
   void Run() {
     bool ran = false;
     for (;;) {
-      intake_->Publish();
+      intake_->Publish(core_->stats(), core_->demands());
       LetLineIn();
       LookForRoom();
       if (!ran && submitted_.empty()) {

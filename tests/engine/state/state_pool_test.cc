@@ -172,7 +172,7 @@ TEST_F(PagesOfSlots, AForkSharesFullPagesAndCopiesTheOneBegun) {
       ASSERT_TRUE(pool_->Acquire(2, 80));
       ASSERT_TRUE(pool_->Acquire(1, 70, announced ? positions : 0));
       const int64_t shared = std::min<int64_t>(positions / kernels::kPageTokens, 5);
-      EXPECT_EQ(pool_->PagesShared(positions), shared);
+      EXPECT_EQ(pool_->cache_size().PagesShared(positions), shared);
       EXPECT_EQ(pool_->pages_free(), total - 10 + (announced ? shared : 0));
       for (const int32_t page : Pages(2, 5)) FillPage(page, 100.0f + page);
       const std::vector<int32_t> own = Pages(1, 5);

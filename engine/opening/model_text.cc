@@ -1,41 +1,35 @@
-// Opening of what turns text into tokens and back: the tokenizer with its ends of text, and the
-// chat template, the operator's or the model's own.
+#include "engine/opening/model_text.h"
 
 #include <algorithm>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/engine_core.h"
 #include "engine/text/chat_template_file.h"
+#include "kernels/backend.h"
 
 namespace mambad {
 namespace {
 
 using checkpoint::Checkpoint;
 
-void AddEnd(std::optional<TokenId> end, ModelInfo& info) {
-  const bool served = end.has_value() && *end < info.vocabulary;
-  if (!served || std::count(info.eos_ids.begin(), info.eos_ids.end(), *end) > 0) return;
-  info.eos_ids.push_back(*end);
+void AddEnd(std::optional<TokenId> end, int vocabulary, std::vector<TokenId>* ends) {
+  const bool served = end.has_value() && *end < vocabulary;
+  if (!served || std::count(ends->begin(), ends->end(), *end) > 0) return;
+  ends->push_back(*end);
 }
 
 // Each request's sequences carry all of them.
-absl::Status LimitEnds(ModelInfo& info) {
-  const auto ends = static_cast<int>(info.eos_ids.size());
-  if (ends > kernels::kMaxStopIds) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(info.path, ": ", ends,
-                     " ends of text found in its files (config.json, generation_config.json, ",
-                     "the tokenizer), at most ", kernels::kMaxStopIds,
-                     " expected: take some out of eos_token_id"));
-  }
-  info.most_stop_token_ids = kernels::kMaxStopIds - ends;
-  return absl::OkStatus();
+absl::Status LimitEnds(const std::string& model, const std::vector<TokenId>& ends) {
+  if (static_cast<int>(ends.size()) <= kernels::kMaxStopIds) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(model, ": ", ends.size(),
+                   " ends of text found in its files (config.json, generation_config.json, ",
+                   "the tokenizer), at most ", kernels::kMaxStopIds,
+                   " expected: take some out of eos_token_id"));
 }
 
-absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizerOf(
-    const std::string& path, const Checkpoint& checkpoint) {
+absl::StatusOr<std::unique_ptr<const text::Tokenizer>> OpenTokenizer(const std::string& path,
+                                                                     const Checkpoint& checkpoint) {
   const checkpoint::TextFiles& files = checkpoint.text();
   if (!files.directory.empty()) {
     return text::OpenTokenizer(files.directory, checkpoint.config().vocabulary);
@@ -100,68 +94,65 @@ absl::StatusOr<text::ChatTemplate> ParseFrom(const std::string& name, const std:
   return absl::Status(parsed.status().code(), absl::StrCat(name, ": ", parsed.status().message()));
 }
 
-}  // namespace
-
-absl::Status EngineCore::OpenText(const Checkpoint& checkpoint) {
-  facts_.model.path = facts_.options.model;
-  facts_.model.vocabulary = checkpoint.config().vocabulary;
-  facts_.model.eos_ids = checkpoint.config().eos_ids;
-  if (absl::Status status = OpenTokenizer(checkpoint); !status.ok()) return status;
-  return LimitEnds(facts_.model);
-}
-
-// A model without a tokenizer serves token ids; one with a broken tokenizer is an error.
-absl::Status EngineCore::OpenTokenizer(const Checkpoint& checkpoint) {
-  absl::StatusOr<std::unique_ptr<const text::Tokenizer>> tokenizer =
-      OpenTokenizerOf(facts_.options.model, checkpoint);
-  if (absl::IsNotFound(tokenizer.status())) {
-    AddWarnings(
-        {absl::StrCat(facts_.options.model, ": no tokenizer: only token ids are served, no text")});
-    return absl::OkStatus();
-  }
-  if (!tokenizer.ok()) return tokenizer.status();
-  facts_.tokenizer = *std::move(tokenizer);
-  for (std::string& warning : facts_.tokenizer->warnings()) {
-    facts_.warnings.push_back(std::move(warning));
-  }
-  AddEnd(facts_.tokenizer->eos_id(), facts_.model);
-  if (facts_.tokenizer->vocabulary_size() > checkpoint.config().padded_vocabulary) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        facts_.options.model, ": the tokenizer has ", facts_.tokenizer->vocabulary_size(),
-        " tokens, the model ", checkpoint.config().padded_vocabulary));
-  }
-  return OpenChatTemplate(checkpoint);
-}
-
-// A template that cannot be used is a warning, and an error for conversations only: plain text
-// needs none. A file that the operator names must be there.
-absl::Status EngineCore::OpenChatTemplate(const checkpoint::Checkpoint& checkpoint) {
+// A template that cannot be used is a warning, and an error for conversations only. A file that the
+// operator names must be there.
+absl::Status OpenChatTemplate(const Checkpoint& checkpoint, const std::string& model,
+                              const std::string& chat_template, ModelText* opened_text) {
   const checkpoint::TextFiles& files = checkpoint.text();
-  facts_.chat_variables = files.directory.empty()
-                              ? VariablesOf(files, *facts_.tokenizer)
-                              : text::ReadChatVariables(files.directory, *facts_.tokenizer);
+  const text::Tokenizer& tokenizer = *opened_text->tokenizer;
+  opened_text->chat_variables = files.directory.empty()
+                                    ? VariablesOf(files, tokenizer)
+                                    : text::ReadChatVariables(files.directory, tokenizer);
   absl::StatusOr<text::ChatTemplate> opened = absl::NotFoundError("");
-  if (!facts_.options.chat_template.empty()) {
-    const absl::StatusOr<std::string> source =
-        text::ReadChatTemplateFile(facts_.options.chat_template);
+  if (!chat_template.empty()) {
+    const absl::StatusOr<std::string> source = text::ReadChatTemplateFile(chat_template);
     if (!source.ok()) {
       return absl::InvalidArgumentError(absl::StrCat("chat_template: ", source.status().message()));
     }
-    opened = ParseFrom(facts_.options.chat_template, *source);
+    opened = ParseFrom(chat_template, *source);
   } else if (!files.directory.empty()) {
     opened = text::OpenChatTemplate(files.directory);
   } else if (!files.chat_template.empty()) {
-    opened = ParseFrom(facts_.options.model, files.chat_template);
+    opened = ParseFrom(model, files.chat_template);
   }
   if (absl::IsNotFound(opened.status())) return absl::OkStatus();
   if (!opened.ok()) {
-    facts_.warnings.push_back(absl::StrCat(opened.status().message(),
-                                           "; conversations are refused, plain text is served"));
+    opened_text->warnings.push_back(absl::StrCat(
+        opened.status().message(), "; conversations are refused, plain text is served"));
     opened = text::ChatTemplate::Unusable(absl::FailedPreconditionError(
         absl::StrCat("the model's chat template cannot be used: ", opened.status().message())));
   }
-  facts_.chat_template = *std::move(opened);
+  opened_text->chat_template = *std::move(opened);
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelText> OpenModelText(const Checkpoint& checkpoint, const std::string& model,
+                                        const std::string& chat_template) {
+  ModelText opened;
+  opened.eos_ids = checkpoint.config().eos_ids;
+  absl::StatusOr<std::unique_ptr<const text::Tokenizer>> tokenizer =
+      OpenTokenizer(model, checkpoint);
+  if (tokenizer.ok()) {
+    opened.tokenizer = *std::move(tokenizer);
+    opened.warnings = opened.tokenizer->warnings();
+    AddEnd(opened.tokenizer->eos_id(), checkpoint.config().vocabulary, &opened.eos_ids);
+    if (opened.tokenizer->vocabulary_size() > checkpoint.config().padded_vocabulary) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(model, ": the tokenizer has ", opened.tokenizer->vocabulary_size(),
+                       " tokens, the model ", checkpoint.config().padded_vocabulary));
+    }
+    absl::Status status = OpenChatTemplate(checkpoint, model, chat_template, &opened);
+    if (!status.ok()) return status;
+  } else if (absl::IsNotFound(tokenizer.status())) {
+    opened.warnings.push_back(
+        absl::StrCat(model, ": no tokenizer: only token ids are served, no text"));
+  } else {
+    return tokenizer.status();
+  }
+  if (absl::Status status = LimitEnds(model, opened.eos_ids); !status.ok()) return status;
+  return opened;
 }
 
 }  // namespace mambad

@@ -1,0 +1,32 @@
+// What opening hands to the core, which owns it from then on: all that an engine is made of. Plain
+// data; the parts are the engine thread's, the facts anybody's.
+
+#ifndef MAMBAD_ENGINE_ENGINE_PARTS_H_
+#define MAMBAD_ENGINE_ENGINE_PARTS_H_
+
+#include <memory>
+
+#include "engine/engine_facts.h"
+#include "engine/model/model.h"
+#include "engine/sampler.h"
+#include "engine/speculation/speculative_decoder.h"
+#include "engine/state/slot_table.h"
+#include "engine/state/state_pool.h"
+#include "kernels/backend.h"
+
+namespace mambad {
+
+// Each stands above those that use it, and goes after them.
+struct EngineParts {
+  EngineFacts facts;
+  std::unique_ptr<kernels::Backend> backend;
+  std::unique_ptr<Model> target, draft;                  // draft: null without a draft model
+  std::unique_ptr<StatePool> target_state, draft_state;  // likewise
+  std::unique_ptr<SlotTable> slots;
+  std::unique_ptr<Sampler> sampler;
+  std::unique_ptr<SpeculativeDecoder> decoder;
+};
+
+}  // namespace mambad
+
+#endif  // MAMBAD_ENGINE_ENGINE_PARTS_H_
