@@ -1,7 +1,8 @@
 # cmake --install BUILD [--prefix PREFIX]: what runs on a host, where a host's tools look for it.
 #
 #   bin/                   mambad, mambactl, mambad-models; trainer, where it was built
-#   lib/mambad/            libmambad_sentencepiece.so, which mambad loads for models with a tokenizer.model
+#   lib/mambad/            libmambad_sentencepiece.so, which mambad loads for models with a tokenizer.model; libmambad_cuda.so,
+#                          for NVIDIA GPUs, where it was built
 #   share/mambad/models/   the models in the box
 #   share/doc/mambad/      README and licence
 #   etc/mambad/            mambad.yaml with every key and its default: edit it, start mambad --config with it. A file that
@@ -11,6 +12,9 @@ include(GNUInstallDirs)
 install(TARGETS mambad mambactl mambad-models RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 # Not CMAKE_INSTALL_LIBDIR: mambad looks in ../lib/mambad, on every distribution.
 install(TARGETS mambad_sentencepiece LIBRARY DESTINATION lib/mambad)
+if(TARGET mambad_cuda)
+  install(TARGETS mambad_cuda LIBRARY DESTINATION lib/mambad)
+endif()
 if(TARGET trainer)
   # It finds LibTorch where it was linked.
   install(TARGETS trainer RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})

@@ -25,7 +25,7 @@ struct EngineOptions {
   std::string model;            // checkpoint directory or .gguf file
   std::string draft_model;      // the same; empty: no draft model
   std::string chat_template;    // file of a Jinja template instead of the model's own; empty: that
-  std::string device = "auto";  // "auto", "cpu", "cuda"
+  std::string device = "auto";  // "auto", "cpu", "cuda", "cuda:N"
   int threads = 0;              // CPU backend's compute threads at most; 0: one a core it may use
   // kAuto: as the file has most of its matrices (engine/weight_type.h).
   ComputeType weight_type = ComputeType::kAuto;

@@ -84,17 +84,29 @@ CreatedBackend CreateOnCpu(const BackendOptions& options) {
 
 }  // namespace
 
+bool IsDeviceName(std::string_view name) {
+  if (name == "auto" || name == "cpu" || name == "cuda") return true;
+  constexpr std::string_view kNumbered = "cuda:";
+  constexpr size_t kMostDigits = 3;
+  if (name.substr(0, kNumbered.size()) != kNumbered) return false;
+  name.remove_prefix(kNumbered.size());
+  return !name.empty() && name.size() <= kMostDigits &&
+         name.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
 CreatedBackend CreateBackend(const BackendOptions& options) {
-  if (options.device == "cpu") return CreateOnCpu(options);
-  if (options.device != "auto" && options.device != "cuda") {
-    return {nullptr, "", "\"" + options.device + "\" found, auto or cpu or cuda expected", ""};
+  if (!IsDeviceName(options.device)) {
+    return {nullptr, "", "\"" + options.device + "\" found, auto or cpu or cuda or cuda:N expected",
+            ""};
   }
+  if (options.device == "cpu") return CreateOnCpu(options);
   const Library library = OpenLibrary("libmambad_cuda.so");
-  CreatedBackend created{nullptr, "cuda", library.error, ""};
+  CreatedBackend created{nullptr, options.device == "auto" ? "cuda" : options.device, library.error,
+                         ""};
   if (library.handle != nullptr) {
     created.backend = CreateByModule(library, options, &created.error);
   }
-  if (created.backend != nullptr || options.device == "cuda") return created;
+  if (created.backend != nullptr || options.device != "auto") return created;
   CreatedBackend on_cpu = CreateOnCpu(options);
   if (library.exists) on_cpu.note = created.error;
   return on_cpu;

@@ -16,7 +16,8 @@
 namespace mambad::kernels {
 
 struct BackendOptions {
-  // "cpu"; "cuda": libmambad_cuda.so; "auto": cuda where its module and a device are, else cpu.
+  // "cpu"; "cuda": libmambad_cuda.so on the first GPU that this process sees; "cuda:N": on GPU N, 0
+  // the first; "auto": cuda where its module and a device are, else cpu.
   std::string device = "auto";
   int threads = 0;  // the CPU's; 0: one a core this process may use
   // kBFloat16: rounded before products with bf16 weights, where the device multiplies pairs of
@@ -31,10 +32,13 @@ struct BackendOptions {
 // A backend, or why there is none. Texts are one line each.
 struct CreatedBackend {
   std::unique_ptr<Backend> backend;
-  std::string device;  // "cpu", "cuda": which one "auto" became
+  std::string device;  // as it was named; "cpu" or "cuda", which "auto" became
   std::string error;   // without a backend: what is missing, where it was looked for, what to do
   std::string note;    // with "auto": why a device whose module is here is not used; mostly empty
 };
+
+// Whether BackendOptions::device may be that; not whether there is such a device.
+bool IsDeviceName(std::string_view name);
 
 // Modules are looked for beside the program, in ../lib/mambad from there (an installation), else
 // where the system looks for libraries. A module stays loaded. One thread at a time.

@@ -42,7 +42,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "host:port of gRPC; port 0 picks a free one (default 127.0.0.1:50051)");
   app->add_option("--metrics", flags->metrics,
                   "host:port of /metrics; empty: none (default 127.0.0.1:9464)");
-  app->add_option("--device", flags->device, "auto, cpu or cuda (default auto)");
+  app->add_option("--device", flags->device, "auto, cpu, cuda or cuda:N (default auto)");
   app->add_option("--threads", flags->threads,
                   "Compute threads of the CPU at most; 0: one a core (default 0)");
   app->add_flag(

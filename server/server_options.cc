@@ -12,11 +12,13 @@
 #include <utility>
 #include <variant>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "server/cli/suggestions.h"
 
 namespace mambad::server {
@@ -289,6 +291,14 @@ class Reader {
   std::set<std::string> seen_;
 };
 
+// Whether it may be one: which there are, the engine sees.
+bool IsDevice(absl::string_view name) {
+  int number = 0;
+  return name == "auto" || name == "cpu" || name == "cuda" ||
+         (absl::ConsumePrefix(&name, "cuda:") && !name.empty() && absl::ascii_isdigit(name[0]) &&
+          absl::SimpleAtoi(name, &number));
+}
+
 }  // namespace
 
 std::vector<SettingDescription> DescribeSettings() {
@@ -333,9 +343,8 @@ absl::Status ValidateOptions(const ServerOptions& options) {
         std::visit([&](auto* field) { return RangeCheck{setting}(field); }, setting.field(copy));
     if (!status.ok()) return status;
   }
-  const std::string& device = options.engine.device;
-  if (device != "auto" && device != "cpu" && device != "cuda") {
-    return Expected("compute.device", "auto or cpu or cuda", device);
+  if (const std::string& device = options.engine.device; !IsDevice(device)) {
+    return Expected("compute.device", "auto or cpu or cuda or cuda:N", device);
   }
   if (options.engine.model.empty()) {
     return absl::InvalidArgumentError(

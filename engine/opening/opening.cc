@@ -91,17 +91,23 @@ SamplingParams DefaultSampling(const ModelConfig& config) {
 // Rounding that was asked for by name is done, or refused.
 absl::Status CheckActivations(const EngineOptions& options, const Checkpoint& target,
                               const kernels::Backend& backend) {
+  using kernels::ElementType;
+  const bool rounds = backend.Activations(ElementType::kBFloat16) == ElementType::kBFloat16;
+  const bool float32_weights = ComputesInFloat32(target, options.weight_type);
+  if (options.activations == ComputeType::kFloat32 && rounds && !float32_weights) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "compute.activations: float32 given, but this device (", backend.Description(),
+        ") rounds what it multiplies with bfloat16 weights: set auto, or compute.weight_type: "
+        "float32"));
+  }
   if (options.activations != ComputeType::kBFloat16) return absl::OkStatus();
-  if (ComputesInFloat32(target, options.weight_type)) {
+  if (float32_weights) {
     return absl::InvalidArgumentError(absl::StrCat(
         "compute.activations: bfloat16 given, but the weights of ", options.model,
         " are computed with in float32, where nothing is rounded: set compute.activations: auto, "
         "or compute.weight_type: bfloat16"));
   }
-  using kernels::ElementType;
-  if (backend.Activations(ElementType::kBFloat16) == ElementType::kBFloat16) {
-    return absl::OkStatus();
-  }
+  if (rounds) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("compute.activations: bfloat16 given, but this device (", backend.Description(),
                    ") does not multiply pairs of bfloat16 numbers: set auto or float32"));

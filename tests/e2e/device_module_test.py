@@ -75,7 +75,7 @@ class DeviceModuleTest(unittest.TestCase):
         self.assertEqual(process.wait(60), 0, self.log())
 
     def test_serves_on_the_device_that_is_named_or_there(self):
-        for place, device in (("bin", "cuda"), ("lib/mambad", "auto")):
+        for place, device in (("bin", "cuda"), ("bin", "cuda:1"), ("lib/mambad", "auto")):
             module = self.install("good", place)
             process, address = self.serve(device)
             self.assertEqual(self.generate(address).returncode, 0)
@@ -88,6 +88,7 @@ class DeviceModuleTest(unittest.TestCase):
         self.stop(process)
         self.assertIn("device: CPU, ", self.log())
         self.assertNotIn("cuda", self.log())
+        self.assertIn(f"compute.device: cuda:1 given, but {MODULE} was not found: ", self.refusals("cuda:1"))
         line = self.refusals("cuda")
         self.assertIn(f"compute.device: cuda given, but {MODULE} was not found: looked for as {self.folder}/bin/{MODULE}, as "
                       f"{self.folder}/lib/mambad/{MODULE} and where the system looks for libraries: put the module", line)

@@ -174,7 +174,8 @@ class StartTest(unittest.TestCase):
         self.assertIn("batching.max_step_rows: 256 is too few for batching.max_sequences: 1024 (at least 2048",
                       line("batching: {max_sequences: 1024, max_step_rows: 256}"))
         self.assertIn("batching.max_context: 4096 given, but the model's limit is 1024", line("batching: {max_context: 4096}"))
-        self.assertIn("compute.device", line("compute: {device: cuda}"))
+        self.assertIn("compute.device: expected ", line("compute: {device: tpu}"))
+        self.assertIn("compute.device: cuda:77 given, but ", line("compute: {device: 'cuda:77'}"))
         self.assertIn("/no/such/model", self.refusal("--check-config", "--model", "/no/such/model"))
         self.assertIn("/no/draft", self.refusal("--check-config", "--model", self.target, "--draft", "/no/draft"))
         result = subprocess.run(mambad("--check-config", "--model", self.target, "--draft", self.draft), capture_output=True,

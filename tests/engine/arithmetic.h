@@ -11,6 +11,7 @@
 #include "engine/weight_type.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/engine/tested_device.h"
 
 namespace mambad::testing {
 
@@ -29,16 +30,25 @@ struct Arithmetic {
   kernels::ElementType backend_activations() const { return ElementTypeOf(activations); }
 };
 
-// Whether this machine multiplies pairs of bf16 numbers.
+// Whether the tested device multiplies pairs of bf16 numbers; another one than the CPU always does
+// so with bf16 weights.
 inline bool RoundsActivations() {
   using kernels::ElementType;
+  if (!OnCpu()) return true;
   const auto backend =
       kernels::CreateCpuBackend({.threads = 1, .activations = ElementType::kBFloat16});
   return backend->Activations(ElementType::kBFloat16) == ElementType::kBFloat16;
 }
 
-// All that this machine has, the most exact one first.
+// All that the tested device has, the most exact one first.
 inline std::vector<Arithmetic> EveryArithmetic() {
+  if (!OnCpu()) {
+    return {{"float32", ComputeType::kFloat32, ComputeType::kFloat32},
+            {"float32_bfloat16_cache", ComputeType::kFloat32, ComputeType::kFloat32,
+             ComputeType::kBFloat16},
+            {"rounded_float32_cache", ComputeType::kBFloat16, ComputeType::kBFloat16},
+            {"rounded", ComputeType::kBFloat16, ComputeType::kBFloat16, ComputeType::kBFloat16}};
+  }
   std::vector<Arithmetic> all = {
       {"float32", ComputeType::kFloat32, ComputeType::kFloat32},
       {"bfloat16", ComputeType::kBFloat16, ComputeType::kFloat32},
@@ -55,8 +65,9 @@ inline std::vector<Arithmetic> ExtremeArithmetics() {
   return {all.front(), all.back()};
 }
 
-// What a bf16 model's activations are, where the machine has a choice.
+// What a bf16 model's activations are, where the device has a choice.
 inline std::vector<ComputeType> EveryActivations() {
+  if (!OnCpu()) return {ComputeType::kBFloat16};
   std::vector<ComputeType> all = {ComputeType::kFloat32};
   if (RoundsActivations()) all.push_back(ComputeType::kBFloat16);
   return all;

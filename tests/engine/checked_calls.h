@@ -1,6 +1,6 @@
-// Tests that open engines can be run with every call to the device checked and every second decode
-// round replayed (kernels/recording_backend.h): with MAMBAD_TEST_CHECKED_CALLS set, as ctest's
-// NAME_checked does.
+// Tests that open engines can be run on any device (tested_device.h), and with every call to it
+// checked and every second decode round replayed (kernels/recording_backend.h): with
+// MAMBAD_TEST_CHECKED_CALLS set, as ctest's NAME_checked does.
 
 #ifndef MAMBAD_TESTS_ENGINE_CHECKED_CALLS_H_
 #define MAMBAD_TESTS_ENGINE_CHECKED_CALLS_H_
@@ -11,6 +11,7 @@
 
 #include "engine/options.h"
 #include "kernels/recording_backend.h"
+#include "tests/engine/tested_device.h"
 
 namespace mambad::testing {
 
@@ -18,6 +19,7 @@ inline bool ChecksCalls() { return std::getenv("MAMBAD_TEST_CHECKED_CALLS") != n
 
 inline EngineOptions Checked(EngineOptions options) {
   options.check_calls = options.check_calls || ChecksCalls();
+  if (options.device == "auto") options.device = TestedDevice();
   return options;
 }
 

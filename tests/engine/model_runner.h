@@ -1,4 +1,4 @@
-// A model on the CPU backend, driven row by row: what the engine's decoder does with Model and
+// A model on the tested device, driven row by row: what the engine's decoder does with Model and
 // StatePool, without requests.
 
 #ifndef MAMBAD_TESTS_ENGINE_MODEL_RUNNER_H_
@@ -22,6 +22,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/engine/checked_calls.h"
+#include "tests/engine/tested_device.h"
 #include "tests/engine/waiting_backend.h"
 
 namespace mambad::testing {
@@ -34,7 +35,8 @@ struct RunnerOptions {
   int slots = 4;
   int64_t context = 256;
   int window_rows = kernels::kMaxWindowRows;
-  int waiting_rows = -1;  // that may wait before they are folded; -1: as the backend says
+  // That may wait before they are folded; -1, and elsewhere than on the CPU: as the backend says.
+  int waiting_rows = -1;
   bool keeps_working = false;
   kernels::ElementType key_values = kernels::ElementType::kFloat32;
   std::vector<int32_t> proposed_tokens = {};  // of a draft; empty: all
@@ -50,8 +52,8 @@ class ModelRunner {
     if (!opened.ok()) return opened.status();
     std::unique_ptr<ModelRunner> runner(new ModelRunner);
     runner->keeps_working_ = options.keeps_working;
-    runner->backend_ = kernels::CreateCpuBackend(options.backend);
-    if (options.waiting_rows >= 0) {
+    runner->backend_ = OpenTestedDevice(options.backend);
+    if (options.waiting_rows >= 0 && OnCpu()) {
       runner->backend_ =
           std::make_unique<WaitingBackend>(std::move(runner->backend_), options.waiting_rows);
     }

@@ -44,13 +44,19 @@ Answer AnswerTo(EngineCore& core, Request request) {
   return sink->answers[0];
 }
 
+// MAMBAD_TEST_MODELS names the folder on hosts that have no checkout (tests/gpu/portable.sh).
+std::string ModelsInTheBox() {
+  const char* const folder = std::getenv("MAMBAD_TEST_MODELS");
+  return folder != nullptr ? folder : MAMBAD_SOURCE_DIR "/deploy/models";
+}
+
 // With activations as they are, or rounded.
 class StoriesInTheBox : public ::testing::TestWithParam<ComputeType> {
  protected:
   static constexpr int kTokens = 64;  // of each answer
 
   std::unique_ptr<EngineCore> OpenTarget(bool with_draft, int threads) {
-    const std::string folder = MAMBAD_SOURCE_DIR "/deploy/models/stories/";
+    const std::string folder = ModelsInTheBox() + "/stories/";
     EngineOptions options;
     options.model = folder + "target";
     if (with_draft) options.draft_model = folder + "draft";

@@ -1,21 +1,29 @@
 #!/usr/bin/env bash
 # Gathers what tests/gpu/run.sh runs into one folder that a GPU host without build tools and without this project's packages
-# can use: the programs, stripped, the libraries that such a host lacks, and run.sh itself.
+# can use: the programs, stripped, the libraries that such a host lacks, the models in the box, and run.sh itself.
 #
-#   tests/gpu/portable.sh FOLDER [BUILD]    BUILD: a build folder with the CUDA kernels (default: build)
+#   tests/gpu/portable.sh [--serving] FOLDER [BUILD]    BUILD: a build folder with CUDA (default: build)
 #
-# Not taken along: the driver, the C library, and LibTorch with its CUDA libraries, which the host's own installation of the
-# same PyTorch release brings. There:
+# Taken along: what was built, and the check of the training kernels, which is built for it; with --serving nothing of training.
+# Not taken along: the driver, the C library, and LibTorch with its CUDA libraries, which the host's own installation of the same
+# PyTorch release brings. There:
 #
-#   FOLDER/run.sh
+#   FOLDER/run.sh [OPTIONS of tests/gpu/run.sh]
 set -euo pipefail
 root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
+training=yes
+if [[ ${1:-} == --serving ]]; then training='' && shift; fi
 (($# >= 1)) || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
 folder=$1 build=${2:-$root/build}
 
-cmake --build "$build" --target training_kernels_check
-programs=(training_kernels_check)
-for program in backend_test backend_mixer_test trainer_cuda_model_test distillation_bench; do
+wanted=(libmambad_cuda.so linear_check backend_test backend_mixer_test exactness_test model_test real_models_test
+  speculation_test mambad mambactl libmambad_sentencepiece.so)
+if [[ $training ]]; then
+  cmake --build "$build" --target training_kernels_check
+  wanted+=(training_kernels_check trainer_cuda_model_test distillation_bench)
+fi
+programs=()
+for program in "${wanted[@]}"; do
   [[ ! -x $build/bin/$program ]] || programs+=("$program")
 done
 
@@ -27,18 +35,22 @@ for program in "${programs[@]}"; do
     grep -vE '/(torch|nvidia|cuda[^/]*)/|/lib(c|m|dl|rt|pthread|util|stdc\+\+|gcc_s)\.so' |
     while read -r library; do cp -uL "$library" "$folder/libraries/"; done || true
 done
+rm -rf "$folder/models"
+cp -r "$root/deploy/models" "$folder/models"
 cp "$root/tests/gpu/run.sh" "$folder/check.sh"
 cat >"$folder/run.sh" <<'END'
 #!/bin/sh
-# Runs check.sh on this folder's programs, with the libraries of this folder and of the host's PyTorch.
+# Runs check.sh on this folder's programs, with the libraries of this folder and of the host's PyTorch, where it has one.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-torch=$(python3 -c 'import importlib.util, os; print(os.path.dirname(importlib.util.find_spec("torch").origin))')
-found=$here/libraries:$torch/lib
-for libraries in "$torch"/../nvidia/*/lib /usr/local/cuda/lib64; do
+found=$here/libraries
+torch=$(python3 -c 'import importlib.util, os; print(os.path.dirname(importlib.util.find_spec("torch").origin))' 2>/dev/null) ||
+  torch=
+for libraries in ${torch:+"$torch/lib" "$torch"/../nvidia/*/lib} /usr/local/cuda/lib64; do
   [ ! -d "$libraries" ] || found=$found:$libraries
 done
-LD_LIBRARY_PATH=$found${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec sh "$here/check.sh" "$here/programs"
+export LD_LIBRARY_PATH="$found${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" MAMBAD_TEST_MODELS="$here/models"
+exec sh "$here/check.sh" "$@" "$here/programs"
 END
 chmod +x "$folder/run.sh" "$folder/check.sh"
 du -sh "$folder"

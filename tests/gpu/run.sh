@@ -1,39 +1,120 @@
 #!/bin/sh
-# Checks the CUDA kernels, and the backend and the trainer's models where they were built, on this machine's GPU, and prints
-# times.
+# Checks on this machine's GPU what was built for it: the backend that serves models, with engines and the daemon on top, and the
+# trainer's kernels and models.
 #
-#   tests/gpu/run.sh [FOLDER]    FOLDER: where the built programs lie (default: build/bin beside this checkout's root)
+#   tests/gpu/run.sh [OPTIONS] [FOLDER]    FOLDER: where the built programs lie (default: build/bin beside this checkout's root)
 #
-# Exit status: 0 when every kernel, operation and model agrees with double, else 1, after all checks have run. The trainer's
-# programs need LibTorch's libraries on LD_LIBRARY_PATH. compute-sanitizer, where it is installed, looks for accesses out of
-# bounds as well. For a GPU host that builds nothing, tests/gpu/portable.sh makes a folder.
+#   --only NAME      one of: backend, engine, daemon, training; may be given several times
+#   --no-sanitizer   without compute-sanitizer, which takes many times as long as the rest
+#   --device NAME    of the backend: cuda (default), cuda:N
+#
+# Exit status: 0 when everything agrees (kernels with double, answers bit for bit), else 1, after all checks have run. What was not
+# built is said and left out. The trainer's programs need LibTorch's libraries on LD_LIBRARY_PATH. compute-sanitizer, where it is
+# installed, looks for accesses out of bounds, memory that was never written and races in shared memory. For a GPU host that builds
+# nothing, tests/gpu/portable.sh makes a folder.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
-folder=${1:-$root/build/bin}
+only='' sanitizer=yes device=cuda folder=$root/build/bin
+while [ $# -gt 0 ]; do
+  case $1 in
+    --only) only="$only $2" && shift 2 ;;
+    --no-sanitizer) sanitizer= && shift ;;
+    --device) device=$2 && shift 2 ;;
+    -*) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2 && exit 2 ;;
+    *) folder=$1 && shift ;;
+  esac
+done
+if [ -n "$sanitizer" ] && ! command -v compute-sanitizer >/dev/null 2>&1; then
+  echo "compute-sanitizer is not installed: memory accesses were not checked"
+  sanitizer=
+fi
+wanted() { [ -z "$only" ] || case "$only " in *" $1 "*) ;; *) false ;; esac; }
+
 failed=
 check() {
-  echo "== ${*##*/}"
+  echo "== $*"
   "$@" || failed="$failed
   $*"
 }
-
-check "$folder/training_kernels_check"
-if command -v compute-sanitizer >/dev/null 2>&1; then
-  check compute-sanitizer --tool memcheck --error-exitcode 9 "$folder/training_kernels_check" --no-times
-else
-  echo "compute-sanitizer is not installed: memory accesses were not checked"
-fi
-# What every backend is held to, on this machine's GPU; skipped, with the reason, where its module is not.
-for program in backend_test backend_mixer_test; do
-  [ ! -x "$folder/$program" ] || check env MAMBAD_TEST_BACKEND=cuda "$folder/$program"
-done
-if [ -x "$folder/trainer_cuda_model_test" ]; then
-  check "$folder/trainer_cuda_model_test"
-  for options in "" "--trained all" "--trained all --recompute" "--mixer mamba"; do
-    # shellcheck disable=SC2086  # options are words
-    check "$folder/distillation_bench" --device cuda $options
+# A program of the folder, and whether it is there.
+built() {
+  [ -x "$folder/$1" ] || { echo "not built: $1"; false; }
+}
+# What an operation does to memory does not depend on how large the shapes are that it is tested on: a part of the tests, each of
+# its kinds.
+sanitize() {
+  [ -n "$sanitizer" ] || return 0
+  program=$1 filter=$2
+  for tool in "memcheck --leak-check no" racecheck "initcheck --track-unused-memory no"; do
+    # shellcheck disable=SC2086  # words
+    check compute-sanitizer --tool $tool --error-exitcode 9 "$folder/$program" --gtest_brief=1 --gtest_filter="$filter"
   done
-else
-  echo "the trainer was not built: its models were not checked"
+}
+
+if wanted backend; then
+  export MAMBAD_TEST_BACKEND="$device"
+  for program in backend_test backend_mixer_test; do
+    ! built $program || check "$folder/$program" --gtest_brief=1
+  done
+  ! built linear_check || check "$folder/linear_check"
+  ! built backend_test || sanitize backend_test '-*RowsDoNotKnow*:*ThreadsAndCompany*:*Distribution*'
+  ! built backend_mixer_test || sanitize backend_mixer_test '*'
+  unset MAMBAD_TEST_BACKEND
+fi
+
+if wanted engine; then
+  export MAMBAD_TEST_BACKEND="$device"
+  for program in model_test exactness_test speculation_test real_models_test; do
+    ! built $program || check "$folder/$program" --gtest_brief=1
+  done
+  unset MAMBAD_TEST_BACKEND
+fi
+
+# The story models, served: what is answered does not depend on speculation.
+serve_stories() {
+  models=${MAMBAD_TEST_MODELS:-$root/deploy/models}/stories
+  work=$(mktemp -d)
+  "$folder/mambad" --device "$device" --model "$models/target" --draft "$models/draft" --listen 127.0.0.1:0 --metrics "" \
+    >"$work/ready" 2>"$work/log" &
+  daemon=$!
+  status=0
+  for _ in $(seq 300); do
+    grep -q grpc "$work/ready" && break
+    kill -0 $daemon 2>/dev/null || break
+    sleep 0.2
+  done
+  grep "device:" "$work/log" || true
+  address=$(sed -n 's/.*grpc \([^ ]*\).*/\1/p' "$work/ready")
+  for temperature in 0 0.8; do
+    for speculation in off draft-model prompt-lookup auto; do
+      "$folder/mambactl" --address "$address" generate --prompt "Once upon a time" --max-tokens 200 --temperature $temperature \
+        --seed 7 --speculation $speculation >"$work/$temperature-$speculation" || status=1
+      cmp "$work/$temperature-off" "$work/$temperature-$speculation" || status=1
+    done
+    [ -s "$work/$temperature-off" ] || status=1
+  done
+  head -c 400 "$work/0-off"
+  echo
+  kill $daemon 2>/dev/null || status=1
+  wait $daemon || status=1
+  [ $status = 0 ] || cat "$work/log"
+  rm -r "$work"
+  return $status
+}
+if wanted daemon && built mambad && built mambactl; then
+  check serve_stories
+fi
+
+if wanted training && built training_kernels_check; then
+  check "$folder/training_kernels_check"
+  [ -z "$sanitizer" ] ||
+    check compute-sanitizer --tool memcheck --error-exitcode 9 "$folder/training_kernels_check" --no-times
+  if built trainer_cuda_model_test; then
+    check "$folder/trainer_cuda_model_test"
+    for options in "" "--trained all" "--trained all --recompute" "--mixer mamba"; do
+      # shellcheck disable=SC2086  # options are words
+      check "$folder/distillation_bench" --device cuda $options
+    done
+  fi
 fi
 [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }

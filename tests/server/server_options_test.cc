@@ -193,8 +193,11 @@ TEST(CommandLineTest, BadOptionsAreNamed) {
               HasSubstr("--model needs a value behind it"));
   EXPECT_THAT(std::string(Parse({"--model", "x", "--threads", "-1"}).status().message()),
               HasSubstr("compute.threads"));
-  EXPECT_THAT(std::string(Parse({"--model", "x", "--device", "tpu"}).status().message()),
-              HasSubstr("compute.device"));
+  for (const char* device : {"tpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "cpu:0"}) {
+    EXPECT_THAT(std::string(Parse({"--model", "x", "--device", device}).status().message()),
+                HasSubstr("compute.device: expected auto or cpu or cuda or cuda:N, found \""));
+  }
+  EXPECT_TRUE(Parse({"--model", "x", "--device", "cuda:3"}).ok());
   EXPECT_THAT(std::string(Parse({"--model", "x", "--listen", "[::1]:5", "--metrics", "[::1]:5"})
                               .status()
                               .message()),

@@ -146,7 +146,7 @@ class AttentionUnderTest : public MixerUnderTest {
 
   // Query, key and value heads of a token, as they are kept.
   std::vector<Numbers> Heads(const Row& token, int64_t position) const {
-    Numbers projected = in_->Times(RmsNorm(token, norm_, 1e-5));
+    Numbers projected = in_->TimesNorm(token, norm_, 1e-5);
     for (size_t i = 0; i < projected.size() && shape_.biases; ++i) projected[i] += in_bias_[i];
     std::vector<Numbers> heads;
     const int queries = shape_.query_heads, rotated = queries + shape_.key_value_heads;

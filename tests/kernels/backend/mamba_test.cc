@@ -76,7 +76,7 @@ class MambaUnderTest : public MixerUnderTest {
   std::vector<Numbers> Reference(const Rows& tokens) const override {
     std::vector<Numbers> projected, state(shape_.inner, Numbers(shape_.state)), result;
     for (const Row& token : tokens) {
-      projected.push_back(in_->Times(RmsNorm(token, norm_, 1e-5)));
+      projected.push_back(in_->TimesNorm(token, norm_, 1e-5));
       Add(in_bias_, projected.back());
       Numbers added = out_->Times(Mix(projected, state));
       Add(out_bias_, added);

@@ -40,7 +40,7 @@ class MixerUnderTest {
   // What it adds to the rows of a whole sequence.
   virtual std::vector<Numbers> Reference(const Rows& tokens) const = 0;
 
-  // Shapes of rounds no two of which are the same.
+  // Shapes of rounds no two of which are the same, of whatever mixers a backend has.
   RoundShape NewShape(int sequences, int64_t context) const {
     RoundShape shape;
     shape.sequences = sequences;
@@ -70,7 +70,7 @@ class MixerUnderTest {
  private:
   Backend& backend_;
   ElementType weights_;
-  mutable int shapes_ = 0;
+  static inline int shapes_ = 0;
   std::deque<TestMatrix> matrices_;
   std::deque<DeviceArray<float>> arrays_;
 };

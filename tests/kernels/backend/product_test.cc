@@ -76,12 +76,13 @@ class ProductTest : public OnBackend<std::tuple<std::string, ProductCase>> {
                                         RandomRow(random, rows * columns));
   }
 
-  // RMSNorm of the rows, without a weight, times `head`.
+  // RMSNorm of the rows, times `head`.
   Rows Products(Backend& on, const TestMatrix& embedding, const std::vector<int32_t>& ids,
                 const TestMatrix& head) {
+    const DeviceArray<float> norm(on, NormOf(embedding));
     return RunPass(on, embedding, ids, embedding.columns, head.rows,
                    [&](const Batch& batch, Workspace& workspace) {
-                     on.Head(batch, {nullptr, 1e-5f}, head.packed, workspace);
+                     on.Head(batch, {norm.data(), 1e-5f}, head.packed, workspace);
                    })
         .logits;
   }
@@ -91,9 +92,16 @@ class ProductTest : public OnBackend<std::tuple<std::string, ProductCase>> {
     std::vector<Numbers> expected;
     for (const int32_t id : ids) {
       expected.push_back(
-          head.Times(RmsNorm(Row(embedding.At(id), embedding.At(id + 1)), {}, 1e-5)));
+          head.TimesNorm(Row(embedding.At(id), embedding.At(id + 1)), NormOf(embedding), 1e-5));
     }
     return expected;
+  }
+
+ private:
+  // With a weight there is something to round on either side of the norm's scale.
+  static Row NormOf(const TestMatrix& embedding) {
+    std::mt19937 random(9);
+    return RandomRow(random, embedding.columns);
   }
 };
 
@@ -199,7 +207,7 @@ struct TestMlp {
   }
 
   Numbers Added(const Row& row) const {
-    Numbers projected = in.Times(RmsNorm(row, norm, 1e-5));
+    Numbers projected = in.TimesNorm(row, norm, 1e-5);
     for (size_t i = 0; i < projected.size() && biases; ++i) projected[i] += in_bias[i];
     Numbers gated(layer.mlp_width);
     for (int i = 0; i < layer.mlp_width; ++i) {

@@ -13,6 +13,7 @@
 
 #include "kernels/backend.h"
 #include "tests/kernels/backend/device_array.h"
+#include "tests/kernels/backend/norm_order.h"
 
 namespace mambad::kernels {
 
@@ -103,6 +104,7 @@ struct TestMatrix {
       : rows(rows),
         columns(columns),
         activations(backend.Activations(type)),
+        scales_sums(ScalesSums(backend, type)),
         values(std::move(numbers)) {
     for (float& value : values) value = RoundedTo(type, value);
     MatrixSource source;
@@ -116,6 +118,19 @@ struct TestMatrix {
   }
   TestMatrix(const TestMatrix&) = delete;
   TestMatrix& operator=(const TestMatrix&) = delete;
+
+  // W RmsNorm(x), rounded where the backend rounds.
+  template <typename Number>
+  Numbers TimesNorm(const std::vector<Number>& x, const Row& weight, double epsilon) const {
+    if (!scales_sums) return Times(RmsNorm(x, weight, epsilon));
+    double mean = 0;
+    for (const double value : x) mean += value * value / static_cast<double>(x.size());
+    Numbers weighted(x.begin(), x.end());
+    for (size_t i = 0; i < x.size() && !weight.empty(); ++i) weighted[i] *= weight[i];
+    Numbers y = Times(weighted);
+    for (double& value : y) value /= std::sqrt(mean + epsilon);
+    return y;
+  }
 
   // W x, x rounded as the backend rounds it.
   Numbers Times(const Numbers& x) const {
@@ -133,6 +148,7 @@ struct TestMatrix {
 
   int64_t rows, columns;
   ElementType activations;
+  bool scales_sums;  // norm_order.h
   Row values;
   WeightMatrix packed;
 };

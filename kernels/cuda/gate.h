@@ -1,0 +1,21 @@
+// The gate of a gated MLP.
+
+#ifndef MAMBAD_KERNELS_CUDA_GATE_H_
+#define MAMBAD_KERNELS_CUDA_GATE_H_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/tensor.h"
+
+namespace mambad::kernels::cuda {
+
+// out [R, F] = SiLU(gate) * up; rows of gate_and_up [R, 2 F]: gate, up. `row_count` (device memory;
+// nullptr: all of out): the rows that there are. They do not overlap.
+void SiluGate(cudaStream_t stream, const int32_t* row_count, const RowsView& gate_and_up,
+              const RowsView& out);
+
+}  // namespace mambad::kernels::cuda
+
+#endif  // MAMBAD_KERNELS_CUDA_GATE_H_
