@@ -2,7 +2,7 @@
 //
 //   engine_bench MODEL [--draft MODEL] [--sequences N] [--requests N] [--prompt N] [--tokens N]
 //                [--threads N] [--repeat N] [--repetitive] [--temperature T] [--draft-length K]
-//                [--activations auto|float32|both]
+//                [--activations auto|float32|both] [--device NAME]
 //
 // Requests of random prompts run to their last token, plain and, where there is a drafter,
 // speculatively: both in turn, the medians of the repetitions, and their ratio. --sequences: that
@@ -170,6 +170,8 @@ int Main(int argc, char** argv) {
       number(&work.repeat);
     else if (argument == "--draft-length")
       work.draft_length = std::atoi(value.c_str()), ++i;
+    else if (argument == "--device")
+      options.device = value, ++i;
     else if (argument == "--temperature")
       work.temperature = std::strtof(value.c_str(), nullptr), ++i;
     else if (argument == "--activations") {
@@ -186,7 +188,7 @@ int Main(int argc, char** argv) {
   if (options.model.empty() || work.sequences < 1 || work.repeat < 1) {
     Die("usage: engine_bench MODEL [--draft MODEL] [--sequences N] [--requests N] [--prompt N] "
         "[--tokens N] [--threads N] [--repeat N] [--repetitive] [--temperature T] "
-        "[--draft-length K] [--activations auto|float32|both]");
+        "[--draft-length K] [--activations auto|float32|both] [--device NAME]");
   }
   work.requests = std::max(work.requests, work.sequences);
   options.max_sequences = work.sequences;

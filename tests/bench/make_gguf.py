@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes GGUF files with random bf16 weights in the sizes of well-known small models, for speed measurements.
+"""Writes GGUF files with random bf16 weights in the sizes of well-known models, for speed measurements.
 
-    make_gguf.py FOLDER [NAME...]     NAME: mamba-130m, mamba2-130m, llama-135m; default: all three
+    make_gguf.py FOLDER [NAME...]     NAME: mamba-130m, mamba2-130m, llama-135m (default: these three), mamba-2.8b, mamba2-2.7b
 
 Speed does not depend on the numbers as long as they stay finite, so the weights are drawn as trained ones are initialised.
 The files have no tokenizer: they are driven with token ids. They open in mambad and in llama.cpp alike. What exists is
@@ -21,6 +21,7 @@ class Writer:
     def __init__(self, path, architecture, layers, width, vocabulary, context):
         self.file = gguf.GGUFWriter(path, architecture)
         self.random = numpy.random.default_rng(1)
+        self.line = self.random.standard_normal(1 << 20, dtype=numpy.float32)
         self.layers, self.width = layers, width
         self.file.add_name(os.path.basename(path))
         self.file.add_context_length(context)
@@ -33,10 +34,12 @@ class Writer:
         self.vector("output_norm.weight", numpy.ones(width))
 
     def matrix(self, name, rows, columns):
-        """A random [rows, columns] in bf16, rounded by cutting: any bf16 number is as good as another."""
-        numbers = self.random.standard_normal((rows, columns), dtype=numpy.float32)
-        numbers *= numpy.float32(0.5 / numpy.sqrt(columns))
-        upper = (numbers.view(numpy.uint32) >> 16).astype(numpy.uint16)
+        """A random [rows, columns] in bf16, rounded by cutting: any bf16 number is as good as another. Billions of numbers take
+        minutes to draw, so that a row is a stretch of one long line of them, each from a place of its own."""
+        scale = numpy.float32(0.5 / numpy.sqrt(columns))
+        line = ((self.line * scale).view(numpy.uint32) >> 16).astype(numpy.uint16)
+        stretches = numpy.lib.stride_tricks.sliding_window_view(line, columns)
+        upper = stretches[self.random.integers(0, len(stretches), rows)]
         self.file.add_tensor(name, upper.view(numpy.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
 
     def vector(self, name, numbers):
@@ -66,9 +69,9 @@ def recurrent_facts(writer, inner, state, rank):
     writer.file.add_ssm_time_step_rank(rank)
 
 
-def write_mamba(path):
-    width, inner, state, rank = 768, 1536, 16, 48
-    writer = Writer(path, "mamba", layers=24, width=width, vocabulary=50280, context=1 << 20)
+def write_mamba(path, width, layers):
+    inner, state, rank = 2 * width, 16, width // 16
+    writer = Writer(path, "mamba", layers, width, vocabulary=50280, context=1 << 20)
     recurrent_facts(writer, inner, state, rank)
     for i in range(writer.layers):
         block = f"blk.{i}"
@@ -85,10 +88,10 @@ def write_mamba(path):
     writer.close()
 
 
-def write_mamba2(path):
-    width, inner, state, heads, groups = 768, 1536, 128, 24, 1
+def write_mamba2(path, width, layers):
+    inner, state, heads, groups = 2 * width, 128, width // 32, 1
     channels = inner + 2 * groups * state
-    writer = Writer(path, "mamba2", layers=24, width=width, vocabulary=50288, context=1 << 20)
+    writer = Writer(path, "mamba2", layers, width, vocabulary=50288, context=1 << 20)
     recurrent_facts(writer, inner, state, rank=heads)  # the heads stand where Mamba has its rank
     writer.file.add_ssm_group_count(groups)
     for i in range(writer.layers):
@@ -128,7 +131,14 @@ def write_llama(path):
     writer.close()
 
 
-MODELS = {"mamba-130m": write_mamba, "mamba2-130m": write_mamba2, "llama-135m": write_llama}
+MODELS = {
+    "mamba-130m": lambda path: write_mamba(path, width=768, layers=24),
+    "mamba2-130m": lambda path: write_mamba2(path, width=768, layers=24),
+    "llama-135m": write_llama,
+    "mamba-2.8b": lambda path: write_mamba(path, width=2560, layers=64),
+    "mamba2-2.7b": lambda path: write_mamba2(path, width=2560, layers=64),
+}
+SMALL = ["mamba-130m", "mamba2-130m", "llama-135m"]
 
 
 def main(arguments):
@@ -136,7 +146,7 @@ def main(arguments):
         sys.exit(__doc__)
     folder = arguments[0]
     os.makedirs(folder, exist_ok=True)
-    for name in arguments[1:] or MODELS:
+    for name in arguments[1:] or SMALL:
         path = os.path.join(folder, name + "-bf16.gguf")
         if not os.path.exists(path):
             MODELS[name](path + ".partial")
