@@ -121,7 +121,7 @@ void EngineCore::ForgetHistory() {
 
 bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   if (launched_.has_value()) {
-    FinishRound(clock());
+    FinishRound(clock);
     demands_.ObserveRunning(active_);  // all else that the round changed is told below
   }
   const absl::Time now = clock();
@@ -138,9 +138,7 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
   }
   Tell();
   if (launched_.has_value() && !backend_.RunsAhead()) {
-    const absl::Time end = clock();
-    FinishRound(end);
-    SetBooks(end);
+    SetBooks(FinishRound(clock));
     Tell();
   }
   return !plan_.empty();
@@ -177,8 +175,9 @@ void EngineCore::LaunchRound(absl::Time now) {
 }
 
 // What the round has kept becomes events, and what ended with it gives everything back.
-void EngineCore::FinishRound(absl::Time now) {
+absl::Time EngineCore::FinishRound(absl::FunctionRef<absl::Time()> clock) {
   const StepTimes times = decoder_.Finish();
+  const absl::Time now = clock();
   for (const StepEntry& entry : plan_) {
     const AnswerWriter::Written written = writer_.Write(entry, now);
     accounts_.CountTokens(written.kept);
@@ -191,6 +190,7 @@ void EngineCore::FinishRound(absl::Time now) {
   last_step_ = now;
   launched_.reset();
   RemoveFinished();
+  return now;
 }
 
 // What others read between two steps.

@@ -94,7 +94,8 @@ class EngineCore {
   void AdmitWaiting(absl::Time now);
   void PlanRound();
   void LaunchRound(absl::Time now);
-  void FinishRound(absl::Time now);
+  // Waits for the round; when it was done.
+  absl::Time FinishRound(absl::FunctionRef<absl::Time()> clock);
   void Tell();
   void SetBooks(absl::Time now);
 
