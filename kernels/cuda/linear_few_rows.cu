@@ -190,6 +190,52 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
   }
 }
 
+constexpr int kShortSteps = 16, kShortWarps = 4;
+
+// Few columns, at most kShortSteps steps, and no norm: a warp has a panel to itself, all eighths
+// one after the other. Up to 8 rows of x.
+__global__ void __launch_bounds__(kShortWarps* kWarp) MultiplyShortRows(const Product p) {
+  constexpr int kChunk = 4;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  const int panel = blockIdx.x * kShortWarps + threadIdx.x / kWarp;
+  const int there = min(p.RowsThatThereAre(), kGroupTokens);
+  if (panel >= static_cast<int>(Panels(p.outputs)) || there <= 0) return;
+  const int steps = static_cast<int>(Steps(p.columns));
+  const uint4* const from =
+      static_cast<const uint4*>(p.weights) + int64_t{panel} * steps * kWarp + lane;
+  uint4 weights[kShortSteps];
+#pragma unroll
+  for (int step = 0; step < kShortSteps; ++step) {
+    if (step < steps) weights[step] = LoadStreaming(from + step * kWarp);
+  }
+  float total[4] = {}, sums[4] = {};
+  int eighth = 0;
+  const auto end_eighths = [&](int step) {  // those that end before this step
+    for (; eighth < kEighths && EighthBegin(steps, eighth + 1) <= step; ++eighth) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) total[e] += sums[e], sums[e] = 0;
+    }
+  };
+  Tokens<TokenSource::kRows, 1, kChunk> tokens;
+#pragma unroll
+  for (int chunk = 0; chunk < kShortSteps; chunk += kChunk) {
+    if (chunk >= steps) break;
+    tokens.Load(p, 0, 1, there, steps, chunk, steps);
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      if (chunk + i >= steps) break;
+      end_eighths(chunk + i);
+      MultiplyAdd(weights[chunk + i], tokens.operands[i][0], sums);
+    }
+  }
+  end_eighths(steps);
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    const int token = 2 * t + e % 2, output = panel * kTileRows + g + e / 2 * 8;
+    if (token < there && output < p.outputs) p.Put(token, output, total[e], 1.0f);
+  }
+}
+
 template <TokenSource kSource, int kPanels, int kGroups, int kDepth, int kChunk, int kBlocks>
 void Start(cudaStream_t stream, const Product& product) {
   const int panels = static_cast<int>(Panels(product.outputs));
@@ -200,6 +246,20 @@ void Start(cudaStream_t stream, const Product& product) {
          MultiplyFewRows<kSource, kPanels, kGroups, kDepth, kChunk, kBlocks>, product);
 }
 
+// Up to 8 rows of x.
+void StartRowsOfX(cudaStream_t stream, const Product& product, bool few_blocks) {
+  constexpr TokenSource kRows = TokenSource::kRows;
+  if (!product.normed && Steps(product.columns) <= kShortSteps) {
+    const int64_t blocks = (Panels(product.outputs) + kShortWarps - 1) / kShortWarps;
+    Launch("Linear: few columns", stream, dim3(static_cast<unsigned>(blocks)),
+           dim3(kShortWarps * kWarp), 0, MultiplyShortRows, product);
+  } else if (few_blocks) {
+    Start<kRows, 1, 1, 16, 4, 2>(stream, product);
+  } else {  // two panels a block: 10,240 outputs are one wave of blocks on 132 multiprocessors
+    Start<kRows, 2, 1, 4, 2, 3>(stream, product);
+  }
+}
+
 }  // namespace
 
 void LaunchFewRows(cudaStream_t stream, const Product& product, bool prepared,
@@ -207,10 +267,9 @@ void LaunchFewRows(cudaStream_t stream, const Product& product, bool prepared,
   const int64_t panels = Panels(product.outputs);
   // Few blocks want more on their way each.
   const bool few_blocks = panels < 4 * multiprocessors;
-  constexpr TokenSource kPrepared = TokenSource::kPrepared, kRows = TokenSource::kRows;
+  constexpr TokenSource kPrepared = TokenSource::kPrepared;
   if (!prepared) {
-    few_blocks ? Start<kRows, 1, 1, 16, 4, 2>(stream, product)
-               : Start<kRows, 1, 1, 8, 2, 3>(stream, product);
+    StartRowsOfX(stream, product, few_blocks);
   } else if (product.rows <= kGroupTokens) {
     Start<kPrepared, 1, 1, 8, 4, 3>(stream, product);
   } else if (product.rows <= 2 * kGroupTokens) {
