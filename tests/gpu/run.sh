@@ -43,10 +43,11 @@ built() {
 # What an operation does to memory does not depend on how often it is tested: a part of the tests, each of its kinds.
 sanitize() {
   [ -n "$sanitizer" ] || return 0
-  program=$1 filter=$2
+  program=$1
+  shift
   for tool in "memcheck --report-api-errors no" racecheck initcheck; do
     # shellcheck disable=SC2086  # words
-    check compute-sanitizer --tool $tool --error-exitcode 9 "$folder/$program" --gtest_brief=1 --gtest_filter="$filter"
+    check compute-sanitizer --tool $tool --error-exitcode 9 "$folder/$program" "$@"
   done
 }
 
@@ -56,9 +57,11 @@ if wanted backend; then
     ! built $program || check "$folder/$program" --gtest_brief=1
   done
   ! built linear_check || check "$folder/linear_check"
-  ! built backend_test || sanitize backend_test \
-    '-*Distribution*:*CoupledDrafts*:*TheFirstToArrive*:*RowsDoNotKnow*:*Invariant3Output*'
-  ! built backend_mixer_test || sanitize backend_mixer_test '*AgreesWithDoublePrecision*:*OneHead*'
+  ! built linear_check || sanitize linear_check --small --no-times
+  ! built backend_test || sanitize backend_test --gtest_brief=1 \
+    --gtest_filter='-*Distribution*:*CoupledDrafts*:*TheFirstToArrive*:*RowsDoNotKnow*:*Invariant3Output*'
+  ! built backend_mixer_test || sanitize backend_mixer_test --gtest_brief=1 \
+    --gtest_filter='*AgreesWithDoublePrecision*:*OneHead*'
   unset MAMBAD_TEST_BACKEND
 fi
 
