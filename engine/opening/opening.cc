@@ -246,7 +246,7 @@ absl::Status Opening::CreateBackend(DeviceLostHandler lost) {
   }
   if (!created.note.empty()) {
     Warn(absl::StrCat("compute.device: ", options.device, ": ", created.note,
-                      ": computed on the CPU"));
+                      ": computed on the CPU; compute.device: cpu says that this is meant"));
   }
   parts_.backend = std::move(created.backend);
   options.device = created.device;

@@ -106,7 +106,7 @@ class StartTest(unittest.TestCase):
         return lines[0]
 
     def test_the_report_names_what_is_served(self):
-        log = self.report("--model", self.target, "--draft", self.draft, "--threads", "1")
+        log = self.report("--model", self.target, "--draft", self.draft, "--threads", "1", "--device", "cpu")
         for pattern in (
                 rf"model: {re.escape(self.target)}: hybrid, 6 layers \(3 of them attention\) of width \d+, 4\.\d M parameters",
                 rf"draft model: {re.escape(self.draft)}: mamba2, .* bfloat16, vocabulary \d+, "
