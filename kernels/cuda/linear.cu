@@ -11,7 +11,6 @@
 namespace mambad::kernels::cuda {
 namespace {
 
-constexpr int kWarp = 32;
 constexpr int kFewRows = 64;       // up to here a matrix is streamed through the multiplying warps
 constexpr int kTileRowsMax = 128;  // rows that a tile of LaunchTiles spans, at most
 

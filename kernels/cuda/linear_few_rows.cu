@@ -12,8 +12,6 @@
 namespace mambad::kernels::cuda {
 namespace {
 
-constexpr int kWarp = 32;
-
 enum class TokenSource {
   kPrepared,  // operands
   kRows,      // rows of x, which become operands here; one group

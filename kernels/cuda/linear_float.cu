@@ -10,7 +10,6 @@
 namespace mambad::kernels::cuda {
 namespace {
 
-constexpr int kWarp = 32;
 static_assert(kFloatPanelRows == kWarp);
 
 // Block (i, j): panel i, tokens kTokens j ...

@@ -13,6 +13,7 @@
 
 namespace mambad::kernels::cuda {
 
+inline constexpr int kWarp = 32;
 inline constexpr int kGroupTokens = 8;  // tokens of a right operand
 
 // A product; all pointers are device memory.

@@ -12,7 +12,6 @@
 namespace mambad::kernels::cuda {
 namespace {
 
-constexpr int kWarp = 32;
 constexpr int kStageSteps = 4;  // steps that a stage holds
 
 // What a block computes: so many panels of weights by groups of tokens, with down by across warps
