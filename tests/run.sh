@@ -113,7 +113,10 @@ fi
 say "Build in ${build#"$root"/} ($preset)"
 cd "$root"
 mkdir -p "$build"
-cmake --preset "$preset" -DMAMBAD_TEST_PYTHON="$client_python" >"$build/configure.log" ||
+options=(-DMAMBAD_TEST_PYTHON="$client_python")
+# Without a GPU the CUDA sources are built to see that they build: for one architecture, in a third of the time that all take.
+[[ -e /dev/nvidiactl ]] || options+=(-DCMAKE_CUDA_ARCHITECTURES=90-real -DMAMBAD_CUDA_MODULE_ARCHITECTURES=90a-real)
+cmake --preset "$preset" "${options[@]}" >"$build/configure.log" ||
   { cat "$build/configure.log"; fail "configuring failed"; }
 cmake --build "$build" || fail "building failed"
 

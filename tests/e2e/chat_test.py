@@ -307,7 +307,8 @@ class PipeTest(ChatCase):
             process.send_signal(signal.SIGINT)
             time.sleep(0.05)
         process.communicate(timeout=SECONDS)
-        self.assertEqual(process.returncode, 130)
+        # A shell says 130 of both: the last signal may have come when mambactl was leaving.
+        self.assertIn(process.returncode, (130, -signal.SIGINT))
 
 
 class ModelTest(unittest.TestCase):

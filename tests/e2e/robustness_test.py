@@ -11,6 +11,7 @@ import argparse
 import gzip
 import json
 import os
+import pathlib
 import resource
 import shutil
 import signal
@@ -94,7 +95,11 @@ class RobustnessTest(unittest.TestCase):
         idle = [self.connect(daemon.address) for _ in range(500)]
         self.assert_serves(daemon, daemon.generation)
         self.assertLess(self.metric(daemon, "process_open_fds"), 256)
-        self.assertGreater(self.metric(daemon, 'mambad_connections_refused_total{reason="connections_of_peer"}'), 0)
+        refused = 'mambad_connections_refused_total{reason="connections_of_peer"}'
+        end = time.monotonic() + 60  # those that the system has taken reach the daemon one after another
+        while self.metric(daemon, refused) == 0 and time.monotonic() < end:
+            time.sleep(0.1)
+        self.assertGreater(self.metric(daemon, refused), 0)
         for connection in idle:
             connection.close()
         self.assert_serves(daemon)
@@ -114,6 +119,8 @@ class RobustnessTest(unittest.TestCase):
         self.assert_serves(daemon)
 
     def test_a_daemon_that_cannot_accept_any_more_ends_with_a_reason(self):
+        if b"__ubsan_handle" in pathlib.Path(OPTIONS.binary).read_bytes():
+            self.skipTest("UndefinedBehaviorSanitizer takes descriptors itself to look whether memory is readable")
         daemon = self.start()
         # Fewer than are open: as if something else in the process had taken them all.
         resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (8, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
