@@ -59,10 +59,22 @@ void CostCurve::Add(int size, double seconds, int64_t now) {
   ++cell.count;
   cell.size = size;
   measured_ = true;
+  ++question_;
 }
 
 double CostCurve::At(int size, int64_t now) const {
   if (!measured_) return 0;
+  if (size < 0 || size >= kKnown) return WorkedOut(size, now);
+  if (question_now_ != now) {
+    question_now_ = now;
+    ++question_;
+  }
+  Known& known = known_[size];
+  if (known.asked != question_) known = {WorkedOut(size, now), question_};
+  return known.seconds;
+}
+
+double CostCurve::WorkedOut(int size, int64_t now) const {
   const Cell *below = nullptr, *above = nullptr, *stale = nullptr;
   const int index = Index(size);
   for (int i = index; i >= 0 && below == nullptr; --i) {
@@ -135,17 +147,24 @@ bool DraftLengthController::WorthCatchingUp(const DraftChoice& choice, int seque
 
 // ---- acceptance ---------------------------------------------------------------------------------
 
+DraftLengthController::Chances::Chances(const AcceptanceCounts& own, const AcceptanceCounts& all)
+    : own_(own), all_(all), common_(kFirstGuess), rate_(kFirstGuess) {}
+
+// A position's own record, leaning on everyone's; that leans on the position before it.
+double DraftLengthController::Chances::Next() {
+  const size_t i = position_++;
+  common_ = (all_.accepted[i] + kPriorWeight * common_) / (all_.judged[i] + kPriorWeight);
+  const double prior = i == 0 ? common_ : 0.5 * (common_ + rate_);
+  rate_ = (own_.accepted[i] + kPriorWeight * prior) / (own_.judged[i] + kPriorWeight);
+  return rate_;
+}
+
 double DraftLengthController::Acceptance(const DraftStatistics& statistics, DrafterKind drafter,
                                          int position) const {
-  const AcceptanceCounts &own = statistics.of(drafter), &all = everyone_.of(drafter);
-  double common = kFirstGuess, rate = kFirstGuess;
-  for (int i = 0; i <= position; ++i) {
-    // A position's own record, leaning on everyone's; that leans on the position before it.
-    common = (all.accepted[i] + kPriorWeight * common) / (all.judged[i] + kPriorWeight);
-    const double prior = i == 0 ? common : 0.5 * (common + rate);
-    rate = (own.accepted[i] + kPriorWeight * prior) / (own.judged[i] + kPriorWeight);
-  }
-  return rate;
+  Chances chances = ChancesOf(statistics, drafter);
+  double chance = 0;
+  for (int i = 0; i <= position; ++i) chance = chances.Next();
+  return chance;
 }
 
 void DraftLengthController::ObserveDrafts(DrafterKind drafter, int drafted, int accepted,
@@ -162,16 +181,17 @@ void DraftLengthController::ObserveDrafts(DrafterKind drafter, int drafted, int 
 double DraftLengthController::BestRate(const DraftChoice& choice, DrafterKind drafter,
                                        int sequences, int* length) const {
   double best = 0, reach = 1, tokens = 1;
+  const bool model = drafter == DrafterKind::kDraftModel;
+  const double draft = model ? draft_.At(sequences, now_) : 0;
+  const double catch_up = model ? CatchUpSecondsPerToken(choice) : 0;
+  Chances chances = ChancesOf(*choice.statistics, drafter);
   *length = 1;
   for (int k = 1; k <= choice.max_length; ++k) {
-    reach *= Acceptance(*choice.statistics, drafter, k - 1);
+    reach *= chances.Next();
     tokens += reach;
     Plan plan;
     plan.rows = sequences * (k + 1);
-    if (drafter == DrafterKind::kDraftModel) {
-      plan.draft_seconds =
-          k * draft_.At(sequences, now_) + sequences * tokens * CatchUpSecondsPerToken(choice);
-    }
+    if (model) plan.draft_seconds = k * draft + sequences * tokens * catch_up;
     const double rate = tokens / Seconds(plan);
     if (rate <= best) continue;
     best = rate;
@@ -228,8 +248,9 @@ DraftLengthController::Plan DraftLengthController::ChooseLengths(absl::Span<Draf
     const int most = choice.fixed_length.has_value()
                          ? std::min(*choice.fixed_length, choice.max_length)
                          : choice.max_length;
+    Chances chances = ChancesOf(*choice.statistics, choice.drafter);
     for (int k = 1; k <= most; ++k) {
-      reach *= Acceptance(*choice.statistics, choice.drafter, k - 1);
+      reach *= chances.Next();
       if (choice.fixed_length.has_value()) {
         AddDraft(choice, k, reach, plan);
         choice.length = k;

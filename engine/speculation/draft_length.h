@@ -63,7 +63,8 @@ class CostCurve {
  public:
   void Add(int size, double seconds, int64_t now);
   bool measured() const { return measured_; }
-  double At(int size, int64_t now) const;  // 0 when nothing was measured
+  // 0 when nothing was measured. Worked out once a size and step.
+  double At(int size, int64_t now) const;
   // Whether a size within a quarter of this one was measured in the last `steps` steps.
   bool Fresh(int size, int64_t steps, int64_t now) const;
 
@@ -75,10 +76,19 @@ class CostCurve {
     int size = 0;  // of the latest measurement; buckets above 64 span several
   };
   static constexpr int kExact = 64, kCells = kExact + 64;
+  static constexpr int kKnown = 1024;
   static int Index(int size);
+  double WorkedOut(int size, int64_t now) const;
 
   std::array<Cell, kCells> cells_ = {};
   bool measured_ = false;
+  // What At said of sizes below kKnown, where `asked` is `question_`.
+  struct Known {
+    double seconds = 0;
+    int64_t asked = -1;
+  };
+  mutable std::array<Known, kKnown> known_ = {};
+  mutable int64_t question_ = 0, question_now_ = -1;  // another after each Add and for each `now`
 };
 
 // One sequence that will decode in the next step.
@@ -130,6 +140,21 @@ class DraftLengthController {
   double Acceptance(const DraftStatistics& statistics, DrafterKind drafter, int position) const;
 
  private:
+  // Acceptance of one sequence's drafts, position by position.
+  class Chances {
+   public:
+    Chances(const AcceptanceCounts& own, const AcceptanceCounts& all);
+    double Next();
+
+   private:
+    const AcceptanceCounts &own_, &all_;
+    size_t position_ = 0;
+    double common_, rate_;  // of the position before
+  };
+  Chances ChancesOf(const DraftStatistics& statistics, DrafterKind drafter) const {
+    return {statistics.of(drafter), everyone_.of(drafter)};
+  }
+
   // A next draft that could be added to the plan.
   struct Increment {
     float reach = 0;  // chance that it is kept
