@@ -1,0 +1,165 @@
+// Launches of linear_warpgroups.cuh, and the kernel that lays tokens ready for it.
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/linear_cut.h"
+#include "kernels/cuda/linear_kernels.cuh"
+#include "kernels/cuda/linear_warpgroups.cuh"
+#include "kernels/cuda/packing.cuh"
+#include "kernels/cuda/ptx.cuh"
+
+namespace mambad::kernels::cuda {
+namespace {
+
+constexpr int kChunk = 20;  // steps of x that are asked for at once
+
+// Block (i, j), a warp: eight rows of x, eighth j of their columns, rounded and laid into tiles.
+__global__ void __launch_bounds__(kWarp)
+    PrepareTiles(const Product p, int tile_tokens, uint32_t* tiles, float* squares) {
+  LetNextKernelBegin();
+  const int lane = threadIdx.x, group = blockIdx.x, eighth = blockIdx.y;
+  const int there = p.RowsThatThereAre() - group * kGroupTokens;
+  if (there <= 0) return;
+  const int steps = static_cast<int>(Steps(p.columns));
+  const int begin = EighthBegin(steps, eighth), end = EighthBegin(steps, eighth + 1);
+  const int row = group * kGroupTokens + lane / 4;
+  const bool present = lane / 4 < there;
+  const float* x = p.x + row * p.x_stride;
+  // A lane's pairs of a step are words 4 row + lane % 4 of the step's halves.
+  const int64_t half = tile_tokens * 4;
+  uint32_t* to =
+      tiles + int64_t{row / tile_tokens} * steps * 2 * half + row % tile_tokens * 4 + lane % 4;
+  float sum = 0;
+#pragma unroll 1
+  for (int first = begin; first < end; first += kChunk) {
+    TokenPairs u[kChunk] = {};
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      if (present && first + i < end) u[i] = LoadPairs(x, first + i, p.columns, p.pairs_aligned);
+    }
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      const int step = first + i;
+      if (step >= end) break;
+      sum = AddSquares(u[i], sum);
+      if (p.norm_weight != nullptr) {
+        u[i] = Times(u[i], LoadPairs(p.norm_weight, step, p.columns, p.pairs_aligned));
+      }
+      const uint2 rounded = RoundedOperand(u[i]);
+      to[step * 2 * half] = rounded.x;
+      to[step * 2 * half + half] = rounded.y;
+    }
+  }
+  sum = AddLanesOfToken(sum);
+  if (p.normed && present && lane % 4 == 0) squares[int64_t{row} * kEighths + eighth] = sum;
+}
+
+// 1 where the code that runs has products of warpgroups.
+__global__ void ReportWarpgroups(int* found) {
+#ifdef MAMBAD_HAS_WARPGROUP_PRODUCTS
+  *found = 1;
+#else
+  *found = 0;
+#endif
+}
+
+template <typename K>
+__global__ void __launch_bounds__(K::kGroups* kGroupThreads, 1)
+    MultiplyWarpgroups(const Product p, const Cut cut, const Meeting meeting) {
+#ifdef MAMBAD_HAS_WARPGROUP_PRODUCTS
+  MultiplyTiles<K>(p, cut, meeting);
+#endif
+}
+
+// Calls use(Kind<...>()) of the kind that a cut is for.
+template <typename Use>
+void OfKind(bool split, int tokens, const Use& use) {
+  if (split) {
+    switch (tokens) {
+      case 16:
+        return use(Kind<16, 4, 12, 20, true>());
+      case 32:
+        return use(Kind<32, 4, 12, 20, true>());
+      case 64:
+        return use(Kind<64, 4, 12, 16, true>());
+      case 128:
+        return use(Kind<128, 2, 12, 10, true>());
+    }
+    Fail("Linear: no such tile", {split, tokens});
+  }
+  switch (tokens) {
+    case 16:
+      return use(Kind<16, 2, 20, 20, false>());
+    case 32:
+      return use(Kind<32, 2, 20, 20, false>());
+    case 64:
+      return use(Kind<64, 2, 16, 16, false>());
+    case 96:
+      return use(Kind<96, 2, 12, 12, false>());
+    case 128:
+      return use(Kind<128, 2, 8, 10, false>());
+    case 160:
+      return use(Kind<160, 2, 8, 9, false>());
+  }
+  Fail("Linear: no such tile", {split, tokens});
+}
+
+// Launches a kernel that may begin before the one in front of it has ended.
+template <typename... Parameters>
+void LaunchEarly(const char* what, cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
+                 void (*kernel)(Parameters...), Parameters... arguments) {
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  Check(cudaLaunchKernelEx(&config, kernel, arguments...), what);
+}
+
+}  // namespace
+
+bool AllowWarpgroups(const Allocate& allocate) {
+  const Buffer found = allocate(sizeof(int));
+  int has = 0;
+  Launch("Linear: warpgroups", nullptr, dim3(1), dim3(1), 0, ReportWarpgroups, found.as<int>());
+  Check(cudaMemcpy(&has, found.data(), sizeof(has), cudaMemcpyDeviceToHost), "Linear: warpgroups");
+  if (has == 0) return false;
+  ForEachTileKind([](bool split, int tokens) {
+    OfKind(split, tokens, [](auto kind) {
+      using K = decltype(kind);
+      Check(cudaFuncSetAttribute(MultiplyWarpgroups<K>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 K::kSharedBytes),
+            "Linear: shared memory");
+    });
+  });
+  return true;
+}
+
+void LaunchWarpgroups(cudaStream_t stream, Product& product, const Cut& cut, int multiprocessors,
+                      void* tiles, float* squares, const Meeting& meeting) {
+  const int groups = (product.rows + kGroupTokens - 1) / kGroupTokens;
+  Launch("Linear: tokens", stream, dim3(groups, kEighths), dim3(kWarp), 0, PrepareTiles, product,
+         cut.tokens, static_cast<uint32_t*>(tiles), squares);
+  product.token_tiles = static_cast<const uint4*>(tiles);
+  product.squares = squares;
+  const int token_tiles = (product.rows + cut.tokens - 1) / cut.tokens;
+  const int64_t count = int64_t{cut.panel_tiles} * token_tiles * (cut.split ? kEighths : 1);
+  const int blocks = static_cast<int>(std::min<int64_t>(count, multiprocessors));
+  const int warpgroups = (cut.tile_panels + kGroupWarps - 1) / kGroupWarps;
+  OfKind(cut.split, cut.tokens, [&](auto kind) {
+    using K = decltype(kind);
+    if (warpgroups > K::kGroups) Fail("Linear: panels of a tile", {cut.tile_panels, cut.tokens});
+    LaunchEarly("Linear: warpgroups", stream, dim3(blocks), dim3(warpgroups * kGroupThreads),
+                K::kSharedBytes, MultiplyWarpgroups<K>, product, cut, meeting);
+  });
+}
+
+}  // namespace mambad::kernels::cuda
