@@ -20,6 +20,7 @@ constexpr int kChunk = 20;  // steps of x that are asked for at once
 __global__ void __launch_bounds__(kWarp)
     PrepareTiles(const Product p, int tile_tokens, uint32_t* tiles, float* squares) {
   LetNextKernelBegin();
+  WaitForEarlierKernels();
   const int lane = threadIdx.x, group = blockIdx.x, eighth = blockIdx.y;
   const int there = p.RowsThatThereAre() - group * kGroupTokens;
   if (there <= 0) return;
@@ -146,8 +147,8 @@ bool AllowWarpgroups(const Allocate& allocate) {
 void LaunchWarpgroups(cudaStream_t stream, Product& product, const Cut& cut, int multiprocessors,
                       void* tiles, float* squares, const Meeting& meeting) {
   const int groups = (product.rows + kGroupTokens - 1) / kGroupTokens;
-  Launch("Linear: tokens", stream, dim3(groups, kEighths), dim3(kWarp), 0, PrepareTiles, product,
-         cut.tokens, static_cast<uint32_t*>(tiles), squares);
+  LaunchEarly("Linear: tokens", stream, dim3(groups, kEighths), dim3(kWarp), 0, PrepareTiles,
+              product, cut.tokens, static_cast<uint32_t*>(tiles), squares);
   product.token_tiles = static_cast<const uint4*>(tiles);
   product.squares = squares;
   const int token_tiles = (product.rows + cut.tokens - 1) / cut.tokens;

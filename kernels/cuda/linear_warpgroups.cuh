@@ -347,6 +347,7 @@ __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
           __stcg(to + j * kWarp, float4{from[0], from[1], from[2], from[3]});
         }
       });
+      LetNextKernelBegin();
       scales.Finish(p);
       if (mine) Meet<K>(p, meeting, place, panel, at, there, scales.scales);
     } else {
@@ -355,6 +356,7 @@ __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
 #pragma unroll
         for (int i = 0; i < K::kSums; ++i) total[i] += block.chain[i];
       });
+      LetNextKernelBegin();
       scales.Finish(p);
       if (mine) {
 #pragma unroll
