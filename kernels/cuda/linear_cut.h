@@ -22,7 +22,7 @@ struct TileKind {
 };
 inline constexpr TileKind kTileKinds[] = {
     {false, 16, 8},  {false, 32, 8}, {false, 64, 8}, {false, 96, 8}, {false, 128, 8},
-    {false, 160, 8}, {true, 16, 16}, {true, 32, 16}, {true, 64, 16}, {true, 128, 8}};
+    {false, 160, 8}, {true, 16, 16}, {true, 32, 16}, {true, 64, 16}, {true, 128, 12}};
 inline constexpr int kMostTileTokens = 160;
 // Products with fewer steps of columns are not split.
 inline constexpr int kLeastSplitSteps = 96;

@@ -19,21 +19,20 @@ namespace mambad::kernels::cuda {
 inline constexpr int kGroupWarps = 4, kGroupThreads = kGroupWarps * kWarp;
 inline constexpr int kStageSteps = 4;  // steps whose tokens come together
 
-// tokens: of a tile; groups: of warps, at most; depth: steps of weights that a warp has on their
+// tokens: of a tile; groups: of warps, at most; ahead: steps of weights that each warp has on their
 // way; stages: of tokens that shared memory holds; split: a tile is one eighth of the columns.
-template <int tokens, int groups, int depth, int stages, bool split>
+template <int tokens, int groups, int ahead, int stages, bool split>
 struct Kind {
-  static constexpr int kTokens = tokens, kGroups = groups, kDepth = depth, kStages = stages;
+  static constexpr int kTokens = tokens, kGroups = groups, kRing = ahead, kStages = stages;
   static constexpr bool kSplit = split;
   static constexpr int kSums = kTokens / 2;        // of a lane
   static constexpr int kStepPieces = 2 * kTokens;  // of 16 bytes, a step's tokens
   static constexpr int kStagePieces = kStageSteps * kStepPieces;
-  static constexpr int kAhead = kStages - 4;  // stages asked for before they are used
+  static constexpr int kAhead = kStages - 3;  // stages asked for before they are used
+  static constexpr int kWeightPieces = kGroups * kGroupThreads * kRing;
   static constexpr int kScaleBytes = kGroups * kTokens * (kEighths + 1) * int{sizeof(float)};
-  static constexpr int kSharedBytes = kStages * kStagePieces * 16 + kScaleBytes;
-  static_assert(kDepth % kStageSteps == 0 && kAhead > 0);
-  // All places of a ring of weights are used in a tile, or tiles are equally long.
-  static_assert(!kSplit || kDepth <= kLeastSplitSteps / kEighths);
+  static constexpr int kSharedBytes = (kStages * kStagePieces + kWeightPieces) * 16 + kScaleBytes;
+  static_assert(kAhead > 0 && kSharedBytes < 226 * 1024);
 };
 
 // What is cut how: tiles of panels, tokens and, where split, eighths, tokens fastest.
@@ -68,6 +67,9 @@ struct Tiles {
 
 #ifdef MAMBAD_HAS_WARPGROUP_PRODUCTS
 
+// Of a number that all lanes have: the compiler knows it, too.
+__device__ __forceinline__ int Same(int number) { return __shfl_sync(0xffffffffu, number, 0); }
+
 // Brings the tokens of a block's tiles, stage by stage, into a ring. One thread does.
 template <typename K>
 struct TokenBringer {
@@ -101,35 +103,44 @@ struct Stage {
   }
 };
 
-// A warp's weights: of its panel of a tile and of its panel of the next one. nullptr: none.
-struct WarpWeights {
-  const uint4 *here = nullptr, *next = nullptr;
-  int next_steps = 0;
+// Brings a lane's part of its warp's weights, step by step, tile after tile, into a ring of the
+// lane's own.
+template <typename K>
+struct WeightBringer {
+  uint4* ring;  // [kRing][32 lanes], at this lane
+  int index = 0, step = 0, slot = 0;
+  Tile tile;
+  const uint4* from = nullptr;  // this step's; nullptr: this warp has no panel
 
-  __device__ static __forceinline__ const uint4* Of(const Product& p, const Tile& tile,
-                                                    int tile_panels, int steps) {
+  __device__ __forceinline__ void Begin(const Product& p, const Tiles<K>& tiles) {
+    if (index >= tiles.count) return;
+    tile = tiles.At(index);
     const int warp = threadIdx.x / kWarp, panel = tile.panel + warp;
-    if (warp >= tile_panels || panel >= static_cast<int>(Panels(p.outputs))) return nullptr;
-    return static_cast<const uint4*>(p.weights) +
-           (int64_t{panel} * steps + tile.first_step) * kWarp + threadIdx.x % kWarp;
+    from = warp < tiles.tile_panels && panel < static_cast<int>(Panels(p.outputs))
+               ? static_cast<const uint4*>(p.weights) +
+                     (int64_t{panel} * tiles.steps + tile.first_step) * kWarp + threadIdx.x % kWarp
+               : nullptr;
   }
-  // The first kDepth steps of `here`.
-  template <int kDepth>
-  __device__ __forceinline__ void Begin(int steps, uint4 (&ahead)[kDepth]) const {
-#pragma unroll
-    for (int i = 0; i < kDepth; ++i) {
-      ahead[i] = {};
-      if (here != nullptr && i < steps) ahead[i] = LoadStreaming(here + i * kWarp);
+  // Asks for the next step, in the place of the one that was taken last.
+  __device__ __forceinline__ void Next(const Product& p, const Tiles<K>& tiles) {
+    if (index < tiles.count) {
+      if (from != nullptr) {
+        CopyAsync(ring + slot * kWarp, from, true);
+        from += kWarp;
+      }
+      if (++step == tile.steps) {
+        step = 0;
+        index += gridDim.x;
+        Begin(p, tiles);
+      }
     }
+    CommitCopies();
+    if (++slot == K::kRing) slot = 0;
   }
-  // What follows `step` in its place of the ring, `place`.
-  template <int kDepth>
-  __device__ __forceinline__ void Follow(int step, int steps, int place, uint4& ahead) const {
-    if (step + kDepth < steps) {
-      if (here != nullptr) ahead = LoadStreaming(here + (step + kDepth) * kWarp);
-    } else if (place < next_steps) {
-      ahead = next != nullptr ? LoadStreaming(next + place * kWarp) : uint4{};
-    }
+  // The step behind the one whose place is `slot`, when it has come.
+  __device__ __forceinline__ uint4 Take() const {
+    WaitForCopies<K::kRing - 1>();
+    return ring[slot * kWarp];
   }
 };
 
@@ -139,71 +150,57 @@ struct Block {
   const Tiles<K>& tiles;
   uint4* stages;
   uint64_t *come, *used;
-  TokenBringer<K> bringer;
+  TokenBringer<K> tokens;
+  WeightBringer<K> weights;
   Stage<K> stage;
-  WarpWeights weights;
-  uint4 ahead[K::kDepth];
-  float chain[K::kSums];
+  uint64_t right = 0;  // operand of the stage's first step
+  int before = 0;      // the slot of the stage before this one
 
-  // Asks for tokens, waits for the next stage's; a right operand, of its first step.
-  __device__ __forceinline__ uint64_t NextStage() {
-    if (threadIdx.x == 0) bringer.Next(p, tiles, stages, come, used);
+  // Asks for tokens, waits for the next stage's.
+  __device__ __forceinline__ void NextStage() {
+    if (threadIdx.x == 0) tokens.Next(p, tiles, stages, come, used);
     __syncwarp();
+    before = stage.slot;
     stage.Next();
     WaitForPhase(come + stage.slot, stage.parity);
-    return RightOperand(SharedAddress(stages + stage.slot * K::kStagePieces), K::kTokens);
+    right = RightOperand(SharedAddress(stages + stage.slot * K::kStagePieces), K::kTokens);
   }
   // This warp no longer needs the stage in `slot`.
   __device__ __forceinline__ void Leave(int slot) {
     if (threadIdx.x % kWarp == 0) Arrive(used + slot);
   }
-
-  // All steps of a tile. fold(): an eighth stands in chain.
+  // Begins the products of step `step` of a tile, those of the step before it are done. `next`: if
+  // `more`, the weights of the step behind it.
+  __device__ __forceinline__ void Step(int step, const uint4& left, uint4& next, bool more,
+                                       float (&chain)[K::kSums]) {
+    const int inside = step % kStageSteps;
+    if (inside == 0) NextStage();
+    BeginProducts();
+    WarpgroupTile<K::kTokens>::MultiplyAdd(left, right + inside * K::kStepPieces, chain);
+    CommitProducts();
+    weights.Next(p, tiles);
+    WaitForProducts<1>();
+    if (inside == 0 && step > 0) Leave(before);
+    if (more) next = weights.Take();
+  }
+  // All steps of a tile. fold(chain): the sums of an eighth.
   template <typename Fold>
   __device__ __forceinline__ void Multiply(const Tile& tile, const Fold& fold) {
-    int eighth = tile.eighth, end = 0, left = 0;
-    const auto next_eighth = [&] {  // that has steps
-      const int before = end;
-      while (end == before && eighth < kEighths) {
-        end = EighthBegin(tiles.steps, ++eighth) - tile.first_step;
-      }
-    };
-    next_eighth();
-    bool add = false;
-    uint64_t right = 0;
+    int step = 0;
 #pragma unroll 1
-    for (int base = 0; base < tile.steps; base += K::kDepth) {
-#pragma unroll
-      for (int i = 0; i < K::kDepth; ++i) {
-        const int step = base + i;
-        if (step >= tile.steps) break;
-        if (i % kStageSteps == 0) {
-          left = stage.slot;
-          right = NextStage();
-        }
-        BeginProducts();
-        WarpgroupTile<K::kTokens>::MultiplyAdd(ahead[i], right + i % kStageSteps * K::kStepPieces,
-                                               add, chain);
-        CommitProducts();
-        add = true;
-        WaitForProducts<1>();  // the step before this one is done
-        if (step > 0) {
-          constexpr int kDepth = K::kDepth;
-          const int place = (i + kDepth - 1) % kDepth;
-          weights.template Follow<kDepth>(step - 1, tile.steps, place, ahead[place]);
-          if (i % kStageSteps == 0) Leave(left);
-        }
-        if (step + 1 == end) {
-          WaitForProducts<0>();
-          ReadBehind(chain);
-          fold();
-          add = false;
-          next_eighth();
-          if (step + 1 == tile.steps) {
-            weights.template Follow<K::kDepth>(step, tile.steps, i, ahead[i]);
-          }
-        }
+    for (int eighth = tile.eighth; step < tile.steps; ++eighth) {
+      const int end = EighthBegin(tiles.steps, eighth + 1) - tile.first_step;
+      float chain[K::kSums] = {};
+      uint4 even = weights.Take(), odd;
+#pragma unroll 1
+      for (; step < end; step += 2) {
+        Step(step, even, odd, step + 1 < end, chain);
+        if (step + 1 < end) Step(step + 1, odd, even, step + 2 < end, chain);
       }
+      WaitForProducts<0>();
+      ReadBehind(chain);
+      fold(chain);
+      step = end;
     }
     Leave(stage.slot);
   }
@@ -227,11 +224,11 @@ struct Scales {
       CopyAsync(squares + i * kEighths, from, true);
       CopyAsync(squares + i * kEighths + 4, from + 4, true);
     }
-    CommitCopies();
   }
-  __device__ __forceinline__ void Finish(const Product& p) const {
+  // steps: taken since they were asked for.
+  __device__ __forceinline__ void Finish(const Product& p, int steps) const {
     if (!p.normed) return;
-    WaitForCopies<0>();
+    if (steps <= K::kRing) WaitForCopies<0>();  // else they came before weights that were taken
     const int barrier = 1 + threadIdx.x / kGroupThreads;
     MeetWarpgroup(barrier);  // all have read the last tile's
     for (int i = threadIdx.x % kGroupThreads; i < K::kTokens; i += kGroupThreads) {
@@ -290,7 +287,8 @@ __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
                                               const Meeting& meeting) {
   extern __shared__ uint4 stages[];
   __shared__ uint64_t come[K::kStages], used[K::kStages];
-  const Scales<K> scales(reinterpret_cast<float*>(stages + K::kStages * K::kStagePieces));
+  uint4* const rings = stages + K::kStages * K::kStagePieces;
+  const Scales<K> scales(reinterpret_cast<float*>(rings + K::kWeightPieces));
   if (threadIdx.x == 0) {
     for (int i = 0; i < K::kStages; ++i) {
       InitializeBarrier(come + i, 1);
@@ -303,61 +301,54 @@ __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
   // that can be done before the rows are known.
   const bool one = p.rows <= K::kTokens;
   if (!one) WaitForEarlierKernels();
-  const Tiles<K> tiles(p, cut, one ? 1 : p.RowsThatThereAre());
-  const int steps = tiles.steps, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const Tiles<K> tiles(p, cut, one ? 1 : Same(p.RowsThatThereAre()));
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int panels = static_cast<int>(Panels(p.outputs));
   Block<K> block{p, tiles, stages, come, used};
   int index = blockIdx.x;
-  Tile tile;
-  if (index < tiles.count) {
-    tile = tiles.At(index);
-    block.weights.here = WarpWeights::Of(p, tile, cut.tile_panels, steps);
-  }
-  block.weights.Begin(tile.steps, block.ahead);
+  block.weights.ring = rings + warp * K::kRing * kWarp + lane;
+  block.weights.index = index;
+  block.weights.Begin(p, tiles);
+#pragma unroll 1
+  for (int i = 0; i < K::kRing; ++i) block.weights.Next(p, tiles);
   WaitForEarlierKernels();
-  const int there = p.RowsThatThereAre();
+  const int there = Same(p.RowsThatThereAre());
   if (there <= 0) return;
-  block.bringer.index = index;
+  block.tokens.index = index;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < K::kAhead; ++i) block.bringer.Next(p, tiles, stages, come, used);
+    for (int i = 0; i < K::kAhead; ++i) block.tokens.Next(p, tiles, stages, come, used);
   }
   __syncwarp();
 #pragma unroll 1
   for (; index < tiles.count; index += gridDim.x) {
-    Tile next;
-    block.weights.next = nullptr;
-    if (index + static_cast<int>(gridDim.x) < tiles.count) {
-      next = tiles.At(index + gridDim.x);
-      block.weights.next = WarpWeights::Of(p, next, cut.tile_panels, steps);
-    }
-    block.weights.next_steps = next.steps;
+    const Tile tile = tiles.At(index);
     const int at = tile.token_tile * K::kTokens, panel = tile.panel + warp;
-    const bool mine = block.weights.here != nullptr;
+    const bool mine = warp < cut.tile_panels && panel < panels;
     scales.Ask(p, at, there);
     if constexpr (K::kSplit) {
       const int64_t place = int64_t{tile.token_tile} * panels + panel;
       float4* to = meeting.sums +
                    (place * kEighths + tile.eighth) * (K::kTokens / kGroupTokens) * kWarp + lane;
-      block.Multiply(tile, [&] {
+      block.Multiply(tile, [&](const float(&chain)[K::kSums]) {
         if (!mine) return;
 #pragma unroll
         for (int j = 0; j < K::kTokens / kGroupTokens; ++j) {
           if (at + j * kGroupTokens >= there) break;
-          const float* from = block.chain + j * 4;
+          const float* from = chain + j * 4;
           __stcg(to + j * kWarp, float4{from[0], from[1], from[2], from[3]});
         }
       });
       LetNextKernelBegin();
-      scales.Finish(p);
+      scales.Finish(p, tile.steps);
       if (mine) Meet<K>(p, meeting, place, panel, at, there, scales.scales);
     } else {
       float total[K::kSums] = {};
-      block.Multiply(tile, [&] {
+      block.Multiply(tile, [&](const float(&chain)[K::kSums]) {
 #pragma unroll
-        for (int i = 0; i < K::kSums; ++i) total[i] += block.chain[i];
+        for (int i = 0; i < K::kSums; ++i) total[i] += chain[i];
       });
       LetNextKernelBegin();
-      scales.Finish(p);
+      scales.Finish(p, tile.steps);
       if (mine) {
 #pragma unroll
         for (int j = 0; j < K::kTokens / kGroupTokens; ++j) {
@@ -366,8 +357,6 @@ __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
         }
       }
     }
-    tile = next;
-    block.weights.here = block.weights.next;
   }
 }
 

@@ -15,17 +15,17 @@ namespace mambad::kernels::cuda {
   "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]), \
       "+f"(sums[i + 5]), "+f"(sums[i + 6]), "+f"(sums[i + 7])
 
-// sums [64, kTokens] = left [64, 16] right [16, kTokens], + sums where `add`; bf16 in, float32
-// sums, no other bits than those of MultiplyAdd (ptx.cuh). A warp brings 16 rows of left, as there,
-// and gets their sums: of tokens 8 j .. 8 j + 7 what MultiplyAdd's sums are, in sums [4 j, 4 j + 4).
-// `right`: RightOperand. Begins only: until WaitForProducts neither registers nor shared memory
-// that it names may be written, nor sums read.
+// sums [64, kTokens] += left [64, 16] right [16, kTokens], bf16 in, float32 sums, in the bits of
+// MultiplyAdd (ptx.cuh). A warp brings 16 rows of left, as there, and gets their sums: of tokens
+// 8 j .. 8 j + 7 what MultiplyAdd's sums are, in sums [4 j, 4 j + 4). `right`: RightOperand. Begins
+// only: until WaitForProducts neither registers nor shared memory that it names may be written, nor
+// sums read.
 template <int kTokens>
 struct WarpgroupTile;
 
 template <>
 struct WarpgroupTile<16> {
-  __device__ __forceinline__ static void MultiplyAdd(const uint4& left, uint64_t right, bool add,
+  __device__ __forceinline__ static void MultiplyAdd(const uint4& left, uint64_t right,
                                                      float (&sums)[8]) {
     asm volatile(
         "{\n.reg .pred add;\nsetp.ne.b32 add, %13, 0;\n"
@@ -33,14 +33,13 @@ struct WarpgroupTile<16> {
         "%0, %1, %2, %3, %4, %5, %6, %7}, "
         "{%8, %9, %10, %11}, %12, add, 1, 1, 0;\n}"
         : MAMBAD_SUMS8(0)
-        : "r"(left.x), "r"(left.y), "r"(left.z), "r"(left.w), "l"(right),
-          "r"(static_cast<int>(add)));
+        : "r"(left.x), "r"(left.y), "r"(left.z), "r"(left.w), "l"(right), "r"(1));
   }
 };
 
 template <>
 struct WarpgroupTile<32> {
-  __device__ __forceinline__ static void MultiplyAdd(const uint4& left, uint64_t right, bool add,
+  __device__ __forceinline__ static void MultiplyAdd(const uint4& left, uint64_t right,
                                                      float (&sums)[16]) {
     asm volatile(
         "{\n.reg .pred add;\nsetp.ne.b32 add, %21, 0;\n"
@@ -48,14 +47,13 @@ struct WarpgroupTile<32> {
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
         "{%16, %17, %18, %19}, %20, add, 1, 1, 0;\n}"
         : MAMBAD_SUMS8(0), MAMBAD_SUMS8(8)
-        : "r"(left.x), "r"(left.y), "r"(left.z), "r"(left.w), "l"(right),
-          "r"(static_cast<int>(add)));
+        : "r"(left.x), "r"(left.y), "r"(left.z), "r"(left.w), "l"(right), "r"(1));
   }
 };
 
 template <>
 struct WarpgroupTile<64> {
-  __device__ __forceinline__ static void MultiplyAdd(const uint4& left, uint64_t right, bool add,
+  __device__ __forceinline__ static void MultiplyAdd(const uint4& left, uint64_t right,
                                                      float (&sums)[32]) {
     asm volatile(
         "{\n.reg .pred add;\nsetp.ne.b32 add, %37, 0;\n"
@@ -64,14 +62,13 @@ struct WarpgroupTile<64> {
         "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
         "{%32, %33, %34, %35}, %36, add, 1, 1, 0;\n}"
         : MAMBAD_SUMS8(0), MAMBAD_SUMS8(8), MAMBAD_SUMS8(16), MAMBAD_SUMS8(24)
-        : "r"(left.x), "r"(left.y), "r"(left.z), "r"(left.w), "l"(right),
-          "r"(static_cast<int>(add)));
+        : "r"(left.x), "r"(left.y), "r"(left.z), "r"(left.w), "l"(right), "r"(1));
   }
 };
 
 template <>
 struct WarpgroupTile<96> {
-  __device__ __forceinline__ static void MultiplyAdd(const uint4& left, uint64_t right, bool add,
+  __device__ __forceinline__ static void MultiplyAdd(const uint4& left, uint64_t right,
                                                      float (&sums)[48]) {
     asm volatile(
         "{\n.reg .pred add;\nsetp.ne.b32 add, %53, 0;\n"
@@ -83,14 +80,13 @@ struct WarpgroupTile<96> {
         "{%48, %49, %50, %51}, %52, add, 1, 1, 0;\n}"
         : MAMBAD_SUMS8(0), MAMBAD_SUMS8(8), MAMBAD_SUMS8(16), MAMBAD_SUMS8(24), MAMBAD_SUMS8(32),
           MAMBAD_SUMS8(40)
-        : "r"(left.x), "r"(left.y), "r"(left.z), "r"(left.w), "l"(right),
-          "r"(static_cast<int>(add)));
+        : "r"(left.x), "r"(left.y), "r"(left.z), "r"(left.w), "l"(right), "r"(1));
   }
 };
 
 template <>
 struct WarpgroupTile<128> {
-  __device__ __forceinline__ static void MultiplyAdd(const uint4& left, uint64_t right, bool add,
+  __device__ __forceinline__ static void MultiplyAdd(const uint4& left, uint64_t right,
                                                      float (&sums)[64]) {
     asm volatile(
         "{\n.reg .pred add;\nsetp.ne.b32 add, %69, 0;\n"
@@ -103,14 +99,13 @@ struct WarpgroupTile<128> {
         "{%64, %65, %66, %67}, %68, add, 1, 1, 0;\n}"
         : MAMBAD_SUMS8(0), MAMBAD_SUMS8(8), MAMBAD_SUMS8(16), MAMBAD_SUMS8(24), MAMBAD_SUMS8(32),
           MAMBAD_SUMS8(40), MAMBAD_SUMS8(48), MAMBAD_SUMS8(56)
-        : "r"(left.x), "r"(left.y), "r"(left.z), "r"(left.w), "l"(right),
-          "r"(static_cast<int>(add)));
+        : "r"(left.x), "r"(left.y), "r"(left.z), "r"(left.w), "l"(right), "r"(1));
   }
 };
 
 template <>
 struct WarpgroupTile<160> {
-  __device__ __forceinline__ static void MultiplyAdd(const uint4& left, uint64_t right, bool add,
+  __device__ __forceinline__ static void MultiplyAdd(const uint4& left, uint64_t right,
                                                      float (&sums)[80]) {
     asm volatile(
         "{\n.reg .pred add;\nsetp.ne.b32 add, %85, 0;\n"
@@ -124,8 +119,7 @@ struct WarpgroupTile<160> {
         "{%80, %81, %82, %83}, %84, add, 1, 1, 0;\n}"
         : MAMBAD_SUMS8(0), MAMBAD_SUMS8(8), MAMBAD_SUMS8(16), MAMBAD_SUMS8(24), MAMBAD_SUMS8(32),
           MAMBAD_SUMS8(40), MAMBAD_SUMS8(48), MAMBAD_SUMS8(56), MAMBAD_SUMS8(64), MAMBAD_SUMS8(72)
-        : "r"(left.x), "r"(left.y), "r"(left.z), "r"(left.w), "l"(right),
-          "r"(static_cast<int>(add)));
+        : "r"(left.x), "r"(left.y), "r"(left.z), "r"(left.w), "l"(right), "r"(1));
   }
 };
 
