@@ -142,6 +142,38 @@ class Case {
     return OnHost(y);
   }
 
+  // The same with all rows there, as nodes of a graph: behind a recorded event and behind a copy.
+  std::vector<float> RunInGraph(const Way& way, int64_t rows) {
+    const auto end = start_.begin() + std::min(rows + 2, max_rows_) * YStride();
+    const Buffer y = OnDevice(std::vector<float>(start_.begin(), end)), copy = Allocate(y.bytes());
+    const RowsView x{device_x_.as<float>() + Offset(way), rows, columns_, Stride(way)};
+    const NormWeights norm{way.weighted ? device_norm_.as<float>() : nullptr, 1e-5f};
+    cudaStream_t stream;
+    cudaEvent_t event;
+    cudaGraph_t graph;
+    cudaGraphExec_t ready;
+    Check(cudaStreamCreate(&stream), "cudaStreamCreate");
+    Check(cudaEventCreate(&event), "cudaEventCreate");
+    Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "capture");
+    Check(cudaEventRecordWithFlags(event, stream, cudaEventRecordExternal), "capture: event");
+    for (const Buffer* to : {&copy, &y}) {
+      Linear(stream, nullptr, packed_, x, way.norm ? &norm : nullptr,
+             {to->as<float>(), rows, outputs_, YStride()}, LinearOutput::kStore, scratch_);
+      if (to == &y) break;
+      Check(cudaMemcpyAsync(copy.data(), y.data(), y.bytes(), cudaMemcpyDeviceToDevice, stream),
+            "capture: copy");
+    }
+    Check(cudaStreamEndCapture(stream, &graph), "capture");
+    Check(cudaGraphInstantiate(&ready, graph, 0), "cudaGraphInstantiate");
+    for (int i = 0; i < 3; ++i) Check(cudaGraphLaunch(ready, stream), "cudaGraphLaunch");
+    const std::vector<float> values = OnHost(y);
+    Check(cudaGraphExecDestroy(ready), "cudaGraphExecDestroy");
+    Check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    Check(cudaEventDestroy(event), "cudaEventDestroy");
+    Check(cudaStreamDestroy(stream), "cudaStreamDestroy");
+    return values;
+  }
+
   // Of row `row` of x.
   double Expected(const Way& way, int64_t row, int64_t output) const {
     const float* x = x_.data() + Offset(way) + row * Stride(way);
@@ -233,6 +265,11 @@ void CheckWay(Case& product, const Way& way) {
     // A row's place does not matter; with kAdd y starts from other numbers.
     const int64_t first = most - rows;
     if (way.add) continue;
+    if (!way.bias) {
+      const std::vector<float> captured = product.RunInGraph(way, rows);
+      for (int64_t row = 0; row < rows; ++row) differ += !product.Same(captured, row, all, row);
+      Expect(differ == 0, at + ", in a graph: other bits");
+    }
     const std::vector<float> moved = product.Run(way, first, rows, rows);
     for (int64_t row = 0; row < rows; ++row) differ += !product.Same(moved, row, all, first + row);
     Expect(differ == 0, at + ", moved: other bits");
