@@ -81,29 +81,29 @@ void OfKind(bool split, int tokens, const Use& use) {
   if (split) {
     switch (tokens) {
       case 16:
-        return use(Kind<16, 4, 16, 20, true>());
+        return use(Kind<16, 4, 6, true>());
       case 32:
-        return use(Kind<32, 4, 14, 20, true>());
+        return use(Kind<32, 4, 5, true>());
       case 64:
-        return use(Kind<64, 4, 12, 12, true>());
+        return use(Kind<64, 4, 4, true>());
       case 128:
-        return use(Kind<128, 3, 12, 7, true>());
+        return use(Kind<128, 3, 4, true>());
     }
     Fail("Linear: no such tile", {split, tokens});
   }
   switch (tokens) {
     case 16:
-      return use(Kind<16, 2, 32, 20, false>());
+      return use(Kind<16, 2, 8, false>());
     case 32:
-      return use(Kind<32, 2, 28, 16, false>());
+      return use(Kind<32, 2, 8, false>());
     case 64:
-      return use(Kind<64, 2, 24, 12, false>());
+      return use(Kind<64, 2, 8, false>());
     case 96:
-      return use(Kind<96, 2, 20, 10, false>());
+      return use(Kind<96, 2, 6, false>());
     case 128:
-      return use(Kind<128, 2, 16, 8, false>());
+      return use(Kind<128, 2, 5, false>());
     case 160:
-      return use(Kind<160, 2, 14, 7, false>());
+      return use(Kind<160, 2, 4, false>());
   }
   Fail("Linear: no such tile", {split, tokens});
 }

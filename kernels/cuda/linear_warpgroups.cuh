@@ -17,22 +17,23 @@
 namespace mambad::kernels::cuda {
 
 inline constexpr int kGroupWarps = 4, kGroupThreads = kGroupWarps * kWarp;
-inline constexpr int kStageSteps = 4;  // steps whose tokens come together
+inline constexpr int kStageSteps = 4;  // steps that are asked for and multiplied together
 
-// tokens: of a tile; groups: of warps, at most; ahead: steps of weights that each warp has on their
-// way; stages: of tokens that shared memory holds; split: a tile is one eighth of the columns.
-template <int tokens, int groups, int ahead, int stages, bool split>
+// tokens: of a tile; groups: of warps, at most; ahead: stages that are asked for before they are
+// used; split: a tile is one eighth of the columns.
+template <int tokens, int groups, int ahead, bool split>
 struct Kind {
-  static constexpr int kTokens = tokens, kGroups = groups, kRing = ahead, kStages = stages;
+  static constexpr int kTokens = tokens, kGroups = groups, kAhead = ahead;
   static constexpr bool kSplit = split;
+  static constexpr int kStages = kAhead + 2;       // of tokens that there is room for
   static constexpr int kSums = kTokens / 2;        // of a lane
   static constexpr int kStepPieces = 2 * kTokens;  // of 16 bytes, a step's tokens
   static constexpr int kStagePieces = kStageSteps * kStepPieces;
-  static constexpr int kAhead = kStages - 3;  // stages asked for before they are used
-  static constexpr int kWeightPieces = kGroups * kGroupThreads * kRing;
+  static constexpr int kRingPieces = kAhead * kStageSteps * kWarp;  // a warp's weights
+  static constexpr int kWeightPieces = kGroups * kGroupWarps * kRingPieces;
   static constexpr int kScaleBytes = kGroups * kTokens * (kEighths + 1) * int{sizeof(float)};
   static constexpr int kSharedBytes = (kStages * kStagePieces + kWeightPieces) * 16 + kScaleBytes;
-  static_assert(kAhead > 0 && kSharedBytes < 226 * 1024);
+  static_assert(kSharedBytes <= 226 * 1024);
 };
 
 // What is cut how: tiles of panels, tokens and, where split, eighths, tokens fastest.
@@ -70,27 +71,38 @@ struct Tiles {
 // Of a number that all lanes have: the compiler knows it, too.
 __device__ __forceinline__ int Same(int number) { return __shfl_sync(0xffffffffu, number, 0); }
 
-// Brings the tokens of a block's tiles, stage by stage, into a ring. One thread does.
+// A block's tiles, stage by stage. A stage is up to kStageSteps steps of one eighth.
 template <typename K>
-struct TokenBringer {
-  int index, step = 0;  // of the next stage: its tile and step
-  int produced = 0, slot = 0;
+struct Cursor {
+  int index = 0;  // the tile
   Tile tile;
+  int eighth = 0, step = 0, end = 0;  // of the tile; where the eighth ends
+  int length = 0;                     // of the stage, steps; 0: there are no more
 
-  // Asks for the next stage, if there is one, when the one that lay in its place has been used.
-  __device__ __forceinline__ void Next(const Product& p, const Tiles<K>& tiles, uint4* stages,
-                                       uint64_t* come, uint64_t* used) {
+  __device__ __forceinline__ void Begin(const Tiles<K>& tiles, int first) {
+    index = first;
+    length = 0;
     if (index >= tiles.count) return;
-    if (step == 0) tile = tiles.At(index);
-    if (produced >= K::kStages) WaitForPhase(used + slot, (produced / K::kStages + 1) % 2);
-    const int stage_steps = min(kStageSteps, tile.steps - step);
-    const int64_t first = int64_t{tile.token_tile} * tiles.steps + tile.first_step + step;
-    BringBytes(stages + slot * K::kStagePieces, p.token_tiles + first * K::kStepPieces,
-               stage_steps * K::kStepPieces * 16, come + slot);
-    ++produced;
-    if (++slot == K::kStages) slot = 0;
-    step += kStageSteps;
-    if (step >= tile.steps) step = 0, index += gridDim.x;
+    tile = tiles.At(index);
+    eighth = tile.eighth;
+    step = 0;
+    end = EighthBegin(tiles.steps, eighth + 1) - tile.first_step;
+    SetLength(tiles);
+  }
+  __device__ __forceinline__ void Next(const Tiles<K>& tiles) {
+    step += length;
+    if (length != 0 && step == tile.steps) {
+      Begin(tiles, index + static_cast<int>(gridDim.x));
+    } else {
+      SetLength(tiles);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void SetLength(const Tiles<K>& tiles) {
+    if (index >= tiles.count) return;
+    while (end == step) end = EighthBegin(tiles.steps, ++eighth + 1) - tile.first_step;
+    length = min(kStageSteps, end - step);
   }
 };
 
@@ -103,87 +115,102 @@ struct Stage {
   }
 };
 
-// Brings a lane's part of its warp's weights, step by step, tile after tile, into a ring of the
-// lane's own.
-template <typename K>
-struct WeightBringer {
-  uint4* ring;  // [kRing][32 lanes], at this lane
-  int index = 0, step = 0, slot = 0;
-  Tile tile;
-  const uint4* from = nullptr;  // this step's; nullptr: this warp has no panel
-
-  __device__ __forceinline__ void Begin(const Product& p, const Tiles<K>& tiles) {
-    if (index >= tiles.count) return;
-    tile = tiles.At(index);
-    const int warp = threadIdx.x / kWarp, panel = tile.panel + warp;
-    from = warp < tiles.tile_panels && panel < static_cast<int>(Panels(p.outputs))
-               ? static_cast<const uint4*>(p.weights) +
-                     (int64_t{panel} * tiles.steps + tile.first_step) * kWarp + threadIdx.x % kWarp
-               : nullptr;
-  }
-  // Asks for the next step, in the place of the one that was taken last.
-  __device__ __forceinline__ void Next(const Product& p, const Tiles<K>& tiles) {
-    if (index < tiles.count) {
-      if (from != nullptr) {
-        CopyAsync(ring + slot * kWarp, from, true);
-        from += kWarp;
-      }
-      if (++step == tile.steps) {
-        step = 0;
-        index += gridDim.x;
-        Begin(p, tiles);
-      }
-    }
-    CommitCopies();
-    if (++slot == K::kRing) slot = 0;
-  }
-  // The step behind the one whose place is `slot`, when it has come.
-  __device__ __forceinline__ uint4 Take() const {
-    WaitForCopies<K::kRing - 1>();
-    return ring[slot * kWarp];
-  }
-};
+// A lane's weights of a stage.
+using StageWeights = uint4[kStageSteps];
 
 template <typename K>
 struct Block {
   const Product& p;
   const Tiles<K>& tiles;
-  uint4* stages;
-  uint64_t *come, *used;
-  TokenBringer<K> tokens;
-  WeightBringer<K> weights;
+  uint4* stages;                // tokens, [kStages]
+  uint64_t *come, *used;        // of stages
+  uint4* ring;                  // weights, [kAhead][kStageSteps][32 lanes], at this lane
+  Cursor<K> cursor;             // what is asked for next
+  const uint4* from = nullptr;  // its weights; nullptr: this warp has no panel
+  int ask_slot = 0, ask_round = 0, place = 0;
   Stage<K> stage;
-  uint64_t right = 0;  // operand of the stage's first step
-  int before = 0;      // the slot of the stage before this one
 
-  // Asks for tokens, waits for the next stage's.
-  __device__ __forceinline__ void NextStage() {
-    if (threadIdx.x == 0) tokens.Next(p, tiles, stages, come, used);
-    __syncwarp();
-    before = stage.slot;
-    stage.Next();
-    WaitForPhase(come + stage.slot, stage.parity);
-    right = RightOperand(SharedAddress(stages + stage.slot * K::kStagePieces), K::kTokens);
+  __device__ __forceinline__ void FindWeights() {
+    const int warp = threadIdx.x / kWarp, panel = cursor.tile.panel + warp;
+    from = nullptr;
+    if (cursor.length == 0 || warp >= tiles.tile_panels) return;
+    if (panel >= static_cast<int>(Panels(p.outputs))) return;
+    from = static_cast<const uint4*>(p.weights) +
+           (int64_t{panel} * tiles.steps + cursor.tile.first_step) * kWarp + threadIdx.x % kWarp;
+  }
+  __device__ __forceinline__ void AskForWeights() {
+    if (from != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kStageSteps; ++i) {
+        if (i < cursor.length) {
+          CopyAsync(ring + (place * kStageSteps + i) * kWarp, from + i * kWarp, true);
+        }
+      }
+      from += cursor.length * kWarp;
+    }
+    CommitCopies();
+    if (++place == K::kAhead) place = 0;
+  }
+  // One thread does, for all.
+  __device__ __forceinline__ void AskForTokens(const Cursor<K>& at) {
+    if (at.length == 0) return;
+    if (ask_round > 0) WaitForPhase(used + ask_slot, (ask_round + 1) % 2);
+    const int64_t first = int64_t{at.tile.token_tile} * tiles.steps + at.tile.first_step + at.step;
+    BringBytes(stages + ask_slot * K::kStagePieces, p.token_tiles + first * K::kStepPieces,
+               at.length * K::kStepPieces * 16, come + ask_slot);
+    if (++ask_slot == K::kStages) ask_slot = 0, ++ask_round;
+  }
+  __device__ __forceinline__ void Advance() {
+    const int before = cursor.index;
+    cursor.Next(tiles);
+    if (cursor.index != before) FindWeights();
+  }
+  // The weights of the stage that lies in `place`, when they have come.
+  __device__ __forceinline__ void Take(StageWeights& weights) const {
+    WaitForCopies<K::kAhead - 1>();
+#pragma unroll
+    for (int i = 0; i < kStageSteps; ++i) {
+      weights[i] = ring[(place * kStageSteps + i) * kWarp];
+    }
   }
   // This warp no longer needs the stage in `slot`.
   __device__ __forceinline__ void Leave(int slot) {
     if (threadIdx.x % kWarp == 0) Arrive(used + slot);
   }
-  // Begins the products of step `step` of a tile, those of the step before it are done. `next`: if
-  // `more`, the weights of the step behind it.
-  __device__ __forceinline__ void Step(int step, const uint4& left, uint4& next, bool more,
-                                       float (&chain)[K::kSums]) {
-    const int inside = step % kStageSteps;
-    if (inside == 0) NextStage();
+
+  // Begins the products of the next stage, of `length` steps; those of the one before it, if it is
+  // not the tile's `first`, are done. Asks for what comes later; takes `next`, if `more`.
+  __device__ __forceinline__ void Multiply(int length, const StageWeights& weights, bool first,
+                                           StageWeights& next, bool more,
+                                           float (&chain)[K::kSums]) {
+    const int before = stage.slot;
+    stage.Next();
+    WaitForPhase(come + stage.slot, stage.parity);
+    const uint64_t right =
+        RightOperand(SharedAddress(stages + stage.slot * K::kStagePieces), K::kTokens);
+    const auto product = [&](int i) {
+      WarpgroupTile<K::kTokens>::MultiplyAdd(weights[i], right + i * K::kStepPieces, chain);
+    };
     BeginProducts();
-    WarpgroupTile<K::kTokens>::MultiplyAdd(left, right + inside * K::kStepPieces, chain);
+    if (length >= kStageSteps) {  // mostly
+#pragma unroll
+      for (int i = 0; i < kStageSteps; ++i) product(i);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kStageSteps - 1; ++i) {
+        if (i < length) product(i);
+      }
+    }
     CommitProducts();
-    weights.Next(p, tiles);
+    AskForWeights();
     WaitForProducts<1>();
-    if (inside == 0 && step > 0) Leave(before);
-    if (more) next = weights.Take();
+    if (!first) Leave(before);
+    if (more) Take(next);
+    if (threadIdx.x == 0) AskForTokens(cursor);
+    __syncwarp();
+    Advance();
   }
-  // All steps of a tile. fold(chain): the sums of an eighth.
+  // All stages of a tile. fold(chain): the sums of an eighth.
   template <typename Fold>
   __device__ __forceinline__ void Multiply(const Tile& tile, const Fold& fold) {
     int step = 0;
@@ -191,11 +218,15 @@ struct Block {
     for (int eighth = tile.eighth; step < tile.steps; ++eighth) {
       const int end = EighthBegin(tiles.steps, eighth + 1) - tile.first_step;
       float chain[K::kSums] = {};
-      uint4 even = weights.Take(), odd;
+      StageWeights even, odd;
+      Take(even);
 #pragma unroll 1
-      for (; step < end; step += 2) {
-        Step(step, even, odd, step + 1 < end, chain);
-        if (step + 1 < end) Step(step + 1, odd, even, step + 2 < end, chain);
+      for (; step < end; step += 2 * kStageSteps) {
+        const int left = end - step;
+        Multiply(left, even, step == 0, odd, left > kStageSteps, chain);
+        if (left > kStageSteps) {
+          Multiply(left - kStageSteps, odd, false, even, left > 2 * kStageSteps, chain);
+        }
       }
       WaitForProducts<0>();
       ReadBehind(chain);
@@ -228,7 +259,8 @@ struct Scales {
   // steps: taken since they were asked for.
   __device__ __forceinline__ void Finish(const Product& p, int steps) const {
     if (!p.normed) return;
-    if (steps <= K::kRing) WaitForCopies<0>();  // else they came before weights that were taken
+    if (steps <= K::kAhead * kStageSteps)
+      WaitForCopies<0>();  // else they came before weights that were taken
     const int barrier = 1 + threadIdx.x / kGroupThreads;
     MeetWarpgroup(barrier);  // all have read the last tile's
     for (int i = threadIdx.x % kGroupThreads; i < K::kTokens; i += kGroupThreads) {
@@ -304,19 +336,22 @@ __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
   const Tiles<K> tiles(p, cut, one ? 1 : Same(p.RowsThatThereAre()));
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int panels = static_cast<int>(Panels(p.outputs));
-  Block<K> block{p, tiles, stages, come, used};
+  Block<K> block{p, tiles, stages, come, used, rings + warp * K::kRingPieces + lane};
   int index = blockIdx.x;
-  block.weights.ring = rings + warp * K::kRing * kWarp + lane;
-  block.weights.index = index;
-  block.weights.Begin(p, tiles);
+  block.cursor.Begin(tiles, index);
+  Cursor<K> tokens = block.cursor;
+  block.FindWeights();
 #pragma unroll 1
-  for (int i = 0; i < K::kRing; ++i) block.weights.Next(p, tiles);
+  for (int i = 0; i < K::kAhead; ++i) {
+    block.AskForWeights();
+    block.Advance();
+  }
   WaitForEarlierKernels();
   const int there = Same(p.RowsThatThereAre());
   if (there <= 0) return;
-  block.tokens.index = index;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < K::kAhead; ++i) block.tokens.Next(p, tiles, stages, come, used);
+#pragma unroll 1
+    for (int i = 0; i < K::kAhead; ++i, tokens.Next(tiles)) block.AskForTokens(tokens);
   }
   __syncwarp();
 #pragma unroll 1
