@@ -15,6 +15,7 @@ namespace {
 constexpr int kFewRows = 64;  // up to here a matrix is streamed through the multiplying warps
 constexpr int64_t kTileRowsMax = 160;  // rows that a tile of LaunchTiles or a cut spans, at most
 static_assert(kTileRowsMax >= kMostTileTokens);
+constexpr int kCutColumns = kCutSteps * kTileColumns;
 constexpr int64_t kMeetingBytes = int64_t{24} << 20;
 // A place where eighths of the smallest tile meet takes this much.
 constexpr int64_t kLeastMeetingBytes = kEighths * kTileRows * 16 * int64_t{sizeof(float)};
@@ -80,7 +81,7 @@ void Prepare(cudaStream_t stream, Product& product, LinearScratch& scratch) {
 }
 
 void MultiplyBfloat16(cudaStream_t stream, Product& product, LinearScratch& scratch) {
-  if (scratch.warpgroups && product.rows > kGroupTokens) {
+  if (scratch.warpgroups && product.rows > kGroupTokens && product.columns % kCutColumns == 0) {
     const Cut cut = ChooseCut(Panels(product.outputs), Steps(product.columns), product.rows,
                               scratch.multiprocessors, static_cast<int64_t>(scratch.sums.bytes()));
     LaunchWarpgroups(stream, product, cut, scratch.multiprocessors, scratch.activations.data(),

@@ -39,7 +39,6 @@ Cut ChooseCut(int64_t panels, int64_t steps, int64_t rows, int multiprocessors,
   Cut best;
   double least = 0;
   for (const TileKind& kind : kTileKinds) {
-    if (kind.split && steps < kLeastSplitSteps) continue;
     if (kind.split && MeetingBytes(kind, panels, rows) > meeting_bytes) continue;
     for (int tile_panels = 1; tile_panels <= kind.most_panels; ++tile_panels) {
       const double cycles = Cycles(kind, tile_panels, panels, steps, rows, multiprocessors);

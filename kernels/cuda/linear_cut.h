@@ -22,10 +22,10 @@ struct TileKind {
 };
 inline constexpr TileKind kTileKinds[] = {
     {false, 16, 8},  {false, 32, 8}, {false, 64, 8}, {false, 96, 8}, {false, 128, 8},
-    {false, 160, 8}, {true, 16, 16}, {true, 32, 16}, {true, 64, 16}, {true, 128, 12}};
+    {false, 160, 8}, {true, 16, 12}, {true, 32, 12}, {true, 64, 12}, {true, 128, 12}};
 inline constexpr int kMostTileTokens = 160;
-// Products with fewer steps of columns are not split.
-inline constexpr int kLeastSplitSteps = 96;
+// Columns come in pieces of so many steps: four in each eighth.
+inline constexpr int kCutSteps = 32;
 
 template <typename Use>
 void ForEachTileKind(const Use& use) {

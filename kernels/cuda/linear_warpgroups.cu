@@ -16,7 +16,25 @@ namespace {
 
 constexpr int kChunk = 20;  // steps of x that are asked for at once
 
+// Steps first .. of a row, up to `end`.
+template <bool kAligned>
+__device__ __forceinline__ void LoadChunk(const float* row, int first, int end,
+                                          TokenPairs (&pairs)[kChunk]) {
+  const float* from = row + first * kTileColumns + threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < kChunk; ++i, from += kTileColumns) {
+    if (first + i >= end) break;
+    if constexpr (kAligned) {
+      pairs[i] = {__ldg(reinterpret_cast<const float2*>(from)),
+                  __ldg(reinterpret_cast<const float2*>(from + 8))};
+    } else {
+      pairs[i] = {{__ldg(from), __ldg(from + 1)}, {__ldg(from + 8), __ldg(from + 9)}};
+    }
+  }
+}
+
 // Block (i, j), a warp: eight rows of x, eighth j of their columns, rounded and laid into tiles.
+template <bool kAligned>
 __global__ void __launch_bounds__(kWarp)
     PrepareTiles(const Product p, int tile_tokens, uint32_t* tiles, float* squares) {
   LetNextKernelBegin();
@@ -36,26 +54,29 @@ __global__ void __launch_bounds__(kWarp)
   float sum = 0;
 #pragma unroll 1
   for (int first = begin; first < end; first += kChunk) {
-    TokenPairs u[kChunk] = {};
+    TokenPairs u[kChunk] = {}, weight[kChunk];
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      if (present && first + i < end) u[i] = LoadPairs(x, first + i, p.columns, p.pairs_aligned);
-    }
+    for (int i = 0; i < kChunk; ++i) weight[i] = {{1, 1}, {1, 1}};
+    if (present) LoadChunk<kAligned>(x, first, end, u);
+    if (p.norm_weight != nullptr) LoadChunk<kAligned>(p.norm_weight, first, end, weight);
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
       const int step = first + i;
       if (step >= end) break;
       sum = AddSquares(u[i], sum);
-      if (p.norm_weight != nullptr) {
-        u[i] = Times(u[i], LoadPairs(p.norm_weight, step, p.columns, p.pairs_aligned));
-      }
-      const uint2 rounded = RoundedOperand(u[i]);
+      const uint2 rounded = RoundedOperand(Times(u[i], weight[i]));
       to[step * 2 * half] = rounded.x;
       to[step * 2 * half + half] = rounded.y;
     }
   }
   sum = AddLanesOfToken(sum);
   if (p.normed && present && lane % 4 == 0) squares[int64_t{row} * kEighths + eighth] = sum;
+}
+
+using PrepareKernel = void (*)(const Product, int, uint32_t*, float*);
+PrepareKernel PrepareOf(bool aligned) {
+  if (aligned) return PrepareTiles<true>;
+  return PrepareTiles<false>;
 }
 
 // 1 where the code that runs has products of warpgroups.
@@ -68,10 +89,10 @@ __global__ void ReportWarpgroups(int* found) {
 }
 
 template <typename K>
-__global__ void __launch_bounds__(K::kGroups* kGroupThreads, 1)
+__global__ void __launch_bounds__(K::kThreads, 1)
     MultiplyWarpgroups(const Product p, const Cut cut, const Meeting meeting) {
 #ifdef MAMBAD_HAS_WARPGROUP_PRODUCTS
-  MultiplyTiles<K>(p, cut, meeting);
+  MultiplyInBlock<K>(p, cut, meeting);
 #endif
 }
 
@@ -81,11 +102,11 @@ void OfKind(bool split, int tokens, const Use& use) {
   if (split) {
     switch (tokens) {
       case 16:
-        return use(Kind<16, 4, 6, true>());
+        return use(Kind<16, 3, 6, true>());
       case 32:
-        return use(Kind<32, 4, 5, true>());
+        return use(Kind<32, 3, 6, true>());
       case 64:
-        return use(Kind<64, 4, 4, true>());
+        return use(Kind<64, 3, 5, true>());
       case 128:
         return use(Kind<128, 3, 4, true>());
     }
@@ -97,7 +118,7 @@ void OfKind(bool split, int tokens, const Use& use) {
     case 32:
       return use(Kind<32, 2, 8, false>());
     case 64:
-      return use(Kind<64, 2, 8, false>());
+      return use(Kind<64, 2, 7, false>());
     case 96:
       return use(Kind<96, 2, 6, false>());
     case 128:
@@ -133,6 +154,12 @@ bool AllowWarpgroups(const Allocate& allocate) {
   Launch("Linear: warpgroups", nullptr, dim3(1), dim3(1), 0, ReportWarpgroups, found.as<int>());
   Check(cudaMemcpy(&has, found.data(), sizeof(has), cudaMemcpyDeviceToHost), "Linear: warpgroups");
   if (has == 0) return false;
+  // As the kernel behind it wants it: shared memory is not cut anew in between.
+  for (const bool aligned : {false, true}) {
+    Check(cudaFuncSetAttribute(PrepareOf(aligned), cudaFuncAttributePreferredSharedMemoryCarveout,
+                               cudaSharedmemCarveoutMaxShared),
+          "Linear: shared memory");
+  }
   ForEachTileKind([](bool split, int tokens) {
     OfKind(split, tokens, [](auto kind) {
       using K = decltype(kind);
@@ -147,8 +174,9 @@ bool AllowWarpgroups(const Allocate& allocate) {
 void LaunchWarpgroups(cudaStream_t stream, Product& product, const Cut& cut, int multiprocessors,
                       void* tiles, float* squares, const Meeting& meeting) {
   const int groups = (product.rows + kGroupTokens - 1) / kGroupTokens;
-  LaunchEarly("Linear: tokens", stream, dim3(groups, kEighths), dim3(kWarp), 0, PrepareTiles,
-              product, cut.tokens, static_cast<uint32_t*>(tiles), squares);
+  LaunchEarly("Linear: tokens", stream, dim3(groups, kEighths), dim3(kWarp), 0,
+              PrepareOf(product.pairs_aligned), product, cut.tokens, static_cast<uint32_t*>(tiles),
+              squares);
   product.token_tiles = static_cast<const uint4*>(tiles);
   product.squares = squares;
   const int token_tiles = (product.rows + cut.tokens - 1) / cut.tokens;
@@ -158,7 +186,7 @@ void LaunchWarpgroups(cudaStream_t stream, Product& product, const Cut& cut, int
   OfKind(cut.split, cut.tokens, [&](auto kind) {
     using K = decltype(kind);
     if (warpgroups > K::kGroups) Fail("Linear: panels of a tile", {cut.tile_panels, cut.tokens});
-    LaunchEarly("Linear: warpgroups", stream, dim3(blocks), dim3(warpgroups * kGroupThreads),
+    LaunchEarly("Linear: warpgroups", stream, dim3(blocks), dim3((warpgroups + 1) * kGroupThreads),
                 K::kSharedBytes, MultiplyWarpgroups<K>, product, cut, meeting);
   });
 }

@@ -19,12 +19,15 @@ namespace mambad::kernels::cuda {
 inline constexpr int kGroupWarps = 4, kGroupThreads = kGroupWarps * kWarp;
 inline constexpr int kStageSteps = 4;  // steps that are asked for and multiplied together
 
-// tokens: of a tile; groups: of warps, at most; ahead: stages that are asked for before they are
-// used; split: a tile is one eighth of the columns.
+// tokens: of a tile; groups: of warps that multiply, at most; ahead: stages that are asked for
+// before they are used; split: a tile is one eighth of the columns.
 template <int tokens, int groups, int ahead, bool split>
 struct Kind {
   static constexpr int kTokens = tokens, kGroups = groups, kAhead = ahead;
   static constexpr bool kSplit = split;
+  // One more warpgroup brings tokens, and leaves its registers to the others.
+  static constexpr int kThreads = (kGroups + 1) * kGroupThreads;
+  static constexpr int kRegisters = kGroups == 2 ? 240 : 160;
   static constexpr int kStages = kAhead + 2;       // of tokens that there is room for
   static constexpr int kSums = kTokens / 2;        // of a lane
   static constexpr int kStepPieces = 2 * kTokens;  // of 16 bytes, a step's tokens
@@ -33,36 +36,37 @@ struct Kind {
   static constexpr int kWeightPieces = kGroups * kGroupWarps * kRingPieces;
   static constexpr int kScaleBytes = kGroups * kTokens * (kEighths + 1) * int{sizeof(float)};
   static constexpr int kSharedBytes = (kStages * kStagePieces + kWeightPieces) * 16 + kScaleBytes;
+  static_assert(kGroups == 2 || kGroups == 3);
   static_assert(kSharedBytes <= 226 * 1024);
 };
 
-// What is cut how: tiles of panels, tokens and, where split, eighths, tokens fastest.
 struct Tile {
-  int panel = 0, token_tile = 0, eighth = 0, first_step = 0, steps = 0;
+  int panel = 0, token_tile = 0, eighth = 0;
 };
 
+// What is cut how: tiles of panels, tokens and, where split, eighths, tokens fastest. An eighth of
+// the columns is whole stages.
 template <typename K>
 struct Tiles {
-  int steps, tile_panels, token_tiles, count;
+  int steps, eighth_stages, stages;  // of all columns; of a tile
+  int tile_panels, token_tiles, count;
   __device__ __forceinline__ Tiles(const Product& p, const Cut& cut, int rows)
       : steps(static_cast<int>(Steps(p.columns))),
+        eighth_stages(steps / (kEighths * kStageSteps)),
+        stages(eighth_stages * (K::kSplit ? 1 : kEighths)),
         tile_panels(cut.tile_panels),
         token_tiles((rows + K::kTokens - 1) / K::kTokens),
         count(cut.panel_tiles * token_tiles * (K::kSplit ? kEighths : 1)) {}
   __device__ __forceinline__ Tile At(int index) const {
+    const int rest = index / token_tiles;
     Tile tile;
     tile.token_tile = index % token_tiles;
-    int rest = index / token_tiles;
-    if (K::kSplit) {
-      tile.eighth = rest % kEighths;
-      rest /= kEighths;
-      tile.first_step = EighthBegin(steps, tile.eighth);
-      tile.steps = EighthBegin(steps, tile.eighth + 1) - tile.first_step;
-    } else {
-      tile.steps = steps;
-    }
-    tile.panel = rest * tile_panels;
+    tile.eighth = K::kSplit ? rest % kEighths : 0;
+    tile.panel = (K::kSplit ? rest / kEighths : rest) * tile_panels;
     return tile;
+  }
+  __device__ __forceinline__ int FirstStep(const Tile& tile) const {
+    return tile.eighth * eighth_stages * kStageSteps;
   }
 };
 
@@ -71,99 +75,75 @@ struct Tiles {
 // Of a number that all lanes have: the compiler knows it, too.
 __device__ __forceinline__ int Same(int number) { return __shfl_sync(0xffffffffu, number, 0); }
 
-// A block's tiles, stage by stage. A stage is up to kStageSteps steps of one eighth.
+// The rings of a block, in shared memory.
 template <typename K>
-struct Cursor {
-  int index = 0;  // the tile
-  Tile tile;
-  int eighth = 0, step = 0, end = 0;  // of the tile; where the eighth ends
-  int length = 0;                     // of the stage, steps; 0: there are no more
+struct Shared {
+  uint4* stages;          // tokens, [kStages][kStageSteps][2][kTokens]
+  uint64_t *come, *used;  // when a stage has come, when it is no longer needed
+};
 
-  __device__ __forceinline__ void Begin(const Tiles<K>& tiles, int first) {
-    index = first;
-    length = 0;
-    if (index >= tiles.count) return;
-    tile = tiles.At(index);
-    eighth = tile.eighth;
-    step = 0;
-    end = EighthBegin(tiles.steps, eighth + 1) - tile.first_step;
-    SetLength(tiles);
-  }
-  __device__ __forceinline__ void Next(const Tiles<K>& tiles) {
-    step += length;
-    if (length != 0 && step == tile.steps) {
-      Begin(tiles, index + static_cast<int>(gridDim.x));
-    } else {
-      SetLength(tiles);
+// Brings the tokens of a block's tiles, stage by stage. One thread does.
+template <typename K>
+__device__ __forceinline__ void BringTokens(const Product& p, const Tiles<K>& tiles,
+                                            const Shared<K>& shared) {
+  int slot = 0, round = 0;
+#pragma unroll 1
+  for (int index = blockIdx.x; index < tiles.count; index += gridDim.x) {
+    const Tile tile = tiles.At(index);
+    const uint4* from =
+        p.token_tiles +
+        (int64_t{tile.token_tile} * tiles.steps + tiles.FirstStep(tile)) * K::kStepPieces;
+#pragma unroll 1
+    for (int i = 0; i < tiles.stages; ++i, from += K::kStagePieces) {
+      if (round > 0) WaitForPhase(shared.used + slot, (round + 1) % 2);
+      BringBytes(shared.stages + slot * K::kStagePieces, from, K::kStagePieces * 16,
+                 shared.come + slot);
+      if (++slot == K::kStages) slot = 0, ++round;
     }
   }
-
- private:
-  __device__ __forceinline__ void SetLength(const Tiles<K>& tiles) {
-    if (index >= tiles.count) return;
-    while (end == step) end = EighthBegin(tiles.steps, ++eighth + 1) - tile.first_step;
-    length = min(kStageSteps, end - step);
-  }
-};
-
-// The stage that is multiplied.
-template <typename K>
-struct Stage {
-  int slot = -1, parity = 1;
-  __device__ __forceinline__ void Next() {
-    if (++slot % K::kStages == 0) slot = 0, parity ^= 1;
-  }
-};
+}
 
 // A lane's weights of a stage.
 using StageWeights = uint4[kStageSteps];
 
+// What a warp that multiplies does to a tile. Its weights come through a ring of each lane's own.
 template <typename K>
-struct Block {
+struct Multiplier {
   const Product& p;
   const Tiles<K>& tiles;
-  uint4* stages;                // tokens, [kStages]
-  uint64_t *come, *used;        // of stages
-  uint4* ring;                  // weights, [kAhead][kStageSteps][32 lanes], at this lane
-  Cursor<K> cursor;             // what is asked for next
-  const uint4* from = nullptr;  // its weights; nullptr: this warp has no panel
-  int ask_slot = 0, ask_round = 0, place = 0;
-  Stage<K> stage;
+  const Shared<K>& shared;
+  int warp;       // of those that multiply
+  uint4* ring;    // [kAhead][kStageSteps][32 lanes], at this lane
+  int ask_index;  // tile and stage whose weights are asked for next
+  int ask_stage = 0;
+  const uint4* from = nullptr;  // these; nullptr: this warp has no panel
+  int place = 0;                // in the ring, of the next stage
+  int slot = -1, parity = 1;    // of the stage that is multiplied
 
   __device__ __forceinline__ void FindWeights() {
-    const int warp = threadIdx.x / kWarp, panel = cursor.tile.panel + warp;
     from = nullptr;
-    if (cursor.length == 0 || warp >= tiles.tile_panels) return;
+    if (ask_index >= tiles.count || warp >= tiles.tile_panels) return;
+    const Tile tile = tiles.At(ask_index);
+    const int panel = tile.panel + warp;
     if (panel >= static_cast<int>(Panels(p.outputs))) return;
     from = static_cast<const uint4*>(p.weights) +
-           (int64_t{panel} * tiles.steps + cursor.tile.first_step) * kWarp + threadIdx.x % kWarp;
+           (int64_t{panel} * tiles.steps + tiles.FirstStep(tile)) * kWarp + threadIdx.x % kWarp;
   }
   __device__ __forceinline__ void AskForWeights() {
     if (from != nullptr) {
 #pragma unroll
       for (int i = 0; i < kStageSteps; ++i) {
-        if (i < cursor.length) {
-          CopyAsync(ring + (place * kStageSteps + i) * kWarp, from + i * kWarp, true);
-        }
+        CopyAsync(ring + (place * kStageSteps + i) * kWarp, from + i * kWarp, true);
       }
-      from += cursor.length * kWarp;
+      from += kStageSteps * kWarp;
     }
     CommitCopies();
     if (++place == K::kAhead) place = 0;
-  }
-  // One thread does, for all.
-  __device__ __forceinline__ void AskForTokens(const Cursor<K>& at) {
-    if (at.length == 0) return;
-    if (ask_round > 0) WaitForPhase(used + ask_slot, (ask_round + 1) % 2);
-    const int64_t first = int64_t{at.tile.token_tile} * tiles.steps + at.tile.first_step + at.step;
-    BringBytes(stages + ask_slot * K::kStagePieces, p.token_tiles + first * K::kStepPieces,
-               at.length * K::kStepPieces * 16, come + ask_slot);
-    if (++ask_slot == K::kStages) ask_slot = 0, ++ask_round;
-  }
-  __device__ __forceinline__ void Advance() {
-    const int before = cursor.index;
-    cursor.Next(tiles);
-    if (cursor.index != before) FindWeights();
+    if (++ask_stage == tiles.stages) {
+      ask_stage = 0;
+      ask_index += gridDim.x;
+      FindWeights();
+    }
   }
   // The weights of the stage that lies in `place`, when they have come.
   __device__ __forceinline__ void Take(StageWeights& weights) const {
@@ -174,66 +154,48 @@ struct Block {
     }
   }
   // This warp no longer needs the stage in `slot`.
-  __device__ __forceinline__ void Leave(int slot) {
-    if (threadIdx.x % kWarp == 0) Arrive(used + slot);
+  __device__ __forceinline__ void Leave(int left_slot) const {
+    if (threadIdx.x % kWarp == 0) Arrive(shared.used + left_slot);
   }
 
-  // Begins the products of the next stage, of `length` steps; those of the one before it, if it is
-  // not the tile's `first`, are done. Asks for what comes later; takes `next`, if `more`.
-  __device__ __forceinline__ void Multiply(int length, const StageWeights& weights, bool first,
-                                           StageWeights& next, bool more,
-                                           float (&chain)[K::kSums]) {
-    const int before = stage.slot;
-    stage.Next();
-    WaitForPhase(come + stage.slot, stage.parity);
+  // Begins the products of the next stage; those of the one before it, if it is not the tile's
+  // `first`, are done. Asks for what comes later; takes `next`, if `more`.
+  __device__ __forceinline__ void Stage(const StageWeights& weights, bool first, StageWeights& next,
+                                        bool more, float (&chain)[K::kSums]) {
+    const int before = slot;
+    if (++slot % K::kStages == 0) slot = 0, parity ^= 1;
+    WaitForPhase(shared.come + slot, parity);
     const uint64_t right =
-        RightOperand(SharedAddress(stages + stage.slot * K::kStagePieces), K::kTokens);
-    const auto product = [&](int i) {
-      WarpgroupTile<K::kTokens>::MultiplyAdd(weights[i], right + i * K::kStepPieces, chain);
-    };
+        RightOperand(SharedAddress(shared.stages + slot * K::kStagePieces), K::kTokens);
     BeginProducts();
-    if (length >= kStageSteps) {  // mostly
 #pragma unroll
-      for (int i = 0; i < kStageSteps; ++i) product(i);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kStageSteps - 1; ++i) {
-        if (i < length) product(i);
-      }
+    for (int i = 0; i < kStageSteps; ++i) {
+      WarpgroupTile<K::kTokens>::MultiplyAdd(weights[i], right + i * K::kStepPieces, chain);
     }
     CommitProducts();
     AskForWeights();
     WaitForProducts<1>();
     if (!first) Leave(before);
     if (more) Take(next);
-    if (threadIdx.x == 0) AskForTokens(cursor);
-    __syncwarp();
-    Advance();
   }
   // All stages of a tile. fold(chain): the sums of an eighth.
   template <typename Fold>
-  __device__ __forceinline__ void Multiply(const Tile& tile, const Fold& fold) {
-    int step = 0;
+  __device__ __forceinline__ void Multiply(const Fold& fold) {
 #pragma unroll 1
-    for (int eighth = tile.eighth; step < tile.steps; ++eighth) {
-      const int end = EighthBegin(tiles.steps, eighth + 1) - tile.first_step;
+    for (int eighth = 0; eighth < (K::kSplit ? 1 : kEighths); ++eighth) {
       float chain[K::kSums] = {};
       StageWeights even, odd;
       Take(even);
 #pragma unroll 1
-      for (; step < end; step += 2 * kStageSteps) {
-        const int left = end - step;
-        Multiply(left, even, step == 0, odd, left > kStageSteps, chain);
-        if (left > kStageSteps) {
-          Multiply(left - kStageSteps, odd, false, even, left > 2 * kStageSteps, chain);
-        }
+      for (int left = tiles.eighth_stages; left > 0; left -= 2) {
+        Stage(even, eighth == 0 && left == tiles.eighth_stages, odd, left > 1, chain);
+        if (left > 1) Stage(odd, false, even, left > 2, chain);
       }
       WaitForProducts<0>();
       ReadBehind(chain);
       fold(chain);
-      step = end;
     }
-    Leave(stage.slot);
+    Leave(slot);
   }
 };
 
@@ -244,7 +206,7 @@ struct Scales {
   float* scales;   // [tokens]
 
   __device__ __forceinline__ explicit Scales(float* shared) {
-    const int group = threadIdx.x / kGroupThreads;
+    const int group = static_cast<int>(threadIdx.x) / kGroupThreads - 1;
     squares = shared + group * K::kTokens * (kEighths + 1);
     scales = squares + K::kTokens * kEighths;
   }
@@ -256,13 +218,13 @@ struct Scales {
       CopyAsync(squares + i * kEighths + 4, from + 4, true);
     }
   }
-  // steps: taken since they were asked for.
-  __device__ __forceinline__ void Finish(const Product& p, int steps) const {
+  // stages: multiplied since they were asked for.
+  __device__ __forceinline__ void Finish(const Product& p, int stages) const {
     if (!p.normed) return;
     if (steps <= K::kAhead * kStageSteps)
       WaitForCopies<0>();  // else they came before weights that were taken
-    const int barrier = 1 + threadIdx.x / kGroupThreads;
-    MeetWarpgroup(barrier);  // all have read the last tile's
+    const int barrier = threadIdx.x / kGroupThreads;  // 0 is the whole block's
+    MeetWarpgroup(barrier);                           // all have read the last tile's
     for (int i = threadIdx.x % kGroupThreads; i < K::kTokens; i += kGroupThreads) {
       scales[i] = FinishScale(squares + i * kEighths, 1, p.columns, p.epsilon);
     }
@@ -314,46 +276,27 @@ __device__ __forceinline__ void Meet(const Product& p, const Meeting& meeting, i
   if (lane == 0) meeting.arrivals[place] = 0;
 }
 
+// The tiles of a warpgroup's four warps.
 template <typename K>
 __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
+                                              const Shared<K>& shared, uint4* rings,
                                               const Meeting& meeting) {
-  extern __shared__ uint4 stages[];
-  __shared__ uint64_t come[K::kStages], used[K::kStages];
-  uint4* const rings = stages + K::kStages * K::kStagePieces;
-  const Scales<K> scales(reinterpret_cast<float*>(rings + K::kWeightPieces));
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < K::kStages; ++i) {
-      InitializeBarrier(come + i, 1);
-      InitializeBarrier(used + i, static_cast<int>(blockDim.x) / kWarp);
-    }
-    PublishBarriers();
-  }
-  __syncthreads();
   // Weights are asked for before earlier kernels end; where there is one tile of tokens at most,
   // that can be done before the rows are known.
   const bool one = p.rows <= K::kTokens;
   if (!one) WaitForEarlierKernels();
   const Tiles<K> tiles(p, cut, one ? 1 : Same(p.RowsThatThereAre()));
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp - kGroupWarps, lane = threadIdx.x % kWarp;
   const int panels = static_cast<int>(Panels(p.outputs));
-  Block<K> block{p, tiles, stages, come, used, rings + warp * K::kRingPieces + lane};
+  const Scales<K> scales(reinterpret_cast<float*>(rings + K::kWeightPieces));
   int index = blockIdx.x;
-  block.cursor.Begin(tiles, index);
-  Cursor<K> tokens = block.cursor;
-  block.FindWeights();
+  Multiplier<K> multiplier{p, tiles, shared, warp, rings + warp * K::kRingPieces + lane, index};
+  multiplier.FindWeights();
 #pragma unroll 1
-  for (int i = 0; i < K::kAhead; ++i) {
-    block.AskForWeights();
-    block.Advance();
-  }
+  for (int i = 0; i < K::kAhead; ++i) multiplier.AskForWeights();
   WaitForEarlierKernels();
   const int there = Same(p.RowsThatThereAre());
   if (there <= 0) return;
-  if (threadIdx.x == 0) {
-#pragma unroll 1
-    for (int i = 0; i < K::kAhead; ++i, tokens.Next(tiles)) block.AskForTokens(tokens);
-  }
-  __syncwarp();
 #pragma unroll 1
   for (; index < tiles.count; index += gridDim.x) {
     const Tile tile = tiles.At(index);
@@ -364,7 +307,7 @@ __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
       const int64_t place = int64_t{tile.token_tile} * panels + panel;
       float4* to = meeting.sums +
                    (place * kEighths + tile.eighth) * (K::kTokens / kGroupTokens) * kWarp + lane;
-      block.Multiply(tile, [&](const float(&chain)[K::kSums]) {
+      multiplier.Multiply([&](const float(&chain)[K::kSums]) {
         if (!mine) return;
 #pragma unroll
         for (int j = 0; j < K::kTokens / kGroupTokens; ++j) {
@@ -374,16 +317,16 @@ __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
         }
       });
       LetNextKernelBegin();
-      scales.Finish(p, tile.steps);
+      scales.Finish(p, tiles.stages);
       if (mine) Meet<K>(p, meeting, place, panel, at, there, scales.scales);
     } else {
       float total[K::kSums] = {};
-      block.Multiply(tile, [&](const float(&chain)[K::kSums]) {
+      multiplier.Multiply([&](const float(&chain)[K::kSums]) {
 #pragma unroll
         for (int i = 0; i < K::kSums; ++i) total[i] += chain[i];
       });
       LetNextKernelBegin();
-      scales.Finish(p, tile.steps);
+      scales.Finish(p, tiles.stages);
       if (mine) {
 #pragma unroll
         for (int j = 0; j < K::kTokens / kGroupTokens; ++j) {
@@ -392,6 +335,32 @@ __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
         }
       }
     }
+  }
+}
+
+// What a block does: its first warpgroup brings tokens, the others multiply.
+template <typename K>
+__device__ __forceinline__ void MultiplyInBlock(const Product& p, const Cut& cut,
+                                                const Meeting& meeting) {
+  extern __shared__ uint4 stages[];
+  __shared__ uint64_t come[K::kStages], used[K::kStages];
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < K::kStages; ++i) {
+      InitializeBarrier(come + i, 1);
+      InitializeBarrier(used + i, static_cast<int>(blockDim.x) / kWarp - kGroupWarps);
+    }
+    PublishBarriers();
+  }
+  __syncthreads();
+  const Shared<K> shared{stages, come, used};
+  if (threadIdx.x < kGroupThreads) {
+    GiveRegisters<24>();
+    WaitForEarlierKernels();
+    const int there = p.RowsThatThereAre();
+    if (threadIdx.x == 0 && there > 0) BringTokens(p, Tiles<K>(p, cut, there), shared);
+  } else {
+    TakeRegisters<K::kRegisters>();
+    MultiplyTiles<K>(p, cut, shared, stages + K::kStages * K::kStagePieces, meeting);
   }
 }
 

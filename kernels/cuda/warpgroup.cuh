@@ -152,6 +152,16 @@ __device__ __forceinline__ void ReadBehind(float (&sums)[kSums]) {
   for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
+// All threads of a warpgroup hand registers back, or take more, so that each has kRegisters.
+template <int kRegisters>
+__device__ __forceinline__ void GiveRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void TakeRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 // The four warps of a warpgroup meet; `number`, 1 .. 15, is theirs alone.
 __device__ __forceinline__ void MeetWarpgroup(int number) {
   asm volatile("bar.sync %0, 128;" ::"r"(number) : "memory");
