@@ -221,8 +221,7 @@ struct Scales {
   // stages: multiplied since they were asked for.
   __device__ __forceinline__ void Finish(const Product& p, int stages) const {
     if (!p.normed) return;
-    if (steps <= K::kAhead * kStageSteps)
-      WaitForCopies<0>();  // else they came before weights that were taken
+    if (stages <= K::kAhead) WaitForCopies<0>();  // else they came before weights that were taken
     const int barrier = threadIdx.x / kGroupThreads;  // 0 is the whole block's
     MeetWarpgroup(barrier);                           // all have read the last tile's
     for (int i = threadIdx.x % kGroupThreads; i < K::kTokens; i += kGroupThreads) {
