@@ -8,8 +8,10 @@ namespace {
 
 // What a multiprocessor does in a cycle of its clock, measured on an H200: bytes from device memory
 // when all ask for them, bytes that one can get from the second cache.
-constexpr double kMemoryBytes = 19, kCacheBytes = 45;
-constexpr double kMeetingCycles = 4000;  // until eighths have met
+constexpr double kMemoryBytes = 17, kCacheBytes = 45;
+constexpr double kStepCycles = 85;       // a step takes at least this long
+constexpr double kTileCycles = 1000;     // from one tile to the next
+constexpr double kMeetingCycles = 6000;  // until eighths have met
 
 int64_t Quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -24,8 +26,10 @@ double Cycles(const TileKind& kind, int64_t tile_panels, int64_t panels, int64_t
   const double bytes = static_cast<double>(tile_panels * 512 + kind.tokens * 32) / kCacheBytes;
   const double out = static_cast<double>(tile_panels * 16 * kind.tokens * 4) / kCacheBytes;
   const double weights = static_cast<double>(panels * steps * 512) / kMemoryBytes / multiprocessors;
-  const double work = std::max(rounds * tile_steps * std::max(products, bytes), weights);
-  return work + rounds * out * (kind.split ? 3 : 1) + (kind.split ? kMeetingCycles : 0);
+  const double work =
+      std::max(rounds * tile_steps * std::max({products, bytes, kStepCycles}), weights);
+  return work + rounds * (out * (kind.split ? 4 : 1) + kTileCycles) +
+         (kind.split ? kMeetingCycles : 0);
 }
 
 }  // namespace

@@ -37,8 +37,9 @@ struct Product {
   int64_t numbers_stride = 0;
   const float* scales = nullptr;  // [rows], where normed
   // What PrepareTiles wrote.
-  const uint4* token_tiles = nullptr;  // bfloat16, [tiles of T tokens][steps][2][T][8 columns]
-  const float* squares = nullptr;      // [rows][kEighths], where normed: sums of x^2
+  // bfloat16, [tiles of T tokens][columns / 64][T][64 columns], the last as SwizzledPiece says.
+  const uint4* token_tiles = nullptr;
+  const float* squares = nullptr;  // [rows][kEighths], where normed: sums of x^2
   float* y = nullptr;
   int64_t y_stride = 0;
   bool add = false;

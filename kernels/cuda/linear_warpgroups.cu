@@ -47,10 +47,8 @@ __global__ void __launch_bounds__(kWarp)
   const int row = group * kGroupTokens + lane / 4;
   const bool present = lane / 4 < there;
   const float* x = p.x + row * p.x_stride;
-  // A lane's pairs of a step are words 4 row + lane % 4 of the step's halves.
-  const int64_t half = tile_tokens * 4;
-  uint32_t* to =
-      tiles + int64_t{row / tile_tokens} * steps * 2 * half + row % tile_tokens * 4 + lane % 4;
+  const int token = row % tile_tokens, first_stage = row / tile_tokens * (steps / kStageSteps);
+  uint32_t* to = tiles + int64_t{first_stage} * tile_tokens * kTokenPieces * 4 + lane % 4;
   float sum = 0;
 #pragma unroll 1
   for (int first = begin; first < end; first += kChunk) {
@@ -65,8 +63,11 @@ __global__ void __launch_bounds__(kWarp)
       if (step >= end) break;
       sum = AddSquares(u[i], sum);
       const uint2 rounded = RoundedOperand(Times(u[i], weight[i]));
-      to[step * 2 * half] = rounded.x;
-      to[step * 2 * half + half] = rounded.y;
+      // A lane's pairs of a step are words lane % 4 of the step's two pieces.
+      uint32_t* stage = to + int64_t{step / kStageSteps} * tile_tokens * kTokenPieces * 4;
+      const int piece = step % kStageSteps * kStepPieces;
+      stage[SwizzledPiece(token, piece) * 4] = rounded.x;
+      stage[SwizzledPiece(token, piece + 1) * 4] = rounded.y;
     }
   }
   sum = AddLanesOfToken(sum);

@@ -19,6 +19,15 @@ namespace mambad::kernels::cuda {
 inline constexpr int kGroupWarps = 4, kGroupThreads = kGroupWarps * kWarp;
 inline constexpr int kStageSteps = 4;  // steps that are asked for and multiplied together
 
+// Of 16 bytes: a token's step, a token's stage.
+inline constexpr int kStepPieces = 2, kTokenPieces = kStageSteps * kStepPieces;
+inline constexpr int kStageAlignment = 1024;
+
+// Where piece `piece` of a token's stage lies: so that eight tokens' meet all banks.
+__host__ __device__ constexpr int SwizzledPiece(int token, int piece) {
+  return token * kTokenPieces + (piece ^ token % 8);
+}
+
 // tokens: of a tile; groups: of warps that multiply, at most; ahead: stages that are asked for
 // before they are used; split: a tile is one eighth of the columns.
 template <int tokens, int groups, int ahead, bool split>
@@ -28,14 +37,14 @@ struct Kind {
   // One more warpgroup brings tokens, and leaves its registers to the others.
   static constexpr int kThreads = (kGroups + 1) * kGroupThreads;
   static constexpr int kRegisters = kGroups == 2 ? 240 : 160;
-  static constexpr int kStages = kAhead + 2;       // of tokens that there is room for
-  static constexpr int kSums = kTokens / 2;        // of a lane
-  static constexpr int kStepPieces = 2 * kTokens;  // of 16 bytes, a step's tokens
-  static constexpr int kStagePieces = kStageSteps * kStepPieces;
+  static constexpr int kStages = kAhead + 2;  // of tokens that there is room for
+  static constexpr int kSums = kTokens / 2;   // of a lane
+  static constexpr int kStagePieces = kTokens * kTokenPieces;
   static constexpr int kRingPieces = kAhead * kStageSteps * kWarp;  // a warp's weights
   static constexpr int kWeightPieces = kGroups * kGroupWarps * kRingPieces;
   static constexpr int kScaleBytes = kGroups * kTokens * (kEighths + 1) * int{sizeof(float)};
-  static constexpr int kSharedBytes = (kStages * kStagePieces + kWeightPieces) * 16 + kScaleBytes;
+  static constexpr int kSharedBytes =
+      (kStages * kStagePieces + kWeightPieces) * 16 + kScaleBytes + kStageAlignment;
   static_assert(kGroups == 2 || kGroups == 3);
   static_assert(kSharedBytes <= 226 * 1024);
 };
@@ -78,7 +87,7 @@ __device__ __forceinline__ int Same(int number) { return __shfl_sync(0xffffffffu
 // The rings of a block, in shared memory.
 template <typename K>
 struct Shared {
-  uint4* stages;          // tokens, [kStages][kStageSteps][2][kTokens]
+  uint4* stages;          // tokens, [kStages][kTokens][kTokenPieces], as SwizzledPiece says
   uint64_t *come, *used;  // when a stage has come, when it is no longer needed
 };
 
@@ -91,8 +100,8 @@ __device__ __forceinline__ void BringTokens(const Product& p, const Tiles<K>& ti
   for (int index = blockIdx.x; index < tiles.count; index += gridDim.x) {
     const Tile tile = tiles.At(index);
     const uint4* from =
-        p.token_tiles +
-        (int64_t{tile.token_tile} * tiles.steps + tiles.FirstStep(tile)) * K::kStepPieces;
+        p.token_tiles + (int64_t{tile.token_tile} * tiles.steps + tiles.FirstStep(tile)) *
+                            (K::kTokens * kStepPieces);
 #pragma unroll 1
     for (int i = 0; i < tiles.stages; ++i, from += K::kStagePieces) {
       if (round > 0) WaitForPhase(shared.used + slot, (round + 1) % 2);
@@ -165,12 +174,11 @@ struct Multiplier {
     const int before = slot;
     if (++slot % K::kStages == 0) slot = 0, parity ^= 1;
     WaitForPhase(shared.come + slot, parity);
-    const uint64_t right =
-        RightOperand(SharedAddress(shared.stages + slot * K::kStagePieces), K::kTokens);
+    const uint64_t right = RightOperand(SharedAddress(shared.stages + slot * K::kStagePieces));
     BeginProducts();
 #pragma unroll
     for (int i = 0; i < kStageSteps; ++i) {
-      WarpgroupTile<K::kTokens>::MultiplyAdd(weights[i], right + i * K::kStepPieces, chain);
+      WarpgroupTile<K::kTokens>::MultiplyAdd(weights[i], right + i * kStepPieces, chain);
     }
     CommitProducts();
     AskForWeights();
@@ -341,7 +349,9 @@ __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
 template <typename K>
 __device__ __forceinline__ void MultiplyInBlock(const Product& p, const Cut& cut,
                                                 const Meeting& meeting) {
-  extern __shared__ uint4 stages[];
+  extern __shared__ uint4 shared_memory[];
+  const uint32_t begin = SharedAddress(shared_memory);
+  uint4* const stages = shared_memory + (-begin % kStageAlignment) / 16;
   __shared__ uint64_t come[K::kStages], used[K::kStages];
   if (threadIdx.x == 0) {
     for (int i = 0; i < K::kStages; ++i) {

@@ -125,11 +125,13 @@ struct WarpgroupTile<160> {
 
 #undef MAMBAD_SUMS8
 
-// Of shared memory [2][tokens][8 columns], bf16: 16 columns of `tokens` tokens, the first eight of
-// all tokens in front. `address`: of shared memory, a multiple of 16.
-__device__ __forceinline__ uint64_t RightOperand(uint32_t address, int tokens) {
-  constexpr uint64_t kEightTokens = 8;  // bytes between them / 16
-  return (address & 0x3ffff) >> 4 | static_cast<uint64_t>(tokens) << 16 | kEightTokens << 32;
+// Of shared memory [tokens][64 columns], bf16, a token's pieces of 16 bytes at
+// SwizzledPiece: 16 columns of all tokens. `address`: of the first of these columns' places of
+// token 0, where places of token 0 begin at a multiple of 1024.
+__device__ __forceinline__ uint64_t RightOperand(uint32_t address) {
+  constexpr uint64_t kEightTokens = 1024 / 16, kSwizzleOf128Bytes = 1;
+  return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 | kEightTokens << 32 |
+         kSwizzleOf128Bytes << 62;
 }
 
 // Registers that were written before are seen by products that begin behind it.
