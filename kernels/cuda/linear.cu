@@ -5,14 +5,20 @@
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_cut.h"
 #include "kernels/cuda/linear_kernels.cuh"
 #include "kernels/cuda/packing.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
 
-constexpr int kFewRows = 64;       // up to here a matrix is streamed through the multiplying warps
-constexpr int kTileRowsMax = 128;  // rows that a tile of LaunchTiles spans, at most
+constexpr int kFewRows = 64;  // up to here a matrix is streamed through the multiplying warps
+constexpr int64_t kTileRowsMax = 160;  // rows that a tile of LaunchTiles or a cut spans, at most
+static_assert(kTileRowsMax >= kMostTileTokens);
+constexpr int kCutColumns = kCutSteps * kTileColumns;
+constexpr int64_t kMeetingBytes = int64_t{24} << 20;
+// A place where eighths of the smallest tile meet takes this much.
+constexpr int64_t kLeastMeetingBytes = kEighths * kTileRows * 16 * int64_t{sizeof(float)};
 
 // A block turns eight rows of x into operands, a warp an eighth of their columns.
 template <bool kBfloat16>
@@ -75,6 +81,14 @@ void Prepare(cudaStream_t stream, Product& product, LinearScratch& scratch) {
 }
 
 void MultiplyBfloat16(cudaStream_t stream, Product& product, LinearScratch& scratch) {
+  if (scratch.warpgroups && product.rows > kGroupTokens && product.columns % kCutColumns == 0) {
+    const Cut cut = ChooseCut(Panels(product.outputs), Steps(product.columns), product.rows,
+                              scratch.multiprocessors, static_cast<int64_t>(scratch.sums.bytes()));
+    LaunchWarpgroups(stream, product, cut, scratch.multiprocessors, scratch.activations.data(),
+                     scratch.scales.as<float>(),
+                     {scratch.sums.as<float4>(), scratch.arrivals.as<int>()});
+    return;
+  }
   const bool prepared = product.rows > kGroupTokens || !product.pairs_aligned;
   if (prepared) Prepare<true>(stream, product, scratch);
   if (product.rows <= kFewRows) {
@@ -116,15 +130,20 @@ LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns, const A
   LinearScratch scratch;
   scratch.max_rows = max_rows;
   scratch.max_columns = max_columns;
-  const int64_t operands = RoundUp(max_rows, kTileRowsMax) * Steps(max_columns) * kTileColumns * 2;
+  const int64_t operands = (max_rows + kTileRowsMax) * Steps(max_columns) * kTileColumns * 2;
   const int64_t numbers = max_rows * RoundUp(max_columns, kQuad) * int64_t{sizeof(float)};
   scratch.activations = allocate(std::max({operands, numbers, int64_t{16}}));
-  scratch.scales = allocate(std::max<int64_t>(max_rows, 1) * sizeof(float));
+  scratch.scales = allocate(std::max<int64_t>(max_rows, 1) * kEighths * sizeof(float));
   int device = 0;
   Check(cudaGetDevice(&device), "CreateLinearScratch");
   Check(cudaDeviceGetAttribute(&scratch.multiprocessors, cudaDevAttrMultiProcessorCount, device),
         "CreateLinearScratch");
   AllowTiles();
+  scratch.warpgroups = AllowWarpgroups(allocate);
+  if (scratch.warpgroups && max_rows > kGroupTokens) {
+    scratch.sums = allocate(kMeetingBytes);
+    scratch.arrivals = allocate(kMeetingBytes / kLeastMeetingBytes * int64_t{sizeof(int)});
+  }
   return scratch;
 }
 

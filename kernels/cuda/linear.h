@@ -27,9 +27,12 @@ enum class LinearOutput { kStore, kAdd };  // y = W x; y += W x
 // current when it was made; used by one stream at a time.
 struct LinearScratch {
   Buffer activations;  // as a kernel reads them: bfloat16 operands or float32 rows
-  Buffer scales;       // [max_rows]: 1 / sqrt(mean(x^2) + epsilon)
+  Buffer scales;       // [max_rows]: 1 / sqrt(mean(x^2) + epsilon); or [max_rows][8]: sums of x^2
+  Buffer sums;         // where eighths of a product meet; empty without warpgroups
+  Buffer arrivals;     // how many have come; zeros between products
   int64_t max_rows = 0, max_columns = 0;
   int multiprocessors = 0;
+  bool warpgroups = false;  // the device and its code have products of warpgroups
 };
 LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns, const Allocate& allocate);
 

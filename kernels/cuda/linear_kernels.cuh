@@ -8,7 +8,9 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/linear_cut.h"
 #include "kernels/cuda/packing.cuh"
+#include "kernels/cuda/packing.h"
 #include "kernels/cuda/ptx.cuh"
 
 namespace mambad::kernels::cuda {
@@ -34,6 +36,10 @@ struct Product {
   const float* numbers = nullptr;
   int64_t numbers_stride = 0;
   const float* scales = nullptr;  // [rows], where normed
+  // What PrepareTiles wrote.
+  // bfloat16, [tiles of T tokens][columns / 64][T][64 columns], the last as SwizzledPiece says.
+  const uint4* token_tiles = nullptr;
+  const float* squares = nullptr;  // [rows][kEighths], where normed: sums of x^2
   float* y = nullptr;
   int64_t y_stride = 0;
   bool add = false;
@@ -50,6 +56,13 @@ struct Product {
     if (bias != nullptr) sum += bias[output];
     *to = sum;
   }
+};
+
+// Where eighths of a split product meet: sums [token tiles][panels][eighths][tokens / 8][32 lanes],
+// arrivals [token tiles][panels], zero before and after.
+struct Meeting {
+  float4* sums = nullptr;
+  int* arrivals = nullptr;
 };
 
 // What a lane brings to a right operand: columns 16 step + 2 t, + 1 and 16 step + 2 t + 8, + 9 of
@@ -94,12 +107,17 @@ __device__ __forceinline__ float AddLanesOfToken(float sum) {
   sum += __shfl_xor_sync(0xffffffffu, sum, 1);
   return sum + __shfl_xor_sync(0xffffffffu, sum, 2);
 }
+// squares: a token's, of an eighth every `stride` numbers.
+__device__ __forceinline__ float FinishScale(const float* squares, int stride, int columns,
+                                             float epsilon) {
+  float sum = 0;
+  for (int eighth = 0; eighth < kEighths; ++eighth) sum += squares[eighth * stride];
+  return 1.0f / sqrtf(sum / static_cast<float>(columns) + epsilon);
+}
 // squares [kEighths][kGroupTokens], of token `token` of the group.
 __device__ __forceinline__ float FinishScale(const float (*squares)[kGroupTokens], int token,
                                              int columns, float epsilon) {
-  float sum = 0;
-  for (int eighth = 0; eighth < kEighths; ++eighth) sum += squares[eighth][token];
-  return 1.0f / sqrtf(sum / static_cast<float>(columns) + epsilon);
+  return FinishScale(&squares[0][token], kGroupTokens, columns, epsilon);
 }
 
 // The launches, each for products of its kind; nothing is allocated or waited for.
@@ -111,6 +129,13 @@ void LaunchFewRows(cudaStream_t stream, const Product& product, bool prepared, i
 void LaunchTiles(cudaStream_t stream, const Product& product, int multiprocessors);
 // What the current device must be told before LaunchTiles.
 void AllowTiles();
+// bfloat16, more than eight rows, where AllowWarpgroups said so: prepares its tokens itself, in
+// `tiles` and `squares` (LinearScratch), and multiplies them, cut as `cut` says.
+void LaunchWarpgroups(cudaStream_t stream, Product& product, const Cut& cut, int multiprocessors,
+                      void* tiles, float* squares, const Meeting& meeting);
+// Whether the current device and its code have warpgroups; tells the device what it must know
+// before LaunchWarpgroups.
+bool AllowWarpgroups(const Allocate& allocate);
 // float32, prepared.
 void LaunchFloatRows(cudaStream_t stream, const Product& product);
 

@@ -142,6 +142,38 @@ class Case {
     return OnHost(y);
   }
 
+  // The same with all rows there, as nodes of a graph: behind a recorded event and behind a copy.
+  std::vector<float> RunInGraph(const Way& way, int64_t rows) {
+    const auto end = start_.begin() + std::min(rows + 2, max_rows_) * YStride();
+    const Buffer y = OnDevice(std::vector<float>(start_.begin(), end)), copy = Allocate(y.bytes());
+    const RowsView x{device_x_.as<float>() + Offset(way), rows, columns_, Stride(way)};
+    const NormWeights norm{way.weighted ? device_norm_.as<float>() : nullptr, 1e-5f};
+    cudaStream_t stream;
+    cudaEvent_t event;
+    cudaGraph_t graph;
+    cudaGraphExec_t ready;
+    Check(cudaStreamCreate(&stream), "cudaStreamCreate");
+    Check(cudaEventCreate(&event), "cudaEventCreate");
+    Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "capture");
+    Check(cudaEventRecordWithFlags(event, stream, cudaEventRecordExternal), "capture: event");
+    for (const Buffer* to : {&copy, &y}) {
+      Linear(stream, nullptr, packed_, x, way.norm ? &norm : nullptr,
+             {to->as<float>(), rows, outputs_, YStride()}, LinearOutput::kStore, scratch_);
+      if (to == &y) break;
+      Check(cudaMemcpyAsync(copy.data(), y.data(), y.bytes(), cudaMemcpyDeviceToDevice, stream),
+            "capture: copy");
+    }
+    Check(cudaStreamEndCapture(stream, &graph), "capture");
+    Check(cudaGraphInstantiate(&ready, graph, 0), "cudaGraphInstantiate");
+    for (int i = 0; i < 3; ++i) Check(cudaGraphLaunch(ready, stream), "cudaGraphLaunch");
+    const std::vector<float> values = OnHost(y);
+    Check(cudaGraphExecDestroy(ready), "cudaGraphExecDestroy");
+    Check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    Check(cudaEventDestroy(event), "cudaEventDestroy");
+    Check(cudaStreamDestroy(stream), "cudaStreamDestroy");
+    return values;
+  }
+
   // Of row `row` of x.
   double Expected(const Way& way, int64_t row, int64_t output) const {
     const float* x = x_.data() + Offset(way) + row * Stride(way);
@@ -216,7 +248,8 @@ void CheckWay(Case& product, const Way& way) {
   const double error = product.Error(way, all, most);
   Expect(error < product.tolerance(), name + ": error " + std::to_string(error * 1e6) + "e-6");
   Expect(product.Untouched(all, most), name + ": wrote beside y");
-  for (const int64_t rows : {1, 2, 5, 8, 9, 16, 17, 33, 64, 65, 129, 300}) {
+  for (const int64_t rows : {1,  2,  5,   8,   9,   15,  16,  17,  31,  32,  33,  63,
+                             64, 65, 127, 128, 129, 255, 256, 257, 300, 319, 320, 1000}) {
     if (rows > most) break;
     const std::string at = name + ", " + std::to_string(rows) + " rows";
     const std::vector<float> some = product.Run(way, 0, rows, rows);
@@ -232,6 +265,11 @@ void CheckWay(Case& product, const Way& way) {
     // A row's place does not matter; with kAdd y starts from other numbers.
     const int64_t first = most - rows;
     if (way.add) continue;
+    if (!way.bias) {
+      const std::vector<float> captured = product.RunInGraph(way, rows);
+      for (int64_t row = 0; row < rows; ++row) differ += !product.Same(captured, row, all, row);
+      Expect(differ == 0, at + ", in a graph: other bits");
+    }
     const std::vector<float> moved = product.Run(way, first, rows, rows);
     for (int64_t row = 0; row < rows; ++row) differ += !product.Same(moved, row, all, first + row);
     Expect(differ == 0, at + ", moved: other bits");
@@ -245,7 +283,7 @@ void CheckProducts(bool small) {
   std::vector<Shape> shapes = {{1, 1, 70},      {16, 2, 70},    {17, 33, 140},  {80, 97, 70},
                                {64, 64, 131},   {48, 7, 70},    {130, 256, 70}, {33, 700, 140},
                                {271, 31, 300},  {15, 1300, 70}, {96, 192, 130}, {40, 513, 140},
-                               {70, 1024, 140}, {20, 5000, 70}};
+                               {70, 1024, 140}, {20, 5000, 70}, {40, 512, 330}, {200, 1536, 330}};
   if (!small) {
     shapes.insert(shapes.end(), {{1536, 384, 2048},
                                  {320, 2560, 2048},
@@ -254,10 +292,13 @@ void CheckProducts(bool small) {
                                  {10240, 2560, 2048},
                                  {2560, 5120, 2048},
                                  {1000, 14336, 300},
-                                 {50280, 768, 300}});
+                                 {50280, 768, 320},
+                                 {4096, 14336, 320},
+                                 {28672, 4096, 130}});
   }
   for (const Shape& shape : shapes) {
     for (const ElementType type : {ElementType::kBFloat16, ElementType::kFloat32}) {
+      if (type == ElementType::kFloat32 && shape.outputs * shape.columns > 50'000'000) continue;
       Case product(shape.outputs, shape.columns, type, shape.rows);
       const int before = failures;
       CheckWay(product, {.norm = true, .weighted = true});
@@ -352,36 +393,34 @@ void TimeShape(cudaStream_t stream, double copy_rate, int64_t outputs, int64_t c
   const Buffer y = Allocate(most * outputs * sizeof(float));
   LinearScratch scratch = CreateLinearScratch(most, columns, Allocate);
   const NormWeights norm{weight.as<float>(), 1e-5f};
-  std::printf("%6lldx%-5lld", static_cast<long long>(outputs), static_cast<long long>(columns));
-  for (const int64_t rows : {int64_t{1}, int64_t{5}, int64_t{8}, int64_t{16}, int64_t{32},
-                             int64_t{64}, int64_t{128}, int64_t{256}, most}) {
+  for (const int64_t rows : {1, 5, 8, 9, 16, 32, 64, 96, 128, 256, 512, 1024, 2048}) {
+    if (rows > most) break;
     const double seconds = GraphSeconds(stream, count, [&](int i) {
       Linear(stream, nullptr, matrices[i], {x.as<float>(), rows, columns, columns},
              normed ? &norm : nullptr, {y.as<float>(), rows, outputs, outputs},
              LinearOutput::kStore, scratch);
     });
-    if (rows <= 128) {
-      std::printf("  %4lld: %6.1f us %5.0f GB/s %3.0f %%", static_cast<long long>(rows),
-                  seconds * 1e6, bytes / seconds / 1e9, 100 * bytes / seconds / copy_rate);
-    } else {
-      std::printf("  %4lld: %7.1f us %4.0f TFLOP/s", static_cast<long long>(rows), seconds * 1e6,
-                  bytes * static_cast<double>(rows) / seconds / 1e12);
-    }
+    std::printf("%6lldx%-5lld %5lld rows %8.1f us %5.0f GB/s %4.0f %% %5.0f TFLOP/s\n",
+                static_cast<long long>(outputs), static_cast<long long>(columns),
+                static_cast<long long>(rows), seconds * 1e6, bytes / seconds / 1e9,
+                100 * bytes / seconds / copy_rate,
+                bytes * static_cast<double>(rows) / seconds / 1e12);
+    std::fflush(stdout);
   }
-  std::printf("\n");
-  std::fflush(stdout);
 }
 
 void PrintTimes() {
   cudaStream_t stream;
   Check(cudaStreamCreate(&stream), "cudaStreamCreate");
   const double copy_rate = CopyRate(stream);
-  std::printf("copy rate %.0f GB/s; rows: time a launch in a graph, weights read, share of it\n",
+  std::printf("copy rate %.0f GB/s; a product in a graph: time, weights read, share of copy rate\n",
               copy_rate / 1e9);
   TimeShape(stream, copy_rate, 10240, 2560, true);
   TimeShape(stream, copy_rate, 2560, 5120, false);
   TimeShape(stream, copy_rate, 192, 5120, false);
   TimeShape(stream, copy_rate, 5120, 160, false);
+  TimeShape(stream, copy_rate, 28672, 4096, true);
+  TimeShape(stream, copy_rate, 4096, 14336, false);
   TimeShape(stream, copy_rate, 50280, 2560, true);
   Check(cudaStreamDestroy(stream), "cudaStreamDestroy");
 }

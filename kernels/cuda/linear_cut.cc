@@ -1,0 +1,58 @@
+#include "kernels/cuda/linear_cut.h"
+
+#include <algorithm>
+#include <cstdint>
+
+namespace mambad::kernels::cuda {
+namespace {
+
+// What a multiprocessor does in a cycle of its clock, measured on an H200: bytes from device memory
+// when all ask for them, bytes that one can get from the second cache.
+constexpr double kMemoryBytes = 17, kCacheBytes = 45;
+constexpr double kStepCycles = 85;       // a step takes at least this long
+constexpr double kTileCycles = 1000;     // from one tile to the next
+constexpr double kMeetingCycles = 6000;  // until eighths have met
+
+int64_t Quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+double Cycles(const TileKind& kind, int64_t tile_panels, int64_t panels, int64_t steps,
+              int64_t rows, int multiprocessors) {
+  const int64_t token_tiles = Quotient(rows, kind.tokens);
+  const int64_t tiles = Quotient(panels, tile_panels) * token_tiles * (kind.split ? 8 : 1);
+  const double rounds = static_cast<double>(Quotient(tiles, multiprocessors));
+  const double tile_steps = static_cast<double>(steps) / (kind.split ? 8 : 1);
+  // A step: four panels are a product of tokens / 2 cycles; 512 bytes a panel, 32 a token.
+  const double products = static_cast<double>(Quotient(tile_panels, 4) * kind.tokens) / 2;
+  const double bytes = static_cast<double>(tile_panels * 512 + kind.tokens * 32) / kCacheBytes;
+  const double out = static_cast<double>(tile_panels * 16 * kind.tokens * 4) / kCacheBytes;
+  const double weights = static_cast<double>(panels * steps * 512) / kMemoryBytes / multiprocessors;
+  const double work =
+      std::max(rounds * tile_steps * std::max({products, bytes, kStepCycles}), weights);
+  return work + rounds * (out * (kind.split ? 4 : 1) + kTileCycles) +
+         (kind.split ? kMeetingCycles : 0);
+}
+
+}  // namespace
+
+int64_t MeetingBytes(const TileKind& kind, int64_t panels, int64_t rows) {
+  return Quotient(rows, kind.tokens) * panels * 8 * 16 * kind.tokens * 4;
+}
+
+Cut ChooseCut(int64_t panels, int64_t steps, int64_t rows, int multiprocessors,
+              int64_t meeting_bytes) {
+  Cut best;
+  double least = 0;
+  for (const TileKind& kind : kTileKinds) {
+    if (kind.split && MeetingBytes(kind, panels, rows) > meeting_bytes) continue;
+    for (int tile_panels = 1; tile_panels <= kind.most_panels; ++tile_panels) {
+      const double cycles = Cycles(kind, tile_panels, panels, steps, rows, multiprocessors);
+      if (best.tokens != 0 && cycles >= least) continue;
+      least = cycles;
+      best = {kind.tokens, kind.split, tile_panels,
+              static_cast<int>(Quotient(panels, tile_panels))};
+    }
+  }
+  return best;
+}
+
+}  // namespace mambad::kernels::cuda

@@ -1,0 +1,380 @@
+// The kernel of products of more than eight rows with bfloat16 weights on GPUs whose warpgroups
+// multiply (warpgroup.cuh). A warp loads panels of weights from device memory straight into the
+// registers that are multiplied; tokens come through shared memory, where all warps of a block use
+// them. An element's sums are those of linear_few_rows.cu, in their order.
+
+#ifndef MAMBAD_KERNELS_CUDA_LINEAR_WARPGROUPS_CUH_
+#define MAMBAD_KERNELS_CUDA_LINEAR_WARPGROUPS_CUH_
+
+#include <cstdint>
+
+#include "kernels/cuda/linear_cut.h"
+#include "kernels/cuda/linear_kernels.cuh"
+#include "kernels/cuda/packing.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/warpgroup.cuh"
+
+namespace mambad::kernels::cuda {
+
+inline constexpr int kGroupWarps = 4, kGroupThreads = kGroupWarps * kWarp;
+inline constexpr int kStageSteps = 4;  // steps that are asked for and multiplied together
+
+// Of 16 bytes: a token's step, a token's stage.
+inline constexpr int kStepPieces = 2, kTokenPieces = kStageSteps * kStepPieces;
+inline constexpr int kStageAlignment = 1024;
+
+// Where piece `piece` of a token's stage lies: so that eight tokens' meet all banks.
+__host__ __device__ constexpr int SwizzledPiece(int token, int piece) {
+  return token * kTokenPieces + (piece ^ token % 8);
+}
+
+// tokens: of a tile; groups: of warps that multiply, at most; ahead: stages that are asked for
+// before they are used; split: a tile is one eighth of the columns.
+template <int tokens, int groups, int ahead, bool split>
+struct Kind {
+  static constexpr int kTokens = tokens, kGroups = groups, kAhead = ahead;
+  static constexpr bool kSplit = split;
+  // One more warpgroup brings tokens, and leaves its registers to the others.
+  static constexpr int kThreads = (kGroups + 1) * kGroupThreads;
+  static constexpr int kRegisters = kGroups == 2 ? 240 : 160;
+  static constexpr int kStages = kAhead + 2;  // of tokens that there is room for
+  static constexpr int kSums = kTokens / 2;   // of a lane
+  static constexpr int kStagePieces = kTokens * kTokenPieces;
+  static constexpr int kRingPieces = kAhead * kStageSteps * kWarp;  // a warp's weights
+  static constexpr int kWeightPieces = kGroups * kGroupWarps * kRingPieces;
+  static constexpr int kScaleBytes = kGroups * kTokens * (kEighths + 1) * int{sizeof(float)};
+  static constexpr int kSharedBytes =
+      (kStages * kStagePieces + kWeightPieces) * 16 + kScaleBytes + kStageAlignment;
+  static_assert(kGroups == 2 || kGroups == 3);
+  static_assert(kSharedBytes <= 226 * 1024);
+};
+
+struct Tile {
+  int panel = 0, token_tile = 0, eighth = 0;
+};
+
+// What is cut how: tiles of panels, tokens and, where split, eighths, tokens fastest. An eighth of
+// the columns is whole stages.
+template <typename K>
+struct Tiles {
+  int steps, eighth_stages, stages;  // of all columns; of a tile
+  int tile_panels, token_tiles, count;
+  __device__ __forceinline__ Tiles(const Product& p, const Cut& cut, int rows)
+      : steps(static_cast<int>(Steps(p.columns))),
+        eighth_stages(steps / (kEighths * kStageSteps)),
+        stages(eighth_stages * (K::kSplit ? 1 : kEighths)),
+        tile_panels(cut.tile_panels),
+        token_tiles((rows + K::kTokens - 1) / K::kTokens),
+        count(cut.panel_tiles * token_tiles * (K::kSplit ? kEighths : 1)) {}
+  __device__ __forceinline__ Tile At(int index) const {
+    const int rest = index / token_tiles;
+    Tile tile;
+    tile.token_tile = index % token_tiles;
+    tile.eighth = K::kSplit ? rest % kEighths : 0;
+    tile.panel = (K::kSplit ? rest / kEighths : rest) * tile_panels;
+    return tile;
+  }
+  __device__ __forceinline__ int FirstStep(const Tile& tile) const {
+    return tile.eighth * eighth_stages * kStageSteps;
+  }
+};
+
+#ifdef MAMBAD_HAS_WARPGROUP_PRODUCTS
+
+// Of a number that all lanes have: the compiler knows it, too.
+__device__ __forceinline__ int Same(int number) { return __shfl_sync(0xffffffffu, number, 0); }
+
+// The rings of a block, in shared memory.
+template <typename K>
+struct Shared {
+  uint4* stages;          // tokens, [kStages][kTokens][kTokenPieces], as SwizzledPiece says
+  uint64_t *come, *used;  // when a stage has come, when it is no longer needed
+};
+
+// Brings the tokens of a block's tiles, stage by stage. One thread does.
+template <typename K>
+__device__ __forceinline__ void BringTokens(const Product& p, const Tiles<K>& tiles,
+                                            const Shared<K>& shared) {
+  int slot = 0, round = 0;
+#pragma unroll 1
+  for (int index = blockIdx.x; index < tiles.count; index += gridDim.x) {
+    const Tile tile = tiles.At(index);
+    const uint4* from =
+        p.token_tiles + (int64_t{tile.token_tile} * tiles.steps + tiles.FirstStep(tile)) *
+                            (K::kTokens * kStepPieces);
+#pragma unroll 1
+    for (int i = 0; i < tiles.stages; ++i, from += K::kStagePieces) {
+      if (round > 0) WaitForPhase(shared.used + slot, (round + 1) % 2);
+      BringBytes(shared.stages + slot * K::kStagePieces, from, K::kStagePieces * 16,
+                 shared.come + slot);
+      if (++slot == K::kStages) slot = 0, ++round;
+    }
+  }
+}
+
+// A lane's weights of a stage.
+using StageWeights = uint4[kStageSteps];
+
+// What a warp that multiplies does to a tile. Its weights come through a ring of each lane's own.
+template <typename K>
+struct Multiplier {
+  const Product& p;
+  const Tiles<K>& tiles;
+  const Shared<K>& shared;
+  int warp;       // of those that multiply
+  uint4* ring;    // [kAhead][kStageSteps][32 lanes], at this lane
+  int ask_index;  // tile and stage whose weights are asked for next
+  int ask_stage = 0;
+  const uint4* from = nullptr;  // these; nullptr: this warp has no panel
+  int place = 0;                // in the ring, of the next stage
+  int slot = -1, parity = 1;    // of the stage that is multiplied
+
+  __device__ __forceinline__ void FindWeights() {
+    from = nullptr;
+    if (ask_index >= tiles.count || warp >= tiles.tile_panels) return;
+    const Tile tile = tiles.At(ask_index);
+    const int panel = tile.panel + warp;
+    if (panel >= static_cast<int>(Panels(p.outputs))) return;
+    from = static_cast<const uint4*>(p.weights) +
+           (int64_t{panel} * tiles.steps + tiles.FirstStep(tile)) * kWarp + threadIdx.x % kWarp;
+  }
+  __device__ __forceinline__ void AskForWeights() {
+    if (from != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kStageSteps; ++i) {
+        CopyAsync(ring + (place * kStageSteps + i) * kWarp, from + i * kWarp, true);
+      }
+      from += kStageSteps * kWarp;
+    }
+    CommitCopies();
+    if (++place == K::kAhead) place = 0;
+    if (++ask_stage == tiles.stages) {
+      ask_stage = 0;
+      ask_index += gridDim.x;
+      FindWeights();
+    }
+  }
+  // The weights of the stage that lies in `place`, when they have come.
+  __device__ __forceinline__ void Take(StageWeights& weights) const {
+    WaitForCopies<K::kAhead - 1>();
+#pragma unroll
+    for (int i = 0; i < kStageSteps; ++i) {
+      weights[i] = ring[(place * kStageSteps + i) * kWarp];
+    }
+  }
+  // This warp no longer needs the stage in `slot`.
+  __device__ __forceinline__ void Leave(int left_slot) const {
+    if (threadIdx.x % kWarp == 0) Arrive(shared.used + left_slot);
+  }
+
+  // Begins the products of the next stage; those of the one before it, if it is not the tile's
+  // `first`, are done. Asks for what comes later; takes `next`, if `more`.
+  __device__ __forceinline__ void Stage(const StageWeights& weights, bool first, StageWeights& next,
+                                        bool more, float (&chain)[K::kSums]) {
+    const int before = slot;
+    if (++slot % K::kStages == 0) slot = 0, parity ^= 1;
+    WaitForPhase(shared.come + slot, parity);
+    const uint64_t right = RightOperand(SharedAddress(shared.stages + slot * K::kStagePieces));
+    BeginProducts();
+#pragma unroll
+    for (int i = 0; i < kStageSteps; ++i) {
+      WarpgroupTile<K::kTokens>::MultiplyAdd(weights[i], right + i * kStepPieces, chain);
+    }
+    CommitProducts();
+    AskForWeights();
+    WaitForProducts<1>();
+    if (!first) Leave(before);
+    if (more) Take(next);
+  }
+  // All stages of a tile. fold(chain): the sums of an eighth.
+  template <typename Fold>
+  __device__ __forceinline__ void Multiply(const Fold& fold) {
+#pragma unroll 1
+    for (int eighth = 0; eighth < (K::kSplit ? 1 : kEighths); ++eighth) {
+      float chain[K::kSums] = {};
+      StageWeights even, odd;
+      Take(even);
+#pragma unroll 1
+      for (int left = tiles.eighth_stages; left > 0; left -= 2) {
+        Stage(even, eighth == 0 && left == tiles.eighth_stages, odd, left > 1, chain);
+        if (left > 1) Stage(odd, false, even, left > 2, chain);
+      }
+      WaitForProducts<0>();
+      ReadBehind(chain);
+      fold(chain);
+    }
+    Leave(slot);
+  }
+};
+
+// Scales of a tile's tokens, a warpgroup for itself.
+template <typename K>
+struct Scales {
+  float* squares;  // [tokens][kEighths]
+  float* scales;   // [tokens]
+
+  __device__ __forceinline__ explicit Scales(float* shared) {
+    const int group = static_cast<int>(threadIdx.x) / kGroupThreads - 1;
+    squares = shared + group * K::kTokens * (kEighths + 1);
+    scales = squares + K::kTokens * kEighths;
+  }
+  __device__ __forceinline__ void Ask(const Product& p, int first_token, int there) const {
+    if (!p.normed) return;
+    for (int i = threadIdx.x % kGroupThreads; i < K::kTokens; i += kGroupThreads) {
+      const float* from = p.squares + int64_t{min(first_token + i, there - 1)} * kEighths;
+      CopyAsync(squares + i * kEighths, from, true);
+      CopyAsync(squares + i * kEighths + 4, from + 4, true);
+    }
+  }
+  // stages: multiplied since they were asked for.
+  __device__ __forceinline__ void Finish(const Product& p, int stages) const {
+    if (!p.normed) return;
+    if (stages <= K::kAhead) WaitForCopies<0>();  // else they came before weights that were taken
+    const int barrier = threadIdx.x / kGroupThreads;  // 0 is the whole block's
+    MeetWarpgroup(barrier);                           // all have read the last tile's
+    for (int i = threadIdx.x % kGroupThreads; i < K::kTokens; i += kGroupThreads) {
+      scales[i] = FinishScale(squares + i * kEighths, 1, p.columns, p.epsilon);
+    }
+    MeetWarpgroup(barrier);
+  }
+};
+
+// The sums of group j of eight tokens, of panel `panel`; `at`: the tile's first token.
+__device__ __forceinline__ void PutGroup(const Product& p, int panel, int at, int j, int there,
+                                         const float* scales, float4 sums) {
+  const int lane = threadIdx.x % kWarp, inside = j * kGroupTokens + lane % 4 * 2;
+  const float of[4] = {sums.x, sums.y, sums.z, sums.w};
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    const int token = at + inside + e % 2;
+    const int output = panel * kTileRows + lane / 4 + e / 2 * 8;
+    if (token < there && output < p.outputs) {
+      p.Put(token, output, of[e], p.normed ? scales[inside + e % 2] : 1);
+    }
+  }
+}
+
+// This warp's eighth of a panel is in `meeting`; the last of eight to come adds and puts them.
+template <typename K>
+__device__ __forceinline__ void Meet(const Product& p, const Meeting& meeting, int64_t place,
+                                     int panel, int at, int there, const float* scales) {
+  constexpr int kParts = K::kTokens / kGroupTokens;
+  const int lane = threadIdx.x % kWarp;
+  __threadfence();
+  __syncwarp();
+  int before = 0;
+  if (lane == 0) before = atomicAdd(meeting.arrivals + place, 1);
+  before = __shfl_sync(0xffffffffu, before, 0);
+  if (before != kEighths - 1) return;
+  __threadfence();
+  const float4* sums = meeting.sums + place * kEighths * kParts * kWarp + lane;
+#pragma unroll 2
+  for (int j = 0; j < kParts; ++j) {
+    if (at + j * kGroupTokens >= there) break;
+    float4 parts[kEighths], sum = {};
+#pragma unroll
+    for (int e = 0; e < kEighths; ++e) parts[e] = __ldcg(sums + (e * kParts + j) * kWarp);
+#pragma unroll
+    for (int e = 0; e < kEighths; ++e) {
+      sum.x += parts[e].x, sum.y += parts[e].y, sum.z += parts[e].z, sum.w += parts[e].w;
+    }
+    PutGroup(p, panel, at, j, there, scales, sum);
+  }
+  if (lane == 0) meeting.arrivals[place] = 0;
+}
+
+// The tiles of a warpgroup's four warps.
+template <typename K>
+__device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
+                                              const Shared<K>& shared, uint4* rings,
+                                              const Meeting& meeting) {
+  // Weights are asked for before earlier kernels end; where there is one tile of tokens at most,
+  // that can be done before the rows are known.
+  const bool one = p.rows <= K::kTokens;
+  if (!one) WaitForEarlierKernels();
+  const Tiles<K> tiles(p, cut, one ? 1 : Same(p.RowsThatThereAre()));
+  const int warp = static_cast<int>(threadIdx.x) / kWarp - kGroupWarps, lane = threadIdx.x % kWarp;
+  const int panels = static_cast<int>(Panels(p.outputs));
+  const Scales<K> scales(reinterpret_cast<float*>(rings + K::kWeightPieces));
+  int index = blockIdx.x;
+  Multiplier<K> multiplier{p, tiles, shared, warp, rings + warp * K::kRingPieces + lane, index};
+  multiplier.FindWeights();
+#pragma unroll 1
+  for (int i = 0; i < K::kAhead; ++i) multiplier.AskForWeights();
+  WaitForEarlierKernels();
+  const int there = Same(p.RowsThatThereAre());
+  if (there <= 0) return;
+#pragma unroll 1
+  for (; index < tiles.count; index += gridDim.x) {
+    const Tile tile = tiles.At(index);
+    const int at = tile.token_tile * K::kTokens, panel = tile.panel + warp;
+    const bool mine = warp < cut.tile_panels && panel < panels;
+    scales.Ask(p, at, there);
+    if constexpr (K::kSplit) {
+      const int64_t place = int64_t{tile.token_tile} * panels + panel;
+      float4* to = meeting.sums +
+                   (place * kEighths + tile.eighth) * (K::kTokens / kGroupTokens) * kWarp + lane;
+      multiplier.Multiply([&](const float(&chain)[K::kSums]) {
+        if (!mine) return;
+#pragma unroll
+        for (int j = 0; j < K::kTokens / kGroupTokens; ++j) {
+          if (at + j * kGroupTokens >= there) break;
+          const float* from = chain + j * 4;
+          __stcg(to + j * kWarp, float4{from[0], from[1], from[2], from[3]});
+        }
+      });
+      LetNextKernelBegin();
+      scales.Finish(p, tiles.stages);
+      if (mine) Meet<K>(p, meeting, place, panel, at, there, scales.scales);
+    } else {
+      float total[K::kSums] = {};
+      multiplier.Multiply([&](const float(&chain)[K::kSums]) {
+#pragma unroll
+        for (int i = 0; i < K::kSums; ++i) total[i] += chain[i];
+      });
+      LetNextKernelBegin();
+      scales.Finish(p, tiles.stages);
+      if (mine) {
+#pragma unroll
+        for (int j = 0; j < K::kTokens / kGroupTokens; ++j) {
+          const float* from = total + j * 4;
+          PutGroup(p, panel, at, j, there, scales.scales, {from[0], from[1], from[2], from[3]});
+        }
+      }
+    }
+  }
+}
+
+// What a block does: its first warpgroup brings tokens, the others multiply.
+template <typename K>
+__device__ __forceinline__ void MultiplyInBlock(const Product& p, const Cut& cut,
+                                                const Meeting& meeting) {
+  extern __shared__ uint4 shared_memory[];
+  const uint32_t begin = SharedAddress(shared_memory);
+  uint4* const stages = shared_memory + (-begin % kStageAlignment) / 16;
+  __shared__ uint64_t come[K::kStages], used[K::kStages];
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < K::kStages; ++i) {
+      InitializeBarrier(come + i, 1);
+      InitializeBarrier(used + i, static_cast<int>(blockDim.x) / kWarp - kGroupWarps);
+    }
+    PublishBarriers();
+  }
+  __syncthreads();
+  const Shared<K> shared{stages, come, used};
+  if (threadIdx.x < kGroupThreads) {
+    GiveRegisters<24>();
+    WaitForEarlierKernels();
+    const int there = p.RowsThatThereAre();
+    if (threadIdx.x == 0 && there > 0) BringTokens(p, Tiles<K>(p, cut, there), shared);
+  } else {
+    TakeRegisters<K::kRegisters>();
+    MultiplyTiles<K>(p, cut, shared, stages + K::kStages * K::kStagePieces, meeting);
+  }
+}
+
+#endif  // MAMBAD_HAS_WARPGROUP_PRODUCTS
+
+}  // namespace mambad::kernels::cuda
+
+#endif  // MAMBAD_KERNELS_CUDA_LINEAR_WARPGROUPS_CUH_
