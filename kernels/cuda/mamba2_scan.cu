@@ -4,6 +4,7 @@
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/mamba2_scan.cuh"
 #include "kernels/cuda/mamba2_scan.h"
 #include "kernels/cuda/mixers.h"
 #include "kernels/cuda/recurrence.cuh"
@@ -16,14 +17,6 @@ namespace {
 constexpr int kWaitingRows = 8;
 constexpr int kMaxStateSize = 1024;
 constexpr int kKeepThreads = 256;
-
-struct Mamba2Arguments {
-  Batch batch;
-  Mamba2Layer layer;
-  RecurrentState state;
-  RowsView projected, convolved, out;
-  Mamba2Widths widths;
-};
 
 // One part of one head: columns [first, first + width) of its P.
 struct HeadPart {
@@ -235,6 +228,23 @@ void LaunchScan(cudaStream_t stream, const Mamba2Arguments& arguments) {
   CheckLaunch("Mamba2Scan");
 }
 
+void ScanAnyRows(cudaStream_t stream, const Mamba2Arguments& arguments) {
+  const int size = arguments.layer.state_size;
+  if (size <= 32) {
+    LaunchScan<16, 8, 4>(stream, arguments);
+  } else if (size <= 64) {
+    LaunchScan<16, 8, 8>(stream, arguments);
+  } else if (size <= 128) {
+    LaunchScan<16, 8, 16>(stream, arguments);
+  } else if (size <= 256) {
+    LaunchScan<8, 8, 32>(stream, arguments);
+  } else if (size <= 512) {
+    LaunchScan<4, 16, 32>(stream, arguments);
+  } else {
+    LaunchScan<2, 16, 64>(stream, arguments);
+  }
+}
+
 void CheckLayer(const Mamba2Layer& layer) {
   bool fits = layer.inner_width > 0 && layer.state_size > 0 && layer.groups > 0 &&
               layer.heads > 0 && layer.inner_width % layer.heads == 0 &&
@@ -288,18 +298,8 @@ void Mamba2Scan(cudaStream_t stream, const Batch& batch, const Mamba2Layer& laye
   if (batch.sequences == 0) return;
   const Mamba2Arguments arguments{
       batch, layer, state, projected, convolved, gated, Mamba2Widths(layer)};
-  if (layer.state_size <= 32) {
-    LaunchScan<16, 8, 4>(stream, arguments);
-  } else if (layer.state_size <= 64) {
-    LaunchScan<16, 8, 8>(stream, arguments);
-  } else if (layer.state_size <= 128) {
-    LaunchScan<16, 8, 16>(stream, arguments);
-  } else if (layer.state_size <= 256) {
-    LaunchScan<8, 8, 32>(stream, arguments);
-  } else if (layer.state_size <= 512) {
-    LaunchScan<4, 16, 32>(stream, arguments);
-  } else {
-    LaunchScan<2, 16, 64>(stream, arguments);
+  if (!Mamba2FewRows(stream, arguments) && !Mamba2ManyRows(stream, arguments)) {
+    ScanAnyRows(stream, arguments);
   }
   const int kept = std::min(batch.rows, state.layout.replay_rows);
   if (kept == 0) return;
