@@ -21,8 +21,7 @@ constexpr int kParts = 4, kNumbers = 4;        // of a channel: lanes, numbers o
 constexpr int kOfWarp = kWarp / kParts;        // channels
 constexpr int kChannels = kRunners * kOfWarp;  // of a block
 constexpr int kChunkRows = 32;
-constexpr int kOwn =
-    kChunkRows * kOfWarp / kWarp;  // rows and channels of a chunk that a helper has
+constexpr int kOwn = kChunkRows * kOfWarp / kWarp;  // rows and channels that a helper has of one
 constexpr int kThreads = 2 * kRunners * kWarp;
 // |x| up to here: 2^x is a number that needs no scaling, and one instruction gives what exp2f does.
 constexpr float kPlainExponents = 120;
@@ -45,7 +44,7 @@ __device__ __forceinline__ float PowerOfTwo(float x) {
 
 // ---- helpers ------------------------------------------------------------------------------------
 
-// Of a helper's lane: one channel, and of each chunk the rows lane / 8 + 4 j.
+// Of a helper's lane: one channel, and of each chunk the rows line + 4 j.
 struct Helper {
   const MambaRows& arguments;
   const SequenceRows& rows;
@@ -67,39 +66,65 @@ struct Helper {
     skip = layer.skip[channel];
   }
 
+  // All rows of a chunk are there, of the call, and not kept: nobody has to look at each.
+  __device__ bool IsPlain(int chunk) const {
+    const int begin = chunk * kChunkRows;
+    return begin >= rows.replay && begin + kChunkRows <= min(rows.total(), rows.kept);
+  }
+  // Column `column` of a view in row i of the recurrence, which is one of the call.
+  __device__ float* Of(const RowsView& view, int i, int64_t column) const {
+    return RowOf(view, rows.call_row(i)) + column;
+  }
+
   // B and C of a chunk begin to come.
   __device__ void Fetch(int chunk, Chunks& chunks) const {
-    const int begin = chunk * kChunkRows, total = rows.total(), buffer = chunk % 3;
+    constexpr int kTogether = kRunners * kWarp / kStateSize;  // rows
+    const int n = thread % kStateSize, r = thread / kStateSize, i = chunk * kChunkRows + r;
+    float* b = &chunks.b[chunk % 3][r][n % kParts * kNumbers + n / kParts];
+    float* c = &chunks.c[chunk % 3][r][n % kParts * kNumbers + n / kParts];
+    if (IsPlain(chunk)) {
+      const float* from_b = Of(arguments.b, i, b_place + n);
+      const float* from_c = Of(arguments.c, i, c_place + n);
+#pragma unroll
+      for (int j = 0; j < kChunkRows / kTogether; ++j) {
+        CopyWordAsync(b + j * kTogether * kStateSize, from_b);
+        CopyWordAsync(c + j * kTogether * kStateSize, from_c);
+        from_b += kTogether * arguments.b.stride;
+        from_c += kTogether * arguments.c.stride;
+      }
+      return;
+    }
     const int64_t kept_b = 2 * int64_t{arguments.layer.inner_width};
-    for (int k = thread; k < kChunkRows * kStateSize; k += kRunners * kWarp) {
-      const int r = k / kStateSize, n = k % kStateSize, i = begin + r;
-      const int place = n % kParts * kNumbers + n / kParts;
-      if (i >= total) return;
-      if (i < rows.replay) {
-        const float* const kept = ReplayRow(rows, arguments.state.layout, i);
-        CopyWordAsync(&chunks.b[buffer][r][place], kept + kept_b + b_place + n);
+    for (int j = 0; j < kChunkRows && i + j < rows.total(); j += kTogether) {
+      if (i + j < rows.replay) {
+        const float* const kept = ReplayRow(rows, arguments.state.layout, i + j);
+        CopyWordAsync(b + j * kStateSize, kept + kept_b + b_place + n);
       } else {
-        const int64_t row = rows.call_row(i);
-        CopyWordAsync(&chunks.b[buffer][r][place], RowOf(arguments.b, row) + b_place + n);
-        CopyWordAsync(&chunks.c[buffer][r][place], RowOf(arguments.c, row) + c_place + n);
+        CopyWordAsync(b + j * kStateSize, Of(arguments.b, i + j, b_place + n));
+        CopyWordAsync(c + j * kStateSize, Of(arguments.c, i + j, c_place + n));
       }
     }
   }
 
   __device__ void Load(int chunk) {
-    const int first = chunk * kChunkRows + line, total = rows.total();
+    const int first = chunk * kChunkRows + line;
+    if (IsPlain(chunk)) {
+      LoadColumn(arguments.x, first, x);
+      LoadColumn(arguments.delta, first, delta);
+      return;
+    }
 #pragma unroll
     for (int j = 0; j < kOwn; ++j) {
       const int i = first + j * kParts;
       x[j] = delta[j] = 0;
-      if (i >= total) continue;
+      if (i >= rows.total()) continue;
       if (i < rows.replay) {
         const float* const kept = ReplayRow(rows, arguments.state.layout, i);
         x[j] = kept[channel];
         delta[j] = kept[arguments.layer.inner_width + channel];
       } else {
-        x[j] = RowOf(arguments.x, rows.call_row(i))[channel];
-        delta[j] = RowOf(arguments.delta, rows.call_row(i))[channel];
+        x[j] = *Of(arguments.x, i, channel);
+        delta[j] = *Of(arguments.delta, i, channel);
       }
     }
   }
@@ -113,35 +138,56 @@ struct Helper {
     }
   }
 
-  // out = (y + D x) SiLU(z) of a chunk that was run; keeps x and delta of rows that are to be kept.
-  __device__ void Finish(int chunk, const Chunks& chunks, const float (&own_x)[kOwn],
-                         const float (&own_z)[kOwn]) const {
-    const int first = chunk * kChunkRows + line, total = rows.total();
-#pragma unroll
-    for (int j = 0; j < kOwn; ++j) {
-      const int i = first + j * kParts;
-      if (i >= total || i < rows.replay) continue;
-      const int64_t row = rows.call_row(i);
-      if (i >= rows.kept) {
-        float* const kept = KeptRow(rows, arguments.state.layout, i);
-        kept[channel] = own_x[j];
-        kept[arguments.layer.inner_width + channel] = RowOf(arguments.delta, row)[channel];
-      }
-      const float y = chunks.y[chunk & 1][line + j * kParts][in_block];
-      RowOf(arguments.gated, row)[channel] = fmaf(skip, own_x[j], y) * SiLU(own_z[j]);
-    }
-  }
-
+  // x and z of a chunk that was run.
   __device__ void LoadFinished(int chunk, float (&own_x)[kOwn], float (&own_z)[kOwn]) const {
-    const int first = chunk * kChunkRows + line, total = rows.total();
+    const int first = chunk * kChunkRows + line;
+    if (IsPlain(chunk)) {
+      LoadColumn(arguments.x, first, own_x);
+      LoadColumn(arguments.z, first, own_z);
+      return;
+    }
 #pragma unroll
     for (int j = 0; j < kOwn; ++j) {
       const int i = first + j * kParts;
       own_x[j] = own_z[j] = 0;
-      if (i >= total || i < rows.replay) continue;
-      own_x[j] = RowOf(arguments.x, rows.call_row(i))[channel];
-      own_z[j] = RowOf(arguments.z, rows.call_row(i))[channel];
+      if (i >= rows.total() || i < rows.replay) continue;
+      own_x[j] = *Of(arguments.x, i, channel);
+      own_z[j] = *Of(arguments.z, i, channel);
     }
+  }
+
+  // out = (y + D x) SiLU(z) of a chunk that was run; keeps x and delta of rows that are to be kept.
+  __device__ void Finish(int chunk, const Chunks& chunks, const float (&own_x)[kOwn],
+                         const float (&own_z)[kOwn]) const {
+    const int first = chunk * kChunkRows + line;
+    const auto result = [&](int j) {
+      const float y = chunks.y[chunk & 1][line + j * kParts][in_block];
+      return fmaf(skip, own_x[j], y) * SiLU(own_z[j]);
+    };
+    if (IsPlain(chunk)) {
+      float* to = Of(arguments.gated, first, channel);
+#pragma unroll
+      for (int j = 0; j < kOwn; ++j, to += kParts * arguments.gated.stride) *to = result(j);
+      return;
+    }
+#pragma unroll
+    for (int j = 0; j < kOwn; ++j) {
+      const int i = first + j * kParts;
+      if (i >= rows.total() || i < rows.replay) continue;
+      if (i >= rows.kept) {
+        float* const kept = KeptRow(rows, arguments.state.layout, i);
+        kept[channel] = own_x[j];
+        kept[arguments.layer.inner_width + channel] = *Of(arguments.delta, i, channel);
+      }
+      *Of(arguments.gated, i, channel) = result(j);
+    }
+  }
+
+ private:
+  __device__ void LoadColumn(const RowsView& view, int first, float (&numbers)[kOwn]) const {
+    const float* from = Of(view, first, channel);
+#pragma unroll
+    for (int j = 0; j < kOwn; ++j, from += kParts * view.stride) numbers[j] = *from;
   }
 };
 
