@@ -16,7 +16,6 @@ namespace {
 // run again costs a few multiply-adds.
 constexpr int kWaitingRows = 8;
 constexpr int kMaxStateSize = 1024;
-constexpr int kKeepThreads = 256;
 
 // One part of one head: columns [first, first + width) of its P.
 struct HeadPart {
@@ -204,22 +203,6 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   if (rows.stores_working) state.Store(rows.slot + layout.working);
 }
 
-// x, B and dt of kept rows go to their replay rows, which by now all heads have read. Block (i, s):
-// row kept + i of sequence s.
-__global__ void __launch_bounds__(kKeepThreads)
-    KeepRows(const __grid_constant__ Mamba2Arguments arguments) {
-  const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, blockIdx.y);
-  const int i = rows.kept + static_cast<int>(blockIdx.x);
-  if (i >= rows.total()) return;
-  const int64_t row = rows.call_row(i), shared = arguments.widths.x + arguments.widths.b;
-  const float* const convolved = RowOf(arguments.convolved, row);
-  const float* const dt = RowOf(arguments.projected, row) + arguments.widths.dt_column;
-  float* const kept = KeptRow(rows, arguments.state.layout, i);
-  for (int64_t k = threadIdx.x; k < shared + arguments.layer.heads; k += kKeepThreads) {
-    kept[k] = k < shared ? convolved[k] : dt[k - shared];
-  }
-}
-
 template <int kRows, int kWarps, int kNumbers>
 void LaunchScan(cudaStream_t stream, const Mamba2Arguments& arguments) {
   const int parts = (arguments.layer.head_width() + kWarp - 1) / kWarp;
@@ -301,10 +284,6 @@ void Mamba2Scan(cudaStream_t stream, const Batch& batch, const Mamba2Layer& laye
   if (!Mamba2FewRows(stream, arguments) && !Mamba2ManyRows(stream, arguments)) {
     ScanAnyRows(stream, arguments);
   }
-  const int kept = std::min(batch.rows, state.layout.replay_rows);
-  if (kept == 0) return;
-  KeepRows<<<dim3(kept, batch.sequences), kKeepThreads, 0, stream>>>(arguments);
-  CheckLaunch("Mamba2Scan: replay rows");
 }
 
 void Mamba2Mix(cudaStream_t stream, const Batch& batch, const Mamba2Layer& layer,
@@ -313,7 +292,7 @@ void Mamba2Mix(cudaStream_t stream, const Batch& batch, const Mamba2Layer& layer
   CheckLayer(layer);
   Convolve(stream, batch, ConvolutionOf(layer, Mamba2Widths(layer)), state, projected, convolved);
   Mamba2Scan(stream, batch, layer, state, projected, convolved, out);
-  GatedNorm(stream, batch, layer.gated_norm, layer.groups, out);
+  Mamba2Finish(stream, batch, layer, state, projected, convolved, out);
 }
 
 }  // namespace mambad::kernels::cuda

@@ -264,7 +264,7 @@ void TimeMamba2Model(KernelTimes& times, const char* name, const Mamba2Model& mo
   const RecurrentSlotLayout layout = kernels::cuda::Mamba2SlotLayout(layer, kWindowRows, false);
   const int64_t widest = layer.convolution_channels() + layer.inner_width;
   const std::string of_scan = std::string(name) + " scan", all = std::string(name) + " all";
-  const std::string norm = std::string(name) + " gated norm";
+  const std::string norm = std::string(name) + " norm";
   for (const Load& load : kTimed) {
     if (!times.Wants(Line(of_scan, load)) && !times.Wants(Line(norm, load)) &&
         !times.Wants(Line(all, load)))
@@ -284,8 +284,9 @@ void TimeMamba2Model(KernelTimes& times, const char* name, const Mamba2Model& mo
       kernels::cuda::Mamba2Scan(times.stream(), batch, layer, memory.Layer(i), projected, convolved,
                                 out);
     });
-    times.Time(Line(norm, load), 2.0 * batch.rows * inner * kFloat, 0, memory.layers, [&](int) {
-      kernels::cuda::GatedNorm(times.stream(), batch, layer.gated_norm, layer.groups, out);
+    times.Time(Line(norm, load), 2.0 * batch.rows * inner * kFloat, 0, memory.layers, [&](int i) {
+      kernels::cuda::Mamba2Finish(times.stream(), batch, layer, memory.Layer(i), projected,
+                                  convolved, out);
     });
     times.Time(Line(all, load), scan + around, 0, memory.layers,
                [&](int i) { RunMix(times.stream(), model, memory, batch, i); });
