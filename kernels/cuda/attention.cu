@@ -4,6 +4,8 @@
 // by steps of kStep keys with a running maximum; what the stretches give is merged in their order.
 // So a row's sums follow from its position and its window alone: not from which queries share a
 // block, nor from whether one block takes all stretches of a row or each has its own block.
+// Heads of 64 or 128 numbers over pages in bf16 are attention_tiles.cu's; what its stretches leave
+// is merged here, too.
 
 #include <cuda_bf16.h>
 

@@ -150,12 +150,12 @@ void CompareShape(KernelTimes& times, const Shape& shape) {
   }
 }
 
-// ---- against double ------------------------------------------------------------------------------
+// ---- against double -----------------------------------------------------------------------------
 
 constexpr int kMostKeys = 1024;
 
-// Block (row, query head): what a row's head gives, in double, from queries as they were rotated and
-// pages as they stand. out [R, H hd] doubles.
+// Block (row, query head): what a row's head gives, in double, from queries as they were rotated
+// and pages as they stand. out [R, H hd] doubles.
 __global__ void Reference(const __grid_constant__ Batch batch,
                           const __grid_constant__ AttentionLayer layer, const uint16_t* keys,
                           const uint16_t* values, const float* projected, int64_t stride,
