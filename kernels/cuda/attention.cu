@@ -4,12 +4,15 @@
 // by steps of kStep keys with a running maximum; what the stretches give is merged in their order.
 // So a row's sums follow from its position and its window alone: not from which queries share a
 // block, nor from whether one block takes all stretches of a row or each has its own block.
+// Heads of 64 or 128 numbers over pages in bf16 are attention_tiles.cu's; what its stretches leave
+// is merged here, too.
 
 #include <cuda_bf16.h>
 
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/attention_heads.h"
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/errors.h"
@@ -18,38 +21,14 @@
 namespace mambad::kernels::cuda {
 namespace {
 
-constexpr int kStretch = 256;  // positions
-constexpr int kWarps = 4;      // of a block
+constexpr int kWarps = 4;  // of a block
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kStep = kThreads;          // keys: one for each thread
 constexpr int kQueries = 16;             // pairs of a row and a query head that share a block
 constexpr int kOwn = kQueries / kWarps;  // queries of a warp: warp, warp + kWarps, ...
-constexpr int kMostSharedRows = 32;      // rows of a call whose stretches have blocks of their own
-constexpr int64_t kMostScratchBytes = int64_t{128} << 20;
+constexpr int kMostSharedRows = 64;      // rows of a call whose stretches have blocks of their own
+constexpr int64_t kMostScratchBytes = int64_t{160} << 20;
 static_assert(kStretch % kStep == 0 && kStep % kPageTokens == 0, "steps are whole pages");
-
-struct AttentionArguments {
-  Batch batch;
-  AttentionLayer layer;
-  KeyValueState state;
-  RowsView projected, out;
-  float scale = 1;    // log2(e) score_factor / sqrt(hd)
-  int stretches = 1;  // that a row sees, at most
-  // Where stretches have blocks of their own: sums [R, H, stretches, hd], and of each its maximum
-  // and its weights' sum [R, H, stretches].
-  float* sums = nullptr;
-  float2* weights = nullptr;
-
-  __device__ int group() const { return layer.query_heads / layer.key_value_heads; }
-  __device__ int64_t Oldest(int64_t position) const {
-    return layer.sliding_window > 0 ? max(int64_t{0}, position - layer.sliding_window + 1)
-                                    : int64_t{0};
-  }
-  // Stretch `index` of those that a row sees, of a query head.
-  __device__ int64_t Place(int64_t row, int head, int64_t index) const {
-    return (row * layer.query_heads + head) * stretches + index;
-  }
-};
 
 // ---- numbers of keys and values -----------------------------------------------------------------
 
@@ -418,7 +397,7 @@ __global__ void __launch_bounds__(kMaxHeadWidth)
   if (column >= width) return;
   const int64_t first = arguments.Oldest(position) / kStretch, last = position / kStretch;
   WeightedSum<1> whole;
-#pragma unroll 4
+#pragma unroll 16
   for (int64_t index = 0; index <= last - first; ++index) {
     const int64_t place = arguments.Place(row, head, index);
     WeightedSum<1> part;
@@ -448,9 +427,6 @@ void Attend(cudaStream_t stream, const AttentionArguments& arguments) {
   AttendStretch<kEights, kPairs, T>
       <<<dim3(items, heads, stretches), kThreads, 0, stream>>>(arguments);
   CheckLaunch("PagedAttention: stretches");
-  const int threads = (layer.head_width + kWarp - 1) / kWarp * kWarp;
-  MergeStretches<<<dim3(arguments.batch.rows, layer.query_heads), threads, 0, stream>>>(arguments);
-  CheckLaunch("PagedAttention: merge");
 }
 
 template <bool kEights, int kPairs>
@@ -464,6 +440,13 @@ template <int kPairs>
 void AttendWidth(cudaStream_t stream, const AttentionArguments& arguments) {
   if (arguments.layer.head_width % 8 == 0) return AttendType<true, kPairs>(stream, arguments);
   AttendType<false, kPairs>(stream, arguments);
+}
+
+void AttendAnyWidth(cudaStream_t stream, const AttentionArguments& arguments) {
+  const int width = arguments.layer.head_width;
+  if (width <= 64) return AttendWidth<1>(stream, arguments);
+  if (width <= 128) return AttendWidth<2>(stream, arguments);
+  AttendWidth<4>(stream, arguments);
 }
 
 // Stretches that a row may see up to `max_position`, with a window of so many tokens (0: none).
@@ -521,9 +504,11 @@ void PagedAttention(cudaStream_t stream, const Batch& batch, const AttentionLaye
     arguments.weights = reinterpret_cast<float2*>(
         scratch.data + batch.rows * stretches * layer.query_heads * layer.head_width);
   }
-  if (layer.head_width <= 64) return AttendWidth<1>(stream, arguments);
-  if (layer.head_width <= 128) return AttendWidth<2>(stream, arguments);
-  AttendWidth<4>(stream, arguments);
+  if (!AttendTiles(stream, arguments)) AttendAnyWidth(stream, arguments);
+  if (arguments.sums == nullptr) return;
+  const int threads = (layer.head_width + kWarp - 1) / kWarp * kWarp;
+  MergeStretches<<<dim3(batch.rows, layer.query_heads), threads, 0, stream>>>(arguments);
+  CheckLaunch("PagedAttention: merge");
 }
 
 }  // namespace mambad::kernels::cuda

@@ -85,6 +85,111 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// ---- four channels a thread ---------------------------------------------------------------------
+
+__device__ inline float4 FourOf(const float* from) {
+  return *reinterpret_cast<const float4*>(from);
+}
+
+// Weights and bias of four channels.
+template <int kWidth>
+struct QuadWeights {
+  float flat[4 * kWidth];  // channel by channel
+  float4 bias = {0, 0, 0, 0};
+
+  __device__ QuadWeights(const ConvolutionShape& shape, int64_t channel) {
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      const float4 four = FourOf(shape.weights + channel * kWidth + 4 * j);
+      flat[4 * j] = four.x;
+      flat[4 * j + 1] = four.y;
+      flat[4 * j + 2] = four.z;
+      flat[4 * j + 3] = four.w;
+    }
+    if (shape.bias != nullptr) bias = FourOf(shape.bias + channel);
+  }
+
+  __device__ float4 Result(const float4 (&taps)[kWidth]) const {
+    float4 sum = bias;
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      sum.x = fmaf(flat[j], taps[j].x, sum.x);
+      sum.y = fmaf(flat[kWidth + j], taps[j].y, sum.y);
+      sum.z = fmaf(flat[2 * kWidth + j], taps[j].z, sum.z);
+      sum.w = fmaf(flat[3 * kWidth + j], taps[j].w, sum.w);
+    }
+    return {SiLU(sum.x), SiLU(sum.y), SiLU(sum.z), SiLU(sum.w)};
+  }
+};
+
+// As ConvolveTile; kWhole: block x has all rows of sequence x, which are few.
+template <int kWidth, bool kWhole>
+__global__ void __launch_bounds__(kThreads)
+    ConvolveQuads(const __grid_constant__ Batch batch,
+                  const __grid_constant__ ConvolutionShape shape,
+                  const __grid_constant__ RecurrentState state, const __grid_constant__ RowsView in,
+                  const __grid_constant__ RowsView out) {
+  SequenceTile tile;
+  if constexpr (kWhole) {
+    tile.sequence = blockIdx.x;
+    tile.row_begin = batch.row_begin[tile.sequence];
+    tile.rows = batch.row_begin[tile.sequence + 1] - tile.row_begin;
+  } else {
+    tile = TileOfItem(batch, blockIdx.x, kTileRows, 1);
+  }
+  const int64_t channel = 4 * (int64_t{blockIdx.y} * kThreads + threadIdx.x);
+  if (tile.first >= tile.rows || channel >= shape.channels) return;
+  const float* const column = in.data + tile.row_begin * in.stride + SourceColumn(shape, channel);
+  const int position = batch.position[tile.sequence];
+  float* const ring =
+      state.data + batch.slot[tile.sequence] * state.slot_stride + state.layout.ring + channel;
+  const auto ring_place = [&](int64_t row) {
+    const unsigned p = static_cast<unsigned>(position + static_cast<int>(row));
+    return int64_t{p % static_cast<unsigned>(state.layout.ring_rows)} * shape.channels;
+  };
+
+  float4 taps[kWidth];  // taps[kWidth - 1]: the row's own
+#pragma unroll
+  for (int j = 1; j < kWidth; ++j) {
+    const int64_t row = tile.first - kWidth + j;
+    taps[j] = {0, 0, 0, 0};
+    if (row >= 0) {
+      taps[j] = FourOf(column + row * in.stride);
+    } else if (position + row >= 0) {
+      taps[j] = FourOf(ring + ring_place(row));
+    }
+  }
+  const QuadWeights<kWidth> weights(shape, channel);
+  const int64_t end = kWhole ? tile.rows : min(tile.first + kTileRows, tile.rows);
+#pragma unroll 4
+  for (int64_t row = tile.first; row < end; ++row) {
+#pragma unroll
+    for (int j = 0; j + 1 < kWidth; ++j) taps[j] = taps[j + 1];
+    taps[kWidth - 1] = FourOf(column + row * in.stride);
+    *reinterpret_cast<float4*>(RowOf(out, tile.row_begin + row) + channel) = weights.Result(taps);
+  }
+  if (tile.first > 0) return;
+  for (int64_t row = max(tile.rows - state.layout.ring_rows, int64_t{0}); row < tile.rows; ++row) {
+    *reinterpret_cast<float4*>(ring + ring_place(row)) = FourOf(column + row * in.stride);
+  }
+}
+
+// Whether each thread may take four channels that lie together.
+bool HasQuads(const ConvolutionShape& shape, const RowsView& in, const RowsView& out) {
+  bool quads = shape.channels % 4 == 0 && shape.out_repeats == 1;
+  for (int i = 0; i < shape.segment_count; ++i) {
+    const ChannelSegment& segment = shape.segments[i];
+    quads = quads && segment.repeats == 1 && segment.begin % 4 == 0 && segment.source % 4 == 0;
+  }
+  for (const RowsView* view : {&in, &out}) {
+    quads = quads && view->stride % 4 == 0 && reinterpret_cast<uintptr_t>(view->data) % 16 == 0;
+  }
+  for (const float* numbers : {shape.weights, shape.bias}) {
+    quads = quads && reinterpret_cast<uintptr_t>(numbers) % 16 == 0;
+  }
+  return quads;
+}
+
 template <int kWidth>
 void Launch(cudaStream_t stream, const Batch& batch, const ConvolutionShape& shape,
             const RecurrentState& state, const RowsView& in, const RowsView& out) {
@@ -93,10 +198,20 @@ void Launch(cudaStream_t stream, const Batch& batch, const ConvolutionShape& sha
       Launch<kWidth + 1>(stream, batch, shape, state, in, out);
     return;
   }
-  const dim3 grid(static_cast<unsigned>(TileItems(batch, kTileRows, 1)),
-                  static_cast<unsigned>((shape.channels + kThreads - 1) / kThreads));
-  ConvolveTile<kWidth><<<grid, kThreads, 0, stream>>>(batch, shape, state, in, out);
-  CheckLaunch("Convolve");
+  const auto launch = [&](auto* kernel, int64_t items, int64_t columns) {
+    const dim3 grid(static_cast<unsigned>(items),
+                    static_cast<unsigned>((columns + kThreads - 1) / kThreads));
+    kernel<<<grid, kThreads, 0, stream>>>(batch, shape, state, in, out);
+    CheckLaunch("Convolve");
+  };
+  const int64_t tiles = TileItems(batch, kTileRows, 1);
+  if (!HasQuads(shape, in, out)) {
+    launch(ConvolveTile<kWidth>, tiles, shape.channels);
+  } else if (batch.rows <= int64_t{kTileRows} * batch.sequences) {
+    launch(ConvolveQuads<kWidth, true>, batch.sequences, shape.channels / 4);
+  } else {
+    launch(ConvolveQuads<kWidth, false>, tiles, shape.channels / 4);
+  }
 }
 
 }  // namespace

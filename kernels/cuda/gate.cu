@@ -7,14 +7,30 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Block (i, j): numbers kThreads i .. of row j.
+__device__ inline float Gated(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
+
+// Block (i, j): numbers kThreads i .. of row j; kFours: four each.
+template <bool kFours>
 __global__ void __launch_bounds__(kThreads)
     Gate(const int32_t* row_count, const float* gate_and_up, int64_t stride, int width, float* out,
          int64_t out_stride) {
-  const int row = blockIdx.y, i = blockIdx.x * kThreads + threadIdx.x;
+  const int row = blockIdx.y, i = (blockIdx.x * kThreads + threadIdx.x) * (kFours ? 4 : 1);
   if ((row_count != nullptr && row >= *row_count) || i >= width) return;
-  const float gate = gate_and_up[row * stride + i], up = gate_and_up[row * stride + width + i];
-  out[row * out_stride + i] = gate / (1.0f + expf(-gate)) * up;
+  const float* const from = gate_and_up + row * stride + i;
+  float* const to = out + row * out_stride + i;
+  if constexpr (kFours) {
+    const float4 gate = *reinterpret_cast<const float4*>(from);
+    const float4 up = *reinterpret_cast<const float4*>(from + width);
+    *reinterpret_cast<float4*>(to) = {Gated(gate.x, up.x), Gated(gate.y, up.y), Gated(gate.z, up.z),
+                                      Gated(gate.w, up.w)};
+  } else {
+    *to = Gated(from[0], from[width]);
+  }
+}
+
+bool HasFours(const RowsView& view) {
+  return view.columns % 4 == 0 && view.stride % 4 == 0 &&
+         reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
 }
 
 }  // namespace
@@ -24,8 +40,10 @@ void SiluGate(cudaStream_t stream, const int32_t* row_count, const RowsView& gat
   if (gate_and_up.columns != 2 * out.columns || gate_and_up.rows < out.rows || out.rows > 65535) {
     Fail("SiluGate", {gate_and_up.rows, gate_and_up.columns, out.rows, out.columns});
   }
-  Launch("SiluGate", stream, dim3((out.columns + kThreads - 1) / kThreads, out.rows),
-         dim3(kThreads), 0, Gate, row_count, gate_and_up.data, gate_and_up.stride,
+  const bool fours = HasFours(gate_and_up) && HasFours(out);
+  const int64_t threads = out.columns / (fours ? 4 : 1);
+  Launch("SiluGate", stream, dim3((threads + kThreads - 1) / kThreads, out.rows), dim3(kThreads), 0,
+         fours ? Gate<true> : Gate<false>, row_count, gate_and_up.data, gate_and_up.stride,
          static_cast<int>(out.columns), out.data, out.stride);
 }
 

@@ -1,23 +1,62 @@
+#include <algorithm>
+
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/errors.h"
-#include "kernels/cuda/mamba2_scan.h"
+#include "kernels/cuda/mamba2_scan.cuh"
+#include "kernels/cuda/recurrence.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
 
-// A block for one group of one row. Each thread sums its own squares, lowest first, then a warp's
-// lanes pairwise, then warps in their order.
+// x, B and dt of a kept row go to its replay row, which by now all heads have read: row kept + i of
+// the sequence.
 template <int kThreads>
+__device__ void KeepRow(const Mamba2Arguments& arguments, int sequence, int i) {
+  const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, sequence);
+  i += rows.kept;
+  if (i >= rows.total()) return;
+  const int64_t row = rows.call_row(i);
+  const int shared = static_cast<int>(arguments.widths.x + arguments.widths.b);
+  const float* const convolved = RowOf(arguments.convolved, row);
+  const float* const dt = RowOf(arguments.projected, row) + arguments.widths.dt_column;
+  float* const to = KeptRow(rows, arguments.state.layout, i);
+  for (int k = threadIdx.x; k < shared + arguments.layer.heads; k += kThreads) {
+    to[k] = k < shared ? convolved[k] : dt[k - shared];
+  }
+}
+
+// Block (row, group), and behind the rows a block for each of `kept` rows that a sequence may keep.
+// Each thread sums its own squares, lowest first, then a warp's lanes pairwise, then warps in their
+// order. Up to kHeld of its numbers a thread asks for at once and holds; where there are more it
+// reads all again.
+template <int kThreads, int kHeld>
 __global__ void __launch_bounds__(kThreads)
-    NormGroups(const __grid_constant__ Batch batch, const NormWeights norm, int64_t width,
-               const __grid_constant__ RowsView rows) {
+    FinishRows(const __grid_constant__ Mamba2Arguments arguments, int width, int kept) {
   __shared__ float sums[kThreads / kWarp];
-  const int64_t row = blockIdx.x;
+  const Batch& batch = arguments.batch;
+  const int row = blockIdx.x;
+  if (row >= batch.rows) {
+    const int place = row - batch.rows;
+    if (blockIdx.y == 0) KeepRow<kThreads>(arguments, place / kept, place % kept);
+    return;
+  }
   if (row >= batch.row_begin[batch.sequences]) return;
-  const int64_t begin = blockIdx.y * width;
-  float* const x = RowOf(rows, row) + begin;
-  float sum = 0;
-  for (int64_t i = threadIdx.x; i < width; i += kThreads) sum = fmaf(x[i], x[i], sum);
+  const NormWeights& norm = arguments.layer.gated_norm;
+  const int begin = blockIdx.y * width;
+  float* const x = RowOf(arguments.out, row) + begin;
+  const float* const weight = norm.weight == nullptr ? nullptr : norm.weight + begin;
+  float held[kHeld], held_weight[kHeld], sum = 0;
+#pragma unroll
+  for (int k = 0; k < kHeld; ++k) {
+    const int i = threadIdx.x + k * kThreads;
+    held[k] = i < width ? x[i] : 0.0f;
+    held_weight[k] = weight != nullptr && i < width ? weight[i] : 1.0f;
+  }
+#pragma unroll
+  for (int k = 0; k < kHeld; ++k) sum = fmaf(held[k], held[k], sum);
+  for (int i = threadIdx.x + kHeld * kThreads; i < width; i += kThreads) {
+    sum = fmaf(x[i], x[i], sum);
+  }
   sum = WarpSum(sum);
   if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
   __syncthreads();
@@ -25,25 +64,35 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int i = 0; i < kThreads / kWarp; ++i) sum += sums[i];
   const float scale = 1.0f / sqrtf(sum / static_cast<float>(width) + norm.epsilon);
-  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-    const float scaled = x[i] * scale;
-    x[i] = norm.weight == nullptr ? scaled : scaled * norm.weight[begin + i];
+#pragma unroll
+  for (int k = 0; k < kHeld; ++k) {
+    const int i = threadIdx.x + k * kThreads;
+    if (i < width) x[i] = held[k] * scale * held_weight[k];
+  }
+  for (int i = threadIdx.x + kHeld * kThreads; i < width; i += kThreads) {
+    x[i] = x[i] * scale * (weight != nullptr ? weight[i] : 1.0f);
   }
 }
 
 }  // namespace
 
-void GatedNorm(cudaStream_t stream, const Batch& batch, const NormWeights& norm, int groups,
-               const RowsView& rows) {
+void Mamba2Finish(cudaStream_t stream, const Batch& batch, const Mamba2Layer& layer,
+                  const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
+                  const RowsView& gated) {
   if (batch.rows == 0) return;
-  const int64_t width = rows.columns / groups;
-  const dim3 grid(batch.rows, groups);
+  const Mamba2Arguments arguments{
+      batch, layer, state, projected, convolved, gated, Mamba2Widths(layer)};
+  const int width = layer.inner_width / layer.groups;
+  const int kept = std::min(batch.rows, state.layout.replay_rows);
+  const dim3 grid(batch.rows + kept * batch.sequences, layer.groups);
   if (width <= 256) {
-    NormGroups<64><<<grid, 64, 0, stream>>>(batch, norm, width, rows);
+    FinishRows<64, 4><<<grid, 64, 0, stream>>>(arguments, width, kept);
+  } else if (width <= 2048) {
+    FinishRows<256, 8><<<grid, 256, 0, stream>>>(arguments, width, kept);
   } else {
-    NormGroups<256><<<grid, 256, 0, stream>>>(batch, norm, width, rows);
+    FinishRows<256, 24><<<grid, 256, 0, stream>>>(arguments, width, kept);
   }
-  CheckLaunch("GatedNorm");
+  CheckLaunch("Mamba2Scan: norm");
 }
 
 }  // namespace mambad::kernels::cuda

@@ -4,6 +4,7 @@
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/mamba2_scan.cuh"
 #include "kernels/cuda/mamba2_scan.h"
 #include "kernels/cuda/mixers.h"
 #include "kernels/cuda/recurrence.cuh"
@@ -15,15 +16,6 @@ namespace {
 // run again costs a few multiply-adds.
 constexpr int kWaitingRows = 8;
 constexpr int kMaxStateSize = 1024;
-constexpr int kKeepThreads = 256;
-
-struct Mamba2Arguments {
-  Batch batch;
-  Mamba2Layer layer;
-  RecurrentState state;
-  RowsView projected, convolved, out;
-  Mamba2Widths widths;
-};
 
 // One part of one head: columns [first, first + width) of its P.
 struct HeadPart {
@@ -211,28 +203,29 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   if (rows.stores_working) state.Store(rows.slot + layout.working);
 }
 
-// x, B and dt of kept rows go to their replay rows, which by now all heads have read. Block (i, s):
-// row kept + i of sequence s.
-__global__ void __launch_bounds__(kKeepThreads)
-    KeepRows(const __grid_constant__ Mamba2Arguments arguments) {
-  const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, blockIdx.y);
-  const int i = rows.kept + static_cast<int>(blockIdx.x);
-  if (i >= rows.total()) return;
-  const int64_t row = rows.call_row(i), shared = arguments.widths.x + arguments.widths.b;
-  const float* const convolved = RowOf(arguments.convolved, row);
-  const float* const dt = RowOf(arguments.projected, row) + arguments.widths.dt_column;
-  float* const kept = KeptRow(rows, arguments.state.layout, i);
-  for (int64_t k = threadIdx.x; k < shared + arguments.layer.heads; k += kKeepThreads) {
-    kept[k] = k < shared ? convolved[k] : dt[k - shared];
-  }
-}
-
 template <int kRows, int kWarps, int kNumbers>
 void LaunchScan(cudaStream_t stream, const Mamba2Arguments& arguments) {
   const int parts = (arguments.layer.head_width() + kWarp - 1) / kWarp;
   const dim3 grid(arguments.layer.heads * parts, arguments.batch.sequences);
   ScanHeads<kRows, kWarps, kNumbers><<<grid, kWarps * kWarp, 0, stream>>>(arguments);
   CheckLaunch("Mamba2Scan");
+}
+
+void ScanAnyRows(cudaStream_t stream, const Mamba2Arguments& arguments) {
+  const int size = arguments.layer.state_size;
+  if (size <= 32) {
+    LaunchScan<16, 8, 4>(stream, arguments);
+  } else if (size <= 64) {
+    LaunchScan<16, 8, 8>(stream, arguments);
+  } else if (size <= 128) {
+    LaunchScan<16, 8, 16>(stream, arguments);
+  } else if (size <= 256) {
+    LaunchScan<8, 8, 32>(stream, arguments);
+  } else if (size <= 512) {
+    LaunchScan<4, 16, 32>(stream, arguments);
+  } else {
+    LaunchScan<2, 16, 64>(stream, arguments);
+  }
 }
 
 void CheckLayer(const Mamba2Layer& layer) {
@@ -288,23 +281,9 @@ void Mamba2Scan(cudaStream_t stream, const Batch& batch, const Mamba2Layer& laye
   if (batch.sequences == 0) return;
   const Mamba2Arguments arguments{
       batch, layer, state, projected, convolved, gated, Mamba2Widths(layer)};
-  if (layer.state_size <= 32) {
-    LaunchScan<16, 8, 4>(stream, arguments);
-  } else if (layer.state_size <= 64) {
-    LaunchScan<16, 8, 8>(stream, arguments);
-  } else if (layer.state_size <= 128) {
-    LaunchScan<16, 8, 16>(stream, arguments);
-  } else if (layer.state_size <= 256) {
-    LaunchScan<8, 8, 32>(stream, arguments);
-  } else if (layer.state_size <= 512) {
-    LaunchScan<4, 16, 32>(stream, arguments);
-  } else {
-    LaunchScan<2, 16, 64>(stream, arguments);
+  if (!Mamba2FewRows(stream, arguments) && !Mamba2ManyRows(stream, arguments)) {
+    ScanAnyRows(stream, arguments);
   }
-  const int kept = std::min(batch.rows, state.layout.replay_rows);
-  if (kept == 0) return;
-  KeepRows<<<dim3(kept, batch.sequences), kKeepThreads, 0, stream>>>(arguments);
-  CheckLaunch("Mamba2Scan: replay rows");
 }
 
 void Mamba2Mix(cudaStream_t stream, const Batch& batch, const Mamba2Layer& layer,
@@ -313,7 +292,7 @@ void Mamba2Mix(cudaStream_t stream, const Batch& batch, const Mamba2Layer& layer
   CheckLayer(layer);
   Convolve(stream, batch, ConvolutionOf(layer, Mamba2Widths(layer)), state, projected, convolved);
   Mamba2Scan(stream, batch, layer, state, projected, convolved, out);
-  GatedNorm(stream, batch, layer.gated_norm, layer.groups, out);
+  Mamba2Finish(stream, batch, layer, state, projected, convolved, out);
 }
 
 }  // namespace mambad::kernels::cuda

@@ -1,4 +1,4 @@
-// Private to Mamba-2's mixer: where things stand in its rows, and the norm after its gate.
+// Private to Mamba-2's mixer: where things stand in its rows, its recurrence, and what follows.
 
 #ifndef MAMBAD_KERNELS_CUDA_MAMBA2_SCAN_H_
 #define MAMBAD_KERNELS_CUDA_MAMBA2_SCAN_H_
@@ -32,15 +32,16 @@ struct Mamba2Widths {
 };
 
 // The recurrence between convolution and norm: gated [R, I] = (S C + D x) SiLU(z),
-// verify-and-commit, replay rows kept. projected [R, rows of `in`] gives z and dt, convolved [R,
-// channels] x, B and C.
+// verify-and-commit. projected [R, rows of `in`] gives z and dt, convolved [R, channels] x, B and
+// C.
 void Mamba2Scan(cudaStream_t stream, const Batch& batch, const Mamba2Layer& layer,
                 const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
                 const RowsView& gated);
 
-// RMSNorm of each row's `groups` groups, in place; norm.weight [columns] or nullptr.
-void GatedNorm(cudaStream_t stream, const Batch& batch, const NormWeights& norm, int groups,
-               const RowsView& rows);
+// What follows it: RMSNorm of each of gated's rows in its groups, in place, and the rows to keep.
+void Mamba2Finish(cudaStream_t stream, const Batch& batch, const Mamba2Layer& layer,
+                  const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
+                  const RowsView& gated);
 
 }  // namespace mambad::kernels::cuda
 

@@ -4,6 +4,7 @@
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/mamba_rows.h"
 #include "kernels/cuda/mixers.h"
 #include "kernels/cuda/recurrence.cuh"
 
@@ -221,6 +222,21 @@ void LaunchScan(cudaStream_t stream, const MambaScanArguments& arguments) {
   CheckLaunch("MambaScan");
 }
 
+void ScanAnyRows(cudaStream_t stream, const MambaScanArguments& arguments) {
+  const int size = arguments.layer.state_size;
+  if (size <= 16) {
+    LaunchScan<4, 4>(stream, arguments);
+  } else if (size <= 32) {
+    LaunchScan<4, 8>(stream, arguments);
+  } else if (size <= 64) {
+    LaunchScan<8, 8>(stream, arguments);
+  } else if (size <= 128) {
+    LaunchScan<16, 8>(stream, arguments);
+  } else {
+    LaunchScan<32, 8>(stream, arguments);
+  }
+}
+
 // Groups of B before their repetition.
 int GroupsOfB(const MambaLayer& layer) {
   return layer.source_width > 0 ? layer.source_width / layer.state_size : layer.groups;
@@ -280,17 +296,8 @@ void MambaScan(cudaStream_t stream, const Batch& batch, const MambaLayer& layer,
   MambaScanArguments arguments{batch, layer, state, x, delta, b, c, z, gated};
   arguments.b_groups = GroupsOfB(layer);
   arguments.b_width = int64_t{arguments.b_groups} * layer.state_size;
-  if (layer.state_size <= 16) {
-    LaunchScan<4, 4>(stream, arguments);
-  } else if (layer.state_size <= 32) {
-    LaunchScan<4, 8>(stream, arguments);
-  } else if (layer.state_size <= 64) {
-    LaunchScan<8, 8>(stream, arguments);
-  } else if (layer.state_size <= 128) {
-    LaunchScan<16, 8>(stream, arguments);
-  } else {
-    LaunchScan<32, 8>(stream, arguments);
-  }
+  const MambaRows rows{batch, layer, state, x, delta, b, c, z, gated, arguments.b_groups};
+  if (!MambaFewRows(stream, rows) && !MambaManyRows(stream, rows)) ScanAnyRows(stream, arguments);
   const int kept = std::min(batch.rows, state.layout.replay_rows);
   if (kept == 0) return;
   KeepRowsOfB<<<dim3(kept, batch.sequences), kThreads, 0, stream>>>(arguments);

@@ -44,7 +44,20 @@ inline RecurrentSlotLayout LayoutOfSlot(const SlotParts& parts, int window_rows,
   return layout;
 }
 
+// Whether a view's rows begin on 16 bytes.
+inline bool BeginsOn16Bytes(const RowsView& view) {
+  return view.stride % 4 == 0 && reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
+}
+
 #ifdef __CUDACC__
+
+// Copies a number into shared memory; done when a wait says so (ptx.cuh).
+__device__ __forceinline__ void CopyWordAsync(float* to, const float* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(from)
+               : "memory");
+}
 
 // Row i of the recurrence is replay row i for i < replay, else row row_begin + i - replay of the
 // call. A sequence that is not there has no rows, and its slot is never looked at.

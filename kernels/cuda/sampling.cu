@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Blocks: rows of a window x sequences.
 template <typename Request>
-__global__ void __launch_bounds__(kCutThreads)
+__global__ void __launch_bounds__(kCutThreads, 1)
     FindCuts(const Request request, const SampledRows rows) {
   __shared__ CutScratch scratch;
   RowContext context;

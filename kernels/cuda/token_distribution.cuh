@@ -227,15 +227,28 @@ __device__ inline uint64_t BlockReduce(uint64_t value, uint64_t* warps,
   return WarpReduce(value, operation);
 }
 
-// Calls visit(x, id) for the possible ids of a row, all threads of the block taking turns.
+// Calls visit(x, id) for the possible ids of a row, all threads of the block taking turns; each
+// asks for some groups before it looks at the first.
 template <typename Visit>
 __device__ inline void ForPossibleIds(const AdjustedLogits& row, const Visit& visit) {
-  for (int group = threadIdx.x; group < row.groups(); group += blockDim.x) {
-    float x[kGroupIds];
-    row.Load(group, x);
+  constexpr int kAhead = 4;
+  const int step = blockDim.x, groups = row.groups();
+  for (int first = threadIdx.x; first < groups; first += kAhead * step) {
+    float x[kAhead][kGroupIds];
 #pragma unroll
-    for (int i = 0; i < kGroupIds; ++i) {
-      if (x[i] > Impossible()) visit(x[i], group * kGroupIds + i);
+    for (int ahead = 0; ahead < kAhead; ++ahead) {
+      const int group = first + ahead * step;
+#pragma unroll
+      for (int i = 0; i < kGroupIds; ++i) x[ahead][i] = Impossible();
+      if (group < groups) row.Load(group, x[ahead]);
+    }
+#pragma unroll
+    for (int ahead = 0; ahead < kAhead; ++ahead) {
+#pragma unroll
+      for (int i = 0; i < kGroupIds; ++i) {
+        const int32_t id = (first + ahead * step) * kGroupIds + i;
+        if (x[ahead][i] > Impossible()) visit(x[ahead][i], id);
+      }
     }
   }
 }
