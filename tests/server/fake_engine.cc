@@ -45,6 +45,7 @@ class FakeEngine : public Engine {
         fake_(fake),
         tokenizer_(fake.on_encode),
         chat_template_(text::ChatTemplate::Parse(kFakeTemplate)) {
+    if (options_.max_sequences == 0) options_.max_sequences = 16;
     model_.family = "mamba";
     model_.path = options.model;
     model_.weight_type = "float32";
@@ -129,6 +130,7 @@ class FakeEngine : public Engine {
   }
   const EngineOptions& options() const override { return options_; }
   const std::string& device() const override { return device_; }
+  MemoryUse DeviceMemory() const override { return {1000, 400}; }
   const MemoryPlan& memory() const override { return memory_; }
   const std::vector<std::string>& warnings() const override { return warnings_; }
   const SamplingParams& default_sampling() const override { return default_sampling_; }
@@ -260,6 +262,8 @@ class FakeEngine : public Engine {
     stats->slots_total = options_.max_sequences;
     stats->pages_total = 100;
     stats->pages_used = stats->slots_used;
+    stats->recorded_rounds = 3;
+    stats->round_recordings = 5;
     stats->state_bytes = 1000 * stats->slots_used;
     stats->accepted_per_position = {3, 1};
     stats->draft_rounds = 4;
