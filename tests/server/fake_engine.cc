@@ -37,15 +37,19 @@ struct Active {
   int pauses = 0;  // that no Resume has ended; below 0: Resumes that came first
 };
 
+EngineOptions Resolved(EngineOptions options) {
+  if (options.max_sequences == 0) options.max_sequences = 16;
+  return options;
+}
+
 class FakeEngine : public Engine {
  public:
   FakeEngine(const EngineOptions& options, StepObserver* observer, const FakeOptions& fake)
-      : options_(options),
+      : options_(Resolved(options)),
         observer_(observer),
         fake_(fake),
         tokenizer_(fake.on_encode),
         chat_template_(text::ChatTemplate::Parse(kFakeTemplate)) {
-    if (options_.max_sequences == 0) options_.max_sequences = 16;
     model_.family = "mamba";
     model_.path = options.model;
     model_.weight_type = "float32";

@@ -117,7 +117,9 @@ TEST_P(MemoryTest, SaysHowMuchThereIs) {
   std::thread([&] { there = backend().Memory(); }).join();
   for (const DeviceMemory& memory : {here, there}) {
     EXPECT_THAT(memory.free, AnyOf(Eq(-1), Gt(0)));
-    if (memory.total >= 0) EXPECT_LE(memory.free, memory.total);
+    if (memory.total >= 0) {
+      EXPECT_LE(memory.free, memory.total);
+    }
   }
   EXPECT_EQ(here.total, there.total);
   EXPECT_EQ(here.dedicated, there.dedicated);

@@ -132,7 +132,9 @@ TEST_P(RoundTest, TellsWhatItRecorded) {
     const RecordedRounds recorded = backend().Recorded();
     EXPECT_EQ(recorded.kept, recorded.recordings);
     EXPECT_LE(recorded.kept, 2);
-    if (recorded.kept > 0) EXPECT_EQ(recorded.kept, round == 0 ? 1 : 2);
+    if (recorded.kept > 0) {
+      EXPECT_EQ(recorded.kept, round == 0 ? 1 : 2);
+    }
   }
 }
 
