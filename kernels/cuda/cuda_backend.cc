@@ -32,7 +32,7 @@ namespace {
 
 // Shapes of decode rounds are few: some sizes of a batch, draft lengths and contexts.
 constexpr int kMostGraphs = 128;
-// A launch in a graph takes so much of the device (2.6 to 3.1 kB on an H200, CUDA 13.0), and a layer
+// A launch in a graph takes so much of the device (2.6 to 3.1 kB on an H200, CUDA 13.0); a layer
 // is so many launches, mixer and MLP together.
 constexpr int64_t kBytesOfLaunch = 3100, kLaunchesOfLayer = 12;
 
