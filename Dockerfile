@@ -8,6 +8,7 @@ ARG BACKEND=cuda
 # --- The CUDA compiler, which the build looks into --------------------------------------------------------------------
 FROM nvidia/cuda:13.0.1-devel-ubuntu24.04 AS toolkit-cuda
 FROM debian:12-slim AS toolkit-cpu
+# hadolint ignore=DL3006
 FROM toolkit-${BACKEND} AS toolkit
 
 # --- The build, with the packages that the project is made for ---------------------------------------------------------
@@ -15,21 +16,20 @@ FROM debian:12-slim AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /src
 COPY deploy/setup.sh deploy/
+# hadolint ignore=SC2154
 RUN . deploy/setup.sh && apt-get update && \
     DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${daemon_packages[@]}" && \
     rm -rf /var/lib/apt/lists/*
 COPY . .
 ARG BACKEND
 RUN --mount=type=bind,from=toolkit,source=/usr/local,target=/toolkit \
-    if [[ $BACKEND == cuda ]]; then \
-      compilers=(/toolkit/cuda-*.*/bin/nvcc); cuda=(-DMAMBAD_CUDA=ON "-DCMAKE_CUDA_COMPILER=${compilers[0]}"); \
-    else \
-      cuda=(-DMAMBAD_CUDA=OFF); \
-    fi && \
-    cmake --preset release -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF "${cuda[@]}" && \
-    targets=(mambad mambactl mambad-models mambad_sentencepiece) && \
-    if [[ $BACKEND == cuda ]]; then targets+=(mambad_cuda); fi && \
-    cmake --build build --target "${targets[@]}" && \
+    case $BACKEND in \
+      cuda) cuda=ON; CUDACXX=$(echo /toolkit/cuda-*.*/bin/nvcc); export CUDACXX ;; \
+      *) cuda=OFF ;; \
+    esac && \
+    cmake --preset release -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF -DMAMBAD_CUDA=$cuda && \
+    cmake --build build --target mambad mambactl mambad-models mambad_sentencepiece && \
+    if [ $cuda = ON ]; then cmake --build build --target mambad_cuda; fi && \
     DESTDIR=/image cmake --install build --prefix /usr --strip
 
 # What goes along: the story model, of the programs those that serve; a configuration that other machines can call. And the
