@@ -113,26 +113,34 @@ void AddPages(const ModelConfig& config, const EngineOptions& options,
 }
 
 // On the device, and on the CPU, whose memory is the host's, once more for the host.
-int64_t PageTableBytes(const ModelConfig& config, const EngineOptions& options, bool dedicated) {
+int64_t PageTableBytes(const ModelConfig& config, const EngineOptions& options,
+                       const kernels::Backend& backend, bool dedicated) {
   const int64_t pages =
       config.HasMixer(MixerKind::kAttention)
           ? (options.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens
           : 1;
-  return (dedicated ? 1 : 2) * 4 * pages * options.max_sequences;
+  return (dedicated ? 1 : 2) * backend.AllocatedBytes(4 * pages * options.max_sequences);
 }
 
-// What SpeculativeDecoder sends over and gets back at most, of arrays that end on cache lines, and
-// what sampling knows of each slot.
-int64_t StepBytes(const EngineOptions& options, bool draft_model) {
-  constexpr int64_t kLine = 64, kKept = kernels::kMaxWindowRows + 1;
-  constexpr int64_t kOfSequence = 14 + 3 + 2 * kKept + 2 * kKept * kernels::kMaxAlternatives;
-  constexpr int64_t kOfCall = 13, kOfLogits = 4 + 2 * kernels::kMaxAlternatives, kArrays = 32;
+// What SpeculativeDecoder sends over and gets back at most, in arrays that end on cache lines.
+int64_t StepBytes(const EngineOptions& options, bool draft_model, const kernels::Backend& backend) {
+  constexpr int64_t kLine = 64, kArrays = 24, kArraysOfCall = 14;
+  constexpr int64_t kKept = kernels::kMaxWindowRows + 1, kListed = kernels::kMaxAlternatives;
   const int64_t sequences = options.max_sequences, rows = options.max_step_rows,
-                calls = draft_model ? options.max_draft_length : 0;
-  const int64_t numbers = sequences * (kOfSequence + calls * (kOfCall + 1)) +
-                          (draft_model ? 2 : 1) * rows + MaxLogitRows(options) * kOfLogits;
-  return 4 * numbers + kLine * (kArrays + calls * (kOfCall + 1)) +
-         sequences * static_cast<int64_t>(sizeof(kernels::SamplingState));
+                logits = MaxLogitRows(options), calls = draft_model ? options.max_draft_length : 0;
+  const int64_t sent =
+      sequences * (kArrays + calls * kArraysOfCall) + (draft_model ? 2 : 1) * rows + 3 * logits;
+  const int64_t got = sequences * (3 + 2 * kKept * (1 + kListed)) + logits * (1 + 2 * kListed);
+  return backend.AllocatedBytes(4 * sent + kLine * (kArrays + calls * kArraysOfCall)) +
+         backend.AllocatedBytes(4 * got + kLine * kArrays);
+}
+
+// States of slots, counts and biases of those with penalties.
+int64_t SamplingBytes(const EngineOptions& options, int64_t vocabulary,
+                      const kernels::Backend& backend) {
+  constexpr auto kState = static_cast<int64_t>(sizeof(kernels::SamplingState));
+  return backend.AllocatedBytes(kState * options.max_sequences) +
+         2 * backend.AllocatedBytes(4 * vocabulary * options.max_penalised);
 }
 
 // `had`: how much there was, as the middle of a sentence.
@@ -196,13 +204,12 @@ MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t
     const int window_rows = drafts ? DraftWindowRows(options) : TargetWindowRows(options);
     plan.states += StateBytes(config, options.max_sequences, window_rows, drafts, backend);
     AddPages(config, options, backend, &plan);
-    plan.tables += PageTableBytes(config, options, memory.dedicated);
+    plan.tables += PageTableBytes(config, options, backend, memory.dedicated);
     plan.workspace += backend.WorkspaceBytes(
         WorkspaceShapeOf(config, drafts ? DraftLimits(options) : TargetLimits(options)));
   }
-  // With penalties' counts and biases.
-  plan.tables += StepBytes(options, draft != nullptr) +
-                 options.max_penalised * int64_t{target.config().padded_vocabulary} * 8;
+  plan.tables += StepBytes(options, draft != nullptr, backend) +
+                 SamplingBytes(options, target.config().padded_vocabulary, backend);
   return plan;
 }
 

@@ -122,13 +122,13 @@ TEST_P(RoundTest, TellsWhatItRecorded) {
   StepRows rows;
   rows.Add(1, 0, {5});
   rows.logit_rows = {0};
-  const Batch batch = arrays_->Write(rows, {2, 4, 1});
-  const auto describe = [&] { Describe(batch, false); };
-  RunRound(backend(), describe);
+  const Batch exact = arrays_->Write(rows);
+  RunRound(backend(), [&] { Describe(exact, false); });
   EXPECT_EQ(backend().Recorded().recordings, 0);
+  const Batch batch = arrays_->Write(rows, {2, 4, 1});
   const RoundShape shapes[] = {Shape(), Shape()};
   for (int round = 0; round < 6; ++round) {
-    RunDecodeRound(backend(), shapes[round % 2], describe);
+    RunDecodeRound(backend(), shapes[round % 2], [&] { Describe(batch, false); });
     const RecordedRounds recorded = backend().Recorded();
     EXPECT_EQ(recorded.kept, recorded.recordings);
     EXPECT_LE(recorded.kept, 2);
