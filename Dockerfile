@@ -39,7 +39,8 @@ RUN rm -rf /image/usr/bin/mambad-models /image/usr/share/mambad/models/smollm2 \
     sed -i -E 's/^( *listen: ")127\.0\.0\.1:/\10.0.0.0:/' /image/etc/mambad/mambad.yaml && \
     grep -c '0\.0\.0\.0:' /image/etc/mambad/mambad.yaml | grep -qx 2 && \
     ldd /image/usr/bin/* /image/usr/lib/mambad/* | awk '$2 == "=>" && $3 ~ "^/" {print $3}' | sort -u | \
-      while read -r library; do dpkg --search "*/$(basename "$(realpath "$library")")"; done | \
+      xargs realpath | \
+      while read -r file; do dpkg --search "$file" 2>/dev/null || dpkg --search "${file#/usr}"; done | \
       cut -d: -f1 | sort -u >/packages
 
 # --- The image ---------------------------------------------------------------------------------------------------------
