@@ -52,7 +52,7 @@ class MemoryResolver {
                           warnings);
   }
 
-  // The most that fit beside a cache as is usual, where nobody said how many.
+  // The most that fit beside what they usually take of a cache, where nobody said how many.
   absl::StatusOr<int> Sequences() const {
     if (given_.max_sequences > 0) return given_.max_sequences;
     const int most = UsualSequences(given_, dedicated_);
@@ -60,7 +60,7 @@ class MemoryResolver {
       EngineOptions options;
       std::vector<std::string> warnings;
       if (absl::Status status = Begin(sequences, &options, &warnings); !status.ok()) return status;
-      if (options.kv_cache_tokens == 0) options.kv_cache_tokens = UsualCacheTokens(options);
+      if (options.kv_cache_tokens == 0) options.kv_cache_tokens = SharedCacheTokens(options);
       const MemoryPlan plan = Plan(&options);
       if (plan.free < 0) return most;
       if (static_cast<double>(plan.total()) <= fraction_ * static_cast<double>(plan.free)) {

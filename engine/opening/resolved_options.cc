@@ -124,9 +124,12 @@ int UsualSequences(const EngineOptions& options, bool dedicated) {
   return std::clamp(options.max_step_rows / kLeastRowsPerSequence, 1, usual);
 }
 
+int64_t SharedCacheTokens(const EngineOptions& options) {
+  return std::min(options.max_context, kCacheTokensPerSequence) * options.max_sequences;
+}
+
 int64_t UsualCacheTokens(const EngineOptions& options) {
-  const int64_t context = options.max_context;
-  return std::max(context, std::min(context, kCacheTokensPerSequence) * options.max_sequences);
+  return std::max(options.max_context, SharedCacheTokens(options));
 }
 
 }  // namespace mambad

@@ -34,8 +34,10 @@ absl::Status CheckPageTable(const EngineOptions& options, bool has_attention);
 // Sequences that run together where nobody said how many; at most on a device of its own memory.
 int UsualSequences(const EngineOptions& options, bool dedicated);
 
-// Tokens of room in the cache where nobody named any.
+// Tokens of room in the cache where nobody named any: what so many sequences usually take, and one
+// whole context at least.
 int64_t UsualCacheTokens(const EngineOptions& options);
+int64_t SharedCacheTokens(const EngineOptions& options);  // without the latter
 
 }  // namespace mambad
 

@@ -3,6 +3,8 @@
 
 #include "engine/memory_plan.h"
 
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <string>
@@ -332,6 +334,34 @@ TEST_F(MemoryRefusal, ADevicesOwnMemoryIsFilledUpToItsShare) {
   EXPECT_LE((*core)->facts().memory.total(), 0.9 * (*core)->facts().memory.free);
   options.max_sequences = 4096;
   EXPECT_EQ(open(roomy.total() / 2).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+// A context that does not fit is cut, however many it leaves room for.
+TEST_F(MemoryRefusal, ALongContextIsNoReasonToServeFew) {
+  MakeFormulaModel("llama_tied").directory.Write(directory_.path(), StoredAs::kFloat32);
+  const std::string path = directory_.path() + "/config.json";
+  std::ifstream in(path);
+  std::string config((std::istreambuf_iterator<char>(in)), {});
+  const std::string context = "\"max_position_embeddings\": 512";
+  ASSERT_NE(config.find(context), std::string::npos) << config;
+  config.replace(config.find(context), context.size(), "\"max_position_embeddings\": 1000000");
+  std::ofstream(path) << config;
+  EngineOptions options;
+  options.model = directory_.path();
+  const auto open = [&](int64_t free) {
+    return EngineCore::Open(options, nullptr, std::make_unique<SmallBackend>(free, true));
+  };
+  auto core = open(int64_t{1} << 40);
+  ASSERT_TRUE(core.ok()) << core.status();
+  const MemoryPlan roomy = (*core)->facts().memory;
+  EXPECT_EQ((*core)->facts().options.kv_cache_tokens, 64'000'000);
+  core = open(roomy.total() - roomy.keys_and_values + 400'000 * roomy.cache_token);
+  ASSERT_TRUE(core.ok()) << core.status();
+  const EngineFacts& facts = (*core)->facts();
+  EXPECT_EQ(facts.options.max_sequences, 64);
+  EXPECT_EQ(facts.options.max_context, facts.options.kv_cache_tokens);
+  EXPECT_LE(facts.memory.total(), 0.9 * facts.memory.free);
+  EXPECT_THAT(facts.warnings, Contains(HasSubstr("cuts the context from 1000000 to ")));
 }
 
 TEST_F(MemoryRefusal, RowsOfAStepBoundHowManySequencesAreChosen) {
