@@ -37,8 +37,7 @@ class WeightType : public ::testing::TestWithParam<std::string> {
     const auto core = EngineCore::Open(options, nullptr, kernels::CreateCpuBackend({.threads = 1}));
     EXPECT_TRUE(core.ok()) << core.status();
     if (!core.ok()) return {};
-    // The plan and the weights agree about the type.
-    // Planned in the same type; small matrices are padded.
+    // The plan and the weights agree about the type; small matrices are padded.
     const double nominal = static_cast<double>((*core)->facts().model.weight_bytes);
     EXPECT_GE((*core)->facts().memory.weights, nominal);
     EXPECT_LT((*core)->facts().memory.weights, 1.5 * nominal);
