@@ -113,6 +113,7 @@ class ThreadedEngine : public Engine {
   }
   const EngineOptions& options() const override { return core_->facts().options; }
   const std::string& device() const override { return core_->facts().device; }
+  MemoryUse DeviceMemory() const override { return core_->Memory(); }
   const MemoryPlan& memory() const override { return core_->facts().memory; }
   const std::vector<std::string>& warnings() const override { return core_->facts().warnings; }
   const SamplingParams& default_sampling() const override {
@@ -232,7 +233,8 @@ class ThreadedEngine : public Engine {
     if (Empty()) emptied_.NotifyAll();
   }
 
-  const std::unique_ptr<EngineCore> core_;  // the engine thread's, but for facts and capacity
+  // The engine thread's, but for facts, capacity and the device's memory.
+  const std::unique_ptr<EngineCore> core_;
   const absl::Status self_check_;
 
   mutable Mutex mutex_;

@@ -69,6 +69,8 @@ class Engine {
   virtual absl::Duration EstimatedWait() const = 0;
   // "CPU, AVX-512, 2 threads"
   virtual const std::string& device() const = 0;
+  // What the device says of its memory now. Any thread; it is asked each time.
+  virtual MemoryUse DeviceMemory() const = 0;
   // What was taken of the device's memory, and what was free before.
   virtual const MemoryPlan& memory() const = 0;
   // Lines for the operator's log, in the order they were found while opening: what of the model's

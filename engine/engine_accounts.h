@@ -17,6 +17,7 @@
 #include "engine/speculation/step_plan.h"
 #include "engine/state/slot_table.h"
 #include "engine/state/state_pool.h"
+#include "kernels/backend.h"
 
 namespace mambad {
 
@@ -38,7 +39,8 @@ class EngineAccounts {
   void set_speculation_enabled(bool enabled) { stats_.speculation_enabled = enabled; }
   void SetWaiting(const RequestQueue& waiting);
   void SetGauges(absl::Span<const std::unique_ptr<ActiveRequest>> active,
-                 const RequestQueue& waiting, absl::Time now);
+                 const RequestQueue& waiting, const kernels::RecordedRounds& recorded,
+                 absl::Time now);
 
   // Counters and rates begin anew, self-check failures stay; gauges are to be set then.
   void Forget();

@@ -42,7 +42,7 @@ EngineCore::EngineCore(EngineParts parts, StepObserver* observer)
   plan_.reserve(sequences);
   running_.reserve(sequences);
   set_speculation_enabled(facts_.options.speculation);
-  accounts_.SetGauges(active_, waiting_, absl::UnixEpoch());
+  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), absl::UnixEpoch());
 }
 
 EngineCore::~EngineCore() {
@@ -114,7 +114,7 @@ void EngineCore::ForgetHistory() {
   demands_.Doubt();
   last_step_.reset();
   ended_requests_ = 0;
-  accounts_.SetGauges(active_, waiting_, absl::UnixEpoch());
+  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), absl::UnixEpoch());
 }
 
 // ---- one step -----------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ absl::Time EngineCore::FinishRound(absl::FunctionRef<absl::Time()> clock) {
 
 // What others read between two steps.
 void EngineCore::SetBooks(absl::Time now) {
-  accounts_.SetGauges(active_, waiting_, now);
+  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), now);
   demands_.Update(active_, waiting_.in_order(), now);
 }
 

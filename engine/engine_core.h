@@ -76,6 +76,10 @@ class EngineCore {
 
   // As of the last step, gauges and rates in stats(), too.
   const EngineStats& stats() const { return accounts_.stats(); }
+  MemoryUse Memory() const {  // any thread
+    const kernels::DeviceMemory memory = backend_.Memory();
+    return {memory.total, memory.free};
+  }
   const RecentRates& rates() const { return accounts_.rates(); }
   const ServiceDemands& demands() const { return demands_; }
 

@@ -15,7 +15,9 @@ struct EngineStats {
   int running = 0, waiting = 0, slots_used = 0, slots_total = 0;
   int64_t pages_used = 0, pages_total = 0;
   int64_t waiting_tokens = 0;
-  int64_t state_bytes = 0;  // of slots and pages in use
+  int64_t state_bytes = 0;       // of slots and pages in use
+  int recorded_rounds = 0;       // that the device keeps, to start them as a whole
+  int64_t round_recordings = 0;  // made so far
   // prompt_tokens: read by the target, once a request, however many samples or readings it takes.
   int64_t prompt_tokens = 0, cached_prompt_tokens = 0, generation_tokens = 0;
   int64_t draft_rounds = 0, draft_tokens = 0, accepted_tokens = 0;
@@ -31,6 +33,11 @@ struct EngineStats {
   double acceptance_rate = 0;  // accepted / drafted; 0 without drafts
   bool speculation_enabled = false;
   int64_t self_check_failures = 0;
+};
+
+// The device's memory as it says itself, bytes; -1: it does not say.
+struct MemoryUse {
+  int64_t total = -1, free = -1;
 };
 
 // Called on the engine thread after every step; must not block. For histograms.

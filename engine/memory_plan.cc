@@ -18,27 +18,40 @@ using checkpoint::MixerKind;
 using checkpoint::ModelConfig;
 using checkpoint::Parameter;
 using checkpoint::Role;
+using kernels::DeviceMemory;
+using kernels::ElementType;
 
 constexpr int64_t kLeastCacheTokens = 2048;
 
-int64_t Numbers(const Parameter& parameter) {
-  int64_t numbers = 1;
-  for (int64_t extent : parameter.shape) numbers *= extent;
-  return numbers;
+// Matrices are packed, all else is float32; channels may be padded to 16 (kernels::MambaLayer::a).
+// Parameters that share a matrix are each taken for one.
+int64_t ParameterBytes(const Parameter& parameter, ElementType type,
+                       const kernels::Backend& backend) {
+  constexpr int64_t kChannels = 16;
+  int64_t columns = 1;
+  for (size_t i = 1; i < parameter.shape.size(); ++i) columns *= parameter.shape[i];
+  const int64_t rows = parameter.shape[0];
+  if (parameter.shape.size() == 2 && !parameter.keep_float32)
+    return backend.PackedBytes(rows, columns, type);
+  return backend.AllocatedBytes((rows + kChannels - 1) / kChannels * kChannels * columns * 4);
 }
 
-int64_t WeightBytes(const Checkpoint& checkpoint, ComputeType type, int64_t proposed_tokens) {
-  const bool float32 = ComputesInFloat32(checkpoint, type);
+int64_t WeightBytes(const Checkpoint& checkpoint, ElementType type, int64_t proposed_tokens,
+                    const kernels::Backend& backend) {
+  const ModelConfig& config = checkpoint.config();
   int64_t bytes = 0;
   for (const Parameter& parameter : checkpoint.table().parameters()) {
     if (parameter.optional && !checkpoint.Has(parameter)) continue;
     // The embedding stands for a tied head, listed rows for a whole one.
-    if (parameter.role == Role::kHead && (checkpoint.config().tied_head || proposed_tokens > 0)) {
-      continue;
-    }
-    bytes += Numbers(parameter) * (float32 || parameter.keep_float32 ? 4 : 2);
+    if (parameter.role == Role::kHead && (config.tied_head || proposed_tokens > 0)) continue;
+    bytes += ParameterBytes(parameter, type, backend);
   }
-  return bytes + proposed_tokens * checkpoint.config().width * (float32 ? 4 : 2);
+  if (config.HasMixer(MixerKind::kAttention)) {
+    bytes += 2 * backend.AllocatedBytes(2 * config.attention.head_width);  // rotary frequencies
+  }
+  if (proposed_tokens == 0) return bytes;
+  return bytes + backend.PackedBytes(proposed_tokens, config.width, type) +
+         backend.AllocatedBytes(4 * proposed_tokens);
 }
 
 // The shapes that a slot's layout depends on.
@@ -74,47 +87,60 @@ int64_t StateBytes(const ModelConfig& config, int slots, int window_rows, bool k
     if (layers > 0)
       floats += layers * SlotFloats(config, kind, window_rows, keeps_working, backend);
   }
-  return floats * slots * 4;
+  return backend.AllocatedBytes(floats * slots * 4);
 }
 
-// Keys and values of one token, in all attention layers.
-int64_t CacheBytesPerToken(const ModelConfig& config, const EngineOptions& options,
-                           const kernels::Backend& backend) {
-  const int64_t layers =
-      std::count(config.mixers.begin(), config.mixers.end(), MixerKind::kAttention);
-  if (layers == 0) return 0;
+// How keys and values of each of the attention layers lie; none: no bytes.
+kernels::KeyValueLayout PageLayout(const ModelConfig& config, const EngineOptions& options,
+                                   const kernels::Backend& backend) {
+  if (!config.HasMixer(MixerKind::kAttention)) return {};
   kernels::AttentionLayer layer;
   layer.query_heads = config.attention.query_heads;
   layer.key_value_heads = config.attention.key_value_heads;
   layer.head_width = config.attention.head_width;
-  const kernels::KeyValueLayout layout = backend.PageLayout(layer, ElementTypeOf(options.kv_type));
-  return layers * (layout.key_bytes + layout.value_bytes) / kernels::kPageTokens;
+  return backend.PageLayout(layer, ElementTypeOf(options.kv_type));
 }
 
-// What the CPU's backend takes, at most: rows of each part, and twice the widest of them on its way
-// into a product. Rows end on cache lines, and never at a multiple of a page.
-int64_t WorkspaceBytes(const ModelConfig& config, const EngineOptions& options, int logit_rows) {
-  ModelLimits limits;
-  limits.max_rows = options.max_step_rows;
-  limits.max_logit_rows = logit_rows;
-  const kernels::WorkspaceShape shape = WorkspaceShapeOf(config, limits);
-  constexpr int64_t kPadding = 32;
-  const int64_t row =
-      shape.width + shape.max_projection + 2 * shape.max_inner + shape.max_selection + 5 * kPadding;
-  const int64_t logit_row = shape.vocabulary + shape.width + 2 * kPadding;
-  const int64_t widest =
-      std::max({shape.width, shape.max_inner, shape.max_projection, shape.max_selection});
-  const int64_t all_rows = std::max(shape.max_rows, shape.max_logit_rows);
-  return 4 * (shape.max_rows * row + shape.max_logit_rows * logit_row +
-              2 * all_rows * (widest + kPadding));
+void AddPages(const ModelConfig& config, const EngineOptions& options,
+              const kernels::Backend& backend, MemoryPlan* plan) {
+  const int64_t layers =
+      std::count(config.mixers.begin(), config.mixers.end(), MixerKind::kAttention);
+  const int64_t pages = (options.kv_cache_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
+  const kernels::KeyValueLayout layout = PageLayout(config, options, backend);
+  plan->cache_token += layers * (layout.key_bytes + layout.value_bytes) / kernels::kPageTokens;
+  plan->keys_and_values += layers * (backend.AllocatedBytes(pages * layout.key_bytes) +
+                                     backend.AllocatedBytes(pages * layout.value_bytes));
 }
 
-int64_t PageTableBytes(const ModelConfig& config, const EngineOptions& options) {
+// On the device, and on the CPU, whose memory is the host's, once more for the host.
+int64_t PageTableBytes(const ModelConfig& config, const EngineOptions& options,
+                       const kernels::Backend& backend, bool dedicated) {
   const int64_t pages =
       config.HasMixer(MixerKind::kAttention)
           ? (options.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens
           : 1;
-  return 2 * 4 * pages * options.max_sequences;  // the host's and the device's
+  return (dedicated ? 1 : 2) * backend.AllocatedBytes(4 * pages * options.max_sequences);
+}
+
+// What SpeculativeDecoder sends over and gets back at most, in arrays that end on cache lines.
+int64_t StepBytes(const EngineOptions& options, bool draft_model, const kernels::Backend& backend) {
+  constexpr int64_t kLine = 64, kArrays = 24, kArraysOfCall = 14;
+  constexpr int64_t kKept = kernels::kMaxWindowRows + 1, kListed = kernels::kMaxAlternatives;
+  const int64_t sequences = options.max_sequences, rows = options.max_step_rows,
+                logits = MaxLogitRows(options), calls = draft_model ? options.max_draft_length : 0;
+  const int64_t sent =
+      sequences * (kArrays + calls * kArraysOfCall) + (draft_model ? 2 : 1) * rows + 3 * logits;
+  const int64_t got = sequences * (3 + 2 * kKept * (1 + kListed)) + logits * (1 + 2 * kListed);
+  return backend.AllocatedBytes(4 * sent + kLine * (kArrays + calls * kArraysOfCall)) +
+         backend.AllocatedBytes(4 * got + kLine * kArrays);
+}
+
+// States of slots, counts and biases of those with penalties.
+int64_t SamplingBytes(const EngineOptions& options, int64_t vocabulary,
+                      const kernels::Backend& backend) {
+  constexpr auto kState = static_cast<int64_t>(sizeof(kernels::SamplingState));
+  return backend.AllocatedBytes(kState * options.max_sequences) +
+         2 * backend.AllocatedBytes(4 * vocabulary * options.max_penalised);
 }
 
 // `had`: how much there was, as the middle of a sentence.
@@ -145,33 +171,52 @@ absl::Status TooLittle(const MemoryPlan& plan, const EngineOptions& options,
 
 }  // namespace
 
+ModelLimits TargetLimits(const EngineOptions& options) {
+  ModelLimits limits;
+  limits.max_rows = options.max_step_rows;
+  limits.max_logit_rows = MaxLogitRows(options);
+  limits.max_sequences = options.max_sequences;
+  limits.max_context = options.max_context;
+  return limits;
+}
+
+ModelLimits DraftLimits(const EngineOptions& options) {
+  ModelLimits limits = TargetLimits(options);
+  limits.max_logit_rows = options.max_sequences;
+  limits.round_passes = (1 + options.max_draft_length) / 2.0;
+  return limits;
+}
+
 MemoryPlan PlanMemory(const Checkpoint& target, const Checkpoint* draft, int64_t proposed_tokens,
                       const EngineOptions& options, const kernels::Backend& backend) {
+  const DeviceMemory memory = backend.Memory();
   MemoryPlan plan;
-  plan.free = backend.FreeBytes();
+  plan.free = memory.free;
   plan.float32_weights = ComputesInFloat32(target, options.weight_type);
-  const int64_t vocabulary = target.config().padded_vocabulary;
-  const int logit_rows = MaxLogitRows(options);
   for (const Checkpoint* model : {&target, draft}) {
     if (model == nullptr) continue;
     const ModelConfig& config = model->config();
     const bool drafts = model == draft;
-    plan.weights += WeightBytes(*model, options.weight_type, drafts ? proposed_tokens : 0);
+    const ElementType type = ComputesInFloat32(*model, options.weight_type)
+                                 ? ElementType::kFloat32
+                                 : ElementType::kBFloat16;
+    plan.weights += WeightBytes(*model, type, drafts ? proposed_tokens : 0, backend);
     const int window_rows = drafts ? DraftWindowRows(options) : TargetWindowRows(options);
     plan.states += StateBytes(config, options.max_sequences, window_rows, drafts, backend);
-    plan.cache_token += CacheBytesPerToken(config, options, backend);
-    plan.tables += PageTableBytes(config, options);
-    plan.workspace += WorkspaceBytes(config, options, drafts ? options.max_sequences : logit_rows);
+    AddPages(config, options, backend, &plan);
+    plan.tables += PageTableBytes(config, options, backend, memory.dedicated);
+    plan.workspace += backend.WorkspaceBytes(
+        WorkspaceShapeOf(config, drafts ? DraftLimits(options) : TargetLimits(options)));
   }
-  plan.keys_and_values = plan.cache_token * options.kv_cache_tokens;
-  plan.tables += options.max_penalised * vocabulary * 8;  // penalties' counts and biases
+  plan.tables += StepBytes(options, draft != nullptr, backend) +
+                 SamplingBytes(options, target.config().padded_vocabulary, backend);
   return plan;
 }
 
-int64_t FittingCacheTokens(const MemoryPlan& plan, int64_t wanted) {
+int64_t FittingCacheTokens(const MemoryPlan& plan, int64_t wanted, double fraction) {
   if (plan.free < 0 || plan.cache_token == 0) return wanted;
   const int64_t others = plan.total() - plan.keys_and_values;
-  const int64_t room = plan.free - plan.free / 20 - others;
+  const auto room = static_cast<int64_t>(fraction * static_cast<double>(plan.free)) - others;
   const int64_t pages = room / (plan.cache_token * kernels::kPageTokens);
   return std::min(wanted, std::max(pages * kernels::kPageTokens, kLeastCacheTokens));
 }

@@ -20,6 +20,8 @@ class Backend;
 
 namespace mambad {
 
+struct ModelLimits;
+
 // Rows of a step whose logits may be wanted: of every sequence's draft, and some of prompts.
 inline int MaxLogitRows(const EngineOptions& options) {
   const int of_drafts = options.max_sequences * (options.max_draft_length + 1) + 32;
@@ -37,13 +39,17 @@ inline int DraftWindowRows(const EngineOptions& options) {
   return options.speculation ? options.max_draft_length - 1 : 0;
 }
 
+// What passes of the target may take, and those of its draft model.
+ModelLimits TargetLimits(const EngineOptions& options);
+ModelLimits DraftLimits(const EngineOptions& options);
+
 // Bytes, of target and draft model together.
 struct MemoryPlan {
   int64_t weights = 0;
   int64_t states = 0;           // recurrent state: a slot for each sequence
   int64_t keys_and_values = 0;  // pages
-  int64_t tables = 0;           // of pages; what sampling keeps for each sequence
-  int64_t workspace = 0;        // activations and logits of one step
+  int64_t tables = 0;           // of pages and steps; what sampling keeps for each sequence
+  int64_t workspace = 0;        // activations and logits of one step, scratch of its operations
   int64_t free = -1;            // what the device had before; -1: it does not say
 
   int64_t cache_token = 0;       // of keys_and_values, one token of the cache
@@ -53,15 +59,14 @@ struct MemoryPlan {
 };
 
 // `options`: resolved, no zeros that mean "choose"; `draft`: nullptr without one, else with the
-// number of tokens that it proposes (0: all). Within some per cent, and for the work space no less
-// than the CPU's backend takes.
+// number of tokens that it proposes (0: all). No less than is taken, and little more.
 MemoryPlan PlanMemory(const checkpoint::Checkpoint& target, const checkpoint::Checkpoint* draft,
                       int64_t proposed_tokens, const EngineOptions& options,
                       const kernels::Backend& backend);
 
-// Tokens of the cache, at most `wanted`, that leave a twentieth of the free memory: of a plan with
-// any cache. No fewer than 2,048 of them, whether they fit or not.
-int64_t FittingCacheTokens(const MemoryPlan& plan, int64_t wanted);
+// Tokens of the cache, at most `wanted`, with which this share of the free memory is taken at most:
+// of a plan with any cache. No fewer than 2,048 of them, whether they fit or not.
+int64_t FittingCacheTokens(const MemoryPlan& plan, int64_t wanted, double fraction);
 
 // RESOURCE_EXHAUSTED in one line when more is planned than is free: what for, how much there is,
 // and the setting that takes most.

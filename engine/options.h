@@ -41,11 +41,16 @@ struct EngineOptions {
   // To find bugs: all that is asked of the device is checked, decode rounds are replayed. Slow.
   bool check_calls = false;
 
-  int max_sequences = 16;  // sequences that run together: state slots
+  // Of the device's free memory, what sizes that are chosen may fill, (0, 1]; sizes that are named
+  // may fill all of it. 0: 0.9 of a GPU's own memory, 0.95 of the machine's.
+  double memory_fraction = 0;
+  // Sequences that run together: state slots. 0: 16; on a GPU 64, or as many as its memory holds.
+  int max_sequences = 0;
   int64_t max_context =
       0;  // tokens of prompt + answer; 0: the model's own limit, or 32768 without one
-  int64_t kv_cache_tokens = 0;  // room for keys and values, tokens over all sequences; 0:
-                                // max_sequences * 2048 or one whole context, the larger
+  // Room for keys and values, tokens over all sequences. 0: max_sequences * 2048 or one whole
+  // context, the larger; on a GPU a whole context for each, as far as its memory holds them.
+  int64_t kv_cache_tokens = 0;
   // Rows the target scores in one step: bounds the time between tokens while prompts run. 0: 256,
   // or two a sequence where that is more, as every sequence must find room for a draft.
   int max_step_rows = 0;

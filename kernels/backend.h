@@ -29,8 +29,8 @@
 // the call, nor on the number of threads. Replay, verify, single steps and (on the CPU) prefill run
 // the same instructions.
 //
-// THREAD. One thread drives a backend at a time (the engine thread). Several models may share one
-// backend.
+// THREAD. One thread drives a backend at a time (the engine thread); Memory() may be asked by any.
+// Several models may share one backend.
 //
 // ERRORS. Wrong shapes or types are bugs of the caller: the process dies with words. Nothing here
 // allocates except Allocate, AllocateHost, Pack and CreateWorkspace.
@@ -304,6 +304,9 @@ struct WorkspaceShape {
   int64_t max_inner = 0;              // the widest of I, H hd, F, convolution channels + I
   int64_t max_selection = 0;          // the widest `select` of Mamba-1: rows, r + 2 N
   int64_t max_context = 0;            // positions an attention row may see
+  // Layers that a decode round runs through; a draft model's come once a draft, in rounds of all
+  // draft lengths on average.
+  int64_t round_layers = 0;
 };
 
 // ---- sampling -----------------------------------------------------------------------------------
@@ -417,6 +420,19 @@ struct RoundTimes {
   double draft = 0, verify = 0, whole = 0;
 };
 
+// What a device says of its memory, bytes; -1: it does not say.
+struct DeviceMemory {
+  int64_t total = -1;      // in use or not
+  int64_t free = -1;       // may still be taken
+  bool dedicated = false;  // nothing else of the machine needs it: what is free may be filled
+};
+
+// Decode rounds that a device keeps to start them again as a whole; 0 where it keeps none.
+struct RecordedRounds {
+  int64_t recordings = 0;  // made so far
+  int kept = 0;            // now
+};
+
 // Made by kernels/backend_factory.h, which is also told what to do when the device is lost.
 // Allocate, AllocateHost, Pack and CreateWorkspace throw std::bad_alloc when there is no more
 // memory; they are called while an engine is opened, and by nobody else.
@@ -439,8 +455,8 @@ class Backend {
   // setting to change. Mostly empty.
   virtual std::vector<std::string> Warnings() const = 0;
 
-  // Bytes of the device's memory that may still be taken, as it says itself; -1: it does not say.
-  virtual int64_t FreeBytes() const = 0;
+  // Any thread.
+  virtual DeviceMemory Memory() const = 0;
   // Memory, zeroed, aligned to 64 bytes at least. Nothing of one backend outlives it.
   virtual Buffer Allocate(size_t bytes) = 0;
   // The same of the host's, which Write and Read reach fastest.
@@ -455,6 +471,11 @@ class Backend {
   virtual WeightMatrix Pack(int64_t rows, int64_t columns, ElementType type,
                             const MatrixSource& source) = 0;
   virtual std::unique_ptr<Workspace> CreateWorkspace(const WorkspaceShape& shape) = 0;
+  // Bytes of the device's memory that Allocate, Pack and CreateWorkspace take, the last with what
+  // recorded rounds over it will take at most. Nothing is taken.
+  virtual int64_t AllocatedBytes(int64_t bytes) const = 0;
+  virtual int64_t PackedBytes(int64_t rows, int64_t columns, ElementType type) const = 0;
+  virtual int64_t WorkspaceBytes(const WorkspaceShape& shape) const = 0;
   // Of slots whose windows have at most `window_rows` rows that may turn out wrong, and no more of
   // anything.
   virtual RecurrentSlotLayout SlotLayout(const MambaLayer& layer, int window_rows,
@@ -472,6 +493,7 @@ class Backend {
   virtual void EndRound() = 0;
   // Of the last round; after Synchronize.
   virtual RoundTimes TakeRoundTimes() = 0;
+  virtual RecordedRounds Recorded() const = 0;
   // Rounds run on when EndRound has returned. Then readers are told about a round while the next
   // one runs, else before it begins.
   virtual bool RunsAhead() const = 0;

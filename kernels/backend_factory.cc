@@ -4,6 +4,7 @@
 
 #include <array>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 
 #include "kernels/backend_module.h"
@@ -78,27 +79,38 @@ std::unique_ptr<Backend> CreateByModule(const Library& library, const BackendOpt
   return std::unique_ptr<Backend>(create(options, error));
 }
 
+// The device's number among those of its kind, 0 where none is named; nothing: no device's name.
+std::optional<int> IndexOf(std::string_view name) {
+  if (name == "auto" || name == "cpu" || name == "cuda") return 0;
+  constexpr std::string_view kNumbered = "cuda:";
+  constexpr size_t kMostDigits = 3;
+  if (name.substr(0, kNumbered.size()) != kNumbered) return std::nullopt;
+  name.remove_prefix(kNumbered.size());
+  if (name.empty() || name.size() > kMostDigits) return std::nullopt;
+  int index = 0;
+  for (const char digit : name) {
+    if (digit < '0' || digit > '9') return std::nullopt;
+    index = 10 * index + (digit - '0');
+  }
+  return index;
+}
+
 CreatedBackend CreateOnCpu(const BackendOptions& options) {
   return {CreateCpuBackend({options.threads, options.activations}), "cpu", "", ""};
 }
 
 }  // namespace
 
-bool IsDeviceName(std::string_view name) {
-  if (name == "auto" || name == "cpu" || name == "cuda") return true;
-  constexpr std::string_view kNumbered = "cuda:";
-  constexpr size_t kMostDigits = 3;
-  if (name.substr(0, kNumbered.size()) != kNumbered) return false;
-  name.remove_prefix(kNumbered.size());
-  return !name.empty() && name.size() <= kMostDigits &&
-         name.find_first_not_of("0123456789") == std::string_view::npos;
-}
+bool IsDeviceName(std::string_view name) { return IndexOf(name).has_value(); }
 
-CreatedBackend CreateBackend(const BackendOptions& options) {
-  if (!IsDeviceName(options.device)) {
-    return {nullptr, "", "\"" + options.device + "\" found, auto or cpu or cuda or cuda:N expected",
+CreatedBackend CreateBackend(const BackendOptions& given) {
+  const std::optional<int> index = IndexOf(given.device);
+  if (!index.has_value()) {
+    return {nullptr, "", "\"" + given.device + "\" found, auto or cpu or cuda or cuda:N expected",
             ""};
   }
+  BackendOptions options = given;
+  options.index = *index;
   if (options.device == "cpu") return CreateOnCpu(options);
   const Library library = OpenLibrary("libmambad_cuda.so");
   CreatedBackend created{nullptr, options.device == "auto" ? "cuda" : options.device, library.error,

@@ -19,6 +19,7 @@ struct BackendOptions {
   // "cpu"; "cuda": libmambad_cuda.so on the first GPU that this process sees; "cuda:N": on GPU N, 0
   // the first; "auto": cuda where its module and a device are, else cpu.
   std::string device = "auto";
+  int index = 0;    // N of "cuda:N": CreateBackend reads it off the name, for the module
   int threads = 0;  // the CPU's; 0: one a core this process may use
   // kBFloat16: rounded before products with bf16 weights, where the device multiplies pairs of
   // them.

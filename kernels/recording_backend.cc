@@ -52,7 +52,14 @@ class RecordingBackend : public Backend {
     return backend_->Activations(weights);
   }
   std::vector<std::string> Warnings() const override { return backend_->Warnings(); }
-  int64_t FreeBytes() const override { return backend_->FreeBytes(); }
+  DeviceMemory Memory() const override { return backend_->Memory(); }
+  int64_t AllocatedBytes(int64_t bytes) const override { return backend_->AllocatedBytes(bytes); }
+  int64_t PackedBytes(int64_t rows, int64_t columns, ElementType type) const override {
+    return backend_->PackedBytes(rows, columns, type);
+  }
+  int64_t WorkspaceBytes(const WorkspaceShape& shape) const override {
+    return backend_->WorkspaceBytes(shape);
+  }
   RecurrentSlotLayout SlotLayout(const MambaLayer& layer, int window_rows,
                                  bool keeps_working) const override {
     return backend_->SlotLayout(layer, window_rows, keeps_working);
@@ -119,6 +126,11 @@ class RecordingBackend : public Backend {
     OutsideOfRounds("TakeRoundTimes");
     return backend_->TakeRoundTimes();
   }
+  // Its own: what stands below it records when it is told to.
+  RecordedRounds Recorded() const override {
+    const auto kept = static_cast<int>(recorded_.size());
+    return {kept, kept};
+  }
   bool RunsAhead() const override { return backend_->RunsAhead(); }
 
   bool BeginRound(const RoundShape& shape) override;
@@ -146,7 +158,7 @@ class RecordingBackend : public Backend {
 
  private:
   // The calls of a decode round, and how many rounds of its shape came after the first.
-  struct Recorded {
+  struct Round {
     std::vector<Call> calls;
     int64_t rounds = 0;
   };
@@ -171,12 +183,12 @@ class RecordingBackend : public Backend {
   CallChecks checks_;
   std::vector<Written> written_;  // since the last Synchronize
   std::vector<BeingRead> read_;
-  std::map<RoundShape, Recorded, ShapeLess> recorded_;
+  std::map<RoundShape, Round, ShapeLess> recorded_;
   bool in_round_ = false;
-  RoundShape shape_;           // of the round at hand
-  Recorded* known_ = nullptr;  // what is kept of its shape
-  bool replays_ = false;       // it is not described
-  std::vector<Call> calls_;    // described so far
+  RoundShape shape_;         // of the round at hand
+  Round* known_ = nullptr;   // what is kept of its shape
+  bool replays_ = false;     // it is not described
+  std::vector<Call> calls_;  // described so far
 };
 
 // ---- rounds -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/text/chat_template_file.h"
+#include "server/cli/number_options.h"
 #include "server/cli/suggestions.h"
 #include "server/version.h"
 
@@ -16,6 +17,7 @@ namespace {
 struct Flags {
   std::optional<std::string> config, model, draft, chat_template, listen, metrics, device;
   std::optional<int> threads;
+  std::optional<double> memory_fraction;
   bool check_config = false;
   bool version = false;
 };
@@ -45,6 +47,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--device", flags->device, "auto, cpu, cuda or cuda:N (default auto)");
   app->add_option("--threads", flags->threads,
                   "Compute threads of the CPU at most; 0: one a core (default 0)");
+  cli::AddNumber(app, "--memory-fraction", &flags->memory_fraction,
+                 "Of the device's free memory, what may be filled with sequences and cache where\n"
+                 "nobody says how many; 0: 0.9 of a GPU's, 0.95 of the machine's (default 0)",
+                 {0, 1});
   app->add_flag(
       "--check-config", flags->check_config,
       "Check the configuration, and the models' files but their weights, and exit: 0 good, 2 bad");
@@ -60,6 +66,7 @@ void ApplyFlags(const Flags& flags, ServerOptions* options) {
   if (flags.metrics) options->metrics_listen = *flags.metrics;
   if (flags.device) options->engine.device = *flags.device;
   if (flags.threads) options->engine.threads = *flags.threads;
+  if (flags.memory_fraction) options->engine.memory_fraction = *flags.memory_fraction;
 }
 
 // The file that replaces the model's template must be there; what it says is judged where it is

@@ -37,8 +37,8 @@ Histogram& AddStepHistogram(prometheus::Registry& registry, const char* phase) {
   return prometheus::BuildHistogram()
       .Name("mambad_step_seconds")
       .Help(
-          "Time of one engine step: of the draft model, of the target model (prompts and answers), "
-          "total")
+          "Time of one engine step: of the draft model and of the target model (prompts and "
+          "answers) on the device, total")
       .Register(registry)
       .Add({{"phase", phase}}, kShortTimes);
 }
@@ -109,6 +109,35 @@ void AddEngineFamilies(const Engine& engine, const TextLoad& text, int draft_len
                {"family", model.family},
                {"weight_type", model.weight_type},
                {"fingerprint", model.fingerprint}});
+}
+
+// What computes, and its memory as it says itself and as it was planned.
+void AddDeviceFamilies(const Engine& engine, MetricFamilies* list) {
+  list->Gauge("mambad_device_info", "What computes", 1, {{"device", engine.device()}});
+  const MemoryUse memory = engine.DeviceMemory();
+  if (memory.total >= 0 && memory.free >= 0) {
+    const auto add = [list](const char* state, int64_t bytes) {
+      list->Gauge("mambad_device_memory_bytes",
+                  "The device's memory by state, which adds up to all that it has",
+                  static_cast<double>(bytes), {{"state", state}});
+    };
+    add("used", std::max<int64_t>(memory.total - memory.free, 0));
+    add("free", memory.free);
+  }
+  const MemoryPlan& plan = engine.memory();
+  for (const auto& [part, bytes] :
+       {std::pair("weights", plan.weights), std::pair("states", plan.states),
+        std::pair("keys_and_values", plan.keys_and_values), std::pair("tables", plan.tables),
+        std::pair("workspace", plan.workspace)}) {
+    list->Gauge("mambad_planned_memory_bytes", "Of it, what was planned at the start, by its use",
+                static_cast<double>(bytes), {{"part", part}});
+  }
+  const EngineStats stats = engine.Stats();
+  list->Gauge("mambad_recorded_rounds",
+              "Decode rounds that the device keeps recorded, to start them as a whole",
+              stats.recorded_rounds);
+  list->Counter("mambad_round_recordings_total", "Recordings of decode rounds made",
+                static_cast<double>(stats.round_recordings));
 }
 
 void AddVllmFamilies(const Engine& engine, const TextLoad& text, MetricFamilies* list) {
@@ -228,6 +257,7 @@ std::string Metrics::Scrape() const {
     if (engine_ != nullptr) {
       const TextLoad text = text_worker_ != nullptr ? text_worker_->Load() : TextLoad();
       AddEngineFamilies(*engine_, text, draft_length_.load(std::memory_order_relaxed), &list);
+      AddDeviceFamilies(*engine_, &list);
       if (vllm_names_) AddVllmFamilies(*engine_, text, &list);
     }
   }

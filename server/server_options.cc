@@ -24,7 +24,7 @@
 namespace mambad::server {
 namespace {
 
-using FieldPointer = std::variant<std::string*, bool*, int*, int64_t*, absl::Duration*,
+using FieldPointer = std::variant<std::string*, bool*, int*, int64_t*, double*, absl::Duration*,
                                   ComputeType*, LogFormat*, LogLevel*>;
 
 // One row of the table of settings. Numbers must lie in [least, most]; durations are not negative.
@@ -56,7 +56,8 @@ const Setting kSettings[] = {
     {"compute.activations", FIELD(engine.activations)},
     {"compute.kv_type", FIELD(engine.kv_type)},
     {"compute.check_calls", FIELD(engine.check_calls)},
-    {"batching.max_sequences", FIELD(engine.max_sequences), 1, 4096},
+    {"batching.memory_fraction", FIELD(engine.memory_fraction), 0, 1},
+    {"batching.max_sequences", FIELD(engine.max_sequences), 0, 4096},
     {"batching.max_context", FIELD(engine.max_context), 0, kManyTokens},
     {"batching.kv_cache_tokens", FIELD(engine.kv_cache_tokens), 0, kManyTokens},
     {"batching.max_step_rows", FIELD(engine.max_step_rows), 0, 65536},
@@ -123,8 +124,10 @@ absl::Status Expected(absl::string_view key, absl::string_view expected, absl::s
       absl::StrCat(key, ": expected ", expected, ", found \"", found, "\""));
 }
 
-absl::Status CheckRange(const Setting& setting, int64_t value) {
-  if (value >= setting.least && value <= setting.most) return absl::OkStatus();
+template <typename Number>
+absl::Status CheckRange(const Setting& setting, Number value) {
+  const auto least = static_cast<Number>(setting.least), most = static_cast<Number>(setting.most);
+  if (value >= least && value <= most) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(setting.key, ": ", value, " given, allowed ",
                                                  setting.least, " to ", setting.most));
 }
@@ -154,6 +157,10 @@ struct Parser {
     if (status.ok()) *field = static_cast<int>(wide);
     return status;
   }
+  absl::Status operator()(double* field) const {
+    if (!absl::SimpleAtod(text, field)) return Expected(setting.key, "a number", text);
+    return CheckRange(setting, *field);
+  }
   absl::Status operator()(absl::Duration* field) const {
     if (!absl::ParseDuration(text, field) || *field < absl::ZeroDuration()) {
       return Expected(setting.key, "a duration such as 500ms, 30s or 2m", text);
@@ -179,6 +186,7 @@ struct Printer {
   std::string operator()(const bool* field) const { return *field ? "true" : "false"; }
   std::string operator()(const int* field) const { return absl::StrCat(*field); }
   std::string operator()(const int64_t* field) const { return absl::StrCat(*field); }
+  std::string operator()(const double* field) const { return absl::StrCat(*field); }
   std::string operator()(const absl::Duration* field) const { return absl::FormatDuration(*field); }
   template <typename Enum>
   std::string operator()(const Enum* field) const {
@@ -193,6 +201,7 @@ struct RangeCheck {
   const Setting& setting;
   absl::Status operator()(const int* field) const { return CheckRange(setting, *field); }
   absl::Status operator()(const int64_t* field) const { return CheckRange(setting, *field); }
+  absl::Status operator()(const double* field) const { return CheckRange(setting, *field); }
   absl::Status operator()(const void*) const { return absl::OkStatus(); }
 };
 

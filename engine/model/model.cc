@@ -1,6 +1,7 @@
 #include "engine/model/model.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace mambad {
@@ -45,6 +46,7 @@ kernels::WorkspaceShape WorkspaceShapeOf(const checkpoint::ModelConfig& config,
   shape.width = config.width;
   shape.vocabulary = config.padded_vocabulary;
   shape.max_context = limits.max_context;
+  shape.round_layers = std::lround(limits.round_passes * config.layers);
   const auto include = [&shape](const Widths& widths) {
     shape.max_projection = std::max(shape.max_projection, widths.projection);
     shape.max_inner = std::max(shape.max_inner, widths.inner);

@@ -24,6 +24,7 @@ struct ModelLimits {
   int max_logit_rows = 0;  // of them with logits
   int max_sequences = 0;
   int64_t max_context = 0;  // positions
+  double round_passes = 1;  // in a decode round, of all draft lengths on average
 };
 
 // What a pass of so much takes of activations.

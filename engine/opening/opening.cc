@@ -8,6 +8,7 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/checkpoint/proposed_tokens.h"
 #include "engine/opening/model_text.h"
+#include "engine/opening/resolved_memory.h"
 #include "engine/opening/resolved_options.h"
 #include "engine/weight_type.h"
 #include "kernels/backend_factory.h"
@@ -54,15 +55,6 @@ ModelInfo Describe(const std::string& path, const Checkpoint& checkpoint, const 
   info.state_bytes_per_sequence = state.recurrent_bytes_per_slot();
   info.eos_ids = config.eos_ids;
   return info;
-}
-
-ModelLimits LimitsOf(const EngineOptions& options, int logit_rows) {
-  ModelLimits limits;
-  limits.max_rows = options.max_step_rows;
-  limits.max_logit_rows = logit_rows;
-  limits.max_sequences = options.max_sequences;
-  limits.max_context = options.max_context;
-  return limits;
 }
 
 StatePoolShape PoolShapeOf(const EngineOptions& options, int window_rows) {
@@ -141,9 +133,6 @@ class Opening {
   absl::Status LoadDraft();
   void CreateParts();
 
-  const ModelConfig* draft_config() const {
-    return draft_ == nullptr ? nullptr : &draft_->config();
-  }
   void Warn(std::string line) { facts_.warnings.push_back(std::move(line)); }
   void Warn(const std::vector<std::string>& lines) {
     facts_.warnings.insert(facts_.warnings.end(), lines.begin(), lines.end());
@@ -161,11 +150,6 @@ absl::Status Opening::Prepare(DeviceLostHandler lost) {
   if (absl::Status status = CheckRanges(facts_.options); !status.ok()) return status;
   if (absl::Status status = OpenTarget(); !status.ok()) return status;
   if (absl::Status status = OpenDraft(); !status.ok()) return status;
-  if (absl::Status status =
-          ResolveOptions(target_->config(), draft_config(), &facts_.options, &facts_.warnings);
-      !status.ok()) {
-    return status;
-  }
   if (absl::Status status = OpenDevice(std::move(lost)); !status.ok()) return status;
   if (absl::Status status = ResolveMemory(); !status.ok()) return status;
   return OpenText();
@@ -236,10 +220,14 @@ absl::Status Opening::OpenDevice(DeviceLostHandler lost) {
 
 absl::Status Opening::CreateBackend(DeviceLostHandler lost) {
   EngineOptions& options = facts_.options;
-  const bool rounds = options.activations != ComputeType::kFloat32;
-  kernels::CreatedBackend created = kernels::CreateBackend(
-      {options.device, options.threads,
-       rounds ? kernels::ElementType::kBFloat16 : kernels::ElementType::kFloat32, std::move(lost)});
+  kernels::BackendOptions wanted;
+  wanted.device = options.device;
+  wanted.threads = options.threads;
+  if (options.activations != ComputeType::kFloat32) {
+    wanted.activations = kernels::ElementType::kBFloat16;
+  }
+  wanted.lost = std::move(lost);
+  kernels::CreatedBackend created = kernels::CreateBackend(wanted);
   if (created.backend == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("compute.device: ", options.device, " given, but ", created.error));
@@ -253,34 +241,12 @@ absl::Status Opening::CreateBackend(DeviceLostHandler lost) {
   return absl::OkStatus();
 }
 
-// The cache's room, chosen or given, and with it how long a sequence may get.
 absl::Status Opening::ResolveMemory() {
-  EngineOptions& options = facts_.options;
-  const bool has_attention = target_->config().HasMixer(checkpoint::MixerKind::kAttention);
-  const int64_t context = options.max_context;
-  const bool chosen = options.kv_cache_tokens == 0;
-  if (chosen) options.kv_cache_tokens = UsualCacheTokens(options);
-  const auto plan = [&] {
-    if (has_attention) options.max_context = std::min(context, options.kv_cache_tokens);
-    facts_.memory =
-        PlanMemory(*target_, draft_.get(), static_cast<int64_t>(proposed_tokens_.size()), options,
-                   *parts_.backend);
-  };
-  plan();
-  if (absl::Status status = CheckPageTable(options, has_attention); !status.ok()) return status;
-  const int64_t wanted = options.kv_cache_tokens;
-  if (chosen) options.kv_cache_tokens = FittingCacheTokens(facts_.memory, wanted);
-  if (options.kv_cache_tokens < wanted) {
-    plan();
-    Warn(absl::StrCat("batching.kv_cache_tokens: free memory has room for ",
-                      options.kv_cache_tokens, " tokens of keys and values; ", wanted,
-                      " would be taken of more"));
-  }
-  if (absl::Status status = CheckFits(facts_.memory, options); !status.ok()) return status;
-  if (options.max_context < context) {
-    Warn(absl::StrCat("batching.kv_cache_tokens: ", options.kv_cache_tokens,
-                      " cuts the context from ", context, " to ", options.max_context, " tokens"));
-  }
+  absl::StatusOr<MemoryPlan> plan = mambad::ResolveMemory(
+      {target_.get(), draft_.get(), static_cast<int64_t>(proposed_tokens_.size())}, *parts_.backend,
+      &facts_.options, &facts_.warnings);
+  if (!plan.ok()) return plan.status();
+  facts_.memory = *std::move(plan);
   return absl::OkStatus();
 }
 
@@ -302,7 +268,7 @@ absl::Status Opening::LoadTarget() {
   const EngineOptions& options = facts_.options;
   kernels::Backend& backend = *parts_.backend;
   absl::StatusOr<std::unique_ptr<Model>> model =
-      Model::Load(*target_, options.weight_type, LimitsOf(options, MaxLogitRows(options)), backend);
+      Model::Load(*target_, options.weight_type, TargetLimits(options), backend);
   if (!model.ok()) return model.status();
   parts_.target = *std::move(model);
   parts_.target_state = std::make_unique<StatePool>(
@@ -321,8 +287,7 @@ absl::Status Opening::LoadDraft() {
   const EngineOptions& options = facts_.options;
   kernels::Backend& backend = *parts_.backend;
   absl::StatusOr<std::unique_ptr<Model>> model =
-      Model::Load(*draft_, options.weight_type, LimitsOf(options, options.max_sequences), backend,
-                  proposed_tokens_);
+      Model::Load(*draft_, options.weight_type, DraftLimits(options), backend, proposed_tokens_);
   if (!model.ok()) return model.status();
   parts_.draft = *std::move(model);
   StatePoolShape shape = PoolShapeOf(options, DraftWindowRows(options));

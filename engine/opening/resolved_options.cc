@@ -16,6 +16,7 @@ constexpr int64_t kMaxContext = int64_t{1} << 24;
 constexpr int64_t kUnboundedContext =
     32768;  // served by default where the model itself has no limit
 constexpr int kMaxSequences = 4096;
+constexpr int kSequences = 16, kSequencesOfDevice = 64;  // by default
 constexpr int kStepRows = 256;
 constexpr int kLeastRowsPerSequence = 2;
 constexpr int64_t kCacheTokensPerSequence = 2048;      // room by default
@@ -62,7 +63,7 @@ void ChooseContext(const ModelConfig& config, EngineOptions* options,
 
 absl::Status CheckRanges(const EngineOptions& options) {
   const absl::Status checks[] = {
-      CheckRange("batching.max_sequences", options.max_sequences, 1, kMaxSequences),
+      CheckRange("batching.max_sequences", options.max_sequences, 0, kMaxSequences),
       CheckRange("batching.max_context", options.max_context, 0, kMaxContext),
       CheckRange("batching.kv_cache_tokens", options.kv_cache_tokens, 0, int64_t{1} << 32),
       CheckRange("batching.max_step_rows", options.max_step_rows, 0, 1 << 16),
@@ -73,6 +74,10 @@ absl::Status CheckRanges(const EngineOptions& options) {
   };
   for (const absl::Status& status : checks) {
     if (!status.ok()) return status;
+  }
+  if (!(options.memory_fraction >= 0 && options.memory_fraction <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "batching.memory_fraction: ", options.memory_fraction, " given, allowed 0 to 1"));
   }
   const int64_t least = int64_t{kLeastRowsPerSequence} * options.max_sequences;
   if (options.max_step_rows == 0 || options.max_step_rows >= least) return absl::OkStatus();
@@ -113,9 +118,18 @@ absl::Status CheckPageTable(const EngineOptions& options, bool has_attention) {
                    longest, " with batching.max_sequences ", options.max_sequences));
 }
 
+int UsualSequences(const EngineOptions& options, bool dedicated) {
+  const int usual = dedicated ? kSequencesOfDevice : kSequences;
+  if (options.max_step_rows == 0) return usual;
+  return std::clamp(options.max_step_rows / kLeastRowsPerSequence, 1, usual);
+}
+
+int64_t SharedCacheTokens(const EngineOptions& options) {
+  return std::min(options.max_context, kCacheTokensPerSequence) * options.max_sequences;
+}
+
 int64_t UsualCacheTokens(const EngineOptions& options) {
-  const int64_t context = options.max_context;
-  return std::max(context, std::min(context, kCacheTokensPerSequence) * options.max_sequences);
+  return std::max(options.max_context, SharedCacheTokens(options));
 }
 
 }  // namespace mambad

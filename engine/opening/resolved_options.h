@@ -19,7 +19,8 @@ namespace mambad {
 // allowed", with names as in the configuration file.
 absl::Status CheckRanges(const EngineOptions& options);
 
-// Chooses rows, penalties' room and the context; the cache's room and the types stay as they are.
+// Chooses rows, penalties' room and the context, of options that say how many sequences run; the
+// cache's room and the types stay as they are.
 // `draft`: null without a draft model. INVALID_ARGUMENT: the two models do not go together, or the
 // context is longer than the model allows. Adds to `warnings` what was left of a claim.
 absl::Status ResolveOptions(const checkpoint::ModelConfig& target,
@@ -30,8 +31,13 @@ absl::Status ResolveOptions(const checkpoint::ModelConfig& target,
 // be. Of options whose context is final.
 absl::Status CheckPageTable(const EngineOptions& options, bool has_attention);
 
-// Tokens of room in the cache where nobody named any.
+// Sequences that run together where nobody said how many; at most on a device of its own memory.
+int UsualSequences(const EngineOptions& options, bool dedicated);
+
+// Tokens of room in the cache where nobody named any: what so many sequences usually take, and one
+// whole context at least.
 int64_t UsualCacheTokens(const EngineOptions& options);
+int64_t SharedCacheTokens(const EngineOptions& options);  // without the latter
 
 }  // namespace mambad
 

@@ -31,10 +31,8 @@ namespace {
 // A matrix of scratch whose operations each choose their own width, up to a limit.
 class ScratchRows {
  public:
-  ScratchRows(int64_t rows, int64_t columns)
-      : rows_(rows),
-        columns_(columns),
-        memory_(AllocateMemory(rows * Stride(columns) * sizeof(float))) {}
+  ScratchRows(int64_t rows, int64_t columns, const Allocate& allocate)
+      : rows_(rows), columns_(columns), memory_(allocate(rows * Stride(columns) * sizeof(float))) {}
 
   RowsView View(const char* operation, int64_t rows, int64_t columns) const {
     if (rows > rows_ || columns > columns_) Fail(operation, {rows, rows_, columns, columns_});
@@ -63,19 +61,19 @@ RowsView FirstRows(const RowsView& view, int64_t rows) {
 }
 
 struct CpuWorkspace : Workspace {
-  CpuWorkspace(const WorkspaceShape& s, int threads)
+  CpuWorkspace(const WorkspaceShape& s, int threads, const Allocate& allocate)
       : shape(s),
         thread_choices(threads),
-        residual_rows(s.max_rows, s.width),
-        logit_rows(s.max_logit_rows, s.vocabulary),
-        head_input(s.max_logit_rows, s.width),
-        projection(s.max_rows, s.max_projection),
-        inner(s.max_rows, s.max_inner),
-        second(s.max_rows, s.max_inner),
-        selection(s.max_rows, s.max_selection),
+        residual_rows(s.max_rows, s.width, allocate),
+        logit_rows(s.max_logit_rows, s.vocabulary, allocate),
+        head_input(s.max_logit_rows, s.width, allocate),
+        projection(s.max_rows, s.max_projection, allocate),
+        inner(s.max_rows, s.max_inner, allocate),
+        second(s.max_rows, s.max_inner, allocate),
+        selection(s.max_rows, s.max_selection, allocate),
         linear(CreateLinearScratch(
             std::max(s.max_rows, s.max_logit_rows),
-            std::max({s.width, s.max_inner, s.max_projection, s.max_selection}))) {
+            std::max({s.width, s.max_inner, s.max_projection, s.max_selection}), allocate)) {
     residual = residual_rows.View("CreateWorkspace", s.max_rows, s.width);
     logits = logit_rows.View("CreateWorkspace", s.max_logit_rows, s.vocabulary);
   }
@@ -143,9 +141,14 @@ class CpuBackend : public Backend {
 
   std::vector<std::string> Warnings() const override { return ThreadWarnings(pool_.threads()); }
 
-  int64_t FreeBytes() const override {
-    const double bytes = FreeMachineBytes();
-    return std::isinf(bytes) ? -1 : static_cast<int64_t>(bytes);
+  DeviceMemory Memory() const override {
+    const auto known = [](double bytes) {
+      return std::isinf(bytes) ? -1 : static_cast<int64_t>(bytes);
+    };
+    DeviceMemory memory;
+    memory.total = known(MachineBytes());
+    memory.free = known(FreeMachineBytes());
+    return memory;
   }
   Buffer Allocate(size_t bytes) override { return AllocateMemory(bytes); }
   Buffer AllocateHost(size_t bytes) override { return AllocateMemory(bytes); }
@@ -171,7 +174,21 @@ class CpuBackend : public Backend {
       sampling_ = CreateSamplingScratch(pool_.threads(), shape.vocabulary);
       sampling_vocabulary_ = shape.vocabulary;
     }
-    return std::make_unique<CpuWorkspace>(shape, pool_.threads());
+    return std::make_unique<CpuWorkspace>(shape, pool_.threads(), AllocateMemory);
+  }
+  int64_t AllocatedBytes(int64_t bytes) const override { return bytes; }
+  int64_t PackedBytes(int64_t rows, int64_t columns, ElementType type) const override {
+    return kernels::PackedBytes(rows, columns, type);
+  }
+  int64_t WorkspaceBytes(const WorkspaceShape& shape) const override {
+    int64_t bytes = shape.vocabulary > sampling_vocabulary_
+                        ? SamplingScratchBytes(pool_.threads(), shape.vocabulary)
+                        : 0;
+    CpuWorkspace(shape, pool_.threads(), [&bytes](size_t piece) {
+      bytes += static_cast<int64_t>(piece);
+      return Buffer();
+    });
+    return bytes;
   }
 
   RecurrentSlotLayout SlotLayout(const MambaLayer& layer, int window_rows,
@@ -200,6 +217,7 @@ class CpuBackend : public Backend {
     const double verify = seconds(round_end_ - verify_begin_);
     return {draft, verify, draft + verify};
   }
+  RecordedRounds Recorded() const override { return {}; }
   bool RunsAhead() const override { return false; }
 
   void Embed(const Batch& batch, const WeightMatrix& embedding, Workspace& workspace) override;

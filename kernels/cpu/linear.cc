@@ -17,9 +17,10 @@ constexpr int64_t kParkedRows =
 
 int64_t Panels(int64_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
 
-int64_t Steps(const WeightMatrix& weights) {
-  return weights.type == ElementType::kBFloat16 ? (weights.columns + 1) / 2 : weights.columns;
+int64_t Steps(int64_t columns, ElementType type) {
+  return type == ElementType::kBFloat16 ? (columns + 1) / 2 : columns;
 }
+int64_t Steps(const WeightMatrix& weights) { return Steps(weights.columns, weights.type); }
 
 struct Group {
   int64_t begin, panels;
@@ -146,6 +147,10 @@ void AddBias(const float* bias, const RowsView& y, int64_t begin, int64_t end) {
 
 }  // namespace
 
+int64_t PackedBytes(int64_t rows, int64_t columns, ElementType type) {
+  return Panels(rows) * Steps(columns, type) * kStepBytes;
+}
+
 WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const MatrixSource& source,
                         ThreadPool& pool) {
   const bool bfloat16 = type == ElementType::kBFloat16;
@@ -158,7 +163,7 @@ WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const M
   matrix.type = type;
   matrix.parts = pool.threads();
   const int64_t panels = Panels(rows), steps = Steps(matrix);
-  matrix.packed = AllocateMemory(panels * steps * kStepBytes);
+  matrix.packed = AllocateMemory(PackedBytes(rows, columns, type));
   pool.Split(panels, 1, [&](int64_t begin, int64_t end, int) {
     std::vector<float> wide(bfloat16 ? 0 : kGroupRows * columns);
     std::vector<uint16_t> narrow(bfloat16 ? kGroupRows * columns : 0);
@@ -199,14 +204,14 @@ void UnpackRow(const WeightMatrix& weights, int64_t row, float* out) {
   }
 }
 
-LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns) {
+LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns, const Allocate& allocate) {
   LinearScratch scratch;
   scratch.max_rows = max_rows;
   scratch.max_columns = (max_columns + 1 + 15) / 16 * 16;
   if (scratch.max_columns % 1024 == 0)
     scratch.max_columns += 16;  // rows should not share cache sets
   // The second half holds what is normalised on its way to bf16.
-  scratch.packed = AllocateMemory(2 * scratch.max_rows * scratch.max_columns * sizeof(float));
+  scratch.packed = allocate(2 * scratch.max_rows * scratch.max_columns * sizeof(float));
   return scratch;
 }
 

@@ -9,12 +9,16 @@
 #include <string>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/memory.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/tensor.h"
 
 namespace mambad::kernels {
 
 enum class LinearOutput { kStore, kAdd };  // y = W x; y += W x
+
+// Bytes that such a matrix takes.
+int64_t PackedBytes(int64_t rows, int64_t columns, ElementType type);
 
 // Packs W for streaming: panels of output rows, each panel's columns in the order they are summed.
 WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const MatrixSource& source,
@@ -28,7 +32,8 @@ struct LinearScratch {
   Buffer packed;
   int64_t max_rows = 0, max_columns = 0;
 };
-LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns);
+LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns,
+                                  const Allocate& allocate = AllocateMemory);
 
 struct LinearSettings {
   // kBFloat16: round activations before products with bf16 weights, where the machine has dot

@@ -29,6 +29,15 @@ constexpr GroupFiles kVersion1 = {"/memory.limit_in_bytes", "/memory.usage_in_by
                                   "total_inactive_file"};
 constexpr GroupFiles kVersion2 = {"/memory.max", "/memory.current", "inactive_file"};
 
+// What a control group's folder and files say: bytes, or kUnknown.
+using GroupQuestion = double (*)(const std::string& group, const GroupFiles& files);
+
+double LimitOfGroup(const std::string& group, const GroupFiles& files) {
+  double limit = 0;
+  std::ifstream file(group + files.limit);
+  return file >> limit ? limit : kUnknown;  // "max", or no such group
+}
+
 double LeftInGroup(const std::string& group, const GroupFiles& files) {
   double limit = 0, used = 0;
   std::ifstream limit_file(group + files.limit), used_file(group + files.used);
@@ -37,14 +46,15 @@ double LeftInGroup(const std::string& group, const GroupFiles& files) {
   return std::max(0.0, limit - used + std::min(cache, used));
 }
 
-// Of the group `name` ("/a/b") under `mount` and of those above it. Inside a container the name may
-// be that of the machine while the mount begins with the container's own group.
-double LeftInGroups(const std::string& mount, std::string name, const GroupFiles& files) {
-  double left = LeftInGroup(mount, files);
+// The least of the group `name` ("/a/b") under `mount` and of those above it. Inside a container the
+// name may be that of the machine while the mount begins with the container's own group.
+double LeastOfGroups(const std::string& mount, std::string name, const GroupFiles& files,
+                     GroupQuestion ask) {
+  double least = ask(mount, files);
   for (; name.size() > 1; name.resize(name.rfind('/'))) {
-    left = std::min(left, LeftInGroup(mount + name, files));
+    least = std::min(least, ask(mount + name, files));
   }
-  return left;
+  return least;
 }
 
 // The version 1 line is "5:memory:/a/b" (other controllers may stand beside memory).
@@ -52,10 +62,9 @@ bool NamesMemory(const std::string& controllers) {
   return ("," + controllers + ",").find(",memory,") != std::string::npos;
 }
 
-}  // namespace
-
-double FreeMachineBytes(const std::string& root) {
-  double left = NumberBehind(root + "proc/meminfo", "MemAvailable:", kUnknown) * 1024;
+// The least of the whole machine, by its line in meminfo, and of the groups of this process.
+double LeastBytes(const std::string& root, const std::string& line_of_machine, GroupQuestion ask) {
+  double least = NumberBehind(root + "proc/meminfo", line_of_machine, kUnknown) * 1024;
   const std::string mount = root + "sys/fs/cgroup";
   std::ifstream membership(root + "proc/self/cgroup");
   for (std::string line; std::getline(membership, line);) {
@@ -64,13 +73,23 @@ double FreeMachineBytes(const std::string& root) {
     if (second == std::string::npos) continue;
     const std::string controllers = line.substr(first + 1, second - first - 1);
     const std::string name = line.substr(second + 1);
-    if (controllers.empty()) left = std::min(left, LeftInGroups(mount, name, kVersion2));
+    if (controllers.empty()) {
+      least = std::min(least, LeastOfGroups(mount, name, kVersion2, ask));
+    }
     if (NamesMemory(controllers)) {
-      left = std::min(left, LeftInGroups(mount + "/memory", name, kVersion1));
+      least = std::min(least, LeastOfGroups(mount + "/memory", name, kVersion1, ask));
     }
   }
-  return left;
+  return least;
 }
+
+}  // namespace
+
+double FreeMachineBytes(const std::string& root) {
+  return LeastBytes(root, "MemAvailable:", LeftInGroup);
+}
+
+double MachineBytes(const std::string& root) { return LeastBytes(root, "MemTotal:", LimitOfGroup); }
 
 double FreeCores(int cores, const std::string& root) {
   double busy = 0;

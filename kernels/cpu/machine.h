@@ -13,6 +13,9 @@ namespace mambad::kernels {
 // that has proc and sys/fs/cgroup.
 double FreeMachineBytes(const std::string& root = "/");
 
+// The same of all its memory, in use or not: no more than its control groups allow.
+double MachineBytes(const std::string& root = "/");
+
 // Of `cores`, all that the machine has, those that others leave: less by the load average of the
 // last minute. Infinity where it is not known.
 double FreeCores(int cores, const std::string& root = "/");

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 
 #include "kernels/buffer.h"
@@ -17,6 +18,9 @@ namespace mambad::kernels {
 // regions, which return to the system with their last block. Any thread; throws std::bad_alloc when
 // there is no more memory.
 Buffer AllocateMemory(size_t bytes);
+
+// AllocateMemory, or one that only counts.
+using Allocate = std::function<Buffer(size_t bytes)>;
 
 // A broken contract of an operation: names it with the numbers at hand and ends the process.
 [[noreturn]] void Fail(const char* operation, std::initializer_list<int64_t> numbers);

@@ -124,10 +124,14 @@ void AcceptSequence(const Acceptance& request, const SamplingTables& tables, con
 
 }  // namespace
 
+int64_t SamplingScratchBytes(int threads, int64_t padded_vocabulary) {
+  return threads * TokenDistribution::ScratchFloats(padded_vocabulary) * int64_t{sizeof(float)};
+}
+
 SamplingScratch CreateSamplingScratch(int threads, int64_t padded_vocabulary) {
   SamplingScratch scratch;
   scratch.floats_per_thread = TokenDistribution::ScratchFloats(padded_vocabulary);
-  const size_t bytes = static_cast<size_t>(threads) * scratch.floats_per_thread * sizeof(float);
+  const auto bytes = static_cast<size_t>(SamplingScratchBytes(threads, padded_vocabulary));
   void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
   if (memory == nullptr) throw std::bad_alloc();
   scratch.memory = Buffer(memory, bytes, [](void* data, size_t) { std::free(data); });

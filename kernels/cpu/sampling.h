@@ -43,6 +43,7 @@ struct SamplingScratch {
   int64_t floats_per_thread = 0;
 };
 SamplingScratch CreateSamplingScratch(int threads, int64_t padded_vocabulary);
+int64_t SamplingScratchBytes(int threads, int64_t padded_vocabulary);
 
 // `logits` rows hold at least `vocabulary` numbers; what stands beyond is not read.
 void SampleDraftTokens(ThreadPool& pool, const DraftSampling& request, const SamplingTables& tables,

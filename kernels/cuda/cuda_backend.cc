@@ -30,9 +30,11 @@
 namespace mambad::kernels::cuda {
 namespace {
 
-// Shapes of decode rounds are few: some sizes of a batch, draft lengths and contexts. A graph of a
-// large model takes some megabytes of the device.
+// Shapes of decode rounds are few: some sizes of a batch, draft lengths and contexts.
 constexpr int kMostGraphs = 128;
+// A launch in a graph takes so much of the device (2.6 to 3.1 kB on an H200, CUDA 13.0); a layer
+// is so many launches, mixer and MLP together.
+constexpr int64_t kBytesOfLaunch = 3100, kLaunchesOfLayer = 12;
 
 // Columns [begin, begin + columns) of a view.
 RowsView Columns(const RowsView& view, int64_t begin, int64_t columns) {
@@ -52,15 +54,15 @@ void RequireShape(const char* operation, const WeightMatrix* matrix, int64_t row
 }
 
 struct CudaWorkspace : Workspace {
-  CudaWorkspace(const WorkspaceShape& s, cudaStream_t stream, const Allocate& allocate)
+  CudaWorkspace(const WorkspaceShape& s, const Allocate& allocate)
       : shape(s),
-        residual_rows(s.max_rows, s.width, stream),
-        logit_rows(s.max_logit_rows, s.vocabulary, stream),
-        head_input(s.max_logit_rows, s.width, stream),
-        projection(s.max_rows, s.max_projection, stream),
-        inner(s.max_rows, s.max_inner, stream),
-        second(s.max_rows, s.max_inner, stream),
-        selection(s.max_rows, s.max_selection, stream),
+        residual_rows(s.max_rows, s.width, allocate),
+        logit_rows(s.max_logit_rows, s.vocabulary, allocate),
+        head_input(s.max_logit_rows, s.width, allocate),
+        projection(s.max_rows, s.max_projection, allocate),
+        inner(s.max_rows, s.max_inner, allocate),
+        second(s.max_rows, s.max_inner, allocate),
+        selection(s.max_rows, s.max_selection, allocate),
         logit_count(allocate(sizeof(int32_t))),
         linear(CreateLinearScratch(
             std::max(s.max_rows, s.max_logit_rows),
@@ -119,11 +121,17 @@ class CudaBackend : public Backend {
   ElementType UsualKeyValues() const override { return ElementType::kBFloat16; }
   std::vector<std::string> Warnings() const override { return {}; }
 
-  int64_t FreeBytes() const override {
-    Enter();
+  // A device that fails to say is found to be lost by whoever drives it, not by whoever asks.
+  DeviceMemory Memory() const override {
+    DeviceMemory memory;
+    memory.dedicated = !device_.shares_memory;
     size_t free = 0, total = 0;
-    Check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-    return static_cast<int64_t>(free);
+    if (cudaSetDevice(device_.index) == cudaSuccess &&
+        cudaMemGetInfo(&free, &total) == cudaSuccess) {
+      memory.total = static_cast<int64_t>(total);
+      memory.free = static_cast<int64_t>(free);
+    }
+    return memory;
   }
   Buffer Allocate(size_t bytes) override {
     Enter();
@@ -158,7 +166,20 @@ class CudaBackend : public Backend {
   }
   std::unique_ptr<Workspace> CreateWorkspace(const WorkspaceShape& shape) override {
     Enter();
-    return std::make_unique<CudaWorkspace>(shape, stream_, allocate_);
+    return std::make_unique<CudaWorkspace>(shape, allocate_);
+  }
+  int64_t AllocatedBytes(int64_t bytes) const override { return DeviceBytes(bytes); }
+  int64_t PackedBytes(int64_t rows, int64_t columns, ElementType type) const override {
+    return DeviceBytes(cuda::PackedBytes(rows, columns, type));
+  }
+  int64_t WorkspaceBytes(const WorkspaceShape& shape) const override {
+    Enter();
+    int64_t bytes = kMostGraphs * shape.round_layers * kLaunchesOfLayer * kBytesOfLaunch;
+    CudaWorkspace(shape, [&bytes](size_t piece) {
+      bytes += DeviceBytes(static_cast<int64_t>(piece));
+      return Buffer();
+    });
+    return bytes;
   }
   RecurrentSlotLayout SlotLayout(const MambaLayer& layer, int window_rows,
                                  bool keeps_working) const override {
@@ -188,6 +209,7 @@ class CudaBackend : public Backend {
     Enter();
     return rounds_.Times();
   }
+  RecordedRounds Recorded() const override { return rounds_.Counts(); }
   bool RunsAhead() const override { return true; }
 
   void Embed(const Batch& batch, const WeightMatrix& embedding, Workspace& workspace) override;
@@ -417,7 +439,7 @@ void CudaBackend::HeadOfTokens(const Batch& batch, const NormWeights& norm,
 }  // namespace
 
 std::unique_ptr<Backend> CreateCudaBackend(const CudaBackendOptions& options, std::string* error) {
-  std::optional<Device> device = OpenDevice(options.device, error);
+  std::optional<Device> device = OpenDevice(options.index, error);
   if (!device.has_value()) return nullptr;
   SetLostHook(nullptr);
   return std::make_unique<CudaBackend>(*std::move(device), options.lost);

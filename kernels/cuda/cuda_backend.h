@@ -15,7 +15,7 @@
 namespace mambad::kernels::cuda {
 
 struct CudaBackendOptions {
-  std::string device = "cuda";  // "cuda": the first one that this process sees; "cuda:N": number N
+  int index = 0;  // of the GPUs that this process sees, 0 the first
   std::function<void(std::string_view words)> lost;  // as BackendOptions::lost
 };
 

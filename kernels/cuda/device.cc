@@ -2,9 +2,6 @@
 
 #include <cuda_runtime.h>
 
-#include <charconv>
-#include <system_error>
-
 #include "kernels/cuda/memory.h"
 
 namespace mambad::kernels::cuda {
@@ -36,17 +33,6 @@ std::string WhyNoDevices(cudaError_t error) {
   return "CUDA does not start: " + WordsOf(error);
 }
 
-// N of "cuda:N"; -1: no such name.
-int IndexOf(std::string_view name) {
-  if (name == "cuda" || name == "auto") return 0;
-  constexpr std::string_view kPrefix = "cuda:";
-  if (name.substr(0, kPrefix.size()) != kPrefix) return -1;
-  name.remove_prefix(kPrefix.size());
-  int index = -1;
-  const auto [end, failed] = std::from_chars(name.data(), name.data() + name.size(), index);
-  return failed == std::errc() && end == name.data() + name.size() ? index : -1;
-}
-
 }  // namespace
 
 std::string Device::Description() const {
@@ -56,7 +42,7 @@ std::string Device::Description() const {
          std::to_string((bytes + kGiB / 2) / kGiB) + " GiB";
 }
 
-std::optional<Device> OpenDevice(std::string_view name, std::string* error) {
+std::optional<Device> OpenDevice(int index, std::string* error) {
   // An error that an earlier call left behind would be taken for ours.
   cudaGetLastError();
   int count = 0;
@@ -66,9 +52,9 @@ std::optional<Device> OpenDevice(std::string_view name, std::string* error) {
     return std::nullopt;
   }
   Device device;
-  device.index = IndexOf(name);
-  if (device.index < 0 || device.index >= count) {
-    *error = "there is no " + std::string(name) + " here: this process sees " +
+  device.index = index;
+  if (index < 0 || index >= count) {
+    *error = "there is no cuda:" + std::to_string(index) + " here: this process sees " +
              std::to_string(count) +
              (count == 1 ? " device, cuda:0" : " devices, cuda:0 to cuda:") +
              (count == 1 ? "" : std::to_string(count - 1));
@@ -82,6 +68,7 @@ std::optional<Device> OpenDevice(std::string_view name, std::string* error) {
     device.major = properties.major;
     device.minor = properties.minor;
     device.bytes = static_cast<int64_t>(properties.totalGlobalMem);
+    device.shares_memory = properties.integrated != 0;
     if (device.major < kLeastMajor) {
       *error = called + ", " + device.Description() + ", is too old: sm_80 or later is needed";
       return std::nullopt;

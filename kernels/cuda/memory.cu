@@ -8,6 +8,10 @@
 namespace mambad::kernels::cuda {
 namespace {
 
+// cudaMalloc takes whole blocks; pieces up to half of one share blocks, each within one (seen on
+// sm_90, CUDA 13.0).
+constexpr int64_t kBlock = int64_t{2} << 20, kPieceUnit = 512;
+
 constexpr int kFillThreads = 256;
 constexpr size_t kFillBlocks = 1024;  // at most; each then fills several stretches
 
@@ -41,6 +45,13 @@ Buffer AllocateDevice(size_t bytes, cudaStream_t stream) {
   Buffer buffer(data, bytes, FreeDevice);
   Check(cudaMemsetAsync(data, 0, bytes, stream), "cudaMemsetAsync");
   return buffer;
+}
+
+int64_t DeviceBytes(int64_t bytes) {
+  const int64_t piece = (std::max<int64_t>(bytes, 1) + kPieceUnit - 1) / kPieceUnit * kPieceUnit;
+  if (piece > kBlock / 2) return (piece + kBlock - 1) / kBlock * kBlock;
+  const int64_t pieces = kBlock / piece;  // of a block
+  return (kBlock + pieces - 1) / pieces;
 }
 
 Buffer AllocatePinned(size_t bytes) {

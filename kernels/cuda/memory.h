@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 #include "kernels/buffer.h"
 #include "kernels/tensor.h"
@@ -16,6 +17,9 @@ namespace mambad::kernels::cuda {
 // Device memory, aligned to 256 bytes, zeroed in order with `stream`. Giving it back waits for all
 // that the device was asked for. Throws std::bad_alloc when there is no more.
 Buffer AllocateDevice(size_t bytes, cudaStream_t stream);
+
+// What AllocateDevice takes of the device for so many bytes.
+int64_t DeviceBytes(int64_t bytes);
 
 // Page-locked memory of the host, which the device reads and writes by itself; zeroed. Throws
 // std::bad_alloc.
@@ -31,10 +35,9 @@ bool HasCodeForDevice();
 // A matrix of scratch whose operations each choose their own width, up to a limit.
 class ScratchRows {
  public:
-  ScratchRows(int64_t rows, int64_t columns, cudaStream_t stream)
-      : rows_(rows),
-        columns_(columns),
-        memory_(AllocateDevice(rows * Stride(columns) * sizeof(float), stream)) {}
+  // `allocate` gives device memory, aligned to 256 bytes.
+  ScratchRows(int64_t rows, int64_t columns, const std::function<Buffer(size_t bytes)>& allocate)
+      : rows_(rows), columns_(columns), memory_(allocate(rows * Stride(columns) * sizeof(float))) {}
 
   // The first rows and columns. More than there are is a bug of the caller.
   RowsView View(const char* operation, int64_t rows, int64_t columns) const;

@@ -13,8 +13,7 @@ const char* MambadBackendContract() { return MAMBAD_BACKEND_CONTRACT; }
 mambad::kernels::Backend* MambadCreateBackend(const mambad::kernels::BackendOptions& options,
                                               std::string* error) {
   try {
-    return mambad::kernels::cuda::CreateCudaBackend({options.device, options.lost}, error)
-        .release();
+    return mambad::kernels::cuda::CreateCudaBackend({options.index, options.lost}, error).release();
   } catch (const std::bad_alloc&) {
     *error = "too little memory is free to use " + options.device;
   } catch (const std::exception& failure) {

@@ -67,6 +67,12 @@ void BringOver(int64_t rows, int64_t columns, const Source& source, const Place&
 
 }  // namespace
 
+int64_t PackedBytes(int64_t rows, int64_t columns, ElementType type) {
+  if (type == ElementType::kBFloat16) return Panels(rows) * Steps(columns) * kTileBytes;
+  if (type != ElementType::kFloat32) Fail("PackedBytes: type", {static_cast<int64_t>(type)});
+  return FloatPanels(rows) * Quads(columns) * int64_t{kFloatPanelRows * kQuad * sizeof(float)};
+}
+
 WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const MatrixSource& source,
                         const Allocate& allocate, cudaStream_t stream) {
   WeightMatrix matrix;
@@ -74,17 +80,13 @@ WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const M
   matrix.columns = columns;
   matrix.type = type;
   if (rows <= 0 || columns <= 0) Fail("PackMatrix", {rows, columns});
+  matrix.packed = allocate(PackedBytes(rows, columns, type));
   if (type == ElementType::kBFloat16) {
-    matrix.packed = allocate(Panels(rows) * Steps(columns) * kTileBytes);
     BringOver(rows, columns, source.bfloat16, PlaceBfloat16, allocate, stream,
               matrix.packed.as<uint16_t>());
-  } else if (type == ElementType::kFloat32) {
-    matrix.packed = allocate(FloatPanels(rows) * Quads(columns) *
-                             int64_t{kFloatPanelRows * kQuad * sizeof(float)});
+  } else {
     BringOver(rows, columns, source.float32, PlaceFloat32, allocate, stream,
               matrix.packed.as<float>());
-  } else {
-    Fail("PackMatrix: type", {static_cast<int64_t>(type)});
   }
   return matrix;
 }

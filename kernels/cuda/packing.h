@@ -18,6 +18,9 @@ namespace mambad::kernels::cuda {
 // Device memory, zeroed, aligned to 256 bytes; throws std::bad_alloc.
 using Allocate = std::function<Buffer(size_t bytes)>;
 
+// Bytes of device memory that such a matrix takes.
+int64_t PackedBytes(int64_t rows, int64_t columns, ElementType type);
+
 // Packs W [rows, columns], kFloat32 or kBFloat16, any size, as packing.cuh says. Brings it over
 // piece by piece and returns when it is there; not for captured streams.
 WeightMatrix PackMatrix(int64_t rows, int64_t columns, ElementType type, const MatrixSource& source,

@@ -72,6 +72,7 @@ void RoundGraphs::End() {
       Check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
       Recorded& recorded = Place(shape_);
       recorded.verifies = verifies_;
+      ++recordings_;
       Check(cudaGraphInstantiate(&recorded.graph, graph, 0), "cudaGraphInstantiate");
       Check(cudaGraphDestroy(graph), "cudaGraphDestroy");
       // Its own way to the device is no part of the round's time.

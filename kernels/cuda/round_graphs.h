@@ -33,6 +33,8 @@ class RoundGraphs {
     return decodes ? shape_.draft_length : kMaxWindowRows;
   }
 
+  RecordedRounds Counts() const { return {recordings_, static_cast<int>(recorded_.size())}; }
+
   // Of the last round, whose end was waited for. The times begin when the device reaches the round:
   // what the host takes to start its parts counts where the device waits for it.
   RoundTimes Times() const;
@@ -56,6 +58,7 @@ class RoundGraphs {
   const size_t most_;
   std::vector<Recorded> recorded_;
   int64_t rounds_ = 0;
+  int64_t recordings_ = 0;  // made so far
 
   State state_ = State::kOutside;
   RoundShape shape_;             // of the round at hand

@@ -5,13 +5,15 @@
 //   FAKE_NO_ENTRY   has no MambadCreateBackend
 //   FAKE_NO_DEVICE  finds no device
 //
-// When the file that MAMBAD_FAKE_LOST names appears, the device is lost at its next pass.
+// MAMBAD_FAKE_LOST names a file: when it appears, the device is lost at its next pass.
+// MAMBAD_FAKE_MEMORY is how many bytes the device has of its own, all of them free.
 
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "kernels/backend_module.h"
@@ -26,9 +28,16 @@ class FakeDevice : public BrokenBackend {
   explicit FakeDevice(const kernels::BackendOptions& options)
       : BrokenBackend(kernels::CreateCpuBackend({options.threads, options.activations}),
                       Fault::kNone),
+        index_(options.index),
         lost_(options.lost) {}
 
-  std::string Description() const override { return "fake device"; }
+  std::string Description() const override { return "fake device " + std::to_string(index_); }
+  kernels::DeviceMemory Memory() const override {
+    const char* const bytes = std::getenv("MAMBAD_FAKE_MEMORY");
+    if (bytes == nullptr) return BrokenBackend::Memory();
+    const int64_t all = std::atoll(bytes);
+    return {all, all, /*dedicated=*/true};
+  }
   void Embed(const kernels::Batch& batch, const kernels::WeightMatrix& embedding,
              kernels::Workspace& workspace) override {
     const char* const file = std::getenv("MAMBAD_FAKE_LOST");
@@ -44,6 +53,7 @@ class FakeDevice : public BrokenBackend {
     std::abort();
   }
 
+  const int index_;
   const std::function<void(std::string_view)> lost_;
 };
 

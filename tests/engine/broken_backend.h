@@ -39,7 +39,7 @@ class BrokenBackend : public kernels::Backend {
     return good_->Activations(weights);
   }
   std::vector<std::string> Warnings() const override { return good_->Warnings(); }
-  int64_t FreeBytes() const override { return good_->FreeBytes(); }
+  kernels::DeviceMemory Memory() const override { return good_->Memory(); }
   kernels::Buffer Allocate(size_t bytes) override { return good_->Allocate(bytes); }
   kernels::Buffer AllocateHost(size_t bytes) override { return good_->AllocateHost(bytes); }
   void Write(void* device, const void* host, size_t bytes) override {
@@ -61,6 +61,13 @@ class BrokenBackend : public kernels::Backend {
       const kernels::WorkspaceShape& shape) override {
     return good_->CreateWorkspace(shape);
   }
+  int64_t AllocatedBytes(int64_t bytes) const override { return good_->AllocatedBytes(bytes); }
+  int64_t PackedBytes(int64_t rows, int64_t columns, kernels::ElementType type) const override {
+    return good_->PackedBytes(rows, columns, type);
+  }
+  int64_t WorkspaceBytes(const kernels::WorkspaceShape& shape) const override {
+    return good_->WorkspaceBytes(shape);
+  }
   kernels::RecurrentSlotLayout SlotLayout(const kernels::MambaLayer& layer, int window_rows,
                                           bool keeps_working) const override {
     return good_->SlotLayout(layer, window_rows, keeps_working);
@@ -77,6 +84,7 @@ class BrokenBackend : public kernels::Backend {
   void BeginVerify() override { good_->BeginVerify(); }
   void EndRound() override { good_->EndRound(); }
   kernels::RoundTimes TakeRoundTimes() override { return good_->TakeRoundTimes(); }
+  kernels::RecordedRounds Recorded() const override { return good_->Recorded(); }
   bool RunsAhead() const override { return good_->RunsAhead(); }
   void Embed(const kernels::Batch& batch, const kernels::WeightMatrix& embedding,
              kernels::Workspace& workspace) override {

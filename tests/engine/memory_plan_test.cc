@@ -3,15 +3,15 @@
 
 #include "engine/memory_plan.h"
 
-#include <unistd.h>
-
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/engine_core.h"
 #include "engine/opening/opening.h"
@@ -34,13 +34,16 @@ using ::testing::HasSubstr;
 // A device that has `free` bytes left.
 class SmallBackend : public BrokenBackend {
  public:
-  explicit SmallBackend(int64_t free)
-      : BrokenBackend(kernels::CreateCpuBackend({.threads = 1}), Fault::kNone), free_(free) {}
-  int64_t FreeBytes() const override { return free_; }
+  explicit SmallBackend(int64_t free, bool dedicated = false)
+      : BrokenBackend(kernels::CreateCpuBackend({.threads = 1}), Fault::kNone),
+        free_(free),
+        dedicated_(dedicated) {}
+  kernels::DeviceMemory Memory() const override { return {free_, free_, dedicated_}; }
   std::vector<std::string> Warnings() const override { return {}; }
 
  private:
   const int64_t free_;
+  const bool dedicated_;
 };
 
 // A device that says nothing, or too much, and gives memory only `times` times.
@@ -69,23 +72,30 @@ class StingyBackend : public SmallBackend {
   int left_;
 };
 
-// Bytes of address space that this process has.
-int64_t AddressSpace() {
-  int64_t pages = 0;
-  std::ifstream("/proc/self/statm") >> pages;
-  return pages * sysconf(_SC_PAGESIZE);
-}
-
-// Measures what work spaces take.
-class MeasuringBackend : public SmallBackend {
+// Counts what is taken of a device that gives memory in large blocks.
+class CountingBackend : public SmallBackend {
  public:
-  explicit MeasuringBackend(int64_t* taken) : SmallBackend(int64_t{1} << 40), taken_(taken) {}
+  explicit CountingBackend(int64_t* taken) : SmallBackend(int64_t{1} << 40, true), taken_(taken) {}
+  int64_t AllocatedBytes(int64_t bytes) const override {
+    constexpr int64_t kBlock = 4096;
+    return (bytes + kBlock - 1) / kBlock * kBlock;
+  }
+  int64_t PackedBytes(int64_t rows, int64_t columns, kernels::ElementType type) const override {
+    return AllocatedBytes(SmallBackend::PackedBytes(rows, columns, type));
+  }
+  kernels::Buffer Allocate(size_t bytes) override {
+    *taken_ += AllocatedBytes(static_cast<int64_t>(bytes));
+    return SmallBackend::Allocate(bytes);
+  }
+  kernels::WeightMatrix Pack(int64_t rows, int64_t columns, kernels::ElementType type,
+                             const kernels::MatrixSource& source) override {
+    *taken_ += PackedBytes(rows, columns, type);
+    return SmallBackend::Pack(rows, columns, type, source);
+  }
   std::unique_ptr<kernels::Workspace> CreateWorkspace(
       const kernels::WorkspaceShape& shape) override {
-    const int64_t before = AddressSpace();
-    auto workspace = SmallBackend::CreateWorkspace(shape);
-    *taken_ += AddressSpace() - before;
-    return workspace;
+    *taken_ += WorkspaceBytes(shape);
+    return SmallBackend::CreateWorkspace(shape);
   }
 
  private:
@@ -113,8 +123,7 @@ TEST_P(MemoryPlanTest, IsWhatIsTaken) {
     ASSERT_TRUE(core.ok()) << core.status();
     const MemoryPlan& plan = (*core)->facts().memory;
     const ModelInfo& model = (*core)->facts().model;
-    // Rotary frequencies are in no file.
-    EXPECT_NEAR(plan.weights, model.weight_bytes, 256);
+    EXPECT_GE(plan.weights, model.weight_bytes);
     EXPECT_EQ(plan.float32_weights, type == ComputeType::kFloat32);
     EXPECT_EQ(plan.states, 3 * model.state_bytes_per_sequence);
     EXPECT_EQ(plan.keys_and_values, 640 * plan.cache_token);
@@ -178,23 +187,30 @@ TEST_P(MemoryPlanTest, StatesFollowTheLongestDraft) {
   for (int i = 1; i < 4; ++i) EXPECT_GT(states[i], states[i - 1]);
 }
 
-#if !defined(__SANITIZE_ADDRESS__)  // it takes its address space at once
-// Enough rows that all its parts are mapped by themselves. Too much is planned, but not far.
-TEST_P(MemoryPlanTest, TheWorkSpaceIsNoMoreThanPlanned) {
+// All of it, a draft model's too: a start that is planned to fit fits. Parts that share a matrix or
+// an array are planned each by itself, so that some blocks are planned and not taken.
+TEST_P(MemoryPlanTest, NoMoreIsTakenThanIsPlanned) {
   MakeFormulaModel(GetParam()).directory.Write(directory_.path(), StoredAs::kFloat32);
-  EngineOptions options;
-  options.model = directory_.path();
-  options.max_sequences = 3;
-  options.max_step_rows = 1 << 16;
-  int64_t taken = 0;
-  const auto core = EngineCore::Open(options, nullptr, std::make_unique<MeasuringBackend>(&taken));
-  ASSERT_TRUE(core.ok()) << core.status();
-  const int64_t planned = (*core)->facts().memory.workspace;
-  EXPECT_GT(taken, 10 << 20);
-  EXPECT_LE(taken, planned);
-  EXPECT_LE(planned, 2 * taken);
+  for (const ComputeType type : {ComputeType::kFloat32, ComputeType::kBFloat16}) {
+    for (const bool drafts : {false, true}) {
+      for (const int sequences : {1, 3, 40}) {
+        SCOPED_TRACE(absl::StrCat(drafts, " ", sequences));
+        EngineOptions options;
+        options.model = directory_.path();
+        if (drafts) options.draft_model = options.model;
+        options.weight_type = type;
+        options.max_sequences = sequences;
+        int64_t taken = 0;
+        const auto core =
+            EngineCore::Open(options, nullptr, std::make_unique<CountingBackend>(&taken));
+        ASSERT_TRUE(core.ok()) << core.status();
+        const int64_t planned = (*core)->facts().memory.total();
+        EXPECT_LE(taken, planned);
+        EXPECT_LE(planned, taken + taken / 10 + (300 << 10));
+      }
+    }
+  }
 }
-#endif
 
 INSTANTIATE_TEST_SUITE_P(Families, MemoryPlanTest, ::testing::ValuesIn(FormulaModelNames()),
                          [](const auto& info) { return info.param; });
@@ -277,6 +293,85 @@ TEST_F(MemoryRefusal, AChosenCacheFitsItself) {
   options.kv_cache_tokens = wanted;
   EXPECT_EQ(Open("llama_tied", options, roomy.total() - roomy.keys_and_values / 2).status().code(),
             absl::StatusCode::kResourceExhausted);
+}
+
+// A device's own memory is filled: as many sequences as are usual there, a whole context for each.
+TEST_F(MemoryRefusal, ADevicesOwnMemoryIsFilledUpToItsShare) {
+  MakeFormulaModel("llama_tied").directory.Write(directory_.path(), StoredAs::kFloat32);
+  EngineOptions options;
+  options.model = directory_.path();
+  const auto open = [&](int64_t free) {
+    return EngineCore::Open(options, nullptr, std::make_unique<SmallBackend>(free, true));
+  };
+  auto core = open(int64_t{1} << 40);
+  ASSERT_TRUE(core.ok()) << core.status();
+  EXPECT_EQ((*core)->facts().options.max_sequences, 64);
+  EXPECT_EQ((*core)->facts().options.kv_cache_tokens, 64 * (*core)->facts().options.max_context);
+  EXPECT_THAT((*core)->facts().warnings, Each(HasSubstr("no tokenizer")));
+
+  // Less of a cache where it does not fit, down to the share of what is free.
+  const MemoryPlan roomy = (*core)->facts().memory;
+  const int64_t others = roomy.total() - roomy.keys_and_values;
+  options.max_sequences = 64;
+  const auto free = static_cast<int64_t>((others + 24'000 * roomy.cache_token) / 0.9);
+  for (const double fraction : {0.9, 0.8}) {
+    options.memory_fraction = fraction == 0.9 ? 0 : fraction;
+    core = open(free);
+    ASSERT_TRUE(core.ok()) << core.status();
+    const MemoryPlan& plan = (*core)->facts().memory;
+    EXPECT_LE(plan.total(), fraction * free);
+    EXPECT_GT(plan.total(), fraction * free - 32 * plan.cache_token);
+    EXPECT_THAT((*core)->facts().warnings,
+                Contains(HasSubstr("batching.kv_cache_tokens: free memory")));
+  }
+
+  // Sequences that there is no room for are not chosen; when they are named they are refused.
+  options.memory_fraction = 0;
+  options.max_sequences = 0;
+  core = open(roomy.total() / 2);
+  ASSERT_TRUE(core.ok()) << core.status();
+  EXPECT_LT((*core)->facts().options.max_sequences, 64);
+  EXPECT_LE((*core)->facts().memory.total(), 0.9 * (*core)->facts().memory.free);
+  options.max_sequences = 4096;
+  EXPECT_EQ(open(roomy.total() / 2).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+// A context that does not fit is cut, however many it leaves room for.
+TEST_F(MemoryRefusal, ALongContextIsNoReasonToServeFew) {
+  MakeFormulaModel("llama_tied").directory.Write(directory_.path(), StoredAs::kFloat32);
+  const std::string path = directory_.path() + "/config.json";
+  std::ifstream in(path);
+  std::string config((std::istreambuf_iterator<char>(in)), {});
+  const std::string context = "\"max_position_embeddings\": 512";
+  ASSERT_NE(config.find(context), std::string::npos) << config;
+  config.replace(config.find(context), context.size(), "\"max_position_embeddings\": 1000000");
+  std::ofstream(path) << config;
+  EngineOptions options;
+  options.model = directory_.path();
+  const auto open = [&](int64_t free) {
+    return EngineCore::Open(options, nullptr, std::make_unique<SmallBackend>(free, true));
+  };
+  auto core = open(int64_t{1} << 40);
+  ASSERT_TRUE(core.ok()) << core.status();
+  const MemoryPlan roomy = (*core)->facts().memory;
+  EXPECT_EQ((*core)->facts().options.kv_cache_tokens, 64'000'000);
+  core = open(roomy.total() - roomy.keys_and_values + 400'000 * roomy.cache_token);
+  ASSERT_TRUE(core.ok()) << core.status();
+  const EngineFacts& facts = (*core)->facts();
+  EXPECT_EQ(facts.options.max_sequences, 64);
+  EXPECT_EQ(facts.options.max_context, facts.options.kv_cache_tokens);
+  EXPECT_LE(facts.memory.total(), 0.9 * facts.memory.free);
+  EXPECT_THAT(facts.warnings, Contains(HasSubstr("cuts the context from 1000000 to ")));
+}
+
+TEST_F(MemoryRefusal, RowsOfAStepBoundHowManySequencesAreChosen) {
+  EngineOptions options;
+  options.max_step_rows = 9;
+  const auto core = Open("mamba", options);
+  ASSERT_TRUE(core.ok()) << core.status();
+  EXPECT_EQ((*core)->facts().options.max_sequences, 4);
+  options.max_step_rows = 0;
+  EXPECT_EQ((*Open("mamba", options))->facts().options.max_sequences, 16);
 }
 
 TEST_F(MemoryRefusal, RowsOfAStepFollowTheSequencesOrAreRefused) {

@@ -25,8 +25,11 @@ inline bool OnCpu() { return TestedDevice() == "cpu"; }
 // there is none.
 inline std::unique_ptr<kernels::Backend> OpenTestedDevice(
     const kernels::CpuBackendOptions& options) {
-  kernels::CreatedBackend created = kernels::CreateBackend(
-      {TestedDevice(), options.threads, options.activations, /*lost=*/nullptr});
+  kernels::BackendOptions wanted;
+  wanted.device = TestedDevice();
+  wanted.threads = options.threads;
+  wanted.activations = options.activations;
+  kernels::CreatedBackend created = kernels::CreateBackend(wanted);
   if (created.backend == nullptr) {
     std::fprintf(stderr, "MAMBAD_TEST_BACKEND: %s\n", created.error.c_str());
     std::exit(EXIT_FAILURE);

@@ -37,8 +37,10 @@ class WeightType : public ::testing::TestWithParam<std::string> {
     const auto core = EngineCore::Open(options, nullptr, kernels::CreateCpuBackend({.threads = 1}));
     EXPECT_TRUE(core.ok()) << core.status();
     if (!core.ok()) return {};
-    // The plan and the weights agree about the type.
-    EXPECT_NEAR((*core)->facts().memory.weights, (*core)->facts().model.weight_bytes, 256);
+    // The plan and the weights agree about the type; small matrices are padded.
+    const double nominal = static_cast<double>((*core)->facts().model.weight_bytes);
+    EXPECT_GE((*core)->facts().memory.weights, nominal);
+    EXPECT_LT((*core)->facts().memory.weights, 1.5 * nominal);
     type_ = (*core)->facts().model.weight_type;
     return (*core)->facts().warnings;
   }

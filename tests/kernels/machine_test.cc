@@ -22,6 +22,7 @@ class Machine : public ::testing::Test {
     std::ofstream(path) << text;
   }
   double Left() const { return FreeMachineBytes(folder_.path() + "/"); }
+  double All() const { return MachineBytes(folder_.path() + "/"); }
 
   testing::TemporaryDirectory folder_;
 };
@@ -62,6 +63,20 @@ TEST_F(Machine, GroupsOfVersionOne) {
   Write("sys/fs/cgroup/memory/job/memory.stat",
         "cache 9\ninactive_file 1\ntotal_inactive_file 7000\n");
   EXPECT_EQ(Left(), 17000);
+}
+
+TEST_F(Machine, HasNoMoreInAllThanItsGroupsAllow) {
+  EXPECT_EQ(All(), 900 * 1024);
+  Write("proc/self/cgroup", "0::/job/step\n");
+  Write("sys/fs/cgroup/job/step/memory.max", "max\n");
+  EXPECT_EQ(All(), 900 * 1024);
+  Write("sys/fs/cgroup/job/memory.max", "100000\n");
+  EXPECT_EQ(All(), 100000) << "whatever is used of it";
+  Write("proc/self/cgroup", "5:memory:/old\n");
+  Write("sys/fs/cgroup/memory/old/memory.limit_in_bytes", "60000\n");
+  EXPECT_EQ(All(), 60000);
+  std::filesystem::remove_all(folder_.path() + "/proc");
+  EXPECT_TRUE(std::isinf(All()));
 }
 
 TEST_F(Machine, CoresAreFreeAsFarAsOthersLeaveThem) {

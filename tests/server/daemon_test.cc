@@ -225,16 +225,19 @@ TEST(DaemonTest, ALostDeviceTurnsReadinessOffAndEndsTheProcess) {
     return OpenFakeEngine(options, observer);
   };
   std::string ended;
+  std::shared_ptr<grpc::Channel> channel;
+  auto health_at_end = HealthCheckResponse::UNKNOWN;
   auto daemon = Daemon::Listen(options, open, &log, {.end = [&](const absl::Status& reason) {
+                                 health_at_end = Health(channel, "");
                                  ended = std::string(reason.message());
                                }});
   ASSERT_TRUE(daemon.ok() && (*daemon)->Load().ok());
-  const auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", (*daemon)->port()),
+  channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", (*daemon)->port()),
                                            grpc::InsecureChannelCredentials());
   EXPECT_EQ(Health(channel, ""), HealthCheckResponse::SERVING);
   std::thread([&] { lost("it fell off the bus"); }).join();
   EXPECT_EQ(ended, "the device is lost: it fell off the bus");
-  EXPECT_EQ(Health(channel, ""), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(health_at_end, HealthCheckResponse::NOT_SERVING) << "before the process ends";
 }
 
 TEST(DaemonTest, MessagesAboveTheLimitAreRefused) {
@@ -308,6 +311,12 @@ TEST(MetricsTest, NamesAndValues) {
            "mambad_acceptance_rate",
            "mambad_speculation_enabled 1",
            "mambad_self_check_failures_total 0",
+           "mambad_device_info{device=\"a script\"} 1",
+           "mambad_device_memory_bytes{state=\"used\"} 600",
+           "mambad_device_memory_bytes{state=\"free\"} 400",
+           "mambad_planned_memory_bytes{part=\"weights\"} 3000",
+           "mambad_recorded_rounds 3",
+           "mambad_round_recordings_total 5",
            "mambad_model_info{",
            "mambad_build_info{version=",
        }) {

@@ -37,10 +37,15 @@ struct Active {
   int pauses = 0;  // that no Resume has ended; below 0: Resumes that came first
 };
 
+EngineOptions Resolved(EngineOptions options) {
+  if (options.max_sequences == 0) options.max_sequences = 16;
+  return options;
+}
+
 class FakeEngine : public Engine {
  public:
   FakeEngine(const EngineOptions& options, StepObserver* observer, const FakeOptions& fake)
-      : options_(options),
+      : options_(Resolved(options)),
         observer_(observer),
         fake_(fake),
         tokenizer_(fake.on_encode),
@@ -129,6 +134,7 @@ class FakeEngine : public Engine {
   }
   const EngineOptions& options() const override { return options_; }
   const std::string& device() const override { return device_; }
+  MemoryUse DeviceMemory() const override { return {1000, 400}; }
   const MemoryPlan& memory() const override { return memory_; }
   const std::vector<std::string>& warnings() const override { return warnings_; }
   const SamplingParams& default_sampling() const override { return default_sampling_; }
@@ -260,6 +266,8 @@ class FakeEngine : public Engine {
     stats->slots_total = options_.max_sequences;
     stats->pages_total = 100;
     stats->pages_used = stats->slots_used;
+    stats->recorded_rounds = 3;
+    stats->round_recordings = 5;
     stats->state_bytes = 1000 * stats->slots_used;
     stats->accepted_per_position = {3, 1};
     stats->draft_rounds = 4;

@@ -193,6 +193,11 @@ TEST(CommandLineTest, BadOptionsAreNamed) {
               HasSubstr("--model needs a value behind it"));
   EXPECT_THAT(std::string(Parse({"--model", "x", "--threads", "-1"}).status().message()),
               HasSubstr("compute.threads"));
+  for (const char* fraction : {"1.5", "-0.1", "x"}) {
+    EXPECT_THAT(
+        std::string(Parse({"--model", "x", "--memory-fraction", fraction}).status().message()),
+        HasSubstr(absl::StrCat("--memory-fraction: \"", fraction, "\" is not a number")));
+  }
   for (const char* device : {"tpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "cpu:0"}) {
     EXPECT_THAT(std::string(Parse({"--model", "x", "--device", device}).status().message()),
                 HasSubstr("compute.device: expected auto or cpu or cuda or cuda:N, found \""));
@@ -206,6 +211,20 @@ TEST(CommandLineTest, BadOptionsAreNamed) {
   EXPECT_THAT(std::string(Parse({"--model", "x", "--metrics", "9"}).status().message()),
               HasSubstr("metrics.listen"));
   EXPECT_EQ(Parse({"--config", "/nonexistent.yaml"}).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(CommandLineTest, AShareOfTheMemoryIsANumberUpToOne) {
+  EXPECT_EQ(Parse({"--model", "x", "--memory-fraction", "0.85"})->options.engine.memory_fraction,
+            0.85);
+  EXPECT_EQ(Parse({"--model", "x"})->options.engine.memory_fraction, 0);
+  ServerOptions options;
+  ASSERT_TRUE(ReadOptions("batching: {memory_fraction: 0.5}", "test.yaml", &options).ok());
+  EXPECT_EQ(options.engine.memory_fraction, 0.5);
+  EXPECT_THAT(ErrorOf("batching: {memory_fraction: 1.5}"),
+              "test.yaml:1: batching.memory_fraction: 1.5 given, allowed 0 to 1");
+  EXPECT_THAT(ErrorOf("batching: {memory_fraction: most}"),
+              "test.yaml:1: batching.memory_fraction: expected a number, found \"most\"");
+  EXPECT_THAT(ErrorOf("batching: {memory_fraction: nan}"), HasSubstr("allowed 0 to 1"));
 }
 
 TEST(CommandLineTest, AChatTemplatesFileMustBeThere) {
@@ -228,7 +247,7 @@ TEST(CommandLineTest, AChatTemplatesFileMustBeThere) {
 TEST(CommandLineTest, PrintsWhatIsAskedFor) {
   EXPECT_THAT(Parse({"--version"})->text, HasSubstr("mambad "));
   for (const char* flag : {"--config", "--model", "--draft", "--listen", "--metrics", "--device",
-                           "--threads", "--chat-template"}) {
+                           "--threads", "--memory-fraction", "--chat-template"}) {
     EXPECT_THAT(Parse({"--help"})->text, HasSubstr(flag));
   }
   EXPECT_EQ(Parse({"--model", "x", "--check-config"})->action, CommandLine::Action::kCheckConfig);

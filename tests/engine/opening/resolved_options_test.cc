@@ -3,6 +3,7 @@
 
 #include "engine/opening/resolved_options.h"
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -34,8 +35,13 @@ TEST(ResolvedOptions, RangesHoldAtBothEnds) {
     return std::string(CheckRanges(options).message());
   };
   EXPECT_EQ(message([](EngineOptions&) {}), "");
-  EXPECT_EQ(message([](EngineOptions& o) { o.max_sequences = 0; }),
-            "batching.max_sequences: 0 given, allowed 1 to 4096");
+  EXPECT_EQ(message([](EngineOptions& o) { o.max_sequences = -1; }),
+            "batching.max_sequences: -1 given, allowed 0 to 4096");
+  EXPECT_EQ(message([](EngineOptions& o) { o.memory_fraction = 1; }), "");
+  EXPECT_EQ(message([](EngineOptions& o) { o.memory_fraction = 1.25; }),
+            "batching.memory_fraction: 1.25 given, allowed 0 to 1");
+  EXPECT_THAT(message([](EngineOptions& o) { o.memory_fraction = std::nan(""); }),
+              HasSubstr("batching.memory_fraction: nan given"));
   EXPECT_EQ(message([](EngineOptions& o) { o.max_sequences = 4096; }), "");
   EXPECT_THAT(message([](EngineOptions& o) { o.max_sequences = 4097; }), HasSubstr("4097 given"));
   EXPECT_EQ(message([](EngineOptions& o) { o.max_context = 1 << 24; }), "");
@@ -43,8 +49,8 @@ TEST(ResolvedOptions, RangesHoldAtBothEnds) {
               HasSubstr("batching.max_context: "));
   EXPECT_THAT(message([](EngineOptions& o) { o.max_draft_length = kMaxDraftLength + 1; }),
               HasSubstr("speculation.max_draft_length: "));
-  EXPECT_EQ(message([](EngineOptions& o) { o.max_step_rows = 2 * o.max_sequences; }), "");
-  EXPECT_THAT(message([](EngineOptions& o) { o.max_step_rows = 2 * o.max_sequences - 1; }),
+  EXPECT_EQ(message([](EngineOptions& o) { o.max_step_rows = 2 * (o.max_sequences = 5); }), "");
+  EXPECT_THAT(message([](EngineOptions& o) { o.max_step_rows = 2 * (o.max_sequences = 5) - 1; }),
               HasSubstr("is too few for batching.max_sequences"));
 }
 
@@ -78,6 +84,7 @@ TEST(ResolvedOptions, PenaltiesTakeABoundedPartOfMemoryUnlessTheyAreNamed) {
 
 TEST(ResolvedOptions, AContextIsTheModelsUnlessItIsNamedOrPageTablesAreTooShort) {
   EngineOptions options;
+  options.max_sequences = 16;
   std::vector<std::string> warnings;
   const auto model = Model(checkpoint::MixerKind::kAttention, 4096);
   ASSERT_TRUE(ResolveOptions(model, nullptr, &options, &warnings).ok());
@@ -106,6 +113,7 @@ TEST(ResolvedOptions, AContextIsTheModelsUnlessItIsNamedOrPageTablesAreTooShort)
 TEST(ResolvedOptions, ADraftModelHasTheTargetsVocabulary) {
   EngineOptions options;
   options.draft_model = "small";
+  options.max_sequences = 16;
   std::vector<std::string> warnings;
   const auto target = Model(checkpoint::MixerKind::kMamba, 0);
   auto draft = target;

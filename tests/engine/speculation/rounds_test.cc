@@ -25,6 +25,7 @@ class Spy : public BrokenBackend {
   Spy() : BrokenBackend(kernels::CreateCpuBackend({.threads = 1}), Fault::kNone) {}
   bool BeginRound(const RoundShape& shape) override {
     rounds.push_back(shape);
+    if (shape.kind == RoundKind::kDecode) recorded.kept = ++recorded.recordings;
     return BrokenBackend::BeginRound(shape);
   }
   void Synchronize() override {
@@ -36,6 +37,9 @@ class Spy : public BrokenBackend {
     BrokenBackend::Read(host, device, bytes);
   }
 
+  kernels::RecordedRounds Recorded() const override { return recorded; }
+
+  kernels::RecordedRounds recorded;
   std::vector<RoundShape> rounds;
   std::vector<size_t> reads;
   int waits = 0;
@@ -88,6 +92,15 @@ TEST_F(Rounds, DecodingHasFewShapesHoweverManySequencesAndTokens) {
   }
   EXPECT_GT(decoding, spy_->rounds.size() * 3 / 4);
   EXPECT_LE(shapes.size(), 12u);
+}
+
+TEST_F(Rounds, WhatTheDeviceRecordedIsCountedAmongTheEnginesNumbers) {
+  Open("mamba", "mamba");
+  driver_->Send(Drafting(5, 20, 2));
+  driver_->RunAll();
+  ASSERT_GT(spy_->recorded.kept, 0);
+  EXPECT_EQ(driver_->core().stats().recorded_rounds, spy_->recorded.kept);
+  EXPECT_EQ(driver_->core().stats().round_recordings, spy_->recorded.recordings);
 }
 
 TEST_F(Rounds, ADraftModelThatCatchesUpMakesARoundOfPrompts) {

@@ -1,9 +1,12 @@
 // What a backend says of itself, and its memory.
 
+#include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -108,11 +111,68 @@ TEST_P(MemoryTest, FillsWithWhatAFloatCanBe) {
   EXPECT_EQ(read[6], 5);
 }
 
+// Any thread asks.
+TEST_P(MemoryTest, SaysHowMuchThereIs) {
+  DeviceMemory here = backend().Memory(), there;
+  std::thread([&] { there = backend().Memory(); }).join();
+  for (const DeviceMemory& memory : {here, there}) {
+    EXPECT_THAT(memory.free, AnyOf(Eq(-1), Gt(0)));
+    if (memory.total >= 0) {
+      EXPECT_LE(memory.free, memory.total);
+    }
+  }
+  EXPECT_EQ(here.total, there.total);
+  EXPECT_EQ(here.dedicated, there.dedicated);
+}
+
+TEST_P(MemoryTest, SaysWhatPacksOfAnySizeTake) {
+  const MatrixSource zeros = {
+      [](int64_t begin, int64_t end, float* out) { std::fill(out, out + (end - begin) * 37, 0); },
+      [](int64_t begin, int64_t end, uint16_t* out) {
+        std::fill(out, out + (end - begin) * 37, 0);
+      }};
+  for (const ElementType type : {ElementType::kFloat32, ElementType::kBFloat16}) {
+    for (const int64_t rows : {1, 16, 33, 1000}) {
+      const WeightMatrix matrix = backend().Pack(rows, 37, type, zeros);
+      const auto bytes = static_cast<int64_t>(matrix.packed.bytes());
+      EXPECT_EQ(backend().PackedBytes(rows, 37, type), backend().AllocatedBytes(bytes)) << rows;
+      EXPECT_GE(bytes, rows * 37 * static_cast<int64_t>(ElementBytes(type)));
+    }
+  }
+}
+
+// All that is taken is said before: seen where a device is nobody else's.
+TEST_P(MemoryTest, SaysWhatWorkspacesAndAllocationsTake) {
+  WorkspaceShape shape;
+  shape.max_rows = 1000;
+  shape.max_logit_rows = 100;
+  shape.max_sequences = 20;
+  shape.width = 1000;
+  shape.vocabulary = 5000;
+  shape.max_projection = 3000;
+  shape.max_inner = 2000;
+  shape.max_selection = 300;
+  shape.max_context = 4096;
+  const int64_t planned = backend().WorkspaceBytes(shape);
+  EXPECT_EQ(planned, backend().WorkspaceBytes(shape)) << "nothing is taken";
+  EXPECT_GE(planned, 4 * (1000 * (1000 + 3000 + 2 * 2000 + 300) + 100 * (5000 + 1000)));
+  constexpr int64_t kPieces = 40, kPiece = 3'000'000;
+  EXPECT_GE(backend().AllocatedBytes(kPiece), kPiece);
+  if (!backend().Memory().dedicated) return;
+  const auto took = [&, free = backend().Memory().free] { return free - backend().Memory().free; };
+  const std::unique_ptr<Workspace> workspace = backend().CreateWorkspace(shape);
+  constexpr int64_t kShared = 4 << 20;  // of pieces that share a block, which may be there already
+  EXPECT_LE(took(), planned + kShared);
+  EXPECT_GE(took(), planned - kShared);
+  std::vector<Buffer> pieces;
+  for (int i = 0; i < kPieces; ++i) pieces.push_back(backend().Allocate(kPiece));
+  EXPECT_LE(took(), planned + kPieces * backend().AllocatedBytes(kPiece) + kShared);
+}
+
 TEST_P(MemoryTest, SaysWhatItIs) {
   EXPECT_FALSE(backend().Description().empty());
   EXPECT_THAT(backend().Description(), Not(HasSubstr("\n")));
   for (const std::string& line : backend().Warnings()) EXPECT_THAT(line, Not(HasSubstr("\n")));
-  EXPECT_THAT(backend().FreeBytes(), AnyOf(Eq(-1), Gt(0)));
   const ElementType usual = backend().UsualKeyValues();
   const std::string wide = backend().Numerics(ElementType::kFloat32, usual),
                     narrow = backend().Numerics(ElementType::kBFloat16, usual);

@@ -117,6 +117,27 @@ TEST_P(RoundTest, NothingThereIsNothing) {
   EXPECT_EQ(ReadRows(backend(), workspace_->residual, 1)[0], Row(kWidth, 7));
 }
 
+// A device that records does so once a shape; of prompts it records nothing.
+TEST_P(RoundTest, TellsWhatItRecorded) {
+  StepRows rows;
+  rows.Add(1, 0, {5});
+  rows.logit_rows = {0};
+  const Batch exact = arrays_->Write(rows);
+  RunRound(backend(), [&] { Describe(exact, false); });
+  EXPECT_EQ(backend().Recorded().recordings, 0);
+  const Batch batch = arrays_->Write(rows, {2, 4, 1});
+  const RoundShape shapes[] = {Shape(), Shape()};
+  for (int round = 0; round < 6; ++round) {
+    RunDecodeRound(backend(), shapes[round % 2], [&] { Describe(batch, false); });
+    const RecordedRounds recorded = backend().Recorded();
+    EXPECT_EQ(recorded.kept, recorded.recordings);
+    EXPECT_LE(recorded.kept, 2);
+    if (recorded.kept > 0) {
+      EXPECT_EQ(recorded.kept, round == 0 ? 1 : 2);
+    }
+  }
+}
+
 TEST_P(RoundTest, TellsWhatItTook) {
   StepRows rows;
   rows.Add(1, 0, {5, 9, 2, 44, 17});
