@@ -28,7 +28,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateStream::Start(
   grpc::ByteBuffer bytes = TakeBytes(request);
   const auto size = static_cast<int64_t>(bytes.Length());
   environment->text_worker.NoteRequest(size);
-  absl::Status status = CheckMetadata(context->client_metadata());
+  absl::Status status = stream->Admit();
   if (status.ok()) status = stream->Begin(&bytes, size);
   if (!status.ok()) stream->FailBeforeEngine(status);
   GiveToNetwork(stream.get());
@@ -40,6 +40,13 @@ GenerateStream::GenerateStream(CallEnvironment* environment, grpc::CallbackServe
       context_(context),
       deadline_(SteadyDeadline(*context)),
       record_(environment, context, "Generate") {}
+
+absl::Status GenerateStream::Admit() {
+  MutexLock lock(&mutex_);
+  return record_.Admit([weak = weak_from_this()](const absl::Status& why) {
+    if (const auto stream = weak.lock()) stream->Revoke(why);
+  });
+}
 
 absl::Status GenerateStream::Begin(grpc::ByteBuffer* request, int64_t bytes) {
   absl::StatusOr<Engine*> engine = environment_->ReadyEngine();
@@ -56,9 +63,14 @@ absl::Status GenerateStream::Begin(grpc::ByteBuffer* request, int64_t bytes) {
   if (!prepared.ok()) return prepared.status();
   prepared->request.deadline = deadline_;
   prepared->request.arrival = SteadyNow();
-  prepared->request.principal = PrincipalOfPeer(context_->peer());
+  std::string owner;
+  {
+    MutexLock lock(&mutex_);
+    prepared->request.principal = record_.principal();
+    owner = record_.owner();
+  }
   if (!HasText(request_)) return Submit(*engine, *std::move(prepared));
-  text_->owner = context_->peer();
+  text_->owner = std::move(owner);
   text_->bytes = bytes;
   text_->run = [stream = shared_from_this(), engine = *engine,
                 prepared = *std::move(prepared)](const absl::Status& turn) mutable {
@@ -100,6 +112,15 @@ void GenerateStream::FailBeforeEngine(const absl::Status& status) {
     actions = Next();
   }
   Perform(actions);
+}
+
+void GenerateStream::Revoke(const absl::Status& why) {
+  {
+    MutexLock lock(&mutex_);
+    if (status_.ok()) status_ = why;
+  }
+  environment_->text_worker.Cancel(text_);
+  ticket_.Cancel();
 }
 
 bool GenerateStream::OnEvent(const TokenEvent& event) {

@@ -67,10 +67,13 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   GenerateStream(CallEnvironment* environment, grpc::CallbackServerContext* context);
 
+  absl::Status Admit();
   absl::Status Begin(grpc::ByteBuffer* request, int64_t bytes);
   void TokenizeAndSubmit(Engine* engine, PreparedGenerate prepared, const absl::Status& turn);
   absl::Status Submit(Engine* engine, PreparedGenerate prepared);
   void FailBeforeEngine(const absl::Status& status);
+  // The token is no longer valid: what is generated is written, and the stream ends so.
+  void Revoke(const absl::Status& why);
   void OnStall(int stall);
 
   // Decides what comes next. Perform acts on it without the lock.
