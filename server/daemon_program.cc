@@ -210,10 +210,10 @@ int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpe
                   &log);
   }
   WarnWhenOpen(options, &log);
-  end.SetReload([&daemon] { (*daemon)->Reload(); });
   if (absl::Status status = (*daemon)->Load(); !status.ok()) {
     return Refuse(status, options.log_format, &log);
   }
+  end.SetReload([&daemon] { (*daemon)->Reload(); });
   end.Serving();
   std::string ready = absl::StrCat("mambad ", kVersion, " ready: grpc ",
                                    WithPort(options.listen, (*daemon)->port()));

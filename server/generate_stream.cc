@@ -44,7 +44,7 @@ GenerateStream::GenerateStream(CallEnvironment* environment, grpc::CallbackServe
 absl::Status GenerateStream::Admit() {
   MutexLock lock(&mutex_);
   return record_.Admit([weak = weak_from_this()](const absl::Status& why) {
-    if (const auto stream = weak.lock()) stream->Revoke(why);
+    if (const auto stream = weak.lock()) stream->GiveUp(why);
   });
 }
 
@@ -114,15 +114,6 @@ void GenerateStream::FailBeforeEngine(const absl::Status& status) {
   Perform(actions);
 }
 
-void GenerateStream::Revoke(const absl::Status& why) {
-  {
-    MutexLock lock(&mutex_);
-    if (status_.ok()) status_ = why;
-  }
-  environment_->text_worker.Cancel(text_);
-  ticket_.Cancel();
-}
-
 bool GenerateStream::OnEvent(const TokenEvent& event) {
   Actions actions;
   bool may_go_on = true;
@@ -174,14 +165,16 @@ void GenerateStream::OnWriteDone(bool ok) {
 
 void GenerateStream::OnCancel() {
   NetworkCallback callback(this);
+  GiveUp(SteadyNow() >= deadline_ ? absl::DeadlineExceededError("the deadline passed")
+                                  : absl::CancelledError("the caller is gone"));
+}
+
+void GenerateStream::GiveUp(const absl::Status& why) {
   Actions actions;
   {
     MutexLock lock(&mutex_);
     broken_ = true;
-    if (status_.ok()) {
-      status_ = SteadyNow() >= deadline_ ? absl::DeadlineExceededError("the deadline passed")
-                                         : absl::CancelledError("the caller is gone");
-    }
+    if (status_.ok()) status_ = why;
     actions = Next();
   }
   environment_->text_worker.Cancel(text_);

@@ -72,8 +72,8 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void TokenizeAndSubmit(Engine* engine, PreparedGenerate prepared, const absl::Status& turn);
   absl::Status Submit(Engine* engine, PreparedGenerate prepared);
   void FailBeforeEngine(const absl::Status& status);
-  // The token is no longer valid: what is generated is written, and the stream ends so.
-  void Revoke(const absl::Status& why);
+  // The caller is gone, its time is up, or its token is no longer valid: nothing more is written.
+  void GiveUp(const absl::Status& why);
   void OnStall(int stall);
 
   // Decides what comes next. Perform acts on it without the lock.

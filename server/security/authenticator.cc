@@ -78,8 +78,7 @@ absl::StatusOr<const TokenEntry*> Authenticator::Find(absl::string_view path,
   if (!parts.ok()) return Unauthenticated(parts.status().message());
   const auto found = entries_.find(parts->id);
   // An id that is not known costs the same work as a wrong secret does.
-  static const TokenEntry& nobody = *new TokenEntry{.salt = std::string(kSaltBytes, '\0')};
-  const TokenEntry& entry = found != entries_.end() ? found->second : nobody;
+  const TokenEntry& entry = found != entries_.end() ? found->second : nobody_;
   if (!HasSecret(entry, parts->secret))
     return Unauthenticated(absl::StrCat("the token ", parts->id, " is not valid"));
   if (entry.expires <= absl::Now())

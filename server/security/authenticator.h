@@ -16,6 +16,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -106,6 +107,7 @@ class Authenticator {
   void Leave(CallPass* pass);
   void Charge(const CallPass& pass, int64_t tokens);
 
+  const TokenEntry nobody_;  // no secret is its
   mutable Mutex mutex_;
   Entries entries_ ABSL_GUARDED_BY(mutex_);                      // by id
   std::map<std::string, Usage> usages_ ABSL_GUARDED_BY(mutex_);  // by principal

@@ -43,7 +43,7 @@ class File {
   // With the reason that OpenSSL gave last.
   absl::Status LibraryFault(absl::string_view what) const {
     const char* reason = ERR_reason_error_string(ERR_peek_last_error());
-    return Fault(reason != nullptr ? absl::StrCat(what, " (", reason, ")") : what);
+    return Fault(reason != nullptr ? absl::StrCat(what, " (", reason, ")") : std::string(what));
   }
   absl::StatusOr<std::string> Read() const { return ReadSmallFile(key_, path_, kLargestPem); }
 

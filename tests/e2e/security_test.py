@@ -4,7 +4,6 @@ and that nothing of a prompt or a token is told.
 
     security_test.py --binary PROGRAM --mambactl PROGRAM --model MODEL
 
-The program should answer a token a millisecond, as the fake engine's does: streams must outlive a change of files.
 """
 
 import argparse
@@ -30,13 +29,20 @@ import daemon_process
 
 OPTIONS = pb = None  # set by main: the arguments, the generated messages
 SECONDS = 60  # that anything may take on a machine that does much else
-LONG = 1900  # tokens: some two seconds of the fake engine
+LONG = 1900  # tokens
 MARKER = "Xylophagous-quokka-4711"  # what must not be told
 
 
 def make_request(max_tokens=3, **fields):
     request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[1, 2, 3]), **fields)
     request.stopping.max_tokens = max_tokens
+    return request
+
+
+def make_long_request():
+    """Of an answer that is larger than what may lie unread: it goes on for as long as its reader wants."""
+    request = make_request(LONG)
+    request.output.logprobs = 20
     return request
 
 
@@ -196,7 +202,7 @@ class TlsTest(SecurityCase):
         certificate, key = self.copies()
         daemon = self.start(*self.tls(certificate, key))
         self.assertEqual(self.served_subject(daemon), "first")
-        stream = self.stub(daemon).Generate(make_request(LONG), timeout=SECONDS)
+        stream = self.stub(daemon).Generate(make_long_request(), timeout=SECONDS)
         tokens = len(next(stream).token_ids)
         second = self.authority.issue("second")
         self.replace(certificate, second[0])
@@ -391,12 +397,12 @@ class TokenTest(SecurityCase):
 
     def test_a_revoked_token_ends_its_stream_and_no_other(self):
         alice, bob = self.create("alice"), self.create("bob")
-        daemon = self.start_with_tokens()
+        daemon = self.start_with_tokens(config="batching:\n  max_sequences: 2\n")
         stub = daemon.generation
-        of_alice = stub.Generate(make_request(LONG), timeout=SECONDS, metadata=bearer(alice))
-        of_bob = stub.Generate(make_request(LONG), timeout=SECONDS, metadata=bearer(bob))
-        once = stub.GenerateOnce.future(make_request(LONG), timeout=SECONDS, metadata=bearer(alice))
+        of_alice = stub.Generate(make_long_request(), timeout=SECONDS, metadata=bearer(alice))
+        of_bob = stub.Generate(make_long_request(), timeout=SECONDS, metadata=bearer(bob))
         next(of_alice), next(of_bob)
+        once = stub.GenerateOnce.future(make_request(LONG), timeout=SECONDS, metadata=bearer(alice))  # waits for its turn
         self.client(None, "token", "revoke", alice.split("_")[1], "--file", self.tokens)
         daemon.process.send_signal(signal.SIGHUP)
         with self.assertRaises(grpc.RpcError) as failed:
@@ -432,21 +438,26 @@ class TokenTest(SecurityCase):
         return True
 
     def test_a_token_that_expires_ends_its_stream(self):
-        token = self.create("alice", "--days", str(1.5 / 86400))
+        token = self.create("alice", "--days", str(10 / 86400))
+        expires = time.time() + 10
         daemon = self.start_with_tokens(config="batching:\n  max_sequences: 1\n")
-        stream = daemon.generation.Generate(make_request(LONG), timeout=SECONDS, metadata=bearer(token))
-        waits = [daemon.generation.GenerateOnce.future(make_request(LONG), timeout=SECONDS, metadata=bearer(token))
-                 for _ in range(3)]
-        for call in (stream, *waits):
+        stream = daemon.generation.Generate(make_long_request(), timeout=SECONDS, metadata=bearer(token))
+        next(stream)
+        waits = daemon.generation.GenerateOnce.future(make_request(LONG), timeout=SECONDS, metadata=bearer(token))
+        self.assertIn("has expired", waits.exception().details())
+        self.assertGreater(time.time(), expires - 1.5)  # whole seconds are kept
+        with self.assertRaises(grpc.RpcError):
+            for _ in stream:
+                pass
+        for call in (stream, waits):
             self.assertEqual(call.code(), grpc.StatusCode.UNAUTHENTICATED)
-            self.assertIn("has expired", call.details())
 
     def test_a_principal_has_its_own_limits(self):
         alice = self.create("alice", "--max-calls", "2")
         bob = self.create("bob", "--tokens-per-minute", "600")
         daemon = self.start_with_tokens()
         stub = daemon.generation
-        streams = [stub.Generate(make_request(LONG), timeout=SECONDS, metadata=bearer(alice)) for _ in range(2)]
+        streams = [stub.Generate(make_long_request(), timeout=SECONDS, metadata=bearer(alice)) for _ in range(2)]
         for stream in streams:
             next(stream)
         failed = self.assert_code(grpc.StatusCode.RESOURCE_EXHAUSTED, stub.GenerateOnce, make_request(), metadata=bearer(alice))
@@ -483,7 +494,7 @@ class LimitsTest(SecurityCase):
             channel = grpc.insecure_channel(daemon.address, options=[("grpc.use_local_subchannel_pool", 1)])
             self.addCleanup(channel.close)
             stubs.append(daemon_process.stubs.GenerationStub(channel))
-        streams = [stub.Generate(make_request(LONG), timeout=SECONDS) for stub in stubs[:2]]
+        streams = [stub.Generate(make_long_request(), timeout=SECONDS) for stub in stubs[:2]]
         for stream in streams:
             next(stream)
         failed = self.assert_code(grpc.StatusCode.RESOURCE_EXHAUSTED, stubs[2].GenerateOnce, make_request())
