@@ -180,7 +180,8 @@ absl::StatusOr<TlsMaterial> ReadTlsFiles(const TlsOptions& options, absl::Time n
   }
   if (absl::Status status = CheckPair(certificate, key, *chain, material.private_key); !status.ok())
     return status;
-  if (!material.client_ca.empty()) {
+  // By its name: an empty file must not let everybody in.
+  if (!options.client_ca.empty()) {
     absl::StatusOr<std::vector<Certificate>> authorities =
         ReadCertificates(client_ca, material.client_ca);
     if (!authorities.ok()) return authorities.status();
