@@ -91,6 +91,15 @@ Probe ProbeOne(const addrinfo& where, const std::string& host, const ClientSecur
   return security.tls ? GreetOverTls(socket.get(), host, security, end) : Greet(socket.get(), end);
 }
 
+// Servers of gRPC that want TLS close a connection without it, and say nothing.
+bool SpeaksTls(const addrinfo& where, const std::string& host, absl::Time end) {
+  ClientSecurity tls;
+  tls.tls = true;
+  const ProbeResult result = ProbeOne(where, host, tls, end).result;
+  return result == ProbeResult::kUntrusted || result == ProbeResult::kTlsRefused ||
+         result == ProbeResult::kHttp2;
+}
+
 }  // namespace
 
 Probe ProbeServer(const Address& address, const ClientSecurity& security, absl::Duration patience) {
@@ -105,6 +114,10 @@ Probe ProbeServer(const Address& address, const ClientSecurity& security, absl::
   for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
     Probe probe = ProbeOne(*entry, address.host, security, end);
     if (probe.result == ProbeResult::kHttp2) return probe;
+    if (probe.result == ProbeResult::kClosed && !security.tls &&
+        SpeaksTls(*entry, address.host, end)) {
+      probe.result = ProbeResult::kTls;
+    }
     // Of several addresses (localhost has two) the one that came furthest tells most.
     if (entry == found || probe.result > worst.result) worst = std::move(probe);
   }
@@ -129,9 +142,7 @@ std::string DescribeProbe(const Probe& probe, const Address& address, absl::Dura
       return absl::StrCat(where, " takes connections but says nothing within ", seconds,
                           ": it hangs, or is no mambad");
     case ProbeResult::kClosed:
-      return absl::StrCat(where,
-                          " takes connections and closes them at once: is it a mambad? Does "
-                          "it want TLS (--tls), or has it enough connections?");
+      return absl::StrCat(where, " takes connections and closes them at once: is it a mambad?");
     case ProbeResult::kHttp1:
       return absl::StrCat(where,
                           " is a web server and does not speak gRPC; is it mambad's port for "
