@@ -89,7 +89,6 @@ class RunningDaemon final : public Daemon {
     Accept(*std::move(listener), descriptors);
     OpenMetrics(std::move(metrics_listener));
     credentials_->Watch();
-    environment_.log.Info(credentials_->Describe());
     return absl::OkStatus();
   }
 
@@ -103,6 +102,7 @@ class RunningDaemon final : public Daemon {
         });
     if (!engine.ok()) return engine.status();
     engine_ = *std::move(engine);
+    credentials_->Report();
     for (const std::string& line : StartReport(*engine_)) environment_.log.Info(line);
     for (const std::string& line : engine_->warnings()) environment_.log.Warning(line);
     metrics_.SetEngine(engine_.get(), text_worker_.get());

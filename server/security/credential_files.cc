@@ -126,6 +126,7 @@ void CredentialFiles::ReadAgain() {
     absl::StatusOr<TlsMaterial> material = ReadTlsFiles(options_.tls, absl::Now());
     if (material.ok()) {
       UseCertificate(*std::move(material));
+      ReportCertificate();
       reloads_.fetch_add(1);
     } else {
       failed(material.status(), "the earlier certificate");
@@ -135,6 +136,7 @@ void CredentialFiles::ReadAgain() {
     absl::StatusOr<std::vector<TokenEntry>> entries = ReadTokens(options_.token_file);
     if (entries.ok()) {
       UseTokens(*entries);
+      ReportTokens();
       reloads_.fetch_add(1);
     } else {
       failed(entries.status(), "what the file said before");
@@ -145,18 +147,18 @@ void CredentialFiles::ReadAgain() {
 void CredentialFiles::UseTokens(const std::vector<TokenEntry>& entries) {
   std::set<std::string> principals;
   for (const TokenEntry& entry : entries) principals.insert(entry.principal);
-  log_->Info(absl::StrCat("tokens: ", entries.size(), " of ", principals.size(), " principals in ",
-                          options_.token_file));
-  if (entries.empty()) log_->Warning("tokens: there are none, every call will be refused");
   tokens_.store(static_cast<int64_t>(entries.size()));
+  principals_.store(static_cast<int64_t>(principals.size()));
   authenticator_->Replace(entries);
 }
 
+void CredentialFiles::ReportTokens() const {
+  log_->Info(absl::StrCat("tokens: ", tokens_.load(), " of ", principals_.load(), " principals in ",
+                          options_.token_file));
+  if (tokens_.load() == 0) log_->Warning("tokens: there are none, every call will be refused");
+}
+
 void CredentialFiles::UseCertificate(TlsMaterial material) {
-  log_->Info(
-      absl::StrCat("TLS: certificate of ", material.subject, " until ", Day(material.not_after)));
-  if (material.not_after - absl::Now() < kSoon)
-    log_->Warning(absl::StrCat("tls.certificate: expires soon: on ", Day(material.not_after)));
   not_after_seconds_.store(absl::ToUnixSeconds(material.not_after));
   if (certificate_ == nullptr) {
     certificate_ = std::make_unique<CurrentCertificate>(std::move(material));
@@ -165,15 +167,26 @@ void CredentialFiles::UseCertificate(TlsMaterial material) {
   }
 }
 
-std::string CredentialFiles::Describe() const {
+void CredentialFiles::ReportCertificate() const {
+  int64_t version = 0;
+  const TlsMaterial material = certificate_->Get(&version);
+  log_->Info(
+      absl::StrCat("TLS: certificate of ", material.subject, " until ", Day(material.not_after)));
+  if (material.not_after - absl::Now() < kSoon)
+    log_->Warning(absl::StrCat("tls.certificate: expires soon: on ", Day(material.not_after)));
+}
+
+void CredentialFiles::Report() const {
   const bool asks_certificates = !options_.tls.client_ca.empty();
   std::vector<std::string> asked;
   if (asks_certificates) asked.push_back("a certificate");
   if (authenticator_ != nullptr) asked.push_back("a token");
-  return absl::StrCat("security: ", certificate_ != nullptr ? "TLS" : "no TLS", "; ",
-                      asked.empty()
-                          ? "callers are not asked who they are"
-                          : absl::StrCat("callers must show ", absl::StrJoin(asked, " and ")));
+  log_->Info(absl::StrCat("security: ", certificate_ != nullptr ? "TLS" : "no TLS", "; ",
+                          asked.empty()
+                              ? "callers are not asked who they are"
+                              : absl::StrCat("callers must show ", absl::StrJoin(asked, " and "))));
+  if (certificate_ != nullptr) ReportCertificate();
+  if (authenticator_ != nullptr) ReportTokens();
 }
 
 void CredentialFiles::AddFamilies(MetricFamilies* families) const {

@@ -44,8 +44,8 @@ class CredentialFiles {
 
   CurrentCertificate* certificate() { return certificate_.get(); }  // nullptr: no TLS
   Authenticator* authenticator() { return authenticator_.get(); }   // nullptr: no tokens
-  // What is asked of callers, in one line.
-  std::string Describe() const;
+  // What is asked of callers, and what is in use, to the log. Later changes are told by themselves.
+  void Report() const;
   void AddFamilies(MetricFamilies* families) const;
 
  private:
@@ -57,6 +57,8 @@ class CredentialFiles {
   Version Look() const;
   void Run(absl::Duration interval);
   void ReadAgain();
+  void ReportCertificate() const;
+  void ReportTokens() const;
   void UseTokens(const std::vector<TokenEntry>& entries);
   void UseCertificate(TlsMaterial material);
 
@@ -64,7 +66,7 @@ class CredentialFiles {
   RequestLog* const log_;
   std::unique_ptr<CurrentCertificate> certificate_;
   std::unique_ptr<Authenticator> authenticator_;
-  std::atomic<int64_t> tokens_{0};
+  std::atomic<int64_t> tokens_{0}, principals_{0};
   std::atomic<int64_t> not_after_seconds_{0};  // of the certificate, since the Unix epoch
   std::atomic<int64_t> reloads_{0};
   std::atomic<int64_t> failed_reloads_{0};
