@@ -8,11 +8,34 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/retry_delay.h"
+#include "mambad/v1/generation.grpc.pb.h"
 #include "server/request_conversion.h"
 #include "server/response_conversion.h"
 #include "server/status_details.h"
 
 namespace mambad::server {
+namespace {
+
+constexpr absl::Duration kRetryAfter = absl::Seconds(1);
+
+// The common name in the client's certificate; empty: it showed none, or one without.
+std::string CertificateName(const grpc::ServerContextBase& context) {
+  const std::shared_ptr<const grpc::AuthContext> connection = context.auth_context();
+  if (connection == nullptr) return "";
+  for (const grpc::string_ref& name : connection->FindPropertyValues("x509_common_name"))
+    return std::string(name.data(), name.size());
+  return "";
+}
+
+Authenticator::Authorization AuthorizationOf(const Metadata& metadata) {
+  Authenticator::Authorization values;
+  const auto [first, last] = metadata.equal_range("authorization");
+  for (auto entry = first; entry != last; ++entry)
+    values.emplace_back(entry->second.data(), entry->second.size());
+  return values;
+}
+
+}  // namespace
 
 absl::StatusOr<Engine*> CallEnvironment::ReadyEngine() const {
   if (draining.load()) return absl::UnavailableError("the server is draining");
@@ -31,6 +54,11 @@ bool OpenCalls::Enter() {
 void OpenCalls::Close() {
   MutexLock lock(&mutex_);
   closed_ = true;
+}
+
+int OpenCalls::count() const {
+  MutexLock lock(&mutex_);
+  return count_;
 }
 
 void OpenCalls::Leave() {
@@ -146,7 +174,34 @@ CallRecord::CallRecord(CallEnvironment* environment, grpc::CallbackServerContext
       arrival_(SteadyNow()) {}
 
 CallRecord::~CallRecord() {
+  pass_.reset();
   if (counted_) environment_->open_calls.Leave();
+}
+
+absl::Status CallRecord::Admit(std::function<void(const absl::Status&)> end) {
+  if (absl::Status status = CheckMetadata(context_->client_metadata()); !status.ok()) return status;
+  const int most = environment_->options.max_calls;
+  if (const int calls = environment_->open_calls.count(); calls > most) {
+    return ExhaustedError(absl::StrCat(calls, " calls are open, at most ", most), kRetryAfter);
+  }
+  const std::string peer = context_->peer();
+  principal_ = PrincipalOfPeer(peer);
+  owner_ = peer;
+  if (environment_->authenticator != nullptr) {
+    absl::StatusOr<std::unique_ptr<CallPass>> pass = environment_->authenticator->Admit(
+        absl::StrCat("/", v1::Generation::service_full_name(), "/", method_),
+        AuthorizationOf(context_->client_metadata()), std::move(end));
+    if (!pass.ok()) return pass.status();
+    pass_ = *std::move(pass);
+    principal_ = owner_ = pass_->principal();
+    is_known_ = true;
+  } else if (!environment_->options.tls.client_ca.empty()) {
+    if (const std::string name = CertificateName(*context_); !name.empty()) {
+      principal_ = owner_ = absl::StrCat("certificate:", name);
+      is_known_ = true;
+    }
+  }
+  return absl::OkStatus();
 }
 
 void CallRecord::OnEvent(const TokenEvent& event) {
@@ -183,11 +238,14 @@ void CallRecord::End(const absl::Status& status, RequestId engine_id) {
   summary.method = method_;
   summary.request_id = request_id_;
   summary.engine_id = engine_id;
+  if (is_known_) summary.principal = principal_;
   summary.status = status;
   summary.finish_reasons = finish_reasons_;
   if (stats_.has_value()) summary.stats = *stats_;
   summary.duration = SteadyNow() - arrival_;
   if (!status.ok()) summary.peer = context_->peer();
+  if (pass_ != nullptr && stats_.has_value())
+    pass_->Charge(stats_->prompt_tokens + stats_->completion_tokens);
   environment_->metrics.RecordCall(method_, status, summary.duration, stats_.has_value());
   // Routers ask for the load all the time: only what goes wrong with such calls is news.
   if (!status.ok() || stats_.has_value()) environment_->log.RequestEnd(summary);

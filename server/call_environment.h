@@ -6,6 +6,7 @@
 #include <grpcpp/server_context.h>
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -25,6 +26,7 @@
 #include "server/network/transport_settings.h"
 #include "server/process_limits.h"
 #include "server/request_log.h"
+#include "server/security/authenticator.h"
 #include "server/server_options.h"
 #include "server/text_worker.h"
 #include "server/unread_answers.h"
@@ -41,11 +43,12 @@ class OpenCalls {
   void Leave();
   // Calls that enter from now on are not counted.
   void Close();
+  int count() const;
   // Whether none is left; false when `deadline` came first.
   bool WaitUntilNone(absl::Time deadline);
 
  private:
-  Mutex mutex_;
+  mutable Mutex mutex_;
   Condition none_;
   int count_ ABSL_GUARDED_BY(mutex_) = 0;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
@@ -57,7 +60,8 @@ struct CallEnvironment {
   Metrics& metrics;
   RequestLog& log;
   TextWorker& text_worker;
-  std::atomic<Engine*> engine{nullptr};  // set once, when the model is loaded
+  Authenticator* authenticator = nullptr;  // nullptr: tokens are not asked for
+  std::atomic<Engine*> engine{nullptr};    // set once, when the model is loaded
   std::atomic<bool> draining{false};
   OpenCalls open_calls{};
   UnreadAnswers unread_answers{ChooseMemoryQuota(options, MemoryLimitBytes())};
@@ -76,7 +80,7 @@ struct CallEnvironment {
 // A call's metadata as gRPC gives it.
 using Metadata = std::multimap<grpc::string_ref, grpc::string_ref>;
 
-// RESOURCE_EXHAUSTED: it is larger than kMostMetadataBytes. Ask before anything else of a call.
+// RESOURCE_EXHAUSTED: it is larger than kMostMetadataBytes.
 absl::Status CheckMetadata(const Metadata& metadata);
 
 // Whose a call is, of callers that nobody knows by name: the host of gRPC's "ipv4:192.0.2.1:40000",
@@ -117,6 +121,14 @@ class CallRecord {
   CallRecord(const CallRecord&) = delete;
   CallRecord& operator=(const CallRecord&) = delete;
 
+  // Whether the call may run; ask before anything else of it. Its metadata are too large, there are
+  // network.max_calls already: RESOURCE_EXHAUSTED; or as Authenticator::Admit, whose `end` it is.
+  absl::Status Admit(std::function<void(const absl::Status&)> end);
+  // After Admit. Who takes turns with others for the engine: by token, by certificate, or by host.
+  const std::string& principal() const { return principal_; }
+  // And for memory: the same, but a connection where callers are not known by name.
+  const std::string& owner() const { return owner_; }
+
   void SetRequestId(const std::string& request_id) { request_id_ = request_id; }
   // News of a sample: its first token, the end of it.
   void OnEvent(const TokenEvent& event);
@@ -131,6 +143,9 @@ class CallRecord {
   grpc::CallbackServerContext* const context_;
   const absl::string_view method_;
   const absl::Time arrival_;
+  std::unique_ptr<CallPass> pass_;  // nullptr: without tokens, or not admitted
+  std::string principal_, owner_;
+  bool is_known_ = false;  // by name
   std::string request_id_;
   bool has_token_ = false;
   std::vector<absl::Time> last_message_;  // by index

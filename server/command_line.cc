@@ -16,8 +16,10 @@ namespace {
 
 struct Flags {
   std::optional<std::string> config, model, draft, chat_template, listen, metrics, device;
+  std::optional<std::string> tls_certificate, tls_key, tls_client_ca, token_file;
   std::optional<int> threads;
   std::optional<double> memory_fraction;
+  bool allow_insecure = false;
   bool check_config = false;
   bool version = false;
 };
@@ -27,7 +29,9 @@ constexpr char kFooter[] =
     "mambad (deploy/ in the source, etc/mambad/ where it is installed), lists all with their "
     "defaults.\n"
     "\n"
-    "SIGTERM and SIGINT drain: new calls are refused, running ones may finish. Exit codes: 0 "
+    "SIGTERM and SIGINT drain: new calls are refused, running ones may finish. SIGHUP reads "
+    "certificates\n"
+    "and tokens again, which happens by itself when their files change. Exit codes: 0 "
     "drained, or\n"
     "stopped while loading; 2 a flag, the configuration, a model or a port is wrong; 3 ended by a "
     "second\n"
@@ -42,6 +46,15 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "File of a Jinja chat template to use instead of the model's own");
   app->add_option("--listen", flags->listen,
                   "host:port of gRPC; port 0 picks a free one (default 127.0.0.1:50051)");
+  app->add_option("--tls-certificate", flags->tls_certificate,
+                  "File (PEM) of the server's certificate and its chain; with --tls-key");
+  app->add_option("--tls-key", flags->tls_key, "File (PEM) of its private key");
+  app->add_option("--tls-client-ca", flags->tls_client_ca,
+                  "File (PEM) of authorities: clients must show a certificate of theirs");
+  app->add_option("--token-file", flags->token_file,
+                  "File of tokens: callers must show one (mambactl token create adds to it)");
+  app->add_flag("--allow-insecure", flags->allow_insecure,
+                "Listen beyond loopback also without TLS, or without asking who calls");
   app->add_option("--metrics", flags->metrics,
                   "host:port of /metrics; empty: none (default 127.0.0.1:9464)");
   app->add_option("--device", flags->device, "auto, cpu, cuda or cuda:N (default auto)");
@@ -63,6 +76,11 @@ void ApplyFlags(const Flags& flags, ServerOptions* options) {
   if (flags.draft) options->engine.draft_model = *flags.draft;
   if (flags.chat_template) options->engine.chat_template = *flags.chat_template;
   if (flags.listen) options->listen = *flags.listen;
+  if (flags.tls_certificate) options->tls.certificate = *flags.tls_certificate;
+  if (flags.tls_key) options->tls.private_key = *flags.tls_key;
+  if (flags.tls_client_ca) options->tls.client_ca = *flags.tls_client_ca;
+  if (flags.token_file) options->token_file = *flags.token_file;
+  if (flags.allow_insecure) options->allow_insecure = true;
   if (flags.metrics) options->metrics_listen = *flags.metrics;
   if (flags.device) options->engine.device = *flags.device;
   if (flags.threads) options->engine.threads = *flags.threads;

@@ -24,6 +24,8 @@
 #include "server/network/transport_settings.h"
 #include "server/process_families.h"
 #include "server/process_limits.h"
+#include "server/security/credential_files.h"
+#include "server/security/server_credentials.h"
 #include "server/start_report.h"
 #include "server/text_worker.h"
 
@@ -66,6 +68,11 @@ class RunningDaemon final : public Daemon {
   ~RunningDaemon() override { Stop(absl::ZeroDuration()); }
 
   absl::Status Open() {
+    absl::StatusOr<std::unique_ptr<CredentialFiles>> credentials =
+        CredentialFiles::Open(options_, &environment_.log);
+    if (!credentials.ok()) return credentials.status();
+    credentials_ = *std::move(credentials);
+    environment_.authenticator = credentials_->authenticator();
     const int64_t descriptors = RaiseDescriptorLimit();
     absl::StatusOr<Listener> listener = server::Listen("listen", "--listen", options_.listen);
     if (!listener.ok()) return listener.status();
@@ -81,6 +88,7 @@ class RunningDaemon final : public Daemon {
     if (absl::Status status = OpenServer(); !status.ok()) return status;
     Accept(*std::move(listener), descriptors);
     OpenMetrics(std::move(metrics_listener));
+    credentials_->Watch();
     return absl::OkStatus();
   }
 
@@ -94,6 +102,7 @@ class RunningDaemon final : public Daemon {
         });
     if (!engine.ok()) return engine.status();
     engine_ = *std::move(engine);
+    credentials_->Report();
     for (const std::string& line : StartReport(*engine_)) environment_.log.Info(line);
     for (const std::string& line : engine_->warnings()) environment_.log.Warning(line);
     metrics_.SetEngine(engine_.get(), text_worker_.get());
@@ -103,6 +112,8 @@ class RunningDaemon final : public Daemon {
   }
 
   void Drain() override { Stop(options_.drain_timeout); }
+
+  void Reload() override { credentials_->Reload(); }
 
   int port() const override { return port_; }
   int metrics_port() const override { return metrics_port_; }
@@ -122,7 +133,8 @@ class RunningDaemon final : public Daemon {
     SetTransport(options_, &builder);
     using Kind = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
     connections_ = builder.experimental().AddExternalConnectionAcceptor(
-        Kind::FROM_FD, grpc::InsecureServerCredentials());
+        Kind::FROM_FD,
+        MakeServerCredentials(credentials_->certificate(), credentials_->authenticator()));
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return absl::InternalError("gRPC's server could not be started");
@@ -155,6 +167,7 @@ class RunningDaemon final : public Daemon {
     metrics_.AddSource([this](MetricFamilies* families) {
       AddConnectionFamilies(acceptor_->counts(), families);
       AddProcessFamilies(ReadProcessUsage(), families);
+      credentials_->AddFamilies(families);
       families->Counter("mambad_log_dropped_lines_total",
                         "Lines of the log that nobody read in time",
                         static_cast<double>(environment_.log.dropped_lines()));
@@ -197,6 +210,7 @@ class RunningDaemon final : public Daemon {
     environment_.open_calls.WaitUntilNone(std::max(deadline, SteadyNow() + kLastWrites));
     acceptor_->Stop();
     server_->Shutdown(absl::ToChronoTime(absl::Now() + kGoodbye));
+    credentials_->Stop();  // it may hold the last share of a call
     endpoint_.reset();
     metrics_.SetEngine(nullptr, nullptr);
     text_worker_.reset();
@@ -211,6 +225,7 @@ class RunningDaemon final : public Daemon {
   const FailureHandlers failures_;
   Metrics metrics_;
   std::unique_ptr<TextWorker> text_worker_;
+  std::unique_ptr<CredentialFiles> credentials_;  // outlives the calls and gRPC's server
   CallEnvironment environment_;
   GenerationService service_;
   std::unique_ptr<Engine> engine_;

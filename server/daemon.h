@@ -37,8 +37,9 @@ using EngineOpener = std::function<absl::StatusOr<std::unique_ptr<Engine>>(
 // One thread uses it; calls run on threads of its own.
 class Daemon {
  public:
-  // Opens both ports. INVALID_ARGUMENT for options, FAILED_PRECONDITION naming a port that cannot
-  // be had. `log` outlives it. Raises the process's limit of open descriptors.
+  // Reads certificates and tokens and opens both ports. INVALID_ARGUMENT for options and for those
+  // files, FAILED_PRECONDITION naming a port that cannot be had. `log` outlives it. Raises the
+  // process's limit of open descriptors.
   static absl::StatusOr<std::unique_ptr<Daemon>> Listen(const ServerOptions& options,
                                                         EngineOpener open_engine, RequestLog* log,
                                                         FailureHandlers failures = {});
@@ -51,6 +52,9 @@ class Daemon {
   // options.drain_timeout, then cancels what remains and closes the ports. Streams of other
   // services (health watches, reflection) and idle connections do not hold it.
   virtual void Drain() = 0;
+
+  // Reads certificates and tokens again, on a thread of its own. From any thread.
+  virtual void Reload() = 0;
 
   virtual int port() const = 0;          // of gRPC
   virtual int metrics_port() const = 0;  // 0: no endpoint

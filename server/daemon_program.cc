@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -20,6 +21,7 @@
 #include "server/command_line.h"
 #include "server/library_logs.h"
 #include "server/request_log.h"
+#include "server/security/credential_files.h"
 #include "server/version.h"
 
 namespace mambad::server {
@@ -56,6 +58,11 @@ class EndOfService {
     failed_ = stopped_ = true;
     news_.NotifyAll();
   }
+  // What SIGHUP does from now on; nullptr: nothing.
+  void SetReload(std::function<void()> reload) {
+    MutexLock lock(&mutex_);
+    reload_ = std::move(reload);
+  }
   // Whether it is a failure.
   bool Wait() {
     MutexLock lock(&mutex_);
@@ -69,7 +76,9 @@ class EndOfService {
     for (int number = 0;;) {
       sigwait(&signals_, &number);
       if (number != SIGHUP) return;
-      log->Info("SIGHUP: ignored, nothing is read again while the daemon runs");
+      log->Info("SIGHUP: certificates and tokens, if any, are read again");
+      MutexLock lock(&mutex_);
+      if (reload_) reload_();
     }
   }
 
@@ -96,6 +105,7 @@ class EndOfService {
   sigset_t signals_;  // written before any thread, read by the watching one
   Mutex mutex_;
   Condition news_;
+  std::function<void()> reload_ ABSL_GUARDED_BY(mutex_);
   bool serving_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   bool failed_ ABSL_GUARDED_BY(mutex_) = false;
@@ -139,15 +149,24 @@ std::string WithPort(const std::string& address, int port) {
   return absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
 }
 
+bool IsOpen(const char* key, const std::string& address) {
+  HostAndPort parts;
+  return !address.empty() && ParseHostAndPort(key, address, &parts).ok() && !parts.is_loopback;
+}
+
 void WarnWhenOpen(const ServerOptions& options, RequestLog* log) {
-  for (const auto& [key, address] :
-       {std::pair<const char*, const std::string&>{"listen", options.listen},
-        {"metrics.listen", options.metrics_listen}}) {
-    HostAndPort parts;
-    if (!address.empty() && ParseHostAndPort(key, address, &parts).ok() && !parts.is_loopback) {
-      log->Warning(absl::StrCat(key, ": ", address,
-                                " can be reached from other machines: no TLS, no authentication"));
-    }
+  constexpr char kReach[] = " can be reached from other machines: ";
+  const bool has_tls = !options.tls.certificate.empty();
+  const bool has_credentials = !options.token_file.empty() || !options.tls.client_ca.empty();
+  if (IsOpen("listen", options.listen) && !(has_tls && has_credentials)) {
+    log->Warning(absl::StrCat(
+        "listen: ", options.listen, kReach, has_tls ? "" : "no TLS, what passes can be read",
+        !has_tls && !has_credentials ? "; " : "",
+        has_credentials ? "" : "no credentials, everyone there may call", " (allow_insecure)"));
+  }
+  if (IsOpen("metrics.listen", options.metrics_listen)) {
+    log->Warning(absl::StrCat("metrics.listen: ", options.metrics_listen, kReach,
+                              "no TLS, nobody is asked who reads it"));
   }
 }
 
@@ -162,6 +181,8 @@ int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpe
     return 0;
   }
   if (command->action == CommandLine::Action::kCheckConfig) {
+    if (absl::Status status = CredentialFiles::Check(command->options); !status.ok())
+      return Refuse(status);
     const auto warnings = check_engine(command->options.engine);
     if (!warnings.ok()) return Refuse(warnings.status());
     for (const std::string& warning : *warnings)
@@ -192,6 +213,7 @@ int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpe
   if (absl::Status status = (*daemon)->Load(); !status.ok()) {
     return Refuse(status, options.log_format, &log);
   }
+  end.SetReload([&daemon] { (*daemon)->Reload(); });
   end.Serving();
   std::string ready = absl::StrCat("mambad ", kVersion, " ready: grpc ",
                                    WithPort(options.listen, (*daemon)->port()));
@@ -205,6 +227,7 @@ int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpe
   const bool failed = end.Wait();
   log.Info("draining");
   (*daemon)->Drain();
+  end.SetReload(nullptr);
   daemon->reset();
   log.Info("stopped");
   log.Flush(SteadyNow() + absl::Milliseconds(500));

@@ -25,8 +25,9 @@ using EngineChecker = std::function<absl::StatusOr<std::vector<std::string>>(con
 // The exit code. 0: drained, or printed what was asked for; 2: a bad option, configuration or model
 // file, said in one line on standard error; 3: a second SIGTERM or SIGINT, after kOneSignal, cut
 // the drain short; 4: it could serve no longer, for a reason that the log names, and wants to be
-// started again. One line on standard output says when it is ready and on which ports. SIGHUP is
-// ignored, with a line in the log. Call once, from main, before any thread is started.
+// started again. One line on standard output says when it is ready and on which ports. SIGHUP reads
+// certificates and tokens again, with a line in the log. Call once, from main, before any thread is
+// started.
 int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpener open_engine,
                      const EngineChecker& check_engine);
 

@@ -28,7 +28,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateStream::Start(
   grpc::ByteBuffer bytes = TakeBytes(request);
   const auto size = static_cast<int64_t>(bytes.Length());
   environment->text_worker.NoteRequest(size);
-  absl::Status status = CheckMetadata(context->client_metadata());
+  absl::Status status = stream->Admit();
   if (status.ok()) status = stream->Begin(&bytes, size);
   if (!status.ok()) stream->FailBeforeEngine(status);
   GiveToNetwork(stream.get());
@@ -40,6 +40,13 @@ GenerateStream::GenerateStream(CallEnvironment* environment, grpc::CallbackServe
       context_(context),
       deadline_(SteadyDeadline(*context)),
       record_(environment, context, "Generate") {}
+
+absl::Status GenerateStream::Admit() {
+  MutexLock lock(&mutex_);
+  return record_.Admit([weak = weak_from_this()](const absl::Status& why) {
+    if (const auto stream = weak.lock()) stream->GiveUp(why);
+  });
+}
 
 absl::Status GenerateStream::Begin(grpc::ByteBuffer* request, int64_t bytes) {
   absl::StatusOr<Engine*> engine = environment_->ReadyEngine();
@@ -56,9 +63,14 @@ absl::Status GenerateStream::Begin(grpc::ByteBuffer* request, int64_t bytes) {
   if (!prepared.ok()) return prepared.status();
   prepared->request.deadline = deadline_;
   prepared->request.arrival = SteadyNow();
-  prepared->request.principal = PrincipalOfPeer(context_->peer());
+  std::string owner;
+  {
+    MutexLock lock(&mutex_);
+    prepared->request.principal = record_.principal();
+    owner = record_.owner();
+  }
   if (!HasText(request_)) return Submit(*engine, *std::move(prepared));
-  text_->owner = context_->peer();
+  text_->owner = std::move(owner);
   text_->bytes = bytes;
   text_->run = [stream = shared_from_this(), engine = *engine,
                 prepared = *std::move(prepared)](const absl::Status& turn) mutable {
@@ -153,14 +165,16 @@ void GenerateStream::OnWriteDone(bool ok) {
 
 void GenerateStream::OnCancel() {
   NetworkCallback callback(this);
+  GiveUp(SteadyNow() >= deadline_ ? absl::DeadlineExceededError("the deadline passed")
+                                  : absl::CancelledError("the caller is gone"));
+}
+
+void GenerateStream::GiveUp(const absl::Status& why) {
   Actions actions;
   {
     MutexLock lock(&mutex_);
     broken_ = true;
-    if (status_.ok()) {
-      status_ = SteadyNow() >= deadline_ ? absl::DeadlineExceededError("the deadline passed")
-                                         : absl::CancelledError("the caller is gone");
-    }
+    if (status_.ok()) status_ = why;
     actions = Next();
   }
   environment_->text_worker.Cancel(text_);

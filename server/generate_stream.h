@@ -67,10 +67,13 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   GenerateStream(CallEnvironment* environment, grpc::CallbackServerContext* context);
 
+  absl::Status Admit();
   absl::Status Begin(grpc::ByteBuffer* request, int64_t bytes);
   void TokenizeAndSubmit(Engine* engine, PreparedGenerate prepared, const absl::Status& turn);
   absl::Status Submit(Engine* engine, PreparedGenerate prepared);
   void FailBeforeEngine(const absl::Status& status);
+  // The caller is gone, its time is up, or its token is no longer valid: nothing more is written.
+  void GiveUp(const absl::Status& why);
   void OnStall(int stall);
 
   // Decides what comes next. Perform acts on it without the lock.

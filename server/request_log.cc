@@ -131,6 +131,7 @@ void RequestLog::RequestEnd(const RequestSummary& summary) {
     line["method"] = std::string(summary.method);
     if (!summary.request_id.empty()) line["request_id"] = summary.request_id;
     line["id"] = summary.engine_id;
+    if (!summary.principal.empty()) line["principal"] = summary.principal;
     line["code"] = std::string(CodeName(summary.status.code()));
     if (!summary.finish_reasons.empty()) line["finish_reason"] = summary.finish_reasons;
     line["prompt_tokens"] = stats.prompt_tokens;
@@ -153,6 +154,8 @@ void RequestLog::RequestEnd(const RequestSummary& summary) {
       absl::StrFormat("request end: method=%s id=%d", summary.method, summary.engine_id);
   if (!summary.request_id.empty())
     absl::StrAppend(&line, " request_id=\"", summary.request_id, "\"");
+  if (!summary.principal.empty())
+    absl::StrAppend(&line, " principal=\"", OneLine(summary.principal), "\"");
   absl::StrAppend(&line, " code=", CodeName(summary.status.code()));
   if (!summary.finish_reasons.empty())
     absl::StrAppend(&line, " finish_reason=", summary.finish_reasons);

@@ -1,5 +1,7 @@
 #include "server/server_options.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -44,8 +46,13 @@ const Setting kSettings[] = {
     {"draft_model", FIELD(engine.draft_model)},
     {"chat_template", FIELD(engine.chat_template)},
     {"listen", FIELD(listen)},
+    {"allow_insecure", FIELD(allow_insecure)},
     {"reflection", FIELD(reflection)},
     {"drain_timeout", FIELD(drain_timeout)},
+    {"tls.certificate", FIELD(tls.certificate)},
+    {"tls.private_key", FIELD(tls.private_key)},
+    {"tls.client_ca", FIELD(tls.client_ca)},
+    {"auth.token_file", FIELD(token_file)},
     {"metrics.listen", FIELD(metrics_listen)},
     {"metrics.vllm_names", FIELD(vllm_metric_names)},
     {"log.format", FIELD(log_format)},
@@ -72,6 +79,7 @@ const Setting kSettings[] = {
     {"network.max_connections", FIELD(max_connections), 1, 1 << 20},
     {"network.max_connections_per_peer", FIELD(max_connections_per_peer), 0, 1 << 20},
     {"network.max_streams_per_connection", FIELD(max_streams_per_connection), 1, 1 << 20},
+    {"network.max_calls", FIELD(max_calls), 1, 1 << 24},
     {"network.handshake_timeout", FIELD(handshake_timeout)},
     {"network.max_connection_idle", FIELD(max_connection_idle)},
     {"network.keepalive_interval", FIELD(keepalive_interval)},
@@ -300,12 +308,52 @@ class Reader {
   std::set<std::string> seen_;
 };
 
+absl::Status CheckTls(const TlsOptions& tls) {
+  const auto lacks = [](absl::string_view key, absl::string_view because) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(key, ": not given, but ", because, " is: it needs both"));
+  };
+  if (tls.certificate.empty() && !tls.private_key.empty())
+    return lacks("tls.certificate", "tls.private_key");
+  if (!tls.certificate.empty() && tls.private_key.empty())
+    return lacks("tls.private_key", "tls.certificate");
+  if (tls.certificate.empty() && !tls.client_ca.empty())
+    return lacks("tls.certificate", "tls.client_ca");
+  return absl::OkStatus();
+}
+
+// What other machines can reach wants TLS and to know its callers, unless it is said otherwise.
+absl::Status CheckReach(const ServerOptions& options, const HostAndPort& calls) {
+  const bool is_private = !options.tls.certificate.empty();
+  const bool knows_callers = !options.token_file.empty() || !options.tls.client_ca.empty();
+  if (calls.is_loopback || options.allow_insecure || (is_private && knows_callers))
+    return absl::OkStatus();
+  const char* const missing =
+      is_private ? "credentials (auth.token_file or tls.client_ca)"
+      : knows_callers
+          ? "TLS (tls.certificate, tls.private_key)"
+          : "TLS (tls.certificate, tls.private_key) and credentials (auth.token_file or "
+            "tls.client_ca)";
+  return absl::InvalidArgumentError(
+      absl::StrCat("listen: ", options.listen, " can be reached from other machines: expected ",
+                   missing, ", or allow_insecure: true (--allow-insecure) to do without"));
+}
+
 // Whether it may be one: which there are, the engine sees.
 bool IsDevice(absl::string_view name) {
   int number = 0;
   return name == "auto" || name == "cpu" || name == "cuda" ||
          (absl::ConsumePrefix(&name, "cuda:") && !name.empty() && absl::ascii_isdigit(name[0]) &&
           absl::SimpleAtoi(name, &number));
+}
+
+// A name that merely begins with 127. is none.
+bool IsLoopback(const std::string& host) {
+  in_addr four{};
+  in6_addr six{};
+  if (inet_pton(AF_INET, host.c_str(), &four) == 1) return (ntohl(four.s_addr) >> 24) == 127;
+  if (inet_pton(AF_INET6, host.c_str(), &six) == 1) return IN6_IS_ADDR_LOOPBACK(&six);
+  return host == "localhost";
 }
 
 }  // namespace
@@ -361,6 +409,8 @@ absl::Status ValidateOptions(const ServerOptions& options) {
   }
   HostAndPort calls, metrics;
   absl::Status status = ParseHostAndPort("listen", options.listen, &calls);
+  if (status.ok()) status = CheckTls(options.tls);
+  if (status.ok()) status = CheckReach(options, calls);
   if (!status.ok() || options.metrics_listen.empty()) return status;
   status = ParseHostAndPort("metrics.listen", options.metrics_listen, &metrics);
   if (!status.ok()) return status;
@@ -386,7 +436,7 @@ absl::Status ParseHostAndPort(absl::string_view key, absl::string_view text, Hos
     return Expected(key, "an IPv6 host in brackets", text);
   }
   result->host = std::string(host);
-  result->is_loopback = host == "localhost" || host == "::1" || host.substr(0, 4) == "127.";
+  result->is_loopback = IsLoopback(result->host);
   return absl::OkStatus();
 }
 

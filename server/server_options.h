@@ -31,19 +31,31 @@ struct RequestLimits {
   int messages = 1024;    // of a conversation
 };
 
+// Files in PEM. Empty: none.
+struct TlsOptions {
+  std::string certificate;  // the server's, with its chain; empty: no TLS
+  std::string private_key;  // of the certificate; not encrypted
+  std::string client_ca;    // clients must show a certificate of one of these authorities
+};
+
 struct ServerOptions {
   EngineOptions engine;
 
-  std::string listen = "127.0.0.1:50051";  // host:port; port 0 picks a free one. Loopback, as
-                                           // nobody is asked who he is
+  std::string listen = "127.0.0.1:50051";  // host:port; port 0 picks a free one
+  // Beyond loopback also without TLS, or without asking callers who they are.
+  bool allow_insecure = false;
   std::string metrics_listen =
       "127.0.0.1:9464";            // the same, for /metrics; empty: no metrics endpoint
   bool vllm_metric_names = false;  // add the names that LLM routers know
   bool reflection = true;
 
+  TlsOptions tls;
+  std::string token_file;  // of the tokens that callers must show; empty: none is asked for
+
   int max_connections = 10000;  // open at a time on the gRPC port; fewer where descriptors are few
   int max_connections_per_peer = 0;       // of them, from one address; 0: half of them
   int max_streams_per_connection = 1024;  // calls at a time on one connection
+  int max_calls = 16384;                  // calls at a time over all connections
   absl::Duration handshake_timeout =
       absl::Seconds(20);  // a connection that has not spoken HTTP/2 until then is closed; 0: never
   absl::Duration max_connection_idle =

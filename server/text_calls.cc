@@ -14,7 +14,7 @@ absl::Status TextCall::Begin(grpc::ByteBuffer* request, int64_t bytes) {
   if (!engine.ok()) return engine.status();
   absl::Status status = Prepare(request, **engine, environment_->Limits(**engine));
   if (!status.ok()) return status;
-  text_->owner = context_->peer();
+  text_->owner = owner_;
   text_->bytes = bytes;
   text_->run = [this, call = shared_from_this(), engine = *engine](const absl::Status& turn) {
     WorkAndAnswer(*engine, turn);

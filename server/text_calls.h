@@ -20,7 +20,7 @@ class TextCall : public UnaryCall {
  protected:
   TextCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
            grpc::ByteBuffer* response, absl::string_view method)
-      : UnaryCall(environment, context, response), record_(environment, context, method) {}
+      : UnaryCall(environment, context, response, method) {}
 
   // Network thread: reads the request's bytes and checks what needs no work.
   virtual absl::Status Prepare(grpc::ByteBuffer* bytes, const Engine& engine,
@@ -36,7 +36,6 @@ class TextCall : public UnaryCall {
   void WorkAndAnswer(const Engine& engine, const absl::Status& turn);
 
   const TextJobPointer text_ = std::make_shared<TextJob>();
-  CallRecord record_ ABSL_GUARDED_BY(mutex_);
   absl::Status given_up_ ABSL_GUARDED_BY(mutex_);
 };
 

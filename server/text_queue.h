@@ -20,7 +20,7 @@ namespace mambad::server {
 // The text work of one call. Its call makes it and keeps a share, to give it up with; what it says
 // of itself is set before it is handed over.
 struct TextJob {
-  std::string owner;  // who takes turns with others: the connection
+  std::string owner;  // who takes turns with others: CallRecord::owner
   int64_t bytes = 0;  // of the request: what waiting holds in memory, and about what the work costs
   // Once, on a worker's thread. OK: work, and look at `over` now and then. Else only end the call:
   // CANCELLED, nobody waits for it; UNAVAILABLE, the server drains.

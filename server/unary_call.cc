@@ -10,11 +10,11 @@
 namespace mambad::server {
 
 UnaryCall::UnaryCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                     grpc::ByteBuffer* response)
+                     grpc::ByteBuffer* response, absl::string_view method)
     : environment_(environment),
       context_(context),
       deadline_(SteadyDeadline(*context)),
-      peer_(context->peer()),
+      record_(environment, context, method),
       response_(response) {}
 
 grpc::ServerUnaryReactor* UnaryCall::Launch(std::shared_ptr<UnaryCall> call,
@@ -27,16 +27,21 @@ grpc::ServerUnaryReactor* UnaryCall::Launch(std::shared_ptr<UnaryCall> call,
   grpc::ByteBuffer bytes = TakeBytes(request);
   const auto size = static_cast<int64_t>(bytes.Length());
   reactor->environment_->text_worker.NoteRequest(size);
-  absl::Status status = reactor->Check();
+  absl::Status status = reactor->Admit();
   if (status.ok()) status = reactor->Begin(&bytes, size);
   if (!status.ok()) reactor->End(status);
   GiveToNetwork(reactor);
   return reactor;
 }
 
-absl::Status UnaryCall::Check() const {
-  absl::Status status = CheckMetadata(context_->client_metadata());
-  return status.ok() ? environment_->unread_answers.Check(peer_) : status;
+absl::Status UnaryCall::Admit() {
+  MutexLock lock(&mutex_);
+  absl::Status status = record_.Admit([weak = weak_from_this()](const absl::Status& why) {
+    if (const auto call = weak.lock()) call->Abandon(why);
+  });
+  principal_ = record_.principal();
+  owner_ = record_.owner();
+  return status.ok() ? environment_->unread_answers.Check(owner_) : status;
 }
 
 void UnaryCall::OnCancel() {
@@ -53,7 +58,7 @@ void UnaryCall::OnDone() {
   }
   std::shared_ptr<UnaryCall> last_share;  // destroys *this at the end, without the lock
   MutexLock lock(&mutex_);
-  environment_->unread_answers.Remove(peer_, unread_bytes_);
+  environment_->unread_answers.Remove(owner_, unread_bytes_);
   stall_timer_.Stop();
   last_share = std::move(self_);
 }
@@ -62,7 +67,7 @@ void UnaryCall::Answer(grpc::ByteBuffer answer) {
   Record(absl::OkStatus());
   const auto size = static_cast<int64_t>(answer.Length());
   response_->Swap(&answer);
-  environment_->unread_answers.Add(peer_, size);
+  environment_->unread_answers.Add(owner_, size);
   {
     MutexLock lock(&mutex_);
     unread_bytes_ = size;

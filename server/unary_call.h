@@ -12,6 +12,7 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -32,7 +33,7 @@ class UnaryCall : public grpc::ServerUnaryReactor, public std::enable_shared_fro
  protected:
   // `response` and `context` are gRPC's and live until OnDone.
   UnaryCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
-            grpc::ByteBuffer* response);
+            grpc::ByteBuffer* response, absl::string_view method);
 
   // The reactor to return to gRPC. `request` is gRPC's; its bytes are taken.
   static grpc::ServerUnaryReactor* Launch(std::shared_ptr<UnaryCall> call,
@@ -41,7 +42,7 @@ class UnaryCall : public grpc::ServerUnaryReactor, public std::enable_shared_fro
   // Network thread: reads the request and sees to it that the call ends some day; what it returns
   // but OK ends it at once. `bytes`: of the request.
   virtual absl::Status Begin(grpc::ByteBuffer* request, int64_t bytes) = 0;
-  // The caller is gone, or its time is up. The call must still end.
+  // The caller is gone, its time is up, or its token is no longer valid. The call must still end.
   virtual void Abandon(const absl::Status& why) = 0;
   // Before the end is told to gRPC.
   virtual void Record(const absl::Status& status) = 0;
@@ -52,15 +53,16 @@ class UnaryCall : public grpc::ServerUnaryReactor, public std::enable_shared_fro
 
   CallEnvironment* const environment_;
   grpc::CallbackServerContext* const context_;
-  const absl::Time deadline_;  // steady time
+  const absl::Time deadline_;      // steady time
+  std::string principal_, owner_;  // CallRecord's; before Begin
   Mutex mutex_;
+  CallRecord record_ ABSL_GUARDED_BY(mutex_);
 
  private:
-  absl::Status Check() const;  // before Begin
+  absl::Status Admit();  // before Begin
   void StartStallTimer(int64_t bytes);
   void GiveUp();
 
-  const std::string peer_;
   grpc::ByteBuffer* const response_;
   // Until OnDone: gRPC's share of the ownership.
   std::shared_ptr<UnaryCall> self_ ABSL_GUARDED_BY(mutex_);

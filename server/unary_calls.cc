@@ -22,10 +22,10 @@ absl::Status UnaryEngineCall::Begin(grpc::ByteBuffer* request, int64_t bytes) {
   }
   if (!prepared.ok()) return prepared.status();
   prepared->deadline = deadline_;
-  prepared->principal = PrincipalOfPeer(context_->peer());
+  prepared->principal = principal_;
   prepared->arrival = SteadyNow();
   if (!has_text()) return Submit(*engine, *std::move(prepared));
-  text_->owner = context_->peer();
+  text_->owner = owner_;
   text_->bytes = bytes;
   text_->run = [this, call = shared_from_this(), engine = *engine,
                 request = *std::move(prepared)](const absl::Status& turn) mutable {

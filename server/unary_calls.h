@@ -28,7 +28,7 @@ class UnaryEngineCall : public UnaryCall, public EventSink {
  protected:
   UnaryEngineCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
                   grpc::ByteBuffer* response, absl::string_view method)
-      : UnaryCall(environment, context, response), record_(environment, context, method) {}
+      : UnaryCall(environment, context, response, method) {}
 
   // Network thread: reads the request's bytes and checks all of it but its text.
   virtual absl::StatusOr<Request> Prepare(grpc::ByteBuffer* bytes, const Engine& engine,
@@ -56,7 +56,6 @@ class UnaryEngineCall : public UnaryCall, public EventSink {
 
   EngineTicket ticket_;
   const TextJobPointer text_ = std::make_shared<TextJob>();
-  CallRecord record_ ABSL_GUARDED_BY(mutex_);
   int samples_left_ ABSL_GUARDED_BY(mutex_) = 1;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };

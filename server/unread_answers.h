@@ -19,7 +19,7 @@ class UnreadAnswers {
   // `most_bytes`: beyond them nothing new is begun. One owner may have half of them.
   explicit UnreadAnswers(int64_t most_bytes) : most_bytes_(most_bytes) {}
 
-  // Whether a call of `owner`, a connection, may begin. RESOURCE_EXHAUSTED with
+  // Whether a call of `owner` (CallRecord::owner) may begin. RESOURCE_EXHAUSTED with
   // google.rpc.RetryInfo.
   absl::Status Check(const std::string& owner) const;
   void Add(const std::string& owner, int64_t bytes);

@@ -20,6 +20,10 @@ struct ClientOptions {
   bool verbose = false;                // gRPC's own log, and its words in errors
   double timeout_seconds = 0;          // of each call; 0: none
   std::optional<double> wait_seconds;  // for the server to be ready, before the first call
+  // Who the server must be, and who the client is: client_security.h. Files; empty: none.
+  bool tls = false;
+  std::string ca, certificate, private_key, token_file;
+  std::string token;  // of the surroundings; the file wins
   // Of the terminal, found out once at the start:
   bool shows_text = false;   // standard output is one: nothing in an answer may steer it
   bool hints = false;        // standard error is one: a person is there to read hints

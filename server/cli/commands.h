@@ -22,6 +22,8 @@ void AddTokenizeCommands(CLI::App* app, const ClientOptions* options, Command* c
 void AddServerCommands(CLI::App* app, const ClientOptions* options,
                        Command* chosen);  // info, load, health
 void AddBenchCommand(CLI::App* app, const ClientOptions* options, Command* chosen);
+void AddTokenCommand(CLI::App* app, const ClientOptions* options,
+                     Command* chosen);  // token create, list, revoke
 
 }  // namespace mambad::cli
 

@@ -63,6 +63,9 @@ std::optional<int> Connection::Open() {
   absl::StatusOr<Address> address = ParseAddress(options_.address);
   if (!address.ok()) return ReportBadInput(absl::StrCat("--address: ", address.status().message()));
   address_ = *std::move(address);
+  absl::StatusOr<ClientSecurity> security = ReadSecurity(options_, address_.host);
+  if (!security.ok()) return ReportBadInput(std::string(security.status().message()));
+  security_ = *std::move(security);
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetMaxSendMessageSize(-1);
@@ -71,7 +74,7 @@ std::optional<int> Connection::Open() {
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kLongestPause);
   channel_ =
-      grpc::CreateCustomChannel(address_.Target(), grpc::InsecureChannelCredentials(), arguments);
+      grpc::CreateCustomChannel(address_.Target(), MakeChannelCredentials(security_), arguments);
   stub_ = v1::Generation::NewStub(channel_);
 
   absl::Status status;
@@ -132,7 +135,7 @@ absl::Status Connection::WaitUntilServing(absl::Time end) {
 }
 
 std::string Connection::Diagnose(absl::Duration patience) const {
-  return DescribeProbe(ProbeServer(address_, patience), address_, patience);
+  return DescribeProbe(ProbeServer(address_, security_, patience), address_, patience);
 }
 
 void Connection::Refresh() const {
@@ -144,6 +147,8 @@ void Connection::Refresh() const {
 }
 
 void Connection::Prepare(grpc::ClientContext* context) const {
+  if (!security_.token.empty())
+    context->AddMetadata("authorization", absl::StrCat("Bearer ", security_.token));
   if (options_.timeout_seconds <= 0) return;
   context->set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(options_.timeout_seconds)));
 }
@@ -157,7 +162,7 @@ std::string Connection::ExplainTransport(const grpc::Status& status, bool begun)
       if (absl::StartsWith(message, "the server is draining"))
         return absl::StrCat(message, ": it is about to stop and takes no new calls");
       if (!status.error_details().empty()) return "";
-      const Probe probe = ProbeServer(address_, kProbePatience);
+      const Probe probe = ProbeServer(address_, security_, kProbePatience);
       if (probe.result == ProbeResult::kHttp2) {
         return absl::StrCat("the connection to ", address(),
                             " broke off; the server is there, try again");
@@ -174,6 +179,10 @@ std::string Connection::ExplainTransport(const grpc::Status& status, bool begun)
       if (!status.error_details().empty()) return "";
       return absl::StrCat("the server at ", address(),
                           " does not know this call: it is of another version, or no mambad");
+    case grpc::StatusCode::UNAUTHENTICATED:
+      if (!security_.token.empty()) return "";
+      return absl::StrCat("the server at ", address(),
+                          " wants a token: --token-file FILE, or MAMBAD_TOKEN in the environment");
     case grpc::StatusCode::RESOURCE_EXHAUSTED: {
       // gRPC's words; this client bounds nothing, so they are about the request.
       const size_t open = message.find('(');

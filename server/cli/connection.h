@@ -17,6 +17,7 @@
 #include "server/cli/address.h"
 #include "server/cli/call_failure.h"
 #include "server/cli/client_options.h"
+#include "server/cli/client_security.h"
 
 namespace mambad::cli {
 
@@ -39,7 +40,7 @@ class Connection {
   // meanwhile. Blocks for a second or two at most; whether it came about, the call will tell.
   void Refresh() const;
 
-  // Sets the deadline, if any.
+  // Sets the deadline and shows the token, if any.
   void Prepare(grpc::ClientContext* context) const;
 
   // How a call failed, on standard error, or with --json as one object on standard output;
@@ -58,6 +59,7 @@ class Connection {
 
   const ClientOptions& options_;
   Address address_;
+  ClientSecurity security_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Generation::Stub> stub_;
 };

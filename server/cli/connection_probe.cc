@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "server/cli/tls_greeting.h"
 
 namespace mambad::cli {
 namespace {
@@ -50,13 +51,11 @@ Probe FailedConnect(int error) {
   return {ProbeResult::kUnreachable, std::strerror(error)};
 }
 
-// The client's preface and empty settings (RFC 9113, 3.4); a server's first frame is its settings.
-constexpr absl::string_view kPreface("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 33);
 constexpr size_t kFrameHeader = 9;
 constexpr char kSettingsFrame = 4;
 
 Probe Greet(int descriptor, absl::Time end) {
-  if (send(descriptor, kPreface.data(), kPreface.size(), MSG_NOSIGNAL) < 0)
+  if (send(descriptor, kHttp2Preface.data(), kHttp2Preface.size(), MSG_NOSIGNAL) < 0)
     return {ProbeResult::kClosed, std::strerror(errno)};
   std::string answer;
   while (answer.size() < kFrameHeader) {
@@ -77,7 +76,8 @@ Probe Greet(int descriptor, absl::Time end) {
   return {is_http2 ? ProbeResult::kHttp2 : ProbeResult::kForeign, ""};
 }
 
-Probe ProbeOne(const addrinfo& where, absl::Time end) {
+Probe ProbeOne(const addrinfo& where, const std::string& host, const ClientSecurity& security,
+               absl::Time end) {
   const Socket socket(::socket(where.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (socket.get() < 0) return {ProbeResult::kUnreachable, std::strerror(errno)};
   if (connect(socket.get(), where.ai_addr, where.ai_addrlen) != 0) {
@@ -88,12 +88,21 @@ Probe ProbeOne(const addrinfo& where, absl::Time end) {
     getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &size);
     if (error != 0) return FailedConnect(error);
   }
-  return Greet(socket.get(), end);
+  return security.tls ? GreetOverTls(socket.get(), host, security, end) : Greet(socket.get(), end);
+}
+
+// Servers of gRPC that want TLS close a connection without it, and say nothing.
+bool SpeaksTls(const addrinfo& where, const std::string& host, absl::Time end) {
+  ClientSecurity tls;
+  tls.tls = true;
+  const ProbeResult result = ProbeOne(where, host, tls, end).result;
+  return result == ProbeResult::kUntrusted || result == ProbeResult::kTlsRefused ||
+         result == ProbeResult::kHttp2;
 }
 
 }  // namespace
 
-Probe ProbeServer(const Address& address, absl::Duration patience) {
+Probe ProbeServer(const Address& address, const ClientSecurity& security, absl::Duration patience) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
@@ -103,8 +112,12 @@ Probe ProbeServer(const Address& address, absl::Duration patience) {
   const absl::Time end = absl::Now() + patience;
   Probe worst{ProbeResult::kUnresolved, ""};
   for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
-    Probe probe = ProbeOne(*entry, end);
+    Probe probe = ProbeOne(*entry, address.host, security, end);
     if (probe.result == ProbeResult::kHttp2) return probe;
+    if (probe.result == ProbeResult::kClosed && !security.tls &&
+        SpeaksTls(*entry, address.host, end)) {
+      probe.result = ProbeResult::kTls;
+    }
     // Of several addresses (localhost has two) the one that came furthest tells most.
     if (entry == found || probe.result > worst.result) worst = std::move(probe);
   }
@@ -135,7 +148,17 @@ std::string DescribeProbe(const Probe& probe, const Address& address, absl::Dura
                           " is a web server and does not speak gRPC; is it mambad's port for "
                           "metrics? (mambad's first line says both ports)");
     case ProbeResult::kTls:
-      return absl::StrCat(where, " wants TLS, which mambactl does not speak");
+      return absl::StrCat(where,
+                          " wants TLS: add --tls, or --ca FILE where its authority is not a "
+                          "public one");
+    case ProbeResult::kNoTls:
+      return absl::StrCat(where, " does not speak TLS: leave out --tls, --ca, --cert and --key");
+    case ProbeResult::kTlsRefused:
+      return absl::StrCat("no TLS with ", where, ": ", probe.reason,
+                          "; a server that asks for a certificate wants --cert FILE --key FILE");
+    case ProbeResult::kUntrusted:
+      return absl::StrCat("the certificate of ", where, " is not trusted: ", probe.reason,
+                          " (--ca FILE names the authority to trust)");
     case ProbeResult::kForeign:
       return absl::StrCat(where, " answers, but does not speak gRPC: is it a mambad?");
     case ProbeResult::kHttp2:

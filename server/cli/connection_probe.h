@@ -6,8 +6,10 @@
 
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "server/cli/address.h"
+#include "server/cli/client_security.h"
 
 namespace mambad::cli {
 
@@ -17,12 +19,15 @@ enum class ProbeResult {
   kRefused,      // nothing listens there
   kUnreachable,  // another error of the network
   kConnectTimeout,
-  kSilent,   // accepts the connection and says nothing
-  kClosed,   // accepts the connection and closes it
-  kHttp1,    // answers as a web server
-  kTls,      // answers as TLS does to what is none
-  kForeign,  // answers in another protocol
-  kHttp2,    // as gRPC does: no fault found
+  kSilent,      // accepts the connection and says nothing
+  kClosed,      // accepts the connection and closes it
+  kHttp1,       // answers as a web server
+  kTls,         // answers as TLS does to what is none
+  kForeign,     // answers in another protocol
+  kNoTls,       // over TLS: answers as what does not speak it
+  kTlsRefused,  // over TLS: the server broke the handshake off
+  kUntrusted,   // over TLS: its certificate is not believed
+  kHttp2,       // as gRPC does: no fault found
 };
 
 struct Probe {
@@ -30,8 +35,12 @@ struct Probe {
   std::string reason;  // the system's words, where it has any
 };
 
+// The client's preface and empty settings (RFC 9113, 3.4); a server's first frame is its settings.
+inline constexpr absl::string_view kHttp2Preface(
+    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 33);
+
 // Blocks for at most about `patience`, name resolution aside.
-Probe ProbeServer(const Address& address, absl::Duration patience);
+Probe ProbeServer(const Address& address, const ClientSecurity& security, absl::Duration patience);
 
 // One sentence for people: what is wrong and the way out; no full stop. `patience`: how long was
 // waited.

@@ -46,7 +46,8 @@ bool IsSet(const char* name) {
 }
 
 // All that is read of the surroundings.
-void ReadTerminal(ClientOptions* options) {
+void ReadSurroundings(ClientOptions* options) {
+  if (const char* token = std::getenv("MAMBAD_TOKEN"); token != nullptr) options->token = token;
   const char* kind = std::getenv("TERM");
   const bool is_able = kind != nullptr && kind[0] != '\0' && std::strcmp(kind, "dumb") != 0;
   options->shows_text = isatty(STDOUT_FILENO) != 0;
@@ -84,6 +85,17 @@ void AddOptions(CLI::App* app, ClientOptions* options) {
          "First wait until the server serves, at most so long (without a number: 60)")
       ->type_name("[SECONDS]")
       ->expected(0, 1);
+  app->add_flag("--tls", options->tls, "TLS, with the authorities that this system trusts");
+  app->add_option("--ca", options->ca, "TLS, trusting the authorities in this file (PEM) alone")
+      ->type_name("FILE");
+  app->add_option("--cert", options->certificate,
+                  "TLS, showing this certificate (PEM) where the server asks for one; with --key")
+      ->type_name("FILE");
+  app->add_option("--key", options->private_key, "The private key (PEM) of --cert")
+      ->type_name("FILE");
+  app->add_option("--token-file", options->token_file,
+                  "Shows the token in this file (default: the one in MAMBAD_TOKEN, if set)")
+      ->type_name("FILE");
   app->add_flag("--verbose", options->verbose, "Also show gRPC's own messages");
 }
 
@@ -149,7 +161,7 @@ int JudgeRest(const CLI::App& app, const std::vector<std::string>& rest) {
 int RunProgram(int argc, char** argv) {
   CLI::App app("mambactl: talks to mambad, a server of language models", "mambactl");
   ClientOptions options;
-  ReadTerminal(&options);
+  ReadSurroundings(&options);
   Command chosen;
   AddOptions(&app, &options);
   app.set_version_flag("--version", std::string("mambactl ") + server::kVersion,
@@ -164,6 +176,7 @@ int RunProgram(int argc, char** argv) {
   AddTokenizeCommands(&app, &options, &chosen);
   AddServerCommands(&app, &options, &chosen);
   AddBenchCommand(&app, &options, &chosen);
+  AddTokenCommand(&app, &options, &chosen);
   for (CLI::App* command : app.get_subcommands({})) {
     command->group("Commands");
     const std::string footer = command->get_footer();

@@ -166,6 +166,43 @@ TEST(ServerOptionsTest, AddressesAreChecked) {
   }
 }
 
+TEST(ServerOptionsTest, LoopbackIsAnAddressAndNoBeginningOfAName) {
+  HostAndPort parts;
+  for (const char* here : {"127.0.0.1:1", "127.8.9.10:1", "[::1]:1", "localhost:1"}) {
+    ASSERT_TRUE(ParseHostAndPort("listen", here, &parts).ok());
+    EXPECT_TRUE(parts.is_loopback) << here;
+  }
+  for (const char* elsewhere : {"127.example.org:1", "127.0.0.1.example.org:1", "192.0.2.1:1",
+                                "[::]:1", "[2001:db8::1]:1", "localhost.example.org:1"}) {
+    ASSERT_TRUE(ParseHostAndPort("listen", elsewhere, &parts).ok());
+    EXPECT_FALSE(parts.is_loopback) << elsewhere;
+  }
+}
+
+TEST(ServerOptionsTest, WhatOthersCanReachWantsTlsAndCredentials) {
+  ServerOptions options;
+  options.engine.model = "m";
+  options.listen = "192.0.2.1:50051";
+  const auto error = [&] { return std::string(ValidateOptions(options).message()); };
+  EXPECT_THAT(error(), HasSubstr("expected TLS (tls.certificate, tls.private_key) and credentials "
+                                 "(auth.token_file or tls.client_ca), or allow_insecure: true"));
+  options.tls.certificate = "c";
+  EXPECT_THAT(error(), HasSubstr("tls.private_key: not given, but tls.certificate is"));
+  options.tls.private_key = "k";
+  EXPECT_THAT(error(), HasSubstr("expected credentials (auth.token_file or tls.client_ca), or"));
+  options.tls.client_ca = "a";
+  EXPECT_EQ(error(), "");
+  options.tls.client_ca.clear();
+  options.token_file = "t";
+  EXPECT_EQ(error(), "");
+  options.tls = {};
+  EXPECT_THAT(error(), HasSubstr("expected TLS (tls.certificate, tls.private_key), or"));
+  options.allow_insecure = true;
+  EXPECT_EQ(error(), "");
+  options.tls.client_ca = "a";
+  EXPECT_THAT(error(), HasSubstr("tls.certificate: not given, but tls.client_ca is"));
+}
+
 absl::StatusOr<CommandLine> Parse(std::vector<const char*> arguments) {
   arguments.insert(arguments.begin(), "mambad");
   return ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
