@@ -36,8 +36,9 @@ RUN --mount=type=bind,from=toolkit,source=/usr/local,target=/toolkit \
 # packages whose libraries they are linked with.
 RUN rm -rf /image/usr/bin/mambad-models /image/usr/share/mambad/models/smollm2 \
       /image/usr/share/mambad/models/stories/recipe && \
-    sed -i -E 's/^( *listen: ")127\.0\.0\.1:/\10.0.0.0:/' /image/etc/mambad/mambad.yaml && \
-    grep -c '0\.0\.0\.0:' /image/etc/mambad/mambad.yaml | grep -qx 2 && \
+    sed -i -E -e 's/^( *listen: ")127\.0\.0\.1:/\10.0.0.0:/' -e 's/^(allow_insecure: )false/\1true/' \
+      /image/etc/mambad/mambad.yaml && \
+    grep -cE '0\.0\.0\.0:|^allow_insecure: true' /image/etc/mambad/mambad.yaml | grep -qx 3 && \
     ldd /image/usr/bin/* /image/usr/lib/mambad/* | awk '$2 == "=>" && $3 ~ "^/" {print $3}' | sort -u | \
       xargs realpath | \
       while read -r file; do dpkg --search "$file" 2>/dev/null || dpkg --search "${file#/usr}"; done | \
