@@ -52,7 +52,13 @@ const v1::Limits& CallEnvironment::Limits(const Engine& ready_engine) {
 }
 
 absl::Status CallEnvironment::FinishStatus(const TokenEvent& event) const {
-  const absl::Status status = server::FinishStatus(event.finish, event.error, draining.load());
+  absl::Status status = server::FinishStatus(event.finish, event.error, draining.load());
+  // Whose call was cut goes on elsewhere.
+  if (absl::IsUnavailable(status) && event.session.has_value()) {
+    return absl::UnavailableError(absl::StrCat(status.message(), ": session ", event.session->id,
+                                               " is kept at position ", event.session->position,
+                                               ", state_digest ", event.session->digest));
+  }
   if (status.code() != absl::StatusCode::kResourceExhausted) return status;
   return ExhaustedError(status.message(), RetryDelayOf(event.error));
 }

@@ -163,6 +163,7 @@ int RunProgram(int argc, char** argv) {
   AddScoreCommand(&app, &options, &chosen);
   AddTokenizeCommands(&app, &options, &chosen);
   AddServerCommands(&app, &options, &chosen);
+  AddSessionCommands(&app, &options, &chosen);
   AddBenchCommand(&app, &options, &chosen);
   for (CLI::App* command : app.get_subcommands({})) {
     command->group("Commands");
