@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "engine/answer.h"
 #include "engine/request.h"
+#include "engine/sessions/prefix_cache.h"
 
 namespace mambad {
 
@@ -34,6 +35,7 @@ struct ActiveRequest {
   bool shares_prompt = true;
   int pauses = 0;  // asked for, less those that ended: it stands still above 0
   bool cancelled = false;
+  bool drained = false;  // cancelled because the engine ends
   // Set when the request was preempted and waits again: how many requests had given back their
   // slots by then. It starts anew when one more has.
   std::optional<int64_t> preempted_at;
@@ -42,6 +44,8 @@ struct ActiveRequest {
   absl::Time turn;                         // its place among the others
   std::optional<absl::Time> passed_since;  // when one behind it first started before it
   int64_t charged_tokens = 0;              // what its principal's account was charged for it
+
+  PrefixCache::Places prefix_places;  // where the first sample's state is to be kept
 
   absl::Time submitted, admitted;
   int64_t prompt_rows_counted = 0;            // rows of the prompt that are in the statistics
@@ -55,6 +59,13 @@ struct ActiveRequest {
   bool scoring() const { return request.score_from.has_value(); }
   // Its length is not known beforehand: pages come as it grows, and it may be preempted.
   bool grows() const { return request.stopping.max_tokens == 0 && !scoring(); }
+  // An answer that ends so leaves its session behind.
+  bool KeepsSession(FinishReason reason) const {
+    if (request.session == nullptr || !request.keep_session) return false;
+    const bool by_itself = reason == FinishReason::kEos || reason == FinishReason::kStop ||
+                           reason == FinishReason::kLength;
+    return by_itself || drained || request.session->was_kept();
+  }
   int samples() const { return request.output.samples; }
   // Positions whose state and pages sample `index` will get by a fork; 0: none.
   int64_t ForkedAt(int index) const {

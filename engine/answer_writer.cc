@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "engine/sessions/session_format.h"
 
 namespace mambad {
 namespace {
@@ -34,22 +35,6 @@ void CountDrafts(const StepEntry& entry, int64_t kept) {
     for (int i = 0; i < entry.accepted; ++i) AddPosition(report.accepted_per_position, i);
   }
   AddPosition(report.tokens_per_round, kept);
-}
-
-// Makes the event, which may hold the last tokens, the answer's last, with the rest of its text and
-// its statistics.
-void MakeLast(Answer& answer, FinishReason reason, absl::Time now, TokenEvent& event) {
-  const ActiveRequest& active = *answer.request;
-  if (answer.detokenizer.has_value() && event.matched_stop.empty())
-    event.text.append(answer.detokenizer->Finish().text);
-  event.finish = reason;
-  RequestStats& stats = answer.stats;
-  stats.completion_tokens = answer.generated();
-  stats.queue_microseconds = Microseconds(active.admitted - active.submitted);
-  stats.total_microseconds = Microseconds(now - active.submitted);
-  stats.decode_microseconds =
-      answer.generated() > 0 ? stats.total_microseconds - stats.first_token_microseconds : 0;
-  event.stats = stats;
 }
 
 }  // namespace
@@ -166,6 +151,26 @@ FinishReason AnswerWriter::ReasonToFinish(const StepEntry& entry, int64_t kept,
     return ends_text ? FinishReason::kEos : FinishReason::kStop;
   }
   return answer.sequence.size() >= answer.token_limit ? FinishReason::kLength : FinishReason::kNone;
+}
+
+// Makes the event, which may hold the last tokens, the answer's last, with the rest of its text and
+// its statistics.
+void AnswerWriter::MakeLast(Answer& answer, FinishReason reason, absl::Time now,
+                            TokenEvent& event) const {
+  const ActiveRequest& active = *answer.request;
+  if (answer.detokenizer.has_value() && event.matched_stop.empty())
+    event.text.append(answer.detokenizer->Finish().text);
+  event.finish = reason;
+  RequestStats& stats = answer.stats;
+  stats.completion_tokens = answer.generated();
+  stats.queue_microseconds = Microseconds(active.admitted - active.submitted);
+  stats.total_microseconds = Microseconds(now - active.submitted);
+  stats.decode_microseconds =
+      answer.generated() > 0 ? stats.total_microseconds - stats.first_token_microseconds : 0;
+  event.stats = stats;
+  if (!active.KeepsSession(reason)) return;
+  event.session = SessionFacts{active.request.session->id(), answer.sequence.size(),
+                               SessionDigest(facts_.session_format->names, answer.sequence.tokens)};
 }
 
 void AnswerWriter::End(Answer& answer, FinishReason reason, absl::Time now) {

@@ -50,6 +50,7 @@ class AnswerWriter {
   int64_t ReadText(const StepEntry& entry, TokenEvent& event) const;
   void AddLogprobs(const StepEntry& entry, int64_t kept, TokenEvent& event);
   void CollectPromptLogprobs(const StepEntry& entry) const;
+  void MakeLast(Answer& answer, FinishReason reason, absl::Time now, TokenEvent& event) const;
   FinishReason ReasonToFinish(const StepEntry& entry, int64_t kept, TokenEvent& event) const;
 
   const EngineFacts& facts_;

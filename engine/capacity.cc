@@ -38,6 +38,7 @@ absl::Status Capacity::Validate(const Request& request) const {
       request,
       {facts_.model, facts_.options, facts_.tokenizer != nullptr, facts_.draft_model.has_value()},
       &errors);
+  if (request.session != nullptr) CheckSession(request, &errors);
   if (errors.empty()) CheckRoom(request, &errors);
   return errors.ToStatus();
 }
@@ -51,6 +52,13 @@ void Capacity::CheckPrompt(const Request& request, FieldErrors* errors) const {
   }
   if (scoring) errors->CheckRange<int64_t>("from", *request.score_from, 1, prompt - 1);
   errors->CheckIds("prompt", request.prompt, facts_.model.vocabulary);
+}
+
+// What a session's models have read is not read again: there are no logits of it, and one state.
+void Capacity::CheckSession(const Request& request, FieldErrors* errors) const {
+  errors->CheckRange("output.n", request.output.samples, 1, 1);
+  if (request.output.prompt_logprobs >= 0)
+    errors->Add("output.prompt_logprobs", "given, allowed without a session only");
 }
 
 // What one request takes must fit an empty engine. Samples that name their length are never

@@ -39,6 +39,7 @@ class Capacity {
 
  private:
   void CheckPrompt(const Request& request, FieldErrors* errors) const;
+  void CheckSession(const Request& request, FieldErrors* errors) const;
   void CheckRoom(const Request& request, FieldErrors* errors) const;
 
   const EngineFacts& facts_;

@@ -36,7 +36,13 @@ class ThreadedEngine : public Engine {
         intake_(core_->capacity(), core_->facts().options, core_->stats(), core_->demands()),
         delivery_(DeliveryThreads(),
                   {[this](RequestId id) { Pause(id); }, [this] { WakeDrain(); }}),
-        thread_([this] { Run(); }) {}
+        thread_([this] { Run(); }) {
+    core_->sessions()->SetWake([this] {
+      MutexLock lock(&mutex_);
+      session_news_ = true;
+      news_.NotifyOne();
+    });
+  }
 
   ~ThreadedEngine() override {
     DieOnEngineThread("Engine's destructor");
@@ -46,12 +52,16 @@ class ThreadedEngine : public Engine {
     }
     news_.NotifyOne();
     thread_.join();
+    core_->sessions()->SetWake(nullptr);
   }
 
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override {
     if (absl::Status status = core_->capacity().Validate(request); !status.ok()) return status;
     if (request.output.echo && core_->facts().tokenizer != nullptr) {
-      request.echo_text = core_->facts().tokenizer->Decode(request.prompt, /*skip_special=*/true);
+      // Of a session, what this call adds.
+      const size_t before = request.session == nullptr ? 0 : request.session->tokens().size();
+      request.echo_text = core_->facts().tokenizer->Decode(
+          absl::MakeConstSpan(request.prompt).subspan(before), /*skip_special=*/true);
     }
     MutexLock lock(&mutex_);
     if (draining_ || stopping_)
@@ -105,6 +115,8 @@ class ThreadedEngine : public Engine {
     return intake_.EstimatedWait(SteadyNow());
   }
 
+  Sessions* sessions() override { return core_->sessions().get(); }
+
   absl::Status self_check() const override { return self_check_; }
   const ModelInfo& model() const override { return core_->facts().model; }
   const ModelInfo* draft_model() const override {
@@ -148,7 +160,7 @@ class ThreadedEngine : public Engine {
   }
   bool HasNews() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stopping_ || cancel_all_ || !submitted_.empty() || !cancelled_.empty() ||
-           !resumed_.empty();
+           !resumed_.empty() || session_news_;
   }
 
   // A reader has fallen behind; it may have caught up, and said so, before this is known.
@@ -179,6 +191,7 @@ class ThreadedEngine : public Engine {
         cancelled.swap(cancelled_);
         paused.swap(paused_);
         resumed.swap(resumed_);
+        session_news_ = false;
         intake_.HandOver();
         if (!submitted.empty()) core_idle_ = false;
         stop = stopping_;
@@ -248,6 +261,7 @@ class ThreadedEngine : public Engine {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancel_all_ ABSL_GUARDED_BY(mutex_) = false;
   bool core_idle_ ABSL_GUARDED_BY(mutex_) = true;
+  bool session_news_ ABSL_GUARDED_BY(mutex_) = false;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
   RecentRates rates_ ABSL_GUARDED_BY(mutex_);
   Intake intake_ ABSL_GUARDED_BY(mutex_);

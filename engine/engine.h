@@ -24,6 +24,7 @@
 #include "engine/model_info.h"
 #include "engine/options.h"
 #include "engine/request.h"
+#include "engine/session.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
 
@@ -62,6 +63,9 @@ class Engine {
   // then. Not from a sink or the observer, which the engine's threads call: it would wait for
   // itself, so it dies with words instead.
   virtual void Drain(absl::Time deadline) = 0;
+
+  // Texts that outlive calls; null: they are not served here.
+  virtual Sessions* sessions() { return nullptr; }
 
   virtual EngineStats Stats() const = 0;  // any thread
   // How long a new request would wait before its first step: what runs and what waits, at the pace

@@ -85,16 +85,16 @@ void EngineAccounts::SetWaiting(const RequestQueue& waiting) {
 
 void EngineAccounts::SetGauges(absl::Span<const std::unique_ptr<ActiveRequest>> active,
                                const RequestQueue& waiting, const kernels::RecordedRounds& recorded,
-                               absl::Time now) {
+                               int resting, absl::Time now) {
   int running = 0;
   for (const auto& request : active) running += request->unfinished > 0;
   stats_.running = running;
   SetWaiting(waiting);
   stats_.slots_total = slots_.total();
-  stats_.slots_used = slots_.total() - slots_.free();
+  stats_.slots_used = slots_.total() - slots_.free() - resting;
   stats_.pages_total = target_.pages_total();
   stats_.pages_used = stats_.pages_total - target_.pages_free();
-  stats_.state_bytes = stats_.slots_used * target_.recurrent_bytes_per_slot() +
+  stats_.state_bytes = (stats_.slots_used + resting) * target_.recurrent_bytes_per_slot() +
                        stats_.pages_used * target_.bytes_per_page();
   stats_.recorded_rounds = recorded.kept;
   stats_.round_recordings = recorded.recordings;

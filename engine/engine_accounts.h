@@ -38,9 +38,12 @@ class EngineAccounts {
 
   void set_speculation_enabled(bool enabled) { stats_.speculation_enabled = enabled; }
   void SetWaiting(const RequestQueue& waiting);
+  // `resting`: slots of sessions that nobody uses, which are as good as free.
   void SetGauges(absl::Span<const std::unique_ptr<ActiveRequest>> active,
-                 const RequestQueue& waiting, const kernels::RecordedRounds& recorded,
+                 const RequestQueue& waiting, const kernels::RecordedRounds& recorded, int resting,
                  absl::Time now);
+  // Tokens of a prompt whose state was at hand.
+  void CountCached(int64_t tokens) { stats_.cached_prompt_tokens += tokens; }
 
   // Counters and rates begin anew, self-check failures stay; gauges are to be set then.
   void Forget();

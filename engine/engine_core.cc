@@ -33,6 +33,9 @@ EngineCore::EngineCore(EngineParts parts, StepObserver* observer)
       capacity_(facts_, parts_.target_state->cache_size(),
                 parts_.draft_state == nullptr ? CacheSize() : parts_.draft_state->cache_size()),
       slots_(*parts_.slots, *parts_.sampler),
+      sessions_(*parts_.slots, backend_, parts_.sessions, parts_.session_memory,
+                parts_.session_files.get()),
+      prefixes_(*parts_.target_state, backend_, facts_.options.prefix_cache_bytes),
       drafting_(facts_.options, facts_.draft_model.has_value()),
       demands_(capacity_, facts_.options.max_sequences),
       accounts_(*parts_.slots, *parts_.target_state),
@@ -42,11 +45,13 @@ EngineCore::EngineCore(EngineParts parts, StepObserver* observer)
   plan_.reserve(sequences);
   running_.reserve(sequences);
   set_speculation_enabled(facts_.options.speculation);
-  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), absl::UnixEpoch());
+  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), sessions_.resting(),
+                      absl::UnixEpoch());
 }
 
 EngineCore::~EngineCore() {
   if (launched_.has_value()) decoder_.Finish();
+  parts_.session_files.reset();  // what is being written is written
 }
 
 // ---- requests in --------------------------------------------------------------------------------
@@ -56,7 +61,7 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
   const EngineOptions& options = facts_.options;
   const int64_t tokens = static_cast<int64_t>(request.prompt.size());
   // Those that the next step starts do not wait.
-  const int64_t room = options.max_waiting + slots_.free();
+  const int64_t room = options.max_waiting + slots_.free() + sessions_.resting();
   if (waiting_.size() >= room) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", waiting_.size(), " requests wait, at most ", room));
@@ -70,6 +75,8 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
   active->id = id;
   active->request = std::move(request);
   active->sink = std::move(sink);
+  if (active->request.keep_session && active->request.session != nullptr)
+    active->sink = sessions_.Hold(active->request.session, std::move(active->sink));
   active->submitted = now;
   if (active->request.output.echo && !active->request.echo_text && facts_.tokenizer != nullptr) {
     active->request.echo_text =
@@ -94,13 +101,13 @@ void EngineCore::Resume(RequestId id) {
 }
 
 void EngineCore::CancelAll() {
-  for (auto& [id, active] : by_id_) active->cancelled = true;
+  for (auto& [id, active] : by_id_) active->cancelled = active->drained = true;
 }
 
 absl::Time EngineCore::NextDeadline() const {
   absl::Time next = absl::InfiniteFuture();
   for (const auto& [id, active] : by_id_) next = std::min(next, active->request.deadline);
-  return next;
+  return std::min(next, sessions_.table()->NextExpiry());
 }
 
 void EngineCore::set_speculation_enabled(bool enabled) {
@@ -114,7 +121,8 @@ void EngineCore::ForgetHistory() {
   demands_.Doubt();
   last_step_.reset();
   ended_requests_ = 0;
-  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), absl::UnixEpoch());
+  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), sessions_.resting(),
+                      absl::UnixEpoch());
 }
 
 // ---- one step -----------------------------------------------------------------------------------
@@ -125,6 +133,8 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
     demands_.ObserveRunning(active_);  // all else that the round changed is told below
   }
   const absl::Time now = clock();
+  sessions_.Advance(now);
+  KeepPrefixes();
   EndLateAndCancelled(now);
   GrowPages();
   AdmitWaiting(now);
@@ -195,7 +205,7 @@ absl::Time EngineCore::FinishRound(absl::FunctionRef<absl::Time()> clock) {
 
 // What others read between two steps.
 void EngineCore::SetBooks(absl::Time now) {
-  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), now);
+  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), sessions_.resting(), now);
   demands_.Update(active_, waiting_.in_order(), now);
 }
 
@@ -234,7 +244,7 @@ void EngineCore::AdmitWaiting(absl::Time now) {
     }
     return Start(active, now);
   };
-  while (!waiting_.empty() && slots_.free() > 0) {
+  while (!waiting_.empty() && slots_.free() + sessions_.resting() > 0) {
     std::unique_ptr<ActiveRequest> active = waiting_.TakeNext(starts, now);
     if (active == nullptr) return;
     active->charged_tokens = demands_.ExpectedTokens(active->request);
@@ -249,13 +259,60 @@ void EngineCore::AdmitWaiting(absl::Time now) {
 // Gives a request all that it needs to run, or changes nothing of the engine.
 bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
   active.token_limit = capacity_.TokenLimit(active.request);
-  const std::vector<RequestSlots::Need> needs = slots_.NeedsOf(active);
-  if (!slots_.Fits(active, needs)) return false;
   const bool begins = !active.preempted_at.has_value();
+  KeptSession* session = nullptr;
+  int slot = -1;  // that the session has
+  if (begins && active.request.session != nullptr) {
+    const auto& held = SessionTable::SessionOf(*active.request.session);
+    if (!sessions_.Prepare(held, active.request.keep_session)) return false;
+    session = held.get();
+    slot = sessions_.SlotFor(*session, active.request.session_position);
+  }
+  const std::vector<RequestSlots::Need> needs = slots_.NeedsOf(active);
+  while (!slots_.Fits(active, needs, slot)) {
+    // Its own slot, too, where it goes on from an earlier state.
+    if (!sessions_.ParkOldest(slot < 0 ? nullptr : session)) return false;
+  }
   if (begins) PrepareAnswers(active, now);
-  slots_.Take(active, needs);
+  if (session == nullptr) {
+    slots_.Take(active, needs);
+  } else {
+    GoOn(active, *session, needs);
+  }
+  if (begins) UsePrefixes(active);
   active.preempted_at.reset();
   return true;
+}
+
+// The answer goes on where its session is.
+void EngineCore::GoOn(ActiveRequest& active, KeptSession& session,
+                      absl::Span<const RequestSlots::Need> needs) {
+  Sequence& sequence = active.answers.front()->sequence;
+  const int64_t position = active.request.session_position;
+  sessions_.Give(session, position, sequence);
+  slots_.Take(active, needs);
+  sessions_.Restore(session, position, sequence);
+}
+
+// What is not read of the prompt by now may have been read for another one; what was is counted.
+void EngineCore::UsePrefixes(ActiveRequest& active) {
+  const Request& request = active.request;
+  Answer& answer = *active.answers.front();
+  const bool wants_logits = active.scoring() || request.output.prompt_logprobs >= 0;
+  if (request.prefix_cache && !wants_logits && answer.sequence.target.fed == 0)
+    active.prefix_places = prefixes_.Begin(request.principal, request.prompt, answer.sequence);
+  const int64_t read = answer.sequence.target.fed;
+  if (read == 0) return;
+  active.prompt_rows_counted = read;
+  for (const auto& each : active.answers) each->stats.cached_tokens = read;
+  accounts_.CountCached(read);
+}
+
+void EngineCore::KeepPrefixes() {
+  for (const auto& active : active_) {
+    if (active->prefix_places.left.empty() || active->answers.front()->finished) continue;
+    prefixes_.Keep(active->answers.front()->sequence, active->prefix_places);
+  }
 }
 
 // What a request's samples need besides slots, once.
@@ -293,6 +350,7 @@ void EngineCore::GrowPages() {
       ++i;
       continue;
     }
+    if (sessions_.ParkOldest(/*except=*/nullptr)) continue;
     size_t youngest = active_.size() - 1;
     while (!active_[youngest]->grows()) --youngest;  // ends at `i` at the latest
     Preempt(youngest);
@@ -344,6 +402,11 @@ void EngineCore::Close(Answer& answer, FinishReason reason) {
   if (ended_itself) demands_.ObserveAnswer(answer);
   answer.finished = true;
   --answer.request->unfinished;
+  if (answer.request->KeepsSession(reason)) {
+    slots_.Rest(answer.sequence);
+    const Request& request = answer.request->request;
+    sessions_.Rest(request.session, request.session_position, answer.sequence);
+  }
   slots_.Release(answer.sequence);
 }
 

@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "engine/active_request.h"
 #include "engine/answer_writer.h"
 #include "engine/capacity.h"
@@ -35,6 +36,8 @@
 #include "engine/request_slots.h"
 #include "engine/scheduler.h"
 #include "engine/service_demands.h"
+#include "engine/sessions/prefix_cache.h"
+#include "engine/sessions/session_keeper.h"
 #include "engine/speculation/drafting.h"
 #include "engine/speculation/speculative_decoder.h"
 #include "kernels/backend.h"
@@ -49,6 +52,9 @@ class EngineCore {
       std::unique_ptr<kernels::Backend> backend = nullptr, DeviceLostHandler lost = nullptr);
   EngineCore(EngineParts parts, StepObserver* observer);
   ~EngineCore();
+
+  // Any thread.
+  const std::shared_ptr<SessionTable>& sessions() const { return sessions_.table(); }
 
   // Any thread: these never change.
   const EngineFacts& facts() const { return facts_; }
@@ -70,8 +76,8 @@ class EngineCore {
   // (idle, or all paused). `clock` is read before and after a round.
   bool Step(absl::FunctionRef<absl::Time()> clock);
 
-  bool idle() const { return waiting_.empty() && active_.empty(); }
-  // When the next deadline of a waiting or running request passes.
+  bool idle() const { return waiting_.empty() && active_.empty() && sessions_.idle(); }
+  // When the next deadline of a waiting or running request passes, or the next session goes.
   absl::Time NextDeadline() const;
 
   // As of the last step, gauges and rates in stats(), too.
@@ -105,6 +111,10 @@ class EngineCore {
 
   // Who runs.
   bool Start(ActiveRequest& active, absl::Time now);
+  void GoOn(ActiveRequest& active, KeptSession& session,
+            absl::Span<const RequestSlots::Need> needs);
+  void UsePrefixes(ActiveRequest& active);
+  void KeepPrefixes();
   void PrepareAnswers(ActiveRequest& active, absl::Time now);
   void Preempt(size_t index);
 
@@ -122,6 +132,8 @@ class EngineCore {
   Scheduler scheduler_;
   const Capacity capacity_;
   RequestSlots slots_;
+  SessionKeeper sessions_;
+  PrefixCache prefixes_;
   Drafting drafting_;
   ServiceDemands demands_;
   EngineAccounts accounts_;

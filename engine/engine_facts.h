@@ -11,6 +11,7 @@
 #include "engine/memory_plan.h"
 #include "engine/model_info.h"
 #include "engine/options.h"
+#include "engine/sessions/session_format.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
 
@@ -26,6 +27,7 @@ struct EngineFacts {
   std::unique_ptr<const text::Tokenizer> tokenizer;  // null: none
   std::optional<text::ChatTemplate> chat_template;
   text::ChatTemplate::Variables chat_variables;
+  std::shared_ptr<const SessionFormat> session_format;
   std::vector<std::string> warnings;  // engine.h's: whoever opens a part adds its own
 };
 

@@ -9,6 +9,9 @@
 #include "engine/engine_facts.h"
 #include "engine/model/model.h"
 #include "engine/sampler.h"
+#include "engine/sessions/saved_state.h"
+#include "engine/sessions/session_files.h"
+#include "engine/sessions/session_table.h"
 #include "engine/speculation/speculative_decoder.h"
 #include "engine/state/slot_table.h"
 #include "engine/state/state_pool.h"
@@ -25,6 +28,9 @@ struct EngineParts {
   std::unique_ptr<SlotTable> slots;
   std::unique_ptr<Sampler> sampler;
   std::unique_ptr<SpeculativeDecoder> decoder;
+  std::shared_ptr<HostMemory> session_memory;
+  std::shared_ptr<SessionTable> sessions;
+  std::unique_ptr<SessionFiles> session_files;  // null: sessions end with the process
 };
 
 }  // namespace mambad

@@ -33,6 +33,7 @@ TokenEvent& EventList::Add(ActiveRequest& active, int sample) {
   event.matched_stop.clear();
   event.matched_stop_id.reset();
   event.stats.reset();
+  event.session.reset();
   return event;
 }
 

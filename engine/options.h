@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
+
 namespace mambad {
 
 using TokenId = int32_t;
@@ -20,6 +22,15 @@ inline constexpr int kMaxDraftLength = 16;
 
 enum class ComputeType { kAuto, kFloat32, kBFloat16 };
 enum class DrafterKind { kNone, kDraftModel, kPromptLookup };
+
+// Texts that outlive calls, with the models' state of them (engine/session.h).
+struct SessionOptions {
+  std::string directory;  // where they outlive the process; empty: they end with it
+  int max_sessions = 4096;
+  // States that are kept beside the slots, in all. 0: an eighth of the memory, 16 GiB at most.
+  int64_t host_memory_bytes = 0;
+  absl::Duration idle_timeout = absl::Hours(24);  // one that nobody uses for so long goes; 0: none
+};
 
 struct EngineOptions {
   std::string model;            // checkpoint directory or .gguf file
@@ -65,6 +76,11 @@ struct EngineOptions {
       true;  // false: requests' speculation settings are ignored and nothing is drafted
   bool prompt_lookup = true;  // prompt lookup may be used where no draft model is, or beats it
   int max_draft_length = 8;   // 1..kMaxDraftLength; adaptive lengths stay at or below it
+
+  SessionOptions sessions;
+  // Host memory for states at the beginnings of prompts, which others that begin alike go on from
+  // (engine/sessions/prefix_cache.h), bytes. 0: none are kept.
+  int64_t prefix_cache_bytes = 0;
 };
 
 // Bounds of what follows.

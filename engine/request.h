@@ -4,13 +4,16 @@
 #define MAMBAD_ENGINE_REQUEST_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "engine/options.h"
+#include "engine/session.h"
 
 namespace mambad {
 
@@ -39,6 +42,30 @@ struct Request {
   // Score instead of generate: no token is sampled; log-probabilities of prompt[score_from ..) are
   // returned as prompt_logprobs of one final event. score_from >= 1.
   std::optional<int64_t> score_from;
+  // States of earlier prompts of the principal's that begin alike may be gone on from.
+  bool prefix_cache = true;
+  // Goes on with this session, with whose text `prompt` begins (GoOnWith): what models have read of
+  // it is not read again. One sample, no log-probabilities of the prompt. Null: none.
+  std::shared_ptr<SessionLease> session;
+  // What the request makes of the session, however it ends once it has begun, takes its place; a
+  // new one is there when the answer has ended by itself, or the engine is draining. Else the
+  // session stays as it was.
+  bool keep_session = false;
+
+  // Tokens of the session's text that the prompt begins with: all, or those before a checkpoint.
+  int64_t session_position = 0;
+
+  // Puts the session's text before the prompt: all of it, or that before a checkpoint.
+  void GoOnWith(std::shared_ptr<SessionLease> lease) {
+    const auto position = static_cast<int64_t>(lease->tokens().size());
+    GoOnWith(std::move(lease), position);
+  }
+  void GoOnWith(std::shared_ptr<SessionLease> lease, int64_t position) {
+    const std::vector<TokenId>& text = lease->tokens();
+    prompt.insert(prompt.begin(), text.begin(), text.begin() + position);
+    session = std::move(lease);
+    session_position = position;
+  }
 };
 
 struct TokenLogprob {
@@ -82,6 +109,7 @@ struct TokenEvent {
   std::optional<TokenId> matched_stop_id;  // eos or stop id, likewise
   absl::Status error;                      // why, when finish is kError
   std::optional<RequestStats> stats;       // with the final event
+  std::optional<SessionFacts> session;     // likewise, when a session is kept
 };
 
 // Where a request's events go, one after another, on a thread of the engine's that tells readers

@@ -26,21 +26,27 @@ std::vector<RequestSlots::Need> RequestSlots::NeedsOf(const ActiveRequest& activ
   for (int sample = 0; sample < active.samples(); ++sample) {
     if (begun && active.answers[sample]->finished) continue;
     const int64_t tokens = begun ? active.answers[sample]->sequence.size() : prompt;
-    needs.push_back({Reservation(active, tokens), active.ForkedAt(sample)});
+    const bool clean = active.request.session != nullptr;
+    needs.push_back({Reservation(active, tokens), active.ForkedAt(sample), clean});
   }
   return needs;
 }
 
-bool RequestSlots::Fits(const ActiveRequest& active, absl::Span<const Need> needs) const {
-  return slots_.Fits(needs) &&
-         sampler_.HasRoom(active.request.sampling, static_cast<int>(needs.size()));
+bool RequestSlots::Fits(const ActiveRequest& active, absl::Span<const Need> needs, int slot) const {
+  const bool fits = slot < 0 ? slots_.Fits(needs) : slots_.CanExtend(slot, needs[0].positions);
+  return fits && sampler_.HasRoom(active.request.sampling, static_cast<int>(needs.size()));
 }
 
 void RequestSlots::Take(ActiveRequest& active, absl::Span<const Need> needs) {
   size_t taken = 0;
   for (const auto& answer : active.answers) {
     if (answer->finished) continue;
-    answer->sequence.slot = slots_.Take(needs[taken++]);
+    const Need& need = needs[taken++];
+    if (answer->sequence.slot < 0) {
+      answer->sequence.slot = slots_.Take(need);
+    } else {
+      slots_.Extend(answer->sequence.slot, need.positions, need.positions);
+    }
     Configure(active, *answer);
   }
 }
@@ -80,6 +86,10 @@ void RequestSlots::Fork(ActiveRequest& active) {
     sequence.target = first.target;
   }
   active.forked = true;
+}
+
+void RequestSlots::Rest(const Sequence& sequence) {
+  if (sequence.slot >= 0) sampler_.Release(sequence.slot);
 }
 
 void RequestSlots::Release(Sequence& sequence) {

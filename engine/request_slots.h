@@ -28,10 +28,11 @@ class RequestSlots {
   // What the samples need that have not ended, in their order: all of them, where they have not
   // begun. The request's token limit must be known.
   std::vector<Need> NeedsOf(const ActiveRequest& active) const;
-  // Whether all of it is free now.
-  bool Fits(const ActiveRequest& active, absl::Span<const Need> needs) const;
-  // Takes it, when it fits; the answers are there by now. One that was preempted goes on with the
-  // tokens that its samples have: they are its backlog.
+  // Whether all of it is free now. `slot`: one that the first sample has already, with some of its
+  // pages; -1: none has.
+  bool Fits(const ActiveRequest& active, absl::Span<const Need> needs, int slot = -1) const;
+  // Takes it, when it fits; the answers are there by now, and the first may have a slot. One that
+  // was preempted goes on with the tokens that its samples have: they are its backlog.
   void Take(ActiveRequest& active, absl::Span<const Need> needs);
   // Gives a request of unknown length the pages that its next step may need. False: too few are
   // free for one of its samples; what others got meanwhile they keep.
@@ -41,6 +42,8 @@ class RequestSlots {
   void Fork(ActiveRequest& active);
   // Of a sequence that holds nothing: does nothing.
   void Release(Sequence& sequence);
+  // The sequence keeps its slot, in which nothing is sampled for now.
+  void Rest(const Sequence& sequence);
 
  private:
   void Configure(const ActiveRequest& active, const Answer& answer);

@@ -10,18 +10,12 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "engine/read_position.h"
 #include "engine/request.h"
 #include "engine/speculation/draft_length.h"
 #include "engine/speculation/prompt_lookup.h"
 
 namespace mambad {
-
-// How far one model has read a sequence: `fed` tokens. All but the last `replay` of them are in the
-// checkpoint, those wait in the replay rows (kernels/backend.h).
-struct ReadPosition {
-  int64_t fed = 0;
-  int replay = 0;
-};
 
 struct Sequence {
   int slot = -1;  // in the SlotTable; -1: none yet, or returned

@@ -80,7 +80,13 @@ const v1::Limits& CallEnvironment::Limits(const Engine& ready_engine) {
 }
 
 absl::Status CallEnvironment::FinishStatus(const TokenEvent& event) const {
-  const absl::Status status = server::FinishStatus(event.finish, event.error, draining.load());
+  absl::Status status = server::FinishStatus(event.finish, event.error, draining.load());
+  // Whose call was cut goes on elsewhere.
+  if (absl::IsUnavailable(status) && event.session.has_value()) {
+    return absl::UnavailableError(absl::StrCat(status.message(), ": session ", event.session->id,
+                                               " is kept at position ", event.session->position,
+                                               ", state_digest ", event.session->digest));
+  }
   if (status.code() != absl::StatusCode::kResourceExhausted) return status;
   return ExhaustedError(status.message(), RetryDelayOf(event.error));
 }
@@ -166,11 +172,12 @@ RequestId EngineTicket::id() const {
 }
 
 CallRecord::CallRecord(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                       absl::string_view method)
+                       absl::string_view method, absl::string_view service)
     : environment_(environment),
       counted_(environment->open_calls.Enter()),
       context_(context),
       method_(method),
+      service_(service),
       arrival_(SteadyNow()) {}
 
 CallRecord::~CallRecord() {
@@ -189,8 +196,8 @@ absl::Status CallRecord::Admit(std::function<void(const absl::Status&)> end) {
   owner_ = peer;
   if (environment_->authenticator != nullptr) {
     absl::StatusOr<std::unique_ptr<CallPass>> pass = environment_->authenticator->Admit(
-        absl::StrCat("/", v1::Generation::service_full_name(), "/", method_),
-        AuthorizationOf(context_->client_metadata()), std::move(end));
+        absl::StrCat("/", service_, "/", method_), AuthorizationOf(context_->client_metadata()),
+        std::move(end));
     if (!pass.ok()) return pass.status();
     pass_ = *std::move(pass);
     principal_ = owner_ = pass_->principal();

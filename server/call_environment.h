@@ -109,14 +109,18 @@ class EngineTicket {
   bool resumed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
+// Our services' full names, as they stand in the paths of calls.
+inline constexpr absl::string_view kGenerationService = "mambad.v1.Generation",
+                                   kSessionsService = "mambad.v1.Sessions";
+
 // One call of our services, from its arrival until gRPC has done with it: it counts as open while
 // its record lives, unless it came when calls were no longer counted. Times and outcome are told to
 // metrics and log at its end. Not thread-safe: guarded by its call's own lock.
 class CallRecord {
  public:
-  // `context` is used until End.
+  // `context` is used until End. `service`: whose call it is, by its full name.
   CallRecord(CallEnvironment* environment, grpc::CallbackServerContext* context,
-             absl::string_view method);
+             absl::string_view method, absl::string_view service = kGenerationService);
   ~CallRecord();
   CallRecord(const CallRecord&) = delete;
   CallRecord& operator=(const CallRecord&) = delete;
@@ -141,7 +145,7 @@ class CallRecord {
   CallEnvironment* const environment_;
   const bool counted_;
   grpc::CallbackServerContext* const context_;
-  const absl::string_view method_;
+  const absl::string_view method_, service_;
   const absl::Time arrival_;
   std::unique_ptr<CallPass> pass_;  // nullptr: without tokens, or not admitted
   std::string principal_, owner_;

@@ -26,6 +26,7 @@
 #include "server/process_limits.h"
 #include "server/security/credential_files.h"
 #include "server/security/server_credentials.h"
+#include "server/sessions_service.h"
 #include "server/start_report.h"
 #include "server/text_worker.h"
 
@@ -63,7 +64,8 @@ class RunningDaemon final : public Daemon {
             TextOptions(options),
             [this](absl::Duration waited) { metrics_.RecordTextQueue(waited); })),
         environment_{options_, metrics_, *log, *text_worker_},
-        service_(&environment_) {}
+        service_(&environment_),
+        sessions_service_(&environment_) {}
 
   ~RunningDaemon() override { Stop(absl::ZeroDuration()); }
 
@@ -136,6 +138,7 @@ class RunningDaemon final : public Daemon {
         Kind::FROM_FD,
         MakeServerCredentials(credentials_->certificate(), credentials_->authenticator()));
     builder.RegisterService(&service_);
+    builder.RegisterService(&sessions_service_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return absl::InternalError("gRPC's server could not be started");
     SetState(State::kLoading);
@@ -193,7 +196,10 @@ class RunningDaemon final : public Daemon {
     state_.store(state);
     grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
     health->SetServingStatus(state == State::kServing);
-    health->SetServingStatus(v1::Generation::service_full_name(), state == State::kServing);
+    for (const char* service :
+         {v1::Generation::service_full_name(), v1::Sessions::service_full_name()}) {
+      health->SetServingStatus(service, state == State::kServing);
+    }
   }
 
   // Idempotent. Calls live on network threads, in the text worker and in the engine: each is
@@ -228,6 +234,7 @@ class RunningDaemon final : public Daemon {
   std::unique_ptr<CredentialFiles> credentials_;  // outlives the calls and gRPC's server
   CallEnvironment environment_;
   GenerationService service_;
+  SessionsService sessions_service_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections_;
   std::unique_ptr<grpc::Server> server_;

@@ -7,6 +7,7 @@
 #include "server/message_reader.h"
 #include "server/network_thread.h"
 #include "server/response_conversion.h"
+#include "server/session_turns.h"
 #include "server/status_details.h"
 #include "server/wire_bytes.h"
 
@@ -69,6 +70,8 @@ absl::Status GenerateStream::Begin(grpc::ByteBuffer* request, int64_t bytes) {
     prepared->request.principal = record_.principal();
     owner = record_.owner();
   }
+  status = TakeSession(request_, **engine, &prepared->request);
+  if (!status.ok()) return status;
   if (!HasText(request_)) return Submit(*engine, *std::move(prepared));
   text_->owner = std::move(owner);
   text_->bytes = bytes;
@@ -82,11 +85,10 @@ absl::Status GenerateStream::Begin(grpc::ByteBuffer* request, int64_t bytes) {
 void GenerateStream::TokenizeAndSubmit(Engine* engine, PreparedGenerate prepared,
                                        const absl::Status& turn) {
   if (!turn.ok()) return FailBeforeEngine(turn);
-  auto prompt = ReadPrompt(request_, *engine, environment_->Limits(*engine), text_->over);
+  absl::Status status =
+      ReadTurn(request_, *engine, environment_->Limits(*engine), text_->over, &prepared.request);
   request_.Clear();
-  if (!prompt.ok()) return FailBeforeEngine(prompt.status());
-  prepared.request.prompt = *std::move(prompt);
-  absl::Status status = Submit(engine, std::move(prepared));
+  if (status.ok()) status = Submit(engine, std::move(prepared));
   if (!status.ok()) FailBeforeEngine(status);
 }
 

@@ -203,11 +203,6 @@ v1::Limits EffectiveLimits(const Engine& engine, const RequestLimits& limits) {
 
 absl::StatusOr<PreparedGenerate> PrepareGenerate(v1::GenerateRequest& wire, const Engine& engine,
                                                  const v1::Limits& limits) {
-  FieldViolations unserved;
-  if (!wire.session_id().empty()) unserved.Add("session_id", "sessions are not served");
-  if (wire.keep_session()) unserved.Add("keep_session", "sessions are not served");
-  if (!unserved.empty()) return unserved.ToStatus(absl::StatusCode::kUnimplemented);
-
   PreparedGenerate result;
   Request& request = result.request;
   FieldViolations violations;
@@ -216,6 +211,7 @@ absl::StatusOr<PreparedGenerate> PrepareGenerate(v1::GenerateRequest& wire, cons
   request.output = ConvertOutput(wire.output(), limits, &violations);
   request.speculation = ConvertSpeculation(wire.speculation(), limits, &violations);
   request.priority = wire.priority();
+  request.prefix_cache = !wire.has_prefix_cache() || wire.prefix_cache();
   if (wire.output().has_stream_interval()) result.stream_interval = wire.output().stream_interval();
   CheckRequestId(wire.request_id(), &violations);
   CheckWithEngine(request, engine, &violations);
@@ -235,7 +231,7 @@ absl::StatusOr<PreparedGenerate> PrepareGenerate(v1::GenerateRequest& wire, cons
       input = CheckConversation(wire.conversation(), engine, limits);
       break;
     case v1::GenerateRequest::INPUT_NOT_SET:
-      input = NoInput("text, token_ids, conversation");
+      if (wire.session_id().empty()) input = NoInput("text, token_ids, conversation");
       break;
   }
   if (!input.ok()) return input;
@@ -271,9 +267,9 @@ absl::StatusOr<Request> PrepareScore(v1::ScoreRequest& wire, const Engine& engin
 
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::GenerateRequest& wire,
                                                 const Engine& engine, const v1::Limits& limits,
-                                                const std::atomic<bool>& over) {
+                                                const std::atomic<bool>& over, bool begins) {
   const bool is_text = wire.input_case() == v1::GenerateRequest::kText;
-  auto prompt = is_text ? ReadText(wire.text(), engine, over)
+  auto prompt = is_text ? ReadText(wire.text(), engine, over, begins)
                         : ReadConversation(wire.conversation(), engine, over);
   if (!prompt.ok()) return prompt;
   absl::Status length =

@@ -29,7 +29,7 @@ EntryLimits EntryLimitsOf(const v1::Limits& limits);
 bool IsValidRequestId(absl::string_view id);
 
 struct PreparedGenerate {
-  Request request;  // all but deadline, arrival and, where HasText, the prompt
+  Request request;  // all but deadline, arrival, principal, session and, where HasText, the prompt
   int stream_interval = 1;
 };
 
@@ -45,11 +45,12 @@ absl::StatusOr<PreparedGenerate> PrepareGenerate(v1::GenerateRequest& wire, cons
 absl::StatusOr<Request> PrepareScore(v1::ScoreRequest& wire, const Engine& engine,
                                      const v1::Limits& limits);
 
-// The prompt of a request with text that was prepared. Errors as above; CANCELLED when `over` has
+// The prompt of a request with text that was prepared. `begins`: nothing comes before it, so that
+// it begins as texts do; a conversation always does. Errors as above; CANCELLED when `over` has
 // come true meanwhile.
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::GenerateRequest& wire,
                                                 const Engine& engine, const v1::Limits& limits,
-                                                const std::atomic<bool>& over);
+                                                const std::atomic<bool>& over, bool begins = true);
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::ScoreRequest& wire, const Engine& engine,
                                                 const v1::Limits& limits,
                                                 const std::atomic<bool>& over);

@@ -28,6 +28,11 @@ void FillCompletion(const TokenEvent& event, AnswerReceipts* receipts, v1::Compl
   }
   wire->set_seed(receipts->seed());
   receipts->Fill(event.index, wire->mutable_receipt());
+  if (event.session.has_value()) {
+    wire->set_session_id(event.session->id);
+    wire->set_position(event.session->position);
+    wire->set_state_digest(event.session->digest);
+  }
   if (!event.stats.has_value()) return;
   FillUsage(*event.stats, wire->mutable_usage());
   FillTiming(*event.stats, wire->mutable_timing());

@@ -10,11 +10,12 @@
 namespace mambad::server {
 
 UnaryCall::UnaryCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                     grpc::ByteBuffer* response, absl::string_view method)
+                     grpc::ByteBuffer* response, absl::string_view method,
+                     absl::string_view service)
     : environment_(environment),
       context_(context),
       deadline_(SteadyDeadline(*context)),
-      record_(environment, context, method),
+      record_(environment, context, method, service),
       response_(response) {}
 
 grpc::ServerUnaryReactor* UnaryCall::Launch(std::shared_ptr<UnaryCall> call,

@@ -33,7 +33,8 @@ class UnaryCall : public grpc::ServerUnaryReactor, public std::enable_shared_fro
  protected:
   // `response` and `context` are gRPC's and live until OnDone.
   UnaryCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
-            grpc::ByteBuffer* response, absl::string_view method);
+            grpc::ByteBuffer* response, absl::string_view method,
+            absl::string_view service = kGenerationService);
 
   // The reactor to return to gRPC. `request` is gRPC's; its bytes are taken.
   static grpc::ServerUnaryReactor* Launch(std::shared_ptr<UnaryCall> call,

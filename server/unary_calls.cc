@@ -5,6 +5,7 @@
 #include "server/message_reader.h"
 #include "server/request_conversion.h"
 #include "server/response_conversion.h"
+#include "server/session_turns.h"
 #include "server/status_details.h"
 
 namespace mambad::server {
@@ -24,6 +25,7 @@ absl::Status UnaryEngineCall::Begin(grpc::ByteBuffer* request, int64_t bytes) {
   prepared->deadline = deadline_;
   prepared->principal = principal_;
   prepared->arrival = SteadyNow();
+  if (absl::Status status = TakeSession(**engine, &*prepared); !status.ok()) return status;
   if (!has_text()) return Submit(*engine, *std::move(prepared));
   text_->owner = owner_;
   text_->bytes = bytes;
@@ -37,12 +39,8 @@ absl::Status UnaryEngineCall::Begin(grpc::ByteBuffer* request, int64_t bytes) {
 void UnaryEngineCall::TokenizeAndSubmit(Engine* engine, Request request, const absl::Status& turn) {
   absl::Status status = turn;
   if (status.ok()) {
-    auto prompt = ReadPrompt(*engine, environment_->Limits(*engine), text_->over);
-    status = prompt.status();
-    if (status.ok()) {
-      request.prompt = *std::move(prompt);
-      status = Submit(engine, std::move(request));
-    }
+    status = ReadPrompt(*engine, environment_->Limits(*engine), text_->over, &request);
+    if (status.ok()) status = Submit(engine, std::move(request));
   }
   if (status.ok()) return;
   {
@@ -119,12 +117,15 @@ absl::StatusOr<Request> GenerateOnceCall::Prepare(grpc::ByteBuffer* bytes, const
 
 bool GenerateOnceCall::has_text() const { return HasText(request_); }
 
-absl::StatusOr<std::vector<TokenId>> GenerateOnceCall::ReadPrompt(const Engine& engine,
-                                                                  const v1::Limits& limits,
-                                                                  const std::atomic<bool>& over) {
-  auto prompt = server::ReadPrompt(request_, engine, limits, over);
+absl::Status GenerateOnceCall::TakeSession(Engine& engine, Request* request) {
+  return server::TakeSession(request_, engine, request);
+}
+
+absl::Status GenerateOnceCall::ReadPrompt(const Engine& engine, const v1::Limits& limits,
+                                          const std::atomic<bool>& over, Request* request) {
+  const absl::Status status = ReadTurn(request_, engine, limits, over, request);
   request_.Clear();
-  return prompt;
+  return status;
 }
 
 void GenerateOnceCall::Begun(const Engine& engine, const Request& request) {
@@ -157,12 +158,12 @@ absl::StatusOr<Request> ScoreCall::Prepare(grpc::ByteBuffer* bytes, const Engine
 
 bool ScoreCall::has_text() const { return request_.input_case() == v1::ScoreRequest::kText; }
 
-absl::StatusOr<std::vector<TokenId>> ScoreCall::ReadPrompt(const Engine& engine,
-                                                           const v1::Limits& limits,
-                                                           const std::atomic<bool>& over) {
+absl::Status ScoreCall::ReadPrompt(const Engine& engine, const v1::Limits& limits,
+                                   const std::atomic<bool>& over, Request* request) {
   auto prompt = server::ReadPrompt(request_, engine, limits, over);
   request_.clear_text();
-  return prompt;
+  if (prompt.ok()) request->prompt = *std::move(prompt);
+  return prompt.status();
 }
 
 void ScoreCall::Begun(const Engine& /*engine*/, const Request& request) {

@@ -35,10 +35,11 @@ class UnaryEngineCall : public UnaryCall, public EventSink {
                                           const v1::Limits& limits) = 0;
   virtual const std::string& request_id() const = 0;
   virtual bool has_text() const = 0;
+  // Network thread, after Prepare, when it is known whose the request is.
+  virtual absl::Status TakeSession(Engine& engine, Request* request) = 0;
   // Text worker, with text only: the prompt, after which the text is not needed any more.
-  virtual absl::StatusOr<std::vector<TokenId>> ReadPrompt(const Engine& engine,
-                                                          const v1::Limits& limits,
-                                                          const std::atomic<bool>& over) = 0;
+  virtual absl::Status ReadPrompt(const Engine& engine, const v1::Limits& limits,
+                                  const std::atomic<bool>& over, Request* request) = 0;
   // Before Submit.
   virtual void Begun(const Engine& engine, const Request& request) = 0;
   // With mutex_ held: takes what is wanted of the event.
@@ -74,8 +75,9 @@ class GenerateOnceCall final : public UnaryEngineCall {
                                   const v1::Limits& limits) override;
   const std::string& request_id() const override { return request_.request_id(); }
   bool has_text() const override;
-  absl::StatusOr<std::vector<TokenId>> ReadPrompt(const Engine& engine, const v1::Limits& limits,
-                                                  const std::atomic<bool>& over) override;
+  absl::Status TakeSession(Engine& engine, Request* request) override;
+  absl::Status ReadPrompt(const Engine& engine, const v1::Limits& limits,
+                          const std::atomic<bool>& over, Request* request) override;
   void Begun(const Engine& engine, const Request& request) override;
   void Gather(const TokenEvent& event) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   grpc::ByteBuffer TakeAnswer() override { return TakeMessage(&response_); }
@@ -100,8 +102,9 @@ class ScoreCall final : public UnaryEngineCall {
                                   const v1::Limits& limits) override;
   const std::string& request_id() const override { return request_.request_id(); }
   bool has_text() const override;
-  absl::StatusOr<std::vector<TokenId>> ReadPrompt(const Engine& engine, const v1::Limits& limits,
-                                                  const std::atomic<bool>& over) override;
+  absl::Status TakeSession(Engine&, Request*) override { return absl::OkStatus(); }
+  absl::Status ReadPrompt(const Engine& engine, const v1::Limits& limits,
+                          const std::atomic<bool>& over, Request* request) override;
   void Begun(const Engine& engine, const Request& request) override;
   void Gather(const TokenEvent& event) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   grpc::ByteBuffer TakeAnswer() override { return TakeMessage(&response_); }

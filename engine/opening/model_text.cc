@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/digest/sha256.h"
 #include "engine/text/chat_template_file.h"
 #include "kernels/backend.h"
 
@@ -126,7 +127,29 @@ absl::Status OpenChatTemplate(const Checkpoint& checkpoint, const std::string& m
   return absl::OkStatus();
 }
 
+constexpr char kProbe[] =
+    " The  year\t2026: it's 3,141.59 km\n\n to Z\u00fcrich \u4f60\u597d \U0001f600; don't "
+    "(re-)open_it!\r\n"
+    "for(i=0;i<10;++i){ab=abab;}  \u0416\u0438\u0437\u043d\u044c  aaaaaaaa 0000000000 ";
+
 }  // namespace
+
+std::string TokenizerFingerprint(const text::Tokenizer* tokenizer) {
+  if (tokenizer == nullptr) return "none";
+  Sha256 digest;
+  digest.AddText("mambad tokenizer 1");
+  digest.AddNumber(static_cast<uint64_t>(tokenizer->vocabulary_size()));
+  for (TokenId id = 0; id < tokenizer->vocabulary_size(); ++id) {
+    digest.AddText(tokenizer->TokenBytes(id));
+    digest.AddNumber(tokenizer->IsSpecial(id) ? 1 : 0);
+  }
+  for (const std::optional<TokenId> id : {tokenizer->bos_id(), tokenizer->eos_id()})
+    digest.AddNumber(static_cast<uint64_t>(id.value_or(-1)));
+  digest.AddNumber(tokenizer->strips_leading_space() ? 1 : 0);
+  const auto probe = tokenizer->Encode(kProbe, {});
+  if (probe.ok()) digest.AddTokens(*probe);
+  return digest.FinishAsDigits();
+}
 
 absl::StatusOr<ModelText> OpenModelText(const Checkpoint& checkpoint, const std::string& model,
                                         const std::string& chat_template) {

@@ -32,6 +32,10 @@ struct ModelText {
 absl::StatusOr<ModelText> OpenModelText(const checkpoint::Checkpoint& checkpoint,
                                         const std::string& model, const std::string& chat_template);
 
+// Tells tokenizers apart: SHA-256 over every token's bytes and kind, the ends of text, and what
+// becomes of a text that tells rules of splitting and merging apart. "none" without one.
+std::string TokenizerFingerprint(const text::Tokenizer* tokenizer);
+
 }  // namespace mambad
 
 #endif  // MAMBAD_ENGINE_OPENING_MODEL_TEXT_H_

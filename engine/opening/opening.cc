@@ -132,6 +132,8 @@ class Opening {
   absl::Status LoadTarget();
   absl::Status LoadDraft();
   void CreateParts();
+  void DescribeSessions();
+  absl::Status OpenSessions();
 
   void Warn(std::string line) { facts_.warnings.push_back(std::move(line)); }
   void Warn(const std::vector<std::string>& lines) {
@@ -162,6 +164,7 @@ absl::Status Opening::Load() {
       if (absl::Status status = LoadDraft(); !status.ok()) return status;
     }
     CreateParts();
+    if (absl::Status status = OpenSessions(); !status.ok()) return status;
   } catch (const std::bad_alloc&) {
     return OutOfMemory(facts_.memory, facts_.options);
   }
@@ -318,6 +321,49 @@ void Opening::CreateParts() {
       parts_.draft_state.get(), *parts_.sampler);
   parts_.slots = std::make_unique<SlotTable>(options.max_sequences, parts_.target_state.get(),
                                              parts_.draft_state.get());
+}
+
+// What sessions are held to: the models' names, and the sizes of their states.
+void Opening::DescribeSessions() {
+  auto described = std::make_shared<SessionFormat>();
+  facts_.session_format = described;
+  SessionFormat& format = *described;
+  format.names.model = facts_.model.fingerprint;
+  format.names.numerics = facts_.model.numerics;
+  format.names.tokenizer = TokenizerFingerprint(facts_.tokenizer.get());
+  format.vocabulary = facts_.model.vocabulary;
+  format.context = facts_.model.context;
+  format.target = parts_.target_state->image_size();
+  if (!facts_.draft_model.has_value()) return;
+  format.names.draft =
+      absl::StrCat(facts_.draft_model->fingerprint, " ", facts_.draft_model->numerics);
+  format.draft = parts_.draft_state->image_size();
+}
+
+absl::Status Opening::OpenSessions() {
+  DescribeSessions();
+  const SessionOptions& options = facts_.options.sessions;
+  parts_.session_memory = std::make_shared<HostMemory>(options.host_memory_bytes);
+  SessionLimits limits;
+  limits.sessions = options.max_sessions;
+  limits.text_bytes = options.host_memory_bytes / 4;
+  limits.idle_time = options.idle_timeout;
+  parts_.sessions =
+      std::make_shared<SessionTable>(facts_.session_format, parts_.session_memory, limits);
+  if (options.directory.empty()) return absl::OkStatus();
+  std::vector<SessionFiles::Found> found;
+  auto files = SessionFiles::Open(options.directory, facts_.session_format, parts_.session_memory,
+                                  &found, &facts_.warnings);
+  if (!files.ok()) return files.status();
+  parts_.session_files = *std::move(files);
+  for (const SessionFiles::Found& file : found) {
+    auto session = std::make_shared<KeptSession>(file.record->id, file.record->principal);
+    session->in_file = true;
+    session->exact = file.record->exact;
+    session->used_before = file.age;
+    parts_.sessions->Add(session, file.record->tokens);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace

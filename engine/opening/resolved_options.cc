@@ -1,5 +1,7 @@
 #include "engine/opening/resolved_options.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <limits>
 
@@ -46,6 +48,13 @@ absl::Status CheckVocabularies(const ModelConfig& target, const ModelConfig& dra
                    target.padded_vocabulary, " rows); they must be the same"));
 }
 
+// An eighth of the memory, for states of sessions.
+int64_t UsualHostMemory() {
+  constexpr int64_t kMost = int64_t{16} << 30;
+  const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  return std::clamp<int64_t>(memory / 8, 1, kMost);
+}
+
 // What the model's files claim, as far as page tables reach: claims are no reason to refuse.
 void ChooseContext(const ModelConfig& config, EngineOptions* options,
                    std::vector<std::string>* warnings) {
@@ -71,6 +80,10 @@ absl::Status CheckRanges(const EngineOptions& options) {
       CheckRange("batching.max_waiting", options.max_waiting, 0, 1 << 20),
       CheckRange("speculation.max_draft_length", options.max_draft_length, 1, kMaxDraftLength),
       CheckRange("compute.threads", options.threads, 0, 1024),
+      CheckRange("sessions.max_sessions", options.sessions.max_sessions, 1, 1 << 20),
+      CheckRange("sessions.host_memory_bytes", options.sessions.host_memory_bytes, 0,
+                 int64_t{1} << 50),
+      CheckRange("prefix_cache.host_memory_bytes", options.prefix_cache_bytes, 0, int64_t{1} << 50),
   };
   for (const absl::Status& status : checks) {
     if (!status.ok()) return status;
@@ -100,6 +113,8 @@ absl::Status ResolveOptions(const ModelConfig& target, const ModelConfig* draft,
     options->max_penalised = static_cast<int>(
         std::clamp<int64_t>(fitting, kLeastPenalised, std::numeric_limits<int>::max()));
   }
+  if (options->sessions.host_memory_bytes == 0)
+    options->sessions.host_memory_bytes = UsualHostMemory();
   options->max_penalised = std::min(options->max_penalised, options->max_sequences);
   if (target.context_length > 0 && options->max_context > target.context_length) {
     return absl::InvalidArgumentError(absl::StrCat("batching.max_context: ", options->max_context,

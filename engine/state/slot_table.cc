@@ -21,8 +21,8 @@ bool SlotTable::Fits(absl::Span<const Need> needs) const {
 int SlotTable::Take(const Need& need) {
   const int slot = free_.back();
   free_.pop_back();
-  target_.Acquire(slot, need.positions, need.forked_at);
-  if (draft_ != nullptr) draft_->Acquire(slot, need.positions);
+  target_.Acquire(slot, need.positions, need.forked_at, need.clean);
+  if (draft_ != nullptr) draft_->Acquire(slot, need.positions, 0, need.clean);
   return slot;
 }
 
@@ -32,6 +32,16 @@ bool SlotTable::Extend(int slot, int64_t needed, int64_t wished) {
     if (!pool->Extend(slot, wished) && !pool->Extend(slot, needed)) return false;
   }
   return true;
+}
+
+void SlotTable::Shrink(int slot, int64_t positions) {
+  target_.Shrink(slot, positions);
+  if (draft_ != nullptr) draft_->Shrink(slot, positions);
+}
+
+bool SlotTable::CanExtend(int slot, int64_t positions) const {
+  return target_.CanExtend(slot, positions) &&
+         (draft_ == nullptr || draft_->CanExtend(slot, positions));
 }
 
 void SlotTable::Release(int slot) {

@@ -19,6 +19,8 @@ class SlotTable {
   struct Need {
     int64_t positions = 0;
     int64_t forked_at = 0;
+    bool clean =
+        false;  // nothing of others may be in its pages: an image of it may leave the engine
   };
 
   // `draft` may be null. Both pools have `slots` slots and outlive the table.
@@ -33,10 +35,17 @@ class SlotTable {
   int Take(const Need& need);
   // Gives the slot pages for `wished` positions, at least for `needed`. False: too few are free.
   bool Extend(int slot, int64_t needed, int64_t wished);
+  // Frees the pages that the slot has beyond those of `positions` positions.
+  void Shrink(int slot, int64_t positions);
+  // Whether Extend to so many positions would succeed.
+  bool CanExtend(int slot, int64_t positions) const;
   void Release(int slot);
   // Makes `to`, which was taken to be forked at `positions`, what `from` is after so many positions
   // of the target. The draft model reads the text of `to` for itself.
   void Fork(int from, int to, int64_t positions) { target_.Fork(from, to, positions); }
+
+  StatePool& target() { return target_; }
+  StatePool* draft() { return draft_; }  // null: no draft model
 
  private:
   StatePool& target_;

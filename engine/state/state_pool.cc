@@ -4,6 +4,8 @@
 #include <limits>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace mambad {
 
 namespace {
@@ -19,16 +21,32 @@ StatePool::StatePool(const std::vector<Block>& blocks, const StatePoolShape& sha
     : backend_(backend), shape_(shape), layers_(blocks.size()) {
   AllocateRecurrent(blocks);
   AllocatePages(blocks);
+  MeasureImages();
   const size_t table_bytes = sizeof(int32_t) * shape.slots * pages_per_sequence_;
   table_ = backend.AllocateHost(table_bytes);
   device_table_ = backend.Allocate(table_bytes);
   assigned_.assign(shape.slots, 0);
+  clean_.assign(shape.slots, 0);
   changed_.resize(shape.slots);
+}
+
+// Sizes as kernels/backend.h gives them for checkpoint and ring.
+void StatePool::DescribeRecurrent(const Block& block, Layer* layer) {
+  const auto describe = [layer](const auto& mixer, int64_t inner_width) {
+    layer->state_floats = inner_width * mixer.state_size;
+    layer->input_floats = mixer.convolution_channels();
+    layer->inputs = mixer.convolution_width - 1;
+  };
+  if (block.mixer == MixerKind::kMamba) {
+    describe(block.mamba, (int64_t{block.mamba.inner_width} + 15) / 16 * 16);
+  } else {
+    describe(block.mamba2, block.mamba2.inner_width);
+  }
 }
 
 void StatePool::AllocateRecurrent(const std::vector<Block>& blocks) {
   std::vector<int64_t> begin(blocks.size());  // of the layer's block in a slot
-  waiting_rows_ = std::numeric_limits<int>::max();
+  waiting_rows_ = image_size_.replay_rows = std::numeric_limits<int>::max();
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (blocks[i].mixer == MixerKind::kAttention) continue;
     kernels::RecurrentSlotLayout& layout = layers_[i].recurrent.layout;
@@ -38,8 +56,14 @@ void StatePool::AllocateRecurrent(const std::vector<Block>& blocks) {
     begin[i] = recurrent_floats_;
     recurrent_floats_ += layout.floats;
     waiting_rows_ = std::min(waiting_rows_, layout.waiting_rows);
+    image_size_.replay_rows = std::min(image_size_.replay_rows, layout.replay_rows);
+    DescribeRecurrent(blocks[i], &layers_[i]);
   }
-  if (recurrent_floats_ == 0) waiting_rows_ = 0;
+  // Without recurrent layers a row that waits is a number and nothing else.
+  if (recurrent_floats_ == 0) {
+    waiting_rows_ = 0;
+    image_size_.replay_rows = kernels::kMaxWindowRows;
+  }
   recurrent_ = backend_.Allocate(shape_.slots * recurrent_floats_ * sizeof(float));
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (blocks[i].mixer == MixerKind::kAttention) continue;
@@ -72,7 +96,22 @@ void StatePool::AllocatePages(const std::vector<Block>& blocks) {
   holders_.assign(cache_size_.pages, 0);
 }
 
-bool StatePool::Acquire(int slot, int64_t positions, int64_t forked_at) {
+void StatePool::MeasureImages() {
+  constexpr int64_t kFloat = sizeof(float);
+  for (const Layer& layer : layers_) {
+    const int64_t inputs = layer.inputs * layer.input_floats;
+    const int64_t replay_row = layer.recurrent.layout.replay_row;
+    const kernels::KeyValueLayout& pages = layer.key_values.layout;
+    image_size_.fixed += (layer.state_floats + inputs) * kFloat;
+    image_size_.replay_row += replay_row * kFloat;
+    image_size_.page += pages.key_bytes + pages.value_bytes;
+    absl::StrAppend(&image_size_.layout, layer.state_floats, ",", inputs, ",", replay_row, ",",
+                    pages.key_bytes, ",", pages.value_bytes, ";");
+  }
+}
+
+bool StatePool::Acquire(int slot, int64_t positions, int64_t forked_at, bool clean) {
+  clean_[slot] = clean;
   const int64_t shared = cache_size_.PagesShared(forked_at);
   std::fill_n(PagesOf(slot), shared, kNoPage);
   assigned_[slot] = static_cast<int32_t>(shared);
@@ -93,6 +132,7 @@ bool StatePool::Extend(int slot, int64_t positions) {
     row[i] = free_pages_.back();
     free_pages_.pop_back();
     holders_[row[i]] = 1;
+    if (clean_[slot] != 0) ClearPage(row[i]);
   }
   assigned_[slot] = static_cast<int32_t>(pages);
   Change(slot, had, pages);
@@ -124,6 +164,18 @@ void StatePool::Fork(int from, int to, int64_t positions) {
   if (cache_size_.PagesFor(positions) > shared) CopyPage(from_row[shared], to_row[shared]);
 }
 
+void StatePool::ClearPage(int32_t page) {
+  const auto clear = [this](std::byte* memory, int64_t bytes) {
+    backend_.Fill(reinterpret_cast<float*>(memory), 0.0f, bytes / sizeof(float));
+  };
+  for (const Layer& layer : layers_) {
+    const auto& [keys, values, layout] = layer.key_values;
+    if (keys == nullptr) continue;
+    clear(keys + page * layout.key_bytes, layout.key_bytes);
+    clear(values + page * layout.value_bytes, layout.value_bytes);
+  }
+}
+
 void StatePool::CopyPage(int32_t from, int32_t to) {
   for (const Layer& layer : layers_) {
     const auto& [keys, values, layout] = layer.key_values;
@@ -132,6 +184,59 @@ void StatePool::CopyPage(int32_t from, int32_t to) {
     backend_.Copy(values + to * layout.value_bytes, values + from * layout.value_bytes,
                   layout.value_bytes);
   }
+}
+
+void StatePool::Shrink(int slot, int64_t positions) {
+  const auto pages = static_cast<int32_t>(cache_size_.PagesFor(positions));
+  const int32_t* row = PagesOf(slot);
+  for (; assigned_[slot] > pages; --assigned_[slot]) Drop(row[assigned_[slot] - 1]);
+}
+
+template <typename Visit>
+void StatePool::VisitImage(int slot, int64_t fed, int replay, Visit visit) const {
+  int64_t at = 0;
+  const auto add = [&](const void* part, int64_t bytes) {
+    visit(part, at, bytes);
+    at += bytes;
+  };
+  const int32_t* pages = PagesOf(slot);
+  for (const Layer& layer : layers_) {
+    if (layer.key_values.keys != nullptr) {
+      const auto& [keys, values, layout] = layer.key_values;
+      for (int64_t i = 0; i < cache_size_.PagesFor(fed); ++i) {
+        add(keys + pages[i] * layout.key_bytes, layout.key_bytes);
+        add(values + pages[i] * layout.value_bytes, layout.value_bytes);
+      }
+      continue;
+    }
+    if (layer.recurrent.data == nullptr) continue;
+    constexpr int64_t kFloat = sizeof(float);
+    const kernels::RecurrentSlotLayout& layout = layer.recurrent.layout;
+    const float* block = layer.recurrent.slot(slot);
+    add(block + layout.checkpoint, layer.state_floats * kFloat);
+    for (int64_t position = fed - layer.inputs; position < fed; ++position) {
+      // Before the beginning there are no inputs: their place in the image stays as it is.
+      const int64_t bytes = layer.input_floats * kFloat;
+      if (position < 0) {
+        at += bytes;
+      } else {
+        add(block + layout.ring + position % layout.ring_rows * layer.input_floats, bytes);
+      }
+    }
+    add(block + layout.replay, replay * layout.replay_row * kFloat);
+  }
+}
+
+void StatePool::Save(int slot, int64_t fed, int replay, std::byte* image) const {
+  VisitImage(slot, fed, replay, [&](const void* part, int64_t at, int64_t bytes) {
+    if (bytes > 0) backend_.Read(image + at, part, bytes);
+  });
+}
+
+void StatePool::Restore(int slot, int64_t fed, int replay, const std::byte* image) {
+  VisitImage(slot, fed, replay, [&](const void* part, int64_t at, int64_t bytes) {
+    if (bytes > 0) backend_.Write(const_cast<void*>(part), image + at, bytes);
+  });
 }
 
 void StatePool::Change(int slot, int64_t begin, int64_t end) {

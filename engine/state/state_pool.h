@@ -5,11 +5,13 @@
 #ifndef MAMBAD_ENGINE_STATE_STATE_POOL_H_
 #define MAMBAD_ENGINE_STATE_STATE_POOL_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "engine/model/block.h"
 #include "engine/state/cache_size.h"
+#include "engine/state/image_size.h"
 #include "kernels/backend.h"
 
 namespace mambad {
@@ -35,8 +37,10 @@ class StatePool {
 
   // Zeroes the slot's recurrent state and assigns pages for `positions` positions. With `forked_at`
   // without those that a fork after so many positions will share: until then nothing may run the
-  // slot. False, and nothing changed, when too few pages are free. The slot must be released.
-  bool Acquire(int slot, int64_t positions, int64_t forked_at = 0);
+  // slot. `clean`: all pages that the slot will be given are zeroed, so that nothing of others is
+  // in its image. False, and nothing changed, when too few pages are free. The slot must be
+  // released.
+  bool Acquire(int slot, int64_t positions, int64_t forked_at = 0, bool clean = false);
   // Assigns more pages to an acquired slot, so that it has `positions` positions. False, and
   // nothing changed, when too few are free. Costs what is added, whatever the slot has.
   bool Extend(int slot, int64_t positions);
@@ -44,12 +48,29 @@ class StatePool {
   bool Reaches(int slot, int64_t positions) const {
     return cache_size_.PagesFor(positions) <= assigned_[slot];
   }
+  bool CanExtend(int slot, int64_t positions) const {
+    return cache_size_.PagesFor(positions) - assigned_[slot] <= pages_free();
+  }
   // The slot holds its pages no longer; those that no other holds are free.
   void Release(int slot);
   // Makes `to`, already acquired, what `from` is after `positions` positions, of which neither will
   // be written again. Copies the recurrent state and a page begun; full pages are shared, and those
   // that `to` had in their place are free.
   void Fork(int from, int to, int64_t positions);
+
+  // Frees the pages that the slot has beyond those of `positions` positions.
+  void Shrink(int slot, int64_t positions);
+
+  // An image is what the pool keeps of a sequence of which a model has read `fed` tokens, the last
+  // `replay` of them in replay rows: bytes that depend neither on the slot nor on its pages. Layer
+  // by layer: a recurrent one's checkpoint, its last W - 1 inputs before the convolution and its
+  // replay rows; an attention layer's pages up to `fed`, keys and values of each.
+  const ImageSize& image_size() const { return image_size_; }
+  // Writes the slot's image to `image`, which has it after the next Synchronize.
+  void Save(int slot, int64_t fed, int replay, std::byte* image) const;
+  // Makes an acquired slot, which has pages for `fed` positions, what the image was saved of.
+  // `image` must stay as it is until the next Synchronize.
+  void Restore(int slot, int64_t fed, int replay, const std::byte* image);
 
   // Whether a step folds a slot where `replay` rows wait, of which it reads `feed` tokens that are
   // right and `drafts` that may be wrong. Else its rows can wait behind them. What has read more
@@ -74,6 +95,9 @@ class StatePool {
  private:
   struct Layer {
     kernels::RecurrentState recurrent;
+    // Floats of its checkpoint and of an input before the convolution; inputs that the next row
+    // reaches back to.
+    int64_t state_floats = 0, input_floats = 0, inputs = 0;
     kernels::KeyValueState key_values;
     kernels::Buffer keys, values;
   };
@@ -82,12 +106,21 @@ class StatePool {
     int64_t begin = 0, end = 0;
   };
 
+  // Calls visit(slot's bytes or a page's, offset in the image, bytes) for all parts of an image.
+  template <typename Visit>
+  void VisitImage(int slot, int64_t fed, int replay, Visit visit) const;
+  void MeasureImages();
+  static void DescribeRecurrent(const Block& block, Layer* layer);
   void AllocateRecurrent(const std::vector<Block>& blocks);
   void AllocatePages(const std::vector<Block>& blocks);
   float* SlotBlock(int slot) const { return recurrent_.as<float>() + slot * recurrent_floats_; }
   // Pages in the order of positions; kNoPage: to be shared later.
+  const int32_t* PagesOf(int slot) const {
+    return table_.as<int32_t>() + int64_t{slot} * pages_per_sequence_;
+  }
   int32_t* PagesOf(int slot) { return table_.as<int32_t>() + int64_t{slot} * pages_per_sequence_; }
   void Drop(int32_t page);  // by one holder
+  void ClearPage(int32_t page);
   void CopyPage(int32_t from, int32_t to);
   void Change(int slot, int64_t begin, int64_t end);  // of its pages
 
@@ -97,10 +130,12 @@ class StatePool {
   int waiting_rows_ = 0;  // that all recurrent layers have room for; 0: one of them always folds
   kernels::Buffer recurrent_;  // [slots][recurrent layers' blocks]: a slot is one stretch
   CacheSize cache_size_;
+  ImageSize image_size_;
   int pages_per_sequence_ = 1;
   int64_t recurrent_floats_ = 0, page_bytes_ = 0;
   std::vector<int32_t> free_pages_;
   std::vector<int32_t> holders_;   // [pages], slots that have it
+  std::vector<uint8_t> clean_;     // [slots], its pages are zeroed before it has them
   std::vector<int32_t> assigned_;  // [slots], pages in use, those to be shared later counted
   kernels::Buffer table_;          // [slots, pages_per_sequence] int32, the host's copy
   kernels::Buffer device_table_;

@@ -44,6 +44,10 @@ std::string StatusLine(const v1::Completion& completion, const v1::GenerateReque
                                 ? request.sampling().temperature()
                                 : info.default_sampling().temperature();
   if (temperature > 0) absl::StrAppend(&line, ", seed ", completion.seed());
+  if (completion.has_session_id()) {
+    absl::StrAppend(&line, ", session ", completion.session_id(), " at ",
+                    GroupDigits(completion.position()));
+  }
   return absl::StrCat(line, "]");
 }
 

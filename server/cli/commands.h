@@ -21,6 +21,8 @@ void AddScoreCommand(CLI::App* app, const ClientOptions* options, Command* chose
 void AddTokenizeCommands(CLI::App* app, const ClientOptions* options, Command* chosen);
 void AddServerCommands(CLI::App* app, const ClientOptions* options,
                        Command* chosen);  // info, load, health
+void AddSessionCommands(CLI::App* app, const ClientOptions* options,
+                        Command* chosen);  // sessions list, get, fork, ...
 void AddBenchCommand(CLI::App* app, const ClientOptions* options, Command* chosen);
 void AddTokenCommand(CLI::App* app, const ClientOptions* options,
                      Command* chosen);  // token create, list, revoke

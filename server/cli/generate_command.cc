@@ -74,7 +74,7 @@ int Generate(const ClientOptions& options, const GenerateFlags& flags) {
   Input input;
   std::string problem = flags.input.Read(&input);
   if (problem.empty()) problem = flags.generation.Fill(&request);
-  if (problem.empty() && input.kind == Input::Kind::kNone)
+  if (problem.empty() && input.kind == Input::Kind::kNone && request.session_id().empty())
     problem = absl::StrCat("give ", input.names.choices);
   if (!problem.empty()) return ReportBadInput(problem);
   SetInput(input, &request);

@@ -96,6 +96,14 @@ void GenerationFlags::Register(CLI::App* app, bool one_answer) {
       ->group(group);
   AddNumber(app, "--priority", &priority_, "-100 to 100, higher runs first (default 0)")
       ->group(group);
+  if (!one_answer) {
+    app->add_option("--session", session_, "Go on with this session: see mambactl sessions")
+        ->type_name("ID")
+        ->group(group);
+    app->add_flag("--keep-session", keep_session_,
+                  "Keep prompt and answer in the session, or in a new one, whose name is told")
+        ->group(group);
+  }
   app->add_option("--request-id", request_id_, "The request's name in the server's log")
       ->type_name("NAME")
       ->group(group);
@@ -162,6 +170,8 @@ std::string GenerationFlags::Fill(v1::GenerateRequest* request) const {
   if (draft_length_) speculation->set_draft_length(*draft_length_);
   if (priority_) request->set_priority(*priority_);
   if (request_id_) request->set_request_id(*request_id_);
+  if (session_) request->set_session_id(*session_);
+  if (keep_session_) request->set_keep_session(true);
   return "";
 }
 

@@ -27,7 +27,7 @@ class GenerationFlags {
   std::string FillSampling(v1::Sampling* sampling) const;
   std::string FillStopping(v1::Stopping* stopping) const;
 
-  std::optional<std::string> stop_token_ids_, allowed_token_ids_, request_id_;
+  std::optional<std::string> stop_token_ids_, allowed_token_ids_, request_id_, session_;
   std::vector<std::string> stop_strings_, logit_bias_;
   std::optional<int64_t> max_tokens_, min_tokens_;
   std::optional<float> temperature_, top_p_, min_p_;
@@ -36,7 +36,7 @@ class GenerationFlags {
       priority_;
   std::optional<uint64_t> seed_;
   std::string speculation_ = "auto";
-  bool ignore_eos_ = false, include_stop_ = false, echo_ = false;
+  bool ignore_eos_ = false, include_stop_ = false, echo_ = false, keep_session_ = false;
 };
 
 }  // namespace mambad::cli

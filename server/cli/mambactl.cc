@@ -175,6 +175,7 @@ int RunProgram(int argc, char** argv) {
   AddScoreCommand(&app, &options, &chosen);
   AddTokenizeCommands(&app, &options, &chosen);
   AddServerCommands(&app, &options, &chosen);
+  AddSessionCommands(&app, &options, &chosen);
   AddBenchCommand(&app, &options, &chosen);
   AddTokenCommand(&app, &options, &chosen);
   for (CLI::App* command : app.get_subcommands({})) {

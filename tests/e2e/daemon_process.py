@@ -17,20 +17,21 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_tools import protoc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-pb = stubs = None  # the generated modules
+pb = stubs = session_pb = session_stubs = None  # the generated modules
 
 
 def make_stubs(folder):
     """Generates the modules into `folder`, a temporary one; returns the messages'."""
-    global pb, stubs
+    global pb, stubs, session_pb, session_stubs
     code = protoc.main([
         "protoc", f"-I{ROOT / 'proto'}", f"-I{pathlib.Path(grpc_tools.__file__).parent / '_proto'}",
-        f"--python_out={folder}", f"--grpc_python_out={folder}", "mambad/v1/generation.proto"])
+        f"--python_out={folder}", f"--grpc_python_out={folder}", "mambad/v1/generation.proto", "mambad/v1/session.proto"])
     if code != 0:
         sys.exit("protoc failed")
     sys.path.insert(0, str(folder))
-    from mambad.v1 import generation_pb2, generation_pb2_grpc
+    from mambad.v1 import generation_pb2, generation_pb2_grpc, session_pb2, session_pb2_grpc
     pb, stubs = generation_pb2, generation_pb2_grpc
+    session_pb, session_stubs = session_pb2, session_pb2_grpc
     return pb
 
 
@@ -60,6 +61,7 @@ class Daemon:
         self.metrics_address = words[words.index("metrics") + 1]
         self.channel = grpc.insecure_channel(self.address, options=[("grpc.max_receive_message_length", -1)])
         self.generation = stubs.GenerationStub(self.channel)
+        self.sessions = session_stubs.SessionsStub(self.channel)
 
     def resident_bytes(self):
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:

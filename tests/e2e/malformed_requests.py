@@ -109,10 +109,6 @@ def cases(pb, info):
                      [pb.Message(role="user", content="x")] * c + [pb.Message(content="y")]))
 
     # What is on the wire and not served.
-    for session in ("s", "another", "é"):
-        generate("session_id", lambda r, s=session: setattr(r, "session_id", s), code="UNIMPLEMENTED")
-    generate("keep_session", lambda r: setattr(r, "keep_session", True), code="UNIMPLEMENTED")
-    generate("keep_session", lambda r: setattr(r, "keep_session", True), code="UNIMPLEMENTED", method="GenerateOnce")
     if not info.HasField("draft_model"):
         generate("speculation.mode", lambda r: setattr(r.speculation, "mode", pb.Speculation.DRAFT_MODEL))
     # Two wrong fields: both are named.

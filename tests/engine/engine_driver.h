@@ -30,6 +30,8 @@ struct Answer {
   std::string matched_stop;
   std::optional<TokenId> matched_stop_id;
   std::optional<RequestStats> stats;
+  std::optional<SessionFacts> session;
+  absl::Status error;
 };
 
 class CollectingSink : public EventSink {
@@ -47,6 +49,8 @@ class CollectingSink : public EventSink {
       answer.matched_stop = event.matched_stop;
       answer.matched_stop_id = event.matched_stop_id;
       answer.stats = event.stats;
+      answer.session = event.session;
+      answer.error = event.error;
     }
     return !pause_after_each;
   }

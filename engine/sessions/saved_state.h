@@ -1,0 +1,70 @@
+// The models' state of a text in host memory: made once, then shared by all that go on from it
+// (sessions, forks, checkpoints, a file being written), and counted for as long as one of them has
+// it.
+
+#ifndef MAMBAD_ENGINE_SESSIONS_SAVED_STATE_H_
+#define MAMBAD_ENGINE_SESSIONS_SAVED_STATE_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/types/span.h"
+#include "engine/read_position.h"
+#include "engine/state/image_size.h"
+
+namespace mambad {
+
+// Bytes that saved states may take. Any thread.
+class HostMemory {
+ public:
+  explicit HostMemory(int64_t limit) : limit_(limit) {}
+
+  int64_t limit() const { return limit_; }
+  int64_t used() const { return used_.load(); }
+  // False, and nothing taken: there is no room for so many.
+  bool Take(int64_t bytes);
+  void GiveBack(int64_t bytes) { used_ -= bytes; }
+
+ private:
+  const int64_t limit_;
+  std::atomic<int64_t> used_{0};
+};
+
+class SavedState {
+ public:
+  // Of a text of which the models have read so far; `draft`: null without a draft model, or where
+  // only the target's state is wanted. Null: there is no room.
+  static std::shared_ptr<SavedState> Make(std::shared_ptr<HostMemory> memory,
+                                          const ReadPosition& target_read, const ImageSize& target,
+                                          const ReadPosition& draft_read, const ImageSize* draft);
+  ~SavedState();
+  SavedState(const SavedState&) = delete;
+  SavedState& operator=(const SavedState&) = delete;
+
+  const ReadPosition target_read, draft_read;
+  // Images (engine/state/state_pool.h); the draft's is empty where there is none. Written by who
+  // made it, before it is shared.
+  absl::Span<std::byte> target() { return {bytes_.get(), size_t(target_bytes_)}; }
+  absl::Span<std::byte> draft() { return {bytes_.get() + target_bytes_, size_t(draft_bytes_)}; }
+  absl::Span<const std::byte> target() const { return {bytes_.get(), size_t(target_bytes_)}; }
+  absl::Span<const std::byte> draft() const {
+    return {bytes_.get() + target_bytes_, size_t(draft_bytes_)};
+  }
+  // Both, the target's first.
+  absl::Span<const std::byte> images() const { return {bytes_.get(), size_t(bytes())}; }
+  int64_t bytes() const { return target_bytes_ + draft_bytes_; }
+
+ private:
+  SavedState(std::shared_ptr<HostMemory> memory, const ReadPosition& target_read,
+             const ReadPosition& draft_read, int64_t target_bytes, int64_t draft_bytes);
+
+  const std::shared_ptr<HostMemory> memory_;
+  const int64_t target_bytes_, draft_bytes_;
+  const std::unique_ptr<std::byte[]> bytes_;
+};
+
+}  // namespace mambad
+
+#endif  // MAMBAD_ENGINE_SESSIONS_SAVED_STATE_H_

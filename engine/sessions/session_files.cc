@@ -1,0 +1,245 @@
+#include "engine/sessions/session_files.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
+namespace mambad {
+namespace {
+
+constexpr absl::string_view kSuffix = ".session";
+constexpr absl::string_view kPartSuffix = ".session.part";
+constexpr char kLockName[] = "/lock";
+constexpr size_t kPieceBytes = 1 << 20;
+
+absl::Status SystemError(absl::string_view what, const std::string& path, int error) {
+  const std::string words = absl::StrCat(what, " ", path, ": ", strerror(error));
+  if (error == ENOSPC || error == EDQUOT || error == EFBIG)
+    return absl::ResourceExhaustedError(words);
+  return absl::InternalError(words);
+}
+
+class Descriptor {
+ public:
+  explicit Descriptor(int number) : number_(number) {}
+  ~Descriptor() {
+    if (number_ >= 0) close(number_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int number() const { return number_; }
+
+ private:
+  const int number_;
+};
+
+absl::Status WriteAll(int descriptor, absl::string_view bytes, const std::string& path) {
+  while (!bytes.empty()) {
+    const ssize_t count = write(descriptor, bytes.data(), std::min(bytes.size(), kPieceBytes));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return SystemError("writing", path, errno);
+    bytes.remove_prefix(static_cast<size_t>(count));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SyncDirectory(const std::string& directory) {
+  const Descriptor opened(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (opened.number() < 0) return SystemError("opening", directory, errno);
+  if (fsync(opened.number()) != 0) return SystemError("syncing", directory, errno);
+  return absl::OkStatus();
+}
+
+// All directories of the path that are not there.
+absl::Status MakeDirectory(const std::string& directory) {
+  for (size_t end = 1; end <= directory.size(); ++end) {
+    if (end < directory.size() && directory[end] != '/') continue;
+    const std::string part = directory.substr(0, end);
+    if (mkdir(part.c_str(), 0700) != 0 && errno != EEXIST)
+      return SystemError("sessions.directory: making", part, errno);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// ---- opening ------------------------------------------------------------------------------------
+
+absl::StatusOr<std::unique_ptr<SessionFiles>> SessionFiles::Open(
+    const std::string& directory, std::shared_ptr<const SessionFormat> format,
+    std::shared_ptr<HostMemory> memory, std::vector<Found>* found,
+    std::vector<std::string>* warnings) {
+  if (absl::Status status = MakeDirectory(directory); !status.ok()) return status;
+  const std::string lock_path = directory + kLockName;
+  const int lock = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (lock < 0) return SystemError("sessions.directory: opening", lock_path, errno);
+  if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
+    close(lock);
+    return absl::FailedPreconditionError(
+        absl::StrCat("sessions.directory: ", directory, " is used by another process"));
+  }
+  std::unique_ptr<SessionFiles> files(
+      new SessionFiles(directory, lock, std::move(format), std::move(memory)));
+  files->Scan(found, warnings);
+  return files;
+}
+
+SessionFiles::SessionFiles(std::string directory, int lock,
+                           std::shared_ptr<const SessionFormat> format,
+                           std::shared_ptr<HostMemory> memory)
+    : directory_(std::move(directory)),
+      lock_(lock),
+      format_(std::move(format)),
+      memory_(std::move(memory)),
+      thread_([this] { Run(); }) {}
+
+SessionFiles::~SessionFiles() {
+  {
+    MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  news_.NotifyOne();
+  thread_.join();
+  close(lock_);
+}
+
+void SessionFiles::Scan(std::vector<Found>* found, std::vector<std::string>* warnings) {
+  DIR* const directory = opendir(directory_.c_str());
+  if (directory == nullptr) return;
+  std::vector<std::string> names;
+  while (const dirent* entry = readdir(directory)) names.emplace_back(entry->d_name);
+  closedir(directory);
+  std::sort(names.begin(), names.end());
+  SessionRecordReader::Rules rules;
+  rules.owned = rules.only_head = true;
+  for (const std::string& name : names) {
+    const std::string path = absl::StrCat(directory_, "/", name);
+    if (absl::EndsWith(name, kPartSuffix)) {
+      unlink(path.c_str());
+      warnings->push_back(
+          absl::StrCat(path,
+                       ": a session that was being written when the process ended: removed; "
+                       "what was acknowledged of it before is there"));
+      continue;
+    }
+    if (!absl::EndsWith(name, kSuffix)) continue;
+    auto record = ReadNow(path, rules);
+    if (record.ok() && PathOf((*record)->id) != path)
+      record = absl::InvalidArgumentError("the session in it has another name");
+    struct stat facts;
+    if (record.ok() && stat(path.c_str(), &facts) == 0) {
+      const auto age = std::max<int64_t>(0, time(nullptr) - facts.st_mtime);
+      found->push_back({*std::move(record), absl::Seconds(age)});
+    } else if (absl::IsInvalidArgument(record.status())) {
+      unlink(path.c_str());
+      warnings->push_back(absl::StrCat(path, ": removed: ", record.status().message()));
+    } else {
+      warnings->push_back(absl::StrCat(path, ": left alone: ", record.status().message()));
+    }
+  }
+}
+
+// ---- the thread ---------------------------------------------------------------------------------
+
+void SessionFiles::Run() {
+  for (;;) {
+    std::function<void()> job;
+    {
+      MutexLock lock(&mutex_);
+      while (jobs_.empty() && !stopping_) news_.Wait(&mutex_);
+      if (jobs_.empty()) return;
+      job = std::move(jobs_.front());
+      jobs_.pop_front();
+    }
+    job();
+  }
+}
+
+void SessionFiles::Ask(std::function<void()> job) {
+  {
+    MutexLock lock(&mutex_);
+    jobs_.push_back(std::move(job));
+  }
+  news_.NotifyOne();
+}
+
+void SessionFiles::Write(std::shared_ptr<const SessionRecord> record, Written done) {
+  Ask([this, record = std::move(record), done = std::move(done)] { done(WriteNow(record)); });
+}
+
+void SessionFiles::Read(const std::string& id, WasRead done) {
+  Ask([this, id, done = std::move(done)] {
+    SessionRecordReader::Rules rules;
+    rules.owned = true;
+    done(ReadNow(PathOf(id), rules));
+  });
+}
+
+void SessionFiles::Remove(const std::string& id) {
+  Ask([path = PathOf(id)] { unlink(path.c_str()); });
+}
+
+std::string SessionFiles::PathOf(const std::string& id) const {
+  return absl::StrCat(directory_, "/", id, kSuffix);
+}
+
+absl::Status SessionFiles::WriteNow(const std::shared_ptr<const SessionRecord>& record) {
+  const std::string path = PathOf(record->id);
+  const std::string part = absl::StrCat(directory_, "/", record->id, kPartSuffix);
+  const auto write_part = [&]() -> absl::Status {
+    const Descriptor file(open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (file.number() < 0) return SystemError("making", part, errno);
+    SessionRecordWriter source(record);
+    for (std::string piece = source.Next(kPieceBytes); !piece.empty();
+         piece = source.Next(kPieceBytes)) {
+      if (absl::Status status = WriteAll(file.number(), piece, part); !status.ok()) return status;
+    }
+    return fsync(file.number()) == 0 ? absl::OkStatus() : SystemError("syncing", part, errno);
+  };
+  absl::Status status = write_part();
+  if (status.ok() && rename(part.c_str(), path.c_str()) != 0)
+    status = SystemError("renaming", part, errno);
+  if (status.ok()) return SyncDirectory(directory_);
+  unlink(part.c_str());
+  return absl::Status(status.code(),
+                      absl::StrCat("the session could not be kept: ", status.message()));
+}
+
+absl::StatusOr<std::shared_ptr<const SessionRecord>> SessionFiles::ReadNow(
+    const std::string& path, const SessionRecordReader::Rules& rules) const {
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.number() < 0) return SystemError("opening", path, errno);
+  SessionRecordReader reader(format_, memory_, rules);
+  struct stat facts;
+  if (fstat(file.number(), &facts) != 0) return SystemError("looking at", path, errno);
+  // A head is at the front: what follows it need not be read.
+  std::string piece(rules.only_head ? size_t{1} << 14 : kPieceBytes, '\0');
+  while (!reader.done()) {
+    const ssize_t count = read(file.number(), piece.data(), piece.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return SystemError("reading", path, errno);
+    if (count == 0) return absl::InvalidArgumentError("the file ends too early");
+    const absl::Status status =
+        reader.Read(absl::string_view(piece.data(), static_cast<size_t>(count)));
+    if (!status.ok()) return status;
+  }
+  if (reader.total_bytes() != facts.st_size) {
+    return absl::InvalidArgumentError(absl::StrCat("the file has ", facts.st_size, " bytes, ",
+                                                   reader.total_bytes(), " expected"));
+  }
+  return reader.Take();
+}
+
+}  // namespace mambad

@@ -1,0 +1,307 @@
+#!/usr/bin/env python3
+"""Sessions over the wire, on the story model with its draft: a conversation whose session is kept, parked, killed with its
+daemon, moved, forked and taken back has the bits of single calls over the whole text.
+
+    sessions_test.py --binary build/bin/mambad --models deploy/models/stories --mambactl build/bin/mambactl [--kills 100]
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+import grpc
+
+import daemon_process
+from daemon_process import Daemon, make_stubs
+
+OPTIONS = pb = None  # set by main: the arguments, the generated messages
+
+TURNS = ["Once upon a time there was a little dragon", " The dragon said", " Then Lily", " In the end", " But", " So they"]
+
+
+def start_daemon(folder, drain_timeout="30s"):
+    models = pathlib.Path(OPTIONS.models)
+    config = folder / "mambad.yaml"
+    config.write_text(f"drain_timeout: {drain_timeout}\nsessions:\n  directory: {folder}/sessions\n"
+                      "batching:\n  max_sequences: 3\n", encoding="utf-8")
+    return Daemon(OPTIONS.binary, str(models / "target"), str(models / "draft"), ["--config", str(config)])
+
+
+class Talk:
+    """A conversation: what one call over the whole text gives, beside the session."""
+
+    def __init__(self, daemon, temperature, mode):
+        self.daemon, self.temperature, self.mode = daemon, temperature, mode
+        self.ids, self.session, self.position = [], None, 0
+
+    def request(self, turn, ids, mode):
+        request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=ids))
+        request.sampling.temperature = self.temperature
+        request.sampling.seed = 100 + turn
+        request.sampling.repetition_penalty = 1.1
+        request.stopping.max_tokens = 24
+        request.stopping.ignore_eos = True
+        request.speculation.mode = mode
+        return request
+
+    def tokens(self, turn):
+        text = TURNS[turn % len(TURNS)]
+        return list(self.daemon.generation.Tokenize(pb.TokenizeRequest(text=text, add_special_tokens=turn == 0)).token_ids)
+
+    def single(self, turn):
+        """The answer of one call, without a session and without drafts."""
+        whole = self.request(turn, self.ids + self.tokens(turn), pb.Speculation.OFF)
+        return list(self.daemon.generation.GenerateOnce(whole).token_ids)
+
+    def take_turn(self, test, turn, stream=False):
+        expected, added = self.single(turn), self.tokens(turn)
+        request = self.request(turn, added, self.mode)
+        request.keep_session = True
+        if self.session:
+            request.session_id = self.session
+        if stream:
+            messages = list(self.daemon.generation.Generate(request))
+            answer = [token for message in messages for token in message.token_ids]
+            done = messages[-1].completion
+        else:
+            message = self.daemon.generation.GenerateOnce(request)
+            answer, done = list(message.token_ids), message.completion
+        test.assertEqual(answer, expected)
+        self.ids += added + answer
+        self.session, self.position = done.session_id, done.position
+        test.assertEqual(done.position, len(self.ids))
+        test.assertEqual(done.usage.prompt_tokens, len(self.ids) - len(answer))
+        session = self.facts()
+        test.assertEqual((session.position, session.state_digest), (done.position, done.state_digest))
+        return done
+
+    def facts(self):
+        return self.daemon.sessions.Get(daemon_process.session_pb.GetSessionRequest(session_id=self.session))
+
+
+def fill_slots(daemon, count=3):
+    """Calls that take all slots, so that sessions leave theirs."""
+    calls = []
+    for index in range(count):
+        request = pb.GenerateRequest(text="One day")
+        request.stopping.max_tokens = 60
+        request.sampling.seed = index
+        request.stopping.ignore_eos = True
+        calls.append(daemon.generation.GenerateOnce.future(request))
+    for call in calls:
+        call.result()
+
+
+class SessionsTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.daemons = []
+
+    def tearDown(self):
+        for daemon in self.daemons:
+            daemon.kill()
+        self.folder.cleanup()
+
+    def start(self, name="one", **settings):
+        folder = pathlib.Path(self.folder.name) / name
+        folder.mkdir(exist_ok=True)
+        daemon = start_daemon(folder, **settings)
+        self.daemons.append(daemon)
+        return daemon
+
+    def each(self):
+        for temperature in (0, 0.8):
+            for mode in (pb.Speculation.OFF, pb.Speculation.AUTO, pb.Speculation.DRAFT_MODEL):
+                yield temperature, mode
+
+    def test_kept_parked_and_killed(self):
+        pb2 = daemon_process.session_pb
+        daemon = self.start()
+        for temperature, mode in self.each():
+            with self.subTest(temperature=temperature, mode=mode):
+                talk = Talk(daemon, temperature, mode)
+                for turn in range(6):
+                    done = talk.take_turn(self, turn, stream=turn % 2 == 1)
+                    if turn > 0:
+                        self.assertGreater(done.usage.cached_tokens, 0)
+                    if turn == 1:
+                        fill_slots(daemon)
+                        self.assertEqual(talk.facts().tier, pb2.Session.HOST)
+                    if turn == 3:
+                        daemon.kill()
+                        daemon = talk.daemon = self.start()
+                        self.assertEqual(talk.facts().tier, pb2.Session.DISK)
+                        self.assertEqual(talk.facts().position, talk.position)
+
+    def test_exported_imported_forked_and_taken_back(self):
+        pb2 = daemon_process.session_pb
+        one, two = self.start("one"), self.start("two")
+        for temperature, mode in self.each():
+            with self.subTest(temperature=temperature, mode=mode):
+                talk = Talk(one, temperature, mode)
+                talk.take_turn(self, 0)
+                talk.take_turn(self, 1)
+                kept = one.sessions.Checkpoint(pb2.CheckpointSessionRequest(session_id=talk.session))
+                self.assertEqual(list(kept.checkpoints), [talk.position])
+                # Two branches.
+                fork = Talk(one, temperature, mode)
+                fork.ids, fork.position = list(talk.ids), talk.position
+                fork.session = one.sessions.Fork(pb2.ForkSessionRequest(session_id=talk.session)).session_id
+                self.assertNotEqual(fork.session, talk.session)
+                talk.take_turn(self, 2)
+                fork.take_turn(self, 3)
+                fork.take_turn(self, 4)
+                # Taken back.
+                session = one.sessions.Rewind(pb2.RewindSessionRequest(session_id=talk.session, position=kept.position))
+                self.assertEqual(session.state_digest, kept.state_digest)
+                talk.ids, talk.position = talk.ids[:kept.position], kept.position
+                talk.take_turn(self, 3)
+                # Moved.
+                moved = subprocess.run([OPTIONS.mambactl, "--address", one.address, "--json", "sessions", "move",
+                                        talk.session, "--to", two.address], stdout=subprocess.PIPE, check=True)
+                with self.assertRaises(grpc.RpcError) as caught:
+                    talk.facts()
+                self.assertEqual(caught.exception.code(), grpc.StatusCode.NOT_FOUND)
+                talk.daemon, talk.session = two, json.loads(moved.stdout)["session_id"]
+                done = talk.take_turn(self, 5)
+                self.assertGreater(done.usage.cached_tokens, 0)
+
+    def test_cut_by_the_end_of_the_server(self):
+        """A stream that SIGTERM cuts says where its session stands, and goes on from there in another process."""
+        for kept_before in (True, False):
+            with self.subTest(kept_before=kept_before):
+                daemon = self.start(drain_timeout="0s")
+                talk = Talk(daemon, 0.8, pb.Speculation.AUTO)
+                if kept_before:
+                    talk.take_turn(self, 0)
+                added = talk.tokens(1)
+                request = talk.request(7, added, pb.Speculation.AUTO)
+                request.stopping.max_tokens = 400
+                request.keep_session = True
+                if talk.session:
+                    request.session_id = talk.session
+                answer, last = [], None
+                with self.assertRaises(grpc.RpcError) as caught:
+                    for message in daemon.generation.Generate(request):
+                        if not answer:
+                            daemon.process.send_signal(signal.SIGTERM)
+                        answer += list(message.token_ids)
+                        last = message
+                self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
+                talk.session = last.completion.session_id
+                self.assertIn(talk.session, caught.exception.details())
+                self.assertEqual(last.completion.finish_reason, pb.CANCELLED)
+                talk.ids += added + answer
+                self.assertEqual(last.completion.position, len(talk.ids))
+                self.assertEqual(daemon.process.wait(timeout=60), 0)
+                daemon.kill()
+                talk.daemon = self.start()
+                self.assertEqual(talk.facts().state_digest, last.completion.state_digest)
+                talk.take_turn(self, 2)
+                talk.daemon.kill()
+
+    def test_refusals(self):
+        pb2 = daemon_process.session_pb
+        daemon = self.start()
+        talk = Talk(daemon, 0, pb.Speculation.OFF)
+        talk.take_turn(self, 0)
+
+        def code(call):
+            with self.assertRaises(grpc.RpcError) as caught:
+                call()
+            return caught.exception.code()
+
+        request = talk.request(1, talk.tokens(1), pb.Speculation.OFF)
+        request.session_id = "nothing"
+        self.assertEqual(code(lambda: daemon.generation.GenerateOnce(request)), grpc.StatusCode.NOT_FOUND)
+        self.assertEqual(code(lambda: daemon.sessions.Rewind(
+            pb2.RewindSessionRequest(session_id=talk.session, position=3))), grpc.StatusCode.FAILED_PRECONDITION)
+        # A second call while one uses it.
+        request.session_id = talk.session
+        request.stopping.max_tokens = 1000
+        stream = daemon.generation.Generate(request)
+        next(stream)
+        self.assertEqual(code(lambda: daemon.generation.GenerateOnce(request)), grpc.StatusCode.ABORTED)
+        self.assertEqual(code(lambda: daemon.sessions.Delete(
+            pb2.DeleteSessionRequest(session_id=talk.session))), grpc.StatusCode.ABORTED)
+        stream.cancel()
+        # What was not to be kept has changed nothing, once the call is over.
+        end = time.monotonic() + 20
+        while talk.facts().in_use and time.monotonic() < end:
+            time.sleep(0.02)
+        self.assertEqual(talk.facts().position, talk.position)
+        talk.take_turn(self, 1)
+        # A record of something else.
+        chunks = [pb2.ImportSessionRequest(piece=b"MAMBADS1" + b"\xff" * 200)]
+        self.assertEqual(code(lambda: daemon.sessions.Import(iter(chunks))), grpc.StatusCode.INVALID_ARGUMENT)
+        self.assertEqual(code(lambda: daemon.sessions.Import(iter([]))), grpc.StatusCode.INVALID_ARGUMENT)
+        daemon.sessions.Delete(pb2.DeleteSessionRequest(session_id=talk.session))
+        self.assertEqual(len(daemon.sessions.List(pb2.ListSessionsRequest()).sessions), 0)
+        self.assertEqual(daemon.wait_until_idle().state_bytes, 0)
+
+    def test_killed_at_random_moments(self):
+        """Every session that was acknowledged comes back whole."""
+        pb2 = daemon_process.session_pb
+        random.seed(5)
+        acknowledged = {}  # session -> position, digest
+        for kill in range(OPTIONS.kills):
+            daemon = self.start()
+            found = {s.session_id: s for s in daemon.sessions.List(pb2.ListSessionsRequest()).sessions}
+            for session, (position, digest) in acknowledged.items():
+                self.assertIn(session, found, f"kill {kill}")
+                # One that was being written may be further, or as it was.
+                self.assertGreaterEqual(found[session].position, position)
+                if found[session].position == position:
+                    self.assertEqual(found[session].state_digest, digest)
+                acknowledged[session] = found[session].position, found[session].state_digest
+
+            def writer(seed):
+                known = list(acknowledged)
+                while True:
+                    request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[5 + seed, 9, 20]), keep_session=True)
+                    request.stopping.max_tokens = 3
+                    request.stopping.ignore_eos = True
+                    if known and len(known) > seed:
+                        request.session_id = known[seed]
+                    try:
+                        done = daemon.generation.GenerateOnce(request).completion
+                    except grpc.RpcError:
+                        return
+                    acknowledged[done.session_id] = done.position, done.state_digest
+                    known.append(done.session_id)
+
+            writers = [threading.Thread(target=writer, args=(seed,)) for seed in range(3)]
+            for thread in writers:
+                thread.start()
+            time.sleep(random.uniform(0.01, 0.3))
+            daemon.process.kill()
+            for thread in writers:
+                thread.join()
+            daemon.kill()
+            self.daemons.remove(daemon)
+        print(f"{OPTIONS.kills} kills, {len(acknowledged)} sessions", file=sys.stderr)
+
+
+def main():
+    global OPTIONS, pb
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--models", required=True)
+    parser.add_argument("--mambactl", required=True)
+    parser.add_argument("--kills", type=int, default=5)
+    OPTIONS, rest = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as folder:
+        pb = make_stubs(folder)
+        unittest.main(argv=[sys.argv[0], *rest])
+
+
+if __name__ == "__main__":
+    main()
