@@ -37,9 +37,9 @@ enum class Function {
 };
 
 // A value of a template while it is rendered: cheap to copy, shares what it holds. Plain values
-// (all but namespaces, methods, counters and loops) never change after they were made, and a namespace
-// holds no other, so they form no cycles but through the scopes of macros, which the rendering takes
-// apart at its end.
+// (all but namespaces, methods, counters and loops) never change after they were made, and a
+// namespace holds no other, so they form no cycles but through the scopes of macros, which the
+// rendering takes apart at its end.
 class Value {
  public:
   // Undefined; `name` tells error messages what was missing.
