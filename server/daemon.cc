@@ -95,7 +95,7 @@ class RunningDaemon final : public Daemon {
     if (!engine.ok()) return engine.status();
     engine_ = *std::move(engine);
     for (const std::string& line : StartReport(*engine_)) environment_.log.Info(line);
-    for (const std::string& line : engine_->warnings()) environment_.log.Warning(line);
+    for (const std::string& line : StartWarnings(*engine_)) environment_.log.Warning(line);
     metrics_.SetEngine(engine_.get(), text_worker_.get());
     environment_.engine.store(engine_.get());
     SetState(State::kServing);
