@@ -377,6 +377,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromTokenizerJson(
   ApplyBoundaries(*config, parts.table, files.source_name, &parts.boundaries, &config->warnings);
   parts.warnings = std::move(config->warnings);
   parts.warnings.insert(parts.warnings.end(), document.warnings.begin(), document.warnings.end());
+  ShortenWarnings(files.source_name, &parts.warnings);
   parts.strips_leading_space = document.decoder.strips_leading_space;
   parts.added_tokens = std::move(document.added_tokens);
   parts.normalizer = *std::move(normalizer);

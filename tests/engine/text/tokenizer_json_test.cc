@@ -117,6 +117,23 @@ TEST(TokenizerJson, AddedTokenFlags) {
   EXPECT_THAT(Encode(*tokenizer, "<m><m>x"), ElementsAre(263, 'x')) << "the longest wins";
 }
 
+TEST(TokenizerJson, OfManyWarningsTheFirstAreKept) {
+  TokenizerFiles files;
+  files.source_name = "model";
+  files.model_vocabulary = 261;
+  Json document = ByteLevelDocument();
+  for (int i = 0; i < 1000; ++i) {
+    document["added_tokens"].push_back(AddedToken(261 + i, "<pad" + std::to_string(i) + ">", true));
+  }
+  files.tokenizer_json = document.dump();
+  const auto tokenizer = CreateTokenizer(files);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const std::vector<std::string> warnings = (*tokenizer)->warnings();
+  ASSERT_EQ(warnings.size(), 21);
+  EXPECT_THAT(warnings[0], HasSubstr("\"<pad0>\" has the id 261"));
+  EXPECT_EQ(warnings[20], "model: 980 more warnings of its text files");
+}
+
 // As tokenizers 0.23 gives them.
 TEST(TokenizerJson, AddedTokensAreNumberedAsTheLibraryDoesIt) {
   Json document = ByteLevelDocument();
