@@ -106,7 +106,7 @@ class RunningDaemon final : public Daemon {
     engine_ = *std::move(engine);
     credentials_->Report();
     for (const std::string& line : StartReport(*engine_)) environment_.log.Info(line);
-    for (const std::string& line : engine_->warnings()) environment_.log.Warning(line);
+    for (const std::string& line : StartWarnings(*engine_)) environment_.log.Warning(line);
     metrics_.SetEngine(engine_.get(), text_worker_.get());
     environment_.engine.store(engine_.get());
     SetState(State::kServing);

@@ -52,9 +52,7 @@ std::string DescribeText(const Engine& engine) {
 std::string DescribeSpeculation(const Engine& engine) {
   const EngineOptions& options = engine.options();
   if (!options.speculation) return "speculation: off";
-  if (const absl::Status check = engine.self_check(); !check.ok()) {
-    return absl::StrCat("speculation: switched off, the self-check failed: ", check.message());
-  }
+  if (!engine.self_check().ok()) return "speculation: switched off";
   std::vector<std::string> drafters;
   if (engine.draft_model() != nullptr) drafters.push_back("draft model");
   if (options.prompt_lookup) drafters.push_back("prompt lookup");
@@ -78,6 +76,15 @@ std::vector<std::string> StartReport(const Engine& engine) {
   lines.push_back(DescribeMemory(engine.memory(), options));
   lines.push_back(DescribeText(engine));
   lines.push_back(DescribeSpeculation(engine));
+  return lines;
+}
+
+std::vector<std::string> StartWarnings(const Engine& engine) {
+  std::vector<std::string> lines = engine.warnings();
+  if (const absl::Status check = engine.self_check(); !check.ok()) {
+    lines.push_back(absl::StrCat("the self-check failed, so speculation is switched off: ",
+                                 std::string(check.message())));
+  }
   return lines;
 }
 

@@ -12,6 +12,8 @@ namespace mambad::server {
 
 // Lines for the log, one a subject: model, draft model, device, memory, text, speculation.
 std::vector<std::string> StartReport(const Engine& engine);
+// What looks like a mistake: the engine's warnings, and a self-check that failed.
+std::vector<std::string> StartWarnings(const Engine& engine);
 
 }  // namespace mambad::server
 

@@ -5,6 +5,7 @@
 
 #include "engine/text/chat_template_file.h"
 #include "nlohmann/json.hpp"
+#include "trainer/json_record.h"
 #include "trainer/line_reader.h"
 
 namespace mambad::trainer {
@@ -195,14 +196,7 @@ void ReadJsonLine(const std::string& line, int64_t number, const CorpusTokenizer
                   const CorpusOptions& options, Reading* reading) {
   if (line.find_first_not_of(" \t") == std::string::npos) return;
   reading->Record(number, [&] {
-    // A parser that recurses is kept from deep nesting; a record needs four levels.
-    const json record = json::parse(
-        line,
-        [](int depth, json::parse_event_t, json&) {
-          if (depth > 16) Refuse("JSON nested deeper than 16");
-          return true;
-        },
-        false);
+    const json record = ReadJsonRecord(line);
     if (!record.is_object()) Refuse("expected JSON Lines: a whole JSON object on every line");
     return RecordDocuments(record, tokenizer, options);
   });

@@ -296,6 +296,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromSentencePieceModel(
   }
   ApplyBoundaries(*config, builder.table, files.source_name, &boundaries, &config->warnings);
   warnings.insert(warnings.end(), config->warnings.begin(), config->warnings.end());
+  ShortenWarnings(files.source_name, &warnings);
   return std::make_unique<const SentencePieceTokenizer>(
       *std::move(readers), std::move(builder.table), std::move(boundaries), prefix,
       std::move(warnings), AddedTokenMatcher(std::move(builder.added_tokens)));

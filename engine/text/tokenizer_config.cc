@@ -238,6 +238,13 @@ std::string LeftOutText(const TokenizerFiles& files, const AddedToken& token) {
                       files.model_vocabulary - 1, ": it is left out");
 }
 
+void ShortenWarnings(const std::string& source, std::vector<std::string>* warnings) {
+  if (warnings->size() <= kMostWarnings) return;
+  const size_t more = warnings->size() - kMostWarnings;
+  warnings->resize(kMostWarnings);
+  warnings->push_back(absl::StrCat(source, ": ", more, " more warnings of its text files"));
+}
+
 void ApplyBoundaries(const TokenizerConfig& config, const TokenTable& table,
                      const std::string& source, TextBoundaries* boundaries,
                      std::vector<std::string>* warnings) {

@@ -39,6 +39,10 @@ absl::StatusOr<AddedToken> ReadAddedToken(const JsonReader& entry, std::optional
 // The warning about a token that the model has no row for.
 std::string LeftOutText(const TokenizerFiles& files, const AddedToken& token);
 
+// Keeps the first of many warnings and says how many more there were: there may be thousands.
+inline constexpr size_t kMostWarnings = 20;
+void ShortenWarnings(const std::string& source, std::vector<std::string>* warnings);
+
 // Sets bos_id and eos_id from the configuration and makes prefix and suffix obey an explicit
 // add_bos_token and add_eos_token; where such a token is wanted and there is none, `warnings` says
 // so.

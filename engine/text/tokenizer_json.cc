@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "engine/json/json_text.h"
 #include "engine/text/bpe_tokenizer.h"
@@ -58,16 +59,17 @@ class AddedTokenList {
       : files_(files), vocabulary_(vocabulary), config_(*config) {}
 
   absl::Status Read(const JsonReader& list) {
+    for (const auto& [spelling, value] : vocabulary_.value().items()) {
+      if (value.is_number_integer()) Count(value.get<int64_t>());
+    }
+    numbers_anew_ = next_id_ == static_cast<int64_t>(vocabulary_.value().size());
     if (!list.IsNull()) {
       if (absl::Status status = list.ExpectArray(); !status.ok()) return status;
       for (size_t i = 0; i < list.value().size(); ++i) {
         absl::StatusOr<AddedToken> token = ReadAddedToken(list.Element(i), std::nullopt);
         if (!token.ok()) return token.status();
-        Append(*std::move(token));
+        AppendListed(list.Element(i), *std::move(token));
       }
-    }
-    for (const auto& [spelling, value] : vocabulary_.value().items()) {
-      if (value.is_number_integer()) Count(value.get<int64_t>());
     }
     for (const AddedToken& token : config_.added_tokens) Merge(token);
     // New rows are only there where it is known how many the model has.
@@ -79,6 +81,7 @@ class AddedTokenList {
   }
 
   std::vector<AddedToken> tokens;
+  std::vector<std::string> warnings;
 
  private:
   // What is no id is refused later.
@@ -89,6 +92,26 @@ class AddedTokenList {
   std::optional<TokenId> IdInVocabulary(const std::string& content) const {
     absl::StatusOr<int32_t> id = vocabulary_.Member(content).NonNegativeInt();
     return id.ok() ? std::optional<TokenId>(*id) : std::nullopt;
+  }
+
+  // As the tokenizers library numbers them, whatever the file says: by the vocabulary, else behind
+  // it and those before. The first of a spelling counts.
+  void AppendListed(const JsonReader& entry, AddedToken token) {
+    if (by_content_.contains(token.content)) {
+      warnings.push_back(absl::StrCat(entry.path(), ": token \"", absl::CHexEscape(token.content),
+                                      "\" is there twice: the second is left out"));
+      return;
+    }
+    const TokenId behind = static_cast<TokenId>(std::min<int64_t>(next_id_, kLargestTokenId));
+    const TokenId id = IdInVocabulary(token.content).value_or(numbers_anew_ ? behind : token.id);
+    if (id != token.id && !renumbered_) {
+      renumbered_ = true;
+      warnings.push_back(absl::StrCat(
+          entry.path(), ": token \"", absl::CHexEscape(token.content), "\" has the id ", token.id,
+          ", the library that reads such files gives it ", id, ", which counts, here and below"));
+    }
+    token.id = id;
+    Append(std::move(token));
   }
 
   void Append(AddedToken token) {
@@ -116,6 +139,8 @@ class AddedTokenList {
   TokenizerConfig& config_;
   absl::flat_hash_map<std::string, size_t> by_content_;
   int64_t next_id_ = 0;
+  bool numbers_anew_ = false;  // the vocabulary has no gaps
+  bool renumbered_ = false;    // a token got another id than the file gives it
 };
 
 bool Fits(const TokenizerFiles& files, int64_t id) {
@@ -212,20 +237,25 @@ absl::Status ReadMerges(const JsonReader& merges, const TokenTable& table, bool 
   return absl::OkStatus();
 }
 
-absl::Status ReadSymbols(const Document& document, const TokenTable& table, BpeSymbols* symbols) {
-  const JsonReader& model = document.model;
+absl::Status ReadSymbols(const TokenTable& table, Document* document, BpeSymbols* symbols) {
+  const JsonReader& model = document->model;
   absl::StatusOr<bool> byte_fallback = model.Member("byte_fallback").BoolOr(false);
   absl::StatusOr<bool> fuse = model.Member("fuse_unk").BoolOr(false);
   absl::StatusOr<std::string> unknown = model.Member("unk_token").StringOr("");
   if (!byte_fallback.ok()) return byte_fallback.status();
   if (!fuse.ok()) return fuse.status();
   if (!unknown.ok()) return unknown.status();
-  symbols->byte_level = document.pre_tokenizer.byte_level;
+  symbols->byte_level = document->pre_tokenizer.byte_level;
   symbols->byte_fallback = *byte_fallback;
   symbols->fuse_unknown = *fuse;
   if (!unknown->empty()) {
     symbols->unknown = table.IdOf(*unknown);
-    if (!symbols->unknown) return model.Member("unk_token").Unexpected("a token of model.vocab");
+    const absl::Status missing = model.Member("unk_token").Unexpected("a token of model.vocab");
+    if (!symbols->unknown && !symbols->byte_level) return missing;
+    // Every byte has a token there, so that nothing is unknown.
+    if (!symbols->unknown) {
+      document->warnings.push_back(absl::StrCat(missing.message(), "; it is left out"));
+    }
   }
   for (int byte = 0; byte < 256; ++byte) {
     if (const auto id = table.IdOf(ByteLevelCharacter(byte))) symbols->of_byte[byte] = *id;
@@ -279,6 +309,7 @@ absl::Status ReadDocument(const JsonReader& root, const TokenizerFiles& files,
   status = added_tokens.Read(root.Member("added_tokens"));
   if (!status.ok()) return status;
   document->added_tokens = std::move(added_tokens.tokens);
+  document->warnings = std::move(added_tokens.warnings);
   std::optional<bool> prefix_space;
   if (SetsPrefixSpace(*config)) prefix_space = config->add_prefix_space.value_or(false);
   absl::StatusOr<PreTokenizerRule> pre_tokenizer =
@@ -330,7 +361,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromTokenizerJson(
   parts.table = *std::move(table);
   status = ReadMerges(document.model.Member("merges"), parts.table,
                       document.vocabulary_left_out > 0, &parts.merger);
-  if (status.ok()) status = ReadSymbols(document, parts.table, &parts.symbols);
+  if (status.ok()) status = ReadSymbols(parts.table, &document, &parts.symbols);
   if (status.ok()) status = ReadWholePieces(document, parts.table, &parts.whole_pieces);
   if (!status.ok()) return status;
   absl::StatusOr<std::vector<NormalizerStep>> normalizer =
@@ -346,6 +377,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromTokenizerJson(
   ApplyBoundaries(*config, parts.table, files.source_name, &parts.boundaries, &config->warnings);
   parts.warnings = std::move(config->warnings);
   parts.warnings.insert(parts.warnings.end(), document.warnings.begin(), document.warnings.end());
+  ShortenWarnings(files.source_name, &parts.warnings);
   parts.strips_leading_space = document.decoder.strips_leading_space;
   parts.added_tokens = std::move(document.added_tokens);
   parts.normalizer = *std::move(normalizer);

@@ -126,6 +126,19 @@ class StartTest(unittest.TestCase):
         log = self.report("--model", self.target, configuration="batching: {kv_cache_tokens: 10}")
         self.assertRegex(log, r"warning batching.kv_cache_tokens: 10 cuts the context from 1024 to 10 tokens")
 
+    def test_warns_of_a_model_whose_numbers_are_not_finite(self):
+        broken = pathlib.Path(self.folder) / "broken"
+        shutil.copytree(OPTIONS.models / "target", broken)
+        weights = bytearray((broken / "model.safetensors").read_bytes())
+        header = int.from_bytes(weights[:8], "little")
+        norm = json.loads(weights[8:8 + header])["model.norm.weight"]
+        begin, end = (8 + header + offset for offset in norm["data_offsets"])
+        weights[begin:end] = b"\xff" * (end - begin)  # not a number, of whatever type
+        (broken / "model.safetensors").write_bytes(weights)
+        log = self.report("--model", str(broken))
+        self.assertRegex(log, r"warning the self-check failed, so speculation is switched off: .*not finite")
+        self.assertRegex(log, r"info speculation: switched off")
+
     def test_warns_of_a_model_without_a_tokenizer(self):
         silent = pathlib.Path(self.folder) / "silent"
         silent.mkdir()

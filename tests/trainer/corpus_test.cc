@@ -106,6 +106,14 @@ TEST_F(CorpusTest, LongDocumentsAreCut) {
   EXPECT_THAT(Read("{\"text\": \"abcdef\"}", options), ElementsAre("abc|abc"));
 }
 
+TEST_F(CorpusTest, RecordsArePythons) {
+  Open(false);
+  EXPECT_THAT(Read(R"({"text": "a", "score": NaN})"
+                   "\n"
+                   R"({"loss": [-Infinity, Infinity], "text": "b\ud83d"})"),
+              ElementsAre("a[256]|a[256]", "b\uFFFD[256]|b\uFFFD[256]"));
+}
+
 TEST_F(CorpusTest, MalformedLinesAreNamedWithFileAndLine) {
   Open(false);
   const std::string good = "{\"text\": \"x\"}\n";
@@ -127,7 +135,8 @@ TEST_F(CorpusTest, MalformedLinesAreNamedWithFileAndLine) {
               HasSubstr("need a chat template"));
   EXPECT_THAT(ErrorOf([&] { Read(good + "{\"text\": \"\xff\"}\n"); }), HasSubstr(place));
   const std::string deep = "{\"text\": " + std::string(100000, '[');
-  EXPECT_EQ(ErrorOf([&] { Read(good + deep); }), place + "JSON nested deeper than 16");
+  EXPECT_EQ(ErrorOf([&] { Read(good + deep); }),
+            place + "expected JSON Lines: a whole JSON object on every line");
 }
 
 TEST_F(CorpusTest, MalformedLinesAreLeftOutAndCountedOnRequest) {

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "nlohmann/json.hpp"
+#include "trainer/json_record.h"
 #include "trainer/line_reader.h"
 #include "trainer/losses.h"
 
@@ -17,7 +18,7 @@ using nlohmann::json;
 
 ChoiceQuestion ReadQuestion(const std::string& line, const CorpusTokenizer& tokenizer,
                             const CorpusOptions& options) {
-  const json record = json::parse(line, nullptr, false);
+  const json record = ReadJsonRecord(line);
   if (!record.is_object() || !record.contains("prompt") || !record["prompt"].is_string() ||
       !record.contains("choices") || !record["choices"].is_array() || !record.contains("answer") ||
       !record["answer"].is_number_unsigned()) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "nlohmann/json.hpp"
+#include "trainer/json_record.h"
 #include "trainer/line_reader.h"
 #include "trainer/stages/run_folder.h"
 #include "trainer/stages/stage.h"
@@ -77,7 +78,7 @@ class Lines : public sentencepiece::SentenceIterator {
   }
   // The record's first line of text becomes the current one; the others wait.
   void SplitRecord() {
-    const json record = json::parse(line_, nullptr, false);
+    const json record = ReadJsonRecord(line_);
     std::vector<std::string> texts;
     if (record.is_object()) texts = TextsOf(record);
     if (texts.empty()) {

@@ -200,8 +200,9 @@ Value CallJoiner(Runtime& runtime, Counter& joiner, const Arguments& arguments) 
 
 void SetNamespaceAttribute(Runtime& runtime, Namespace* name_space, const std::string& name,
                            const Value& value) {
-  if (!value.is_plain()) {
-    runtime.FailUnimplemented(Message("a ", value.KindName(), " in a namespace"));
+  if (!value.is_plain() || value.holds_namespace()) {
+    const std::string_view kind = value.holds_namespace() ? "namespace" : value.KindName();
+    runtime.FailUnimplemented(Message("a ", kind, " in a namespace"));
     return;
   }
   for (auto& [attribute, present] : name_space->attributes) {

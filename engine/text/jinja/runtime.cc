@@ -70,7 +70,7 @@ namespace {
 
 // Depth of a container around `value`; 0 after an error.
 int DepthAround(Runtime& runtime, const Value& value) {
-  if (!value.is_plain()) {
+  if (!value.is_plain() && value.name_space() == nullptr) {
     runtime.FailUnimplemented(Message("a ", value.KindName(), " inside another value"));
     return 0;
   }
@@ -90,7 +90,10 @@ Value Runtime::MakeList(Values items, List::Kind kind) {
   if (!SpendSteps(items.size())) return Value();
   auto list = std::make_shared<List>();
   list->kind = kind;
-  for (const Value& item : items) list->depth = std::max(list->depth, DepthAround(*this, item));
+  for (const Value& item : items) {
+    list->depth = std::max(list->depth, DepthAround(*this, item));
+    list->holds_namespace |= item.holds_namespace();
+  }
   if (!ok()) return Value();
   list->items = std::move(items);
   return Value::Of(std::shared_ptr<const List>(std::move(list)));
@@ -101,6 +104,7 @@ Value Runtime::MakeDict(std::vector<std::pair<Value, Value>> entries) {
   for (auto& [key, value] : entries) {
     if (!IsHashable(key)) return Fail(Message("a ", key.KindName(), " as a dict's key"));
     dict->depth = std::max({dict->depth, DepthAround(*this, key), DepthAround(*this, value)});
+    dict->holds_namespace |= key.holds_namespace() || value.holds_namespace();
     const Value* earlier = FindKey(*this, *dict, key);
     if (!ok()) return Value();
     if (earlier == nullptr) {

@@ -17,6 +17,12 @@ bool Value::is_plain() const {
          counter() == nullptr;
 }
 
+bool Value::holds_namespace() const {
+  if (list() != nullptr) return list()->holds_namespace;
+  if (dict() != nullptr) return dict()->holds_namespace;
+  return name_space() != nullptr;
+}
+
 std::string_view Value::KindName() const {
   if (is_undefined()) return "undefined";
   if (is_none()) return "none";

@@ -37,8 +37,9 @@ enum class Function {
 };
 
 // A value of a template while it is rendered: cheap to copy, shares what it holds. Plain values
-// (all but namespaces, methods, counters and loops) never change after they were made, so they form
-// no cycles but through the scopes of macros, which the rendering takes apart at its end.
+// (all but namespaces, methods, counters and loops) never change after they were made, and a
+// namespace holds no other, so they form no cycles but through the scopes of macros, which the
+// rendering takes apart at its end.
 class Value {
  public:
   // Undefined; `name` tells error messages what was missing.
@@ -74,8 +75,10 @@ class Value {
   // A boolean counts as the integer 0 or 1 wherever a number is wanted, as in Python.
   bool is_integral() const { return is_integer() || is_boolean(); }
   bool is_number() const { return is_integral() || is_float(); }
-  // Undefined, none, number, string, list, dict, macro or function: what may stand inside others.
+  // Undefined, none, number, string, list, dict, macro or function: what never changes.
   bool is_plain() const;
+  // A namespace, or a list or dict with one somewhere inside.
+  bool holds_namespace() const;
 
   // Each requires the matching kind.
   const std::string& undefined_name() const;
@@ -141,6 +144,7 @@ struct List {
   Kind kind = Kind::kList;
   Values items;
   int depth = 1;
+  bool holds_namespace = false;           // somewhere inside
   int64_t start = 0, stop = 0, step = 1;  // of a kRange
   // Of a kIterator: how many were taken out; such a list lives in one render, on one thread.
   mutable size_t taken = 0;
@@ -154,11 +158,12 @@ struct List {
 struct Dict {
   std::vector<std::pair<Value, Value>> entries;  // in order of insertion
   int depth = 1;
+  bool holds_namespace = false;  // somewhere inside
 };
 
 struct Namespace {
-  std::vector<std::pair<std::string, Value>>
-      attributes;  // plain values only: a namespace holds no namespace
+  // Plain values only, none of which holds a namespace.
+  std::vector<std::pair<std::string, Value>> attributes;
 };
 
 // The variables of a part of a template. What is not found is looked for in the part around it.

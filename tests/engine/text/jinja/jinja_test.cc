@@ -222,6 +222,9 @@ TEST(JinjaTest, NamesConstructsThatItDoesNotKnow) {
       {"{{ '\\N{BULLET}' }}", kUnknown, "the escape \\N"},
       {"{{ [1] | map('string') }}", kUnknown, "printing the result of a filter"},
       {"{% set ns = namespace() %}{% set ns.a = ns %}", kUnknown, "a namespace in a namespace"},
+      {"{% set ns = namespace() %}{% set ns.a = [{'b': [ns]}] %}", kUnknown,
+       "a namespace in a namespace"},
+      {"{{ namespace(a=(1, namespace())) }}", kUnknown, "a namespace in a namespace"},
       {"{{ [1, 2] | map('nosuch') }}", kUnknown, "filter 'nosuch'"},
       {"{{ [1, 2] | select('nosuch') }}", kUnknown, "test 'nosuch'"},
   });

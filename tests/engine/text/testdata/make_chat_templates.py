@@ -339,6 +339,8 @@ a{%- raw -%}
 {% set text %}a{{ 1 }}{% for m in messages %}{{ m.role }}{% endfor %}{% endset %}{{ text|length }}{{ text }}{% set up | upper | replace('B', 'x') %}abc{% endset %}{{ up }}{% set n2 | length %}abcd{% endset %}{{ n2 + 1 }}
 {% set a = b = 1 %}
 {% set a.b = 1 %}
+{% set ns = namespace(role='system', content='s') %}{% set all = [ns] + messages %}{% for m in all %}{{ m.role }}:{{ m.content }};{% endfor %}{% set ns.content = 't' %}{{ all[0].content }}{{ all[0]['role'] }}{{ {'n': ns}.n.role }}{{ all|length }}{{ ns in all }}{{ [namespace(a=[1])] }}{{ (ns,)|map(attribute='content')|join }}
+{{ [namespace(a=1)]|tojson }}
 {% set ns = namespace({'a': 1}, b=2) %}{{ ns.a }}{{ ns.b }}{{ ns.zz is defined }}{{ ns['a'] }}{% set ns.list = [] %}{% set ns.list = ns.list + [1] %}{{ ns.list }}
 {{ dict(a=1, **{'b': 2}) }}{{ dict(d, b=9) }}{{ {'a': 1, 'a': 2} }}{{ {'a': {'b': {'c': 1}}}.a.b.c }}{{ d|length }}{{ d|list }}{{ d.c[-1] }}{{ d['c'][0] }}{{ d|items|list }}{{ x|items|list }}
 {{ [1, [2, 'a"b', "c'd", none, true, 1.5], {'k': (1,)}] }}{{ ['\n\t\\', 'é', '\x07', '\u2028', '😀'] }}{{ {'a': [x]} }}{{ '%r' % 'é' }}{{ [1, 2]|string }}
