@@ -1,5 +1,6 @@
 #include "trainer/peer_watch.h"
 
+#include <algorithm>
 #include <exception>
 #include <utility>
 
@@ -38,10 +39,21 @@ void PeerWatch::End() {
 
 void PeerWatch::LeaveInOrder() {
   End();
+  if (is_deaf_) return;
   try {
     Say(kLeft);
-  } catch (const std::exception&) {  // who serves the store has left before
+    const auto end = std::chrono::steady_clock::now() + options_.patience * options_.between_looks;
+    while (rank_ == 0 && !AllHaveLeft() && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  } catch (const std::exception&) {  // who serves the store did not wait
   }
+}
+
+bool PeerWatch::AllHaveLeft() {
+  const std::vector<std::string> now = Listen();
+  return std::all_of(now.begin(), now.end(),
+                     [](const std::string& words) { return words == kLeft; });
 }
 
 void PeerWatch::Say(const std::string& words) {
@@ -59,19 +71,28 @@ void PeerWatch::Watch() {
   }
 }
 
+std::vector<std::string> PeerWatch::Listen() {
+  all_came_ = all_came_ || store_->check(keys_);
+  std::vector<std::string> now(keys_.size());
+  if (!all_came_) return now;
+  const std::vector<std::vector<uint8_t>> words = store_->multiGet(keys_);
+  for (size_t other = 0; other < words.size(); ++other) {
+    now[other].assign(words[other].begin(), words[other].end());
+  }
+  return now;
+}
+
 bool PeerWatch::Look() {
   std::vector<std::string> now = heard_;
   try {
-    Say(absl::StrCat(++looks_));
-    all_came_ = all_came_ || store_->check(keys_);
-    if (!all_came_) return true;
-    const std::vector<std::vector<uint8_t>> words = store_->multiGet(keys_);
-    for (size_t other = 0; other < words.size(); ++other) {
-      now[other].assign(words[other].begin(), words[other].end());
+    if (!is_deaf_) {
+      Say(absl::StrCat(++looks_));
+      now = Listen();
     }
-  } catch (const std::exception&) {  // no store: nobody is heard of
-    if (!all_came_) return true;
+  } catch (const std::exception&) {
+    is_deaf_ = true;
   }
+  if (!all_came_) return true;
   for (size_t other = 0; other < now.size(); ++other) {
     const bool quiet = now[other] == heard_[other] && now[other] != kLeft;
     silent_[other] = quiet ? silent_[other] + 1 : 0;

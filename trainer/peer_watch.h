@@ -37,7 +37,8 @@ class PeerWatch {
   PeerWatch(const PeerWatch&) = delete;
   PeerWatch& operator=(const PeerWatch&) = delete;
 
-  // The others need not wait for this process any more.
+  // The others need not wait for this process any more. Process 0, which may serve the store, goes
+  // last: it waits for the others as long as it has patience.
   void LeaveInOrder();
 
  private:
@@ -45,6 +46,9 @@ class PeerWatch {
   void End();
   // One look. False when a process is lost.
   bool Look();
+  // What all say now; nothing until all have come.
+  std::vector<std::string> Listen();
+  bool AllHaveLeft();
   void Say(const std::string& words);
 
   const c10::intrusive_ptr<c10d::Store> store_;
@@ -54,6 +58,7 @@ class PeerWatch {
   std::vector<std::string> keys_, heard_;  // of each process
   std::vector<int> silent_;                // looks
   bool all_came_ = false;
+  bool is_deaf_ = false;  // the store has gone, and does not come again
   int64_t looks_ = 0;
   std::mutex mutex_;
   std::condition_variable changed_;

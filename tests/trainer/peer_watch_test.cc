@@ -66,10 +66,26 @@ TEST(PeerWatch, WhoFallsSilentIsNamed) {
 
 TEST(PeerWatch, WhoLeavesInOrderIsNotMissed) {
   const Store served = Serve();
-  Watcher stays(ClientOf(served), 1), leaves(ClientOf(served), 0);
+  Watcher stays(ClientOf(served), 0), leaves(ClientOf(served), 1);
   EXPECT_FALSE(stays.LosesWithin(std::chrono::milliseconds(200)));
   leaves.watch->LeaveInOrder();
   EXPECT_FALSE(stays.LosesWithin(kBeyondPatience));
+}
+
+// Who serves the store for the others.
+TEST(PeerWatch, ProcessZeroLeavesLast) {
+  const Store served = Serve();
+  Watcher first(ClientOf(served), 0), other(ClientOf(served), 1);
+  EXPECT_FALSE(first.LosesWithin(std::chrono::milliseconds(200)));
+  std::atomic<bool> other_left = false;
+  std::thread leaving([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    other_left = true;
+    other.watch->LeaveInOrder();
+  });
+  first.watch->LeaveInOrder();
+  EXPECT_TRUE(other_left);
+  leaving.join();
 }
 
 TEST(PeerWatch, NobodyIsMissedBeforeAllHaveCome) {
