@@ -156,8 +156,8 @@ class Runs:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
-    def held_out(self, name):
-        values = [line["valid_divergence"] for line in self.lines(name) if "valid_divergence" in line]
+    def held_out(self, name, metric="divergence"):
+        values = [line[f"valid_{metric}"] for line in self.lines(name) if f"valid_{metric}" in line]
         return values[-1] if values else float("nan")
 
     def losses(self, name):
@@ -192,12 +192,11 @@ class Runs:
             try:
                 words = (folder / "cmdline").read_bytes().split(b"\0")
                 variables = (folder / "environ").read_bytes().split(b"\0")
-                program = os.readlink(folder / "exe")
             except OSError:
                 continue
-            if program.endswith("/trainer") and str(self.runs / f"{name}.yaml").encode() in words:
-                ranks = [int(value[5:]) for value in variables if value.startswith(b"RANK=")]
-                found[ranks[0] if ranks else 0] = int(folder.name)
+            ranks = [int(value[5:]) for value in variables if value.startswith(b"RANK=")]  # torchrun itself has none
+            if ranks and str(self.runs / f"{name}.yaml").encode() in words:
+                found[ranks[0]] = int(folder.name)
         return found
 
     def tell(self, name, seconds):
@@ -205,7 +204,14 @@ class Runs:
         if self.memory:
             words += f", most memory held {self.memory.ask()} MiB"
         sizes = [round(size / 2**20, 1) for size in self.state_bytes(name)]
-        say(f"{words}, state files {sizes} MiB, held-out divergence {self.held_out(name):.5f}")
+        say(f"{words}, state files {sizes} MiB; held out: divergence {self.held_out(name):.5f}, perplexity "
+            f"{self.held_out(name, 'perplexity'):.4f}, ratio {self.held_out(name, 'perplexity_ratio'):.4f}")
+
+
+def strange_lines(processes):
+    """What is said where an end is not in order."""
+    return [line for process in processes for line in process.said(r"(?i)warn|error|leak|nccl|not left in order|^\[?[WE]\d{4}")
+            if "NCCL version" not in line]
 
 
 def prepare(runs):
@@ -237,7 +243,7 @@ def same_losses(runs):
     both = runs.held_out("one"), runs.held_out("two")
     runs.check(abs(both[1] / both[0] - 1) < 0.01,
                f"held-out divergence of one {both[0]:.5f}, of two {both[1]:.5f}: {100 * (both[1] / both[0] - 1):+.2f} %")
-    strange = [line for line in processes[0].said(r"(?i)warn|error|leak|nccl|not left in order|\[[WE]\d") if "OMP_NUM" not in line]
+    strange = strange_lines(processes)
     runs.check(not strange, f"the end of two was in order, without warnings {strange[:5]}")
     report = [at for at, line in processes[0].lines if "distill: wrote" in line]
     say(f"from the last line to the end of the program: {time.monotonic() - report[-1] if report else float('nan'):.1f} s at most")
@@ -316,7 +322,7 @@ def stopped(runs):
     processes = disturbed(runs, "stopped", runs.by_variables)
     processes[1].process.send_signal(signal.SIGTERM)
     seconds = runs.finish(processes, "stopped", expected=143)
-    strange = [line for process in processes for line in process.said(r"(?i)warn|error|leak|nccl|not left in order|\[[WE]\d")]
+    strange = strange_lines(processes)
     runs.check(not strange, f"stopped: both ended {seconds:.1f} s after a signal to one, without warnings {strange[:5]}")
     runs.finish(runs.by_variables("distill", "stopped"), "stopped")
     goes_on(runs, "stopped")
