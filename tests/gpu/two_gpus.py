@@ -8,8 +8,9 @@ Half of its attention becomes Mamba-2, is aligned and then distilled: on one GPU
 torchrun of this Python starts. What was run lies in FOLDER/runs afterwards and must not be there before.
 
 Exit status: 0 when one and two agree (held-out divergence within 1 %), and when after a kill or a signal the others end with a
-line of their own and the same command goes on to the same numbers; else 1. Results are printed as they come. With --device cpu
-two processes of one machine do the same over Gloo, which shows everything but NCCL and speed.
+line of their own and the same command goes on to the same numbers (on a GPU, whose attention adds in no fixed order, within 1 %);
+else 1. Results are printed as they come. With --device cpu two processes of one machine do the same over Gloo, which shows
+everything but NCCL and speed.
 """
 
 import argparse
@@ -266,7 +267,9 @@ def speed(runs):
 def goes_on(runs, name):
     """Whether the numbers are those of the run that nothing befell."""
     other, own = runs.held_out("two"), runs.held_out(name)
-    runs.check(abs(own / other - 1) < 0.002, f"{name}: held-out divergence {own:.5f}, undisturbed {other:.5f}")
+    allowed = 0.01 if runs.options.device == "cuda" else 0
+    runs.check(abs(own / other - 1) <= allowed, f"{name}: held-out divergence {own:.5f}, undisturbed {other:.5f}: "
+               f"{100 * (own / other - 1):+.2f} %")
     first, second = runs.losses("two"), runs.losses(name)
     apart = [step for step in first if first[step] != second.get(step)]
     models = [(runs.runs / run / "model/model.safetensors").read_bytes() for run in ("two", name)
@@ -278,8 +281,9 @@ def goes_on(runs, name):
 def disturbed(runs, name, start):
     """A run like `two` that is at half of its steps."""
     options = runs.options
+    # A line of metrics ends where a state is saved: where lines end without that too.
     runs.training(name, options.steps, options.rows, student=str(runs.runs / "aligned/model"),
-                  save_every=max(1, options.steps // 8))
+                  save_every=max(1, options.steps // 80) * 10)
     processes = start("distill", name)
     if not runs.wait_for_step(name, options.steps // 2, processes):
         runs.check(False, f"{name}: never came to step {options.steps // 2}")
@@ -328,6 +332,9 @@ def stopped(runs):
     goes_on(runs, "stopped")
 
 
+PARTS = [same_losses, speed, killed_under_torchrun, killed_without_torchrun, stopped]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -337,19 +344,20 @@ def main():
     add("--replaced", type=lambda text: [int(number) for number in text.split(",")], help="layers; default: half, as published")
     add("--align-steps", type=int, default=150)
     add("--steps", type=int, default=300, help="of each run of the comparison")
-    add("--speed-steps", type=int, default=60, help="of each run that is timed; 0: none is")
+    add("--speed-steps", type=int, default=60, help="of each run that is timed")
     add("--rows", type=int, default=8, help="a process takes at once in the comparison")
     add("--wide-rows", type=int, default=32, help="likewise where speed is measured, and in alignment")
     add("--row-tokens", type=int, default=1024)
     add("--held-out-rows", type=int, default=160)
+    add("--only", action="append", choices=[part.__name__ for part in PARTS], help="of the parts; may be given several times")
     add("--seconds", type=float, default=1e9, help="no part is begun later than that")
     add("--patience", type=float, default=120, help="seconds that a run may take")
     options = parser.parse_args()
     runs = Runs(options)
     prepare(runs)
-    parts = [same_losses, killed_under_torchrun, killed_without_torchrun, stopped]
-    parts.insert(1, speed) if options.speed_steps > 0 else None
-    for part in parts:
+    for part in PARTS:
+        if options.only and part.__name__ not in options.only:
+            continue
         if time.monotonic() - BEGIN > options.seconds:
             runs.check(False, f"{part.__name__}: no time was left for it")
             continue
