@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <map>
 #include <stdexcept>
@@ -10,6 +11,8 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <utility>
 #include <vector>
+
+#include "trainer/peer_watch.h"
 #ifdef USE_C10D_NCCL
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 #endif
@@ -55,18 +58,25 @@ std::string Reason(const std::string& words) {
 
 class BackendGroup : public ProcessGroup {
  public:
+  // `watch`: on a GPU, where collectives do not tell that a process has gone; else null.
   BackendGroup(c10::intrusive_ptr<c10d::Store> store, c10::intrusive_ptr<c10d::Backend> backend,
-               at::Device device)
-      : store_(std::move(store)), backend_(std::move(backend)), device_(device) {}
+               at::Device device, std::unique_ptr<PeerWatch> watch)
+      : store_(std::move(store)),
+        backend_(std::move(backend)),
+        device_(device),
+        watch_(std::move(watch)) {}
   // NCCL's work ends here and not with the program, when the device may be gone. Where a failure is
-  // on its way nobody waits for the others: they may never come.
+  // on its way nobody waits for the others, which may never come, nor they for this one.
   ~BackendGroup() override {
     if (!device_.is_cuda()) return;
     try {
-      if (std::uncaught_exceptions() > 0)
+      if (std::uncaught_exceptions() > 0) {
+        watch_.reset();
         backend_->abort();
-      else
+      } else {
         backend_->shutdown();
+        watch_->LeaveInOrder();
+      }
     } catch (const std::exception& error) {
       std::fprintf(stderr, "the group of processes was not left in order: %s\n",
                    Reason(error.what()).c_str());
@@ -142,7 +152,22 @@ class BackendGroup : public ProcessGroup {
   c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<c10d::Backend> backend_;
   at::Device device_;
+  std::unique_ptr<PeerWatch> watch_;
 };
+
+// In the watch's thread, while the program's own waits on its GPU for a process that has gone.
+[[noreturn]] void EndProgram(const std::string& words) {
+  constexpr int kLost = 2;  // as main's for the same words
+  std::fprintf(stderr, "trainer: error: %s\n", words.c_str());
+  std::_Exit(kLost);
+}
+
+c10::intrusive_ptr<c10d::Store> StoreOf(const Rendezvous& rendezvous,
+                                        const c10d::TCPStoreOptions& options) {
+  return c10::make_intrusive<c10d::PrefixStore>(
+      "mambad-trainer-" + rendezvous.attempt,
+      c10::make_intrusive<c10d::TCPStore>(rendezvous.address, options));
+}
 
 }  // namespace
 
@@ -156,21 +181,24 @@ std::unique_ptr<ProcessGroup> JoinProcessGroup(const Rendezvous& rendezvous, boo
   options.waitWorkers = !rendezvous.store_is_served;
   options.timeout = std::chrono::seconds(seconds);
   try {
-    auto tcp = c10::make_intrusive<c10d::TCPStore>(rendezvous.address, options);
-    auto store =
-        c10::make_intrusive<c10d::PrefixStore>("mambad-trainer-" + rendezvous.attempt, tcp);
+    const auto store = StoreOf(rendezvous, options);
     if (!cuda) {
       auto backend = c10::make_intrusive<c10d::ProcessGroupGloo>(
           store, rendezvous.rank, rendezvous.size,
           c10d::ProcessGroupGloo::Options::create_default(options.timeout));
-      return std::make_unique<BackendGroup>(store, std::move(backend), at::Device(at::kCPU));
+      return std::make_unique<BackendGroup>(store, std::move(backend), at::Device(at::kCPU),
+                                            nullptr);
     }
 #ifdef USE_C10D_NCCL
     auto backend =
         c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rendezvous.rank, rendezvous.size);
+    options.isServer = options.waitWorkers = false;
+    auto watch = std::make_unique<PeerWatch>(StoreOf(rendezvous, options), rendezvous.rank,
+                                             rendezvous.size, EndProgram, PeerWatch::Options());
     return std::make_unique<BackendGroup>(
         store, std::move(backend),
-        at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rendezvous.local_rank)));
+        at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rendezvous.local_rank)),
+        std::move(watch));
 #else
     throw std::runtime_error("this build has no NCCL");
 #endif

@@ -46,8 +46,10 @@ std::string FirstSlurmHost(const std::string& list);
 int OwnDevice(const Rendezvous& rendezvous, int visible);
 
 // Collectives, called in the same order by every process; one thread. Each waits for its result in
-// the sense of its device: at once on the CPU, in the order of the stream on a GPU. Throws
-// std::runtime_error when another process has gone or does not come within the group's time.
+// the sense of its device: at once on the CPU, in the order of the stream on a GPU. On the CPU it
+// throws std::runtime_error when another process has gone or does not come within the group's time.
+// On GPUs, where waiting for a process that has gone does not end, the program does (peer_watch.h):
+// with a line that names that process, and status 2.
 class ProcessGroup {
  public:
   virtual ~ProcessGroup() = default;
