@@ -1,6 +1,7 @@
 #include "kernels/cuda/round_graphs.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/cuda/errors.h"
 
@@ -72,6 +73,7 @@ void RoundGraphs::End() {
       Check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
       Recorded& recorded = Place(shape_);
       recorded.verifies = verifies_;
+      recorded.memory = std::exchange(kept_, {});
       Check(cudaGraphInstantiate(&recorded.graph, graph, 0), "cudaGraphInstantiate");
       Check(cudaGraphDestroy(graph), "cudaGraphDestroy");
       // Its own way to the device is no part of the round's time.

@@ -1,0 +1,129 @@
+#include "kernels/cuda/persistent_plan.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace mambad::kernels::cuda {
+namespace {
+
+constexpr int32_t kAllRounds = std::numeric_limits<int32_t>::max();
+
+// The panels of a matrix from row `row` on.
+const uint4* PanelsFrom(const WeightMatrix& matrix, int64_t row) {
+  const int64_t lanes = 32;
+  return matrix.packed.as<const uint4>() + row / kTileRows * Steps(matrix.columns) * lanes;
+}
+
+PassStep StepOf(const WeightMatrix& matrix, PassAction action, PassSplit split) {
+  PassStep step;
+  step.weights = PanelsFrom(matrix, 0);
+  step.units = static_cast<int32_t>(Panels(matrix.rows)) * (split == PassSplit::kEighth ? 8 : 1);
+  step.steps = static_cast<int32_t>(Steps(matrix.columns));
+  step.end_round = kAllRounds;
+  step.split = split;
+  step.action = action;
+  return step;
+}
+
+PassMamba LayerOf(const MambaLayer& layer, const RecurrentState& state) {
+  PassMamba of;
+  of.state = state;
+  of.norm = layer.norm;
+  of.inner = layer.inner_width;
+  of.state_size = layer.state_size;
+  of.rank = layer.dt_rank;
+  of.taps = layer.convolution_width;
+  of.convolution = layer.convolution;
+  of.convolution_bias = layer.convolution_bias;
+  of.dt_bias = layer.dt_bias;
+  of.a = layer.a;
+  of.skip = layer.skip;
+  return of;
+}
+
+}  // namespace
+
+bool PassPlan::Takes(const MambaLayer& layer, int blocks) {
+  const bool plain = layer.source_width == 0 && layer.groups == 1 && !layer.selection_norm &&
+                     layer.in_bias == nullptr && layer.out_bias == nullptr;
+  if (!plain) return false;
+  for (const WeightMatrix* matrix : {layer.in, layer.select, layer.dt, layer.out}) {
+    if (matrix->type != ElementType::kBFloat16) return false;
+  }
+  return layer.inner_width % kTileRows == 0 && layer.state_size <= kPassStateSize &&
+         layer.inner_width / kTileRows <= blocks * kPassRounds;
+}
+
+bool PassPlan::Visits(const RecurrentState& state) const {
+  return std::any_of(layers_.begin(), layers_.end(),
+                     [&](const PassMamba& layer) { return layer.state.data == state.data; });
+}
+
+int32_t PassPlan::NewExchange(int32_t signals) {
+  expected_.push_back(static_cast<uint32_t>(signals));
+  return static_cast<int32_t>(expected_.size());
+}
+
+void PassPlan::AddMamba(const MambaLayer& layer, const RecurrentState& state) {
+  PassStep x = StepOf(*layer.in, PassAction::kChannels, PassSplit::kPanel);
+  const int32_t panels = layer.inner_width / kTileRows, owners = std::min(panels, blocks_);
+  x.units = panels;
+  x.end_round = kPassRounds;
+  x.wait = static_cast<int32_t>(expected_.size());
+  x.signal = NewExchange(owners);
+  x.layer = static_cast<int32_t>(layers_.size());
+  // Gates: one round while the others' x is on its way, the rest while dt_low is.
+  PassStep first_gates = x;
+  first_gates.action = PassAction::kGates;
+  first_gates.weights = PanelsFrom(*layer.in, layer.inner_width);
+  first_gates.wait = first_gates.signal = 0;
+  first_gates.end_round = 1;
+  PassStep other_gates = first_gates;
+  other_gates.first_round = 1;
+  other_gates.end_round = kPassRounds;
+
+  PassStep select = StepOf(*layer.select, PassAction::kSelect, PassSplit::kEighth);
+  select.wait = x.signal;
+  select.signal = NewExchange(select.units);
+  PassStep scan = StepOf(*layer.dt, PassAction::kScan, PassSplit::kWarp);
+  scan.end_round = kPassRounds;
+  scan.wait = select.signal;
+  scan.signal = NewExchange(owners);
+  PassStep out = StepOf(*layer.out, PassAction::kOutput, PassSplit::kPanel);
+  out.wait = scan.signal;
+  out.signal = NewExchange(std::min(out.units, blocks_));
+  // Blocks with fewer channels take the first panels of the output, and select's what then comes.
+  out.offset = panels % blocks_;
+  select.offset = (out.offset + out.units) % blocks_;
+  select.layer = scan.layer = out.layer = x.layer;
+  for (const PassStep& step : {x, first_gates, select, other_gates, scan, out}) {
+    steps_.push_back(step);
+  }
+  layers_.push_back(LayerOf(layer, state));
+  residual_steps_ = x.steps;
+  inner_steps_ = std::max(inner_steps_, out.steps);
+  rank_steps_ = std::max(rank_steps_, scan.steps);
+  select_stride_ = std::max(select_stride_, select.units / kEighths * kTileRows);
+}
+
+void PassPlan::AddHead(const NormWeights& norm, const WeightMatrix& head, const RowsView& logits) {
+  PassStep step = StepOf(head, PassAction::kHead, PassSplit::kPanel);
+  step.wait = static_cast<int32_t>(expected_.size());
+  steps_.push_back(step);
+  head_.norm = norm;
+  head_.outputs = static_cast<int32_t>(head.rows);
+  head_.logits = logits;
+  residual_steps_ = step.steps;
+}
+
+void PassPlan::Describe(PassProgram& program) const {
+  program.head = head_;
+  program.step_count = static_cast<int32_t>(steps_.size());
+  program.exchanges = static_cast<int32_t>(expected_.size());
+  program.residual_steps = residual_steps_;
+  program.inner_steps = inner_steps_;
+  program.rank_steps = rank_steps_;
+  program.select_stride = select_stride_;
+}
+
+}  // namespace mambad::kernels::cuda

@@ -1,0 +1,125 @@
+// What one launch for a whole pass of few rows walks: products in their order, which block takes
+// what of each, and what the blocks wait for in between. Made by persistent_pass.cu.
+//
+// A product is cut into units, panels of weights or eighths of panels. Unit u belongs to block
+// (offset + u) % blocks; a block's units are its rounds 0, 1, .. of the product. What a product
+// gives is made known to other blocks by an exchange: a count in device memory that rises once for
+// every block, or unit, that is done.
+
+#ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_PROGRAM_CUH_
+#define MAMBAD_KERNELS_CUDA_PERSISTENT_PROGRAM_CUH_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/packing.cuh"
+
+namespace mambad::kernels::cuda {
+
+inline constexpr int kPassRows = 8;    // rows of a pass, and its sequences, at most
+inline constexpr int kPassRounds = 4;  // panels of channels that a block has, at most
+inline constexpr int kPassStateSize = 16;
+inline constexpr int kRingSteps = 4;  // steps of weights that a piece of a ring holds
+inline constexpr int kRingPiece = kRingSteps * kTileBytes;
+inline constexpr int kMostRingPieces = 16;
+
+enum class PassSplit : int32_t {
+  kPanel,   // a unit is a panel: eight warps multiply an eighth of its columns each
+  kEighth,  // a unit is an eighth of a panel: the warp of the eighth multiplies it
+  kWarp,    // a unit is a panel: the warp of its round multiplies all eighths
+};
+
+enum class PassAction : int32_t {
+  kChannels,  // x of a Mamba-1 layer's channels, from the residual; then their convolution
+  kGates,     // z of the same channels
+  kSelect,    // dt_low, B, C from the convolved x, eighths by themselves
+  kScan,      // delta of the same channels, from dt_low; then scan and gate
+  kOutput,    // residual += W y
+  kHead,      // logits of the rows that are wanted
+};
+
+struct PassStep {
+  const uint4* weights = nullptr;
+  int32_t units = 0;
+  int32_t steps = 0;  // of 16 columns, of a panel
+  int32_t offset = 0;
+  int32_t first_round = 0, end_round = 0;  // of each block, this time
+  PassSplit split = PassSplit::kPanel;
+  PassAction action = PassAction::kChannels;
+  int32_t layer = 0;
+  int32_t wait = 0;    // exchanges, in their order, that must be over before it reads; 0: none
+  int32_t signal = 0;  // the exchange that its results make known, from 1 on; 0: none
+};
+
+// A Mamba-1 layer, standard (source_width 0), one group, no biases of products and no norms of the
+// selection.
+struct PassMamba {
+  RecurrentState state;
+  NormWeights norm;
+  int32_t inner = 0, state_size = 0, rank = 0, taps = 0;
+  const float* convolution = nullptr;
+  const float* convolution_bias = nullptr;
+  const float* dt_bias = nullptr;
+  const float* a = nullptr;
+  const float* skip = nullptr;
+};
+
+struct PassHead {
+  NormWeights norm;
+  int32_t outputs = 0;
+  RowsView logits;
+};
+
+struct PassProgram {
+  Batch batch;
+  RowsView residual;  // [rows, d]
+  PassHead head;
+  const PassStep* steps = nullptr;
+  const PassMamba* layers = nullptr;
+  const uint32_t* expected = nullptr;  // [exchanges]: how far each count rises
+  uint32_t* counts = nullptr;  // [exchanges + 1], zeros before and after; the last: blocks done
+  int32_t step_count = 0, exchanges = 0;
+  int32_t rows = 0;            // of operands: the larger of batch.rows and batch.logit_count
+  int32_t residual_steps = 0;  // of 16 columns
+  int32_t inner_steps = 0;     // of the widest layer
+  int32_t rank_steps = 0;      // the same
+  // Between blocks, in the order of right operands: [steps][rows][4] (ptx.cuh, a lane's pairs).
+  uint2* x = nullptr;
+  uint2* gated = nullptr;
+  float* parts = nullptr;  // of select: [kEighths][rows][select_stride]
+  int32_t select_stride = 0;
+  int32_t ring_pieces = 0;  // that a warp's ring has
+  int32_t in_flight = 0;    // that are on their way to it, at most
+};
+
+// Where a block's shared memory has what, in bytes.
+struct PassMemory {
+  uint32_t ring, arrivals, residual, inner, low, sums, squares, channels, selection, flags, end;
+
+  __host__ __device__ explicit PassMemory(const PassProgram& p) {
+    uint32_t at = 0;
+    const auto take = [&at](uint32_t bytes) {
+      const uint32_t begin = at;
+      at += (bytes + 15) / 16 * 16;
+      return begin;
+    };
+    const uint32_t operand = p.rows * 4 * sizeof(uint2);  // of a step
+    ring = take(kEighths * p.ring_pieces * kRingPiece);
+    arrivals = take(kEighths * p.ring_pieces * sizeof(uint64_t));
+    residual = take(p.residual_steps * operand);
+    inner = take(kEighths * ((p.inner_steps + kEighths - 1) / kEighths) * operand);
+    low = take(p.rank_steps * operand);
+    sums = take(2 * kEighths * kPassRows * (kTileRows + 4) * sizeof(float));
+    squares = take(kEighths * kPassRows * sizeof(float));
+    channels = take(4 * kPassRounds * kPassRows * kTileRows * sizeof(float));
+    selection = take(kPassRows * 2 * kPassStateSize * sizeof(float));
+    flags = take(3 * sizeof(uint32_t));
+    end = at;
+  }
+};
+
+}  // namespace mambad::kernels::cuda
+
+#endif  // MAMBAD_KERNELS_CUDA_PERSISTENT_PROGRAM_CUH_
