@@ -22,7 +22,7 @@ struct ChannelState {
   float a[kNumbers], s[kNumbers];
 
   // Channel `channel` of `channels`; all_a: A of all of them.
-  __device__ ChannelState(int channel, int channels, int size, const float* all_a)
+  __device__ __forceinline__ ChannelState(int channel, int channels, int size, const float* all_a)
       : channel(channel),
         lane(static_cast<int>(threadIdx.x) % kWarp / kApart),
         inside(channel < channels),
@@ -35,11 +35,11 @@ struct ChannelState {
   __device__ int n(int k) const { return lane + k * kLanes; }
   __device__ bool holds(int k) const { return inside && n(k) < size; }
 
-  __device__ void Load(const float* from) {
+  __device__ __forceinline__ void Load(const float* from) {
 #pragma unroll
     for (int k = 0; k < kNumbers; ++k) s[k] = holds(k) ? from[place + n(k) * 16] : 0.0f;
   }
-  __device__ void Store(float* to) const {
+  __device__ __forceinline__ void Store(float* to) const {
 #pragma unroll
     for (int k = 0; k < kNumbers; ++k) {
       if (holds(k)) to[place + n(k) * 16] = s[k];
@@ -48,7 +48,7 @@ struct ChannelState {
 
   // s <- exp(dt A) s + (dt x) B; number(n) gives B's number n, `dt` is dt log2(e).
   template <typename Number>
-  __device__ void Step(float dt, float input, const Number& number) {
+  __device__ __forceinline__ void Step(float dt, float input, const Number& number) {
 #pragma unroll
     for (int k = 0; k < kNumbers; ++k) {
       const float b_n = n(k) < size ? number(n(k)) : 0.0f;
@@ -58,7 +58,7 @@ struct ChannelState {
   // Sum over n of s C, number(n) gives C's: each lane its own, lowest first, then the lanes
   // pairwise. All get it.
   template <typename Number>
-  __device__ float Output(const Number& number) const {
+  __device__ __forceinline__ float Output(const Number& number) const {
     float y = 0;
 #pragma unroll
     for (int k = 0; k < kNumbers; ++k) {

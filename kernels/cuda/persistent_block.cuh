@@ -32,14 +32,19 @@ inline constexpr int kSumsEighth = kPassRows * kSumsRow;
 struct PassBlock {
   const PassProgram& program;
   unsigned char* memory;
-  const PassMemory place;
-  int there;   // rows of the batch
-  int logits;  // rows of logits
+  const PassMemory& place;
+  int there = 0;   // rows of the batch
+  int logits = 0;  // rows of logits
 
   template <typename T>
   __device__ T* At(uint32_t bytes) const {
     return reinterpret_cast<T*>(memory + bytes);
   }
+  __device__ const PassStep* Steps() const { return At<PassStep>(place.steps); }
+  __device__ const PassMamba& Layer(const PassStep& step) const {
+    return At<PassMamba>(place.layers)[step.layer];
+  }
+  __device__ const Batch& batch() const { return At<PassBatch>(place.batch)->batch; }
   __device__ uint32_t* Flag(int which) const { return At<uint32_t>(place.flags) + which; }
   __device__ uint32_t* Reached() const { return Flag(0); }     // exchanges that are over
   __device__ uint32_t* Selections() const { return Flag(1); }  // how often dt_low was there
@@ -58,8 +63,16 @@ struct PassBlock {
   __device__ float* Selection(int row) const {
     return At<float>(place.selection) + row * 2 * kPassStateSize;
   }
-  // The row of the residual that a row of operands stands for.
-  __device__ int RowOfLogits(int i) const { return program.batch.logit_rows[i]; }
+  // The row of the residual that a row of operands of kChannels or kHead stands for.
+  __device__ const float* ResidualRow(const PassStep& step, int i) const {
+    const int row = step.action == PassAction::kHead ? batch().logit_rows[i] : i;
+    return program.residual.data + row * program.residual.stride;
+  }
+  // Of one eighth, [rows][select_stride]; two layers have their own.
+  __device__ float* Parts(const PassStep& step, int eighth) const {
+    return program.parts +
+           (step.layer % 2 * kEighths + eighth) * (program.rows * program.select_stride);
+  }
 
   __device__ void Signal(const PassStep& step) const {
     AddRelease(program.counts + step.signal - 1, 1);

@@ -16,7 +16,7 @@ struct PassRow {
   int sequence = 0, local = 0, count = 0;  // row `local` of the sequence's `count`
   int64_t position = 0;                    // of the sequence's first row
 
-  __device__ PassRow(const Batch& batch, int row) {
+  __device__ __forceinline__ PassRow(const Batch& batch, int row) {
     while (batch.row_begin[sequence + 1] <= row) ++sequence;
     local = row - batch.row_begin[sequence];
     count = batch.row_begin[sequence + 1] - batch.row_begin[sequence];
@@ -28,23 +28,22 @@ struct PassRow {
 class PassConvolution {
  public:
   // Item i of the block's channels: [rounds][rows that there are][16].
-  __device__ PassConvolution(const PassBlock& block, const PassMamba& layer, const PassUnits& first,
-                             int i)
+  __device__ __forceinline__ PassConvolution(const PassBlock& block, const PassMamba& layer,
+                                             const PassUnits& first, int apart, int i)
       : there_(false) {
     if (block.there == 0) return;
     channel_in_panel_ = i % kTileRows;
     row_ = i / kTileRows % block.there;
     const int later = i / kTileRows / block.there;  // rounds after the first one
     round_ = first.round + later;
-    const int64_t channel =
-        (first.unit + int64_t{later} * gridDim.x) * kTileRows + channel_in_panel_;
+    const int channel = channel_ = (first.unit + later * apart) * kTileRows + channel_in_panel_;
     there_ = round_ < kPassRounds && channel < layer.inner;
     if (!there_) return;
-    const PassRow row(block.program.batch, row_);
+    const PassRow row(block.batch(), row_);
     local_ = row.local;
     const RecurrentState& state = layer.state;
-    ring_ = state.data + block.program.batch.slot[row.sequence] * state.slot_stride +
-            state.layout.ring + channel;
+    ring_ = state.data + block.batch().slot[row.sequence] * state.slot_stride + state.layout.ring +
+            channel;
     bias_ = layer.convolution_bias == nullptr ? 0.0f : layer.convolution_bias[channel];
     taps_ = layer.taps;
 #pragma unroll
@@ -63,7 +62,7 @@ class PassConvolution {
   }
 
   // Convolves, for the block's scan and for all who select.
-  __device__ void Run(const PassBlock& block, const PassUnits& first) {
+  __device__ __forceinline__ void Run(const PassBlock& block) {
     if (!there_) return;
     float sum = bias_;
 #pragma unroll
@@ -76,22 +75,20 @@ class PassConvolution {
     }
     const float x = SiLU(sum);
     block.Convolved(round_, row_)[channel_in_panel_] = x;
-    const int panel = first.unit + (round_ - first.round) * static_cast<int>(gridDim.x);
-    StoreOperand(block.program.x, block.program.rows, panel * kTileRows + channel_in_panel_, row_,
-                 x);
+    StoreOperand(block.program.x, block.program.rows, channel_, row_, x);
   }
   // When all items have been loaded.
-  __device__ void Keep(const PassBlock& block) const {
+  __device__ __forceinline__ void Keep(const PassBlock& block) const {
     if (there_ && kept_ >= 0) ring_[kept_] = block.Input(round_, row_)[channel_in_panel_];
   }
 
  private:
-  __device__ static int64_t Place(const PassMamba& layer, int64_t position) {
+  __device__ __forceinline__ static int64_t Place(const PassMamba& layer, int64_t position) {
     return position % layer.state.layout.ring_rows * layer.inner;
   }
 
   bool there_;
-  int round_ = 0, row_ = 0, channel_in_panel_ = 0, local_ = 0, taps_ = 0;
+  int round_ = 0, row_ = 0, channel_ = 0, channel_in_panel_ = 0, local_ = 0, taps_ = 0;
   float bias_ = 0, weights_[kMaxConvolutionWidth], earlier_[kMaxConvolutionWidth];
   float* ring_ = nullptr;
   int64_t kept_ = -1;

@@ -14,13 +14,13 @@ namespace mambad::kernels::cuda {
 
 class PassFinisher {
  public:
-  __device__ explicit PassFinisher(const PassBlock& block)
+  __device__ __forceinline__ explicit PassFinisher(const PassBlock& block)
       : block_(block), program_(block.program), thread_(threadIdx.x - kMultipliers) {}
 
-  __device__ void Walk() {
+  __device__ __forceinline__ void Walk() {
     for (int i = 0; i < program_.step_count; ++i) {
-      const PassStep step = program_.steps[i];
-      const PassUnits units(step, blockIdx.x, gridDim.x);
+      const PassStep step = block_.Steps()[i];
+      const PassUnits units(step);
       if (!units.There(step)) continue;
       switch (step.action) {
         case PassAction::kChannels:
@@ -47,20 +47,25 @@ class PassFinisher {
   }
 
  private:
-  __device__ void Meet() const { MeetAt(kFinishersMeet, kFinishers); }
-  __device__ void Await(int32_t exchange) const {
+  __device__ __forceinline__ void Meet() const { MeetAt(kFinishersMeet, kFinishers); }
+  __device__ __forceinline__ void Signal(const PassStep& step) const {
+    Meet();
+    if (thread_ == 0) block_.Signal(step);
+  }
+  __device__ __forceinline__ void Await(int32_t exchange) const {
     while (LookAtFlag(block_.Reached()) < static_cast<uint32_t>(exchange)) {
     }
     __syncwarp();
   }
   // What a thread adds up: of every second panel one token and row.
-  __device__ int Token() const { return thread_ % (kFinishers / 2) / kTileRows; }
+  __device__ __forceinline__ int Token() const { return thread_ % (kFinishers / 2) / kTileRows; }
 
   // take(round, panel, token, row of the panel, sum) for the numbers of the step's panels.
   template <typename Take>
-  __device__ void AddUp(const PassStep& step, PassUnits units, int there, const Take& take) {
+  __device__ __forceinline__ void AddUp(const PassStep& step, PassUnits units, int there,
+                                        const Take& take) {
     const int token = Token(), row = thread_ % kTileRows;
-    for (; units.There(step); units.Advance(gridDim.x)) {
+    for (; units.There(step); units.Advance(step)) {
       const int which = panels_ % 2;
       MeetAt(kSumsThere + which, kBothSides);
       if (thread_ / (kFinishers / 2) == which && token < there) {
@@ -76,14 +81,14 @@ class PassFinisher {
   }
 
   // scale_ of this thread's token; rows are the batch's, or those whose logits are wanted.
-  __device__ void MeasureRows(const PassStep& step, const NormWeights& norm, int there) {
+  __device__ __forceinline__ void MeasureRows(const PassStep& step, const NormWeights& norm,
+                                              int there) {
     const int eighth = thread_ / kWarp, token = thread_ % kWarp / 4, lane = thread_ % kWarp;
     const int begin = EighthBegin(step.steps, eighth), end = EighthBegin(step.steps, eighth + 1);
     const int columns = static_cast<int>(program_.residual.columns);
     float sum = 0;
     if (token < there) {
-      const int row = step.action == PassAction::kHead ? block_.RowOfLogits(token) : token;
-      const float* const x = program_.residual.data + row * program_.residual.stride;
+      const float* const x = block_.ResidualRow(step, token);
       const int column = lane % 4 * 2;
       if (end * kTileColumns <= columns) {
 #pragma unroll 10
@@ -104,55 +109,53 @@ class PassFinisher {
                          norm.epsilon);
   }
 
-  __device__ void Channels(const PassStep& step, const PassUnits& units) {
-    const PassMamba& layer = program_.layers[step.layer];
+  __device__ __forceinline__ void Channels(const PassStep& step, const PassUnits& units) {
+    const PassMamba& layer = block_.Layer(step);
     // Up to two items a thread: loaded before this layer's turn.
-    PassConvolution first(block_, layer, units, thread_);
-    PassConvolution second(block_, layer, units, thread_ + kFinishers);
+    PassConvolution first(block_, layer, units, step.span, thread_);
+    PassConvolution second(block_, layer, units, step.span, thread_ + kFinishers);
     Await(step.wait);
     MeasureRows(step, layer.norm, block_.there);
     AddUp(step, units, block_.there, [&](int round, int, int token, int row, float sum) {
       block_.Input(round, token)[row] = sum * scale_;
     });
     Meet();
-    first.Run(block_, units);
-    second.Run(block_, units);
-    Meet();
-    if (thread_ == 0) block_.Signal(step);
+    first.Run(block_);
+    second.Run(block_);
+    Signal(step);
     first.Keep(block_);
     second.Keep(block_);
   }
 
-  __device__ void Scan(const PassStep& step, const PassUnits& units) {
-    const PassMamba& layer = program_.layers[step.layer];
-    const int sequences = program_.batch.sequences, blocks = gridDim.x;
-    const int panels = min(step.end_round, (step.units - 1 - units.unit) / blocks + 1);
+  __device__ __forceinline__ void Scan(const PassStep& step, const PassUnits& units) {
+    const PassMamba& layer = block_.Layer(step);
+    const int sequences = block_.batch().sequences, apart = step.span;
+    const int panels = min(int{step.end_round}, (step.units - 1 - units.unit) / apart + 1);
     constexpr int kAtOnce = kFinishers / kScanThreads;
     const auto item = [&](int i) {
       return PassScan(block_, layer, i < panels * sequences, i / sequences,
-                      units.unit + i / sequences * blocks, i % sequences, thread_ % kScanThreads);
+                      units.unit + i / sequences * apart, i % sequences, thread_ % kScanThreads);
     };
     int i = thread_ / kScanThreads;
     PassScan first = item(i);
     Await(step.wait);
-    TakeSelection(layer);
+    TakeSelection(step, layer);
     Meet();
     if (thread_ == 0) RaiseFlag(block_.Selections(), ++selections_);
     MeetAt(kDeltaThere, kBothSides);
     first.Run(block_, layer);
     for (i += kAtOnce; i < panels * sequences; i += kAtOnce) item(i).Run(block_, layer);
-    Meet();
-    if (thread_ == 0) block_.Signal(step);
+    Signal(step);
   }
 
   // dt_low as operands, B and C: the eighths of select added up.
-  __device__ void TakeSelection(const PassMamba& layer) {
+  __device__ __forceinline__ void TakeSelection(const PassStep& step, const PassMamba& layer) {
     const int rank_columns = (layer.rank + kTileColumns - 1) / kTileColumns * kTileColumns;
-    const int stride = program_.select_stride, wanted = layer.rank + 2 * layer.state_size;
+    const int wanted = layer.rank + 2 * layer.state_size;
     uint2* const low = block_.At<uint2>(block_.place.low);
     for (int row = 0; row < block_.there; ++row) {
       for (int i = thread_; i < wanted; i += kFinishers) {
-        const float sum = Part(row, i, stride);
+        const float sum = Selected(step, row, i);
         if (i < layer.rank) {
           StoreOperand(low, program_.rows, i, row, sum);
         } else {
@@ -165,20 +168,20 @@ class PassFinisher {
       }
     }
   }
-  __device__ float Part(int row, int i, int stride) const {
+  __device__ __forceinline__ float Selected(const PassStep& step, int row, int i) const {
     float parts[kEighths], sum = 0;
+    const int at = row * program_.select_stride + i;
 #pragma unroll
     for (int eighth = 0; eighth < kEighths; ++eighth) {
-      parts[eighth] = __ldcg(program_.parts + int64_t{eighth * program_.rows + row} * stride + i);
+      parts[eighth] = __ldcg(block_.Parts(step, eighth) + at);
     }
 #pragma unroll
     for (int eighth = 0; eighth < kEighths; ++eighth) sum += parts[eighth];
     return sum;
   }
 
-  __device__ void Output(const PassStep& step, const PassUnits& units) {
+  __device__ __forceinline__ void Output(const PassStep& step, const PassUnits& units) {
     Await(step.wait);
-    if (units.unit == 0) KeepRowsOfB(program_.layers[step.layer]);
     const RowsView& residual = program_.residual;
     AddUp(step, units, block_.there, [&](int, int panel, int token, int row, float sum) {
       const int column = panel * kTileRows + row;
@@ -186,24 +189,24 @@ class PassFinisher {
       float* const to = residual.data + token * residual.stride + column;
       *to = __ldcg(to) + sum;
     });
-    Meet();
-    if (thread_ == 0) block_.Signal(step);
+    Signal(step);
+    if (units.unit == 0) KeepRowsOfB(step, block_.Layer(step));
   }
   // Into replay rows, which by now all have read.
-  __device__ void KeepRowsOfB(const PassMamba& layer) {
-    for (int s = 0; s < program_.batch.sequences; ++s) {
-      const SequenceRows rows = RowsOfSequence(program_.batch, layer.state, s);
+  __device__ __forceinline__ void KeepRowsOfB(const PassStep& step, const PassMamba& layer) {
+    for (int s = 0; s < block_.batch().sequences; ++s) {
+      const SequenceRows rows = RowsOfSequence(block_.batch(), layer.state, s);
       for (int i = rows.kept; i < rows.total(); ++i) {
         float* const to = KeptRow(rows, layer.state.layout, i) + 2 * layer.inner;
         const int row = static_cast<int>(rows.call_row(i));
         for (int n = thread_; n < layer.state_size; n += kFinishers) {
-          to[n] = Part(row, layer.rank + n, program_.select_stride);
+          to[n] = Selected(step, row, layer.rank + n);
         }
       }
     }
   }
 
-  __device__ void Head(const PassStep& step, const PassUnits& units) {
+  __device__ __forceinline__ void Head(const PassStep& step, const PassUnits& units) {
     const PassHead& head = program_.head;
     Await(step.wait);
     MeasureRows(step, head.norm, block_.logits);

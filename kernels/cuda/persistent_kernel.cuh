@@ -33,23 +33,50 @@ __device__ inline void ResetCounts(const PassBlock& block) {
   for (int i = threadIdx.x; i <= program.exchanges; i += kPassThreads) program.counts[i] = 0;
 }
 
-__device__ inline int RowsOfLogits(const Batch& batch) {
-  int count = 0;
-  while (count < batch.logit_count && batch.logit_rows[count] >= 0) ++count;
-  return count;
+// Brings what all threads look at again and again into shared memory: a look at a count of device
+// memory empties the cache that it would stand in. Threads [0, kPassThreads).
+__device__ inline void CopyProgram(const PassBlock& block) {
+  const PassProgram& program = block.program;
+  const auto copy = [](void* to, const void* from, size_t bytes) {
+    for (size_t i = threadIdx.x; i < bytes / 4; i += kPassThreads) {
+      static_cast<uint32_t*>(to)[i] = static_cast<const uint32_t*>(from)[i];
+    }
+  };
+  copy(block.At<void>(block.place.steps), program.steps, program.step_count * sizeof(PassStep));
+  copy(block.At<void>(block.place.layers), program.layers, program.layer_count * sizeof(PassMamba));
+  PassBatch& own = *block.At<PassBatch>(block.place.batch);
+  const Batch& batch = program.batch;
+  int array = 0;
+  const auto take = [&](const int32_t* Batch::*member, int count) {
+    int32_t* const numbers = own.numbers[array++];
+    if (static_cast<int>(threadIdx.x) < count) numbers[threadIdx.x] = (batch.*member)[threadIdx.x];
+    if (threadIdx.x == 0) own.batch.*member = numbers;
+  };
+  if (threadIdx.x == 0) own.batch = batch;
+  take(&Batch::row_begin, batch.sequences + 1);
+  take(&Batch::logit_rows, batch.logit_count);
+  take(&Batch::slot, batch.sequences);
+  take(&Batch::position, batch.sequences);
+  take(&Batch::replay, batch.sequences);
+  take(&Batch::fold, batch.sequences);
+  take(&Batch::keep_from, batch.sequences);
+  take(&Batch::keep_at, batch.sequences);
+  take(&Batch::resume, batch.sequences);
 }
 
-// memory: PassMemory's bytes.
+// memory: as program.place says.
 __device__ inline void WalkAll(const PassProgram& program, unsigned char* memory) {
-  const Batch& batch = program.batch;
-  const PassBlock block{program, memory, PassMemory(program),
-                        min(batch.row_begin[batch.sequences], batch.rows), RowsOfLogits(batch)};
+  PassBlock block{program, memory, program.place};
   const int thread = threadIdx.x;
+  CopyProgram(block);
   if (thread < 2) *block.Flag(thread) = 0;
   for (int i = thread; i < kEighths * program.ring_pieces; i += kPassThreads) {
     InitArrivals(block.At<uint64_t>(block.place.arrivals) + i, kWarp);
   }
   __syncthreads();
+  const Batch& batch = block.batch();
+  block.there = min(batch.row_begin[batch.sequences], batch.rows);
+  while (block.logits < batch.logit_count && batch.logit_rows[block.logits] >= 0) ++block.logits;
   if (thread < kMultipliers) {
     PassMultiplier(block).Walk();
   } else if (thread < kMultipliers + kFinishers) {

@@ -46,7 +46,8 @@ PassScratch CreatePassScratch(const WorkspaceShape& shape, const Allocate& alloc
   scratch.x = allocate(std::max<int64_t>(operands, 16));
   scratch.gated = allocate(std::max<int64_t>(operands, 16));
   const int64_t selection = Panels(shape.max_selection) * kTileRows;
-  scratch.parts = allocate(std::max<int64_t>(kEighths * kPassRows * selection * sizeof(float), 16));
+  scratch.parts =
+      allocate(std::max<int64_t>(2 * kEighths * kPassRows * selection * sizeof(float), 16));
   return scratch;
 }
 
@@ -72,7 +73,8 @@ PassLaunch PassLaunchOfDevice() {
 bool FitPass(const PassLaunch& launch, PassProgram& program) {
   const int pieces = launch.ring_pieces > 0 ? launch.ring_pieces : kRingPieces;
   for (program.ring_pieces = pieces; program.ring_pieces > 1; --program.ring_pieces) {
-    if (PassMemory(program).end <= launch.shared) break;
+    program.place = PlaceMemory(program);
+    if (program.place.end <= launch.shared) break;
   }
   const int in_flight = launch.in_flight > 0 ? launch.in_flight : kInFlight;
   program.in_flight = std::min(in_flight, program.ring_pieces);
@@ -86,7 +88,7 @@ void LaunchPass(cudaStream_t stream, const PassLaunch& launch, const PassProgram
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(launch.blocks);
   config.blockDim = dim3(kPassThreads);
-  config.dynamicSmemBytes = PassMemory(program).end;
+  config.dynamicSmemBytes = program.place.end;
   config.stream = stream;
   config.attrs = &cooperative;
   config.numAttrs = 1;

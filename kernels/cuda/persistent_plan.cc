@@ -6,7 +6,7 @@
 namespace mambad::kernels::cuda {
 namespace {
 
-constexpr int32_t kAllRounds = std::numeric_limits<int32_t>::max();
+constexpr int16_t kAllRounds = std::numeric_limits<int16_t>::max();
 
 // The panels of a matrix from row `row` on.
 const uint4* PanelsFrom(const WeightMatrix& matrix, int64_t row) {
@@ -14,11 +14,12 @@ const uint4* PanelsFrom(const WeightMatrix& matrix, int64_t row) {
   return matrix.packed.as<const uint4>() + row / kTileRows * Steps(matrix.columns) * lanes;
 }
 
-PassStep StepOf(const WeightMatrix& matrix, PassAction action, PassSplit split) {
+PassStep StepOf(const WeightMatrix& matrix, PassAction action, PassSplit split, int blocks) {
   PassStep step;
   step.weights = PanelsFrom(matrix, 0);
   step.units = static_cast<int32_t>(Panels(matrix.rows)) * (split == PassSplit::kEighth ? 8 : 1);
-  step.steps = static_cast<int32_t>(Steps(matrix.columns));
+  step.steps = static_cast<int16_t>(Steps(matrix.columns));
+  step.span = static_cast<int16_t>(blocks);
   step.end_round = kAllRounds;
   step.split = split;
   step.action = action;
@@ -59,19 +60,20 @@ bool PassPlan::Visits(const RecurrentState& state) const {
                      [&](const PassMamba& layer) { return layer.state.data == state.data; });
 }
 
-int32_t PassPlan::NewExchange(int32_t signals) {
+int16_t PassPlan::NewExchange(int32_t signals) {
   expected_.push_back(static_cast<uint32_t>(signals));
-  return static_cast<int32_t>(expected_.size());
+  return static_cast<int16_t>(expected_.size());
 }
 
 void PassPlan::AddMamba(const MambaLayer& layer, const RecurrentState& state) {
-  PassStep x = StepOf(*layer.in, PassAction::kChannels, PassSplit::kPanel);
+  PassStep x = StepOf(*layer.in, PassAction::kChannels, PassSplit::kPanel, blocks_);
   const int32_t panels = layer.inner_width / kTileRows, owners = std::min(panels, blocks_);
   x.units = panels;
   x.end_round = kPassRounds;
-  x.wait = static_cast<int32_t>(expected_.size());
+  x.wait = static_cast<int16_t>(expected_.size());
+  x.norm_weight = layer.norm.weight;
   x.signal = NewExchange(owners);
-  x.layer = static_cast<int32_t>(layers_.size());
+  x.layer = static_cast<int16_t>(layers_.size());
   // Gates: one round while the others' x is on its way, the rest while dt_low is.
   PassStep first_gates = x;
   first_gates.action = PassAction::kGates;
@@ -82,33 +84,38 @@ void PassPlan::AddMamba(const MambaLayer& layer, const RecurrentState& state) {
   other_gates.first_round = 1;
   other_gates.end_round = kPassRounds;
 
-  PassStep select = StepOf(*layer.select, PassAction::kSelect, PassSplit::kEighth);
+  PassStep select = StepOf(*layer.select, PassAction::kSelect, PassSplit::kEighth, blocks_);
   select.wait = x.signal;
   select.signal = NewExchange(select.units);
-  PassStep scan = StepOf(*layer.dt, PassAction::kScan, PassSplit::kWarp);
+  PassStep scan = StepOf(*layer.dt, PassAction::kScan, PassSplit::kWarp, blocks_);
   scan.end_round = kPassRounds;
   scan.wait = select.signal;
   scan.signal = NewExchange(owners);
-  PassStep out = StepOf(*layer.out, PassAction::kOutput, PassSplit::kPanel);
+  PassStep out = StepOf(*layer.out, PassAction::kOutput, PassSplit::kPanel, blocks_);
   out.wait = scan.signal;
   out.signal = NewExchange(std::min(out.units, blocks_));
-  // Blocks with fewer channels take the first panels of the output, and select's what then comes.
-  out.offset = panels % blocks_;
-  select.offset = (out.offset + out.units) % blocks_;
+  // Blocks with fewer channels take the first panels of the output; those of them with fewer of
+  // these, too, select.
+  const int32_t fewer = panels % blocks_;
+  const int32_t fewest = std::max(fewer, (fewer + out.units) % blocks_);
+  out.offset = static_cast<int16_t>(fewer);
+  select.offset = static_cast<int16_t>(fewest);
+  select.span = static_cast<int16_t>(blocks_ - fewest);
   select.layer = scan.layer = out.layer = x.layer;
   for (const PassStep& step : {x, first_gates, select, other_gates, scan, out}) {
     steps_.push_back(step);
   }
   layers_.push_back(LayerOf(layer, state));
   residual_steps_ = x.steps;
-  inner_steps_ = std::max(inner_steps_, out.steps);
-  rank_steps_ = std::max(rank_steps_, scan.steps);
+  inner_steps_ = std::max<int32_t>(inner_steps_, out.steps);
+  rank_steps_ = std::max<int32_t>(rank_steps_, scan.steps);
   select_stride_ = std::max(select_stride_, select.units / kEighths * kTileRows);
 }
 
 void PassPlan::AddHead(const NormWeights& norm, const WeightMatrix& head, const RowsView& logits) {
-  PassStep step = StepOf(head, PassAction::kHead, PassSplit::kPanel);
-  step.wait = static_cast<int32_t>(expected_.size());
+  PassStep step = StepOf(head, PassAction::kHead, PassSplit::kPanel, blocks_);
+  step.wait = static_cast<int16_t>(expected_.size());
+  step.norm_weight = norm.weight;
   steps_.push_back(step);
   head_.norm = norm;
   head_.outputs = static_cast<int32_t>(head.rows);
@@ -119,6 +126,7 @@ void PassPlan::AddHead(const NormWeights& norm, const WeightMatrix& head, const 
 void PassPlan::Describe(PassProgram& program) const {
   program.head = head_;
   program.step_count = static_cast<int32_t>(steps_.size());
+  program.layer_count = static_cast<int32_t>(layers_.size());
   program.exchanges = static_cast<int32_t>(expected_.size());
   program.residual_steps = residual_steps_;
   program.inner_steps = inner_steps_;

@@ -39,7 +39,7 @@ class PassPlan {
 
  private:
   // Of blocks that have a unit each, or of all units.
-  int32_t NewExchange(int32_t signals);
+  int16_t NewExchange(int32_t signals);
 
   const int blocks_;
   std::vector<PassStep> steps_;

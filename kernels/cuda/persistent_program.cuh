@@ -2,9 +2,9 @@
 // what of each, and what the blocks wait for in between. Made by persistent_pass.cu.
 //
 // A product is cut into units, panels of weights or eighths of panels. Unit u belongs to block
-// (offset + u) % blocks; a block's units are its rounds 0, 1, .. of the product. What a product
-// gives is made known to other blocks by an exchange: a count in device memory that rises once for
-// every block, or unit, that is done.
+// (offset + u % span) % blocks; a block's units are its rounds 0, 1, .. of the product. What a
+// product gives is made known to other blocks by an exchange: a count in device memory that rises
+// once for every block, or unit, that is done.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_PROGRAM_CUH_
 #define MAMBAD_KERNELS_CUDA_PERSISTENT_PROGRAM_CUH_
@@ -25,13 +25,13 @@ inline constexpr int kRingSteps = 4;  // steps of weights that a piece of a ring
 inline constexpr int kRingPiece = kRingSteps * kTileBytes;
 inline constexpr int kMostRingPieces = 16;
 
-enum class PassSplit : int32_t {
+enum class PassSplit : uint8_t {
   kPanel,   // a unit is a panel: eight warps multiply an eighth of its columns each
   kEighth,  // a unit is an eighth of a panel: the warp of the eighth multiplies it
   kWarp,    // a unit is a panel: the warp of its round multiplies all eighths
 };
 
-enum class PassAction : int32_t {
+enum class PassAction : uint8_t {
   kChannels,  // x of a Mamba-1 layer's channels, from the residual; then their convolution
   kGates,     // z of the same channels
   kSelect,    // dt_low, B, C from the convolved x, eighths by themselves
@@ -42,15 +42,16 @@ enum class PassAction : int32_t {
 
 struct PassStep {
   const uint4* weights = nullptr;
+  const float* norm_weight = nullptr;  // of kChannels and kHead; nullptr: times 1
   int32_t units = 0;
-  int32_t steps = 0;  // of 16 columns, of a panel
-  int32_t offset = 0;
-  int32_t first_round = 0, end_round = 0;  // of each block, this time
+  int16_t steps = 0;  // of 16 columns, of a panel
+  int16_t offset = 0, span = 0;
+  int16_t first_round = 0, end_round = 0;  // of each block, this time
+  int16_t layer = 0;
+  int16_t wait = 0;    // exchanges, in their order, that must be over before it reads; 0: none
+  int16_t signal = 0;  // the exchange that its results make known, from 1 on; 0: none
   PassSplit split = PassSplit::kPanel;
   PassAction action = PassAction::kChannels;
-  int32_t layer = 0;
-  int32_t wait = 0;    // exchanges, in their order, that must be over before it reads; 0: none
-  int32_t signal = 0;  // the exchange that its results make known, from 1 on; 0: none
 };
 
 // A Mamba-1 layer, standard (source_width 0), one group, no biases of products and no norms of the
@@ -72,6 +73,12 @@ struct PassHead {
   RowsView logits;
 };
 
+// Where a block's shared memory has what, in bytes.
+struct PassMemory {
+  uint32_t steps = 0, layers = 0, batch = 0, ring = 0, arrivals = 0, residual = 0, inner = 0,
+           low = 0, sums = 0, squares = 0, channels = 0, selection = 0, flags = 0, end = 0;
+};
+
 struct PassProgram {
   Batch batch;
   RowsView residual;  // [rows, d]
@@ -80,7 +87,7 @@ struct PassProgram {
   const PassMamba* layers = nullptr;
   const uint32_t* expected = nullptr;  // [exchanges]: how far each count rises
   uint32_t* counts = nullptr;  // [exchanges + 1], zeros before and after; the last: blocks done
-  int32_t step_count = 0, exchanges = 0;
+  int32_t step_count = 0, layer_count = 0, exchanges = 0;
   int32_t rows = 0;            // of operands: the larger of batch.rows and batch.logit_count
   int32_t residual_steps = 0;  // of 16 columns
   int32_t inner_steps = 0;     // of the widest layer
@@ -88,37 +95,47 @@ struct PassProgram {
   // Between blocks, in the order of right operands: [steps][rows][4] (ptx.cuh, a lane's pairs).
   uint2* x = nullptr;
   uint2* gated = nullptr;
-  float* parts = nullptr;  // of select: [kEighths][rows][select_stride]
+  float* parts = nullptr;  // of select: [layers' parity][kEighths][rows][select_stride]
   int32_t select_stride = 0;
   int32_t ring_pieces = 0;  // that a warp's ring has
   int32_t in_flight = 0;    // that are on their way to it, at most
+  PassMemory place;
 };
 
-// Where a block's shared memory has what, in bytes.
-struct PassMemory {
-  uint32_t ring, arrivals, residual, inner, low, sums, squares, channels, selection, flags, end;
+// A batch, with its arrays beside it.
+struct PassBatch {
+  static constexpr int kArrays = 9;
 
-  __host__ __device__ explicit PassMemory(const PassProgram& p) {
-    uint32_t at = 0;
-    const auto take = [&at](uint32_t bytes) {
-      const uint32_t begin = at;
-      at += (bytes + 15) / 16 * 16;
-      return begin;
-    };
-    const uint32_t operand = p.rows * 4 * sizeof(uint2);  // of a step
-    ring = take(kEighths * p.ring_pieces * kRingPiece);
-    arrivals = take(kEighths * p.ring_pieces * sizeof(uint64_t));
-    residual = take(p.residual_steps * operand);
-    inner = take(kEighths * ((p.inner_steps + kEighths - 1) / kEighths) * operand);
-    low = take(p.rank_steps * operand);
-    sums = take(2 * kEighths * kPassRows * (kTileRows + 4) * sizeof(float));
-    squares = take(kEighths * kPassRows * sizeof(float));
-    channels = take(4 * kPassRounds * kPassRows * kTileRows * sizeof(float));
-    selection = take(kPassRows * 2 * kPassStateSize * sizeof(float));
-    flags = take(3 * sizeof(uint32_t));
-    end = at;
-  }
+  Batch batch;
+  int32_t numbers[kArrays][kPassRows + 1];
 };
+
+// Follows from all else that the program says.
+inline PassMemory PlaceMemory(const PassProgram& p) {
+  PassMemory place;
+  uint32_t at = 0;
+  const auto take = [&at](uint32_t bytes) {
+    const uint32_t begin = at;
+    at += (bytes + 15) / 16 * 16;
+    return begin;
+  };
+  const uint32_t operand = p.rows * 4 * sizeof(uint2);  // of a step
+  place.steps = take(p.step_count * sizeof(PassStep));
+  place.layers = take(p.layer_count * sizeof(PassMamba));
+  place.batch = take(sizeof(PassBatch));
+  place.ring = take(kEighths * p.ring_pieces * kRingPiece);
+  place.arrivals = take(kEighths * p.ring_pieces * sizeof(uint64_t));
+  place.residual = take(p.residual_steps * operand);
+  place.inner = take(kEighths * ((p.inner_steps + kEighths - 1) / kEighths) * operand);
+  place.low = take(p.rank_steps * operand);
+  place.sums = take(2 * kEighths * kPassRows * (kTileRows + 4) * sizeof(float));
+  place.squares = take(kEighths * kPassRows * sizeof(float));
+  place.channels = take(4 * kPassRounds * kPassRows * kTileRows * sizeof(float));
+  place.selection = take(kPassRows * 2 * kPassStateSize * sizeof(float));
+  place.flags = take(3 * sizeof(uint32_t));
+  place.end = at;
+  return place;
+}
 
 }  // namespace mambad::kernels::cuda
 

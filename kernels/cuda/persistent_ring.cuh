@@ -2,6 +2,9 @@
 // in which the warp will multiply them, across products, layers and exchanges, for weights wait for
 // nobody. A lane copies what it will read itself: 16 bytes of each tile, its part of the left
 // operand.
+//
+// Everything is inlined, and what changes stays in registers: kept in local memory, a pass took
+// twice as long.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_RING_CUH_
 #define MAMBAD_KERNELS_CUDA_PERSISTENT_RING_CUH_
@@ -16,23 +19,23 @@
 
 namespace mambad::kernels::cuda {
 
-// The units of a product that are block `block`'s, and of those the stretch of tiles that warp
-// `warp` multiplies.
+// The units of a product that are a block's, one after the other.
 struct PassUnits {
   int unit = 0, round = 0;
 
-  __device__ PassUnits(const PassStep& step, int block, int blocks) : round(step.first_round) {
-    const int first = block - step.offset;
-    unit = (first < 0 ? first + blocks : first) + round * blocks;
+  __device__ __forceinline__ explicit PassUnits(const PassStep& step) : round(step.first_round) {
+    int first = static_cast<int>(blockIdx.x) - step.offset;
+    if (first < 0) first += static_cast<int>(gridDim.x);
+    unit = first < step.span ? first + round * step.span : step.units;
   }
-  __device__ bool There(const PassStep& step) const {
-    return round < step.end_round && unit < step.units;
+  __device__ __forceinline__ bool There(const PassStep& step) const {
+    return unit < step.units && round < step.end_round;
   }
-  __device__ void Advance(int blocks) { ++round, unit += blocks; }
-  __device__ int Panel(const PassStep& step) const {
+  __device__ __forceinline__ void Advance(const PassStep& step) { ++round, unit += step.span; }
+  __device__ __forceinline__ int Panel(const PassStep& step) const {
     return step.split == PassSplit::kEighth ? unit / kEighths : unit;
   }
-  __device__ bool OfWarp(const PassStep& step, int warp) const {
+  __device__ __forceinline__ bool OfWarp(const PassStep& step, int warp) const {
     if (step.split == PassSplit::kEighth) return unit % kEighths == warp;
     return step.split == PassSplit::kPanel || round % kEighths == warp;
   }
@@ -47,95 +50,54 @@ __device__ __forceinline__ int PassEnd(const PassStep& step, int warp) {
 
 class WeightRing {
  public:
-  // `pieces`, `arrivals`: of this warp, in shared memory. All lanes of the warp call everything.
-  __device__ WeightRing(const PassProgram& program, unsigned char* pieces, uint64_t* arrivals)
+  // `steps`: of the program; `pieces`, `arrivals`: of this warp; all in shared memory. All lanes of
+  // the warp call everything.
+  __device__ __forceinline__ WeightRing(const PassProgram& program, const PassStep* steps,
+                                        unsigned char* pieces, uint64_t* arrivals)
       : pieces_(reinterpret_cast<uint4*>(pieces) + threadIdx.x % kWarp),
         arrivals_(arrivals),
         count_(program.ring_pieces),
         most_in_flight_(program.in_flight),
         warp_(threadIdx.x / kWarp),
-        next_(program.steps),
-        end_(program.steps + program.step_count),
-        step_(*program.steps),
-        units_(step_, blockIdx.x, gridDim.x) {
-    ++next_;
-    FindStretch();
-  }
+        step_(steps),
+        end_(steps + program.step_count),
+        units_(*steps) {}
 
   // Asks for pieces while there is room for them, and few enough are on their way.
-  __device__ void Fill() {
-    while (AskForPiece()) {
-    }
+  __device__ __forceinline__ void Fill() {
+    while (landed_ + in_flight_ < count_ && MayAsk() && (left_ > 0 || FindStretch())) AskForPiece();
   }
 
-  // sums += the next `steps` tiles of this warp times operands, [steps][rows][4]; `there`: rows of
-  // operands that are to be read; others count as zeros.
-  __device__ void Multiply(int steps, const uint2* operands, int rows, int there,
-                           float (&sums)[4]) {
-    MultiplyEach(steps, operands, rows, there, sums, [](int) {});
-  }
-  // The same; before(i) is called before tile i.
-  template <typename Before>
-  __device__ void MultiplyEach(int steps, const uint2* operands, int rows, int there,
-                               float (&sums)[4], const Before& before) {
-    const int lane = threadIdx.x % kWarp;
-    const bool present = lane / 4 < there;
-    const uint2* operand = operands + lane;  // token lane / 4, pair lane % 4
-    const int apart = rows * 4;
-    for (int from = 0; from < steps; from += kRingSteps) {
-      uint2 right[kRingSteps];
-      uint4 left[kRingSteps];
-#pragma unroll
-      for (int i = 0; i < kRingSteps; ++i) {
-        right[i] = {};
-        if (present && from + i < steps) right[i] = operand[i * apart];
-      }
-      operand += kRingSteps * apart;
-      Await();
-      const uint4* const tiles = pieces_ + use_ * (kRingSteps * kWarp);
-#pragma unroll
-      for (int i = 0; i < kRingSteps; ++i) {
-        if (from + i < steps) left[i] = tiles[i * kWarp];
-      }
-#pragma unroll
-      for (int i = 0; i < kRingSteps; ++i) {
-        if (from + i < steps) {
-          before(from + i);
-          MultiplyAdd(left[i], right[i], sums);
-        }
-      }
-      Release();
-      Fill();
-    }
-  }
-
- private:
-  // The piece that is used next has come.
-  __device__ void Await() {
+  // The tiles of the next piece, which has come.
+  __device__ __forceinline__ const uint4* Take() {
     while (landed_ == 0) {
       if (NextHasCome()) Landed();
     }
+    return pieces_ + use_ * (kRingSteps * kWarp);
   }
-  // The same for all lanes.
-  __device__ bool NextHasCome() {
-    return __all_sync(0xffffffffu, TurnedOver(arrivals_ + land_, land_parity_)) != 0;
-  }
-  __device__ void Landed() {
-    --in_flight_, ++landed_;
-    if (++land_ == count_) land_ = 0, land_parity_ ^= 1;
-  }
-  __device__ void Release() {
+  // They are in registers.
+  __device__ __forceinline__ void GiveBack() {
     --landed_;
     if (++use_ == count_) use_ = 0;
   }
 
-  // False: no weights are left, or no room, or enough on their way.
-  __device__ bool AskForPiece() {
-    if (left_ == 0 || landed_ + in_flight_ == count_) return false;
-    while (in_flight_ > 0 && in_flight_ >= most_in_flight_) {
-      if (!NextHasCome()) return false;
-      Landed();
-    }
+ private:
+  // The same for all lanes.
+  __device__ __forceinline__ bool NextHasCome() {
+    return __all_sync(0xffffffffu, TurnedOver(arrivals_ + land_, land_parity_)) != 0;
+  }
+  __device__ __forceinline__ void Landed() {
+    --in_flight_, ++landed_;
+    if (++land_ == count_) land_ = 0, land_parity_ ^= 1;
+  }
+  __device__ __forceinline__ bool MayAsk() {
+    if (in_flight_ < most_in_flight_) return true;
+    if (!NextHasCome()) return false;
+    Landed();
+    return true;
+  }
+
+  __device__ __forceinline__ void AskForPiece() {
     uint4* const to = pieces_ + ask_ * (kRingSteps * kWarp);
 #pragma unroll
     for (int i = 0; i < kRingSteps; ++i) {
@@ -146,30 +108,24 @@ class WeightRing {
     if (++ask_ == count_) ask_ = 0;
     from_ += kRingSteps * kWarp;
     left_ -= kRingSteps;
-    if (left_ <= 0) {
-      units_.Advance(gridDim.x);
-      FindStretch();
-    }
-    return true;
   }
 
-  // From units_ on, the next one with tiles for this warp; left_ 0: there is none.
-  __device__ void FindStretch() {
-    left_ = 0;
-    while (true) {
-      for (; units_.There(step_); units_.Advance(gridDim.x)) {
-        if (!units_.OfWarp(step_, warp_)) continue;
-        const int begin = PassBegin(step_, warp_);
-        left_ = PassEnd(step_, warp_) - begin;
-        if (left_ == 0) continue;
-        from_ = step_.weights + (int64_t{units_.Panel(step_)} * step_.steps + begin) * kWarp +
-                threadIdx.x % kWarp;
-        return;
+  // From units_ on, the next one with tiles for this warp. False: there is none.
+  __device__ __forceinline__ bool FindStretch() {
+    while (step_ != end_) {
+      const PassStep& step = *step_;
+      if (!units_.There(step)) {
+        if (++step_ != end_) units_ = PassUnits(*step_);
+        continue;
       }
-      if (next_ == end_) return;
-      step_ = *next_++;
-      units_ = PassUnits(step_, blockIdx.x, gridDim.x);
+      const int begin = PassBegin(step, warp_);
+      left_ = units_.OfWarp(step, warp_) ? PassEnd(step, warp_) - begin : 0;
+      from_ = step.weights + (int64_t{units_.Panel(step)} * step.steps + begin) * kWarp +
+              threadIdx.x % kWarp;
+      units_.Advance(step);
+      if (left_ > 0) return true;
     }
+    return false;
   }
 
   uint4* const pieces_;  // this lane's place in each tile
@@ -181,8 +137,8 @@ class WeightRing {
   int in_flight_ = 0, landed_ = 0;
 
   // What is asked for next.
-  const PassStep *next_, *end_;
-  PassStep step_;
+  const PassStep* step_;
+  const PassStep* const end_;
   PassUnits units_;
   const uint4* from_ = nullptr;
   int left_ = 0;

@@ -21,9 +21,9 @@ class PassScan {
   // Panel `panel` of the block's round `round`, sequence s; loads the state and runs what is
   // replayed, which needs nothing of this pass. `thread`: of kScanThreads, whole warps. Where it
   // is not `there`, nothing ever happens.
-  __device__ PassScan(const PassBlock& block, const PassMamba& layer, bool there, int round,
-                      int panel, int s, int thread)
-      : rows_(there ? RowsOfSequence(block.program.batch, layer.state, s) : SequenceRows{}),
+  __device__ __forceinline__ PassScan(const PassBlock& block, const PassMamba& layer, bool there,
+                                      int round, int panel, int s, int thread)
+      : rows_(there ? RowsOfSequence(block.batch(), layer.state, s) : SequenceRows{}),
         in_panel_(thread / kWarp * (kWarp / kScanLanes) + thread % (kWarp / kScanLanes)),
         round_(round),
         state_(panel * kTileRows + in_panel_, layer.inner, layer.state_size, layer.a) {
@@ -44,7 +44,7 @@ class PassScan {
   }
 
   // The rows of the call; by now delta, B and C are there.
-  __device__ void Run(const PassBlock& block, const PassMamba& layer) {
+  __device__ __forceinline__ void Run(const PassBlock& block, const PassMamba& layer) {
     if (!rows_.runs()) return;
     const RecurrentSlotLayout& layout = layer.state.layout;
     for (int i = rows_.replay; i < rows_.total(); ++i) {
@@ -63,8 +63,8 @@ class PassScan {
   }
 
  private:
-  __device__ void Finish(const PassBlock& block, const PassMamba& layer, int i, int row, float x,
-                         float delta, float y) const {
+  __device__ __forceinline__ void Finish(const PassBlock& block, const PassMamba& layer, int i,
+                                         int row, float x, float delta, float y) const {
     const float gated = fmaf(skip_, x, y) * SiLU(block.Gate(round_, row)[in_panel_]);
     StoreOperand(block.program.gated, block.program.rows, state_.channel, row, gated);
     if (i < rows_.kept) return;
