@@ -68,8 +68,7 @@ struct CudaWorkspace : Workspace {
             std::max(s.max_rows, s.max_logit_rows),
             std::max({s.width, s.max_inner, s.max_projection, s.max_selection}), allocate)),
         sampling(CreateSamplingScratch(s.max_sequences, s.max_logit_rows, s.vocabulary, allocate)),
-        attention(allocate(AttentionScratchBytes(s))),
-        pass(CreatePassScratch(s, allocate)) {
+        attention(allocate(AttentionScratchBytes(s))) {
     residual = residual_rows.View("CreateWorkspace", s.max_rows, s.width);
     logits = logit_rows.View("CreateWorkspace", s.max_logit_rows, s.vocabulary);
   }
@@ -84,7 +83,7 @@ struct CudaWorkspace : Workspace {
   mutable LinearScratch linear;
   mutable SamplingScratch sampling;
   Buffer attention;
-  PassScratch pass;
+  PassMailbox pass;
 };
 
 // Owns the stream, so that it outlives what works on it.

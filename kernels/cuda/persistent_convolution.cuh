@@ -61,21 +61,26 @@ class PassConvolution {
     kept_ = kept ? Place(layer, row.position + local_) : -1;
   }
 
-  // Convolves, for the block's scan and for all who select.
-  __device__ __forceinline__ void Run(const PassBlock& block) {
-    if (!there_) return;
-    float sum = bias_;
+  // Convolves, for the block's scan and for all who select. All lanes of a warp.
+  __device__ __forceinline__ void Run(const PassBlock& block, int layer) {
+    float x = 0;
+    if (there_) {
+      float sum = bias_;
 #pragma unroll
-    for (int j = 0; j < kMaxConvolutionWidth; ++j) {
-      if (j >= taps_) break;
-      const int before = local_ - taps_ + 1 + j;
-      const float tap =
-          before < 0 ? earlier_[j] : block.Input(round_, row_ - taps_ + 1 + j)[channel_in_panel_];
-      sum = fmaf(weights_[j], tap, sum);
+      for (int j = 0; j < kMaxConvolutionWidth; ++j) {
+        if (j >= taps_) break;
+        const int before = local_ - taps_ + 1 + j;
+        const float tap =
+            before < 0 ? earlier_[j] : block.Input(round_, row_ - taps_ + 1 + j)[channel_in_panel_];
+        sum = fmaf(weights_[j], tap, sum);
+      }
+      x = SiLU(sum);
+      block.Convolved(round_, row_)[channel_in_panel_] = x;
     }
-    const float x = SiLU(sum);
-    block.Convolved(round_, row_)[channel_in_panel_] = x;
-    StoreOperand(block.program.x, block.program.rows, channel_, row_, x);
+    const uint32_t pair = PairOfLanes(x);
+    if (there_ && channel_ % 2 == 0) {
+      block.Send(OperandPlace(block.X(layer), block.there, channel_, row_), pair);
+    }
   }
   // When all items have been loaded.
   __device__ __forceinline__ void Keep(const PassBlock& block) const {

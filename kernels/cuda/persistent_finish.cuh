@@ -27,9 +27,10 @@ class PassFinisher {
           Channels(step, units);
           break;
         case PassAction::kGates:
-          AddUp(step, units, block_.there, [&](int round, int, int token, int row, float sum) {
-            block_.Gate(round, token)[row] = sum * scale_;
-          });
+          AddUp(step, units, block_.there, Nothing,
+                [&](int round, int, int token, int row, float sum, float) {
+                  block_.Gate(round, token)[row] = sum * scale_;
+                });
           break;
         case PassAction::kSelect:
           break;
@@ -48,65 +49,75 @@ class PassFinisher {
 
  private:
   __device__ __forceinline__ void Meet() const { MeetAt(kFinishersMeet, kFinishers); }
-  __device__ __forceinline__ void Signal(const PassStep& step) const {
-    Meet();
-    if (thread_ == 0) block_.Signal(step);
-  }
-  __device__ __forceinline__ void Await(int32_t exchange) const {
-    while (LookAtFlag(block_.Reached()) < static_cast<uint32_t>(exchange)) {
-    }
-    __syncwarp();
-  }
   // What a thread adds up: of every second panel one token and row.
   __device__ __forceinline__ int Token() const { return thread_ % (kFinishers / 2) / kTileRows; }
 
-  // take(round, panel, token, row of the panel, sum) for the numbers of the step's panels.
-  template <typename Take>
+  // take(round, panel, token, row of the panel, sum, before) for the numbers of the step's panels;
+  // before: what load(panel, token, row) gave before the sum was there.
+  template <typename Load, typename Take>
   __device__ __forceinline__ void AddUp(const PassStep& step, PassUnits units, int there,
-                                        const Take& take) {
+                                        const Load& load, const Take& take) {
     const int token = Token(), row = thread_ % kTileRows;
     for (; units.There(step); units.Advance(step)) {
       const int which = panels_ % 2;
-      MeetAt(kSumsThere + which, kBothSides);
-      if (thread_ / (kFinishers / 2) == which && token < there) {
+      const bool mine = thread_ / (kFinishers / 2) == which && token < there;
+      const float before = mine ? load(units.unit, token, row) : 0.0f;
+      MeetAt(kSumsThere + which, kPassThreads);
+      if (mine) {
         const float* const sums = block_.Sums(which) + token * kSumsRow + row;
         float sum = 0;
 #pragma unroll
         for (int eighth = 0; eighth < kEighths; ++eighth) sum += sums[eighth * kSumsEighth];
-        take(units.round, units.unit, token, row, sum);
+        take(units.round, units.unit, token, row, sum, before);
       }
-      PassBy(kSumsTaken + which, kBothSides);
+      PassBy(kSumsTaken + which, kPassThreads);
       ++panels_;
     }
   }
+  __device__ __forceinline__ static void Pause() { __nanosleep(20); }
+  __device__ __forceinline__ static float Nothing(int, int, int) { return 0.0f; }
 
-  // scale_ of this thread's token; rows are the batch's, or those whose logits are wanted.
-  __device__ __forceinline__ void MeasureRows(const PassStep& step, const NormWeights& norm,
-                                              int there) {
-    const int eighth = thread_ / kWarp, token = thread_ % kWarp / 4, lane = thread_ % kWarp;
+  // scale_ of this thread's token.
+  __device__ __forceinline__ void MeasureRows(const PassStep& step, const NormWeights& norm) {
+    const int eighth = thread_ / kWarp, token = thread_ % kWarp / 4;
     const int begin = EighthBegin(step.steps, eighth), end = EighthBegin(step.steps, eighth + 1);
-    const int columns = static_cast<int>(program_.residual.columns);
+    const int there = block_.Rows(step);
     float sum = 0;
-    if (token < there) {
-      const float* const x = block_.ResidualRow(step, token);
-      const int column = lane % 4 * 2;
-      if (end * kTileColumns <= columns) {
-#pragma unroll 10
-        for (int at = begin; at < end; ++at) {
-          sum = AddSquares(FreshPairs(x, at * kTileColumns + column, columns, true), sum);
-        }
-      } else {
-        for (int at = begin; at < end; ++at) {
-          sum = AddSquares(FreshPairs(x, at * kTileColumns + column, columns, false), sum);
-        }
-      }
+    if (token < there && begin < end) {
+      const float* const x = block_.ResidualBefore(step.layer, block_.RowOf(step, token));
+      sum = SumOfSquares(x, step.layer > 0, begin, end);
     }
     sum = AddLanesOfToken(sum);
     float* const squares = block_.At<float>(block_.place.squares);
-    if (lane % 4 == 0) squares[eighth * kGroupTokens + token] = sum;
+    if (thread_ % 4 == 0) squares[eighth * kGroupTokens + token] = sum;
     Meet();
-    scale_ = FinishScale(reinterpret_cast<const float(*)[kGroupTokens]>(squares), Token(), columns,
-                         norm.epsilon);
+    scale_ = FinishScale(reinterpret_cast<const float(*)[kGroupTokens]>(squares), Token(),
+                         static_cast<int>(program_.residual.columns), norm.epsilon);
+  }
+  // Of steps [begin, end) of a row, this lane's columns.
+  __device__ __forceinline__ float SumOfSquares(const float* x, bool mail, int begin,
+                                                int end) const {
+    constexpr int kAtOnce = 10;
+    const int columns = static_cast<int>(program_.residual.columns), column = thread_ % 4 * 2;
+    const bool whole = end * kTileColumns <= columns;
+    while (mail && Missing(LoadFresh(x + min(end * kTileColumns, columns) - 1))) Pause();
+    float sum = 0;
+#pragma unroll 1
+    for (int from = begin; from < end; from += kAtOnce) {
+      TokenPairs u[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        u[k] = FreshPairs(x, min(from + k, end - 1) * kTileColumns + column, columns, whole);
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        if (from + k >= end) break;
+        const int at = (from + k) * kTileColumns + column;
+        while (mail && Missing(u[k])) u[k] = FreshPairs(x, at, columns, whole);
+        sum = AddSquares(u[k], sum);
+      }
+    }
+    return sum;
   }
 
   __device__ __forceinline__ void Channels(const PassStep& step, const PassUnits& units) {
@@ -114,15 +125,14 @@ class PassFinisher {
     // Up to two items a thread: loaded before this layer's turn.
     PassConvolution first(block_, layer, units, step.span, thread_);
     PassConvolution second(block_, layer, units, step.span, thread_ + kFinishers);
-    Await(step.wait);
-    MeasureRows(step, layer.norm, block_.there);
-    AddUp(step, units, block_.there, [&](int round, int, int token, int row, float sum) {
-      block_.Input(round, token)[row] = sum * scale_;
-    });
+    MeasureRows(step, layer.norm);
+    AddUp(step, units, block_.there, Nothing,
+          [&](int round, int, int token, int row, float sum, float) {
+            block_.Input(round, token)[row] = sum * scale_;
+          });
     Meet();
-    first.Run(block_);
-    second.Run(block_);
-    Signal(step);
+    first.Run(block_, step.layer);
+    second.Run(block_, step.layer);
     first.Keep(block_);
     second.Keep(block_);
   }
@@ -138,58 +148,101 @@ class PassFinisher {
     };
     int i = thread_ / kScanThreads;
     PassScan first = item(i);
-    Await(step.wait);
     TakeSelection(step, layer);
     Meet();
     if (thread_ == 0) RaiseFlag(block_.Selections(), ++selections_);
-    MeetAt(kDeltaThere, kBothSides);
-    first.Run(block_, layer);
-    for (i += kAtOnce; i < panels * sequences; i += kAtOnce) item(i).Run(block_, layer);
-    Signal(step);
+    MeetAt(kDeltaThere, kPassThreads);
+    first.Run(block_, layer, step.layer);
+    for (i += kAtOnce; i < panels * sequences; i += kAtOnce) item(i).Run(block_, layer, step.layer);
   }
 
   // dt_low as operands, B and C: the eighths of select added up.
   __device__ __forceinline__ void TakeSelection(const PassStep& step, const PassMamba& layer) {
     const int rank_columns = (layer.rank + kTileColumns - 1) / kTileColumns * kTileColumns;
     const int wanted = layer.rank + 2 * layer.state_size;
-    uint2* const low = block_.At<uint2>(block_.place.low);
+    if (block_.there * wanted <= kFinishers) {
+      TakeNumbers<1>(step, layer, wanted);
+    } else {
+      TakeNumbers<3>(step, layer, wanted);
+    }
     for (int row = 0; row < block_.there; ++row) {
-      for (int i = thread_; i < wanted; i += kFinishers) {
-        const float sum = Selected(step, row, i);
+      for (int i = layer.rank + thread_; i < rank_columns; i += kFinishers) StoreLow(i, row, 0.0f);
+    }
+  }
+  // kAtOnce numbers a thread are asked for at once.
+  template <int kAtOnce>
+  __device__ __forceinline__ void TakeNumbers(const PassStep& step, const PassMamba& layer,
+                                              int wanted) {
+    const int all = block_.there * wanted;
+#pragma unroll 1
+    for (int from = thread_; from < all; from += kAtOnce * kFinishers) {
+      float sums[kAtOnce];
+      Selected<kAtOnce>(step, wanted, from, all, sums);
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int place = from + k * kFinishers, row = place / wanted, i = place % wanted;
+        if (place >= all) break;
         if (i < layer.rank) {
-          StoreOperand(low, program_.rows, i, row, sum);
+          StoreLow(i, row, sums[k]);
         } else {
           const int n = i - layer.rank, at = n % layer.state_size;
-          block_.Selection(row)[n < layer.state_size ? at : kPassStateSize + at] = sum;
+          block_.Selection(row)[n < layer.state_size ? at : kPassStateSize + at] = sums[k];
         }
-      }
-      for (int i = layer.rank + thread_; i < rank_columns; i += kFinishers) {
-        StoreOperand(low, program_.rows, i, row, 0.0f);
       }
     }
   }
-  __device__ __forceinline__ float Selected(const PassStep& step, int row, int i) const {
-    float parts[kEighths], sum = 0;
-    const int at = row * program_.select_stride + i;
+  __device__ __forceinline__ void StoreLow(int column, int row, float number) const {
+    uint2* const low = block_.At<uint2>(block_.place.low);
+    uint32_t* const pair = OperandPlace(low, block_.there, column / 2 * 2, row);
+    reinterpret_cast<__nv_bfloat16*>(pair)[column % 2] = __float2bfloat16_rn(number);
+  }
+  // Numbers of select, [rows][wanted], `from` and every kFinishers-th behind it: their eighths,
+  // when they are there, added up.
+  template <int kAtOnce>
+  __device__ __forceinline__ void Selected(const PassStep& step, int wanted, int from, int all,
+                                           float (&sums)[kAtOnce]) const {
+    const int apart = block_.there * program_.select_stride;
+    const float* const parts = block_.Parts(step.layer, 0);
+    const auto place = [&](int k) {
+      const int at = min(from + k * kFinishers, all - 1);
+      return parts + at / wanted * program_.select_stride + at % wanted;
+    };
+    while (Missing(LoadFresh(place(0) + (kEighths - 1) * apart))) Pause();
+    float eighths[kAtOnce][kEighths];
 #pragma unroll
-    for (int eighth = 0; eighth < kEighths; ++eighth) {
-      parts[eighth] = __ldcg(block_.Parts(step, eighth) + at);
+    for (int k = 0; k < kAtOnce; ++k) {
+#pragma unroll
+      for (int e = 0; e < kEighths; ++e) eighths[k][e] = LoadFresh(place(k) + e * apart);
     }
 #pragma unroll
-    for (int eighth = 0; eighth < kEighths; ++eighth) sum += parts[eighth];
-    return sum;
+    for (int k = 0; k < kAtOnce; ++k) {
+      sums[k] = 0;
+#pragma unroll
+      for (int e = 0; e < kEighths; ++e) {
+        while (Missing(eighths[k][e])) eighths[k][e] = LoadFresh(place(k) + e * apart);
+        sums[k] += eighths[k][e];
+      }
+    }
   }
 
   __device__ __forceinline__ void Output(const PassStep& step, const PassUnits& units) {
-    Await(step.wait);
     const RowsView& residual = program_.residual;
-    AddUp(step, units, block_.there, [&](int, int panel, int token, int row, float sum) {
+    const auto load = [&](int panel, int token, int row) {
       const int column = panel * kTileRows + row;
-      if (column >= residual.columns) return;
-      float* const to = residual.data + token * residual.stride + column;
-      *to = __ldcg(to) + sum;
-    });
-    Signal(step);
+      if (column >= residual.columns) return 0.0f;
+      const float* const from = block_.ResidualBefore(step.layer, token) + column;
+      float before = LoadFresh(from);
+      while (step.layer > 0 && Missing(before)) before = LoadFresh(from);
+      return before;
+    };
+    AddUp(step, units, block_.there, load,
+          [&](int, int panel, int token, int row, float sum, float before) {
+            const int column = panel * kTileRows + row;
+            if (column >= residual.columns) return;
+            const float now = before + sum;
+            block_.Send(block_.ResidualBehind(step.layer, token) + column, __float_as_uint(now));
+            residual.data[token * residual.stride + column] = now;
+          });
     if (units.unit == 0) KeepRowsOfB(step, block_.Layer(step));
   }
   // Into replay rows, which by now all have read.
@@ -199,8 +252,12 @@ class PassFinisher {
       for (int i = rows.kept; i < rows.total(); ++i) {
         float* const to = KeptRow(rows, layer.state.layout, i) + 2 * layer.inner;
         const int row = static_cast<int>(rows.call_row(i));
-        for (int n = thread_; n < layer.state_size; n += kFinishers) {
-          to[n] = Selected(step, row, layer.rank + n);
+        const int wanted = layer.rank + 2 * layer.state_size;
+        const int all = block_.there * wanted;
+        if (thread_ < layer.state_size) {
+          float sum[1];
+          Selected<1>(step, wanted, row * wanted + layer.rank + thread_, all, sum);
+          to[thread_] = sum[0];
         }
       }
     }
@@ -208,13 +265,13 @@ class PassFinisher {
 
   __device__ __forceinline__ void Head(const PassStep& step, const PassUnits& units) {
     const PassHead& head = program_.head;
-    Await(step.wait);
-    MeasureRows(step, head.norm, block_.logits);
-    AddUp(step, units, block_.logits, [&](int, int panel, int token, int row, float sum) {
-      const int output = panel * kTileRows + row;
-      if (output < head.outputs)
-        head.logits.data[token * head.logits.stride + output] = sum * scale_;
-    });
+    MeasureRows(step, head.norm);
+    AddUp(step, units, block_.logits, Nothing,
+          [&](int, int panel, int token, int row, float sum, float) {
+            const int output = panel * kTileRows + row;
+            if (output < head.outputs)
+              head.logits.data[token * head.logits.stride + output] = sum * scale_;
+          });
   }
 
   const PassBlock& block_;

@@ -10,27 +10,26 @@
 
 namespace mambad::kernels::cuda {
 
-// The one that looks out: tells the block of every exchange that is over.
-__device__ inline void LookOut(const PassBlock& block) {
-  const PassProgram& program = block.program;
-  if (threadIdx.x % kWarp != 0) return;
-  for (int i = 0; i < program.exchanges; ++i) {
-    const uint32_t expected = program.expected[i];
-    while (LoadAcquire(program.counts + i) < expected) {
-    }
-    RaiseFlag(block.Reached(), i + 1);
+// The set of mail of this launch; empties the other one, which the launch before has used.
+__device__ inline unsigned char* TakeMail(const PassProgram& program) {
+  const PassMailState& state = *program.mail_state;
+  const uint32_t set = state.set, used = state.used[1 - set];
+  uint4* const other = reinterpret_cast<uint4*>(program.mail + (1 - set) * program.mail_set);
+  for (uint32_t i = blockIdx.x * kPassThreads + threadIdx.x; i < used;
+       i += gridDim.x * kPassThreads) {
+    other[i] = {kUnset, kUnset, kUnset, kUnset};
   }
+  return program.mail + set * program.mail_set;
 }
-
-// The last block to be done leaves zeros to the next launch.
-__device__ inline void ResetCounts(const PassBlock& block) {
-  const PassProgram& program = block.program;
-  uint32_t* const before = block.Flag(2);  // how many blocks were done before
+// The last block to be done tells the next launch.
+__device__ inline void LeaveMail(const PassProgram& program) {
   __syncthreads();
-  if (threadIdx.x == 0) *before = atomicAdd(program.counts + program.exchanges, 1u);
-  __syncthreads();
-  if (*before + 1 < gridDim.x) return;
-  for (int i = threadIdx.x; i <= program.exchanges; i += kPassThreads) program.counts[i] = 0;
+  PassMailState& state = *program.mail_state;
+  if (threadIdx.x > 0 || atomicAdd(&state.done, 1u) + 1 < gridDim.x) return;
+  state.used[state.set] = program.layer_count * (program.layer_mail.end / sizeof(uint4));
+  state.used[1 - state.set] = 0;
+  state.set = 1 - state.set;
+  state.done = 0;
 }
 
 // Brings what all threads look at again and again into shared memory: a look at a count of device
@@ -68,8 +67,9 @@ __device__ inline void CopyProgram(const PassBlock& block) {
 __device__ inline void WalkAll(const PassProgram& program, unsigned char* memory) {
   PassBlock block{program, memory, program.place};
   const int thread = threadIdx.x;
+  block.mail = TakeMail(program);
   CopyProgram(block);
-  if (thread < 2) *block.Flag(thread) = 0;
+  if (thread == 0) *block.Selections() = 0;
   for (int i = thread; i < kEighths * program.ring_pieces; i += kPassThreads) {
     InitArrivals(block.At<uint64_t>(block.place.arrivals) + i, kWarp);
   }
@@ -79,12 +79,10 @@ __device__ inline void WalkAll(const PassProgram& program, unsigned char* memory
   while (block.logits < batch.logit_count && batch.logit_rows[block.logits] >= 0) ++block.logits;
   if (thread < kMultipliers) {
     PassMultiplier(block).Walk();
-  } else if (thread < kMultipliers + kFinishers) {
-    PassFinisher(block).Walk();
   } else {
-    LookOut(block);
+    PassFinisher(block).Walk();
   }
-  ResetCounts(block);
+  LeaveMail(program);
 }
 
 }  // namespace mambad::kernels::cuda

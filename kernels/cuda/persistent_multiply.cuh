@@ -37,29 +37,53 @@ class PassMultiplier {
         }
         if (mine) Unit(step, units);
       }
-      if (scans) PassBy(kDeltaThere, kBothSides);
+      if (scans) PassBy(kDeltaThere, kPassThreads);
     }
   }
 
  private:
-  // Operands of this warp's columns, when all that they follow from is there. Weights go on coming
-  // meanwhile.
+  // Operands of this warp's columns, when all that they follow from is there.
   __device__ __forceinline__ void PrepareOperands(const PassStep& step) {
-    const bool scan = step.action == PassAction::kScan;
-    const uint32_t* const flag = scan ? block_.Selections() : block_.Reached();
-    const uint32_t value = scan ? selections_ : step.wait;
-    do {
-      ring_.Fill();
-    } while (!__all_sync(kAllLanes, LookAtFlag(flag) >= value));
-    there_ = step.action == PassAction::kHead ? block_.logits : block_.there;
-    if (step.action == PassAction::kChannels || step.action == PassAction::kHead) {
-      MakeOperands(step);
-    } else if (step.action == PassAction::kSelect) {
-      FetchOperands(step, program_.x);
-    } else if (step.action == PassAction::kOutput) {
-      FetchOperands(step, program_.gated);
+    there_ = block_.Rows(step);
+    const bool fetched = step.action == PassAction::kSelect || step.action == PassAction::kOutput;
+    AwaitFirst(step, fetched);
+    if (step.action == PassAction::kScan) return;
+    // Loads at once: as many as one row needs where layers are wide, or more where there are more.
+    if (fetched) {
+      there_ == 1 ? FetchOperands<3>(step) : FetchOperands<7>(step);
+    } else {
+      there_ == 1 ? MakeOperands<3>(step) : MakeOperands<6>(step);
     }
     __syncwarp();
+  }
+  __device__ __forceinline__ const uint4* Fetched(const PassStep& step) const {
+    const uint2* const from =
+        step.action == PassAction::kSelect ? block_.X(step.layer) : block_.Gated(step.layer);
+    return reinterpret_cast<const uint4*>(from + PassBegin(step, warp_) * there_ * 4);
+  }
+  // Looks at one place, the same for all lanes, until there is something: many who look at all
+  // places slow down who writes. Weights go on coming meanwhile.
+  __device__ __forceinline__ void AwaitFirst(const PassStep& step, bool fetched) {
+    const int begin = PassBegin(step, warp_), end = PassEnd(step, warp_);
+    const uint32_t* flag = nullptr;  // in shared memory
+    const float* place = nullptr;
+    if (step.action == PassAction::kScan) {
+      flag = block_.Selections();
+    } else if (begin < end && there_ > 0) {
+      const int64_t last = int64_t{end - begin} * there_ * 8 - 1;
+      if (fetched) place = reinterpret_cast<const float*>(Fetched(step)) + last;
+      if (!fetched && step.layer > 0) {
+        const int column = min(end * kTileColumns, static_cast<int>(program_.residual.columns));
+        place = block_.ResidualBefore(step.layer, block_.RowOf(step, there_ - 1)) + column - 1;
+      }
+    }
+    while (true) {
+      ring_.Fill();
+      bool came = true;
+      if (flag != nullptr) came = LookAtFlag(flag) >= selections_;
+      if (place != nullptr) came = !Missing(LoadFresh(place));
+      if (__all_sync(kAllLanes, came)) return;
+    }
   }
   __device__ __forceinline__ uint2* Operands(const PassStep& step) const {
     switch (step.action) {
@@ -68,41 +92,66 @@ class PassMultiplier {
       case PassAction::kSelect:
       case PassAction::kOutput: {
         const int steps = (program_.inner_steps + kEighths - 1) / kEighths;
-        return block_.At<uint2>(block_.place.inner) + warp_ * steps * program_.rows * 4;
+        return block_.At<uint2>(block_.place.inner) + warp_ * steps * there_ * 4;
       }
       default:
-        return block_.At<uint2>(block_.place.residual) + PassBegin(step, warp_) * program_.rows * 4;
+        return block_.At<uint2>(block_.place.residual) + PassBegin(step, warp_) * there_ * 4;
     }
   }
 
   // Of rows of the residual, times the norm's weight, rounded.
+  template <int kAtOnce>
   __device__ __forceinline__ void MakeOperands(const PassStep& step) {
-    const int begin = PassBegin(step, warp_), rows = program_.rows;
-    const int places = (PassEnd(step, warp_) - begin) * rows;
+    const int begin = PassBegin(step, warp_), end = PassEnd(step, warp_);
+    const int places = (end - begin) * there_;
     const int columns = static_cast<int>(program_.residual.columns);
-    const bool whole = PassEnd(step, warp_) * kTileColumns <= columns;
+    const bool whole = end * kTileColumns <= columns, mail = step.layer > 0;
     const float* const weight = step.norm_weight;
     const bool whole_weights = whole && reinterpret_cast<uintptr_t>(weight) % 8 == 0;
     uint2* const to = Operands(step);
-#pragma unroll 3
-    for (int i = lane_ / 4; i < places; i += kWarp / 4) {
-      const int token = i % rows, column = (begin + i / rows) * kTileColumns + lane_ % 4 * 2;
-      TokenPairs u = {};
-      if (token < there_) {
-        u = FreshPairs(block_.ResidualRow(step, token), column, columns, whole);
-        if (weight != nullptr) u = Times(u, FreshPairs(weight, column, columns, whole_weights));
+#pragma unroll 1
+    for (int from = lane_ / 4; from < places; from += kAtOnce * (kWarp / 4)) {
+      TokenPairs u[kAtOnce];
+      const auto load = [&](int i) {
+        const int row = block_.RowOf(step, i % there_);
+        const int column = (begin + i / there_) * kTileColumns + lane_ % 4 * 2;
+        return FreshPairs(block_.ResidualBefore(step.layer, row), column, columns, whole);
+      };
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        u[k] = load(min(from + k * (kWarp / 4), places - 1));  // the last one again
       }
-      to[i * 4 + lane_ % 4] = RoundedOperand(u);
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int i = from + k * (kWarp / 4);
+        if (i >= places) break;
+        while (mail && Missing(u[k])) u[k] = load(i);
+        if (weight != nullptr) {
+          const int column = (begin + i / there_) * kTileColumns + lane_ % 4 * 2;
+          u[k] = Times(u[k], FreshPairs(weight, column, columns, whole_weights));
+        }
+        to[i * 4 + lane_ % 4] = RoundedOperand(u[k]);
+      }
     }
   }
   // Of what was rounded by who wrote it.
-  __device__ __forceinline__ void FetchOperands(const PassStep& step, const uint2* from) {
-    const int begin = PassBegin(step, warp_), rows = program_.rows;
-    const int count = (PassEnd(step, warp_) - begin) * rows * 2;  // of 16 bytes
-    const uint4* const source = reinterpret_cast<const uint4*>(from + begin * rows * 4);
+  template <int kAtOnce>
+  __device__ __forceinline__ void FetchOperands(const PassStep& step) {
+    const int count = (PassEnd(step, warp_) - PassBegin(step, warp_)) * there_ * 2;
+    const uint4* const from = Fetched(step);
     uint4* const to = reinterpret_cast<uint4*>(Operands(step));
-#pragma unroll 3
-    for (int i = lane_; i < count; i += kWarp) to[i] = __ldcg(source + i);
+#pragma unroll 1
+    for (int at = lane_; at < count; at += kAtOnce * kWarp) {
+      uint4 words[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) words[k] = LoadFresh(from + min(at + k * kWarp, count - 1));
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int i = min(at + k * kWarp, count - 1);
+        while (Missing(words[k])) words[k] = LoadFresh(from + i);
+        to[i] = words[k];
+      }
+    }
   }
 
   // A unit of this warp, and where its sums go.
@@ -125,9 +174,10 @@ class PassMultiplier {
   // total is their sum.
   __device__ __forceinline__ void Multiply(const PassStep& step, float (&sums)[4],
                                            float (&total)[4]) {
-    const int steps = PassEnd(step, warp_) - PassBegin(step, warp_), apart = program_.rows * 4;
+    const int steps = PassEnd(step, warp_) - PassBegin(step, warp_), apart = there_ * 4;
     const bool present = lane_ / 4 < there_, all = step.split == PassSplit::kWarp;
-    const uint2* operand = Operands(step) + lane_;  // token lane / 4, pair lane % 4
+    // Token lane / 4, pair lane % 4.
+    const uint2* operand = Operands(step) + lane_;
     int eighth = 0, border = all ? EighthBegin(steps, 1) : steps + 1;
     const auto end_eighths = [&](int at) {  // those that end before this step
       while (eighth < kEighths && border <= at) {
@@ -171,13 +221,13 @@ class PassMultiplier {
   __device__ __forceinline__ void LeaveSums(const float (&sums)[4]) {
     const int which = panels_ % 2;
     // The finishers take the panel before the last one's sums away.
-    if (panels_ >= 2) MeetAt(kSumsTaken + which, kBothSides);
+    if (panels_ >= 2) MeetAt(kSumsTaken + which, kPassThreads);
     float* const to = block_.Sums(which) + warp_ * kSumsEighth;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       to[(lane_ % 4 * 2 + e % 2) * kSumsRow + lane_ / 4 + e / 2 * 8] = sums[e];
     }
-    PassBy(kSumsThere + which, kBothSides);
+    PassBy(kSumsThere + which, kPassThreads);
     ++panels_;
   }
 
@@ -185,14 +235,14 @@ class PassMultiplier {
   __device__ __forceinline__ void SendPart(const PassStep& step, const PassUnits& units,
                                            const float (&sums)[4]) {
     const int stride = program_.select_stride;
-    float* const to = block_.Parts(step, warp_) + units.Panel(step) * kTileRows;
+    float* const to = block_.Parts(step.layer, warp_) + units.Panel(step) * kTileRows;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int token = lane_ % 4 * 2 + e % 2;
-      if (token < there_) to[token * stride + lane_ / 4 + e / 2 * 8] = sums[e];
+      if (token < there_) {
+        block_.Send(to + token * stride + lane_ / 4 + e / 2 * 8, __float_as_uint(sums[e]));
+      }
     }
-    __syncwarp();
-    if (lane_ == 0) block_.Signal(step);
   }
 
   const PassBlock& block_;

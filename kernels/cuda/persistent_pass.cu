@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/errors.h"
@@ -20,6 +21,30 @@ __global__ void __launch_bounds__(kPassThreads, 1)
 
 void FreeDevice(void* data, size_t) { static_cast<void>(cudaFree(data)); }
 
+// Empty: there is no memory.
+Buffer AllocateAside(size_t bytes) {
+  void* data = nullptr;
+  const cudaError_t error = cudaMalloc(&data, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return {};
+  }
+  Check(error, "a pass's memory");
+  return Buffer(data, bytes, FreeDevice);
+}
+// On a stream of its own, for another one may be captured; waits for it.
+template <typename Work>
+void DoAside(const Work& work) {
+  cudaStream_t stream = nullptr;
+  Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  Check(work(stream), "a pass's memory");
+  Check(cudaStreamSynchronize(stream), "a pass's memory");
+  Check(cudaStreamDestroy(stream), "cudaStreamDestroy");
+}
+void SetAside(void* data, int byte, size_t bytes) {
+  DoAside([&](cudaStream_t stream) { return cudaMemsetAsync(data, byte, bytes, stream); });
+}
+
 // Parts of one piece of memory, one behind the other.
 class Parts {
  public:
@@ -38,17 +63,24 @@ class Parts {
 
 }  // namespace
 
-PassScratch CreatePassScratch(const WorkspaceShape& shape, const Allocate& allocate) {
-  PassScratch scratch;
-  scratch.max_inner = shape.max_inner;
-  scratch.max_selection = shape.max_selection;
-  const int64_t operands = Steps(shape.max_inner) * kPassRows * 4 * int64_t{sizeof(uint2)};
-  scratch.x = allocate(std::max<int64_t>(operands, 16));
-  scratch.gated = allocate(std::max<int64_t>(operands, 16));
-  const int64_t selection = Panels(shape.max_selection) * kTileRows;
-  scratch.parts =
-      allocate(std::max<int64_t>(2 * kEighths * kPassRows * selection * sizeof(float), 16));
-  return scratch;
+bool AddressMail(PassMailbox& mailbox, PassProgram& program) {
+  program.layer_mail = PlaceMail(program);
+  PassProgram most = program;
+  most.rows = kPassRows;
+  // One more layer, for what is brought near ahead of time.
+  const int64_t set_bytes = int64_t{PlaceMail(most).end} * (program.layer_count + 1);
+  if (set_bytes > mailbox.set_bytes) {
+    Buffer memory = AllocateAside(2 * set_bytes + sizeof(PassMailState));
+    if (memory.data() == nullptr) return false;
+    SetAside(memory.data(), 0xff, 2 * set_bytes);
+    SetAside(memory.as<unsigned char>() + 2 * set_bytes, 0, sizeof(PassMailState));
+    mailbox.memory.push_back(std::move(memory));
+    mailbox.set_bytes = set_bytes;
+  }
+  program.mail = mailbox.memory.back().as<unsigned char>();
+  program.mail_set = mailbox.set_bytes;
+  program.mail_state = reinterpret_cast<PassMailState*>(program.mail + 2 * program.mail_set);
+  return true;
 }
 
 PassLaunch PassLaunchOfDevice() {
@@ -98,26 +130,16 @@ void LaunchPass(cudaStream_t stream, const PassLaunch& launch, const PassProgram
 Buffer UploadPlan(const PassPlan& plan, PassProgram& program) {
   Parts parts;
   const size_t steps = parts.Add(plan.steps()), layers = parts.Add(plan.layers());
-  const size_t expected = parts.Add(plan.expected());
-  const size_t counts = parts.Add(std::vector<uint32_t>(plan.expected().size() + 1));
   const size_t bytes = parts.bytes().size();
-  void* data = nullptr;
-  if (cudaMalloc(&data, bytes) != cudaSuccess) {
-    cudaGetLastError();
-    return {};
-  }
-  Buffer memory(data, bytes, FreeDevice);
-  cudaStream_t stream = nullptr;
-  Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
-  Check(cudaMemcpyAsync(data, parts.bytes().data(), bytes, cudaMemcpyHostToDevice, stream),
-        "a pass's steps");
-  Check(cudaStreamSynchronize(stream), "a pass's steps");
-  Check(cudaStreamDestroy(stream), "cudaStreamDestroy");
+  Buffer memory = AllocateAside(bytes);
+  if (memory.data() == nullptr) return memory;
+  DoAside([&](cudaStream_t stream) {
+    return cudaMemcpyAsync(memory.data(), parts.bytes().data(), bytes, cudaMemcpyHostToDevice,
+                           stream);
+  });
   unsigned char* const begin = memory.as<unsigned char>();
   program.steps = reinterpret_cast<const PassStep*>(begin + steps);
   program.layers = reinterpret_cast<const PassMamba*>(begin + layers);
-  program.expected = reinterpret_cast<const uint32_t*>(begin + expected);
-  program.counts = reinterpret_cast<uint32_t*>(begin + counts);
   return memory;
 }
 

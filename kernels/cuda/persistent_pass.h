@@ -7,21 +7,22 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/buffer.h"
-#include "kernels/cuda/packing.h"
 #include "kernels/cuda/persistent_plan.h"
 
 namespace mambad::kernels::cuda {
 
-// What blocks of a pass hand to each other; of one workspace.
-struct PassScratch {
-  Buffer x, gated;  // operands of kPassRows rows
-  Buffer parts;     // eighths of select
-  int64_t max_inner = 0, max_selection = 0;
+// Where blocks of a pass leave what they hand to each other; of one workspace, whose passes come
+// one after the other.
+struct PassMailbox {
+  std::vector<Buffer> memory;  // the last one is in use; graphs know the others
+  int64_t set_bytes = 0;
 };
-PassScratch CreatePassScratch(const WorkspaceShape& shape, const Allocate& allocate);
+// Gives the program its mail. The mailbox grows where it has to, for as many rows as a pass has at
+// most. False: there is no memory. May be called while a stream is captured.
+bool AddressMail(PassMailbox& mailbox, PassProgram& program);
 
 // How a launch is laid out on the current device.
 struct PassLaunch {
@@ -37,7 +38,7 @@ bool FitPass(const PassLaunch& launch, PassProgram& program);
 // All blocks at once, which wait for each other. All pointers of the program are device memory.
 void LaunchPass(cudaStream_t stream, const PassLaunch& launch, const PassProgram& program);
 
-// A plan in device memory: steps, layers, counts; returns when it is there. Empty: there is no
+// A plan's steps and layers in device memory; returns when it is there. Empty: there is no
 // memory. May be called while a stream is captured.
 Buffer UploadPlan(const PassPlan& plan, PassProgram& program);
 

@@ -60,40 +60,26 @@ bool PassPlan::Visits(const RecurrentState& state) const {
                      [&](const PassMamba& layer) { return layer.state.data == state.data; });
 }
 
-int16_t PassPlan::NewExchange(int32_t signals) {
-  expected_.push_back(static_cast<uint32_t>(signals));
-  return static_cast<int16_t>(expected_.size());
-}
-
 void PassPlan::AddMamba(const MambaLayer& layer, const RecurrentState& state) {
   PassStep x = StepOf(*layer.in, PassAction::kChannels, PassSplit::kPanel, blocks_);
-  const int32_t panels = layer.inner_width / kTileRows, owners = std::min(panels, blocks_);
+  const int32_t panels = layer.inner_width / kTileRows;
   x.units = panels;
   x.end_round = kPassRounds;
-  x.wait = static_cast<int16_t>(expected_.size());
   x.norm_weight = layer.norm.weight;
-  x.signal = NewExchange(owners);
   x.layer = static_cast<int16_t>(layers_.size());
   // Gates: one round while the others' x is on its way, the rest while dt_low is.
   PassStep first_gates = x;
   first_gates.action = PassAction::kGates;
   first_gates.weights = PanelsFrom(*layer.in, layer.inner_width);
-  first_gates.wait = first_gates.signal = 0;
   first_gates.end_round = 1;
   PassStep other_gates = first_gates;
   other_gates.first_round = 1;
   other_gates.end_round = kPassRounds;
 
   PassStep select = StepOf(*layer.select, PassAction::kSelect, PassSplit::kEighth, blocks_);
-  select.wait = x.signal;
-  select.signal = NewExchange(select.units);
   PassStep scan = StepOf(*layer.dt, PassAction::kScan, PassSplit::kWarp, blocks_);
   scan.end_round = kPassRounds;
-  scan.wait = select.signal;
-  scan.signal = NewExchange(owners);
   PassStep out = StepOf(*layer.out, PassAction::kOutput, PassSplit::kPanel, blocks_);
-  out.wait = scan.signal;
-  out.signal = NewExchange(std::min(out.units, blocks_));
   // Blocks with fewer channels take the first panels of the output; those of them with fewer of
   // these, too, select.
   const int32_t fewer = panels % blocks_;
@@ -114,7 +100,7 @@ void PassPlan::AddMamba(const MambaLayer& layer, const RecurrentState& state) {
 
 void PassPlan::AddHead(const NormWeights& norm, const WeightMatrix& head, const RowsView& logits) {
   PassStep step = StepOf(head, PassAction::kHead, PassSplit::kPanel, blocks_);
-  step.wait = static_cast<int16_t>(expected_.size());
+  step.layer = static_cast<int16_t>(layers_.size());
   step.norm_weight = norm.weight;
   steps_.push_back(step);
   head_.norm = norm;
@@ -127,7 +113,6 @@ void PassPlan::Describe(PassProgram& program) const {
   program.head = head_;
   program.step_count = static_cast<int32_t>(steps_.size());
   program.layer_count = static_cast<int32_t>(layers_.size());
-  program.exchanges = static_cast<int32_t>(expected_.size());
   program.residual_steps = residual_steps_;
   program.inner_steps = inner_steps_;
   program.rank_steps = rank_steps_;

@@ -1,5 +1,5 @@
 // Operations of a pass of few rows as steps of one launch (persistent_program.cuh): which products
-// in which order, who waits for whom, which block takes what. Host only.
+// in which order, which block takes what. Host only.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_PLAN_H_
 #define MAMBAD_KERNELS_CUDA_PERSISTENT_PLAN_H_
@@ -28,7 +28,6 @@ class PassPlan {
 
   const std::vector<PassStep>& steps() const { return steps_; }
   const std::vector<PassMamba>& layers() const { return layers_; }
-  const std::vector<uint32_t>& expected() const { return expected_; }
   const PassHead& head() const { return head_; }
   bool empty() const { return steps_.empty(); }
   bool ended() const { return head_.outputs > 0; }
@@ -38,13 +37,9 @@ class PassPlan {
   void Describe(PassProgram& program) const;
 
  private:
-  // Of blocks that have a unit each, or of all units.
-  int16_t NewExchange(int32_t signals);
-
   const int blocks_;
   std::vector<PassStep> steps_;
   std::vector<PassMamba> layers_;
-  std::vector<uint32_t> expected_;
   PassHead head_;
   int32_t residual_steps_ = 0, inner_steps_ = 0, rank_steps_ = 0, select_stride_ = 0;
 };

@@ -2,9 +2,10 @@
 // what of each, and what the blocks wait for in between. Made by persistent_pass.cu.
 //
 // A product is cut into units, panels of weights or eighths of panels. Unit u belongs to block
-// (offset + u % span) % blocks; a block's units are its rounds 0, 1, .. of the product. What a
-// product gives is made known to other blocks by an exchange: a count in device memory that rises
-// once for every block, or unit, that is done.
+// (offset + u % span) % blocks; a block's units are its rounds 0, 1, .. of the product. What blocks
+// hand to each other goes by mail: every number has a place of its own in device memory, whose word
+// is kUnset until the number is there, so that who needs it looks until it is. A launch uses one of
+// two sets of places and empties the other.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_PROGRAM_CUH_
 #define MAMBAD_KERNELS_CUDA_PERSISTENT_PROGRAM_CUH_
@@ -23,7 +24,8 @@ inline constexpr int kPassRounds = 4;  // panels of channels that a block has, a
 inline constexpr int kPassStateSize = 16;
 inline constexpr int kRingSteps = 4;  // steps of weights that a piece of a ring holds
 inline constexpr int kRingPiece = kRingSteps * kTileBytes;
-inline constexpr int kMostRingPieces = 16;
+// No number that a product, a sum or a rounding gives: they give other NaNs.
+inline constexpr uint32_t kUnset = 0xffffffffu;
 
 enum class PassSplit : uint8_t {
   kPanel,   // a unit is a panel: eight warps multiply an eighth of its columns each
@@ -47,9 +49,7 @@ struct PassStep {
   int16_t steps = 0;  // of 16 columns, of a panel
   int16_t offset = 0, span = 0;
   int16_t first_round = 0, end_round = 0;  // of each block, this time
-  int16_t layer = 0;
-  int16_t wait = 0;    // exchanges, in their order, that must be over before it reads; 0: none
-  int16_t signal = 0;  // the exchange that its results make known, from 1 on; 0: none
+  int16_t layer = 0;                       // of kHead: how many there are
   PassSplit split = PassSplit::kPanel;
   PassAction action = PassAction::kChannels;
 };
@@ -79,27 +79,38 @@ struct PassMemory {
            low = 0, sums = 0, squares = 0, channels = 0, selection = 0, flags = 0, end = 0;
 };
 
+// One layer's mail, in bytes from its begin: x and gated y as right operands, [steps][rows][4]
+// (ptx.cuh, a lane's pairs), eighths of select, [kEighths][rows][select_stride], and the residual
+// behind the layer, [rows][16 residual_steps]; `rows` are those that there are.
+struct PassMail {
+  uint32_t x = 0, gated = 0, parts = 0, residual = 0, end = 0;
+};
+// Of mail, in device memory, beside it.
+struct PassMailState {
+  uint32_t set = 0;       // that the next launch uses; it is empty
+  uint32_t done = 0;      // blocks of the launch at hand that are
+  uint32_t used[2] = {};  // of each set, 16 bytes each
+};
+
 struct PassProgram {
   Batch batch;
   RowsView residual;  // [rows, d]
   PassHead head;
   const PassStep* steps = nullptr;
   const PassMamba* layers = nullptr;
-  const uint32_t* expected = nullptr;  // [exchanges]: how far each count rises
-  uint32_t* counts = nullptr;  // [exchanges + 1], zeros before and after; the last: blocks done
-  int32_t step_count = 0, layer_count = 0, exchanges = 0;
+  int32_t step_count = 0, layer_count = 0;
   int32_t rows = 0;            // of operands: the larger of batch.rows and batch.logit_count
   int32_t residual_steps = 0;  // of 16 columns
   int32_t inner_steps = 0;     // of the widest layer
   int32_t rank_steps = 0;      // the same
-  // Between blocks, in the order of right operands: [steps][rows][4] (ptx.cuh, a lane's pairs).
-  uint2* x = nullptr;
-  uint2* gated = nullptr;
-  float* parts = nullptr;  // of select: [layers' parity][kEighths][rows][select_stride]
   int32_t select_stride = 0;
   int32_t ring_pieces = 0;  // that a warp's ring has
   int32_t in_flight = 0;    // that are on their way to it, at most
   PassMemory place;
+  PassMail layer_mail;
+  unsigned char* mail = nullptr;  // two sets of mail_set bytes
+  int64_t mail_set = 0;
+  PassMailState* mail_state = nullptr;
 };
 
 // A batch, with its arrays beside it.
@@ -110,7 +121,17 @@ struct PassBatch {
   int32_t numbers[kArrays][kPassRows + 1];
 };
 
-// Follows from all else that the program says.
+// Follow from all else that the program says.
+inline PassMail PlaceMail(const PassProgram& p) {
+  PassMail mail;
+  const uint32_t operand = p.rows * 4 * sizeof(uint2);  // of a step
+  mail.gated = mail.x + p.inner_steps * operand;
+  mail.parts = mail.gated + p.inner_steps * operand;
+  mail.residual = mail.parts + kEighths * p.rows * p.select_stride * sizeof(float);
+  const uint32_t end = mail.residual + p.rows * p.residual_steps * kTileColumns * sizeof(float);
+  mail.end = (end + 127) / 128 * 128;
+  return mail;
+}
 inline PassMemory PlaceMemory(const PassProgram& p) {
   PassMemory place;
   uint32_t at = 0;
@@ -132,7 +153,7 @@ inline PassMemory PlaceMemory(const PassProgram& p) {
   place.squares = take(kEighths * kPassRows * sizeof(float));
   place.channels = take(4 * kPassRounds * kPassRows * kTileRows * sizeof(float));
   place.selection = take(kPassRows * 2 * kPassStateSize * sizeof(float));
-  place.flags = take(3 * sizeof(uint32_t));
+  place.flags = take(sizeof(uint32_t));
   place.end = at;
   return place;
 }

@@ -18,7 +18,7 @@ bool PassRecorder::Continues(const Batch& batch, const RowsView& residual) const
 
 bool PassRecorder::NoteMamba(const Batch& batch, const MambaLayer& layer,
                              const RecurrentState& state, const RowsView& residual,
-                             const PassScratch& scratch, std::function<void()> kernels) {
+                             PassMailbox& mailbox, std::function<void()> kernels) {
   if (!captured_ || batch.rows == 0 || batch.rows > kPassRows || batch.sequences > kPassRows) {
     return false;
   }
@@ -34,9 +34,7 @@ bool PassRecorder::NoteMamba(const Batch& batch, const MambaLayer& layer,
     program_.batch = batch;
     program_.batch.logit_count = 0;
     program_.residual = residual;
-    program_.x = scratch.x.as<uint2>();
-    program_.gated = scratch.gated.as<uint2>();
-    program_.parts = scratch.parts.as<float>();
+    mailbox_ = &mailbox;
   }
   plan_->AddMamba(layer, state);
   kernels_.push_back(std::move(kernels));
@@ -60,7 +58,9 @@ Buffer PassRecorder::Flush() {
   if (!plan_.has_value()) return memory;
   plan_->Describe(program_);
   program_.rows = std::max(program_.batch.rows, program_.batch.logit_count);
-  if (FitPass(*launch_, program_)) memory = UploadPlan(*plan_, program_);
+  if (FitPass(*launch_, program_) && AddressMail(*mailbox_, program_)) {
+    memory = UploadPlan(*plan_, program_);
+  }
   if (memory.data() != nullptr) {
     LaunchPass(stream_, *launch_, program_);
   } else {

@@ -43,8 +43,8 @@ class PassScan {
     }
   }
 
-  // The rows of the call; by now delta, B and C are there.
-  __device__ __forceinline__ void Run(const PassBlock& block, const PassMamba& layer) {
+  // The rows of the call, of layer `index`; by now delta, B and C are there.
+  __device__ __forceinline__ void Run(const PassBlock& block, const PassMamba& layer, int index) {
     if (!rows_.runs()) return;
     const RecurrentSlotLayout& layout = layer.state.layout;
     for (int i = rows_.replay; i < rows_.total(); ++i) {
@@ -56,17 +56,22 @@ class PassScan {
       const float dt = Softplus(delta + bias_);
       state_.Step(dt * kLog2e, dt * x, [&](int n) { return b[n]; });
       const float y = state_.Output([&](int n) { return c[n]; });
-      if (state_.lane == 0 && state_.inside) Finish(block, layer, i, row, x, delta, y);
+      Finish(block, layer, index, i, row, x, delta, y);
       if (i + 1 == rows_.stored) state_.Store(rows_.slot + layout.checkpoint);
     }
     if (rows_.stores_working) state_.Store(rows_.slot + layout.working);
   }
 
  private:
-  __device__ __forceinline__ void Finish(const PassBlock& block, const PassMamba& layer, int i,
-                                         int row, float x, float delta, float y) const {
+  // All lanes of a warp; the first ones of its channels send and keep.
+  __device__ __forceinline__ void Finish(const PassBlock& block, const PassMamba& layer, int index,
+                                         int i, int row, float x, float delta, float y) const {
     const float gated = fmaf(skip_, x, y) * SiLU(block.Gate(round_, row)[in_panel_]);
-    StoreOperand(block.program.gated, block.program.rows, state_.channel, row, gated);
+    const uint32_t pair = PairOfLanes(gated);
+    if (state_.lane > 0) return;
+    if (in_panel_ % 2 == 0) {
+      block.Send(OperandPlace(block.Gated(index), block.there, state_.channel, row), pair);
+    }
     if (i < rows_.kept) return;
     float* const kept = KeptRow(rows_, layer.state.layout, i);
     kept[state_.channel] = x;

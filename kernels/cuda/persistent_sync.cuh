@@ -41,15 +41,35 @@ __device__ __forceinline__ bool TurnedOver(uint64_t* word, uint32_t parity) {
   return done != 0;
 }
 
-// A count in device memory that all blocks see. What the caller's block has written, and met about,
-// is seen by who sees the count.
-__device__ __forceinline__ void AddRelease(uint32_t* count, uint32_t number) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(count), "r"(number) : "memory");
+// Numbers that another block writes in this launch: as they stand at the point where all blocks
+// meet. A word is seen as a whole.
+__device__ __forceinline__ uint4 LoadFresh(const uint4* from) {
+  uint4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from)
+               : "memory");
+  return v;
 }
-__device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* count) {
-  uint32_t value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(count) : "memory");
-  return value;
+__device__ __forceinline__ float2 LoadFresh(const float2* from) {
+  float2 v;
+  asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];"
+               : "=f"(v.x), "=f"(v.y)
+               : "l"(from)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ float LoadFresh(const float* from) {
+  float v;
+  asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v) : "l"(from) : "memory");
+  return v;
+}
+__device__ __forceinline__ void StoreFresh(uint32_t* to, uint32_t word) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
+}
+// Brings the line of `at` near, for who will write and read it soon.
+__device__ __forceinline__ void PrefetchLine(const void* at) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 }
 
 // A count in shared memory that one thread raises, and others of the block look at.
