@@ -24,80 +24,96 @@ struct PassRow {
   }
 };
 
-// One row of one channel. What no row of this pass has a part in is loaded ahead.
+// Item i of a block's channels, [rounds][rows that there are][16]: one row of one channel.
+struct PassConvolutionItem {
+  int round = 0, row = 0, channel = 0, in_panel = 0;
+  bool there = false;
+
+  __device__ __forceinline__ PassConvolutionItem(const PassBlock& block, const PassMamba& layer,
+                                                 const PassStep& step, const PassUnits& first,
+                                                 int i) {
+    if (block.there == 0) return;
+    in_panel = i % kTileRows;
+    row = i / kTileRows % block.there;
+    const int later = i / kTileRows / block.there;  // rounds after the first one
+    round = first.round + later;
+    channel = (first.unit + later * step.span) * kTileRows + in_panel;
+    there = round < kPassRounds && channel < layer.inner;
+  }
+  // Of the channel, in the slot of the row's sequence.
+  __device__ __forceinline__ float* Ring(const PassBlock& block, const PassMamba& layer,
+                                         const PassRow& of) const {
+    const RecurrentState& state = layer.state;
+    return state.data + block.batch().slot[of.sequence] * state.slot_stride + state.layout.ring +
+           channel;
+  }
+  __device__ __forceinline__ static int64_t Place(const PassMamba& layer, int64_t position) {
+    return position % layer.state.layout.ring_rows * layer.inner;
+  }
+};
+
+// What no row of this pass has a part in is loaded ahead.
 class PassConvolution {
  public:
-  // Item i of the block's channels: [rounds][rows that there are][16].
   __device__ __forceinline__ PassConvolution(const PassBlock& block, const PassMamba& layer,
-                                             const PassUnits& first, int apart, int i)
-      : there_(false) {
-    if (block.there == 0) return;
-    channel_in_panel_ = i % kTileRows;
-    row_ = i / kTileRows % block.there;
-    const int later = i / kTileRows / block.there;  // rounds after the first one
-    round_ = first.round + later;
-    const int channel = channel_ = (first.unit + later * apart) * kTileRows + channel_in_panel_;
-    there_ = round_ < kPassRounds && channel < layer.inner;
-    if (!there_) return;
-    const PassRow row(block.batch(), row_);
+                                             const PassConvolutionItem& item)
+      : item_(item) {
+    if (!item.there) return;
+    const PassRow row(block.batch(), item.row);
+    const float* const ring = item.Ring(block, layer, row);
     local_ = row.local;
-    const RecurrentState& state = layer.state;
-    ring_ = state.data + block.batch().slot[row.sequence] * state.slot_stride + state.layout.ring +
-            channel;
-    bias_ = layer.convolution_bias == nullptr ? 0.0f : layer.convolution_bias[channel];
+    bias_ = layer.convolution_bias == nullptr ? 0.0f : layer.convolution_bias[item.channel];
     taps_ = layer.taps;
 #pragma unroll
     for (int j = 0; j < kMaxConvolutionWidth; ++j) {
       if (j >= taps_) break;
-      weights_[j] = layer.convolution[channel * taps_ + j];
+      weights_[j] = layer.convolution[item.channel * taps_ + j];
       const int before = local_ - taps_ + 1 + j;
       earlier_[j] = 0.0f;
       if (before < 0 && row.position + before >= 0) {
-        earlier_[j] = ring_[Place(layer, row.position + before)];
+        earlier_[j] = ring[PassConvolutionItem::Place(layer, row.position + before)];
       }
     }
-    // Only the last rows of a call fit the ring.
-    const bool kept = local_ >= row.count - state.layout.ring_rows;
-    kept_ = kept ? Place(layer, row.position + local_) : -1;
   }
 
   // Convolves, for the block's scan and for all who select. All lanes of a warp.
   __device__ __forceinline__ void Run(const PassBlock& block, int layer) {
     float x = 0;
-    if (there_) {
+    if (item_.there) {
       float sum = bias_;
 #pragma unroll
       for (int j = 0; j < kMaxConvolutionWidth; ++j) {
         if (j >= taps_) break;
         const int before = local_ - taps_ + 1 + j;
-        const float tap =
-            before < 0 ? earlier_[j] : block.Input(round_, row_ - taps_ + 1 + j)[channel_in_panel_];
+        const float tap = before < 0
+                              ? earlier_[j]
+                              : block.Input(item_.round, item_.row - taps_ + 1 + j)[item_.in_panel];
         sum = fmaf(weights_[j], tap, sum);
       }
       x = SiLU(sum);
-      block.Convolved(round_, row_)[channel_in_panel_] = x;
+      block.Convolved(item_.round, item_.row)[item_.in_panel] = x;
     }
     const uint32_t pair = PairOfLanes(x);
-    if (there_ && channel_ % 2 == 0) {
-      block.Send(OperandPlace(block.X(layer), block.there, channel_, row_), pair);
+    if (item_.there && item_.channel % 2 == 0) {
+      block.Send(OperandPlace(block.X(layer), block.there, item_.channel, item_.row), pair);
     }
-  }
-  // When all items have been loaded.
-  __device__ __forceinline__ void Keep(const PassBlock& block) const {
-    if (there_ && kept_ >= 0) ring_[kept_] = block.Input(round_, row_)[channel_in_panel_];
   }
 
  private:
-  __device__ __forceinline__ static int64_t Place(const PassMamba& layer, int64_t position) {
-    return position % layer.state.layout.ring_rows * layer.inner;
-  }
-
-  bool there_;
-  int round_ = 0, row_ = 0, channel_ = 0, channel_in_panel_ = 0, local_ = 0, taps_ = 0;
+  const PassConvolutionItem item_;
+  int local_ = 0, taps_ = 0;
   float bias_ = 0, weights_[kMaxConvolutionWidth], earlier_[kMaxConvolutionWidth];
-  float* ring_ = nullptr;
-  int64_t kept_ = -1;
 };
+
+// Keeps the convolution's input in the ring, from where all have taken what was there by now.
+__device__ __forceinline__ void KeepInput(const PassBlock& block, const PassMamba& layer,
+                                          const PassConvolutionItem& item) {
+  if (!item.there) return;
+  const PassRow row(block.batch(), item.row);
+  if (row.local < row.count - layer.state.layout.ring_rows) return;  // only the last ones fit
+  item.Ring(block, layer, row)[PassConvolutionItem::Place(layer, row.position + row.local)] =
+      block.Input(item.round, item.row)[item.in_panel];
+}
 
 }  // namespace mambad::kernels::cuda
 

@@ -97,7 +97,7 @@ class PassFinisher {
   // Of steps [begin, end) of a row, this lane's columns.
   __device__ __forceinline__ float SumOfSquares(const float* x, bool mail, int begin,
                                                 int end) const {
-    constexpr int kAtOnce = 10;
+    constexpr int kAtOnce = 5;
     const int columns = static_cast<int>(program_.residual.columns), column = thread_ % 4 * 2;
     const bool whole = end * kTileColumns <= columns;
     while (mail && Missing(LoadFresh(x + min(end * kTileColumns, columns) - 1))) Pause();
@@ -122,9 +122,9 @@ class PassFinisher {
 
   __device__ __forceinline__ void Channels(const PassStep& step, const PassUnits& units) {
     const PassMamba& layer = block_.Layer(step);
-    // Up to two items a thread: loaded before this layer's turn.
-    PassConvolution first(block_, layer, units, step.span, thread_);
-    PassConvolution second(block_, layer, units, step.span, thread_ + kFinishers);
+    const auto item = [&](int i) { return PassConvolutionItem(block_, layer, step, units, i); };
+    // Up to two items a thread; the first is loaded before the layer's turn.
+    PassConvolution first(block_, layer, item(thread_));
     MeasureRows(step, layer.norm);
     AddUp(step, units, block_.there, Nothing,
           [&](int round, int, int token, int row, float sum, float) {
@@ -132,9 +132,11 @@ class PassFinisher {
           });
     Meet();
     first.Run(block_, step.layer);
-    second.Run(block_, step.layer);
-    first.Keep(block_);
-    second.Keep(block_);
+    const bool more = item(kFinishers).there;
+    if (more) PassConvolution(block_, layer, item(thread_ + kFinishers)).Run(block_, step.layer);
+    Meet();
+    KeepInput(block_, layer, item(thread_));
+    if (more) KeepInput(block_, layer, item(thread_ + kFinishers));
   }
 
   __device__ __forceinline__ void Scan(const PassStep& step, const PassUnits& units) {
