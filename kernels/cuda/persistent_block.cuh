@@ -1,4 +1,4 @@
-// What the threads of a block share while they walk a pass: eight warps that multiply, and eight
+// What the threads of a block share while they walk a pass: eight warps that multiply, and four
 // that finish what those have multiplied and compute all else.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_BLOCK_CUH_
@@ -15,7 +15,9 @@
 namespace mambad::kernels::cuda {
 
 inline constexpr int kMultipliers = kEighths * kWarp;
-inline constexpr int kFinishers = kEighths * kWarp;
+inline constexpr int kFinishers = 4 * kWarp;
+// No more, so that each may have 168 registers: what does not fit them goes to a cache that shared
+// memory leaves too small.
 inline constexpr int kPassThreads = kMultipliers + kFinishers;
 
 // Barriers of a block (0: all of it).

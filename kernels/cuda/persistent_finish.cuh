@@ -49,8 +49,9 @@ class PassFinisher {
 
  private:
   __device__ __forceinline__ void Meet() const { MeetAt(kFinishersMeet, kFinishers); }
-  // What a thread adds up: of every second panel one token and row.
-  __device__ __forceinline__ int Token() const { return thread_ % (kFinishers / 2) / kTileRows; }
+  // What a thread adds up: one token and row of each panel.
+  __device__ __forceinline__ int Token() const { return thread_ / kTileRows; }
+  static_assert(kFinishers == kGroupTokens * kTileRows);
 
   // take(round, panel, token, row of the panel, sum, before) for the numbers of the step's panels;
   // before: what load(panel, token, row) gave before the sum was there.
@@ -60,7 +61,7 @@ class PassFinisher {
     const int token = Token(), row = thread_ % kTileRows;
     for (; units.There(step); units.Advance(step)) {
       const int which = panels_ % 2;
-      const bool mine = thread_ / (kFinishers / 2) == which && token < there;
+      const bool mine = token < there;
       const float before = mine ? load(units.unit, token, row) : 0.0f;
       MeetAt(kSumsThere + which, kPassThreads);
       if (mine) {
@@ -79,17 +80,18 @@ class PassFinisher {
 
   // scale_ of this thread's token.
   __device__ __forceinline__ void MeasureRows(const PassStep& step, const NormWeights& norm) {
-    const int eighth = thread_ / kWarp, token = thread_ % kWarp / 4;
-    const int begin = EighthBegin(step.steps, eighth), end = EighthBegin(step.steps, eighth + 1);
-    const int there = block_.Rows(step);
-    float sum = 0;
-    if (token < there && begin < end) {
-      const float* const x = block_.ResidualBefore(step.layer, block_.RowOf(step, token));
-      sum = SumOfSquares(x, step.layer > 0, begin, end);
-    }
-    sum = AddLanesOfToken(sum);
+    const int token = thread_ % kWarp / 4, there = block_.Rows(step);
     float* const squares = block_.At<float>(block_.place.squares);
-    if (thread_ % 4 == 0) squares[eighth * kGroupTokens + token] = sum;
+    const float* const x =
+        token < there ? block_.ResidualBefore(step.layer, block_.RowOf(step, token)) : nullptr;
+#pragma unroll 1
+    for (int eighth = thread_ / kWarp; eighth < kEighths; eighth += kFinishers / kWarp) {
+      const int begin = EighthBegin(step.steps, eighth), end = EighthBegin(step.steps, eighth + 1);
+      float sum = 0;
+      if (token < there && begin < end) sum = SumOfSquares(x, step.layer > 0, begin, end);
+      sum = AddLanesOfToken(sum);
+      if (thread_ % 4 == 0) squares[eighth * kGroupTokens + token] = sum;
+    }
     Meet();
     scale_ = FinishScale(reinterpret_cast<const float(*)[kGroupTokens]>(squares), Token(),
                          static_cast<int>(program_.residual.columns), norm.epsilon);
@@ -97,7 +99,7 @@ class PassFinisher {
   // Of steps [begin, end) of a row, this lane's columns.
   __device__ __forceinline__ float SumOfSquares(const float* x, bool mail, int begin,
                                                 int end) const {
-    constexpr int kAtOnce = 5;
+    constexpr int kAtOnce = 10;
     const int columns = static_cast<int>(program_.residual.columns), column = thread_ % 4 * 2;
     const bool whole = end * kTileColumns <= columns;
     while (mail && Missing(LoadFresh(x + min(end * kTileColumns, columns) - 1))) Pause();
@@ -123,7 +125,7 @@ class PassFinisher {
   __device__ __forceinline__ void Channels(const PassStep& step, const PassUnits& units) {
     const PassMamba& layer = block_.Layer(step);
     const auto item = [&](int i) { return PassConvolutionItem(block_, layer, step, units, i); };
-    // Up to two items a thread; the first is loaded before the layer's turn.
+    // A thread's first item is loaded before the layer's turn.
     PassConvolution first(block_, layer, item(thread_));
     MeasureRows(step, layer.norm);
     AddUp(step, units, block_.there, Nothing,
@@ -132,11 +134,13 @@ class PassFinisher {
           });
     Meet();
     first.Run(block_, step.layer);
-    const bool more = item(kFinishers).there;
-    if (more) PassConvolution(block_, layer, item(thread_ + kFinishers)).Run(block_, step.layer);
+#pragma unroll 1
+    for (int i = kFinishers; item(i).there; i += kFinishers) {
+      PassConvolution(block_, layer, item(thread_ + i)).Run(block_, step.layer);
+    }
     Meet();
-    KeepInput(block_, layer, item(thread_));
-    if (more) KeepInput(block_, layer, item(thread_ + kFinishers));
+#pragma unroll 1
+    for (int i = 0; item(i).there; i += kFinishers) KeepInput(block_, layer, item(thread_ + i));
   }
 
   __device__ __forceinline__ void Scan(const PassStep& step, const PassUnits& units) {
@@ -149,24 +153,24 @@ class PassFinisher {
                       units.unit + i / sequences * apart, i % sequences, thread_ % kScanThreads);
     };
     int i = thread_ / kScanThreads;
-    PassScan first = item(i);
+    PassScan first = item(i), second = item(i + kAtOnce);
     TakeSelection(step, layer);
     Meet();
     if (thread_ == 0) RaiseFlag(block_.Selections(), ++selections_);
     MeetAt(kDeltaThere, kPassThreads);
     first.Run(block_, layer, step.layer);
-    for (i += kAtOnce; i < panels * sequences; i += kAtOnce) item(i).Run(block_, layer, step.layer);
+    second.Run(block_, layer, step.layer);
+#pragma unroll 1
+    for (i += 2 * kAtOnce; i < panels * sequences; i += kAtOnce) {
+      item(i).Run(block_, layer, step.layer);
+    }
   }
 
   // dt_low as operands, B and C: the eighths of select added up.
   __device__ __forceinline__ void TakeSelection(const PassStep& step, const PassMamba& layer) {
     const int rank_columns = (layer.rank + kTileColumns - 1) / kTileColumns * kTileColumns;
     const int wanted = layer.rank + 2 * layer.state_size;
-    if (block_.there * wanted <= kFinishers) {
-      TakeNumbers<1>(step, layer, wanted);
-    } else {
-      TakeNumbers<3>(step, layer, wanted);
-    }
+    TakeNumbers<2>(step, layer, wanted);
     for (int row = 0; row < block_.there; ++row) {
       for (int i = layer.rank + thread_; i < rank_columns; i += kFinishers) StoreLow(i, row, 0.0f);
     }
