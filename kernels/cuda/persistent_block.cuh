@@ -1,4 +1,4 @@
-// What the threads of a block share while they walk a pass: eight warps that multiply, and four
+// What the threads of a block share while they walk a pass: eight warps that multiply, and eight
 // that finish what those have multiplied and compute all else.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_BLOCK_CUH_
@@ -15,9 +15,7 @@
 namespace mambad::kernels::cuda {
 
 inline constexpr int kMultipliers = kEighths * kWarp;
-inline constexpr int kFinishers = 4 * kWarp;
-// No more, so that each may have 168 registers: what does not fit them goes to a cache that shared
-// memory leaves too small.
+inline constexpr int kFinishers = 8 * kWarp;
 inline constexpr int kPassThreads = kMultipliers + kFinishers;
 
 // Barriers of a block (0: all of it).
@@ -89,12 +87,9 @@ struct PassBlock {
     return reinterpret_cast<float*>(Mail(layer, program.layer_mail.parts)) +
            eighth * there * program.select_stride;
   }
-  // Row `row` of the residual before layer `layer`; by mail but before the first one.
-  __device__ __forceinline__ const float* ResidualBefore(int layer, int row) const {
-    if (layer == 0) return program.residual.data + row * program.residual.stride;
-    return ResidualBehind(layer - 1, row);
-  }
-  __device__ __forceinline__ float* ResidualBehind(int layer, int row) const {
+  // Row `row` of the residual before layer `layer`, whole steps of columns, with zeros behind those
+  // that there are.
+  __device__ __forceinline__ float* ResidualBefore(int layer, int row) const {
     return reinterpret_cast<float*>(Mail(layer, program.layer_mail.residual)) +
            row * program.residual_steps * kTileColumns;
   }
@@ -121,17 +116,11 @@ __device__ __forceinline__ bool Missing(const TokenPairs& u) {
   return Missing(u.low.x) || Missing(u.low.y) || Missing(u.high.x) || Missing(u.high.y);
 }
 
-// What a lane brings to a right operand (linear_kernels.cuh): columns `column`, + 1, + 8, + 9 of a
-// row that may be mail. `whole`: the row has them all, and pairs may be read at once.
-__device__ __forceinline__ TokenPairs FreshPairs(const float* row, int column, int columns,
-                                                 bool whole) {
-  const float* const from = row + column;
-  if (whole) {
-    return {LoadFresh(reinterpret_cast<const float2*>(from)),
-            LoadFresh(reinterpret_cast<const float2*>(from + 8))};
-  }
-  const auto number = [&](int at) { return column + at < columns ? LoadFresh(from + at) : 0.0f; };
-  return {{number(0), number(1)}, {number(8), number(9)}};
+// What a lane brings to a right operand (linear_kernels.cuh) of a row by mail: columns `column`,
+// + 1, + 8, + 9.
+__device__ __forceinline__ TokenPairs FreshPairs(const float* row, int column) {
+  return {LoadFresh(reinterpret_cast<const float2*>(row + column)),
+          LoadFresh(reinterpret_cast<const float2*>(row + column + 8))};
 }
 
 // A pair's place among right operands of `rows` rows, [steps][rows][4]; `column` is even.

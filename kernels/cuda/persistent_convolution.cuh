@@ -14,7 +14,7 @@ namespace mambad::kernels::cuda {
 // Which sequence a row of a batch belongs to.
 struct PassRow {
   int sequence = 0, local = 0, count = 0;  // row `local` of the sequence's `count`
-  int64_t position = 0;                    // of the sequence's first row
+  int position = 0;                        // of the sequence's first row
 
   __device__ __forceinline__ PassRow(const Batch& batch, int row) {
     while (batch.row_begin[sequence + 1] <= row) ++sequence;
@@ -47,9 +47,6 @@ struct PassConvolutionItem {
     return state.data + block.batch().slot[of.sequence] * state.slot_stride + state.layout.ring +
            channel;
   }
-  __device__ __forceinline__ static int64_t Place(const PassMamba& layer, int64_t position) {
-    return position % layer.state.layout.ring_rows * layer.inner;
-  }
 };
 
 // What no row of this pass has a part in is loaded ahead.
@@ -64,6 +61,7 @@ class PassConvolution {
     local_ = row.local;
     bias_ = layer.convolution_bias == nullptr ? 0.0f : layer.convolution_bias[item.channel];
     taps_ = layer.taps;
+    const int ring_rows = layer.state.layout.ring_rows, first = row.position % ring_rows;
 #pragma unroll
     for (int j = 0; j < kMaxConvolutionWidth; ++j) {
       if (j >= taps_) break;
@@ -71,7 +69,9 @@ class PassConvolution {
       const int before = local_ - taps_ + 1 + j;
       earlier_[j] = 0.0f;
       if (before < 0 && row.position + before >= 0) {
-        earlier_[j] = ring[PassConvolutionItem::Place(layer, row.position + before)];
+        // As many rows as there are taps before a row fit the ring.
+        const int place = first + before;
+        earlier_[j] = ring[(place < 0 ? place + ring_rows : place) * layer.inner];
       }
     }
   }
@@ -111,7 +111,8 @@ __device__ __forceinline__ void KeepInput(const PassBlock& block, const PassMamb
   if (!item.there) return;
   const PassRow row(block.batch(), item.row);
   if (row.local < row.count - layer.state.layout.ring_rows) return;  // only the last ones fit
-  item.Ring(block, layer, row)[PassConvolutionItem::Place(layer, row.position + row.local)] =
+  const int place = (row.position + row.local) % layer.state.layout.ring_rows;
+  item.Ring(block, layer, row)[place * layer.inner] =
       block.Input(item.round, item.row)[item.in_panel];
 }
 

@@ -49,9 +49,10 @@ class PassFinisher {
 
  private:
   __device__ __forceinline__ void Meet() const { MeetAt(kFinishersMeet, kFinishers); }
-  // What a thread adds up: one token and row of each panel.
-  __device__ __forceinline__ int Token() const { return thread_ / kTileRows; }
-  static_assert(kFinishers == kGroupTokens * kTileRows);
+  // What a thread adds up, of every kSides-th panel: one token and row.
+  static constexpr int kPanelThreads = kGroupTokens * kTileRows;
+  static constexpr int kSides = kFinishers / kPanelThreads;
+  __device__ __forceinline__ int Token() const { return thread_ % kPanelThreads / kTileRows; }
 
   // take(round, panel, token, row of the panel, sum, before) for the numbers of the step's panels;
   // before: what load(panel, token, row) gave before the sum was there.
@@ -61,7 +62,7 @@ class PassFinisher {
     const int token = Token(), row = thread_ % kTileRows;
     for (; units.There(step); units.Advance(step)) {
       const int which = panels_ % 2;
-      const bool mine = token < there;
+      const bool mine = thread_ / kPanelThreads == panels_ % kSides && token < there;
       const float before = mine ? load(units.unit, token, row) : 0.0f;
       MeetAt(kSumsThere + which, kPassThreads);
       if (mine) {
@@ -88,7 +89,7 @@ class PassFinisher {
     for (int eighth = thread_ / kWarp; eighth < kEighths; eighth += kFinishers / kWarp) {
       const int begin = EighthBegin(step.steps, eighth), end = EighthBegin(step.steps, eighth + 1);
       float sum = 0;
-      if (token < there && begin < end) sum = SumOfSquares(x, step.layer > 0, begin, end);
+      if (token < there && begin < end) sum = SumOfSquares(x, begin, end);
       sum = AddLanesOfToken(sum);
       if (thread_ % 4 == 0) squares[eighth * kGroupTokens + token] = sum;
     }
@@ -97,26 +98,25 @@ class PassFinisher {
                          static_cast<int>(program_.residual.columns), norm.epsilon);
   }
   // Of steps [begin, end) of a row, this lane's columns.
-  __device__ __forceinline__ float SumOfSquares(const float* x, bool mail, int begin,
-                                                int end) const {
-    constexpr int kAtOnce = 10;
-    const int columns = static_cast<int>(program_.residual.columns), column = thread_ % 4 * 2;
-    const bool whole = end * kTileColumns <= columns;
-    while (mail && Missing(LoadFresh(x + min(end * kTileColumns, columns) - 1))) Pause();
+  __device__ __forceinline__ float SumOfSquares(const float* x, int begin, int end) const {
+    constexpr int kAtOnce = 5;
+    while (Missing(LoadFresh(x + end * kTileColumns - 1))) Pause();
     float sum = 0;
 #pragma unroll 1
     for (int from = begin; from < end; from += kAtOnce) {
       TokenPairs u[kAtOnce];
+      bool missing;
+      do {
+        missing = false;
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) {
+          u[k] = FreshPairs(x, min(from + k, end - 1) * kTileColumns + thread_ % 4 * 2);
+          missing = missing || Missing(u[k]);
+        }
+      } while (missing);
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
-        u[k] = FreshPairs(x, min(from + k, end - 1) * kTileColumns + column, columns, whole);
-      }
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        if (from + k >= end) break;
-        const int at = (from + k) * kTileColumns + column;
-        while (mail && Missing(u[k])) u[k] = FreshPairs(x, at, columns, whole);
-        sum = AddSquares(u[k], sum);
+        if (from + k < end) sum = AddSquares(u[k], sum);
       }
     }
     return sum;
@@ -152,17 +152,19 @@ class PassFinisher {
       return PassScan(block_, layer, i < panels * sequences, i / sequences,
                       units.unit + i / sequences * apart, i % sequences, thread_ % kScanThreads);
     };
-    int i = thread_ / kScanThreads;
-    PassScan first = item(i), second = item(i + kAtOnce);
-    TakeSelection(step, layer);
-    Meet();
-    if (thread_ == 0) RaiseFlag(block_.Selections(), ++selections_);
-    MeetAt(kDeltaThere, kPassThreads);
-    first.Run(block_, layer, step.layer);
-    second.Run(block_, layer, step.layer);
+    bool ready = false;
 #pragma unroll 1
-    for (i += 2 * kAtOnce; i < panels * sequences; i += kAtOnce) {
-      item(i).Run(block_, layer, step.layer);
+    for (int i = thread_ / kScanThreads, from = 0; from < panels * sequences;
+         i += kAtOnce, from += kAtOnce) {
+      PassScan scan = item(i);
+      if (!ready) {  // the first items' states are there meanwhile
+        TakeSelection(step, layer);
+        Meet();
+        if (thread_ == 0) RaiseFlag(block_.Selections(), ++selections_);
+        MeetAt(kDeltaThere, kPassThreads);
+        ready = true;
+      }
+      scan.Run(block_, layer, step.layer);
     }
   }
 
@@ -170,7 +172,7 @@ class PassFinisher {
   __device__ __forceinline__ void TakeSelection(const PassStep& step, const PassMamba& layer) {
     const int rank_columns = (layer.rank + kTileColumns - 1) / kTileColumns * kTileColumns;
     const int wanted = layer.rank + 2 * layer.state_size;
-    TakeNumbers<2>(step, layer, wanted);
+    TakeNumbers<1>(step, layer, wanted);
     for (int row = 0; row < block_.there; ++row) {
       for (int i = layer.rank + thread_; i < rank_columns; i += kFinishers) StoreLow(i, row, 0.0f);
     }
@@ -215,39 +217,44 @@ class PassFinisher {
     };
     while (Missing(LoadFresh(place(0) + (kEighths - 1) * apart))) Pause();
     float eighths[kAtOnce][kEighths];
+    bool missing;
+    do {
+      missing = false;
 #pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
+      for (int k = 0; k < kAtOnce; ++k) {
 #pragma unroll
-      for (int e = 0; e < kEighths; ++e) eighths[k][e] = LoadFresh(place(k) + e * apart);
-    }
+        for (int e = 0; e < kEighths; ++e) {
+          eighths[k][e] = LoadFresh(place(k) + e * apart);
+          missing = missing || Missing(eighths[k][e]);
+        }
+      }
+    } while (missing);
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
       sums[k] = 0;
 #pragma unroll
-      for (int e = 0; e < kEighths; ++e) {
-        while (Missing(eighths[k][e])) eighths[k][e] = LoadFresh(place(k) + e * apart);
-        sums[k] += eighths[k][e];
-      }
+      for (int e = 0; e < kEighths; ++e) sums[k] += eighths[k][e];
     }
   }
 
   __device__ __forceinline__ void Output(const PassStep& step, const PassUnits& units) {
     const RowsView& residual = program_.residual;
     const auto load = [&](int panel, int token, int row) {
-      const int column = panel * kTileRows + row;
-      if (column >= residual.columns) return 0.0f;
-      const float* const from = block_.ResidualBefore(step.layer, token) + column;
-      float before = LoadFresh(from);
-      while (step.layer > 0 && Missing(before)) before = LoadFresh(from);
+      const float* const from = block_.ResidualBefore(step.layer, token) + panel * kTileRows + row;
+      float before;
+      do {
+        before = LoadFresh(from);
+      } while (Missing(before));
       return before;
     };
     AddUp(step, units, block_.there, load,
           [&](int, int panel, int token, int row, float sum, float before) {
             const int column = panel * kTileRows + row;
-            if (column >= residual.columns) return;
-            const float now = before + sum;
-            block_.Send(block_.ResidualBehind(step.layer, token) + column, __float_as_uint(now));
-            residual.data[token * residual.stride + column] = now;
+            const bool there = column < residual.columns;
+            const float now = there ? before + sum : 0.0f;
+            block_.Send(block_.ResidualBefore(step.layer + 1, token) + column,
+                        __float_as_uint(now));
+            if (there) residual.data[token * residual.stride + column] = now;
           });
     if (units.unit == 0) KeepRowsOfB(step, block_.Layer(step));
   }

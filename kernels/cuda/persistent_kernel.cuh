@@ -26,10 +26,23 @@ __device__ inline void LeaveMail(const PassProgram& program) {
   __syncthreads();
   PassMailState& state = *program.mail_state;
   if (threadIdx.x > 0 || atomicAdd(&state.done, 1u) + 1 < gridDim.x) return;
-  state.used[state.set] = program.layer_count * (program.layer_mail.end / sizeof(uint4));
+  state.used[state.set] = (program.layer_count + 1) * (program.layer_mail.end / sizeof(uint4));
   state.used[1 - state.set] = 0;
   state.set = 1 - state.set;
   state.done = 0;
+}
+
+// The residual before the first layer, each block a part of it.
+__device__ inline void SendResidual(const PassBlock& block) {
+  const RowsView& residual = block.program.residual;
+  const int columns = block.program.residual_steps * kTileColumns;
+  for (int i = blockIdx.x * kPassThreads + threadIdx.x; i < block.there * columns;
+       i += gridDim.x * kPassThreads) {
+    const int row = i / columns, column = i % columns;
+    const float number =
+        column < residual.columns ? residual.data[row * residual.stride + column] : 0.0f;
+    block.Send(block.ResidualBefore(0, row) + column, __float_as_uint(number));
+  }
 }
 
 // Brings what all threads look at again and again into shared memory: a look at a count of device
@@ -76,7 +89,9 @@ __device__ inline void WalkAll(const PassProgram& program, unsigned char* memory
   __syncthreads();
   const Batch& batch = block.batch();
   block.there = min(batch.row_begin[batch.sequences], batch.rows);
+#pragma unroll 1
   while (block.logits < batch.logit_count && batch.logit_rows[block.logits] >= 0) ++block.logits;
+  SendResidual(block);
   if (thread < kMultipliers) {
     PassMultiplier(block).Walk();
   } else {

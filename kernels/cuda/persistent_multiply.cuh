@@ -48,11 +48,10 @@ class PassMultiplier {
     const bool fetched = step.action == PassAction::kSelect || step.action == PassAction::kOutput;
     AwaitFirst(step, fetched);
     if (step.action == PassAction::kScan) return;
-    // Loads at once: as many as one row needs where layers are wide, or more where there are more.
     if (fetched) {
-      there_ == 1 ? FetchOperands<3>(step) : FetchOperands<7>(step);
+      FetchOperands(step);
     } else {
-      there_ == 1 ? MakeOperands<3>(step) : MakeOperands<6>(step);
+      MakeOperands(step);
     }
     __syncwarp();
   }
@@ -72,9 +71,9 @@ class PassMultiplier {
     } else if (begin < end && there_ > 0) {
       const int64_t last = int64_t{end - begin} * there_ * 8 - 1;
       if (fetched) place = reinterpret_cast<const float*>(Fetched(step)) + last;
-      if (!fetched && step.layer > 0) {
-        const int column = min(end * kTileColumns, static_cast<int>(program_.residual.columns));
-        place = block_.ResidualBefore(step.layer, block_.RowOf(step, there_ - 1)) + column - 1;
+      if (!fetched) {
+        const int row = block_.RowOf(step, there_ - 1);
+        place = block_.ResidualBefore(step.layer, row) + end * kTileColumns - 1;
       }
     }
     while (true) {
@@ -99,58 +98,65 @@ class PassMultiplier {
     }
   }
 
-  // Of rows of the residual, times the norm's weight, rounded.
-  template <int kAtOnce>
+  // Of rows of the residual, times the norm's weight, rounded. A token takes four lanes, as many
+  // tokens as a power of two a warp, and the other lanes the next steps.
   __device__ __forceinline__ void MakeOperands(const PassStep& step) {
-    const int begin = PassBegin(step, warp_), end = PassEnd(step, warp_);
-    const int places = (end - begin) * there_;
+    constexpr int kAtOnce = 5;
+    const int begin = PassBegin(step, warp_), steps = PassEnd(step, warp_) - begin;
     const int columns = static_cast<int>(program_.residual.columns);
-    const bool whole = end * kTileColumns <= columns, mail = step.layer > 0;
+    const int shift = there_ <= 1 ? 0 : 32 - __clz(there_ - 1);  // of the power
+    const int token = lane_ / 4 & ((1 << shift) - 1), apart = (kWarp / 4) >> shift;
+    if (token >= there_) return;
+    const float* const row = block_.ResidualBefore(step.layer, block_.RowOf(step, token));
     const float* const weight = step.norm_weight;
-    const bool whole_weights = whole && reinterpret_cast<uintptr_t>(weight) % 8 == 0;
-    uint2* const to = Operands(step);
+    uint2* const to = Operands(step) + token * 4 + lane_ % 4;
 #pragma unroll 1
-    for (int from = lane_ / 4; from < places; from += kAtOnce * (kWarp / 4)) {
+    for (int from = lane_ / 4 >> shift; from < steps; from += kAtOnce * apart) {
       TokenPairs u[kAtOnce];
-      const auto load = [&](int i) {
-        const int row = block_.RowOf(step, i % there_);
-        const int column = (begin + i / there_) * kTileColumns + lane_ % 4 * 2;
-        return FreshPairs(block_.ResidualBefore(step.layer, row), column, columns, whole);
-      };
+      bool missing;
+      do {
+        missing = false;
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        u[k] = load(min(from + k * (kWarp / 4), places - 1));  // the last one again
-      }
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        const int i = from + k * (kWarp / 4);
-        if (i >= places) break;
-        while (mail && Missing(u[k])) u[k] = load(i);
-        if (weight != nullptr) {
-          const int column = (begin + i / there_) * kTileColumns + lane_ % 4 * 2;
-          u[k] = Times(u[k], FreshPairs(weight, column, columns, whole_weights));
+        for (int k = 0; k < kAtOnce; ++k) {
+          const int at = begin + min(from + k * apart, steps - 1);  // the last one again
+          u[k] = FreshPairs(row, at * kTileColumns + lane_ % 4 * 2);
+          missing = missing || Missing(u[k]);
         }
-        to[i * 4 + lane_ % 4] = RoundedOperand(u[k]);
+      } while (missing);
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int at = from + k * apart;
+        if (at >= steps) break;
+        const int column = (begin + at) * kTileColumns + lane_ % 4 * 2;
+        const auto times = [&](float& number, int c) {
+          if (weight != nullptr) number *= c < columns ? __ldg(weight + c) : 0.0f;
+        };
+        times(u[k].low.x, column), times(u[k].low.y, column + 1);
+        times(u[k].high.x, column + 8), times(u[k].high.y, column + 9);
+        to[at * there_ * 4] = RoundedOperand(u[k]);
       }
     }
   }
   // Of what was rounded by who wrote it.
-  template <int kAtOnce>
   __device__ __forceinline__ void FetchOperands(const PassStep& step) {
+    constexpr int kAtOnce = 5;
     const int count = (PassEnd(step, warp_) - PassBegin(step, warp_)) * there_ * 2;
     const uint4* const from = Fetched(step);
     uint4* const to = reinterpret_cast<uint4*>(Operands(step));
 #pragma unroll 1
     for (int at = lane_; at < count; at += kAtOnce * kWarp) {
       uint4 words[kAtOnce];
+      bool missing;
+      do {
+        missing = false;
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) words[k] = LoadFresh(from + min(at + k * kWarp, count - 1));
+        for (int k = 0; k < kAtOnce; ++k) {
+          words[k] = LoadFresh(from + min(at + k * kWarp, count - 1));
+          missing = missing || Missing(words[k]);
+        }
+      } while (missing);
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        const int i = min(at + k * kWarp, count - 1);
-        while (Missing(words[k])) words[k] = LoadFresh(from + i);
-        to[i] = words[k];
-      }
+      for (int k = 0; k < kAtOnce; ++k) to[min(at + k * kWarp, count - 1)] = words[k];
     }
   }
 
@@ -178,14 +184,11 @@ class PassMultiplier {
     const bool present = lane_ / 4 < there_, all = step.split == PassSplit::kWarp;
     // Token lane / 4, pair lane % 4.
     const uint2* operand = Operands(step) + lane_;
-    int eighth = 0, border = all ? EighthBegin(steps, 1) : steps + 1;
-    const auto end_eighths = [&](int at) {  // those that end before this step
-      while (eighth < kEighths && border <= at) {
+    int eighth = 0, border = all ? 0 : steps + 1;  // where an eighth ends, before tile `border`
+    const auto end_eighth = [&](int at) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) total[e] += sums[e], sums[e] = 0;
-        ++eighth;
-        border = EighthBegin(steps, eighth + 1);
-      }
+      for (int e = 0; e < 4; ++e) total[e] += sums[e], sums[e] = 0;
+      while (border <= at) border = EighthBegin(steps, ++eighth);
     };
 #pragma unroll 1
     for (int from = 0; from < steps; from += kRingSteps) {
@@ -207,14 +210,14 @@ class PassMultiplier {
 #pragma unroll
       for (int i = 0; i < kRingSteps; ++i) {
         if (i < count) {
-          if (all) end_eighths(from + i);
+          if (from + i == border) end_eighth(from + i);
           MultiplyAdd(left[i], right[i], sums);
         }
       }
       ring_.GiveBack();
       ring_.Fill();
     }
-    if (all) end_eighths(steps);
+    if (all) end_eighth(-1);
   }
 
   // Where the eighths of a panel meet.

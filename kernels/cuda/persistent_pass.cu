@@ -68,7 +68,7 @@ bool AddressMail(PassMailbox& mailbox, PassProgram& program) {
   PassProgram most = program;
   most.rows = kPassRows;
   // One more layer, for what is brought near ahead of time.
-  const int64_t set_bytes = int64_t{PlaceMail(most).end} * (program.layer_count + 1);
+  const int64_t set_bytes = int64_t{PlaceMail(most).end} * (program.layer_count + 2);
   if (set_bytes > mailbox.set_bytes) {
     Buffer memory = AllocateAside(2 * set_bytes + sizeof(PassMailState));
     if (memory.data() == nullptr) return false;

@@ -81,7 +81,8 @@ struct PassMemory {
 
 // One layer's mail, in bytes from its begin: x and gated y as right operands, [steps][rows][4]
 // (ptx.cuh, a lane's pairs), eighths of select, [kEighths][rows][select_stride], and the residual
-// behind the layer, [rows][16 residual_steps]; `rows` are those that there are.
+// before the layer, [rows][16 residual_steps]; `rows` are those that there are. Behind the last
+// layer there is one more, for the residual that the head reads.
 struct PassMail {
   uint32_t x = 0, gated = 0, parts = 0, residual = 0, end = 0;
 };
