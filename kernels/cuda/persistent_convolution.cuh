@@ -63,7 +63,7 @@ class PassConvolution {
     taps_ = layer.taps;
     const int ring_rows = layer.state.layout.ring_rows, first = row.position % ring_rows;
 #pragma unroll
-    for (int j = 0; j < kMaxConvolutionWidth; ++j) {
+    for (int j = 0; j < kPassTaps; ++j) {
       if (j >= taps_) break;
       weights_[j] = layer.convolution[item.channel * taps_ + j];
       const int before = local_ - taps_ + 1 + j;
@@ -82,7 +82,7 @@ class PassConvolution {
     if (item_.there) {
       float sum = bias_;
 #pragma unroll
-      for (int j = 0; j < kMaxConvolutionWidth; ++j) {
+      for (int j = 0; j < kPassTaps; ++j) {
         if (j >= taps_) break;
         const int before = local_ - taps_ + 1 + j;
         const float tap = before < 0
@@ -102,7 +102,7 @@ class PassConvolution {
  private:
   const PassConvolutionItem item_;
   int local_ = 0, taps_ = 0;
-  float bias_ = 0, weights_[kMaxConvolutionWidth], earlier_[kMaxConvolutionWidth];
+  float bias_ = 0, weights_[kPassTaps], earlier_[kPassTaps];
 };
 
 // Keeps the convolution's input in the ring, from where all have taken what was there by now.

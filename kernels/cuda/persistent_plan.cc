@@ -52,6 +52,7 @@ bool PassPlan::Takes(const MambaLayer& layer, int blocks) {
     if (matrix->type != ElementType::kBFloat16) return false;
   }
   return layer.inner_width % kTileRows == 0 && layer.state_size <= kPassStateSize &&
+         layer.convolution_width <= kPassTaps &&
          layer.inner_width / kTileRows <= blocks * kPassRounds;
 }
 

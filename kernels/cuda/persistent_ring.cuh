@@ -101,7 +101,7 @@ class WeightRing {
     uint4* const to = pieces_ + ask_ * (kRingSteps * kWarp);
 #pragma unroll
     for (int i = 0; i < kRingSteps; ++i) {
-      if (i < left_) CopyAsync(to + i * kWarp, from_ + i * kWarp, true);
+      if (i < left_) CopyAsyncOnce(to + i * kWarp, from_ + i * kWarp, policy_);
     }
     ArriveWithCopies(arrivals_ + ask_);
     ++in_flight_;
@@ -131,6 +131,7 @@ class WeightRing {
   uint4* const pieces_;  // this lane's place in each tile
   uint64_t* const arrivals_;
   const int count_, most_in_flight_, warp_;
+  const uint64_t policy_ = ReadOnce();
 
   int ask_ = 0, land_ = 0, use_ = 0;  // pieces that are next
   uint32_t land_parity_ = 0;

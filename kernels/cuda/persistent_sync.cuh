@@ -20,6 +20,21 @@ __device__ __forceinline__ void PassBy(int id, int count) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(count) : "memory");
 }
 
+// How memory is read that nobody reads again in this launch: it is the first to leave the second
+// cache, so that all else stays there.
+__device__ __forceinline__ uint64_t ReadOnce() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+// CopyAsync (ptx.cuh) of such memory.
+__device__ __forceinline__ void CopyAsyncOnce(void* to, const void* from, uint64_t policy) {
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(SharedAddress(to)),
+      "l"(from), "l"(policy)
+      : "memory");
+}
+
 // A word in shared memory that turns over when `count` arrivals have come.
 __device__ __forceinline__ void InitArrivals(uint64_t* word, int count) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(SharedAddress(word)), "r"(count)
