@@ -22,7 +22,7 @@ namespace mambad::kernels::cuda {
 inline constexpr int kPassRows = 8;    // rows of a pass, and its sequences, at most
 inline constexpr int kPassRounds = 4;  // panels of channels that a block has, at most
 inline constexpr int kPassStateSize = 16, kPassTaps = 4;  // at most, each
-inline constexpr int kRingSteps = 4;  // steps of weights that a piece of a ring holds
+inline constexpr int kRingSteps = 8;  // steps of weights that a piece of a ring holds
 inline constexpr int kRingPiece = kRingSteps * kTileBytes;
 // No number that a product, a sum or a rounding gives: they give other NaNs.
 inline constexpr uint32_t kUnset = 0xffffffffu;
