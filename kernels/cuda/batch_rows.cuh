@@ -7,10 +7,10 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/warp.cuh"
 
 namespace mambad::kernels::cuda {
 
-inline constexpr int kWarp = 32;
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
 __device__ inline float* RowOf(const RowsView& view, int64_t row) {

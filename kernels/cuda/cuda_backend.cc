@@ -24,6 +24,8 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/mixers.h"
 #include "kernels/cuda/norm.h"
+#include "kernels/cuda/persistent_pass.h"
+#include "kernels/cuda/persistent_recorder.h"
 #include "kernels/cuda/round_graphs.h"
 #include "kernels/cuda/sampling.h"
 
@@ -83,6 +85,7 @@ struct CudaWorkspace : Workspace {
   mutable LinearScratch linear;
   mutable SamplingScratch sampling;
   Buffer attention;
+  PassMailbox pass;
 };
 
 // Owns the stream, so that it outlives what works on it.
@@ -106,7 +109,10 @@ class Stream {
 class CudaBackend : public Backend {
  public:
   CudaBackend(Device device, std::function<void(std::string_view)> lost)
-      : device_(std::move(device)), lost_(std::move(lost)), rounds_(stream_, kMostGraphs) {}
+      : device_(std::move(device)),
+        lost_(std::move(lost)),
+        rounds_(stream_, kMostGraphs),
+        passes_(stream_) {}
   ~CudaBackend() override { SetLostHook(nullptr); }
 
   std::string Description() const override { return device_.Description(); }
@@ -195,14 +201,17 @@ class CudaBackend : public Backend {
 
   bool BeginRound(const RoundShape& shape) override {
     Enter();
-    return rounds_.Begin(shape);
+    const bool described = rounds_.Begin(shape);
+    passes_.Begin(rounds_.captures());
+    return described;
   }
   void BeginVerify() override {
-    Enter();
+    EndPass();
     rounds_.BeginVerify();
   }
   void EndRound() override {
-    Enter();
+    EndPass();
+    passes_.Begin(false);
     rounds_.End();
   }
   RoundTimes TakeRoundTimes() override {
@@ -227,20 +236,20 @@ class CudaBackend : public Backend {
 
   void SampleDrafts(const DraftSampling& request, const SamplingTables& tables,
                     const Workspace& draft) override {
-    Enter();
+    EndPass();
     if (request.sequences == 0) return;
     SampleDraftTokens(stream_, request, tables, draft.logits, ScratchOf(draft));
   }
   void Accept(const Acceptance& request, const SamplingTables& tables, const Workspace& target,
               const AcceptanceResult& result) override {
-    Enter();
+    EndPass();
     if (request.sequences == 0) return;
     AcceptDrafts(stream_, request, tables, target.logits, result, ScratchOf(target),
                  rounds_.LongestDraft());
   }
   void Score(const TokenScoring& request, const SamplingTables& tables,
              const Workspace& target) override {
-    Enter();
+    EndPass();
     if (request.count == 0) return;
     ScoreTokens(stream_, request, tables, target.logits, ScratchOf(target));
   }
@@ -257,6 +266,20 @@ class CudaBackend : public Backend {
   }
   static SamplingScratch& ScratchOf(const Workspace& workspace) {
     return static_cast<const CudaWorkspace&>(workspace).sampling;
+  }
+
+  // Before anything is enqueued behind operations that were noted down.
+  void EndPass() {
+    Enter();
+    Buffer memory = passes_.Flush();
+    if (memory.data() != nullptr) rounds_.Keep(std::move(memory));
+  }
+  // Notes an operation down, in this pass or in a new one; else launches its kernels.
+  template <typename Note, typename Kernels>
+  void NoteOrLaunch(const Note& note, const Kernels& kernels) {
+    if (note(kernels)) return;
+    EndPass();
+    if (!note(kernels)) kernels();
   }
 
   // Checks the bounds of a batch. False: there is nothing in it.
@@ -280,6 +303,8 @@ class CudaBackend : public Backend {
     if (x.rows == 0) return;
     Linear(stream_, row_count, weights, x, norm, y, output, workspace.linear, bias);
   }
+  void MambaKernels(const Batch& batch, const MambaLayer& layer, const RecurrentState& state,
+                    CudaWorkspace& workspace);
   // y [logit rows, rows of head] of the rows whose logits are wanted.
   void HeadProduct(const char* operation, const Batch& batch, const NormWeights& norm,
                    const WeightMatrix& head, CudaWorkspace& workspace, const RowsView& y);
@@ -288,12 +313,14 @@ class CudaBackend : public Backend {
   const std::function<void(std::string_view)> lost_;
   Stream stream_;
   RoundGraphs rounds_;
+  PassRecorder passes_;
   const cuda::Allocate allocate_ = [this](size_t bytes) { return AllocateDevice(bytes, stream_); };
 };
 
 void CudaBackend::Embed(const Batch& batch, const WeightMatrix& embedding, Workspace& base) {
   CudaWorkspace& workspace = static_cast<CudaWorkspace&>(base);
   if (!Begin("Embed", batch, workspace) || batch.rows == 0) return;
+  EndPass();
   const RowsView residual = Residual(batch, workspace);
   RequireShape("Embed", &embedding, embedding.rows, residual.columns);
   cuda::Embed(stream_, batch, embedding, residual);
@@ -304,16 +331,28 @@ void CudaBackend::Mamba(const Batch& batch, const MambaLayer& layer, const Recur
   CudaWorkspace& workspace = static_cast<CudaWorkspace&>(base);
   if (!Begin("Mamba", batch, workspace)) return;
   const RowsView residual = Residual(batch, workspace);
-  const int32_t* const rows = RowCount(batch);
-  const int64_t inner = layer.inner_width, source = layer.source_width, rank = layer.dt_rank,
-                size = layer.state_size;
+  const int64_t inner = layer.inner_width, source = layer.source_width, rank = layer.dt_rank;
   const bool standard = source == 0;
   const int64_t in_rows = standard ? 2 * inner : 2 * source + 2 * inner + rank;
   RequireShape("Mamba in", layer.in, in_rows, residual.columns);
   RequireShape("Mamba dt", layer.dt, inner, rank);
   RequireShape("Mamba out", layer.out, residual.columns, inner);
-  if (standard) RequireShape("Mamba select", layer.select, rank + 2 * size, inner);
+  if (standard) RequireShape("Mamba select", layer.select, rank + 2 * layer.state_size, inner);
 
+  NoteOrLaunch(
+      [&](const auto& kernels) {
+        return passes_.NoteMamba(batch, layer, state, residual, workspace.pass, kernels);
+      },
+      [this, batch, layer, state, &workspace] { MambaKernels(batch, layer, state, workspace); });
+}
+
+void CudaBackend::MambaKernels(const Batch& batch, const MambaLayer& layer,
+                               const RecurrentState& state, CudaWorkspace& workspace) {
+  const RowsView residual = Residual(batch, workspace);
+  const int32_t* const rows = RowCount(batch);
+  const int64_t inner = layer.inner_width, source = layer.source_width, rank = layer.dt_rank,
+                size = layer.state_size, in_rows = layer.in->rows;
+  const bool standard = source == 0;
   const RowsView projected = workspace.projection.View("Mamba in", batch.rows, in_rows);
   const RowsView x = workspace.inner.View("Mamba x", batch.rows, inner);
   const RowsView delta = workspace.second.View("Mamba delta", batch.rows, inner);
@@ -346,6 +385,7 @@ void CudaBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const Rec
                          Workspace& base) {
   CudaWorkspace& workspace = static_cast<CudaWorkspace&>(base);
   if (!Begin("Mamba2", batch, workspace)) return;
+  EndPass();
   const RowsView residual = Residual(batch, workspace);
   const int32_t* const rows = RowCount(batch);
   const int64_t inner = layer.inner_width, source = layer.source_width;
@@ -369,6 +409,7 @@ void CudaBackend::Attention(const Batch& batch, const AttentionLayer& layer,
                             const KeyValueState& state, Workspace& base) {
   CudaWorkspace& workspace = static_cast<CudaWorkspace&>(base);
   if (!Begin("Attention", batch, workspace) || batch.rows == 0) return;
+  EndPass();
   const RowsView residual = Residual(batch, workspace);
   const int32_t* const rows = RowCount(batch);
   const int64_t queries = int64_t{layer.query_heads} * layer.head_width;
@@ -390,6 +431,7 @@ void CudaBackend::Attention(const Batch& batch, const AttentionLayer& layer,
 void CudaBackend::Mlp(const Batch& batch, const MlpLayer& layer, Workspace& base) {
   CudaWorkspace& workspace = static_cast<CudaWorkspace&>(base);
   if (!Begin("Mlp", batch, workspace) || batch.rows == 0) return;
+  EndPass();
   const RowsView residual = Residual(batch, workspace);
   const int32_t* const rows = RowCount(batch);
   const int64_t width = layer.mlp_width;
@@ -420,7 +462,14 @@ void CudaBackend::Head(const Batch& batch, const NormWeights& norm, const Weight
   CudaWorkspace& workspace = static_cast<CudaWorkspace&>(base);
   RequireShape("Head", &head, workspace.logits.columns, workspace.residual.columns);
   if (!Begin("Head", batch, workspace) || batch.logit_count == 0) return;
-  HeadProduct("Head", batch, norm, head, workspace, FirstRows(workspace.logits, batch.logit_count));
+  const RowsView logits = FirstRows(workspace.logits, batch.logit_count);
+  NoteOrLaunch(
+      [&](const auto& kernels) {
+        return passes_.NoteHead(batch, norm, head, Residual(batch, workspace), logits, kernels);
+      },
+      [this, batch, norm, &head, &workspace, logits] {
+        HeadProduct("Head", batch, norm, head, workspace, logits);
+      });
 }
 
 void CudaBackend::HeadOfTokens(const Batch& batch, const NormWeights& norm,
@@ -431,6 +480,7 @@ void CudaBackend::HeadOfTokens(const Batch& batch, const NormWeights& norm,
     Fail("HeadOfTokens", {head.rows, workspace.logits.columns});
   }
   if (!Begin("HeadOfTokens", batch, workspace) || batch.logit_count == 0) return;
+  EndPass();
   const RowsView logits = FirstRows(workspace.logits, batch.logit_count);
   HeadProduct("HeadOfTokens", batch, norm, head, workspace, Columns(logits, 0, head.rows));
   SpreadOverTokens(stream_, workspace.logit_count.as<int32_t>(), tokens, head.rows, logits);

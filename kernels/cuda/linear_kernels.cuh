@@ -12,10 +12,10 @@
 #include "kernels/cuda/packing.cuh"
 #include "kernels/cuda/packing.h"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/warp.cuh"
 
 namespace mambad::kernels::cuda {
 
-inline constexpr int kWarp = 32;
 inline constexpr int kGroupTokens = 8;  // tokens of a right operand
 
 // A product; all pointers are device memory.

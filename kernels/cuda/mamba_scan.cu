@@ -4,6 +4,7 @@
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/mamba_channel.cuh"
 #include "kernels/cuda/mamba_rows.h"
 #include "kernels/cuda/mixers.h"
 #include "kernels/cuda/recurrence.cuh"
@@ -80,84 +81,43 @@ __device__ void FinishChunk(const MambaScanArguments& arguments, const SequenceR
   }
 }
 
-// One channel's part of the state: numbers n = lane, lane + kLanes, ...
+// A channel of a block and sequence, and where its group's B and C begin in their rows.
 template <int kLanes, int kNumbers>
-struct ChannelState {
-  static constexpr int kApart = kWarp / kLanes;  // threads between two lanes of a channel
+struct BlockChannel : ChannelState<kLanes, kNumbers> {
+  using State = ChannelState<kLanes, kNumbers>;
 
-  int channel = 0, lane = 0;
-  int in_block = 0;                  // of the block's channels
-  bool inside = false;               // there is such a channel
-  int size = 0;                      // N
-  int64_t place = 0;                 // of number 0, in the state and in A
-  int64_t b_place = 0, c_place = 0;  // of number 0, in rows of B and C
-  float a[kNumbers], s[kNumbers];
+  int in_block = 0;  // of the block's channels
+  int64_t b_place = 0, c_place = 0;
 
-  __device__ explicit ChannelState(const MambaScanArguments& arguments) {
+  __device__ explicit BlockChannel(const MambaScanArguments& arguments)
+      : State(blockIdx.x * (kThreads / kLanes) + InBlock(), arguments.layer.inner_width,
+              arguments.layer.state_size, arguments.layer.a),
+        in_block(InBlock()) {
     const MambaLayer& layer = arguments.layer;
+    const int group = this->inside ? this->channel / (layer.inner_width / layer.groups) : 0;
+    b_place = int64_t{group / (layer.groups / arguments.b_groups)} * this->size;
+    c_place = int64_t{group} * this->size;
+  }
+
+ private:
+  __device__ static int InBlock() {
     const int thread = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-    in_block = warp * kApart + thread % kApart;
-    lane = thread / kApart;
-    channel = blockIdx.x * (kThreads / kLanes) + in_block;
-    inside = channel < layer.inner_width;
-    size = layer.state_size;
-    place = int64_t{channel / 16} * size * 16 + channel % 16;
-    const int group = inside ? channel / (layer.inner_width / layer.groups) : 0;
-    b_place = int64_t{group / (layer.groups / arguments.b_groups)} * size;
-    c_place = int64_t{group} * size;
-#pragma unroll
-    for (int k = 0; k < kNumbers; ++k) a[k] = holds(k) ? layer.a[place + n(k) * 16] : 0.0f;
-  }
-
-  __device__ int n(int k) const { return lane + k * kLanes; }
-  __device__ bool holds(int k) const { return inside && n(k) < size; }
-
-  __device__ void Load(const float* from) {
-#pragma unroll
-    for (int k = 0; k < kNumbers; ++k) s[k] = holds(k) ? from[place + n(k) * 16] : 0.0f;
-  }
-  __device__ void Store(float* to) const {
-#pragma unroll
-    for (int k = 0; k < kNumbers; ++k) {
-      if (holds(k)) to[place + n(k) * 16] = s[k];
-    }
-  }
-
-  // s <- exp(dt A) s + (dt x) B
-  __device__ void Step(float dt, float input, const float* b) {
-#pragma unroll
-    for (int k = 0; k < kNumbers; ++k) {
-      const float b_n = n(k) < size ? __ldg(b + b_place + n(k)) : 0.0f;
-      s[k] = fmaf(exp2f(dt * a[k]), s[k], input * b_n);
-    }
-  }
-  // Sum over n of s C: each lane its own, lowest first, then the lanes pairwise. All get it.
-  __device__ float Output(const float* c) const {
-    float y = 0;
-#pragma unroll
-    for (int k = 0; k < kNumbers; ++k) {
-      const float c_n = n(k) < size ? __ldg(c + c_place + n(k)) : 0.0f;
-      y = fmaf(s[k], c_n, y);
-    }
-#pragma unroll
-    for (int offset = kApart; offset < kWarp; offset *= 2) {
-      y += __shfl_xor_sync(kAllLanes, y, offset);
-    }
-    return y;
+    return warp * State::kApart + thread % State::kApart;
   }
 };
 
 // Rows [r, end) of a chunk; b and c: of the first of them. Rows that are replayed have no output.
 template <bool kOutput, int kLanes, int kNumbers, int kChannels>
-__device__ void RunRows(ChannelState<kLanes, kNumbers>& state, int r, int end, const float* b,
+__device__ void RunRows(BlockChannel<kLanes, kNumbers>& state, int r, int end, const float* b,
                         int64_t b_stride, const float* c, int64_t c_stride,
                         ScanChunk<kChannels>& chunk) {
 #pragma unroll 4
   for (; r < end; ++r) {
-    state.Step(chunk.dt[r][state.in_block], chunk.input[r][state.in_block], b);
+    state.Step(chunk.dt[r][state.in_block], chunk.input[r][state.in_block],
+               [&](int n) { return __ldg(b + state.b_place + n); });
     b += b_stride;
     if constexpr (kOutput) {
-      const float y = state.Output(c);
+      const float y = state.Output([&](int n) { return __ldg(c + state.c_place + n); });
       if (state.lane == 0) chunk.y[r][state.in_block] = y;
       c += c_stride;
     }
@@ -174,7 +134,7 @@ __global__ void __launch_bounds__(kThreads)
   const RecurrentSlotLayout& layout = arguments.state.layout;
   const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, blockIdx.y);
   if (!rows.runs()) return;
-  ChannelState<kLanes, kNumbers> state(arguments);
+  BlockChannel<kLanes, kNumbers> state(arguments);
   state.Load(LoadedState(rows, layout));
   const int total = rows.total();
   for (int begin = 0; begin < total; begin += kChunkRows) {

@@ -1,6 +1,7 @@
 #include "kernels/cuda/round_graphs.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/cuda/errors.h"
 
@@ -73,6 +74,7 @@ void RoundGraphs::End() {
       Recorded& recorded = Place(shape_);
       recorded.verifies = verifies_;
       ++recordings_;
+      recorded.memory = std::exchange(kept_, {});
       Check(cudaGraphInstantiate(&recorded.graph, graph, 0), "cudaGraphInstantiate");
       Check(cudaGraphDestroy(graph), "cudaGraphDestroy");
       // Its own way to the device is no part of the round's time.

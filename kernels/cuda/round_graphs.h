@@ -7,9 +7,11 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/buffer.h"
 
 namespace mambad::kernels::cuda {
 
@@ -27,6 +29,10 @@ class RoundGraphs {
   bool Begin(const RoundShape& shape);
   void BeginVerify();
   void End();
+  // Whether what is launched now becomes part of a graph.
+  bool captures() const { return state_ == State::kCaptured; }
+  // Memory that the graph at hand needs for as long as it lives; in a round that is captured.
+  void Keep(Buffer memory) { kept_.push_back(std::move(memory)); }
   // How many drafts a sequence of the round at hand has at most, as far as its shape says.
   int LongestDraft() const {
     const bool decodes = state_ != State::kOutside && shape_.kind == RoundKind::kDecode;
@@ -45,6 +51,7 @@ class RoundGraphs {
     cudaGraphExec_t graph = nullptr;
     bool verifies = false;  // BeginVerify is among the calls
     int64_t last_used = 0;
+    std::vector<Buffer> memory;  // that the graph's launches need
   };
 
   enum class State : uint8_t { kOutside, kDirect, kCaptured, kKnown };
@@ -64,6 +71,7 @@ class RoundGraphs {
   RoundShape shape_;             // of the round at hand
   Recorded* current_ = nullptr;  // kKnown
   bool verifies_ = false;        // of the round at hand, or the last one
+  std::vector<Buffer> kept_;     // kCaptured
   cudaEvent_t begin_ = nullptr, verify_ = nullptr, end_ = nullptr;
 };
 
