@@ -24,7 +24,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr char kTokenizer[] = R"({
-  "added_tokens": [{"id": 7, "content": "<end>", "special": true}],
+  "added_tokens": [{"id": 2, "content": "<end>", "special": true}],
   "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
   "decoder": {"type": "ByteLevel"},
   "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}})";
