@@ -6,12 +6,15 @@
 namespace mambad::kernels::cuda {
 namespace {
 
-// What a multiprocessor does in a cycle of its clock, measured on an H200: bytes from device memory
-// when all ask for them, bytes that one can get from the second cache.
-constexpr double kMemoryBytes = 17, kCacheBytes = 45;
-constexpr double kStepCycles = 85;       // a step takes at least this long
+// Cycles of a multiprocessor's clock, measured on an H200.
+constexpr double kMemoryBytes = 17;  // a cycle, from device memory, when all ask for them
+constexpr double kOutBytes = 45;     // a cycle, to where sums go
+// A step, and what each token adds to it for every warpgroup that multiplies.
+constexpr double kStepCycles = 80, kTokenCycles = 0.6;
 constexpr double kTileCycles = 1000;     // from one tile to the next
 constexpr double kMeetingCycles = 6000;  // until eighths have met
+// Tiles of fewer tokens only where there are no more: weights are read anew for each.
+constexpr int64_t kLeastTileTokens = 64;
 
 int64_t Quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -21,13 +24,11 @@ double Cycles(const TileKind& kind, int64_t tile_panels, int64_t panels, int64_t
   const int64_t tiles = Quotient(panels, tile_panels) * token_tiles * (kind.split ? 8 : 1);
   const double rounds = static_cast<double>(Quotient(tiles, multiprocessors));
   const double tile_steps = static_cast<double>(steps) / (kind.split ? 8 : 1);
-  // A step: four panels are a product of tokens / 2 cycles; 512 bytes a panel, 32 a token.
-  const double products = static_cast<double>(Quotient(tile_panels, 4) * kind.tokens) / 2;
-  const double bytes = static_cast<double>(tile_panels * 512 + kind.tokens * 32) / kCacheBytes;
-  const double out = static_cast<double>(tile_panels * 16 * kind.tokens * 4) / kCacheBytes;
+  const double step =
+      kStepCycles + kTokenCycles * static_cast<double>(Quotient(tile_panels, 4) * kind.tokens);
+  const double out = static_cast<double>(tile_panels * 16 * kind.tokens * 4) / kOutBytes;
   const double weights = static_cast<double>(panels * steps * 512) / kMemoryBytes / multiprocessors;
-  const double work =
-      std::max(rounds * tile_steps * std::max({products, bytes, kStepCycles}), weights);
+  const double work = std::max(rounds * tile_steps * step, weights);
   return work + rounds * (out * (kind.split ? 4 : 1) + kTileCycles) +
          (kind.split ? kMeetingCycles : 0);
 }
@@ -43,6 +44,7 @@ Cut ChooseCut(int64_t panels, int64_t steps, int64_t rows, int multiprocessors,
   Cut best;
   double least = 0;
   for (const TileKind& kind : kTileKinds) {
+    if (kind.tokens < std::min<int64_t>(rows, kLeastTileTokens)) continue;
     if (kind.split && MeetingBytes(kind, panels, rows) > meeting_bytes) continue;
     for (int tile_panels = 1; tile_panels <= kind.most_panels; ++tile_panels) {
       const double cycles = Cycles(kind, tile_panels, panels, steps, rows, multiprocessors);

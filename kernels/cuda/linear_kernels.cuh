@@ -129,8 +129,8 @@ void LaunchFewRows(cudaStream_t stream, const Product& product, bool prepared, i
 void LaunchTiles(cudaStream_t stream, const Product& product, int multiprocessors);
 // What the current device must be told before LaunchTiles.
 void AllowTiles();
-// bfloat16, more than eight rows, where AllowWarpgroups said so: prepares its tokens itself, in
-// `tiles` and `squares` (LinearScratch), and multiplies them, cut as `cut` says.
+// bfloat16, whole kCutSteps of columns, where AllowWarpgroups said so: prepares its tokens itself,
+// in `tiles` and `squares` (LinearScratch), and multiplies them, cut as `cut` says.
 void LaunchWarpgroups(cudaStream_t stream, Product& product, const Cut& cut, int multiprocessors,
                       void* tiles, float* squares, const Meeting& meeting);
 // Whether the current device and its code have warpgroups; tells the device what it must know

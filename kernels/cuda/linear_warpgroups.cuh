@@ -1,7 +1,8 @@
 // The kernel of products of more than eight rows with bfloat16 weights on GPUs whose warpgroups
-// multiply (warpgroup.cuh). A warp loads panels of weights from device memory straight into the
-// registers that are multiplied; tokens come through shared memory, where all warps of a block use
-// them. An element's sums are those of linear_few_rows.cu, in their order.
+// multiply (warpgroup.cuh). A warp has a panel of weights; each of its lanes brings what its own
+// registers multiply through a ring in shared memory that no other lane reads. Tokens come through
+// shared memory, too, where all warps of a block use them. An element's sums are those of
+// linear_few_rows.cu, in their order.
 
 #ifndef MAMBAD_KERNELS_CUDA_LINEAR_WARPGROUPS_CUH_
 #define MAMBAD_KERNELS_CUDA_LINEAR_WARPGROUPS_CUH_
