@@ -290,6 +290,14 @@ def disturbed(runs, name, start):
     return processes
 
 
+def in_order(runs, name):
+    """The same command again, to its end, where process 0 serves the store."""
+    processes = runs.by_variables("distill", name)
+    runs.finish(processes, name)
+    strange = strange_lines(processes)
+    runs.check(not strange, f"{name}: the second start ended in order, without warnings {strange[:5]}")
+
+
 def killed_under_torchrun(runs):
     """torchrun starts the group again: its store still holds what the first one said."""
     processes = disturbed(runs, "killed", lambda command, name: runs.by_torchrun(command, name, restarts=1))
@@ -317,7 +325,7 @@ def killed_without_torchrun(runs):
     runs.check(status not in (None, 0) and bool(processes[1].said("process 1 of 2 lost another one")),
                "orphaned: the other process says whom it lost, and ends with a status that is not 0")
     processes[0].wait(10)
-    runs.finish(runs.by_variables("distill", "orphaned"), "orphaned")
+    in_order(runs, "orphaned")
     goes_on(runs, "orphaned")
 
 
@@ -328,7 +336,7 @@ def stopped(runs):
     seconds = runs.finish(processes, "stopped", expected=143)
     strange = strange_lines(processes)
     runs.check(not strange, f"stopped: both ended {seconds:.1f} s after a signal to one, without warnings {strange[:5]}")
-    runs.finish(runs.by_variables("distill", "stopped"), "stopped")
+    in_order(runs, "stopped")
     goes_on(runs, "stopped")
 
 
