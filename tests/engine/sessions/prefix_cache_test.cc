@@ -16,13 +16,35 @@ namespace {
 EngineOptions WithCache(int64_t bytes) {
   EngineOptions options;
   options.max_sequences = 3;
-  options.max_context = 1400;
-  options.kv_cache_tokens = 3 * 1400;
+  options.kv_cache_tokens = 4096;
   options.prefix_cache_bytes = bytes;
   return options;
 }
 
-class Prefixes : public ::testing::TestWithParam<std::pair<const char*, const char*>> {};
+struct Models {
+  const char *target, *draft;
+};
+
+class Prefixes : public ::testing::TestWithParam<Models> {
+ protected:
+  Prefixes()
+      : driver_(GetParam().target, GetParam().draft, WithCache(1 << 26)),
+        other_(GetParam().target, GetParam().draft, WithCache(0)) {}
+
+  // The request's answer is the same with and without, and so much of it was at hand.
+  void ExpectSame(const Request& request, int64_t cached) {
+    SCOPED_TRACE(request.prompt.size());
+    const Answer with = driver_.Run(request), without = other_.Run(request);
+    EXPECT_EQ(with.tokens, without.tokens);
+    ASSERT_EQ(with.logprobs.size(), without.logprobs.size());
+    for (size_t i = 0; i < with.logprobs.size(); ++i)
+      ASSERT_EQ(with.logprobs[i].logprob, without.logprobs[i].logprob) << i;
+    EXPECT_EQ(with.stats->cached_tokens, cached);
+    EXPECT_EQ(without.stats->cached_tokens, 0);
+  }
+
+  EngineDriver driver_, other_;
+};
 
 // `shared` tokens of one text, then `own` of another.
 Request Prompt(const EngineDriver& driver, int shared, int own, uint64_t seed) {
@@ -38,46 +60,51 @@ Request Prompt(const EngineDriver& driver, int shared, int own, uint64_t seed) {
 }
 
 TEST_P(Prefixes, Invariant3WhatWasReadForAnotherGivesTheSameBits) {
-  EngineDriver driver(GetParam().first, GetParam().second, WithCache(1 << 26));
-  EngineDriver other(GetParam().first, GetParam().second, WithCache(0));
-  const auto same = [&](const Request& request, int64_t cached) {
-    const Answer with = driver.Run(request), without = other.Run(request);
-    EXPECT_EQ(with.tokens, without.tokens);
-    for (size_t i = 0; i < with.logprobs.size(); ++i)
-      ASSERT_EQ(with.logprobs[i].logprob, without.logprobs[i].logprob) << i;
-    EXPECT_EQ(with.stats->cached_tokens, cached);
-    EXPECT_EQ(without.stats->cached_tokens, 0);
-  };
-  same(Prompt(driver, 600, 200, 1), 0);    // keeps its last border, 768
-  same(Prompt(driver, 600, 200, 1), 768);  // the same again
-  same(Prompt(driver, 600, 500, 2), 0);    // parts at 600: keeps 512 and 1024
-  same(Prompt(driver, 600, 300, 3), 512);  // and goes on from there
-  same(Prompt(driver, 600, 500, 2), 1024);
-  same(Prompt(driver, 512, 0, 4), 0);  // its last token is read for its logits
-  same(Prompt(driver, 513, 0, 4), 512);
-  Request request = Prompt(driver, 600, 200, 1);
+  ExpectSame(Prompt(driver_, 300, 150, 1), 0);  // keeps its last border, 256
+  ExpectSame(Prompt(driver_, 300, 150, 1), 256);
+  ExpectSame(Prompt(driver_, 300, 100, 2), 256);
+  ExpectSame(Prompt(driver_, 200, 200, 3), 0);  // parts before
+  ExpectSame(Prompt(driver_, 256, 0, 4), 0);    // its last token is read for its logits
+  ExpectSame(Prompt(driver_, 257, 0, 4), 256);
+  Request request = Prompt(driver_, 300, 150, 1);
   request.principal = "ben";
-  same(request, 0);
-  request = Prompt(driver, 600, 200, 1);
+  ExpectSame(request, 0);
+  request = Prompt(driver_, 300, 150, 1);
   request.prefix_cache = false;
-  same(request, 0);
-  request = Prompt(driver, 600, 200, 1);
+  ExpectSame(request, 0);
+  request = Prompt(driver_, 300, 150, 1);
   request.output.samples = 3;
-  const auto sink = driver.Send(request), alone = other.Send(request);
-  driver.RunAll();
-  other.RunAll();
+  const auto sink = driver_.Send(request), alone = other_.Send(request);
+  driver_.RunAll();
+  other_.RunAll();
   for (int sample = 0; sample < 3; ++sample) {
     EXPECT_EQ(sink->answers[sample].tokens, alone->answers[sample].tokens);
-    EXPECT_EQ(sink->answers[sample].stats->cached_tokens, 768);
+    EXPECT_EQ(sink->answers[sample].stats->cached_tokens, 256);
   }
-  EXPECT_EQ(driver.Held(), 0);
+  EXPECT_EQ(driver_.Held(), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Formula, Prefixes,
-                         ::testing::Values(std::pair{"mamba", ""}, std::pair{"mamba2", "mamba"},
-                                           std::pair{"hybrid_mamba", "mamba2"},
-                                           std::pair{"llama_tied", ""}),
-                         [](const auto& info) { return std::string(info.param.first); });
+                         ::testing::Values(Models{"mamba", ""}, Models{"mamba2", "mamba"},
+                                           Models{"hybrid_mamba", "mamba2"},
+                                           Models{"llama_tied", ""}),
+                         [](const auto& info) { return std::string(info.param.target); });
+
+class LongPrefixes : public Prefixes {};
+
+// Where prompts part a state is kept, once two have come past.
+TEST_P(LongPrefixes, StatesLieWherePromptsPart) {
+  ExpectSame(Prompt(driver_, 600, 200, 1), 0);    // keeps its last border, 768
+  ExpectSame(Prompt(driver_, 600, 200, 1), 768);  // the same again
+  ExpectSame(Prompt(driver_, 600, 500, 2), 0);    // parts at 600: keeps 512 and 1024
+  ExpectSame(Prompt(driver_, 600, 300, 3), 512);  // and goes on from there
+  ExpectSame(Prompt(driver_, 600, 500, 2), 1024);
+}
+
+INSTANTIATE_TEST_SUITE_P(Formula, LongPrefixes,
+                         ::testing::Values(Models{"mamba_state_spaces", ""},
+                                           Models{"mamba2_state_spaces", "mamba_state_spaces"}),
+                         [](const auto& info) { return std::string(info.param.target); });
 
 // What was used last stays.
 TEST(PrefixCache, DropsWhatWasNotUsedForLongest) {
