@@ -139,7 +139,7 @@ LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns, const A
   Check(cudaDeviceGetAttribute(&scratch.multiprocessors, cudaDevAttrMultiProcessorCount, device),
         "CreateLinearScratch");
   AllowTiles();
-  scratch.warpgroups = AllowWarpgroups(allocate);
+  scratch.warpgroups = AllowWarpgroups();
   if (scratch.warpgroups && max_rows > kGroupTokens) {
     scratch.sums = allocate(kMeetingBytes);
     scratch.arrivals = allocate(kMeetingBytes / kLeastMeetingBytes * int64_t{sizeof(int)});

@@ -135,7 +135,7 @@ void LaunchWarpgroups(cudaStream_t stream, Product& product, const Cut& cut, int
                       void* tiles, float* squares, const Meeting& meeting);
 // Whether the current device and its code have warpgroups; tells the device what it must know
 // before LaunchWarpgroups.
-bool AllowWarpgroups(const Allocate& allocate);
+bool AllowWarpgroups();
 // float32, prepared.
 void LaunchFloatRows(cudaStream_t stream, const Product& product);
 

@@ -149,11 +149,13 @@ void LaunchEarly(const char* what, cudaStream_t stream, dim3 grid, dim3 block, s
 
 }  // namespace
 
-bool AllowWarpgroups(const Allocate& allocate) {
-  const Buffer found = allocate(sizeof(int));
-  int has = 0;
-  Launch("Linear: warpgroups", nullptr, dim3(1), dim3(1), 0, ReportWarpgroups, found.as<int>());
-  Check(cudaMemcpy(&has, found.data(), sizeof(has), cudaMemcpyDeviceToHost), "Linear: warpgroups");
+bool AllowWarpgroups() {
+  int *found = nullptr, has = 0;
+  Check(cudaMalloc(&found, sizeof(int)), "Linear: looking for warpgroups");
+  Launch("Linear: looking for warpgroups", nullptr, dim3(1), dim3(1), 0, ReportWarpgroups, found);
+  Check(cudaMemcpy(&has, found, sizeof(has), cudaMemcpyDeviceToHost),
+        "Linear: looking for warpgroups");
+  Check(cudaFree(found), "Linear: looking for warpgroups");
   if (has == 0) return false;
   // As the kernel behind it wants it: shared memory is not cut anew in between.
   for (const bool aligned : {false, true}) {
