@@ -181,43 +181,81 @@ class PassMultiplier {
   __device__ __forceinline__ void Multiply(const PassStep& step, float (&sums)[4],
                                            float (&total)[4]) {
     const int steps = PassEnd(step, warp_) - PassBegin(step, warp_), apart = there_ * 4;
-    const bool present = lane_ / 4 < there_, all = step.split == PassSplit::kWarp;
+    const bool all = step.split == PassSplit::kWarp;
     // Token lane / 4, pair lane % 4.
     const uint2* operand = Operands(step) + lane_;
-    int eighth = 0, border = all ? 0 : steps + 1;  // where an eighth ends, before tile `border`
-    const auto end_eighth = [&](int at) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) total[e] += sums[e], sums[e] = 0;
-      while (border <= at) border = EighthBegin(steps, ++eighth);
-    };
 #pragma unroll 1
     for (int from = 0; from < steps; from += kRingSteps) {
-      const int count = steps - from;
-      uint2 right[kRingSteps];
-      uint4 left[kRingSteps];
-#pragma unroll
-      for (int i = 0; i < kRingSteps; ++i) {
-        right[i] = {};
-        if (present && i < count) right[i] = operand[i * apart];
+      const int count = min(steps - from, kRingSteps);
+      const uint4* const tiles = ring_.Take();
+      if (all) {
+        MultiplyEighths(steps, from, count, tiles, operand, sums, total);
+      } else {
+        MultiplySome(count, tiles, operand, apart, sums);
       }
       operand += kRingSteps * apart;
-      const uint4* const tiles = ring_.Take();
-#pragma unroll
-      for (int i = 0; i < kRingSteps; ++i) {
-        left[i] = {};
-        if (i < count) left[i] = tiles[i * kWarp];
-      }
-#pragma unroll
-      for (int i = 0; i < kRingSteps; ++i) {
-        if (i < count) {
-          if (from + i == border) end_eighth(from + i);
-          MultiplyAdd(left[i], right[i], sums);
-        }
-      }
       ring_.GiveBack();
       ring_.Fill();
     }
-    if (all) end_eighth(-1);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) total[e] += sums[e];
+  }
+  // `count` tiles without a branch in between: a warp's products are a chain, and what stands
+  // between two of them is waited for.
+  __device__ __forceinline__ void MultiplySome(int count, const uint4* tiles, const uint2* operand,
+                                               int apart, float (&sums)[4]) {
+    static_assert(kRingSteps == 8);
+    switch (count) {
+      case 8:
+        return MultiplyTiles<8>(tiles, operand, apart, sums);
+      case 7:
+        return MultiplyTiles<7>(tiles, operand, apart, sums);
+      case 6:
+        return MultiplyTiles<6>(tiles, operand, apart, sums);
+      case 5:
+        return MultiplyTiles<5>(tiles, operand, apart, sums);
+      case 4:
+        return MultiplyTiles<4>(tiles, operand, apart, sums);
+      case 3:
+        return MultiplyTiles<3>(tiles, operand, apart, sums);
+      case 2:
+        return MultiplyTiles<2>(tiles, operand, apart, sums);
+      default:
+        return MultiplyTiles<1>(tiles, operand, apart, sums);
+    }
+  }
+  template <int kTiles>
+  __device__ __forceinline__ void MultiplyTiles(const uint4* tiles, const uint2* operand, int apart,
+                                                float (&sums)[4]) {
+    const bool present = lane_ / 4 < there_;
+    uint2 right[kTiles];
+    uint4 left[kTiles];
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+      left[i] = tiles[i * kWarp];
+      right[i] = {};
+      if (present) right[i] = operand[i * apart];
+    }
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) MultiplyAdd(left[i], right[i], sums);
+  }
+  // Tiles [from, from + count) of a whole panel's `steps`.
+  __device__ __forceinline__ void MultiplyEighths(int steps, int from, int count,
+                                                  const uint4* tiles, const uint2* operand,
+                                                  float (&sums)[4], float (&total)[4]) {
+    const bool present = lane_ / 4 < there_;
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
+      // The eighth of tile t begins there if the one of tile t - 1 is another.
+      const int at = from + i, eighth = ((at + 1) * kEighths - 1) / steps;
+      if (PassEighth(steps, eighth) == at) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) total[e] += sums[e], sums[e] = 0;
+      }
+      uint2 right = {};
+      if (present) right = operand[i * there_ * 4];
+      MultiplyAdd(tiles[i * kWarp], right, sums);
+    }
   }
 
   // Where the eighths of a panel meet.

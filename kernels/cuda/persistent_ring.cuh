@@ -33,19 +33,23 @@ struct PassUnits {
   }
   __device__ __forceinline__ void Advance(const PassStep& step) { ++round, unit += step.span; }
   __device__ __forceinline__ int Panel(const PassStep& step) const {
-    return step.split == PassSplit::kEighth ? unit / kEighths : unit;
+    return step.split == PassSplit::kEighth ? static_cast<unsigned>(unit) / kEighths : unit;
   }
   __device__ __forceinline__ bool OfWarp(const PassStep& step, int warp) const {
-    if (step.split == PassSplit::kEighth) return unit % kEighths == warp;
-    return step.split == PassSplit::kPanel || round % kEighths == warp;
+    const unsigned of = step.split == PassSplit::kEighth ? unit : round;
+    return step.split == PassSplit::kPanel || static_cast<int>(of % kEighths) == warp;
   }
 };
+// EighthBegin in a few instructions, of as many steps as a PassStep can have.
+__device__ __forceinline__ int PassEighth(int steps, int eighth) {
+  return static_cast<int>(static_cast<unsigned>(steps) * static_cast<unsigned>(eighth) / kEighths);
+}
 // Steps [begin, end) of a panel that are warp `warp`'s.
 __device__ __forceinline__ int PassBegin(const PassStep& step, int warp) {
-  return step.split == PassSplit::kWarp ? 0 : EighthBegin(step.steps, warp);
+  return step.split == PassSplit::kWarp ? 0 : PassEighth(step.steps, warp);
 }
 __device__ __forceinline__ int PassEnd(const PassStep& step, int warp) {
-  return step.split == PassSplit::kWarp ? step.steps : EighthBegin(step.steps, warp + 1);
+  return step.split == PassSplit::kWarp ? step.steps : PassEighth(step.steps, warp + 1);
 }
 
 class WeightRing {
