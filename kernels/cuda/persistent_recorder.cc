@@ -6,13 +6,10 @@
 namespace mambad::kernels::cuda {
 namespace {
 
-// Passes of more rows, and of layers whose channels are more than a panel a block, are slower in
-// one launch. Microseconds on an H200, one launch and many: Mamba-130M, 1 row 480 and 587, 5 rows
-// 756 and 726; Mamba-2.8B, 1 row 3,307 and 3,279.
+// Passes of more rows gain little in one launch, or lose. Microseconds on an H200, one launch and
+// many: Mamba-130M, 1 row 423 and 587, 5 rows 682 and 752; Mamba-2.8B, 1 row 2,719 and 3,281, 5
+// rows 5,398 and 3,787.
 constexpr int kMostRows = 1;
-bool Gains(const Batch& batch, const MambaLayer& layer, int blocks) {
-  return batch.rows <= kMostRows && layer.inner_width <= blocks * kTileRows;
-}
 
 }  // namespace
 
@@ -34,9 +31,7 @@ bool PassRecorder::NoteMamba(const Batch& batch, const MambaLayer& layer,
     return false;
   }
   if (!launch_.has_value()) launch_ = PassLaunchOfDevice();
-  if (!PassPlan::Takes(layer, launch_->blocks) || !Gains(batch, layer, launch_->blocks)) {
-    return false;
-  }
+  if (batch.rows > kMostRows || !PassPlan::Takes(layer, launch_->blocks)) return false;
   if (plan_.has_value() &&
       (plan_->ended() || plan_->Visits(state) || !Continues(batch, residual))) {
     return false;
