@@ -93,7 +93,7 @@ TEST(ServerOptionsTest, EveryKeyIsReadIntoItsOwnField) {
     if (setting.key == "speculation.max_draft_length") other = "3";
     if (setting.key == "limits.message_bytes") other = "1024";
     if (setting.key == "limits.logprobs" || setting.key == "limits.stop_token_ids") other = "5";
-    if (!value.empty() && (value.back() == 's' || value.back() == 'm')) other = "7s";  // a duration
+    if (!value.empty() && absl::StrContains("smh", value.back())) other = "7s";  // a duration
     if (setting.key == "network.max_connection_age") other = "7s";
     const std::vector<std::string> parts = absl::StrSplit(setting.key, '.');
     const std::string yaml = parts.size() == 1
