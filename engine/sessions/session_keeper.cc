@@ -29,8 +29,8 @@ class SessionKeeper::HoldingSink final : public EventSink {
   bool OnEvent(const TokenEvent& event) override {
     if (!event.session.has_value()) return sink_->OnEvent(event);
     // A round may be running now.
-    const std::shared_ptr<SessionLease> lease = std::exchange(lease_, nullptr);
-    table_->Post({lease, nullptr, [lease, sink = sink_, event](SessionKeeper& keeper) {
+    table_->Post({nullptr, [lease = std::exchange(lease_, nullptr), sink = sink_,
+                            event](SessionKeeper& keeper) {
                     keeper.Persist(lease, [sink, event](const absl::Status& status) {
                       sink->OnEvent(status.ok() ? event : Failed(event, status));
                     });
@@ -75,6 +75,8 @@ void SessionKeeper::Advance(absl::Time now) {
       later.push_back(std::move(task));
     } else {
       task.run(*this);
+      task = {};  // with its lease
+      for (const auto& tell : std::exchange(tells_, {})) tell();
     }
   }
   waiting_ = std::move(later);
@@ -159,7 +161,7 @@ bool SessionKeeper::Ready(const std::shared_ptr<KeptSession>& session) {
   if (session->slot >= 0 || session->saved != nullptr || !session->in_file) return true;
   session->file_asked_for = true;
   files_->Read(session->id, [table = table_, session](auto record) {
-    table->Post({nullptr, nullptr, [session, record = std::move(record)](SessionKeeper& keeper) {
+    table->Post({nullptr, [session, record = std::move(record)](SessionKeeper& keeper) {
                    if (!session->gone) keeper.TakeFromFile(*session, record);
                  }});
   });
@@ -278,7 +280,7 @@ void SessionKeeper::Persist(const std::shared_ptr<SessionLease>& lease,
   files_->Write(
       RecordOf(*session, /*owned=*/true),
       [table = table_, held, session, then = std::move(then)](const absl::Status& status) {
-        table->Post({nullptr, nullptr, [held, session, then, status](SessionKeeper& keeper) {
+        table->Post({nullptr, [held, session, then, status](SessionKeeper& keeper) {
                        --keeper.writes_;
                        if (status.ok()) session->in_file = true;
                        keeper.table_->Publish(*session);
@@ -293,8 +295,10 @@ void SessionKeeper::FinishWith(const std::shared_ptr<SessionLease>& lease,
                                const Sessions::Done& done) {
   const std::shared_ptr<KeptSession> session = SessionTable::SessionOf(*lease);
   Persist(lease, [this, session, done](const absl::Status& status) {
-    if (!status.ok()) return done(status);
-    done(table_->InfoOf(*session));
+    TellLater([this, session, done, status] {
+      if (!status.ok()) return done(status);
+      done(table_->InfoOf(*session));
+    });
   });
 }
 
@@ -353,9 +357,10 @@ void SessionKeeper::Rewind(const std::shared_ptr<SessionLease>& lease, int64_t p
     const auto append = [](std::string* out, const KeptSession::Checkpoint& checkpoint) {
       absl::StrAppend(out, checkpoint.position);
     };
-    return done(absl::FailedPreconditionError(
+    const absl::Status status = absl::FailedPreconditionError(
         absl::StrCat("position: ", position, " given, checkpoints are at [",
-                     absl::StrJoin(checkpoints, ", ", append), "]")));
+                     absl::StrJoin(checkpoints, ", ", append), "]"));
+    return TellLater([done, status] { done(status); });
   }
   LeaveSlot(session);
   SetSaved(session, it->saved);

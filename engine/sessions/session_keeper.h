@@ -39,6 +39,9 @@ class SessionKeeper {
 
   // Does what was asked for meanwhile, as far as states are at hand, and frees what is gone.
   void Advance(absl::Time now);
+  // Of a task: to be called when its lease is given back, so that whoever is told may go on with
+  // the session at once.
+  void TellLater(std::function<void()> tell) { tells_.push_back(std::move(tell)); }
   // Nothing was asked for that is not done.
   bool idle() const { return waiting_.empty() && writes_ == 0 && !table_->has_tasks(); }
 
@@ -109,6 +112,7 @@ class SessionKeeper {
   std::vector<std::shared_ptr<KeptSession>> resting_;  // in slots
   std::vector<KeptSession*> saved_;                    // in host memory; they are the table's
   std::vector<SessionTable::Task> waiting_;            // for a state
+  std::vector<std::function<void()>> tells_;           // of the task at hand
   const KeptSession* wanted_ = nullptr;                // by the request that is about to begin
   int writes_ = 0;                                     // to files, not done
 };

@@ -205,9 +205,11 @@ void SessionTable::PostFor(
   auto lease = Take(principal, id);
   if (!lease.ok()) return refuse(lease.status());
   Task task;
-  task.lease = *lease;
   task.session = SessionOf(**lease);
-  task.run = [lease = *lease, run = std::move(run)](SessionKeeper& keeper) { run(keeper, lease); };
+  // The task alone holds the lease: it is over when the caller is told.
+  task.run = [lease = *std::move(lease), run = std::move(run)](SessionKeeper& keeper) {
+    run(keeper, lease);
+  };
   Post(std::move(task));
 }
 
@@ -215,7 +217,7 @@ void SessionTable::Create(const std::string& principal, std::vector<TokenId> tok
   auto lease = Begin(principal);
   if (!lease.ok()) return done(lease.status());
   auto text = std::make_shared<const std::vector<TokenId>>(std::move(tokens));
-  Post({*lease, nullptr, [lease = *lease, text, done = std::move(done)](SessionKeeper& keeper) {
+  Post({nullptr, [lease = *std::move(lease), text, done = std::move(done)](SessionKeeper& keeper) {
           keeper.Create(lease, text, /*record=*/nullptr, done);
         }});
 }
@@ -232,9 +234,10 @@ void SessionTable::Import(const std::string& principal, std::unique_ptr<SessionT
       static_cast<SessionRecordReader&>(*target).Take();
   auto lease = Begin(principal);
   if (!lease.ok()) return done(lease.status());
-  Post({*lease, nullptr, [lease = *lease, record, done = std::move(done)](SessionKeeper& keeper) {
-          keeper.Create(lease, record->tokens, record.get(), done);
-        }});
+  Post(
+      {nullptr, [lease = *std::move(lease), record, done = std::move(done)](SessionKeeper& keeper) {
+         keeper.Create(lease, record->tokens, record.get(), done);
+       }});
 }
 
 void SessionTable::Fork(const std::string& principal, const std::string& id, Done done) {
@@ -242,7 +245,7 @@ void SessionTable::Fork(const std::string& principal, const std::string& id, Don
       principal, id, done,
       [this, principal, done](SessionKeeper& keeper, const std::shared_ptr<SessionLease>& lease) {
         auto other = Begin(principal);
-        if (!other.ok()) return done(other.status());
+        if (!other.ok()) return keeper.TellLater([done, other] { done(other.status()); });
         keeper.Fork(*SessionOf(*lease), *other, done);
       });
 }
@@ -250,7 +253,9 @@ void SessionTable::Fork(const std::string& principal, const std::string& id, Don
 void SessionTable::Checkpoint(const std::string& principal, const std::string& id, Done done) {
   PostFor(principal, id, done,
           [done](SessionKeeper& keeper, const std::shared_ptr<SessionLease>& lease) {
-            done(keeper.Checkpoint(*SessionOf(*lease)));
+            auto info = keeper.Checkpoint(*SessionOf(*lease));
+            if (info.ok()) info->in_use = false;  // when it is told
+            keeper.TellLater([done, info = std::move(info)] { done(info); });
           });
 }
 
@@ -265,7 +270,9 @@ void SessionTable::Rewind(const std::string& principal, const std::string& id, i
 void SessionTable::Export(const std::string& principal, const std::string& id, Exported done) {
   PostFor(principal, id, done,
           [done](SessionKeeper& keeper, const std::shared_ptr<SessionLease>& lease) {
-            done(keeper.Export(*SessionOf(*lease)));
+            auto exported = keeper.Export(*SessionOf(*lease));
+            if (exported.ok()) exported->info.in_use = false;  // when it is told
+            keeper.TellLater([done, exported = std::move(exported)] { done(exported); });
           });
 }
 

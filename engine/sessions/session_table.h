@@ -61,7 +61,6 @@ class SessionTable final : public Sessions, public std::enable_shared_from_this<
   // Something to be done between two rounds, when the state of `session` (null: of none) is at
   // hand.
   struct Task {
-    std::shared_ptr<SessionLease> lease;  // held until it is done
     std::shared_ptr<KeptSession> session;
     std::function<void(SessionKeeper&)> run;
   };

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <string>
-#include <string_view>
 
 #include "server/security/token_file.h"
 
@@ -48,7 +47,7 @@ void CheckEntry(const TokenEntry& entry) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  const absl::string_view text(reinterpret_cast<const char*>(data), size);
   if (const auto parts = SplitToken(text); parts.ok()) {
     Require(parts->id.size() == kTokenIdDigits && parts->secret.size() == kTokenSecretDigits);
     TokenEntry entry;
