@@ -223,7 +223,8 @@ TEST_P(SessionTurns, WhatIsNotKeptChangesNothing) {
     EXPECT_EQ(talk.info().position, 60);
   }
   const Request next = talk.NewRequest(9, 10, 3);
-  ExpectSame(talk.Fresh(*other, next), talk.Turn(next));
+  const Answer fresh = talk.Fresh(*other, next);
+  ExpectSame(fresh, talk.Turn(next));
 }
 
 TEST_P(SessionTurns, CancelledTurnsStandWhereTheyStopped) {
