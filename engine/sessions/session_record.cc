@@ -9,6 +9,7 @@
 namespace mambad {
 namespace {
 
+constexpr int64_t kMostStateBytes = int64_t{1} << 50;  // beyond any machine's memory
 constexpr absl::string_view kMagic = "MAMBADS1";
 constexpr absl::string_view kMagicOfAll = "MAMBADS";
 constexpr size_t kStartBytes = 12;
@@ -256,6 +257,10 @@ absl::Status SessionRecordReader::ReadHeader(absl::string_view bytes) {
   if (header.lacks() || tokens < 0 || header.left() % 4 != 0 ||
       static_cast<int64_t>(header.left() / 4) != tokens) {
     return Damaged("its header has another length");
+  }
+  for (const int64_t state_bytes : {target_bytes_, draft_bytes_}) {
+    if (state_bytes < 0 || state_bytes > kMostStateBytes)
+      return Damaged(absl::StrCat("a state of ", state_bytes, " bytes"));
   }
   if (absl::Status status = CheckNames(*record_); !status.ok()) return status;
   if (tokens > format_->context) {

@@ -107,7 +107,7 @@ class Authenticator {
   void Leave(CallPass* pass);
   void Charge(const CallPass& pass, int64_t tokens);
 
-  const TokenEntry nobody_;  // no secret is its
+  const TokenEntry nobody_ = {};  // no secret is its
   mutable Mutex mutex_;
   Entries entries_ ABSL_GUARDED_BY(mutex_);                      // by id
   std::map<std::string, Usage> usages_ ABSL_GUARDED_BY(mutex_);  // by principal

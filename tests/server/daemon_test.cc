@@ -233,7 +233,7 @@ TEST(DaemonTest, ALostDeviceTurnsReadinessOffAndEndsTheProcess) {
                                }});
   ASSERT_TRUE(daemon.ok() && (*daemon)->Load().ok());
   channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", (*daemon)->port()),
-                                           grpc::InsecureChannelCredentials());
+                                grpc::InsecureChannelCredentials());
   EXPECT_EQ(Health(channel, ""), HealthCheckResponse::SERVING);
   std::thread([&] { lost("it fell off the bus"); }).join();
   EXPECT_EQ(ended, "the device is lost: it fell off the bus");
