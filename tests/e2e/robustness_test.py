@@ -190,7 +190,7 @@ class RobustnessTest(unittest.TestCase):
             config.write("log:\n  format: json\n")
             config.flush()
             ended = subprocess.run(
-                [OPTIONS.binary, "--config", config.name, "--model", "/no/such/model", "--listen", "192.0.2.1:0"],
+                [OPTIONS.binary, "--config", config.name, "--model", "/no/such/model", "--listen", "192.0.2.1:0", "--allow-insecure"],
                 capture_output=True, text=True, timeout=60)
         self.assertEqual(ended.returncode, 2)
         line = json.loads(ended.stderr)
