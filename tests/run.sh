@@ -25,7 +25,7 @@ test_packages=(
   python3 python3-venv  # the tree check and the Python client
   clang libclang-rt-14-dev  # libFuzzer
   clang-format
-  git curl
+  git curl openssl
 )
 python_packages=(
   grpcio grpcio-tools grpcio-health-checking grpcio-reflection grpcio-status
