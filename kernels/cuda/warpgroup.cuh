@@ -125,9 +125,9 @@ struct WarpgroupTile<160> {
 
 #undef MAMBAD_SUMS8
 
-// Of shared memory [tokens][64 columns], bf16, from a multiple of 1024 bytes on, in which piece i of
-// 16 bytes of token n lies in place i ^ n % 8 of its eight: four steps of 16 columns. `address`: of
-// its begin, plus 32 bytes a step.
+// Of shared memory [tokens][64 columns], bf16, from a multiple of 1024 bytes on, in which piece i
+// of 16 bytes of token n lies in place i ^ n % 8 of its eight: four steps of 16 columns.
+// `address`: of its begin, plus 32 bytes a step.
 __device__ __forceinline__ uint64_t RightOperand(uint32_t address) {
   constexpr uint64_t kEightTokens = 1024 / 16, kSwizzleOf128Bytes = 1;
   return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 | kEightTokens << 32 |
