@@ -57,8 +57,8 @@ __device__ __forceinline__ void WaitForCopies() {
 }
 
 // Of a kernel that was launched to begin before those in front of it have ended, programmatically
-// dependent: from here on they have, and what they wrote is seen. Every block calls it, or the next such kernel
-// might begin too early. Before sm_90 no kernel is launched so.
+// dependent: from here on they have, and what they wrote is seen. Every block calls it, or the next
+// such kernel might begin too early. Before sm_90 no kernel is launched so.
 __device__ __forceinline__ void WaitForEarlierKernels() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
