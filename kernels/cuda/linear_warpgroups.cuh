@@ -269,17 +269,28 @@ __device__ __forceinline__ void Meet(const Product& p, const Meeting& meeting, i
   if (before != kEighths - 1) return;
   __threadfence();
   const float4* sums = meeting.sums + place * kEighths * kParts * kWarp + lane;
-#pragma unroll 2
-  for (int j = 0; j < kParts; ++j) {
+  constexpr int kAtOnce = 2;  // groups of tokens whose sums are asked for together
+#pragma unroll 1
+  for (int j = 0; j < kParts; j += kAtOnce) {
     if (at + j * kGroupTokens >= there) break;
-    float4 parts[kEighths], sum = {};
+    float4 parts[kAtOnce][kEighths];
 #pragma unroll
-    for (int e = 0; e < kEighths; ++e) parts[e] = __ldcg(sums + (e * kParts + j) * kWarp);
+    for (int i = 0; i < kAtOnce; ++i) {
 #pragma unroll
-    for (int e = 0; e < kEighths; ++e) {
-      sum.x += parts[e].x, sum.y += parts[e].y, sum.z += parts[e].z, sum.w += parts[e].w;
+      for (int e = 0; e < kEighths; ++e) {
+        parts[i][e] = __ldcg(sums + (e * kParts + j + i) * kWarp);
+      }
     }
-    PutGroup(p, panel, at, j, there, scales, sum);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      float4 sum = {};
+#pragma unroll
+      for (int e = 0; e < kEighths; ++e) {
+        const float4& part = parts[i][e];
+        sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
+      }
+      PutGroup(p, panel, at, j + i, there, scales, sum);
+    }
   }
   if (lane == 0) meeting.arrivals[place] = 0;
 }
