@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "engine/request.h"
 #include "engine/sequence.h"
@@ -33,6 +34,7 @@ struct Answer {
   DrafterKind drafter = DrafterKind::kNone;      // chosen for the next step
   bool finished = false;
   RequestStats stats;
+  std::string session_digest;  // of the whole sequence, once it has ended and its session is kept
 
   int64_t generated() const { return sequence.size() - prompt_length; }
 };

@@ -169,8 +169,9 @@ void AnswerWriter::MakeLast(Answer& answer, FinishReason reason, absl::Time now,
       answer.generated() > 0 ? stats.total_microseconds - stats.first_token_microseconds : 0;
   event.stats = stats;
   if (!active.KeepsSession(reason)) return;
-  event.session = SessionFacts{active.request.session->id(), answer.sequence.size(),
-                               SessionDigest(facts_.session_format->names, answer.sequence.tokens)};
+  answer.session_digest = SessionDigest(facts_.session_format->names, answer.sequence.tokens);
+  event.session =
+      SessionFacts{active.request.session->id(), answer.sequence.size(), answer.session_digest};
 }
 
 void AnswerWriter::End(Answer& answer, FinishReason reason, absl::Time now) {

@@ -45,8 +45,7 @@ EngineCore::EngineCore(EngineParts parts, StepObserver* observer)
   plan_.reserve(sequences);
   running_.reserve(sequences);
   set_speculation_enabled(facts_.options.speculation);
-  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), sessions_.resting(),
-                      absl::UnixEpoch());
+  SetGauges(absl::UnixEpoch());
 }
 
 EngineCore::~EngineCore() {
@@ -121,8 +120,7 @@ void EngineCore::ForgetHistory() {
   demands_.Doubt();
   last_step_.reset();
   ended_requests_ = 0;
-  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), sessions_.resting(),
-                      absl::UnixEpoch());
+  SetGauges(absl::UnixEpoch());
 }
 
 // ---- one step -----------------------------------------------------------------------------------
@@ -203,9 +201,13 @@ absl::Time EngineCore::FinishRound(absl::FunctionRef<absl::Time()> clock) {
   return now;
 }
 
+void EngineCore::SetGauges(absl::Time now) {
+  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), sessions_.resting(), now);
+}
+
 // What others read between two steps.
 void EngineCore::SetBooks(absl::Time now) {
-  accounts_.SetGauges(active_, waiting_, backend_.Recorded(), sessions_.resting(), now);
+  SetGauges(now);
   demands_.Update(active_, waiting_.in_order(), now);
 }
 
@@ -405,7 +407,8 @@ void EngineCore::Close(Answer& answer, FinishReason reason) {
   if (answer.request->KeepsSession(reason)) {
     slots_.Rest(answer.sequence);
     const Request& request = answer.request->request;
-    sessions_.Rest(request.session, request.session_position, answer.sequence);
+    sessions_.Rest(request.session, request.session_position, answer.sequence,
+                   answer.session_digest);
   }
   slots_.Release(answer.sequence);
 }

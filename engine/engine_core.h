@@ -107,6 +107,7 @@ class EngineCore {
   // Waits for the round; when it was done.
   absl::Time FinishRound(absl::FunctionRef<absl::Time()> clock);
   void Tell();
+  void SetGauges(absl::Time now);
   void SetBooks(absl::Time now);
 
   // Who runs.

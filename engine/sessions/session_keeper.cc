@@ -226,7 +226,7 @@ void SessionKeeper::Restore(const KeptSession& session, int64_t position, Sequen
 }
 
 void SessionKeeper::Rest(const std::shared_ptr<SessionLease>& lease, int64_t position,
-                         Sequence& sequence) {
+                         Sequence& sequence, std::string digest) {
   const std::shared_ptr<KeptSession>& session = SessionTable::SessionOf(*lease);
   LeaveSlot(*session);  // where the request went on from a checkpoint
   SetSaved(*session, nullptr);
@@ -242,7 +242,8 @@ void SessionKeeper::Rest(const std::shared_ptr<SessionLease>& lease, int64_t pos
   }
   // The file is of an earlier text now.
   session->in_file = false;
-  table_->SetText(*session, std::make_shared<const std::vector<TokenId>>(sequence.tokens));
+  table_->SetText(*session, std::make_shared<const std::vector<TokenId>>(sequence.tokens),
+                  std::move(digest));
   table_->Publish(*session);
 }
 

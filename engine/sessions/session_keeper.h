@@ -62,9 +62,10 @@ class SessionKeeper {
   void Give(KeptSession& session, int64_t position, Sequence& sequence);
   // Brings its state at `position` into the slot that was taken for it, when Give handed over none.
   void Restore(const KeptSession& session, int64_t position, Sequence& sequence);
-  // What a request has made of its session from `position` on: text, read positions, and the slot,
-  // if it has one.
-  void Rest(const std::shared_ptr<SessionLease>& lease, int64_t position, Sequence& sequence);
+  // What a request has made of its session from `position` on: text, with its SessionDigest, read
+  // positions, and the slot, if it has one.
+  void Rest(const std::shared_ptr<SessionLease>& lease, int64_t position, Sequence& sequence,
+            std::string digest);
 
   // A sink that keeps the last event of an answer, which ends its session's turn, until the session
   // is where it outlives the process; an event that tells what went wrong takes its place where it

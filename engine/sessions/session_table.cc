@@ -86,6 +86,7 @@ absl::StatusOr<std::shared_ptr<SessionLease>> SessionTable::Begin(const std::str
   auto session = std::make_shared<KeptSession>(id, principal);
   session->in_use = true;
   sessions_[id] = session;
+  used_.push_back(session);
   SessionText text = session->text;
   return std::make_shared<Lease>(shared_from_this(), std::move(session), /*was_kept=*/false,
                                  std::move(text), std::vector<int64_t>());
@@ -96,6 +97,7 @@ void SessionTable::Release(const std::shared_ptr<KeptSession>& session) {
     MutexLock lock(&mutex_);
     session->in_use = false;
     session->used_before = absl::ZeroDuration();
+    used_.push_back(session);
     if (!session->listed) Remove(session->id);
   }
   Wake();
@@ -279,7 +281,11 @@ void SessionTable::Export(const std::string& principal, const std::string& id, E
 // ---- what the engine thread tells ---------------------------------------------------------------
 
 void SessionTable::SetText(KeptSession& session, SessionText text) {
-  const std::string digest = SessionDigest(format_->names, *text);
+  std::string digest = SessionDigest(format_->names, *text);
+  SetText(session, std::move(text), std::move(digest));
+}
+
+void SessionTable::SetText(KeptSession& session, SessionText text, std::string digest) {
   MutexLock lock(&mutex_);
   if (session.listed) text_bytes_ -= static_cast<int64_t>(4 * session.text->size());
   text_bytes_ += static_cast<int64_t>(4 * text->size());
@@ -287,7 +293,7 @@ void SessionTable::SetText(KeptSession& session, SessionText text) {
   session.text = std::move(text);
   session.info.id = session.id;
   session.info.position = static_cast<int64_t>(session.text->size());
-  session.info.digest = digest;
+  session.info.digest = std::move(digest);
 }
 
 SessionText SessionTable::TextOf(const KeptSession& session) const {
@@ -320,6 +326,7 @@ void SessionTable::Add(const std::shared_ptr<KeptSession>& session, SessionText 
   {
     MutexLock lock(&mutex_);
     sessions_[session->id] = session;
+    used_.push_back(session);
   }
   SetText(*session, std::move(text));
   Publish(*session);
@@ -327,15 +334,26 @@ void SessionTable::Add(const std::shared_ptr<KeptSession>& session, SessionText 
 
 void SessionTable::Expire(absl::Time now) {
   MutexLock lock(&mutex_);
-  for (const auto& [id, session] : sessions_) {
-    if (!session->used_before.has_value()) continue;
+  for (const auto& session : std::exchange(used_, {})) {
+    if (!session->used_before.has_value()) continue;  // it stood there twice
     session->last_used = now - *session->used_before;
     session->used_before.reset();
+    next_expiry_ = std::min(next_expiry_, session->last_used + limits_.idle_time);
   }
-  if (limits_.idle_time <= absl::ZeroDuration()) return;
+  if (limits_.idle_time > absl::ZeroDuration() && next_expiry_ <= now) RemoveLate(now);
+}
+
+void SessionTable::RemoveLate(absl::Time now) {
+  next_expiry_ = absl::InfiniteFuture();
   std::vector<std::string> late;
   for (const auto& [id, session] : sessions_) {
-    if (!session->in_use && session->last_used + limits_.idle_time <= now) late.push_back(id);
+    if (session->in_use) continue;
+    const absl::Time end = session->last_used + limits_.idle_time;
+    if (end <= now) {
+      late.push_back(id);
+    } else {
+      next_expiry_ = std::min(next_expiry_, end);
+    }
   }
   for (const std::string& id : late) Remove(id);
 }
@@ -343,11 +361,7 @@ void SessionTable::Expire(absl::Time now) {
 absl::Time SessionTable::NextExpiry() const {
   if (limits_.idle_time <= absl::ZeroDuration()) return absl::InfiniteFuture();
   MutexLock lock(&mutex_);
-  absl::Time next = absl::InfiniteFuture();
-  for (const auto& [id, session] : sessions_) {
-    if (!session->in_use) next = std::min(next, session->last_used + limits_.idle_time);
-  }
-  return next;
+  return used_.empty() ? next_expiry_ : absl::InfinitePast();
 }
 
 }  // namespace mambad

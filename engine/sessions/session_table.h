@@ -75,6 +75,7 @@ class SessionTable final : public Sessions, public std::enable_shared_from_this<
 
   // The session has this text from now on, and is listed. Its info is made anew.
   void SetText(KeptSession& session, SessionText text);
+  void SetText(KeptSession& session, SessionText text, std::string digest);  // SessionDigest
   SessionText TextOf(const KeptSession& session) const;
   // What others see of its state.
   void Publish(KeptSession& session);
@@ -83,7 +84,7 @@ class SessionTable final : public Sessions, public std::enable_shared_from_this<
   void Add(const std::shared_ptr<KeptSession>& session, SessionText text);
   // Notes what has been used by now, takes out what has not been for too long.
   void Expire(absl::Time now);
-  // When the next session goes if nobody uses it.
+  // When it is to be looked again whether a session goes: not later than the first one does.
   absl::Time NextExpiry() const;
   const SessionFormat& format() const { return *format_; }
 
@@ -95,6 +96,8 @@ class SessionTable final : public Sessions, public std::enable_shared_from_this<
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Release(const std::shared_ptr<KeptSession>& session);
+  // All sessions: takes out those that are late, finds when the next one goes.
+  void RemoveLate(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Wake();
   // Takes the lease, then posts.
   void PostFor(const std::string& principal, const std::string& id,
@@ -110,6 +113,10 @@ class SessionTable final : public Sessions, public std::enable_shared_from_this<
   int64_t text_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of those that are listed
   std::vector<Task> tasks_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<KeptSession>> gone_ ABSL_GUARDED_BY(mutex_);
+  // Used, or added, since Expire last looked.
+  std::vector<std::shared_ptr<KeptSession>> used_ ABSL_GUARDED_BY(mutex_);
+  // No session goes before.
+  absl::Time next_expiry_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   std::function<void()> wake_ ABSL_GUARDED_BY(mutex_);
 };
 
