@@ -15,6 +15,7 @@ using checkpoint::ModelConfig;
 
 // Tokens of context that can be configured at all.
 constexpr int64_t kMaxContext = int64_t{1} << 24;
+constexpr int64_t kLeastContext = 2;
 constexpr int64_t kUnboundedContext =
     32768;  // served by default where the model itself has no limit
 constexpr int kMaxSequences = 4096;
@@ -121,8 +122,14 @@ absl::Status ResolveOptions(const ModelConfig& target, const ModelConfig* draft,
                                                    " given, but the model's limit is ",
                                                    target.context_length));
   }
-  if (options->max_context == 0) ChooseContext(target, options, warnings);
-  return absl::OkStatus();
+  const bool is_chosen = options->max_context == 0;
+  if (is_chosen) ChooseContext(target, options, warnings);
+  if (options->max_context >= kLeastContext) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(is_chosen ? absl::StrCat(options->model, ": its files claim a context of ")
+                             : "batching.max_context: ",
+                   options->max_context, is_chosen ? "" : " given", ", serving takes at least ",
+                   kLeastContext, ": a token of a prompt and one of an answer"));
 }
 
 absl::Status CheckPageTable(const EngineOptions& options, bool has_attention) {
