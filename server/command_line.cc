@@ -113,7 +113,8 @@ absl::Status UnknownWord(const CLI::App& app) {
 
 }  // namespace
 
-absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* const* arguments) {
+absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* const* arguments,
+                                             LogFormat* log_format) {
   CLI::App app("mambad: serves distilled Mamba language models over gRPC", "mambad");
   Flags flags;
   AddFlags(&app, &flags);
@@ -139,6 +140,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* con
     if (!status.ok()) return status;
   }
   ApplyFlags(flags, &result.options);
+  if (log_format != nullptr && !flags.check_config) *log_format = result.options.log_format;
   if (absl::Status status = ValidateOptions(result.options); !status.ok()) return status;
   if (absl::Status status = CheckChatTemplate(result.options); !status.ok()) return status;
   if (flags.check_config) result.action = CommandLine::Action::kCheckConfig;

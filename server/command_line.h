@@ -18,8 +18,10 @@ struct CommandLine {
 };
 
 // INVALID_ARGUMENT or NOT_FOUND in one line: which flag, or what is wrong in which line of the
-// file.
-absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* const* arguments);
+// file. `log_format`, unless null: how a refusal to serve is to be written, which settings that
+// could be read may say although others are refused; else left as it is.
+absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* const* arguments,
+                                             LogFormat* log_format = nullptr);
 
 }  // namespace mambad::server
 

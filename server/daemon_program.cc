@@ -120,7 +120,7 @@ int Refuse(const absl::Status& status) {
   return kExitBadInput;
 }
 
-// The same once there is a log: a log in JSON has no other lines.
+// The same where the log's form is known: a log in JSON has no other lines.
 int Refuse(const absl::Status& status, LogFormat format, RequestLog* log) {
   if (format == LogFormat::kPlain) return Refuse(status);
   log->Error(status.message());
@@ -174,8 +174,12 @@ void WarnWhenOpen(const ServerOptions& options, RequestLog* log) {
 
 int RunDaemonProgram(int argument_count, const char* const* arguments, EngineOpener open_engine,
                      const EngineChecker& check_engine) {
-  absl::StatusOr<CommandLine> command = ParseCommandLine(argument_count, arguments);
-  if (!command.ok()) return Refuse(command.status());
+  LogFormat log_format = LogFormat::kPlain;
+  absl::StatusOr<CommandLine> command = ParseCommandLine(argument_count, arguments, &log_format);
+  if (!command.ok()) {
+    RequestLog log(log_format, LogLevel::kInfo);
+    return Refuse(command.status(), log_format, &log);
+  }
   if (command->action == CommandLine::Action::kPrint) {
     std::fputs(command->text.c_str(), stdout);
     return 0;

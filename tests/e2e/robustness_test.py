@@ -197,6 +197,17 @@ class RobustnessTest(unittest.TestCase):
         self.assertIn("listen: cannot listen on 192.0.2.1:0: Cannot assign requested address", line["message"])
         self.assertIn("model: /no/such/model: No such file or directory", line["message"])
 
+    def test_a_refused_setting_of_a_json_log_is_json_too(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
+            config.write("log:\n  format: json\n")
+            config.flush()
+            ended = subprocess.run([OPTIONS.binary, "--config", config.name, "--model", "/no/such/model", "--tls-key", "key.pem"],
+                                   capture_output=True, text=True, timeout=60)
+        self.assertEqual(ended.returncode, 2)
+        line = json.loads(ended.stderr)
+        self.assertEqual(line["level"], "error")
+        self.assertIn("tls.", line["message"])
+
     # ---- ends --------------------------------------------------------------------------------------------------------
 
     def test_a_drain_waits_for_no_streams_but_ours(self):
