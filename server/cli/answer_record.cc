@@ -16,7 +16,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr char kShape[] =
+constexpr char kRecordShape[] =
     "expected {\"request\": GenerateRequest, \"answers\": [GenerateResponse, ...]}, as mambactl "
     "generate --receipt writes it";
 
@@ -105,9 +105,9 @@ std::string RecordJson(const AnswerRecord& record) {
 
 std::string ParseRecord(const std::string& text, AnswerRecord* record) {
   json document = json::parse(text, nullptr, false);
-  if (document.is_discarded()) return absl::StrCat("not valid JSON; ", kShape);
+  if (document.is_discarded()) return absl::StrCat("not valid JSON; ", kRecordShape);
   if (!document.is_object() || !document.contains("request") || !document.contains("answers"))
-    return kShape;
+    return kRecordShape;
   if (std::string problem = ParseMessage(document["request"], true, &record->request);
       !problem.empty())
     return absl::StrCat("request: ", problem);

@@ -31,7 +31,7 @@ std::string NameOf(const std::string& path) {
   return path.substr(slash == std::string::npos ? 0 : slash + 1, end - (slash + 1) + 1);
 }
 
-void Greet(const ClientOptions& options, const v1::GetModelInfoResponse& info) {
+void PrintGreeting(const ClientOptions& options, const v1::GetModelInfoResponse& info) {
   PrintNote(options, absl::StrCat("chat with ", NameOf(info.model().path()), ", context of ",
                                   GroupDigits(info.limits().context()), " tokens"));
   if (options.hints) {
@@ -59,7 +59,7 @@ int Chat(const ClientOptions& options, const ChatFlags& flags) {
                      "on from a text"));
     return connection.Report(lacking, {});
   }
-  if (!options.json) Greet(options, info);
+  if (!options.json) PrintGreeting(options, info);
   Interrupts interrupts;
   const std::unique_ptr<LineReader> reader = MakeLineReader(options.edits_lines, &interrupts);
   ChatSession session(connection, info, std::move(request), flags.system, &interrupts,

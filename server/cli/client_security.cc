@@ -21,16 +21,16 @@ bool IsThisMachine(const std::string& host) {
   return host == "localhost";
 }
 
-absl::Status Wrong(const char* flag, const std::string& problem) {
+absl::Status RefuseFlag(const char* flag, const std::string& problem) {
   return absl::InvalidArgumentError(absl::StrCat(flag, ": ", problem));
 }
 
 absl::Status ReadPem(const char* flag, const std::string& path, std::string* text) {
   if (path.empty()) return absl::OkStatus();
   const std::string problem = ReadWholeFile(path, text);
-  if (!problem.empty()) return Wrong(flag, problem);
+  if (!problem.empty()) return RefuseFlag(flag, problem);
   if (text->find("-----BEGIN ") == std::string::npos)
-    return Wrong(flag, absl::StrCat(path, ": expected a file in PEM"));
+    return RefuseFlag(flag, absl::StrCat(path, ": expected a file in PEM"));
   return absl::OkStatus();
 }
 
@@ -38,16 +38,16 @@ absl::Status ReadToken(const ClientOptions& options, std::string* token) {
   const bool has_file = !options.token_file.empty();
   if (has_file) {
     const std::string problem = ReadWholeFile(options.token_file, token);
-    if (!problem.empty()) return Wrong("--token-file", problem);
+    if (!problem.empty()) return RefuseFlag("--token-file", problem);
   } else {
     *token = options.token;
   }
   *token = std::string(absl::StripAsciiWhitespace(*token));
   if (token->empty() && !has_file) return absl::OkStatus();
   if (const auto parts = server::SplitToken(*token); !parts.ok()) {
-    return Wrong(has_file ? "--token-file" : "MAMBAD_TOKEN",
-                 absl::StrCat(has_file ? options.token_file + ": " : "", parts.status().message(),
-                              " and nothing else"));
+    return RefuseFlag(has_file ? "--token-file" : "MAMBAD_TOKEN",
+                      absl::StrCat(has_file ? options.token_file + ": " : "",
+                                   parts.status().message(), " and nothing else"));
   }
   return absl::OkStatus();
 }
@@ -59,8 +59,9 @@ absl::StatusOr<ClientSecurity> ReadSecurity(const ClientOptions& options, const 
   security.tls = options.tls || !options.ca.empty() || !options.certificate.empty() ||
                  !options.private_key.empty();
   if (options.certificate.empty() != options.private_key.empty()) {
-    return options.certificate.empty() ? Wrong("--key", "needs --cert, the certificate of the key")
-                                       : Wrong("--cert", "needs --key, its private key");
+    return options.certificate.empty()
+               ? RefuseFlag("--key", "needs --cert, the certificate of the key")
+               : RefuseFlag("--cert", "needs --key, its private key");
   }
   absl::Status status = ReadPem("--ca", options.ca, &security.authorities);
   if (status.ok()) status = ReadPem("--cert", options.certificate, &security.certificate);

@@ -7,13 +7,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "engine/json/json_text.h"
 #include "server/cli/terminal_text.h"
 #include "server/cli/whole_file.h"
 
 namespace mambad::cli {
 namespace {
 
-constexpr char kShape[] = "expected a list of {\"role\": ..., \"content\": ...}";
+constexpr char kMessagesShape[] = "expected a list of {\"role\": ..., \"content\": ...}";
 
 // "a, b or c".
 std::string Choices(const std::vector<std::string>& flags) {
@@ -40,17 +42,17 @@ bool ParseTokenIds(const std::string& text, std::vector<int32_t>* ids) {
 
 std::string ParseMessages(const std::string& text, v1::Conversation* conversation) {
   using nlohmann::json;
-  json document;
-  try {
-    document = json::parse(text);
-  } catch (const json::parse_error& error) {
-    return absl::StrCat("not valid JSON at byte ", error.byte, "; ", kShape);
+  // Whoever asks knows where the text comes from.
+  absl::StatusOr<json> parsed = ParseJson("", text);
+  if (!parsed.ok()) {
+    return absl::StrCat(absl::StripPrefix(parsed.status().message(), ": "), "; ", kMessagesShape);
   }
+  json& document = *parsed;
   if (document.is_object() && document.contains("messages")) {
     json messages = document["messages"];
     document = std::move(messages);
   }
-  if (!document.is_array()) return kShape;
+  if (!document.is_array()) return kMessagesShape;
   if (document.empty()) return "the list has no message";
   const auto is_text = [](const json& entry, const char* key) {
     return entry.contains(key) && entry[key].is_string();

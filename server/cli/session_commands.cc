@@ -49,7 +49,7 @@ void PrintSession(const v1::Session& session) {
               ShortSeconds(static_cast<double>(session.idle_us()) * 1e-6).c_str(), more.c_str());
 }
 
-int Show(const ClientOptions& options, const v1::Session& session) {
+int ShowSession(const ClientOptions& options, const v1::Session& session) {
   options.json ? PrintJson(session) : PrintSession(session);
   return kExitGood;
 }
@@ -85,10 +85,10 @@ int CallAndShow(const ClientOptions& options, const Request& request, Method<Req
   server.connection().Prepare(&context);
   v1::Session session;
   const grpc::Status status = (server.stub().*method)(&context, request, &session);
-  return status.ok() ? Show(options, session) : server.connection().Report(status, {});
+  return status.ok() ? ShowSession(options, session) : server.connection().Report(status, {});
 }
 
-int List(const ClientOptions& options) {
+int ListSessions(const ClientOptions& options) {
   Server server(options);
   if (const auto failed = server.Open()) return *failed;
   grpc::ClientContext context;
@@ -96,7 +96,7 @@ int List(const ClientOptions& options) {
   v1::ListSessionsResponse answer;
   const grpc::Status status = server.stub().List(&context, {}, &answer);
   if (!status.ok()) return server.connection().Report(status, {});
-  for (const v1::Session& session : answer.sessions()) Show(options, session);
+  for (const v1::Session& session : answer.sessions()) ShowSession(options, session);
   return kExitGood;
 }
 
@@ -168,7 +168,7 @@ int Export(const ClientOptions& options, const std::string& id, const std::strin
       &session);
   file.close();
   if (!file) return FileProblem(path, "not all could be written");
-  return status.ok() ? Show(options, session) : server.connection().Report(status, {});
+  return status.ok() ? ShowSession(options, session) : server.connection().Report(status, {});
 }
 
 int Import(const ClientOptions& options, const std::string& path, bool other_numerics) {
@@ -188,7 +188,7 @@ int Import(const ClientOptions& options, const std::string& path, bool other_num
       },
       &session);
   if (file.bad()) return FileProblem(path, "not all could be read");
-  return status.ok() ? Show(options, session) : server.connection().Report(status, {});
+  return status.ok() ? ShowSession(options, session) : server.connection().Report(status, {});
 }
 
 // First it is there, then it is no longer here: when anything fails, it is here still.
@@ -226,7 +226,7 @@ int Move(const ClientOptions& options, const std::string& id, const std::string&
                  moved.session_id().c_str());
     return source.connection().Report(status, {});
   }
-  return Show(options, moved);
+  return ShowSession(options, moved);
 }
 
 struct SessionFlags {
@@ -261,7 +261,7 @@ void AddSessionCommands(CLI::App* app, const ClientOptions* options, Command* ch
     command->add_flag("--other-numerics", flags->other_numerics,
                       "Also of a server that computes by other rules; it is not exact then");
   };
-  add("list", "All of yours", [=] { return List(*options); });
+  add("list", "All of yours", [=] { return ListSessions(*options); });
   with_id(add("get", "One of them", [=] {
     return CallAndShow(*options, Named<v1::GetSessionRequest>(*flags), &v1::Sessions::Stub::Get);
   }));

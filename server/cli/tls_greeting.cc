@@ -61,7 +61,7 @@ void Trust(SSL_CTX* context, const std::string& authorities) {
 }
 
 // False: a file holds no certificate or key.
-bool Show(SSL_CTX* context, const ClientSecurity& security) {
+bool PresentCertificate(SSL_CTX* context, const ClientSecurity& security) {
   if (security.certificate.empty()) return true;
   const Bio certificate = Memory(security.certificate), key = Memory(security.private_key);
   X509* const own = PEM_read_bio_X509(certificate.get(), nullptr, nullptr, nullptr);
@@ -92,7 +92,7 @@ int Repeat(SSL* session, int descriptor, absl::Time end, const std::function<int
   }
 }
 
-Probe Explain(SSL* session, int error) {
+Probe ConnectFault(SSL* session, int error) {
   if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE)
     return {ProbeResult::kSilent, ""};
   if (const auto verified = SSL_get_verify_result(session); verified != X509_V_OK)
@@ -116,7 +116,7 @@ Probe GreetOverTls(int descriptor, const std::string& host, const ClientSecurity
   const Context context(SSL_CTX_new(TLS_client_method()), &SSL_CTX_free);
   if (context == nullptr) return {ProbeResult::kTlsRefused, "TLS is not available"};
   Trust(context.get(), security.authorities);
-  if (!Show(context.get(), security))
+  if (!PresentCertificate(context.get(), security))
     return {ProbeResult::kTlsRefused, "--cert and --key do not belong together"};
   SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
   const unsigned char protocols[] = {2, 'h', '2'};
@@ -135,7 +135,7 @@ Probe GreetOverTls(int descriptor, const std::string& host, const ClientSecurity
   SSL* const raw = session.get();
   if (Repeat(
           raw, descriptor, end, [raw] { return SSL_connect(raw); }, &error) != 1)
-    return Explain(raw, error);
+    return ConnectFault(raw, error);
   // In TLS 1.3 the server judges the client's certificate after the client's last word.
   Repeat(
       raw, descriptor, end,
@@ -146,7 +146,7 @@ Probe GreetOverTls(int descriptor, const std::string& host, const ClientSecurity
   char answer[16];
   if (Repeat(
           raw, descriptor, end, [&] { return SSL_read(raw, answer, sizeof(answer)); }, &error) <= 0)
-    return Explain(raw, error);
+    return ConnectFault(raw, error);
   return {ProbeResult::kHttp2, ""};
 }
 

@@ -96,17 +96,17 @@ absl::StatusOr<std::vector<TokenEntry>> ReadEntries(const std::string& path, std
   return server::ParseTokenFile(path, *text);
 }
 
-int Wrong(absl::string_view flag, absl::string_view problem) {
+int RefuseToken(absl::string_view flag, absl::string_view problem) {
   return ReportBadInput(absl::StrCat(flag, ": ", problem));
 }
 
 int Create(const ClientOptions& options, const TokenFlags& flags) {
   TokenEntry entry;
   if (!server::IsPrincipal(flags.principal))
-    return Wrong("--principal", "expected 1 to 64 letters, digits or any of ._@-");
+    return RefuseToken("--principal", "expected 1 to 64 letters, digits or any of ._@-");
   entry.principal = flags.principal;
   const absl::StatusOr<unsigned> scopes = server::ParseScopes(flags.scopes);
-  if (!scopes.ok()) return Wrong("--scopes", scopes.status().message());
+  if (!scopes.ok()) return RefuseToken("--scopes", scopes.status().message());
   entry.scopes = *scopes;
   if (flags.days) entry.expires = absl::Now() + *flags.days * absl::Hours(24);
   entry.max_calls = flags.max_calls.value_or(0);
@@ -115,13 +115,13 @@ int Create(const ClientOptions& options, const TokenFlags& flags) {
   std::string text;
   if (access(flags.file.c_str(), F_OK) == 0) {
     if (const auto before = ReadEntries(flags.file, &text); !before.ok())
-      return Wrong("--file", before.status().message());
+      return RefuseToken("--file", before.status().message());
   }
   const absl::StatusOr<std::string> token = server::MakeToken(&entry);
-  if (!token.ok()) return Wrong("token", token.status().message());
+  if (!token.ok()) return RefuseToken("token", token.status().message());
   if (const std::string problem = AddLine(flags.file, server::FormatTokenEntry(entry));
       !problem.empty()) {
-    return Wrong("--file", absl::StrCat(flags.file, ": ", problem));
+    return RefuseToken("--file", absl::StrCat(flags.file, ": ", problem));
   }
   if (options.json) {
     nlohmann::ordered_json line = ToJson(entry);
@@ -136,10 +136,10 @@ int Create(const ClientOptions& options, const TokenFlags& flags) {
   return kExitGood;
 }
 
-int List(const ClientOptions& options, const TokenFlags& flags) {
+int ListTokens(const ClientOptions& options, const TokenFlags& flags) {
   std::string text;
   const auto entries = ReadEntries(flags.file, &text);
-  if (!entries.ok()) return Wrong("--file", entries.status().message());
+  if (!entries.ok()) return RefuseToken("--file", entries.status().message());
   for (const TokenEntry& entry : *entries) {
     if (options.json) {
       std::printf("%s\n", ToJson(entry).dump().c_str());
@@ -160,7 +160,7 @@ int List(const ClientOptions& options, const TokenFlags& flags) {
 int Revoke(const TokenFlags& flags) {
   std::string text;
   const auto entries = ReadEntries(flags.file, &text);
-  if (!entries.ok()) return Wrong("--file", entries.status().message());
+  if (!entries.ok()) return RefuseToken("--file", entries.status().message());
   std::string rest;
   int removed = 0;
   for (const absl::string_view line : absl::StrSplit(absl::StripSuffix(text, "\n"), '\n')) {
@@ -173,10 +173,10 @@ int Revoke(const TokenFlags& flags) {
     }
   }
   if (removed == 0)
-    return Wrong("ID", absl::StrCat("no token of this id in ", flags.file,
-                                    " (mambactl token list shows them)"));
+    return RefuseToken("ID", absl::StrCat("no token of this id in ", flags.file,
+                                          " (mambactl token list shows them)"));
   const std::string problem = Replace(flags.file, rest);
-  if (!problem.empty()) return Wrong("--file", absl::StrCat(flags.file, ": ", problem));
+  if (!problem.empty()) return RefuseToken("--file", absl::StrCat(flags.file, ": ", problem));
   std::fprintf(stderr, "mambactl: the token %s is revoked\n", flags.id.c_str());
   return kExitGood;
 }
@@ -215,7 +215,7 @@ void AddTokenCommand(CLI::App* app, const ClientOptions* options, Command* chose
       ->required()
       ->type_name("ID");
   create->callback([=] { *chosen = [=] { return Create(*options, *flags); }; });
-  list->callback([=] { *chosen = [=] { return List(*options, *flags); }; });
+  list->callback([=] { *chosen = [=] { return ListTokens(*options, *flags); }; });
   revoke->callback([=] { *chosen = [=] { return Revoke(*flags); }; });
 }
 

@@ -95,7 +95,7 @@ class WithoutServerTest(MambactlCase):
                 (["generate", "--prompt-file", missing], f"--prompt-file: {missing}: No such file or directory"),
                 (["generate", "--messages", missing], f"--messages: {missing}: No such file or directory"),
                 (["tokenize", "--messages", missing], f"--messages: {missing}: No such file or directory"),
-                (["generate", "--messages", "[{"], "--messages: not valid JSON at byte 3"),
+                (["generate", "--messages", "[{"], "--messages: not valid JSON: line 1, column 3: "),
                 (["tokenize", "--messages", '[{"role": "user"}]'], "--messages: message 1 is not"),
                 (["generate", "--messages", '{"role": "user"}'], "--messages: expected a list"),
                 (["generate", "--messages", "[]"], "--messages: the list has no message"),

@@ -39,8 +39,8 @@ RULES = {
     # A language of its own: nothing of tokenizers, models or conversations.
     "engine/text/jinja": (["engine/text/jinja/**"], ["absl", "utf8proc"]),
     "server": (
-        ["server/**", "engine/digest/*.h", "engine/engine.h", "engine/field_errors.h", "engine/memory_plan.h", "engine/mutex.h",
-         "engine/options.h", "engine/parameter_checks.h", "engine/request.h", "engine/retry_delay.h", "engine/session.h",
+        ["server/**", "engine/digest/*.h", "engine/engine.h", "engine/field_errors.h", "engine/json/*.h", "engine/memory_plan.h",
+         "engine/mutex.h", "engine/options.h", "engine/parameter_checks.h", "engine/request.h", "engine/retry_delay.h", "engine/session.h",
          "engine/steady_time.h", "engine/text/*.h",
          "mambad/v1/*.pb.h", "vllm/**", "google/rpc/*.pb.h", "grpc/health/v1/*.pb.h"],
         ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl", "edit"]),

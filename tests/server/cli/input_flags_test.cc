@@ -22,7 +22,9 @@ TEST(InputFlagsTest, TokenIds) {
 
 TEST(InputFlagsTest, MessagesInBothForms) {
   for (const char* text : {R"([{"role": "user", "content": "a\nb"}])",
-                           R"({"messages": [{"role": "user", "content": "a\nb"}], "n": 1})"}) {
+                           R"({"messages": [{"role": "user", "content": "a\nb"}], "n": 1})",
+                           // As Python's json writes what is no number.
+                           R"([{"role": "user", "content": "a\nb", "score": NaN}])"}) {
     v1::Conversation conversation;
     EXPECT_EQ(ParseMessages(text, &conversation), "");
     ASSERT_EQ(conversation.messages_size(), 1);
@@ -33,9 +35,9 @@ TEST(InputFlagsTest, MessagesInBothForms) {
 
 TEST(InputFlagsTest, MessagesThatAreNone) {
   const std::pair<const char*, const char*> kCases[] = {
-      {"", "not valid JSON at byte 1"},
-      {"[", "not valid JSON at byte 2"},
-      {"[{\"role\": \"\xff\"}]", "not valid JSON at byte"},
+      {"", "not valid JSON: line 1, column 1: "},
+      {"[", "not valid JSON: line 1, column 2: "},
+      {"[{\"role\": \"\xff\"}]", "not valid JSON: line 1, column 12: "},
       {"3", "expected a list"},
       {"{\"messages\": 3}", "expected a list"},
       {"[]", "the list has no message"},
