@@ -8,14 +8,14 @@ namespace {
 
 // Long enough that processes which share the cores take their turns in it.
 constexpr double kStretch = 0.02;  // seconds
-constexpr int kFewestPasses = 2;
+constexpr int kFewestPasses = 2;   // in a stretch, unless it is a trial
 // A trial that goes so much worse than the best ends at once.
 constexpr double kHopeless = 2;
 // What another number must save to be worth a change.
 constexpr double kGain = 0.03;
 // Between trials: so long at first and after each change, and twice as long after each trial that
-// brought nothing.
-constexpr double kFirstPause = 0.1, kLongestPause = 8;  // seconds
+// brought nothing. A trial, a stretch itself, must not cost slow passes more than fast ones.
+constexpr int kFirstPause = 5, kLongestPause = 400;  // stretches
 // Costs that are so many times off, in so many stretches after each other: what was learnt may hold
 // no more.
 constexpr double kChanged = 1.4;
@@ -40,14 +40,14 @@ void ThreadChoice::Observe(double seconds, int64_t rows) {
   stretch_.seconds += seconds;
   stretch_.rows += static_cast<double>(rows);
   ++stretch_.passes;
-  if (stretch_.passes < kFewestPasses) return;
+  if (now_ == best_ && stretch_.passes < kFewestPasses) return;
   const bool hopeless =
       now_ != best_ && stretch_.seconds > kStretch / 4 && stretch_.Cost() > kHopeless * best_cost_;
   if (stretch_.seconds >= kStretch || hopeless) EndStretch();
 }
 
 void ThreadChoice::EndStretch() {
-  const double cost = stretch_.Cost(), seconds = stretch_.seconds;
+  const double cost = stretch_.Cost();
   stretch_ = Stretch();
   if (now_ != best_) return EndTrial(cost);
   const bool known = best_cost_ > 0;
@@ -55,8 +55,7 @@ void ThreadChoice::EndStretch() {
   strange_ = strange ? strange_ + 1 : 0;
   if (strange_ >= kStrange) pause_ = kFirstPause;
   best_cost_ = known ? best_cost_ + kWeight * (cost - best_cost_) : cost;
-  quiet_ += seconds;
-  if (quiet_ >= pause_) BeginTrial();
+  if (++quiet_ >= pause_) BeginTrial();
 }
 
 void ThreadChoice::BeginTrial() {

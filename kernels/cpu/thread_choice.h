@@ -41,8 +41,8 @@ class ThreadChoice {
   Stretch stretch_;       // since the last decision
   double best_cost_ = 0;  // of the best, of late; 0: not measured yet
   int strange_ = 0;       // stretches with the best that were far from that, on end
-  double quiet_ = 0;      // seconds since the last trial
-  double pause_;          // seconds between trials
+  int quiet_ = 0;         // stretches since the last trial
+  int pause_;             // stretches between trials
 };
 
 // Of one model: a choice for each size of a pass.

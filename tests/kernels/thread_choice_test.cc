@@ -113,6 +113,16 @@ TEST(ThreadChoiceTest, SlowPassesAreTriedToo) {
   EXPECT_EQ(result.threads, 1);
 }
 
+// Prompts: few passes, and a trial with half the threads takes as long as two of them.
+TEST(ThreadChoiceTest, TrialsCostSlowPassesLittle) {
+  ThreadChoice choice(2);
+  const Machine slow = [](int threads) { return 1.0 / threads; };
+  EXPECT_EQ(Simulate(choice, slow, 2, 4.5).Share(), 1) << "the first passes";
+  const Result result = Simulate(choice, slow, 2, 60);
+  EXPECT_EQ(result.threads, 2);
+  EXPECT_GE(result.Share(), 0.95);
+}
+
 TEST(ThreadChoiceTest, EachFewRowsAndEachPowerOfTwoHaveTheirOwn) {
   ThreadChoices choices(2);
   std::set<const ThreadChoice*> seen;
