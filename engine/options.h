@@ -41,9 +41,9 @@ struct EngineOptions {
   // kAuto: as the file has most of its matrices (engine/weight_type.h).
   ComputeType weight_type = ComputeType::kAuto;
   // What activations are rounded to before products with bf16 weights. kAuto: to bfloat16 where the
-  // device multiplies pairs of them, which halves that arithmetic and moves log-probabilities by
-  // about 1e-2; float32 products are as exact as float32 allows. kBFloat16 where it cannot be is
-  // refused. With float32 weights nothing is rounded.
+  // device multiplies them faster, which halves that arithmetic at least and moves
+  // log-probabilities by about 1e-2; float32 products are as exact as float32 allows. kBFloat16
+  // where it cannot be is refused. With float32 weights nothing is rounded.
   ComputeType activations = ComputeType::kAuto;
 
   // What keys and values are kept as, rounded once when a token is read: bfloat16 takes half the

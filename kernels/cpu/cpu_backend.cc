@@ -128,7 +128,8 @@ class CpuBackend : public Backend {
 
   std::string Numerics(ElementType weights, ElementType key_values) const override {
     const bool rounds = Activations(weights) == ElementType::kBFloat16;
-    return std::string("cpu-") + NumericsName(ActiveInstructionSet()) +
+    const InstructionSet set = ActiveInstructionSet();
+    return std::string("cpu-") + (rounds ? RoundedNumericsName(set) : NumericsName(set)) +
            (weights == ElementType::kFloat32 ? "/weights-f32" : "/weights-bf16") +
            (rounds ? "/activations-bf16" : "/activations-f32") +
            (key_values == ElementType::kFloat32 ? "/kv-f32" : "/kv-bf16");

@@ -9,15 +9,19 @@ namespace mambad::kernels {
 
 // Ordered: a later one includes those before it. kBaseline is SSE4 or less on x86, and all there
 // is elsewhere.
-enum class InstructionSet { kBaseline, kAvx2, kAvx512, kAvx512Bfloat16 };
+enum class InstructionSet { kBaseline, kAvx2, kAvx512, kAvx512Bfloat16, kAmxBfloat16 };
+inline constexpr InstructionSet kHighestInstructionSet = InstructionSet::kAmxBfloat16;
 
 const char* Name(InstructionSet set);
 // Of the rules by which it computes: sets with one name give the same bits, where no activations
 // are rounded.
 const char* NumericsName(InstructionSet set);
+// The same where activations are rounded.
+const char* RoundedNumericsName(InstructionSet set);
 
-// The sets that this machine, its operating system and this build can run, lowest first. Not
-// empty; not affected by LimitInstructionSet.
+// The sets that this machine, its operating system and this build can run, lowest first, but for
+// those that would be slower than the ones before them. Not empty; not affected by
+// LimitInstructionSet. The first call asks the system for the right to use matrix tiles.
 std::vector<InstructionSet> AvailableInstructionSets();
 
 // Lets kernels use nothing above `highest`, in the whole process; for tests and benchmarks. Call

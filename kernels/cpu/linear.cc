@@ -37,7 +37,9 @@ Group GroupOf(const WeightMatrix& weights, int64_t panel) {
 
 LinearKernels ActiveKernels() {
   LinearKernels kernels = DispatchedLinearKernels();
-  if (ActiveInstructionSet() >= InstructionSet::kAvx512Bfloat16) AddAvx512Bfloat16Kernels(&kernels);
+  const InstructionSet set = ActiveInstructionSet();
+  if (set >= InstructionSet::kAvx512Bfloat16) AddAvx512Bfloat16Kernels(&kernels);
+  if (set >= InstructionSet::kAmxBfloat16) AddAmxBfloat16Kernels(&kernels);
   return kernels;
 }
 

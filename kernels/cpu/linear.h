@@ -36,10 +36,10 @@ LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns,
                                   const Allocate& allocate = AllocateMemory);
 
 struct LinearSettings {
-  // kBFloat16: round activations before products with bf16 weights, where the machine has dot
-  // products of bf16 pairs: half the arithmetic. Otherwise they stay float32 everywhere: splitting
-  // them into two bf16 parts would take as many instructions as float32 products do, and lose
-  // bits.
+  // kBFloat16: round activations before products with bf16 weights, where the machine has fast
+  // products of both: half the arithmetic at least. Otherwise they stay float32 everywhere:
+  // splitting them into two bf16 parts would take as many instructions as float32 products do, and
+  // lose bits.
   ElementType activations = ElementType::kFloat32;
 };
 

@@ -73,7 +73,7 @@ void AddRows(LinearBlocks* blocks) {
 
 LinearBlocks MakeBlocks() {
   LinearBlocks blocks;
-  blocks.max_rows = kMaxBlockRows;
+  blocks.max_rows = kMaxRegisterRows;
   AddRows<1>(&blocks);
   AddRows<2>(&blocks);
   AddRows<3>(&blocks);

@@ -36,7 +36,7 @@ constexpr int PanelsFor(int rows) {
 
 template <bool kBfloat16>
 constexpr int MaxRows() {
-  int rows = kMaxBlockRows;
+  int rows = kMaxRegisterRows;
   while (rows > 1 && !Fits<kBfloat16>(rows, PanelsFor<kBfloat16>(rows))) --rows;
   return rows;
 }

@@ -11,7 +11,8 @@
 // are zero.
 //
 // ORDER. An output element is one accumulator that starts at zero and takes the columns one by
-// one, lowest first, with one fused multiply-add each (bf16 dot products: one pair each). How
+// one, lowest first, with one fused multiply-add each (bf16 dot products: one pair each; tiles:
+// sixteen pairs each, linear_amx_bfloat16.cc). How
 // many rows and panels are worked on together, and where accumulators are parked between blocks
 // of steps, does not touch that order.
 
@@ -26,7 +27,8 @@ inline constexpr int kPanelRows = 16;
 inline constexpr int kGroupPanels = 4;
 inline constexpr int kGroupRows = kPanelRows * kGroupPanels;
 inline constexpr int kStepBytes = 64;  // of a panel
-inline constexpr int kMaxBlockRows = 6;
+inline constexpr int kMaxBlockRows = 32;
+inline constexpr int kMaxRegisterRows = 6;  // of them, with sums in vector registers
 
 // R rows by P panels by a range of steps.
 struct LinearBlock {
@@ -67,9 +69,10 @@ struct LinearKernels {
 // The best that Highway dispatches to, without pairs.
 LinearKernels DispatchedLinearKernels();
 
-// Adds what AVX-512 BF16 has; false where the build has none. Whether the machine has:
-// kernels/cpu/instruction_set.h.
+// Adds what AVX-512 BF16 has, or puts what AMX has in its place, to be called after it; false where
+// the build has none. Whether the machine has: kernels/cpu/instruction_set.h.
 bool AddAvx512Bfloat16Kernels(LinearKernels* kernels);
+bool AddAmxBfloat16Kernels(LinearKernels* kernels);
 
 }  // namespace mambad::kernels
 

@@ -174,7 +174,7 @@ int main(int argc, char** argv) {
       const auto print = [&](ElementType weights, ElementType activations) {
         bench::LinearBench(pool, matrices, weights, activations, rounds).Print();
       };
-      if (set == kernels::InstructionSet::kAvx512Bfloat16) {  // pairs are all it adds
+      if (set >= kernels::InstructionSet::kAvx512Bfloat16) {  // pairs are all they add
         print(ElementType::kBFloat16, ElementType::kBFloat16);
         continue;
       }

@@ -268,7 +268,7 @@ int main(int argc, char** argv) {
   const auto attention = bench::Attention(weights[2], attention_layer);
   for (kernels::InstructionSet set : kernels::AvailableInstructionSets()) {
     if (set == kernels::InstructionSet::kBaseline ||
-        set == kernels::InstructionSet::kAvx512Bfloat16)
+        set >= kernels::InstructionSet::kAvx512Bfloat16)
       continue;
     if (!only.empty() && only != kernels::Name(set)) continue;
     kernels::LimitInstructionSet(set);

@@ -94,7 +94,7 @@ class CpuBackendTest : public testing::TestWithParam<InstructionSet> {
     for (int r = 0; r < kRows; ++r) tokens_.push_back((r * 17 + 3) % kVocabulary);
     arrays_ = std::make_unique<BatchArrays>(*backend_);
   }
-  void TearDown() override { LimitInstructionSet(InstructionSet::kAvx512Bfloat16); }
+  void TearDown() override { LimitInstructionSet(kHighestInstructionSet); }
 
   // Two sequences; the last four rows of the second may turn out wrong.
   Batch WriteBatch() {
@@ -152,9 +152,10 @@ TEST_P(CpuBackendTest, TellsByWhichRulesItComputes) {
   EXPECT_EQ(backend_->Numerics(ElementType::kBFloat16, kKeyValues),
             set + "/weights-bf16/activations-f32/kv-f32");
   const auto rounding = CreateCpuBackend({.threads = 1, .activations = ElementType::kBFloat16});
-  const bool rounds = GetParam() == InstructionSet::kAvx512Bfloat16;
+  const bool rounds = GetParam() >= InstructionSet::kAvx512Bfloat16;
   EXPECT_EQ(rounding->Numerics(ElementType::kBFloat16, kKeyValues),
-            set + "/weights-bf16/activations-" + (rounds ? "bf16" : "f32") + "/kv-f32");
+            (GetParam() == InstructionSet::kAmxBfloat16 ? "cpu-amx" : set) +
+                "/weights-bf16/activations-" + (rounds ? "bf16" : "f32") + "/kv-f32");
   EXPECT_EQ(rounding->Activations(ElementType::kBFloat16),
             rounds ? ElementType::kBFloat16 : ElementType::kFloat32);
   EXPECT_EQ(rounding->Activations(ElementType::kFloat32), ElementType::kFloat32);

@@ -32,7 +32,7 @@ TEST(GateTest, AgreesWithFloat64AndDoesNotDependOnThePlace) {
         ASSERT_EQ(shifted[i], y[i]) << Name(set) << ", from " << first;
     }
   }
-  LimitInstructionSet(InstructionSet::kAvx512Bfloat16);
+  LimitInstructionSet(kHighestInstructionSet);
 }
 
 }  // namespace

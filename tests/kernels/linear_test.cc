@@ -98,7 +98,7 @@ class LinearTest : public testing::TestWithParam<Case> {
     LimitInstructionSet(GetParam().set);
     settings_.activations = GetParam().activations;
   }
-  void TearDown() override { LimitInstructionSet(InstructionSet::kAvx512Bfloat16); }
+  void TearDown() override { LimitInstructionSet(kHighestInstructionSet); }
 
   // Rows of `x`, packed densely, through Linear; y starts as `before` (or zero). The rows stand
   // apart in memory, with NaN between them.
@@ -131,7 +131,7 @@ class LinearTest : public testing::TestWithParam<Case> {
   bool Rounds() const {
     return settings_.activations == ElementType::kBFloat16 &&
            GetParam().type == ElementType::kBFloat16 &&
-           GetParam().set == InstructionSet::kAvx512Bfloat16;
+           GetParam().set >= InstructionSet::kAvx512Bfloat16;
   }
 
   // || result - W x || / || W x ||, x rounded to bf16 where the machine is told to.

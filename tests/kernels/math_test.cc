@@ -71,7 +71,7 @@ double Ulp(double value) {
 class MathTest : public testing::TestWithParam<InstructionSet> {
  protected:
   void SetUp() override { LimitInstructionSet(GetParam()); }
-  void TearDown() override { LimitInstructionSet(InstructionSet::kAvx512Bfloat16); }
+  void TearDown() override { LimitInstructionSet(kHighestInstructionSet); }
 };
 
 TEST_P(MathTest, ExpIsWithinTwoUnitsInTheLastPlace) {

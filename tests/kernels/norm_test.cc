@@ -26,7 +26,7 @@ TEST(NormTest, ARowMayBecomeItsOwnNorm) {
       ASSERT_EQ(x, y) << Name(set) << " columns " << columns;
     }
   }
-  LimitInstructionSet(InstructionSet::kAvx512Bfloat16);
+  LimitInstructionSet(kHighestInstructionSet);
 }
 
 }  // namespace

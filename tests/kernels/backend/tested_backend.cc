@@ -13,8 +13,6 @@
 namespace mambad::kernels {
 namespace {
 
-constexpr InstructionSet kNoLimit = InstructionSet::kAvx512Bfloat16;
-
 constexpr char kRecorded[] = "cpu_Recorded";
 
 std::string VariantName(InstructionSet set) {
@@ -51,7 +49,7 @@ TestedBackend::TestedBackend(const std::string& variant, ElementType activations
   if (!is_cpu()) backends_[0] = std::move(created.backend);
 }
 
-TestedBackend::~TestedBackend() { LimitInstructionSet(kNoLimit); }
+TestedBackend::~TestedBackend() { LimitInstructionSet(kHighestInstructionSet); }
 
 Backend& TestedBackend::WithThreads(int threads) {
   std::unique_ptr<Backend>& backend = backends_[is_cpu() ? threads : 0];
