@@ -15,6 +15,10 @@ namespace {
 constexpr int64_t kParkedRows =
     96;  // rows whose accumulators wait on the stack between blocks of steps
 
+// Of weights that are read once: far enough for the memory's latency, near enough to stay in the
+// second cache until they are needed.
+constexpr int64_t kStepsAhead = 32;
+
 int64_t Panels(int64_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
 
 int64_t Steps(int64_t columns, ElementType type) {
@@ -108,15 +112,16 @@ void MultiplyGroup(const ReadyProduct& product, const Group& group, int64_t begi
         const int64_t panels = std::min<int64_t>(blocks.panels[count], end - panel);
         const int64_t output = panel * kPanelRows;
         block.weights = weights + (step * group.panels + panel - group.begin) * kStepBytes;
-        // What passes over its weights more than once brings the next ones near in the order of
-        // memory, a share in every pass, so that reading goes on all the time.
+        // What passes over its weights once brings those near that it needs some steps later; what
+        // does so more than once the next ones in the order of memory, a share in every pass, so
+        // that reading goes on all the time.
         const int64_t share = panels * kStepBytes / row_blocks;
         block.prefetch =
             block_steps == steps
-                ? block.weights
+                ? block.weights + kStepsAhead * block.weight_stride
                 : weights + (step + block_steps) * block.weight_stride +
                       (i * (end - begin) / panels + (panel - begin) / panels) * block_steps * share;
-        block.prefetch_stride = block_steps == steps ? 0 : share;
+        block.prefetch_stride = block_steps == steps ? block.weight_stride : share;
         block.parked = parked + from * kGroupRows + (panel - group.begin) * kPanelRows;
         block.y = product.y.row(row_begin + from) + output;
         block.outputs = product.weights->rows - output;

@@ -18,7 +18,6 @@ namespace {
 
 constexpr int kTileRows = 16, kTileBytes = 64;  // of a tile; a row of it
 constexpr int kTileSteps = 16;                  // that one instruction takes
-constexpr int64_t kAhead = 32;                  // steps before they are read
 
 // The tiles, by number, which must be literals where they are used: sums 0 to 3, activations 4 and
 // 5, weights 6 and 7.
@@ -171,14 +170,10 @@ void MultiplyPanels(const LinearBlock& block, int rows) {
   }
   Operands at{block.weights, block.weight_stride, kStepBytes, static_cast<const uint32_t*>(block.x),
               block.x_stride * 4};
-  // Tiles are read a panel at a time, which the processor does not foresee: lines are fetched in
-  // the order of memory, ahead of the tiles unless others are asked for.
-  const bool ahead = block.prefetch_stride == 0;
-  const char* prefetch = ahead ? block.weights + kAhead * block.weight_stride : block.prefetch;
-  const int64_t prefetch_stride = ahead ? block.weight_stride : block.prefetch_stride;
+  const char* prefetch = block.prefetch;
   int64_t step = 0;
   for (; step + kTileSteps <= block.steps; step += kTileSteps) {
-    for (int s = 0; s < kTileSteps; ++s, prefetch += prefetch_stride) {
+    for (int s = 0; s < kTileSteps; ++s, prefetch += block.prefetch_stride) {
       for (int i = 0; i < P; ++i) __builtin_prefetch(prefetch + i * kStepBytes, 0, 2);
     }
     Multiply<kMany, P>(at);

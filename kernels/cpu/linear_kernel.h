@@ -35,7 +35,8 @@ struct LinearBlock {
   const char* weights = nullptr;  // first panel at the first step
   int64_t weight_stride = 0;      // bytes from one step to the next
   int64_t steps = 0;
-  const char* prefetch = nullptr;  // lines to bring near: one a panel and step
+  const char* prefetch = nullptr;  // lines to bring near, one a panel and step; they may lie behind
+                                   // the end of what was allocated
   int64_t prefetch_stride = 0;     // bytes from one step's to the next step's
   const void* x = nullptr;  // first row at the first step: floats, or 32-bit words of two bf16
                             // (lower column low)
