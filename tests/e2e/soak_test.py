@@ -274,13 +274,13 @@ class Soak:
         choices = random.Random(seed)
         actions = [self.stream] * 8 + [self.once] * 4 + [self.cancel] * 3 + [self.deadline] * 3 + [self.session] * 3 + [
             self.slow_reader, self.stuck_reader, self.killed_client, self.bad_request, self.bad_request, self.bad_bytes, self.burst, self.look]
-        while not self.ends.is_set():
+        while not (self.ends.is_set() or self.problems):
             # Now and then a client is a new one.
             with grpc.insecure_channel(self.daemon.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
                 stub = daemon_process.stubs.GenerationStub(channel)
                 stub.channel = channel
                 for _ in range(choices.randrange(1, 40)):
-                    if self.ends.is_set():
+                    if self.ends.is_set() or self.problems:
                         break
                     self.act(choices.choice(actions), stub, choices)
 
@@ -307,12 +307,14 @@ class Soak:
         for thread in threads:
             thread.start()
         samples, end = [], time.monotonic() + seconds
-        while time.monotonic() < end and not self.problems:
-            time.sleep(seconds / 100)
-            samples.append(self.daemon.resident_bytes())
-        self.ends.set()
-        for thread in threads:
-            thread.join()
+        try:
+            while time.monotonic() < end and not self.problems:
+                time.sleep(seconds / 100)
+                samples.append(self.daemon.resident_bytes())
+        finally:
+            self.ends.set()
+            for thread in threads:
+                thread.join()
         return samples
 
     def check_nothing_is_left(self, descriptors):
