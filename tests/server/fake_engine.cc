@@ -121,6 +121,10 @@ class FakeEngine : public Engine {
     AddGauges(&stats);
     return stats;
   }
+  absl::Duration CurrentStep() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return std::max(absl::ZeroDuration(), SteadyNow() - step_began_);
+  }
   absl::Duration EstimatedWait() const override {
     std::lock_guard<std::mutex> lock(mutex_);
     EngineStats stats;
@@ -208,7 +212,9 @@ class FakeEngine : public Engine {
       {
         std::unique_lock<std::mutex> lock(mutex_);
         if (active_.empty()) emptied_.notify_all();
+        step_began_ = absl::InfiniteFuture();
         news_.wait_for(lock, std::chrono::milliseconds(20), [this] { return HasWork(); });
+        step_began_ = SteadyNow();
         stop = stopping_;
         cancelled.swap(cancelled_);
         resumed.swap(resumed_);
@@ -225,6 +231,7 @@ class FakeEngine : public Engine {
           step.push_back(&active);
         }
       }
+      if (!step.empty() && fake_.on_step) fake_.on_step();
       if (!step.empty() && fake_.step > absl::ZeroDuration()) absl::SleepFor(fake_.step);
       int64_t made = 0;
       for (Active* active : step) {
@@ -403,11 +410,12 @@ class FakeEngine : public Engine {
   std::condition_variable news_, emptied_;
   std::deque<Active>
       active_;  // appended under mutex_ by anyone; erased under it by the engine thread
-  std::set<RequestId> cancelled_;             // guarded by mutex_
-  std::vector<RequestId> resumed_;            // guarded by mutex_
-  RequestId last_id_ = 0;                     // guarded by mutex_
-  bool draining_ = false, stopping_ = false;  // guarded by mutex_
-  EngineStats stats_;                         // guarded by mutex_; its counters
+  std::set<RequestId> cancelled_;                   // guarded by mutex_
+  std::vector<RequestId> resumed_;                  // guarded by mutex_
+  RequestId last_id_ = 0;                           // guarded by mutex_
+  bool draining_ = false, stopping_ = false;        // guarded by mutex_
+  absl::Time step_began_ = absl::InfiniteFuture();  // guarded by mutex_
+  EngineStats stats_;                               // guarded by mutex_; its counters
   std::thread thread_;
 };
 

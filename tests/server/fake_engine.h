@@ -41,6 +41,8 @@ struct FakeOptions {
   std::function<void()> on_encode = nullptr;
   // When a request is queued, and its caller is not told its id yet.
   std::function<void()> on_submit = nullptr;
+  // In each step that has requests, on the engine's thread.
+  std::function<void()> on_step = nullptr;
 };
 
 // As Engine::Open. A draft model is present when options.draft_model is given; the model "missing"
