@@ -65,7 +65,7 @@ class Engine {
   virtual void Drain(absl::Time deadline) = 0;
 
   // Texts that outlive calls; null: they are not served here.
-  virtual Sessions* sessions() { return nullptr; }
+  virtual Sessions* sessions() const { return nullptr; }
 
   virtual EngineStats Stats() const = 0;  // any thread
   // How long a new request would wait before its first step: what runs and what waits, at the pace
