@@ -3,6 +3,8 @@
 //
 //   prefix_cache_bench [ROOM...]   a share of what all states would take; default 1 0.5 0.25 0.125
 //
+// With a few conversations at a time, of which one is over before the next begins, and with all of
+// them at once, any of which may go on next: then a state that was kept is as likely gone as not.
 // First with room for all states, which says what could be saved; then with less. 0.25: four times
 // as many states as there is room for. The model is a tiny one: what is printed are shares, and
 // times of the cache's own copies.
@@ -22,13 +24,13 @@
 namespace mambad {
 namespace {
 
-constexpr int kBeginnings = 6, kAtATime = 12, kConversations = 60, kTurns = 6;
+constexpr int kBeginnings = 6, kConversations = 60, kTurns = 6;
 
 using Tokens = std::vector<TokenId>;
 
 class Trace {
  public:
-  explicit Trace(int vocabulary) : vocabulary_(vocabulary) {
+  Trace(int vocabulary, size_t at_a_time) : vocabulary_(vocabulary), at_a_time_(at_a_time) {
     for (int i = 0; i < kBeginnings; ++i) beginnings_.push_back(Random(600 + 200 * i));
   }
   // Prompts in their order; the same each time.
@@ -41,7 +43,7 @@ class Trace {
     std::vector<Tokens> prompts;
     int begun = 0;
     while (begun < kConversations || !open.empty()) {
-      while (begun < kConversations && open.size() < kAtATime) {
+      while (begun < kConversations && open.size() < at_a_time_) {
         // The first beginnings are the most frequent ones.
         const int which = std::min(Draw(kBeginnings), Draw(kBeginnings));
         open.push_back({beginnings_[which], 0});
@@ -69,6 +71,7 @@ class Trace {
   }
 
   const int vocabulary_;
+  const size_t at_a_time_;
   std::mt19937 random_{11};
   std::vector<Tokens> beginnings_;
 };
@@ -84,7 +87,7 @@ class NoReader final : public EventSink {
   bool OnEvent(const TokenEvent&) override { return true; }
 };
 
-Savings Run(const std::string& model, int64_t bytes) {
+Savings Run(const std::string& model, size_t at_a_time, int64_t bytes) {
   EngineOptions options;
   options.model = model;
   options.max_sequences = 2;
@@ -98,7 +101,7 @@ Savings Run(const std::string& model, int64_t bytes) {
   Savings savings;
   RequestId id = 0;
   const absl::Time begin = absl::Now();
-  for (Tokens& prompt : Trace((*core)->facts().model.vocabulary).Prompts()) {
+  for (Tokens& prompt : Trace((*core)->facts().model.vocabulary, at_a_time).Prompts()) {
     Request request;
     savings.prompt_tokens += static_cast<int64_t>(prompt.size());
     request.prompt = std::move(prompt);
@@ -117,25 +120,30 @@ Savings Run(const std::string& model, int64_t bytes) {
   return savings;
 }
 
+void Print(const std::string& model, size_t at_a_time, const std::vector<double>& rooms) {
+  const Savings all = Run(model, at_a_time, int64_t{1} << 40);
+  std::printf("%zu conversations at a time: %lld prompts, %lld tokens; all states: %lld bytes\n",
+              at_a_time, static_cast<long long>(all.lookups),
+              static_cast<long long>(all.prompt_tokens), static_cast<long long>(all.bytes));
+  std::printf("  room  prompts that hit  tokens saved  of what could be  seconds\n");
+  for (const double room : rooms) {
+    const Savings some =
+        room >= 1 ? all : Run(model, at_a_time, static_cast<int64_t>(room * double(all.bytes)));
+    std::printf("%6.3f  %16.3f  %12.3f  %16.3f  %7.2f\n", room,
+                double(some.hits) / double(some.lookups),
+                double(some.cached_tokens) / double(some.prompt_tokens),
+                double(some.cached_tokens) / double(all.cached_tokens), some.seconds);
+  }
+}
+
 int Main(int argc, char** argv) {
   std::vector<double> rooms;
   for (int i = 1; i < argc; ++i) rooms.push_back(std::atof(argv[i]));
   if (rooms.empty()) rooms = {1, 0.5, 0.25, 0.125};
   const testing::TemporaryDirectory directory;
   testing::MakeFormulaModel("mamba").directory.Write(directory.path(), testing::StoredAs::kFloat32);
-  const Savings all = Run(directory.path(), int64_t{1} << 40);
-  std::printf("%lld prompts, %lld tokens; all states: %lld bytes\n",
-              static_cast<long long>(all.lookups), static_cast<long long>(all.prompt_tokens),
-              static_cast<long long>(all.bytes));
-  std::printf("  room  prompts that hit  tokens saved  of what could be  seconds\n");
-  for (const double room : rooms) {
-    const Savings some =
-        room >= 1 ? all : Run(directory.path(), static_cast<int64_t>(room * double(all.bytes)));
-    std::printf("%6.3f  %16.3f  %12.3f  %16.3f  %7.2f\n", room,
-                double(some.hits) / double(some.lookups),
-                double(some.cached_tokens) / double(some.prompt_tokens),
-                double(some.cached_tokens) / double(all.cached_tokens), some.seconds);
-  }
+  for (const size_t at_a_time : {size_t{12}, size_t{kConversations}})
+    Print(directory.path(), at_a_time, rooms);
   return 0;
 }
 
