@@ -60,7 +60,7 @@ void SessionKeeper::Persist(const std::shared_ptr<SessionLease>& lease,
                                       const absl::Status& status) {
         KeptSession& session = *SessionTable::SessionOf(*lease);
         if (status.ok()) {
-          session.in_file = true;
+          session.in_file = bytes > 0;
           session.file_bytes = bytes;
           keeper.RemoveOldCheckpointFiles(session);
         }

@@ -5,7 +5,7 @@ whole text and one over the new tokens alone.
     session_tiers.py --binary build/bin/mambad --model DIRECTORY_OR_GGUF [--draft ...] [--tokens 4000] [--new 32] [--repeat 5]
 
 Needs grpcio and its tools. Times are the client's: from the call to the first message with a token. `slot` goes on from
-the slot in which the last turn ended, `host` after other calls took all slots, `disk` after the daemon was restarted,
+the slot in which the last turn ended, `host` after another call took all slots, `disk` after the daemon was restarted,
 `text` from tokens alone.
 """
 
@@ -21,6 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import daemon_process
 from daemon_process import Daemon, make_stubs
+from session_talk import fill_slots
 
 ANSWER = 8  # tokens of a turn's answer
 
@@ -72,6 +73,15 @@ class Tiers:
             sys.exit(f"the session's state is in {found}, not in {tier}")
         return self.call(self.tokens(self.options.new), session, keep=True)
 
+    def restored(self, tier):
+        """Seconds that states took to come back from there, and how often one did."""
+        found = {line.split()[0]: float(line.split()[1]) for line in self.daemon.metrics().splitlines()
+                 if line.startswith("mambad_session_restore_seconds_")}
+        return [found.get(f'mambad_session_restore_seconds_{what}{{tier="{tier}"}}', 0) for what in ("sum", "count")]
+
+    def state_bytes(self, session):
+        return self.daemon.sessions.Get(daemon_process.session_pb.GetSessionRequest(session_id=session)).state_bytes
+
     def measure(self):
         pb2, new = daemon_process.session_pb, self.options.new
         session = self.conversation()
@@ -80,11 +90,7 @@ class Tiers:
             return self.turn(session, "slot")
 
         def on_host():
-            futures = [self.daemon.generation.GenerateOnce.future(daemon_process.pb.GenerateRequest(
-                token_ids=daemon_process.pb.TokenIds(ids=self.tokens(4)), stopping={"max_tokens": 30, "ignore_eos": True}))
-                for _ in range(2)]
-            for future in futures:
-                future.result()
+            fill_slots(self.daemon, self.tokens(4), count=2)
             return self.turn(session, "host")
 
         def on_disk():
@@ -103,17 +109,24 @@ class Tiers:
             return self.call(self.tokens(new))
 
         print(f"{self.options.tokens} tokens, then {new} new ones; milliseconds to the first token")
-        print("tier      median     least      most  prompt  cached")
+        print(f"the session's state: {self.state_bytes(session) / 1e6:.1f} MB")
+        print("tier      median     least      most  prompt  cached  restore")
         for name, run, repeat in (("slot", on_slot, self.options.repeat), ("host", on_host, self.options.repeat),
                                   ("disk", on_disk, min(3, self.options.repeat)), ("text", on_text, 2),
                                   ("fresh", fresh, 2), ("new only", alone, self.options.repeat)):
-            times, usage = [], None
+            times, usage, restored = [], None, []
             for _ in range(repeat):
+                before = self.restored(name)
                 seconds, done = run()
+                after = self.restored(name)
+                if after[1] == 1 and name == "disk":  # of a daemon that began anew
+                    before = [0, 0]
+                if after[1] > before[1]:
+                    restored.append(1e3 * (after[0] - before[0]) / (after[1] - before[1]))
                 times.append(1e3 * seconds)
                 usage = done.usage
             print(f"{name:8} {statistics.median(times):8.1f}  {min(times):8.1f}  {max(times):8.1f}  {usage.prompt_tokens:6d}"
-                  f"  {usage.cached_tokens:6d}", flush=True)
+                  f"  {usage.cached_tokens:6d}  {statistics.median(restored) if restored else 0:7.1f}", flush=True)
 
 
 def main():

@@ -270,37 +270,40 @@ class SessionsTest(unittest.TestCase):
         self.assertEqual(daemon.wait_until_idle().state_bytes, 0)
 
     def test_killed_at_random_moments(self):
-        """Every session that was acknowledged comes back whole."""
+        """Every session and checkpoint that was acknowledged comes back whole, and what is torn goes with a line."""
         pb2 = daemon_process.session_pb
         random.seed(5)
-        acknowledged = {}  # session -> position, digest
+        acknowledged = {}  # session -> its writer, position, digest
+        marks = {}  # session -> positions
+        writes = removed = 0
+
+        def writer(daemon, seed):
+            """Turns of three tokens and three of the answer, on one session after another; each fifth one is marked."""
+            nonlocal writes
+            mine = [session for session, (owner, position, _) in acknowledged.items() if owner == seed and position < 120]
+            session = mine[-1] if mine else None
+            try:
+                while True:
+                    request = self.small_turn(seed)
+                    request.keep_session = True
+                    if session:
+                        request.session_id = session
+                    done = daemon.generation.GenerateOnce(request).completion
+                    session = done.session_id
+                    acknowledged[session] = seed, done.position, done.state_digest
+                    writes += 1
+                    if done.position % 30 == 0:
+                        marked = daemon.sessions.Checkpoint(pb2.CheckpointSessionRequest(session_id=session))
+                        marks.setdefault(session, set()).add(marked.position)
+                    if done.position >= 120:
+                        session = None
+            except grpc.RpcError:
+                return
+
         for kill in range(OPTIONS.kills):
             daemon = self.start()
-            found = {s.session_id: s for s in daemon.sessions.List(pb2.ListSessionsRequest()).sessions}
-            for session, (position, digest) in acknowledged.items():
-                self.assertIn(session, found, f"kill {kill}")
-                # One that was being written may be further, or as it was.
-                self.assertGreaterEqual(found[session].position, position)
-                if found[session].position == position:
-                    self.assertEqual(found[session].state_digest, digest)
-                acknowledged[session] = found[session].position, found[session].state_digest
-
-            def writer(seed):
-                known = list(acknowledged)
-                while True:
-                    request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[5 + seed, 9, 20]), keep_session=True)
-                    request.stopping.max_tokens = 3
-                    request.stopping.ignore_eos = True
-                    if known and len(known) > seed:
-                        request.session_id = known[seed]
-                    try:
-                        done = daemon.generation.GenerateOnce(request).completion
-                    except grpc.RpcError:
-                        return
-                    acknowledged[done.session_id] = done.position, done.state_digest
-                    known.append(done.session_id)
-
-            writers = [threading.Thread(target=writer, args=(seed,)) for seed in range(3)]
+            self.check_acknowledged(daemon, acknowledged, marks, kill)
+            writers = [threading.Thread(target=writer, args=(daemon, seed)) for seed in range(3)]
             for thread in writers:
                 thread.start()
             time.sleep(random.uniform(0.01, 0.3))
@@ -308,8 +311,51 @@ class SessionsTest(unittest.TestCase):
             for thread in writers:
                 thread.join()
             daemon.kill()
+            removed += sum(": removed" in line for line in daemon.errors)
             self.daemons.remove(daemon)
-        print(f"{OPTIONS.kills} kills, {len(acknowledged)} sessions", file=sys.stderr)
+        daemon = self.start()
+        self.check_acknowledged(daemon, acknowledged, marks, OPTIONS.kills)
+        self.check_bits(daemon, acknowledged)
+        print(f"{OPTIONS.kills} kills, {writes} answers kept in {len(acknowledged)} sessions, "
+              f"{sum(map(len, marks.values()))} checkpoints, {removed} torn files removed", file=sys.stderr)
+
+    def small_turn(self, seed, before=()):
+        request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[*before, 5 + seed, 9, 20]))
+        request.stopping.max_tokens = 3
+        request.stopping.ignore_eos = True
+        request.sampling.temperature = 0.8
+        request.sampling.seed = 7
+        return request
+
+    def check_acknowledged(self, daemon, acknowledged, marks, kill):
+        found = {s.session_id: s for s in daemon.sessions.List(daemon_process.session_pb.ListSessionsRequest()).sessions}
+        for session, (seed, position, digest) in acknowledged.items():
+            self.assertIn(session, found, f"kill {kill}")
+            # One that was being written may be further, or as it was.
+            self.assertIn(found[session].position, (position, position + 6))
+            if found[session].position == position:
+                self.assertEqual(found[session].state_digest, digest)
+            self.assertLessEqual(marks.get(session, set()), set(found[session].checkpoints))
+            acknowledged[session] = seed, found[session].position, found[session].state_digest
+
+    def check_bits(self, daemon, acknowledged):
+        """All texts are those of single calls, and go on as these do."""
+        pb2 = daemon_process.session_pb
+        texts = {}  # by writer: of one turn, of two and so on
+        for session, (seed, position, digest) in acknowledged.items():
+            turns = texts.setdefault(seed, [[]])
+            while len(turns) <= position // 6 + 1:
+                request = self.small_turn(seed, turns[-1])
+                turns.append(list(request.token_ids.ids) + list(daemon.generation.GenerateOnce(request).token_ids))
+            text, after = turns[position // 6], turns[position // 6 + 1]
+            made = daemon.sessions.Create(pb2.CreateSessionRequest(token_ids=pb.TokenIds(ids=text)))
+            self.assertEqual(made.state_digest, digest)
+            daemon.sessions.Delete(pb2.DeleteSessionRequest(session_id=made.session_id))
+            request = self.small_turn(seed)
+            request.session_id = session
+            answer = daemon.generation.GenerateOnce(request)
+            self.assertEqual(list(answer.token_ids), after[-3:])
+            self.assertGreater(answer.completion.usage.cached_tokens, 0)
 
 
 def main():

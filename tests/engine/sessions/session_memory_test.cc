@@ -131,6 +131,17 @@ TEST_F(SessionMemoryTest, ASecondPrincipalCannotEvictAnothersSession) {
   EXPECT_EQ(TierOf(kAnn, third), SessionTier::kHost);
 }
 
+// Nor where it would then have as much as the other.
+TEST_F(SessionMemoryTest, WhoWantsRoomGivesWayToWhoHasAsMuch) {
+  Open(3);
+  const std::string oldest = Keep(kAnn), newer = Keep(kAnn), bens = Keep(kBen);
+  Park();
+  ASSERT_TRUE(Import(kBen, Export(kBen, bens), 100).ok());
+  EXPECT_EQ(TierOf(kAnn, oldest), SessionTier::kHost);
+  EXPECT_EQ(TierOf(kAnn, newer), SessionTier::kHost);
+  EXPECT_EQ(TierOf(kBen, bens), SessionTier::kText);
+}
+
 TEST_F(SessionMemoryTest, WhatFitsNowhereIsRefusedAndTakesNothing) {
   Open(2);
   const std::string bytes = Export(kAnn, Keep(kAnn));
