@@ -120,7 +120,7 @@ class ThreadedEngine : public Engine {
     return intake_.EstimatedWait(SteadyNow());
   }
 
-  Sessions* sessions() override { return core_->sessions().get(); }
+  Sessions* sessions() const override { return core_->sessions().get(); }
 
   absl::Status self_check() const override { return self_check_; }
   const ModelInfo& model() const override { return core_->facts().model; }

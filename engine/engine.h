@@ -65,7 +65,7 @@ class Engine {
   virtual void Drain(absl::Time deadline) = 0;
 
   // Texts that outlive calls; null: they are not served here.
-  virtual Sessions* sessions() { return nullptr; }
+  virtual Sessions* sessions() const { return nullptr; }
 
   virtual EngineStats Stats() const = 0;  // any thread
   // Any thread. How long the step that is under way has lasted so far; zero: the engine waits for
