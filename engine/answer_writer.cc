@@ -63,7 +63,9 @@ void AnswerWriter::Begin(Answer& answer) const {
   options.at_start_of_text = false;  // the answer goes on where the prompt ends
   absl::StatusOr<text::Detokenizer> detokenizer =
       text::Detokenizer::Create(facts_.tokenizer.get(), std::move(options));
-  if (detokenizer.ok()) answer.detokenizer = *std::move(detokenizer);  // Validate has seen to it
+  if (!detokenizer.ok()) return;  // Validate has seen to it
+  answer.detokenizer = *std::move(detokenizer);
+  answer.detokenizer->GoOnFrom(answer.sequence.tokens);
 }
 
 AnswerWriter::Written AnswerWriter::Write(const StepEntry& entry, absl::Time now) {

@@ -110,12 +110,17 @@ class ThreadedEngine : public Engine {
     return stats;
   }
 
+  absl::Duration CurrentStep() const override {
+    MutexLock lock(&mutex_);
+    return std::max(absl::ZeroDuration(), SteadyNow() - step_began_);
+  }
+
   absl::Duration EstimatedWait() const override {
     MutexLock lock(&mutex_);
     return intake_.EstimatedWait(SteadyNow());
   }
 
-  Sessions* sessions() override { return core_->sessions().get(); }
+  Sessions* sessions() const override { return core_->sessions().get(); }
 
   absl::Status self_check() const override { return self_check_; }
   const ModelInfo& model() const override { return core_->facts().model; }
@@ -185,8 +190,10 @@ class ThreadedEngine : public Engine {
       {
         MutexLock lock(&mutex_);
         Publish();
+        step_began_ = absl::InfiniteFuture();
         while (!ran && !HasNews() && news_.WaitUntil(&mutex_, core_->NextDeadline())) {
         }
+        step_began_ = SteadyNow();
         submitted.swap(submitted_);
         cancelled.swap(cancelled_);
         paused.swap(paused_);
@@ -262,6 +269,8 @@ class ThreadedEngine : public Engine {
   bool cancel_all_ ABSL_GUARDED_BY(mutex_) = false;
   bool core_idle_ ABSL_GUARDED_BY(mutex_) = true;
   bool session_news_ ABSL_GUARDED_BY(mutex_) = false;
+  // When the engine thread last had something to do; in the future: it waits.
+  absl::Time step_began_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
   RecentRates rates_ ABSL_GUARDED_BY(mutex_);
   Intake intake_ ABSL_GUARDED_BY(mutex_);

@@ -65,9 +65,12 @@ class Engine {
   virtual void Drain(absl::Time deadline) = 0;
 
   // Texts that outlive calls; null: they are not served here.
-  virtual Sessions* sessions() { return nullptr; }
+  virtual Sessions* sessions() const { return nullptr; }
 
   virtual EngineStats Stats() const = 0;  // any thread
+  // Any thread. How long the step that is under way has lasted so far; zero: the engine waits for
+  // something to do.
+  virtual absl::Duration CurrentStep() const = 0;
   // How long a new request would wait before its first step: what runs and what waits, at the pace
   // that was measured (engine/wait_forecast.h). To 10 min.
   virtual absl::Duration EstimatedWait() const = 0;

@@ -42,6 +42,7 @@ class EngineAccounts {
   void SetGauges(absl::Span<const std::unique_ptr<ActiveRequest>> active,
                  const RequestQueue& waiting, const kernels::RecordedRounds& recorded, int resting,
                  absl::Time now);
+  void SetSessions(const SessionCounters& sessions) { stats_.sessions = sessions; }
   // Tokens of a prompt whose state was at hand.
   void CountCached(int64_t tokens) { stats_.cached_prompt_tokens += tokens; }
 

@@ -203,6 +203,9 @@ absl::Time EngineCore::FinishRound(absl::FunctionRef<absl::Time()> clock) {
 
 void EngineCore::SetGauges(absl::Time now) {
   accounts_.SetGauges(active_, waiting_, backend_.Recorded(), sessions_.resting(), now);
+  SessionCounters sessions = sessions_.counters();
+  prefixes_.AddCounters(&sessions);
+  accounts_.SetSessions(sessions);
 }
 
 // What others read between two steps.
@@ -266,7 +269,8 @@ bool EngineCore::Start(ActiveRequest& active, absl::Time now) {
   int slot = -1;  // that the session has
   if (begins && active.request.session != nullptr) {
     const auto& held = SessionTable::SessionOf(*active.request.session);
-    if (!sessions_.Prepare(held, active.request.keep_session)) return false;
+    if (!sessions_.Prepare(held, active.request.session_position, active.request.keep_session))
+      return false;
     session = held.get();
     slot = sessions_.SlotFor(*session, active.request.session_position);
   }
@@ -293,7 +297,8 @@ void EngineCore::GoOn(ActiveRequest& active, KeptSession& session,
   const int64_t position = active.request.session_position;
   sessions_.Give(session, position, sequence);
   slots_.Take(active, needs);
-  sessions_.Restore(session, position, sequence);
+  const std::optional<SessionRestore> restored = sessions_.Restore(session, position, sequence);
+  if (restored.has_value() && observer_ != nullptr) observer_->OnSessionRestored(*restored);
 }
 
 // What is not read of the prompt by now may have been read for another one; what was is counted.

@@ -10,6 +10,18 @@
 
 namespace mambad {
 
+// What became of sessions' states, and of states at the beginnings of prompts.
+struct SessionCounters {
+  int64_t parks = 0;           // states that left their slots
+  int64_t restores = 0;        // states that came back into one
+  int64_t evictions = 0;       // states given up for want of room: their texts are read again
+  int64_t snapshot_bytes = 0;  // copied out of slots
+  int64_t prefix_lookups = 0;  // prompts that may go on from others' beginnings
+  int64_t prefix_hits = 0;     // and did
+  int64_t prefix_tokens = 0;   // of them, that need not be read
+  int64_t prefix_bytes = 0;    // that such states take now
+};
+
 // A snapshot of counters and gauges; cheap, from any thread. Counters never fall.
 struct EngineStats {
   int running = 0, waiting = 0, slots_used = 0, slots_total = 0;
@@ -33,6 +45,7 @@ struct EngineStats {
   double acceptance_rate = 0;  // accepted / drafted; 0 without drafts
   bool speculation_enabled = false;
   int64_t self_check_failures = 0;
+  SessionCounters sessions;
 };
 
 // The device's memory as it says itself, bytes; -1: it does not say.
@@ -46,10 +59,17 @@ struct StepReport {
       draft_length = 0;  // draft_length: longest of the step
   double draft_seconds = 0, verify_seconds = 0, total_seconds = 0;
 };
+// A session's state that came back into a slot.
+struct SessionRestore {
+  bool from_file = false;  // else from host memory
+  double seconds = 0;      // since it was asked for
+};
 class StepObserver {
  public:
   virtual ~StepObserver() = default;
   virtual void OnStep(const StepReport& report) = 0;
+  // On the same thread, between two steps.
+  virtual void OnSessionRestored(const SessionRestore&) {}
 };
 
 // The device is lost, in words: nothing that runs will come to an end. On the thread that opens the

@@ -9,6 +9,7 @@
 #ifndef MAMBAD_ENGINE_SESSION_H_
 #define MAMBAD_ENGINE_SESSION_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -41,6 +42,7 @@ struct SessionFacts {
 struct SessionInfo : SessionFacts {
   SessionTier tier = SessionTier::kText;
   int64_t state_bytes = 0;           // in the slot or in host memory, its checkpoints' too
+  int64_t file_bytes = 0;            // of states in files, its checkpoints' too
   std::vector<int64_t> checkpoints;  // positions, ascending
   absl::Duration idle;               // since its last use
   bool in_use = false;               // by a call
@@ -74,6 +76,13 @@ struct ExportedSession {
   std::shared_ptr<SessionSource> source;
 };
 
+// How many there are, of all principals, and what they take.
+struct SessionTotals {
+  std::array<int64_t, 4> sessions{};  // by SessionTier
+  int64_t host_bytes = 0;             // of states in host memory
+  int64_t file_bytes = 0;             // of states in files
+};
+
 // A record on its way in, which anybody may have written; one thread at a time. What is not as it
 // must be is refused before memory is taken for it.
 class SessionTarget {
@@ -83,6 +92,9 @@ class SessionTarget {
   // format, model, tokenizer, numerics or layout, which it names; RESOURCE_EXHAUSTED: there is no
   // memory for its state. After an error nothing more may be read.
   virtual absl::Status Read(absl::string_view piece) = 0;
+  // Bytes of host memory for which room must be made (Sessions::MakeRoom) before more is read than
+  // the piece at hand, which waits; 0: none.
+  virtual int64_t wants_room() const = 0;
   // All of it has come.
   virtual bool done() const = 0;
 };
@@ -107,11 +119,12 @@ class Sessions {
   virtual absl::StatusOr<SessionInfo> Get(const std::string& principal, const std::string& id) = 0;
   // In the order of their ids.
   virtual std::vector<SessionInfo> List(const std::string& principal) = 0;
+  virtual SessionTotals Totals() const = 0;
   virtual absl::Status Delete(const std::string& principal, const std::string& id) = 0;
 
   // Another session with the same text and state; the info is the new one's.
   virtual void Fork(const std::string& principal, const std::string& id, Done done) = 0;
-  // Keeps the state at the session's position, to come back to.
+  // Keeps the state at the session's position, to come back to: for as long as the session itself.
   virtual void Checkpoint(const std::string& principal, const std::string& id, Done done) = 0;
   // Cuts the text after `position` tokens, where a checkpoint is: else FAILED_PRECONDITION with the
   // positions that there are. Later checkpoints go.
@@ -121,6 +134,10 @@ class Sessions {
   virtual void Export(const std::string& principal, const std::string& id, Exported done) = 0;
   // For a record; one of other numerics is taken where `other_numerics` says so, and is not exact.
   virtual std::unique_ptr<SessionTarget> NewTarget(bool other_numerics) = 0;
+  // Of a target that wants room: states that may give way do, and the rest of the record may come.
+  // `target` is left alone meanwhile. RESOURCE_EXHAUSTED: nothing more may give way.
+  virtual void MakeRoom(const std::string& principal, SessionTarget& target,
+                        std::function<void(const absl::Status&)> done) = 0;
   // A new session out of a record that has come, of NewTarget's.
   virtual void Import(const std::string& principal, std::unique_ptr<SessionTarget> target,
                       Done done) = 0;

@@ -15,15 +15,26 @@
 
 namespace mambad::server {
 
+// What an answer's receipts say before it has begun.
+struct AnswerStart {
+  uint64_t seed = 0;
+  int samples = 1;
+  std::string prompt_digest;
+  bool keeps_session = false;
+};
+
+// Of a request that is about to be submitted, with its prompt's tokens.
+AnswerStart StartOf(const Request& request);
+
 // Not for several threads at once.
 class AnswerReceipts {
  public:
   // Of no request; nothing may be asked of it.
   AnswerReceipts() = default;
-  // Before the request is submitted, with its prompt's tokens. `model`: the engine's.
-  AnswerReceipts(const ModelInfo& model, const Request& request);
+  // `model`: the engine's.
+  AnswerReceipts(const ModelInfo& model, const AnswerStart& start);
 
-  uint64_t seed() const { return seed_; }
+  uint64_t seed() const { return start_.seed; }
   // All events of a sample, in order.
   void Add(const TokenEvent& event);
   // Once, after the sample's last event.
@@ -31,8 +42,7 @@ class AnswerReceipts {
 
  private:
   const ModelInfo* model_ = nullptr;
-  uint64_t seed_ = 0;
-  std::string prompt_digest_;
+  AnswerStart start_;
   std::vector<Sha256> answers_;  // by sample
 };
 

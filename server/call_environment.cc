@@ -35,6 +35,12 @@ Authenticator::Authorization AuthorizationOf(const Metadata& metadata) {
   return values;
 }
 
+// An engine's refusal as it goes over the wire.
+absl::Status WireStatus(const absl::Status& refused) {
+  if (refused.code() != absl::StatusCode::kResourceExhausted) return WithFieldDetails(refused);
+  return ExhaustedError(refused.message(), RetryDelayOf(refused));
+}
+
 }  // namespace
 
 absl::StatusOr<Engine*> CallEnvironment::ReadyEngine() const {
@@ -117,18 +123,21 @@ std::string PrincipalOfPeer(absl::string_view peer) {
 }
 
 absl::Status EngineTicket::Submit(Engine* engine, Request request,
-                                  std::shared_ptr<EventSink> sink) {
+                                  std::shared_ptr<AnswerReader> sink,
+                                  std::shared_ptr<NamedAnswer> named) {
+  if (named != nullptr) {
+    const AnswerReader* reader = sink.get();
+    const absl::Status joined = Join(named, std::move(sink));
+    if (joined.ok()) return SubmitNamed(engine, std::move(request), named, reader);
+    named->Failed(joined);
+    return joined;
+  }
   {
     MutexLock lock(&mutex_);
     if (cancelled_) return absl::CancelledError("cancelled");
   }
   absl::StatusOr<RequestId> id = engine->Submit(std::move(request), std::move(sink));
-  if (!id.ok()) {
-    if (id.status().code() == absl::StatusCode::kResourceExhausted) {
-      return ExhaustedError(id.status().message(), RetryDelayOf(id.status()));
-    }
-    return WithFieldDetails(id.status());
-  }
+  if (!id.ok()) return WireStatus(id.status());
   bool cancel = false, resume = false;
   {
     MutexLock lock(&mutex_);
@@ -142,33 +151,79 @@ absl::Status EngineTicket::Submit(Engine* engine, Request request,
   return absl::OkStatus();
 }
 
-void EngineTicket::Cancel() {
+// Others may wait for the answer already: whatever becomes of it they are told. A reader that is no
+// longer told anything has ended its call.
+absl::Status EngineTicket::SubmitNamed(Engine* engine, Request request,
+                                       const std::shared_ptr<NamedAnswer>& named,
+                                       const AnswerReader* reader) {
+  const absl::StatusOr<RequestId> id = engine->Submit(std::move(request), named);
+  if (id.ok()) {
+    named->Submitted(engine, *id);
+    return absl::OkStatus();
+  }
+  const bool was_reading = named->Leave(reader);
+  named->Failed(id.status());
+  return was_reading ? WireStatus(id.status()) : absl::OkStatus();
+}
+
+absl::Status EngineTicket::Join(std::shared_ptr<NamedAnswer> named,
+                                std::shared_ptr<AnswerReader> sink) {
+  const AnswerReader* reader = sink.get();
+  {
+    MutexLock lock(&mutex_);
+    if (cancelled_) return absl::CancelledError("cancelled");
+    named_ = named;
+    reader_ = reader;
+  }
+  named->Attach(std::move(sink));
+  bool cancelled = false;
+  {
+    MutexLock lock(&mutex_);
+    cancelled = cancelled_;
+  }
+  // Before it was attached: whoever cancelled it has ended the call.
+  if (cancelled) named->Detach(reader, /*may_return=*/true);
+  return absl::OkStatus();
+}
+
+bool EngineTicket::Cancel(bool may_return) {
   Engine* engine;
   RequestId id;
+  std::shared_ptr<NamedAnswer> named;
+  const AnswerReader* reader;
   {
     MutexLock lock(&mutex_);
     cancelled_ = true;
     engine = engine_;
     id = id_;
+    named = named_;
+    reader = reader_;
   }
+  if (named != nullptr) return named->Detach(reader, may_return);
   if (engine != nullptr) engine->Cancel(id);
+  return false;
 }
 
 void EngineTicket::Resume() {
   Engine* engine;
   RequestId id;
+  std::shared_ptr<NamedAnswer> named;
+  const AnswerReader* reader;
   {
     MutexLock lock(&mutex_);
     resumed_ = true;
     engine = engine_;
     id = id_;
+    named = named_;
+    reader = reader_;
   }
+  if (named != nullptr) return named->Resume(reader);
   if (engine != nullptr) engine->Resume(id);
 }
 
 RequestId EngineTicket::id() const {
   MutexLock lock(&mutex_);
-  return id_;
+  return named_ != nullptr ? named_->id() : id_;
 }
 
 CallRecord::CallRecord(CallEnvironment* environment, grpc::CallbackServerContext* context,

@@ -23,6 +23,7 @@
 #include "engine/steady_time.h"
 #include "mambad/v1/generation.pb.h"
 #include "server/metrics.h"
+#include "server/named_answers.h"
 #include "server/network/transport_settings.h"
 #include "server/process_limits.h"
 #include "server/request_log.h"
@@ -64,6 +65,7 @@ struct CallEnvironment {
   std::atomic<Engine*> engine{nullptr};    // set once, when the model is loaded
   std::atomic<bool> draining{false};
   OpenCalls open_calls{};
+  NamedAnswers named_answers{options.retries};
   UnreadAnswers unread_answers{ChooseMemoryQuota(options, MemoryLimitBytes())};
 
   // The engine, or UNAVAILABLE while loading or draining.
@@ -95,15 +97,27 @@ absl::Time SteadyDeadline(const grpc::CallbackServerContext& context);
 // told its id. Thread-safe.
 class EngineTicket {
  public:
-  // Once. The engine's errors with their wire details: BadRequest, RetryInfo.
-  absl::Status Submit(Engine* engine, Request request, std::shared_ptr<EventSink> sink);
-  void Cancel();
+  // Once. The engine's errors with their wire details: BadRequest, RetryInfo. `named`: the answer,
+  // which others may be told too, and which this call has begun; null: it is this call's alone.
+  absl::Status Submit(Engine* engine, Request request, std::shared_ptr<AnswerReader> sink,
+                      std::shared_ptr<NamedAnswer> named = nullptr);
+  // Instead: the answer that an earlier call of the same name began.
+  absl::Status Join(std::shared_ptr<NamedAnswer> named, std::shared_ptr<AnswerReader> sink);
+  // The engine ends it, and tells so, or goes on for a caller that may return: then it is true, and
+  // but for an event that is under way nothing comes to the sink any more.
+  bool Cancel(bool may_return = false);
   void Resume();
   RequestId id() const;  // 0: not submitted
 
  private:
+  absl::Status SubmitNamed(Engine* engine, Request request,
+                           const std::shared_ptr<NamedAnswer>& named, const AnswerReader* reader);
+
   mutable Mutex mutex_;
   Engine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;  // set together with id_
+  // Instead, where it has a name; and who it is told.
+  std::shared_ptr<NamedAnswer> named_ ABSL_GUARDED_BY(mutex_);
+  const AnswerReader* reader_ ABSL_GUARDED_BY(mutex_) = nullptr;
   RequestId id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool resumed_ ABSL_GUARDED_BY(mutex_) = false;

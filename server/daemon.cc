@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "engine/steady_time.h"
 #include "server/call_environment.h"
+#include "server/engine_watchdog.h"
 #include "server/generation_service.h"
 #include "server/metrics.h"
 #include "server/network/connection_acceptor.h"
@@ -110,6 +111,7 @@ class RunningDaemon final : public Daemon {
     metrics_.SetEngine(engine_.get(), text_worker_.get());
     environment_.engine.store(engine_.get());
     SetState(State::kServing);
+    if (options_.watchdog_timeout > absl::ZeroDuration()) WatchEngine();
     return absl::OkStatus();
   }
 
@@ -121,7 +123,7 @@ class RunningDaemon final : public Daemon {
   int metrics_port() const override { return metrics_port_; }
 
  private:
-  enum class State { kLoading, kServing, kDraining, kFailed };
+  enum class State { kLoading, kServing, kStalled, kDraining, kFailed };
 
   absl::Status OpenServer() {
     static std::once_flag plugins;  // both are for the whole process
@@ -171,6 +173,9 @@ class RunningDaemon final : public Daemon {
       AddConnectionFamilies(acceptor_->counts(), families);
       AddProcessFamilies(ReadProcessUsage(), families);
       credentials_->AddFamilies(families);
+      environment_.named_answers.AddFamilies(families);
+      MutexLock lock(&watchdog_mutex_);
+      if (watchdog_ != nullptr) watchdog_->AddFamilies(families);
       families->Counter("mambad_log_dropped_lines_total",
                         "Lines of the log that nobody read in time",
                         static_cast<double>(environment_.log.dropped_lines()));
@@ -186,13 +191,47 @@ class RunningDaemon final : public Daemon {
       return {200, "text/plain; version=0.0.4; charset=utf-8", metrics_.Scrape()};
     }
     if (path != "/healthz") return {404, "text/plain", "here are /metrics and /healthz\n"};
-    static constexpr const char* kWords[] = {"loading", "ok", "draining", "failed"};
+    static constexpr const char* kWords[] = {"loading", "ok", "stalled", "draining", "failed"};
     const State state = state_.load();
     return {state == State::kServing ? 200 : 503, "text/plain",
             absl::StrCat(kWords[static_cast<int>(state)], "\n")};
   }
 
+  void WatchEngine() {
+    auto watchdog = std::make_unique<EngineWatchdog>(
+        *engine_, options_.watchdog_timeout,
+        [this](bool stalled, absl::Duration step) { OnStall(stalled, step); });
+    MutexLock lock(&watchdog_mutex_);
+    watchdog_ = std::move(watchdog);
+  }
+
+  void StopWatching() {
+    std::unique_ptr<EngineWatchdog> watchdog;
+    {
+      MutexLock lock(&watchdog_mutex_);
+      watchdog = std::move(watchdog_);
+    }
+  }
+
+  void OnStall(bool stalled, absl::Duration step) {
+    if (stalled) {
+      environment_.log.Error(absl::StrCat("the engine stands still: its step has lasted ",
+                                          absl::FormatDuration(absl::Trunc(step, absl::Seconds(1))),
+                                          " so far; health says NOT_SERVING until it ends"));
+    } else {
+      environment_.log.Warning("the engine goes on: health says SERVING again");
+    }
+    MutexLock lock(&state_mutex_);
+    const State expected = stalled ? State::kServing : State::kStalled;
+    if (state_.load() == expected) Tell(stalled ? State::kStalled : State::kServing);
+  }
+
   void SetState(State state) {
+    MutexLock lock(&state_mutex_);
+    Tell(state);
+  }
+
+  void Tell(State state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_mutex_) {
     state_.store(state);
     grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
     health->SetServingStatus(state == State::kServing);
@@ -207,6 +246,7 @@ class RunningDaemon final : public Daemon {
   void Stop(absl::Duration patience) {
     if (server_ == nullptr || stopped_) return;
     stopped_ = true;
+    StopWatching();
     const absl::Time deadline = SteadyNow() + patience;
     environment_.draining.store(true);
     environment_.open_calls.Close();  // after that: what is not counted is refused
@@ -240,7 +280,10 @@ class RunningDaemon final : public Daemon {
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<ConnectionAcceptor> acceptor_;
   std::unique_ptr<HttpEndpoint> endpoint_;
-  std::atomic<State> state_{State::kLoading};
+  Mutex watchdog_mutex_;
+  std::unique_ptr<EngineWatchdog> watchdog_ ABSL_GUARDED_BY(watchdog_mutex_);
+  Mutex state_mutex_;                          // held while health is told what is in state_
+  std::atomic<State> state_{State::kLoading};  // read by any thread
   int port_ = 0;
   int metrics_port_ = 0;
   bool stopped_ = false;

@@ -59,9 +59,15 @@ absl::Status GenerateStream::Begin(grpc::ByteBuffer* request, int64_t bytes) {
   if (IsValidRequestId(request_.request_id())) {
     MutexLock lock(&mutex_);
     record_.SetRequestId(request_.request_id());
+    name_ = NameOf(request_, record_.principal());
   }
   absl::StatusOr<PreparedGenerate> prepared = PrepareGenerate(request_, **engine, limits);
   if (!prepared.ok()) return prepared.status();
+  if (!name_.empty()) {
+    auto named = environment_->named_answers.Find(name_);
+    if (!named.ok()) return named.status();
+    if (*named != nullptr) return Join(**engine, *std::move(named), prepared->stream_interval);
+  }
   prepared->request.deadline = deadline_;
   prepared->request.arrival = SteadyNow();
   std::string owner;
@@ -93,16 +99,35 @@ void GenerateStream::TokenizeAndSubmit(Engine* engine, PreparedGenerate prepared
 }
 
 absl::Status GenerateStream::Submit(Engine* engine, PreparedGenerate prepared) {
-  AnswerReceipts receipts(engine->model(), prepared.request);
-  {
-    MutexLock lock(&mutex_);
-    receipts_ = std::move(receipts);
-    samples_.resize(static_cast<size_t>(prepared.request.output.samples));
-    samples_left_ = samples_.size();
-    stream_interval_ = prepared.stream_interval;
-    tokenizer_ = engine->tokenizer();
+  const AnswerStart start = StartOf(prepared.request);
+  std::shared_ptr<NamedAnswer> answer;
+  if (!name_.empty()) {
+    bool begun = false;
+    auto named = environment_->named_answers.FindOrBegin(name_, start, &begun);
+    if (!named.ok()) return named.status();
+    answer = *std::move(named);
+    if (answer != nullptr && !begun)
+      return Join(*engine, std::move(answer), prepared.stream_interval);
   }
-  return ticket_.Submit(engine, std::move(prepared.request), shared_from_this());
+  PrepareAnswer(*engine, start, prepared.stream_interval);
+  return ticket_.Submit(engine, std::move(prepared.request), shared_from_this(), std::move(answer));
+}
+
+absl::Status GenerateStream::Join(const Engine& engine, std::shared_ptr<NamedAnswer> named,
+                                  int stream_interval) {
+  PrepareAnswer(engine, named->start(), stream_interval);
+  return ticket_.Join(std::move(named), shared_from_this());
+}
+
+void GenerateStream::PrepareAnswer(const Engine& engine, const AnswerStart& start,
+                                   int stream_interval) {
+  AnswerReceipts receipts(engine.model(), start);
+  MutexLock lock(&mutex_);
+  receipts_ = std::move(receipts);
+  samples_.resize(static_cast<size_t>(start.samples));
+  samples_left_ = samples_.size();
+  stream_interval_ = stream_interval;
+  tokenizer_ = engine.tokenizer();
 }
 
 void GenerateStream::FailBeforeEngine(const absl::Status& status) {
@@ -121,6 +146,7 @@ bool GenerateStream::OnEvent(const TokenEvent& event) {
   bool may_go_on = true;
   {
     MutexLock lock(&mutex_);
+    if (left_) return true;
     record_.OnEvent(event);
     Sample& sample = samples_[static_cast<size_t>(event.index)];
     if (!broken_) {
@@ -161,8 +187,9 @@ void GenerateStream::OnWriteDone(bool ok) {
     actions = Next();
     if (WaitsForReader() && !stall_timer_.running()) StartStallTimer();
   }
-  if (!ok) ticket_.Cancel();
+  const bool leaves = !ok && ticket_.Cancel(/*may_return=*/true);
   Perform(actions);
+  if (leaves) LeaveAnswer();
 }
 
 void GenerateStream::OnCancel() {
@@ -180,7 +207,24 @@ void GenerateStream::GiveUp(const absl::Status& why) {
     actions = Next();
   }
   environment_->text_worker.Cancel(text_);
-  ticket_.Cancel();
+  const bool leaves = ticket_.Cancel(/*may_return=*/absl::IsCancelled(why));
+  Perform(actions);
+  if (leaves) LeaveAnswer();
+}
+
+void GenerateStream::OnTakenOver() {
+  GiveUp(absl::AbortedError("request_id: a later call of the same name is told the answer"));
+}
+
+void GenerateStream::LeaveAnswer() {
+  Actions actions;
+  {
+    MutexLock lock(&mutex_);
+    left_ = true;
+    samples_left_ = 0;
+    if (status_.ok()) status_ = absl::CancelledError("the caller is gone");
+    actions = Next();
+  }
   Perform(actions);
 }
 

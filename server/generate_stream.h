@@ -34,7 +34,7 @@ namespace mambad::server {
 // worker (Submit) and the stall timer; everything mutable is guarded by mutex_. The engine and gRPC
 // are never called with it held.
 class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
-                             public EventSink,
+                             public AnswerReader,
                              public std::enable_shared_from_this<GenerateStream> {
  public:
   // The reactor to return to gRPC. The arguments are gRPC's and live until OnDone; the bytes of
@@ -44,6 +44,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                                                            const grpc::ByteBuffer* request);
 
   bool OnEvent(const TokenEvent& event) override;
+  void OnTakenOver() override;
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
@@ -71,9 +72,14 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   absl::Status Begin(grpc::ByteBuffer* request, int64_t bytes);
   void TokenizeAndSubmit(Engine* engine, PreparedGenerate prepared, const absl::Status& turn);
   absl::Status Submit(Engine* engine, PreparedGenerate prepared);
+  // Before events come, of the answer's own or of an earlier call's.
+  void PrepareAnswer(const Engine& engine, const AnswerStart& start, int stream_interval);
+  absl::Status Join(const Engine& engine, std::shared_ptr<NamedAnswer> named, int stream_interval);
   void FailBeforeEngine(const absl::Status& status);
   // The caller is gone, its time is up, or its token is no longer valid: nothing more is written.
   void GiveUp(const absl::Status& why);
+  // Others are told the answer, or will be: nothing comes here any more.
+  void LeaveAnswer();
   void OnStall(int stall);
 
   // Decides what comes next. Perform acts on it without the lock.
@@ -90,6 +96,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   EngineTicket ticket_;
   const TextJobPointer text_ = std::make_shared<TextJob>();
   v1::GenerateRequest request_;  // until it is submitted: of the thread that prepares it
+  RequestName name_;             // likewise
   // What is being written, as message and as bytes: of the thread that writes it, then gRPC's while
   // writing_.
   v1::GenerateResponse in_flight_;
@@ -110,6 +117,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   // A write failed or the caller is gone: nothing more is written.
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;
+  bool left_ ABSL_GUARDED_BY(mutex_) = false;  // LeaveAnswer
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   bool paused_ ABSL_GUARDED_BY(mutex_) = false;
   // Numbers the timers, so that an old one finds that it is not meant any more.

@@ -43,6 +43,14 @@ Histogram& AddStepHistogram(prometheus::Registry& registry, const char* phase) {
       .Add({{"phase", phase}}, kShortTimes);
 }
 
+Histogram& AddRestoreHistogram(prometheus::Registry& registry, const char* tier) {
+  return prometheus::BuildHistogram()
+      .Name("mambad_session_restore_seconds")
+      .Help("From asking for a session's state to having it in a slot, by where it lay")
+      .Register(registry)
+      .Add({{"tier", tier}}, kShortTimes);
+}
+
 const char* ReasonLabel(FinishReason reason) {
   switch (reason) {
     case FinishReason::kEos:
@@ -93,8 +101,6 @@ void AddEngineFamilies(const Engine& engine, const TextLoad& text, int draft_len
                 stats.verify_seconds);
   list->Gauge("mambad_slots_used", "State slots in use", stats.slots_used);
   list->Gauge("mambad_slots", "State slots, used or not", stats.slots_total);
-  list->Gauge("mambad_state_bytes", "State in use by where it lies", stats.state_bytes,
-              {{"tier", "slot"}});
   list->Gauge("mambad_generation_tokens_per_second", "Over about the last 10 s",
               stats.generation_tokens_per_second);
   list->Gauge("mambad_acceptance_rate", "Accepted of drafted tokens over about the last 10 s",
@@ -138,6 +144,44 @@ void AddDeviceFamilies(const Engine& engine, MetricFamilies* list) {
               stats.recorded_rounds);
   list->Counter("mambad_round_recordings_total", "Recordings of decode rounds made",
                 static_cast<double>(stats.round_recordings));
+}
+
+// What is kept between calls: sessions, and states at the beginnings of prompts.
+void AddKeptFamilies(const Engine& engine, MetricFamilies* list) {
+  const EngineStats stats = engine.Stats();
+  const SessionCounters& counters = stats.sessions;
+  const SessionTotals totals =
+      engine.sessions() == nullptr ? SessionTotals() : engine.sessions()->Totals();
+  for (const auto& [tier, bytes] :
+       {std::pair("slot", stats.state_bytes), std::pair("host", totals.host_bytes),
+        std::pair("disk", totals.file_bytes), std::pair("prefix", counters.prefix_bytes)}) {
+    list->Gauge("mambad_state_bytes",
+                "State by where it lies: in slots and pages in use, of sessions in host memory and "
+                "in files, of beginnings of prompts",
+                static_cast<double>(bytes), {{"tier", tier}});
+  }
+  for (const auto& [tier, name] :
+       {std::pair(SessionTier::kText, "text"), std::pair(SessionTier::kSlot, "slot"),
+        std::pair(SessionTier::kHost, "host"), std::pair(SessionTier::kDisk, "disk")}) {
+    list->Gauge("mambad_sessions", "Sessions by where the state lies that they would go on with",
+                static_cast<double>(totals.sessions[static_cast<size_t>(tier)]), {{"tier", name}});
+  }
+  const auto count = [list](const char* name, const char* help, int64_t value) {
+    list->Counter(name, help, static_cast<double>(value));
+  };
+  count("mambad_session_parks_total", "States of sessions that left their slots", counters.parks);
+  count("mambad_session_restores_total", "States of sessions that came back into slots",
+        counters.restores);
+  count("mambad_session_evictions_total",
+        "States of sessions given up for want of host memory: their texts are read again",
+        counters.evictions);
+  count("mambad_snapshot_bytes_total", "Bytes of sessions' states copied out of slots",
+        counters.snapshot_bytes);
+  count("mambad_prefix_cache_lookups_total",
+        "Prompts that might go on from the beginning of another", counters.prefix_lookups);
+  count("mambad_prefix_cache_hits_total", "Prompts that did", counters.prefix_hits);
+  count("mambad_prefix_cache_tokens_total", "Tokens of theirs that were not read again",
+        counters.prefix_tokens);
 }
 
 void AddVllmFamilies(const Engine& engine, const TextLoad& text, MetricFamilies* list) {
@@ -196,6 +240,8 @@ Metrics::Metrics(bool vllm_names)
       draft_step_(AddStepHistogram(registry_, "draft")),
       target_step_(AddStepHistogram(registry_, "target")),
       whole_step_(AddStepHistogram(registry_, "total")),
+      restore_from_host_(AddRestoreHistogram(registry_, "host")),
+      restore_from_disk_(AddRestoreHistogram(registry_, "disk")),
       vllm_names_(vllm_names) {}
 
 void Metrics::OnStep(const StepReport& report) {
@@ -204,6 +250,10 @@ void Metrics::OnStep(const StepReport& report) {
   target_step_.Observe(report.verify_seconds);
   whole_step_.Observe(report.total_seconds);
   draft_length_.store(report.draft_length, std::memory_order_relaxed);
+}
+
+void Metrics::OnSessionRestored(const SessionRestore& restore) {
+  (restore.from_file ? restore_from_disk_ : restore_from_host_).Observe(restore.seconds);
 }
 
 void Metrics::RecordMessage(absl::Duration since_last) {
@@ -257,6 +307,7 @@ std::string Metrics::Scrape() const {
     if (engine_ != nullptr) {
       const TextLoad text = text_worker_ != nullptr ? text_worker_->Load() : TextLoad();
       AddEngineFamilies(*engine_, text, draft_length_.load(std::memory_order_relaxed), &list);
+      AddKeptFamilies(*engine_, &list);
       AddDeviceFamilies(*engine_, &list);
       if (vllm_names_) AddVllmFamilies(*engine_, text, &list);
     }

@@ -37,7 +37,9 @@ class Metrics : public StepObserver {
   // What others count, asked at every scrape. Before the first one.
   void AddSource(std::function<void(MetricFamilies*)> source);
 
-  void OnStep(const StepReport& report) override;  // engine thread
+  // Engine thread.
+  void OnStep(const StepReport& report) override;
+  void OnSessionRestored(const SessionRestore& restore) override;
 
   // One message of a stream, `since_last` after the one before of the same sample.
   void RecordMessage(absl::Duration since_last);
@@ -70,6 +72,8 @@ class Metrics : public StepObserver {
   prometheus::Histogram& draft_step_;
   prometheus::Histogram& target_step_;
   prometheus::Histogram& whole_step_;
+  prometheus::Histogram& restore_from_host_;
+  prometheus::Histogram& restore_from_disk_;
   std::vector<std::function<void(MetricFamilies*)>> sources_;
   mutable Mutex mutex_;
   const Engine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;

@@ -38,6 +38,14 @@ struct TlsOptions {
   std::string client_ca;    // clients must show a certificate of one of these authorities
 };
 
+// Calls that are repeated under the same request_id (server/named_answers.h).
+struct RetryOptions {
+  // How long an answer is gone on with whose caller is gone; 0: not at all.
+  absl::Duration reattach_timeout = absl::Seconds(10);
+  absl::Duration keep_time = absl::Minutes(1);  // how long one that is made can be told again
+  int64_t memory_bytes = 16 << 20;              // of all answers; 0: calls are never repeats
+};
+
 struct ServerOptions {
   EngineOptions engine;
 
@@ -78,6 +86,10 @@ struct ServerOptions {
       absl::Seconds(30);  // a reader that lets it pause this long is cancelled
   absl::Duration drain_timeout =
       absl::Seconds(30);  // running calls may go on this long after SIGTERM
+  absl::Duration watchdog_timeout =
+      absl::Minutes(1);  // health is off while a step of the engine's lasts longer; 0: never
+
+  RetryOptions retries;
 
   RequestLimits limits;
 

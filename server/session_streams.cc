@@ -183,8 +183,11 @@ void ImportStream::OnReadDone(bool ok) {
   if (ok) {
     const absl::Status status = ReadPiece();
     if (!status.ok()) return End(status);
-    return ReadNext();
+    return target_->wants_room() > 0 ? MakeRoom() : ReadNext();
   }
+  absl::Status status;
+  if (target_ != nullptr) status = target_->Read("");  // of the last piece, what waited for room
+  if (!status.ok()) return End(status);
   if (target_ == nullptr || !target_->done())
     return End(absl::InvalidArgumentError("piece: the stream ends before the session's record"));
   sessions_->Import(principal_, std::move(target_),
@@ -194,6 +197,13 @@ void ImportStream::OnReadDone(bool ok) {
                       stream->response_->Swap(&answer);
                       stream->End(absl::OkStatus());
                     });
+}
+
+void ImportStream::MakeRoom() {
+  sessions_->MakeRoom(principal_, *target_,
+                      [stream = shared_from_this()](const absl::Status& status) {
+                        status.ok() ? stream->ReadNext() : stream->End(status);
+                      });
 }
 
 absl::Status ImportStream::ReadPiece() {

@@ -89,6 +89,8 @@ class ImportStream final : public grpc::ServerReadReactor<grpc::ByteBuffer>,
                grpc::ByteBuffer* response);
   absl::Status Begin();
   absl::Status ReadPiece();
+  // Until there is room for the state whose record begins, nothing more is read of it.
+  void MakeRoom();
   void ReadNext();
   void End(const absl::Status& status);
 

@@ -143,7 +143,8 @@ absl::Status CheckConversation(const v1::Conversation& wire, const Engine& engin
 absl::StatusOr<std::vector<TokenId>> ReadText(const std::string& text, const Engine& engine,
                                               const std::atomic<bool>& over, bool begins) {
   return NameField("text",
-                   engine.tokenizer()->Encode(text, {.add_special_tokens = begins, .over = &over}));
+                   engine.tokenizer()->Encode(
+                       text, {.add_special_tokens = begins, .goes_on = !begins, .over = &over}));
 }
 
 absl::StatusOr<std::vector<TokenId>> ReadConversation(const v1::Conversation& wire,

@@ -41,7 +41,7 @@ absl::Status CheckText(const std::string& text, const Engine& engine, const v1::
 absl::Status CheckConversation(const v1::Conversation& wire, const Engine& engine,
                                const v1::Limits& limits);
 
-// Its tokens, after that; a text that does not begin has no begin-of-text. CANCELLED, some time
+// Its tokens, after that; one that does not begin goes on where another ended. CANCELLED, some time
 // after `over` came true; else errors as above.
 absl::StatusOr<std::vector<TokenId>> ReadText(const std::string& text, const Engine& engine,
                                               const std::atomic<bool>& over, bool begins = true);

@@ -22,6 +22,11 @@ absl::Status UnaryEngineCall::Begin(grpc::ByteBuffer* request, int64_t bytes) {
     record_.SetRequestId(request_id());
   }
   if (!prepared.ok()) return prepared.status();
+  if (!name_.empty()) {
+    auto named = environment_->named_answers.Find(name_);
+    if (!named.ok()) return named.status();
+    if (*named != nullptr) return Join(**engine, *std::move(named));
+  }
   prepared->deadline = deadline_;
   prepared->principal = principal_;
   prepared->arrival = SteadyNow();
@@ -51,19 +56,40 @@ void UnaryEngineCall::TokenizeAndSubmit(Engine* engine, Request request, const a
 }
 
 absl::Status UnaryEngineCall::Submit(Engine* engine, Request request) {
+  const AnswerStart start = StartOf(request);
+  std::shared_ptr<NamedAnswer> answer;
+  if (!name_.empty()) {
+    bool begun = false;
+    auto named = environment_->named_answers.FindOrBegin(name_, start, &begun);
+    if (!named.ok()) return named.status();
+    answer = *std::move(named);
+    if (answer != nullptr && !begun) return Join(*engine, std::move(answer));
+  }
   {
     MutexLock lock(&mutex_);
-    samples_left_ = request.output.samples;
+    samples_left_ = start.samples;
   }
-  Begun(*engine, request);
+  Begun(*engine, request, start);
   return ticket_.Submit(engine, std::move(request),
-                        std::static_pointer_cast<UnaryEngineCall>(shared_from_this()));
+                        std::static_pointer_cast<UnaryEngineCall>(shared_from_this()),
+                        std::move(answer));
+}
+
+absl::Status UnaryEngineCall::Join(const Engine& engine, std::shared_ptr<NamedAnswer> named) {
+  {
+    MutexLock lock(&mutex_);
+    samples_left_ = named->start().samples;
+  }
+  Joined(engine, named->start());
+  return ticket_.Join(std::move(named),
+                      std::static_pointer_cast<UnaryEngineCall>(shared_from_this()));
 }
 
 bool UnaryEngineCall::OnEvent(const TokenEvent& event) {
   absl::Status status;
   {
     MutexLock lock(&mutex_);
+    if (left_) return true;
     record_.OnEvent(event);
     Gather(event);
     if (event.finish == FinishReason::kNone) return true;
@@ -86,7 +112,20 @@ void UnaryEngineCall::Abandon(const absl::Status& why) {
     if (status_.ok()) status_ = why;
   }
   environment_->text_worker.Cancel(text_);
-  ticket_.Cancel();
+  if (!ticket_.Cancel(/*may_return=*/absl::IsCancelled(why))) return;
+  absl::Status status;
+  {
+    MutexLock lock(&mutex_);
+    // The last event may have ended it.
+    if (left_ || samples_left_ == 0) return;
+    left_ = true;
+    status = status_;
+  }
+  End(status);
+}
+
+void UnaryEngineCall::OnTakenOver() {
+  Abandon(absl::AbortedError("request_id: a later call of the same name is told the answer"));
 }
 
 void UnaryEngineCall::Record(const absl::Status& status) {
@@ -109,6 +148,7 @@ absl::StatusOr<Request> GenerateOnceCall::Prepare(grpc::ByteBuffer* bytes, const
                                                   const v1::Limits& limits) {
   absl::Status status = ReadMessage(bytes, EntryLimitsOf(limits), &request_);
   if (!status.ok()) return status;
+  if (IsValidRequestId(request_.request_id())) name_ = NameOf(request_, principal_);
   absl::StatusOr<PreparedGenerate> prepared = PrepareGenerate(request_, engine, limits);
   if (!prepared.ok()) return prepared.status();
   tokenizer_ = engine.tokenizer();
@@ -128,9 +168,14 @@ absl::Status GenerateOnceCall::ReadPrompt(const Engine& engine, const v1::Limits
   return status;
 }
 
-void GenerateOnceCall::Begun(const Engine& engine, const Request& request) {
-  for (int i = 1; i < request.output.samples; ++i) response_.add_further_samples();
-  receipts_ = AnswerReceipts(engine.model(), request);
+void GenerateOnceCall::Begun(const Engine& engine, const Request& /*request*/,
+                             const AnswerStart& start) {
+  Joined(engine, start);
+}
+
+void GenerateOnceCall::Joined(const Engine& engine, const AnswerStart& start) {
+  for (int i = 1; i < start.samples; ++i) response_.add_further_samples();
+  receipts_ = AnswerReceipts(engine.model(), start);
 }
 
 void GenerateOnceCall::Gather(const TokenEvent& event) {
@@ -166,7 +211,8 @@ absl::Status ScoreCall::ReadPrompt(const Engine& engine, const v1::Limits& limit
   return prompt.status();
 }
 
-void ScoreCall::Begun(const Engine& /*engine*/, const Request& request) {
+void ScoreCall::Begun(const Engine& /*engine*/, const Request& request,
+                      const AnswerStart& /*start*/) {
   response_.mutable_token_ids()->Add(request.prompt.begin(), request.prompt.end());
   response_.set_from(*request.score_from);
 }

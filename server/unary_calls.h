@@ -21,9 +21,10 @@ namespace mambad::server {
 
 // What both have in common. Entered from network threads, a text worker and the engine's delivery
 // threads.
-class UnaryEngineCall : public UnaryCall, public EventSink {
+class UnaryEngineCall : public UnaryCall, public AnswerReader {
  public:
   bool OnEvent(const TokenEvent& event) final;
+  void OnTakenOver() final;
 
  protected:
   UnaryEngineCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
@@ -40,13 +41,17 @@ class UnaryEngineCall : public UnaryCall, public EventSink {
   // Text worker, with text only: the prompt, after which the text is not needed any more.
   virtual absl::Status ReadPrompt(const Engine& engine, const v1::Limits& limits,
                                   const std::atomic<bool>& over, Request* request) = 0;
-  // Before Submit.
-  virtual void Begun(const Engine& engine, const Request& request) = 0;
+  // Before Submit. `start`: as StartOf says.
+  virtual void Begun(const Engine& engine, const Request& request, const AnswerStart& start) = 0;
+  // Instead, of an answer with a name_ that an earlier call began.
+  virtual void Joined(const Engine&, const AnswerStart&) {}
   // With mutex_ held: takes what is wanted of the event.
   virtual void Gather(const TokenEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
   // After the last event, when nobody else touches it any more: the answer, which then lies in
   // memory as bytes only.
   virtual grpc::ByteBuffer TakeAnswer() = 0;
+
+  RequestName name_;  // set by Prepare, where calls may be repeated
 
  private:
   absl::Status Begin(grpc::ByteBuffer* request, int64_t bytes) final;
@@ -54,10 +59,13 @@ class UnaryEngineCall : public UnaryCall, public EventSink {
   void Record(const absl::Status& status) final;
   void TokenizeAndSubmit(Engine* engine, Request request, const absl::Status& turn);
   absl::Status Submit(Engine* engine, Request request);
+  absl::Status Join(const Engine& engine, std::shared_ptr<NamedAnswer> named);
 
   EngineTicket ticket_;
   const TextJobPointer text_ = std::make_shared<TextJob>();
   int samples_left_ ABSL_GUARDED_BY(mutex_) = 1;
+  // Others are told the answer, or will be: nothing comes here any more.
+  bool left_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -78,7 +86,8 @@ class GenerateOnceCall final : public UnaryEngineCall {
   absl::Status TakeSession(Engine& engine, Request* request) override;
   absl::Status ReadPrompt(const Engine& engine, const v1::Limits& limits,
                           const std::atomic<bool>& over, Request* request) override;
-  void Begun(const Engine& engine, const Request& request) override;
+  void Begun(const Engine& engine, const Request& request, const AnswerStart& start) override;
+  void Joined(const Engine& engine, const AnswerStart& start) override;
   void Gather(const TokenEvent& event) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   grpc::ByteBuffer TakeAnswer() override { return TakeMessage(&response_); }
 
@@ -105,7 +114,7 @@ class ScoreCall final : public UnaryEngineCall {
   absl::Status TakeSession(Engine&, Request*) override { return absl::OkStatus(); }
   absl::Status ReadPrompt(const Engine& engine, const v1::Limits& limits,
                           const std::atomic<bool>& over, Request* request) override;
-  void Begun(const Engine& engine, const Request& request) override;
+  void Begun(const Engine& engine, const Request& request, const AnswerStart& start) override;
   void Gather(const TokenEvent& event) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   grpc::ByteBuffer TakeAnswer() override { return TakeMessage(&response_); }
 

@@ -358,7 +358,13 @@ absl::Status Opening::OpenSessions() {
   parts_.session_files = *std::move(files);
   for (const SessionFiles::Found& file : found) {
     auto session = std::make_shared<KeptSession>(file.record->id, file.record->principal);
-    session->in_file = true;
+    session->in_file = file.record->state_bytes > 0;
+    session->file_bytes = file.record->state_bytes;
+    for (const SessionFiles::Found::Checkpoint& checkpoint : file.checkpoints) {
+      session->checkpoints.push_back(
+          {checkpoint.position, nullptr, checkpoint.state_bytes > 0, checkpoint.state_bytes});
+      session->checkpoint_files.insert(checkpoint.position);
+    }
     session->exact = file.record->exact;
     session->used_before = file.age;
     parts_.sessions->Add(session, file.record->tokens);

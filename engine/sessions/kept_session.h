@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +23,16 @@ namespace mambad {
 using SessionText = std::shared_ptr<const std::vector<TokenId>>;
 
 struct KeptSession {
+  // Instead of a checkpoint's position: where the session stands.
+  static constexpr int64_t kItself = -1;
+
+  struct Checkpoint {
+    int64_t position = 0;
+    std::shared_ptr<const SavedState> saved;  // null: it is in a file, or the text is read again
+    bool in_file = false;
+    int64_t file_bytes = 0;  // of that state
+  };
+
   KeptSession(std::string id, std::string principal)
       : id(std::move(id)), principal(std::move(principal)) {}
 
@@ -43,14 +54,23 @@ struct KeptSession {
   DraftStatistics draft_statistics;  // acceptance as the session has seen it
   std::shared_ptr<const SavedState> saved;
   bool in_file = false;
-  bool file_asked_for = false;  // its state is being read
+  int64_t file_bytes = 0;              // of that state
+  bool file_asked_for = false;         // its state, or a checkpoint's, is being read
+  std::optional<absl::Time> asked_at;  // for what was read since a request went on with it
   bool exact = true;
-  bool gone = false;  // nobody finds it any more
-  struct Checkpoint {
-    int64_t position = 0;
-    std::shared_ptr<const SavedState> saved;  // null: nothing was read at that position
-  };
+  bool gone = false;                    // nobody finds it any more
   std::vector<Checkpoint> checkpoints;  // by position
+  // Whose files are there; those of checkpoints that the session has no more go when it is in its
+  // own file next, as that may still be of the text that had them.
+  std::set<int64_t> checkpoint_files;
+
+  // Null: there is none.
+  Checkpoint* FindCheckpoint(int64_t position) {
+    for (Checkpoint& checkpoint : checkpoints) {
+      if (checkpoint.position == position) return &checkpoint;
+    }
+    return nullptr;
+  }
 };
 
 }  // namespace mambad

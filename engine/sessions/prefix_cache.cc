@@ -65,6 +65,7 @@ PrefixCache::Places PrefixCache::Begin(const std::string& principal,
                                        absl::Span<const TokenId> prompt, Sequence& sequence) {
   Places places;
   if (memory_->limit() == 0) return places;
+  ++lookups_;
   const std::vector<std::string> names = NamesOf(principal, prompt);
   size_t met = 0, held = 0;  // borders that a prompt came past, and the last that has a state
   for (; met < names.size(); ++met) {
@@ -78,6 +79,8 @@ PrefixCache::Places PrefixCache::Begin(const std::string& principal,
                     state->target().data());
     backend_.Synchronize();
     sequence.target = state->target_read;
+    ++hits_;
+    hit_tokens_ += state->target_read.fed;
   }
   // Where it parts from those before it, and where it ends.
   const auto add = [&](size_t borders) {
@@ -89,6 +92,13 @@ PrefixCache::Places PrefixCache::Begin(const std::string& principal,
   add(names.size());
   for (size_t i = met; i < names.size(); ++i) Use(names[i]);
   return places;
+}
+
+void PrefixCache::AddCounters(SessionCounters* counters) const {
+  counters->prefix_lookups = lookups_;
+  counters->prefix_hits = hits_;
+  counters->prefix_tokens = hit_tokens_;
+  counters->prefix_bytes = memory_->used();
 }
 
 void PrefixCache::Keep(const Sequence& sequence, Places& places) {

@@ -20,6 +20,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "engine/digest/sha256.h"
+#include "engine/engine_stats.h"
 #include "engine/options.h"
 #include "engine/sequence.h"
 #include "engine/sessions/saved_state.h"
@@ -48,7 +49,8 @@ class PrefixCache {
   // Keeps the state of a sequence that stands at the next of its places.
   void Keep(const Sequence& sequence, Places& places);
 
-  int64_t bytes() const { return memory_->used(); }
+  // Those of them that are about prefixes.
+  void AddCounters(SessionCounters* counters) const;
 
  private:
   struct Known {
@@ -68,6 +70,7 @@ class PrefixCache {
   const std::string salt_;
   Order order_;
   absl::flat_hash_map<std::string, Order::iterator> known_;
+  int64_t lookups_ = 0, hits_ = 0, hit_tokens_ = 0;
 };
 
 }  // namespace mambad

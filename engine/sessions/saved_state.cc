@@ -16,12 +16,12 @@ bool HostMemory::Take(int64_t bytes) {
 std::shared_ptr<SavedState> SavedState::Make(std::shared_ptr<HostMemory> memory,
                                              const ReadPosition& target_read,
                                              const ImageSize& target,
-                                             const ReadPosition& draft_read,
-                                             const ImageSize* draft) {
+                                             const ReadPosition& draft_read, const ImageSize* draft,
+                                             bool taken) {
   const int64_t target_bytes = target.Bytes(target_read.fed, target_read.replay);
   const int64_t draft_bytes =
       draft == nullptr ? 0 : draft->Bytes(draft_read.fed, draft_read.replay);
-  if (!memory->Take(target_bytes + draft_bytes)) return nullptr;
+  if (!taken && !memory->Take(target_bytes + draft_bytes)) return nullptr;
   return std::shared_ptr<SavedState>(
       new SavedState(std::move(memory), target_read, draft_read, target_bytes, draft_bytes));
 }

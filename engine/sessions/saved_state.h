@@ -35,10 +35,12 @@ class HostMemory {
 class SavedState {
  public:
   // Of a text of which the models have read so far; `draft`: null without a draft model, or where
-  // only the target's state is wanted. Null: there is no room.
+  // only the target's state is wanted. Null: there is no room. `taken`: what it takes was taken of
+  // `memory` before.
   static std::shared_ptr<SavedState> Make(std::shared_ptr<HostMemory> memory,
                                           const ReadPosition& target_read, const ImageSize& target,
-                                          const ReadPosition& draft_read, const ImageSize* draft);
+                                          const ReadPosition& draft_read, const ImageSize* draft,
+                                          bool taken = false);
   ~SavedState();
   SavedState(const SavedState&) = delete;
   SavedState& operator=(const SavedState&) = delete;

@@ -14,13 +14,12 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 
 namespace mambad {
 namespace {
 
-constexpr absl::string_view kSuffix = ".session";
-constexpr absl::string_view kPartSuffix = ".session.part";
+constexpr absl::string_view kSession = ".session", kCheckpoint = ".checkpoint", kPart = ".part";
+constexpr absl::string_view kSessionPart = ".session.part", kCheckpointPart = ".checkpoint.part";
 constexpr char kLockName[] = "/lock";
 constexpr size_t kPieceBytes = 1 << 20;
 
@@ -60,6 +59,32 @@ absl::Status SyncDirectory(const std::string& directory) {
   if (opened.number() < 0) return SystemError("opening", directory, errno);
   if (fsync(opened.number()) != 0) return SystemError("syncing", directory, errno);
   return absl::OkStatus();
+}
+
+absl::Status NotKept(const absl::Status& status) {
+  return absl::Status(status.code(),
+                      absl::StrCat("the session could not be kept: ", status.message()));
+}
+
+// A checkpoint's record says of itself only what it is; whose it is says its file's name.
+SessionRecordReader::Rules CheckpointRules(bool only_head) {
+  SessionRecordReader::Rules rules;
+  rules.inexact = true;
+  rules.only_head = only_head;
+  return rules;
+}
+
+void Discard(const std::string& path, absl::string_view why, std::vector<std::string>* warnings) {
+  unlink(path.c_str());
+  warnings->push_back(absl::StrCat(path, ": ", why));
+}
+
+// Of a file that could not be taken.
+void Report(const std::string& path, const absl::Status& status,
+            std::vector<std::string>* warnings) {
+  if (absl::IsInvalidArgument(status))
+    return Discard(path, absl::StrCat("removed: ", status.message()), warnings);
+  warnings->push_back(absl::StrCat(path, ": left alone: ", status.message()));
 }
 
 // All directories of the path that are not there.
@@ -115,40 +140,65 @@ SessionFiles::~SessionFiles() {
   close(lock_);
 }
 
-void SessionFiles::Scan(std::vector<Found>* found, std::vector<std::string>* warnings) {
+void SessionFiles::Scan(std::vector<Found>* found, std::vector<std::string>* warnings) const {
   DIR* const directory = opendir(directory_.c_str());
   if (directory == nullptr) return;
-  std::vector<std::string> names;
+  std::vector<std::string> names, checkpoints;
   while (const dirent* entry = readdir(directory)) names.emplace_back(entry->d_name);
   closedir(directory);
   std::sort(names.begin(), names.end());
-  SessionRecordReader::Rules rules;
-  rules.owned = rules.only_head = true;
   for (const std::string& name : names) {
     const std::string path = absl::StrCat(directory_, "/", name);
-    if (absl::EndsWith(name, kPartSuffix)) {
-      unlink(path.c_str());
-      warnings->push_back(
-          absl::StrCat(path,
-                       ": a session that was being written when the process ended: removed; "
-                       "what was acknowledged of it before is there"));
-      continue;
-    }
-    if (!absl::EndsWith(name, kSuffix)) continue;
-    auto record = ReadNow(path, rules);
-    if (record.ok() && PathOf((*record)->id) != path)
-      record = absl::InvalidArgumentError("the session in it has another name");
-    struct stat facts;
-    if (record.ok() && stat(path.c_str(), &facts) == 0) {
-      const auto age = std::max<int64_t>(0, time(nullptr) - facts.st_mtime);
-      found->push_back({*std::move(record), absl::Seconds(age)});
-    } else if (absl::IsInvalidArgument(record.status())) {
-      unlink(path.c_str());
-      warnings->push_back(absl::StrCat(path, ": removed: ", record.status().message()));
-    } else {
-      warnings->push_back(absl::StrCat(path, ": left alone: ", record.status().message()));
+    if (absl::EndsWith(name, kSessionPart) || absl::EndsWith(name, kCheckpointPart)) {
+      Discard(path,
+              "a session that was being written when the process ended: removed; what was "
+              "acknowledged of it before is there",
+              warnings);
+    } else if (absl::EndsWith(name, kSession)) {
+      ScanSession(path, found, warnings);
+    } else if (absl::EndsWith(name, kCheckpoint)) {
+      checkpoints.push_back(name);
     }
   }
+  for (const std::string& name : checkpoints) ScanCheckpoint(name, found, warnings);
+  for (Found& session : *found) {
+    std::sort(session.checkpoints.begin(), session.checkpoints.end(),
+              [](const auto& a, const auto& b) { return a.position < b.position; });
+  }
+}
+
+void SessionFiles::ScanSession(const std::string& path, std::vector<Found>* found,
+                               std::vector<std::string>* warnings) const {
+  SessionRecordReader::Rules rules;
+  rules.owned = rules.only_head = true;
+  auto record = ReadNow(path, rules);
+  if (record.ok() && PathOf((*record)->id, kItself) != path)
+    record = absl::InvalidArgumentError("the session in it has another name");
+  struct stat facts;
+  if (record.ok() && stat(path.c_str(), &facts) == 0) {
+    const auto age = std::max<int64_t>(0, time(nullptr) - facts.st_mtime);
+    found->push_back({*std::move(record), absl::Seconds(age), {}});
+  } else {
+    Report(path, record.status(), warnings);
+  }
+}
+
+void SessionFiles::ScanCheckpoint(const std::string& name, std::vector<Found>* found,
+                                  std::vector<std::string>* warnings) const {
+  const std::string path = absl::StrCat(directory_, "/", name);
+  const auto record = ReadNow(path, CheckpointRules(/*only_head=*/true));
+  if (!record.ok()) return Report(path, record.status(), warnings);
+  const std::vector<TokenId>& text = *(*record)->tokens;
+  const auto position = static_cast<int64_t>(text.size());
+  const auto session = std::find_if(found->begin(), found->end(), [&](const Found& session) {
+    return PathOf(session.record->id, position) == path;
+  });
+  if (session == found->end())
+    return Discard(path, "a checkpoint of a session that is not there: removed", warnings);
+  const std::vector<TokenId>& whole = *session->record->tokens;
+  if (text.size() > whole.size() || !std::equal(text.begin(), text.end(), whole.begin()))
+    return Discard(path, "a checkpoint of a text that the session has no more: removed", warnings);
+  session->checkpoints.push_back({position, (*record)->state_bytes});
 }
 
 // ---- the thread ---------------------------------------------------------------------------------
@@ -175,29 +225,40 @@ void SessionFiles::Ask(std::function<void()> job) {
   news_.NotifyOne();
 }
 
-void SessionFiles::Write(std::shared_ptr<const SessionRecord> record, Written done) {
-  Ask([this, record = std::move(record), done = std::move(done)] { done(WriteNow(record)); });
-}
-
-void SessionFiles::Read(const std::string& id, WasRead done) {
-  Ask([this, id, done = std::move(done)] {
-    SessionRecordReader::Rules rules;
-    rules.owned = true;
-    done(ReadNow(PathOf(id), rules));
+void SessionFiles::Write(const std::string& id, int64_t at,
+                         std::shared_ptr<const SessionRecord> record, Written done) {
+  Ask([this, path = PathOf(id, at), record = std::move(record), done = std::move(done)] {
+    done(WriteNow(path, record));
   });
 }
 
-void SessionFiles::Remove(const std::string& id) {
-  Ask([path = PathOf(id)] { unlink(path.c_str()); });
+void SessionFiles::Read(const std::string& id, int64_t at, WasRead done) {
+  Ask([this, path = PathOf(id, at), at, done = std::move(done)] {
+    SessionRecordReader::Rules rules = CheckpointRules(/*only_head=*/false);
+    if (at == kItself) rules = {.owned = true};
+    done(ReadNow(path, rules));
+  });
 }
 
-std::string SessionFiles::PathOf(const std::string& id) const {
-  return absl::StrCat(directory_, "/", id, kSuffix);
+void SessionFiles::Remove(const std::string& id, int64_t at) {
+  Ask([path = PathOf(id, at)] { unlink(path.c_str()); });
 }
 
-absl::Status SessionFiles::WriteNow(const std::shared_ptr<const SessionRecord>& record) {
-  const std::string path = PathOf(record->id);
-  const std::string part = absl::StrCat(directory_, "/", record->id, kPartSuffix);
+void SessionFiles::Share(const std::string& from, const std::string& to,
+                         std::vector<int64_t> positions, Written done) {
+  Ask([this, from, to, positions = std::move(positions), done = std::move(done)] {
+    done(ShareNow(from, to, positions));
+  });
+}
+
+std::string SessionFiles::PathOf(const std::string& id, int64_t at) const {
+  if (at == kItself) return absl::StrCat(directory_, "/", id, kSession);
+  return absl::StrCat(directory_, "/", id, ".", at, kCheckpoint);
+}
+
+absl::Status SessionFiles::WriteNow(const std::string& path,
+                                    const std::shared_ptr<const SessionRecord>& record) const {
+  const std::string part = absl::StrCat(path, kPart);
   const auto write_part = [&]() -> absl::Status {
     const Descriptor file(open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     if (file.number() < 0) return SystemError("making", part, errno);
@@ -213,8 +274,17 @@ absl::Status SessionFiles::WriteNow(const std::shared_ptr<const SessionRecord>& 
     status = SystemError("renaming", part, errno);
   if (status.ok()) return SyncDirectory(directory_);
   unlink(part.c_str());
-  return absl::Status(status.code(),
-                      absl::StrCat("the session could not be kept: ", status.message()));
+  return NotKept(status);
+}
+
+absl::Status SessionFiles::ShareNow(const std::string& from, const std::string& to,
+                                    const std::vector<int64_t>& positions) const {
+  for (const int64_t position : positions) {
+    const std::string path = PathOf(to, position);
+    if (link(PathOf(from, position).c_str(), path.c_str()) != 0)
+      return NotKept(SystemError("linking", path, errno));
+  }
+  return SyncDirectory(directory_);
 }
 
 absl::StatusOr<std::shared_ptr<const SessionRecord>> SessionFiles::ReadNow(

@@ -162,12 +162,21 @@ SessionRecordReader::SessionRecordReader(std::shared_ptr<const SessionFormat> fo
                                          std::shared_ptr<HostMemory> memory, const Rules& rules)
     : format_(std::move(format)), memory_(std::move(memory)), rules_(rules) {}
 
+SessionRecordReader::~SessionRecordReader() {
+  if (room_taken_) memory_->GiveBack(StateBytes());
+}
+
 absl::Status SessionRecordReader::Read(absl::string_view piece) {
+  const std::string waited = std::exchange(waiting_, {});
+  std::string joined;
+  if (!waited.empty()) piece = joined = absl::StrCat(waited, piece);
+  if (stage_ == Stage::kTarget && room_taken_) MakeState();
   while (!done()) {
     const Stage before = stage_;
     size_t used = 0;
     if (absl::Status status = Advance(piece, &used); !status.ok()) return status;
     piece.remove_prefix(used);
+    if (stage_ == Stage::kRoom) waiting_ = std::string(piece);
     if (used == 0 && stage_ == before) return absl::OkStatus();  // more must come
   }
   return piece.empty() || rules_.only_head ? absl::OkStatus() : Damaged("bytes follow its end");
@@ -213,6 +222,8 @@ absl::Status SessionRecordReader::Advance(absl::string_view at_hand, size_t* use
       stage_ = rules_.only_head ? Stage::kDone : Stage::kTarget;
       return rules_.only_head ? absl::OkStatus() : PrepareState();
     }
+    case Stage::kRoom:
+      return absl::OkStatus();
     case Stage::kTarget:
       if (take_image(target_bytes_, state_ == nullptr ? absl::Span<std::byte>() : state_->target()))
         stage_ = Stage::kDraft;
@@ -253,6 +264,7 @@ absl::Status SessionRecordReader::ReadHeader(absl::string_view bytes) {
   draft_read_ = header.TakePosition();
   target_bytes_ = header.TakeNumber<int64_t>();
   draft_bytes_ = header.TakeNumber<int64_t>();
+  record_->state_bytes = target_bytes_ + draft_bytes_;
   const auto tokens = header.TakeNumber<int64_t>();
   if (header.lacks() || tokens < 0 || header.left() % 4 != 0 ||
       static_cast<int64_t>(header.left() / 4) != tokens) {
@@ -286,7 +298,7 @@ absl::Status SessionRecordReader::CheckNames(const SessionRecord& record) const 
     if (!rules_.other_numerics) return Another("kind of numerics", its.numerics, ours.numerics);
     record_->exact = false;
   }
-  if (!record.exact && !rules_.other_numerics && !rules_.owned) {
+  if (!record.exact && !rules_.other_numerics && !rules_.owned && !rules_.inexact) {
     return absl::FailedPreconditionError(
         "the session is not exact: some of its state was computed by other numerics");
   }
@@ -319,13 +331,32 @@ absl::Status SessionRecordReader::PrepareState() {
     return Damaged(absl::StrCat("a draft's state of ", draft_bytes_, " bytes"));
   // Rows that wait may be more than a slot here has room for: then the text is read again.
   if (target_read_.replay > format_->target.replay_rows) return absl::OkStatus();
-  state_ = SavedState::Make(memory_, target_read_, format_->target,
-                            keeps_draft_ ? draft_read_ : ReadPosition(),
-                            keeps_draft_ ? &*format_->draft : nullptr);
-  if (state_ != nullptr) return absl::OkStatus();
+  if (memory_->Take(StateBytes())) {
+    room_taken_ = true;
+    MakeState();
+    return absl::OkStatus();
+  }
+  if (rules_.waits_for_room && StateBytes() <= memory_->limit()) {
+    stage_ = Stage::kRoom;
+    return absl::OkStatus();
+  }
   return absl::ResourceExhaustedError(absl::StrCat(
       "sessions.host_memory_bytes: no room for a state of ", target_bytes_ + draft_bytes_,
       " bytes, ", memory_->used(), " of ", memory_->limit(), " are used"));
+}
+
+bool SessionRecordReader::TakeRoom() {
+  if (stage_ != Stage::kRoom || !memory_->Take(StateBytes())) return false;
+  room_taken_ = true;
+  stage_ = Stage::kTarget;
+  return true;
+}
+
+void SessionRecordReader::MakeState() {
+  room_taken_ = false;
+  state_ = SavedState::Make(memory_, target_read_, format_->target,
+                            keeps_draft_ ? draft_read_ : ReadPosition(),
+                            keeps_draft_ ? &*format_->draft : nullptr, /*taken=*/true);
 }
 
 std::shared_ptr<const SessionRecord> SessionRecordReader::Take() { return std::move(record_); }

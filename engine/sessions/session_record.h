@@ -13,7 +13,8 @@
 //   images                          the target's, the draft's
 //   SHA-256 of the images           32 bytes
 //
-// An export has neither id nor principal.
+// An export has neither id nor principal; nor has a checkpoint, which belongs to a session by its
+// file's name.
 
 #ifndef MAMBAD_ENGINE_SESSIONS_SESSION_RECORD_H_
 #define MAMBAD_ENGINE_SESSIONS_SESSION_RECORD_H_
@@ -43,6 +44,7 @@ class SessionRecord {
   bool exact = true;
   std::shared_ptr<const std::vector<TokenId>> tokens;
   std::shared_ptr<const SavedState> state;  // null: none
+  int64_t state_bytes = 0;                  // of one that was read, also where only its head was
 
   // All before the images, with its checksum.
   std::string Head() const;
@@ -70,26 +72,35 @@ class SessionRecordReader final : public SessionTarget {
     bool other_numerics = false;  // those of other numerics are taken, and are not exact
     bool owned = false;           // id and principal are wanted: a file
     bool only_head = false;       // state is not wanted; done() after the header
+    bool inexact = false;         // one that is not exact is taken: it was ours
+    bool waits_for_room = false;  // wants_room() instead of RESOURCE_EXHAUSTED
   };
   // `memory`: what the state's bytes are taken of.
   SessionRecordReader(std::shared_ptr<const SessionFormat> format,
                       std::shared_ptr<HostMemory> memory, const Rules& rules);
+  ~SessionRecordReader() override;
 
   absl::Status Read(absl::string_view piece) override;
   bool done() const override { return stage_ == Stage::kDone; }
+  int64_t wants_room() const override { return stage_ == Stage::kRoom ? StateBytes() : 0; }
+  // Of a reader that wants room: takes it of the memory, so that it goes on; false: there is none.
+  bool TakeRoom();
   // Of the whole record, once its header has come; -1 before.
   int64_t total_bytes() const { return total_bytes_; }
   // When done, once.
   std::shared_ptr<const SessionRecord> Take();
 
  private:
-  enum class Stage { kStart, kHeader, kTarget, kDraft, kChecksum, kDone };
+  enum class Stage { kStart, kHeader, kRoom, kTarget, kDraft, kChecksum, kDone };
 
   // How many of the bytes at hand were used; 0: more are needed.
   absl::Status Advance(absl::string_view at_hand, size_t* used);
   absl::Status ReadHeader(absl::string_view header);
   absl::Status CheckNames(const SessionRecord& record) const;
   absl::Status PrepareState();
+  // That will be kept of the record.
+  int64_t StateBytes() const { return target_bytes_ + (keeps_draft_ ? draft_bytes_ : 0); }
+  void MakeState();
 
   const std::shared_ptr<const SessionFormat> format_;
   const std::shared_ptr<HostMemory> memory_;
@@ -102,6 +113,8 @@ class SessionRecordReader final : public SessionTarget {
   ReadPosition target_read_, draft_read_;
   int64_t target_bytes_ = 0, draft_bytes_ = 0;
   bool keeps_draft_ = false;
+  bool room_taken_ = false;  // of the memory, for a state that is not made yet
+  std::string waiting_;      // that came after the header, until there is room
   std::shared_ptr<SavedState> state_;
   int64_t image_read_ = 0;
   int64_t total_bytes_ = -1;

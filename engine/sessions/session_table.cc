@@ -146,6 +146,18 @@ std::vector<SessionInfo> SessionTable::List(const std::string& principal) {
   return infos;
 }
 
+SessionTotals SessionTable::Totals() const {
+  SessionTotals totals;
+  totals.host_bytes = memory_->used();
+  MutexLock lock(&mutex_);
+  for (const auto& [id, session] : sessions_) {
+    if (!session->listed) continue;
+    ++totals.sessions[static_cast<size_t>(session->info.tier)];
+    totals.file_bytes += session->info.file_bytes;
+  }
+  return totals;
+}
+
 absl::Status SessionTable::Delete(const std::string& principal, const std::string& id) {
   {
     MutexLock lock(&mutex_);
@@ -201,13 +213,14 @@ std::vector<std::shared_ptr<KeptSession>> SessionTable::TakeGone() {
 }
 
 void SessionTable::PostFor(
-    const std::string& principal, const std::string& id,
+    const std::string& principal, const std::string& id, int64_t at,
     const std::function<void(absl::Status)>& refuse,
     std::function<void(SessionKeeper&, const std::shared_ptr<SessionLease>&)> run) {
   auto lease = Take(principal, id);
   if (!lease.ok()) return refuse(lease.status());
   Task task;
   task.session = SessionOf(**lease);
+  task.at = at;
   // The task alone holds the lease: it is over when the caller is told.
   task.run = [lease = *std::move(lease), run = std::move(run)](SessionKeeper& keeper) {
     run(keeper, lease);
@@ -219,7 +232,8 @@ void SessionTable::Create(const std::string& principal, std::vector<TokenId> tok
   auto lease = Begin(principal);
   if (!lease.ok()) return done(lease.status());
   auto text = std::make_shared<const std::vector<TokenId>>(std::move(tokens));
-  Post({nullptr, [lease = *std::move(lease), text, done = std::move(done)](SessionKeeper& keeper) {
+  Post({nullptr, KeptSession::kItself,
+        [lease = *std::move(lease), text, done = std::move(done)](SessionKeeper& keeper) {
           keeper.Create(lease, text, /*record=*/nullptr, done);
         }});
 }
@@ -227,7 +241,16 @@ void SessionTable::Create(const std::string& principal, std::vector<TokenId> tok
 std::unique_ptr<SessionTarget> SessionTable::NewTarget(bool other_numerics) {
   SessionRecordReader::Rules rules;
   rules.other_numerics = other_numerics;
+  rules.waits_for_room = true;
   return std::make_unique<SessionRecordReader>(format_, memory_, rules);
+}
+
+void SessionTable::MakeRoom(const std::string& principal, SessionTarget& target,
+                            std::function<void(const absl::Status&)> done) {
+  Post({nullptr, KeptSession::kItself,
+        [principal, &target, done = std::move(done)](SessionKeeper& keeper) {
+          keeper.MakeRoom(principal, target, done);
+        }});
 }
 
 void SessionTable::Import(const std::string& principal, std::unique_ptr<SessionTarget> target,
@@ -236,15 +259,15 @@ void SessionTable::Import(const std::string& principal, std::unique_ptr<SessionT
       static_cast<SessionRecordReader&>(*target).Take();
   auto lease = Begin(principal);
   if (!lease.ok()) return done(lease.status());
-  Post(
-      {nullptr, [lease = *std::move(lease), record, done = std::move(done)](SessionKeeper& keeper) {
-         keeper.Create(lease, record->tokens, record.get(), done);
-       }});
+  Post({nullptr, KeptSession::kItself,
+        [lease = *std::move(lease), record, done = std::move(done)](SessionKeeper& keeper) {
+          keeper.Create(lease, record->tokens, record.get(), done);
+        }});
 }
 
 void SessionTable::Fork(const std::string& principal, const std::string& id, Done done) {
   PostFor(
-      principal, id, done,
+      principal, id, KeptSession::kItself, done,
       [this, principal, done](SessionKeeper& keeper, const std::shared_ptr<SessionLease>& lease) {
         auto other = Begin(principal);
         if (!other.ok()) return keeper.TellLater([done, other] { done(other.status()); });
@@ -253,24 +276,22 @@ void SessionTable::Fork(const std::string& principal, const std::string& id, Don
 }
 
 void SessionTable::Checkpoint(const std::string& principal, const std::string& id, Done done) {
-  PostFor(principal, id, done,
+  PostFor(principal, id, KeptSession::kItself, done,
           [done](SessionKeeper& keeper, const std::shared_ptr<SessionLease>& lease) {
-            auto info = keeper.Checkpoint(*SessionOf(*lease));
-            if (info.ok()) info->in_use = false;  // when it is told
-            keeper.TellLater([done, info = std::move(info)] { done(info); });
+            keeper.Checkpoint(lease, done);
           });
 }
 
 void SessionTable::Rewind(const std::string& principal, const std::string& id, int64_t position,
                           Done done) {
-  PostFor(principal, id, done,
+  PostFor(principal, id, position, done,
           [position, done](SessionKeeper& keeper, const std::shared_ptr<SessionLease>& lease) {
             keeper.Rewind(lease, position, done);
           });
 }
 
 void SessionTable::Export(const std::string& principal, const std::string& id, Exported done) {
-  PostFor(principal, id, done,
+  PostFor(principal, id, KeptSession::kItself, done,
           [done](SessionKeeper& keeper, const std::shared_ptr<SessionLease>& lease) {
             auto exported = keeper.Export(*SessionOf(*lease));
             if (exported.ok()) exported->info.in_use = false;  // when it is told
@@ -315,7 +336,9 @@ void SessionTable::Publish(KeptSession& session) {
   for (const KeptSession::Checkpoint& checkpoint : session.checkpoints) {
     info.checkpoints.push_back(checkpoint.position);
     if (checkpoint.saved != nullptr) info.state_bytes += checkpoint.saved->bytes();
+    if (checkpoint.in_file) info.file_bytes += checkpoint.file_bytes;
   }
+  if (session.in_file) info.file_bytes += session.file_bytes;
   info.exact = session.exact;
   MutexLock lock(&mutex_);
   static_cast<SessionFacts&>(info) = session.info;
@@ -330,6 +353,14 @@ void SessionTable::Add(const std::shared_ptr<KeptSession>& session, SessionText 
   }
   SetText(*session, std::move(text));
   Publish(*session);
+}
+
+void SessionTable::Forget(const KeptSession& session) {
+  {
+    MutexLock lock(&mutex_);
+    Remove(session.id);
+  }
+  Wake();
 }
 
 void SessionTable::Expire(absl::Time now) {

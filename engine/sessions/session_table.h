@@ -43,6 +43,7 @@ class SessionTable final : public Sessions, public std::enable_shared_from_this<
   void Create(const std::string& principal, std::vector<TokenId> tokens, Done done) override;
   absl::StatusOr<SessionInfo> Get(const std::string& principal, const std::string& id) override;
   std::vector<SessionInfo> List(const std::string& principal) override;
+  SessionTotals Totals() const override;
   absl::Status Delete(const std::string& principal, const std::string& id) override;
   void Fork(const std::string& principal, const std::string& id, Done done) override;
   void Checkpoint(const std::string& principal, const std::string& id, Done done) override;
@@ -50,6 +51,8 @@ class SessionTable final : public Sessions, public std::enable_shared_from_this<
               Done done) override;
   void Export(const std::string& principal, const std::string& id, Exported done) override;
   std::unique_ptr<SessionTarget> NewTarget(bool other_numerics) override;
+  void MakeRoom(const std::string& principal, SessionTarget& target,
+                std::function<void(const absl::Status&)> done) override;
   void Import(const std::string& principal, std::unique_ptr<SessionTarget> target,
               Done done) override;
 
@@ -59,9 +62,10 @@ class SessionTable final : public Sessions, public std::enable_shared_from_this<
   // For the engine thread.
 
   // Something to be done between two rounds, when the state of `session` (null: of none) is at
-  // hand.
+  // hand: its own, or that of its checkpoint `at`.
   struct Task {
     std::shared_ptr<KeptSession> session;
+    int64_t at = KeptSession::kItself;
     std::function<void(SessionKeeper&)> run;
   };
   // Any thread.
@@ -82,6 +86,8 @@ class SessionTable final : public Sessions, public std::enable_shared_from_this<
   SessionInfo InfoOf(const KeptSession& session);
   // One that is there already, out of a file.
   void Add(const std::shared_ptr<KeptSession>& session, SessionText text);
+  // It is not there: what was to make it has failed.
+  void Forget(const KeptSession& session);
   // Notes what has been used by now, takes out what has not been for too long.
   void Expire(absl::Time now);
   // When it is to be looked again whether a session goes: not later than the first one does.
@@ -100,7 +106,7 @@ class SessionTable final : public Sessions, public std::enable_shared_from_this<
   void RemoveLate(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Wake();
   // Takes the lease, then posts.
-  void PostFor(const std::string& principal, const std::string& id,
+  void PostFor(const std::string& principal, const std::string& id, int64_t at,
                const std::function<void(absl::Status)>& refuse,
                std::function<void(SessionKeeper&, const std::shared_ptr<SessionLease>&)> run);
 

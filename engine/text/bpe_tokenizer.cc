@@ -67,7 +67,7 @@ absl::StatusOr<std::vector<TokenId>> BpeTokenizer::Encode(std::string_view text,
       continue;
     }
     const absl::Status status = EncodePlain(text.substr(segment.begin, segment.end - segment.begin),
-                                            segment.begin == 0, options.parse_special, &work);
+                                            segment.begin == 0, options, &work);
     if (!status.ok()) return status;
   }
   if (options.add_special_tokens) {
@@ -76,24 +76,26 @@ absl::StatusOr<std::vector<TokenId>> BpeTokenizer::Encode(std::string_view text,
   return std::move(work.ids);
 }
 
-absl::Status BpeTokenizer::EncodePlain(std::string_view text, bool at_start, bool parse_special,
-                                       Work* work) const {
+absl::Status BpeTokenizer::EncodePlain(std::string_view text, bool at_start,
+                                       const EncodeOptions& options, Work* work) const {
+  const bool goes_on = at_start && options.goes_on;
   std::string changed;
   if (!normalizer_.changes_nothing()) {
-    absl::StatusOr<std::string> normalized = normalizer_.Normalize(text);
+    absl::StatusOr<std::string> normalized = normalizer_.Normalize(text, goes_on);
     if (!normalized.ok()) return normalized.status();
     changed = *std::move(normalized);
     text = changed;
   }
-  normalized_tokens_.Split(text, parse_special, &work->segments);
+  normalized_tokens_.Split(text, options.parse_special, &work->segments);
   for (const auto& segment : work->segments) {
     if (segment.id != AddedTokenMatcher::kPlainText) {
       work->ids.push_back(segment.id);
       continue;
     }
+    const bool first = segment.begin == 0;
     const absl::Status status =
         pre_tokenizer_.Split(text.substr(segment.begin, segment.end - segment.begin),
-                             at_start && segment.begin == 0, &work->pieces);
+                             at_start && !goes_on && first, &work->pieces, goes_on && first);
     if (!status.ok()) return status;
     for (const std::string_view piece : work->pieces.pieces) {
       if (work->over != nullptr && work->over->load())

@@ -68,7 +68,7 @@ class BpeTokenizer final : public TableTokenizer {
   struct Work;  // buffers of one Encode
 
   BpeTokenizer(BpeParts parts, AddedTokenMatcher raw, AddedTokenMatcher normalized);
-  absl::Status EncodePlain(std::string_view text, bool at_start, bool parse_special,
+  absl::Status EncodePlain(std::string_view text, bool at_start, const EncodeOptions& options,
                            Work* work) const;
   void EncodePiece(std::string_view piece, Work* work) const;
   void AppendUnknown(std::string_view character, std::vector<int32_t>* symbols) const;

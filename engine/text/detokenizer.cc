@@ -10,6 +10,8 @@ namespace mambad::text {
 namespace {
 
 constexpr size_t kUsualBytes = 256;  // of one call
+// In these, at the end of a text, an unfinished character begins: three of its bytes at most.
+constexpr size_t kTokensOfCharacter = 8;
 
 std::vector<size_t> BordersOf(std::string_view text) {
   std::vector<size_t> borders(text.size() + 1, 0);
@@ -55,6 +57,19 @@ Detokenizer::Detokenizer(const Tokenizer* tokenizer, Options options)
   hidden_bytes_.reserve(kUsualBytes);
   hidden_.reserve(longest_stop_ +
                   1);  // all but the first lie whole within reach, a byte each or more
+}
+
+void Detokenizer::GoOnFrom(absl::Span<const TokenId> before) {
+  before.remove_prefix(before.size() - std::min(before.size(), kTokensOfCharacter));
+  for (const TokenId id : before) {
+    if (tokenizer_->IsSpecial(id)) {
+      bytes_.clear();
+    } else {
+      tokenizer_->AppendTokenBytes(id, &bytes_);
+    }
+  }
+  std::string whole;
+  bytes_.erase(0, AppendValidUtf8(bytes_, /*final=*/false, &whole));
 }
 
 Detokenizer::Output Detokenizer::Push(absl::Span<const TokenId> ids) {

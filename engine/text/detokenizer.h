@@ -45,6 +45,10 @@ class Detokenizer {
   // `tokenizer` must outlive the result. INVALID_ARGUMENT for an empty or non-UTF-8 stop string.
   static absl::StatusOr<Detokenizer> Create(const Tokenizer* tokenizer, Options options);
 
+  // Before the first Push: the text goes on from these tokens, at the end of which a character may
+  // be unfinished. Its bytes belong to the text, as what finishes it comes with it.
+  void GoOnFrom(absl::Span<const TokenId> before);
+
   // Text that could be the beginning of a stop string, and bytes of a character that is not whole,
   // are held back. After a match, further calls release nothing and keep no token.
   Output Push(absl::Span<const TokenId> ids);

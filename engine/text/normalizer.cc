@@ -203,7 +203,7 @@ std::string NormalizeUnicode(std::string_view text, UnicodeForm form) {
   return out;
 }
 
-absl::StatusOr<std::string> Normalizer::Normalize(std::string_view text) const {
+absl::StatusOr<std::string> Normalizer::Normalize(std::string_view text, bool goes_on) const {
   const size_t limit = kLargestGrowth * text.size() + (size_t{64} << 10);
   std::string current(text);
   for (const NormalizerStep& step : steps_) {
@@ -212,7 +212,7 @@ absl::StatusOr<std::string> Normalizer::Normalize(std::string_view text) const {
         current = NormalizeUnicode(current, step.form);
         break;
       case NormalizerStep::Kind::kPrepend:
-        if (!current.empty()) current.insert(0, step.content);
+        if (!current.empty() && !goes_on) current.insert(0, step.content);
         break;
       case NormalizerStep::Kind::kReplace:
         current = ReplaceAll(current, step.pattern, step.content);

@@ -44,9 +44,10 @@ class Normalizer {
 
   bool changes_nothing() const { return steps_.empty(); }
 
+  // `goes_on`: the text goes on from another one, so that nothing is prepended.
   // RESOURCE_EXHAUSTED when the steps make the text more than 64 times (plus 64 KiB) longer, or an
   // expression goes beyond its limit.
-  absl::StatusOr<std::string> Normalize(std::string_view text) const;
+  absl::StatusOr<std::string> Normalize(std::string_view text, bool goes_on = false) const;
 
  private:
   std::vector<NormalizerStep> steps_;

@@ -70,7 +70,8 @@ void Arrange(std::string_view text, const std::vector<Part>& parts, SplitBehavio
                 pieces->end());
 }
 
-std::string MarkSpaces(std::string_view piece, bool at_start, const MetaspaceStep& step) {
+std::string MarkSpaces(std::string_view piece, bool at_start, bool goes_on,
+                       const MetaspaceStep& step) {
   std::string marked;
   marked.reserve(piece.size() + step.marker.size());
   for (const char c : piece) {
@@ -82,7 +83,7 @@ std::string MarkSpaces(std::string_view piece, bool at_start, const MetaspaceSte
   }
   const bool wanted = step.prepend == MetaspaceStep::Prepend::kAlways ||
                       (step.prepend == MetaspaceStep::Prepend::kFirst && at_start);
-  if (wanted && !absl::StartsWith(marked, step.marker)) marked.insert(0, step.marker);
+  if (wanted && !goes_on && !absl::StartsWith(marked, step.marker)) marked.insert(0, step.marker);
   return marked;
 }
 
@@ -97,7 +98,8 @@ void CutBefore(std::string_view text, std::string_view marker,
 
 }  // namespace
 
-absl::Status PreTokenizer::Split(std::string_view text, bool at_start, Pieces* result) const {
+absl::Status PreTokenizer::Split(std::string_view text, bool at_start, Pieces* result,
+                                 bool goes_on) const {
   result->changed.clear();
   result->pieces.assign(text.empty() ? 0 : 1, text);
   std::vector<std::string_view> before;
@@ -106,7 +108,7 @@ absl::Status PreTokenizer::Split(std::string_view text, bool at_start, Pieces* r
   for (const PreTokenizerStep& step : steps_) {
     before.swap(result->pieces);
     result->pieces.clear();
-    bool first = at_start;
+    bool first = at_start, bare = goes_on;
     for (const std::string_view piece : before) {
       switch (step.kind) {
         case PreTokenizerStep::Kind::kSplit: {
@@ -119,7 +121,7 @@ absl::Status PreTokenizer::Split(std::string_view text, bool at_start, Pieces* r
           break;
         }
         case PreTokenizerStep::Kind::kMetaspace:
-          result->changed.push_back(MarkSpaces(piece, first, step.metaspace));
+          result->changed.push_back(MarkSpaces(piece, first, bare, step.metaspace));
           if (step.metaspace.split) {
             CutBefore(result->changed.back(), step.metaspace.marker, &result->pieces);
           } else {
@@ -127,7 +129,7 @@ absl::Status PreTokenizer::Split(std::string_view text, bool at_start, Pieces* r
           }
           break;
         case PreTokenizerStep::Kind::kPrefixSpace:
-          if (piece.front() == ' ') {
+          if (piece.front() == ' ' || bare) {
             result->pieces.push_back(piece);
           } else {
             result->changed.push_back(" " + std::string(piece));
@@ -135,7 +137,7 @@ absl::Status PreTokenizer::Split(std::string_view text, bool at_start, Pieces* r
           }
           break;
       }
-      first = false;
+      first = bare = false;
     }
     if (step.kind == PreTokenizerStep::Kind::kSplit && at_start) {  // its beginning may be removed
       at_start = !result->pieces.empty() && result->pieces.front().data() == before.front().data();

@@ -55,8 +55,10 @@ class PreTokenizer {
   explicit PreTokenizer(std::vector<PreTokenizerStep> steps) : steps_(std::move(steps)) {}
 
   // `text` is valid UTF-8 and must outlive `result`, whose former contents are dropped;
-  // `at_start`: it is the very start of what is encoded.
-  absl::Status Split(std::string_view text, bool at_start, Pieces* result) const;
+  // `at_start`: it is the very start of what is encoded; `goes_on`: it goes on where another text
+  // ended, so that nothing is put before it.
+  absl::Status Split(std::string_view text, bool at_start, Pieces* result,
+                     bool goes_on = false) const;
 
  private:
   std::vector<PreTokenizerStep> steps_;

@@ -32,15 +32,18 @@ struct Reader {
   std::unique_ptr<const SentencePieceCuts> cuts;
 };
 
-// Two where text after a special token is read otherwise than at the start.
+// How the beginning of a stretch of plain text is read.
 struct Readers {
   Reader first;
-  Reader following;  // no library: `first` again
+  Reader bare;  // without the dummy prefix; no library: `first` has none either
+  // Text after a special token, and text that begins with a space, has no dummy prefix.
+  bool only_at_start = false;
 
-  // Text that begins with a space has its prefix already.
-  const Reader& Choose(std::string_view plain, bool at_start) const {
+  // `goes_on`: the stretch goes on where another text ended.
+  const Reader& Choose(std::string_view plain, bool at_start, bool goes_on) const {
     const bool prefixed = plain.front() == ' ' || plain.substr(0, kMarker.size()) == kMarker;
-    return following.library != nullptr && (!at_start || prefixed) ? following : first;
+    const bool wants_bare = goes_on || (only_at_start && (!at_start || prefixed));
+    return wants_bare && bare.library != nullptr ? bare : first;
   }
 };
 
@@ -67,8 +70,9 @@ class SentencePieceTokenizer final : public TableTokenizer {
         continue;
       }
       const std::string_view plain = text.substr(segment.begin, segment.end - segment.begin);
-      const absl::Status status =
-          EncodePlain(readers_.Choose(plain, segment.begin == 0), plain, options.over, &ids);
+      const bool at_start = segment.begin == 0;
+      const absl::Status status = EncodePlain(
+          readers_.Choose(plain, at_start, at_start && options.goes_on), plain, options.over, &ids);
       if (!status.ok()) return status;
     }
     if (options.add_special_tokens) {
@@ -261,9 +265,8 @@ absl::StatusOr<Readers> LoadReaders(const std::string& model, const std::string&
                                        : kWithoutPrefix,
                      &readers.first);
   *prefix = wanted;
-  if (loaded && wanted && !config.legacy.value_or(true)) {
-    loaded = load(kWithoutPrefix, &readers.following);
-  }
+  readers.only_at_start = !config.legacy.value_or(true);
+  if (loaded && wanted) loaded = load(kWithoutPrefix, &readers.bare);
   if (!loaded) return absl::InvalidArgumentError(absl::StrCat(source, ": ", error));
   return readers;
 }

@@ -31,6 +31,9 @@ class Tokenizer {
     bool add_special_tokens = true;
     // Text that spells a special token becomes its id; otherwise it is encoded as plain text.
     bool parse_special = true;
+    // The text goes on where another one ended: nothing is put before its beginning, as
+    // SentencePiece puts a space before a text.
+    bool goes_on = false;
     // Looked at now and then; once it is true, Encode may end with CANCELLED instead of ids.
     const std::atomic<bool>* over = nullptr;
   };

@@ -142,17 +142,6 @@ FieldFault Explain(const google::rpc::BadRequest::FieldViolation& violation,
   return fault;
 }
 
-// Nothing when the status brings no hint.
-std::string RetryHint(const google::rpc::Status& details) {
-  for (const auto& detail : details.details()) {
-    google::rpc::RetryInfo retry;
-    if (!detail.UnpackTo(&retry)) continue;
-    return absl::StrFormat("; try again in %.3g s", double(retry.retry_delay().seconds()) +
-                                                        retry.retry_delay().nanos() * 1e-9);
-  }
-  return "";
-}
-
 }  // namespace
 
 std::vector<FieldFault> FieldFaults(const grpc::Status& status, const InputNames& names) {
@@ -168,12 +157,22 @@ std::vector<FieldFault> FieldFaults(const grpc::Status& status, const InputNames
   return faults;
 }
 
-std::string DescribeFailure(const grpc::Status& status, const InputNames& names) {
+std::optional<double> RetryDelay(const grpc::Status& status) {
   google::rpc::Status details;
-  const bool has_details = details.ParseFromString(status.error_details());
+  if (!details.ParseFromString(status.error_details())) return std::nullopt;
+  for (const auto& detail : details.details()) {
+    google::rpc::RetryInfo retry;
+    if (!detail.UnpackTo(&retry)) continue;
+    return double(retry.retry_delay().seconds()) + retry.retry_delay().nanos() * 1e-9;
+  }
+  return std::nullopt;
+}
+
+std::string DescribeFailure(const grpc::Status& status, const InputNames& names) {
   const std::string code = CodeText(status.error_code());
   const std::string message = WithFlagNames(status.error_message(), names);
-  const std::string hint = has_details ? RetryHint(details) : "";
+  const std::optional<double> delay = RetryDelay(status);
+  const std::string hint = delay ? absl::StrFormat("; try again in %.3g s", *delay) : "";
   if (message.empty())
     return absl::StrCat("the server answered ", code, " and gave no reason", hint);
   return absl::StrCat(message, " (", code, ")", hint);

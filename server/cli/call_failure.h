@@ -3,6 +3,7 @@
 #ifndef MAMBAD_SERVER_CLI_CALL_FAILURE_H_
 #define MAMBAD_SERVER_CLI_CALL_FAILURE_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,9 @@ std::vector<FieldFault> FieldFaults(const grpc::Status& status, const InputNames
 
 // The status's message, with flags for fields' names, its code and when to try again.
 std::string DescribeFailure(const grpc::Status& status, const InputNames& names);
+
+// Seconds after which the server wants to be asked again; nothing where it does not say.
+std::optional<double> RetryDelay(const grpc::Status& status);
 
 std::string CodeText(grpc::StatusCode code);  // "INVALID_ARGUMENT"
 

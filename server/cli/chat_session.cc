@@ -7,6 +7,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "server/cli/answer_printer.h"
@@ -18,6 +19,7 @@ namespace mambad::cli {
 namespace {
 
 constexpr char kPrompt[] = "> ";
+constexpr size_t kMostBranches = 64;
 
 std::string Microseconds(int64_t microseconds) {
   return ShortSeconds(static_cast<double>(microseconds) * 1e-6);
@@ -33,7 +35,8 @@ ChatSession::ChatSession(const Connection& connection, const v1::GetModelInfoRes
       request_(std::move(request)),
       system_(std::move(system)),
       interrupts_(interrupts),
-      reader_(reader) {}
+      reader_(reader),
+      memory_(connection) {}
 
 void ChatSession::Note(const std::string& line) const { PrintNote(connection_.options(), line); }
 
@@ -72,6 +75,10 @@ const std::vector<ChatSession::ChatCommand>& ChatSession::Commands() {
       {"/system", "TEXT", "sets the system message; without TEXT shows it", &ChatSession::System},
       {"/retry", "", "asks the last question again, for another answer", &ChatSession::Retry},
       {"/undo", "", "takes back the last question and its answer", &ChatSession::Undo},
+      {"/rewind", "N", "takes back all that came after question N; without N lists the questions",
+       &ChatSession::Rewind},
+      {"/fork", "N", "goes on in a branch of its own; with N goes back to branch N",
+       &ChatSession::Fork},
       {"/reset", "", "begins anew; the system message stays", &ChatSession::Reset},
       {"/stats", "", "how long the last answer took, and how full the context is",
        &ChatSession::Stats},
@@ -110,8 +117,8 @@ void ChatSession::Help(const std::string&) {
 void ChatSession::Quit(const std::string&) { quits_ = true; }
 
 void ChatSession::Reset(const std::string&) {
-  turns_.clear();
-  unanswered_.reset();
+  memory_.End(&branches_[branch_].session);
+  branches_[branch_] = Branch();
   last_.reset();
   Note("(a new conversation)");
 }
@@ -135,33 +142,81 @@ void ChatSession::Stats(const std::string&) {
                     Microseconds(timing.first_token_us()), ", answered in ",
                     Microseconds(timing.total_us())));
   const int64_t used = last_->usage().prompt_tokens() + last_->usage().completion_tokens();
-  Note(absl::StrCat(turns_.size(), turns_.size() == 1 ? " question" : " questions", ", ",
+  Note(absl::StrCat(turns().size(), turns().size() == 1 ? " question" : " questions", ", ",
                     GroupDigits(used), " of ", GroupDigits(info_.limits().context()),
                     " tokens of context used"));
+  const std::string& session = branches_[branch_].session;
+  Note(absl::StrCat(GroupDigits(last_->usage().cached_tokens()), " of ",
+                    GroupDigits(last_->usage().prompt_tokens()), " tokens had been read before",
+                    session.empty() ? "; nothing is kept on the server"
+                                    : absl::StrCat(", kept in session ", session)));
 }
 
 void ChatSession::Retry(const std::string&) {
-  if (!unanswered_ && turns_.empty()) return Note("(nothing was asked yet)");
+  if (!unanswered() && turns().empty()) return Note("(nothing was asked yet)");
   std::string text;
-  if (unanswered_) {
-    text = *unanswered_;
+  if (unanswered()) {
+    text = *unanswered();
   } else {
-    text = turns_.back().user;
-    turns_.pop_back();
+    text = turns().back().user;
+    turns().pop_back();
   }
   Note(absl::StrCat("> ", text));
   Ask(text);
 }
 
 void ChatSession::Undo(const std::string&) {
-  if (unanswered_) {
-    unanswered_.reset();
+  if (unanswered()) {
+    unanswered().reset();
     return Note("(the question without an answer is taken back)");
   }
-  if (turns_.empty()) return Note("(nothing to take back)");
-  const std::string text = turns_.back().user;
-  turns_.pop_back();
+  if (turns().empty()) return Note("(nothing to take back)");
+  const std::string text = turns().back().user;
+  turns().pop_back();
   Note(absl::StrCat("(taken back: ", QuotePiece(text), ")"));
+}
+
+void ChatSession::Rewind(const std::string& question) {
+  if (question.empty()) {
+    for (size_t i = 0; i < turns().size(); ++i)
+      Note(absl::StrCat("  ", i + 1, "  ", QuotePiece(turns()[i].user)));
+    return Note(turns().empty() ? "(nothing was asked yet)"
+                                : "(/rewind N takes back all that came after question N)");
+  }
+  size_t kept = 0;
+  if (!absl::SimpleAtoi(question, &kept) || kept > turns().size()) {
+    return Note(
+        absl::StrCat("/rewind: ", QuotePiece(question), " given, allowed 0 to ", turns().size()));
+  }
+  unanswered().reset();
+  const size_t taken = turns().size() - kept;
+  turns().resize(kept);
+  Note(absl::StrCat("(taken back: ", taken, taken == 1 ? " question)" : " questions)"));
+}
+
+void ChatSession::Fork(const std::string& branch) {
+  if (branch.empty()) {
+    if (branches_.size() >= kMostBranches)
+      return Note(absl::StrCat("there are ", branches_.size(), " branches, at most so many"));
+    Branch copy = branches_[branch_];
+    copy.session = memory_.Fork(copy.session);
+    branches_.push_back(std::move(copy));
+    branch_ = branches_.size() - 1;
+    return NoteBranch();
+  }
+  size_t number = 0;
+  if (!absl::SimpleAtoi(branch, &number) || number < 1 || number > branches_.size()) {
+    return Note(
+        absl::StrCat("/fork: ", QuotePiece(branch), " given, allowed 1 to ", branches_.size()));
+  }
+  branch_ = number - 1;
+  NoteBranch();
+}
+
+void ChatSession::NoteBranch() const {
+  Note(absl::StrCat("(branch ", branch_ + 1, " of ", branches_.size(), ", ", turns().size(),
+                    turns().size() == 1 ? " question" : " questions",
+                    " so far; /fork N goes to another)"));
 }
 
 void ChatSession::Save(const std::string& path) {
@@ -185,7 +240,7 @@ void ChatSession::FillConversation(const std::string& text, v1::Conversation* co
     message->set_content(content);
   };
   if (system_) say("system", *system_);
-  for (const Turn& turn : turns_) {
+  for (const Turn& turn : turns()) {
     say("user", turn.user);
     say("assistant", turn.assistant);
   }
@@ -193,28 +248,45 @@ void ChatSession::FillConversation(const std::string& text, v1::Conversation* co
 }
 
 void ChatSession::Ask(const std::string& text) {
-  unanswered_.reset();
+  unanswered().reset();
+  while (AskOnce(text)) {
+  }
+}
+
+bool ChatSession::AskOnce(const std::string& text) {
+  std::string& session = branches_[branch_].session;
   v1::GenerateRequest request = request_;
   FillConversation(text, request.mutable_conversation());
   AnswerPrinter printer(connection_.options(), request, info_);
   connection_.Refresh();
+  memory_.GoOn(session, &request);
   grpc::ClientContext context;
   connection_.Prepare(&context);
   auto reader = connection_.stub()->Generate(&context, request);
   CancelOnInterrupt watch(interrupts_, &context);
   v1::GenerateResponse message;
-  while (reader->Read(&message)) printer.Add(message);
+  std::string kept = session;
+  while (reader->Read(&message)) {
+    if (message.has_completion()) {
+      memory_.Learn(message.completion(), &kept);
+      // Where it is kept is no news to a person; /stats tells.
+      if (!connection_.options().json) message.mutable_completion()->clear_session_id();
+    }
+    printer.Add(message);
+  }
   const grpc::Status status = reader->Finish();
   const bool stopped = watch.Stop() && status.error_code() == grpc::StatusCode::CANCELLED;
+  if (!stopped && !printer.begun() && memory_.GivesUp(status, &session)) return true;
   printer.EndLine();
   const std::string answer = printer.first().text();
   if (status.ok() || (stopped && !answer.empty())) {
-    turns_.push_back({text, answer});
+    turns().push_back({text, answer});
   } else {
-    unanswered_ = text;
+    unanswered() = text;
   }
   if (status.ok()) {
     last_ = printer.first().completion();
+    session = kept;
     const int64_t used = last_->usage().prompt_tokens() + last_->usage().completion_tokens();
     if (last_->finish_reason() == v1::LENGTH && used >= info_.limits().context()) {
       Note(
@@ -227,6 +299,7 @@ void ChatSession::Ask(const std::string& text) {
   } else {
     ReportFailure(status, printer.begun());
   }
+  return false;
 }
 
 void ChatSession::ReportFailure(const grpc::Status& status, bool begun) {

@@ -1,4 +1,5 @@
-// A conversation with the model: what was said, and the commands by which a person steers it.
+// A conversation with the model: what was said, in branches, and the commands by which a person
+// steers it.
 
 #ifndef MAMBAD_SERVER_CLI_CHAT_SESSION_H_
 #define MAMBAD_SERVER_CLI_CHAT_SESSION_H_
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "mambad/v1/generation.pb.h"
+#include "server/cli/chat_memory.h"
 #include "server/cli/connection.h"
 #include "server/cli/interrupts.h"
 #include "server/cli/line_reader.h"
@@ -29,6 +31,12 @@ class ChatSession {
   struct Turn {
     std::string user, assistant;
   };
+  // A conversation that goes its own way; all but the one at hand stand still.
+  struct Branch {
+    std::vector<Turn> turns;
+    std::optional<std::string> unanswered;  // the last words of the user, when their turn failed
+    std::string session;                    // on the server; empty: none
+  };
   struct ChatCommand {
     const char* name;
     const char* argument;  // as help shows it; empty: none
@@ -45,10 +53,19 @@ class ChatSession {
   void Stats(const std::string&);
   void Retry(const std::string&);
   void Undo(const std::string&);
+  void Rewind(const std::string& question);
+  void Fork(const std::string& branch);
   void Save(const std::string& path);
+
+  void NoteBranch() const;
+  std::vector<Turn>& turns() { return branches_[branch_].turns; }
+  const std::vector<Turn>& turns() const { return branches_[branch_].turns; }
+  std::optional<std::string>& unanswered() { return branches_[branch_].unanswered; }
 
   // Asks, prints the answer and keeps the turn; a turn that failed can be asked for again.
   void Ask(const std::string& text);
+  // One call. True: it is to be made again, as it failed for its session alone.
+  bool AskOnce(const std::string& text);
   void ReportFailure(const grpc::Status& status, bool begun);
   // System message and all turns, with `text` as the user's next words.
   void FillConversation(const std::string& text, v1::Conversation* conversation) const;
@@ -60,9 +77,10 @@ class ChatSession {
   std::optional<std::string> system_;
   Interrupts* const interrupts_;
   LineReader* const reader_;
-  std::vector<Turn> turns_;
-  std::optional<std::string> unanswered_;  // the last words of the user, when their turn failed
-  std::optional<v1::Completion> last_;     // of the last whole answer
+  ChatMemory memory_;
+  std::vector<Branch> branches_ = std::vector<Branch>(1);
+  size_t branch_ = 0;                   // the one at hand
+  std::optional<v1::Completion> last_;  // of the last whole answer
   bool quits_ = false;
   int exit_code_ = kExitGood;
 };

@@ -206,13 +206,67 @@ class TerminalTest(ChatCase):
         command("/system Be long", "holds from the next answer on")
         command("/undo", r'\(taken back: "One"\)')
         self.assertEqual(self.ask(terminal, "Two"), fake_text("[system]Be long[user]Two[assistant]", 4))
-        command("/stats", "1 question, [0-9]+ of 2,048 tokens of context used")
+        command("/stats", "1 question, [0-9]+ of 2,048 tokens of context used\n0 of [0-9]+ tokens had been read before, "
+                "kept in session [0-9a-f]{32}")
         command("/reset", "a new conversation")
         self.assertEqual(self.ask(terminal, " /slash"), fake_text("[system]Be long[user] /slash[assistant]", 4))
         with tempfile.NamedTemporaryFile() as taken:
             command(f"/save {taken.name}", "File exists")
         terminal.type("/exit\r")
         self.assertEqual(terminal.wait_end(), 0)
+
+    def test_branches_on_kept_sessions(self):
+        terminal = self.start("--max-tokens", "4")
+
+        def command(text, answer):
+            terminal.type(text + "\r")
+            terminal.wait_for(answer + r"[^\n]*\n> ")
+
+        def said(*turns):
+            text = ""
+            for turn in turns:
+                text += f"[user]{turn}[assistant]"
+                answer = fake_text(text, 4)
+                text += answer
+            return answer
+
+        def cached(least, most):
+            terminal.type("/stats\r")
+            shown = terminal.wait_for(r"([0-9]+) of [0-9]+ tokens had been read before, kept in session [^\n]*\n> ")
+            self.assertTrue(least <= int(shown.group(1)) <= most, shown.group(0))
+
+        self.assertEqual(self.ask(terminal, "One"), said("One"))
+        cached(0, 0)
+        self.assertEqual(self.ask(terminal, "Two"), said("One", "Two"))
+        first, second = len("[user]One[assistant]") + 4, len("[user]One[assistant][user]Two[assistant]") + 8
+        cached(first - 1, first)
+        command("/fork", r"\(branch 2 of 2, 2 questions so far")
+        self.assertEqual(self.ask(terminal, "Three"), said("One", "Two", "Three"))
+        cached(second - 1, second)
+        command("/fork 1", r"\(branch 1 of 2, 2 questions so far")
+        self.assertEqual(self.ask(terminal, "Four"), said("One", "Two", "Four"))
+        cached(second - 1, second)
+        command("/fork 3", r'/fork: "3" given, allowed 1 to 2')
+        command("/rewind", r'  1  "One"\n  2  "Two"\n  3  "Four"\n\(/rewind N takes back')
+        command("/rewind 4", r'/rewind: "4" given, allowed 0 to 3')
+        command("/rewind 1", r"\(taken back: 2 questions\)")
+        self.assertEqual(self.ask(terminal, "Five"), said("One", "Five"))
+        cached(first - 1, first)  # from a mark
+        command("/fork 2", r"\(branch 2 of 2, 3 questions so far")
+        command("/undo", r'\(taken back: "Three"\)')
+        self.assertEqual(self.ask(terminal, "Six"), said("One", "Two", "Six"))
+        # A session that is gone is no loss.
+        listed = subprocess.run([OPTIONS.mambactl, "--address", self.server.address, "--json", "sessions", "list"], stdout=subprocess.PIPE, check=True, text=True)
+        ids = [json.loads(line)["session_id"] for line in listed.stdout.splitlines()]
+        self.assertEqual(len(ids), 2)
+        for each in ids:
+            subprocess.run([OPTIONS.mambactl, "--address", self.server.address, "sessions", "delete", each], check=True)
+        self.assertEqual(self.ask(terminal, "Seven"), said("One", "Two", "Six", "Seven"))
+        cached(0, 0)
+        terminal.type("/quit\r")
+        self.assertEqual(terminal.wait_end(), 0)
+        listed = subprocess.run([OPTIONS.mambactl, "--address", self.server.address, "sessions", "list"], stdout=subprocess.PIPE, check=True, text=True)
+        self.assertEqual(listed.stdout, "")
 
     def test_a_full_context_is_said_in_words(self):
         terminal = self.start()

@@ -122,3 +122,9 @@ def details_of(error):
                 if detail.Unpack(message):
                     found[kind] = message
     return found
+
+
+def retry_seconds(error):
+    """After which a refused call may come again; None: it was not told."""
+    told = details_of(error).get(error_details_pb2.RetryInfo)
+    return None if told is None else told.retry_delay.ToMilliseconds() / 1e3

@@ -11,11 +11,11 @@ import threading
 class ServerProcess:
     """The program `binary` on free ports, ready when the constructor returns."""
 
-    def __init__(self, binary, model, draft=None, listen="127.0.0.1:0"):
+    def __init__(self, binary, model, draft=None, listen="127.0.0.1:0", extra=()):
         command = [binary, "--model", model, "--listen", listen, "--metrics", "127.0.0.1:0", "--threads", "1"]
         if draft:
             command += ["--draft", draft]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command + list(extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.errors = []
         self.error_reader = threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True)
         self.error_reader.start()

@@ -20,84 +20,24 @@ import unittest
 import grpc
 
 import daemon_process
-from daemon_process import Daemon, make_stubs
+from daemon_process import make_stubs
+from session_talk import Talk, fill_slots, start_daemon
 
 OPTIONS = pb = None  # set by main: the arguments, the generated messages
 
 TURNS = ["Once upon a time there was a little dragon", " The dragon said", " Then Lily", " In the end", " But", " So they"]
 
 
-def start_daemon(folder, drain_timeout="30s"):
-    models = pathlib.Path(OPTIONS.models)
-    config = folder / "mambad.yaml"
-    config.write_text(f"drain_timeout: {drain_timeout}\nsessions:\n  directory: {folder}/sessions\n"
-                      "batching:\n  max_sequences: 3\n", encoding="utf-8")
-    return Daemon(OPTIONS.binary, str(models / "target"), str(models / "draft"), ["--config", str(config)])
+def tokens_of(daemon, turn):
+    """What a turn adds to the text."""
+    text = TURNS[turn % len(TURNS)]
+    return list(daemon.generation.Tokenize(pb.TokenizeRequest(text=text, add_special_tokens=turn == 0)).token_ids)
 
 
-class Talk:
-    """A conversation: what one call over the whole text gives, beside the session."""
-
-    def __init__(self, daemon, temperature, mode):
-        self.daemon, self.temperature, self.mode = daemon, temperature, mode
-        self.ids, self.session, self.position = [], None, 0
-
-    def request(self, turn, ids, mode):
-        request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=ids))
-        request.sampling.temperature = self.temperature
-        request.sampling.seed = 100 + turn
-        request.sampling.repetition_penalty = 1.1
-        request.stopping.max_tokens = 24
-        request.stopping.ignore_eos = True
-        request.speculation.mode = mode
-        return request
-
-    def tokens(self, turn):
-        text = TURNS[turn % len(TURNS)]
-        return list(self.daemon.generation.Tokenize(pb.TokenizeRequest(text=text, add_special_tokens=turn == 0)).token_ids)
-
-    def single(self, turn):
-        """The answer of one call, without a session and without drafts."""
-        whole = self.request(turn, self.ids + self.tokens(turn), pb.Speculation.OFF)
-        return list(self.daemon.generation.GenerateOnce(whole).token_ids)
-
-    def take_turn(self, test, turn, stream=False):
-        expected, added = self.single(turn), self.tokens(turn)
-        request = self.request(turn, added, self.mode)
-        request.keep_session = True
-        if self.session:
-            request.session_id = self.session
-        if stream:
-            messages = list(self.daemon.generation.Generate(request))
-            answer = [token for message in messages for token in message.token_ids]
-            done = messages[-1].completion
-        else:
-            message = self.daemon.generation.GenerateOnce(request)
-            answer, done = list(message.token_ids), message.completion
-        test.assertEqual(answer, expected)
-        self.ids += added + answer
-        self.session, self.position = done.session_id, done.position
-        test.assertEqual(done.position, len(self.ids))
-        test.assertEqual(done.usage.prompt_tokens, len(self.ids) - len(answer))
-        session = self.facts()
-        test.assertEqual((session.position, session.state_digest), (done.position, done.state_digest))
-        return done
-
-    def facts(self):
-        return self.daemon.sessions.Get(daemon_process.session_pb.GetSessionRequest(session_id=self.session))
-
-
-def fill_slots(daemon, count=3):
-    """Calls that take all slots, so that sessions leave theirs."""
-    calls = []
-    for index in range(count):
-        request = pb.GenerateRequest(text="One day")
-        request.stopping.max_tokens = 60
-        request.sampling.seed = index
-        request.stopping.ignore_eos = True
-        calls.append(daemon.generation.GenerateOnce.future(request))
-    for call in calls:
-        call.result()
+def new_talk(daemon, temperature, mode):
+    talk = Talk(daemon, temperature, mode, None)
+    talk.added = lambda turn: tokens_of(talk.daemon, turn)
+    return talk
 
 
 class SessionsTest(unittest.TestCase):
@@ -112,8 +52,8 @@ class SessionsTest(unittest.TestCase):
 
     def start(self, name="one", **settings):
         folder = pathlib.Path(self.folder.name) / name
-        folder.mkdir(exist_ok=True)
-        daemon = start_daemon(folder, **settings)
+        models = pathlib.Path(OPTIONS.models)
+        daemon = start_daemon(OPTIONS.binary, folder, models / "target", models / "draft", **settings)
         self.daemons.append(daemon)
         return daemon
 
@@ -127,13 +67,13 @@ class SessionsTest(unittest.TestCase):
         daemon = self.start()
         for temperature, mode in self.each():
             with self.subTest(temperature=temperature, mode=mode):
-                talk = Talk(daemon, temperature, mode)
+                talk = new_talk(daemon, temperature, mode)
                 for turn in range(6):
                     done = talk.take_turn(self, turn, stream=turn % 2 == 1)
                     if turn > 0:
                         self.assertGreater(done.usage.cached_tokens, 0)
                     if turn == 1:
-                        fill_slots(daemon)
+                        fill_slots(daemon, [300])
                         self.assertEqual(talk.facts().tier, pb2.Session.HOST)
                     if turn == 3:
                         daemon.kill()
@@ -146,15 +86,13 @@ class SessionsTest(unittest.TestCase):
         one, two = self.start("one"), self.start("two")
         for temperature, mode in self.each():
             with self.subTest(temperature=temperature, mode=mode):
-                talk = Talk(one, temperature, mode)
+                talk = new_talk(one, temperature, mode)
                 talk.take_turn(self, 0)
                 talk.take_turn(self, 1)
                 kept = one.sessions.Checkpoint(pb2.CheckpointSessionRequest(session_id=talk.session))
                 self.assertEqual(list(kept.checkpoints), [talk.position])
                 # Two branches.
-                fork = Talk(one, temperature, mode)
-                fork.ids, fork.position = list(talk.ids), talk.position
-                fork.session = one.sessions.Fork(pb2.ForkSessionRequest(session_id=talk.session)).session_id
+                fork = talk.branch(one.sessions.Fork(pb2.ForkSessionRequest(session_id=talk.session)).session_id)
                 self.assertNotEqual(fork.session, talk.session)
                 talk.take_turn(self, 2)
                 fork.take_turn(self, 3)
@@ -179,10 +117,10 @@ class SessionsTest(unittest.TestCase):
         for kept_before in (True, False):
             with self.subTest(kept_before=kept_before):
                 daemon = self.start(drain_timeout="0s")
-                talk = Talk(daemon, 0.8, pb.Speculation.AUTO)
+                talk = new_talk(daemon, 0.8, pb.Speculation.AUTO)
                 if kept_before:
                     talk.take_turn(self, 0)
-                added = talk.tokens(1)
+                added = talk.added(1)
                 request = talk.request(7, added, pb.Speculation.AUTO)
                 request.stopping.max_tokens = 400
                 request.keep_session = True
@@ -208,10 +146,94 @@ class SessionsTest(unittest.TestCase):
                 talk.take_turn(self, 2)
                 talk.daemon.kill()
 
+    def test_text_at_the_borders_of_turns(self):
+        """A text that goes on has no space of its own before it, and a character may begin in one turn and end in the next."""
+        daemon = self.start()
+        request = pb.GenerateRequest(text="Once upon a time", keep_session=True)
+        request.stopping.max_tokens = 6
+        request.stopping.ignore_eos = True
+        first = daemon.generation.GenerateOnce(request).completion
+        # Alone, SentencePiece would put the space there.
+        spaced = daemon.generation.Tokenize(pb.TokenizeRequest(text="The dragon", add_special_tokens=False)).token_ids
+        request.session_id = first.session_id
+        for text, ids in ((" The dragon", list(spaced)), ("\n", None)):
+            request.text = text
+            request.keep_session = False
+            by_text = daemon.generation.GenerateOnce(request)
+            if ids is None:
+                ids = [token for token in daemon.generation.Tokenize(
+                    pb.TokenizeRequest(text=text, add_special_tokens=False)).token_ids][1:]
+            request.token_ids.ids[:] = ids
+            by_ids = daemon.generation.GenerateOnce(request)
+            self.assertEqual(by_text.completion.usage.prompt_tokens, first.position + len(ids))
+            self.assertEqual(by_text.token_ids, by_ids.token_ids)
+        # An answer that stops in a stop string: the session stands behind the token that completed it.
+        whole = daemon.generation.GenerateOnce(pb.GenerateRequest(session_id=first.session_id, stopping={"max_tokens": 20}))
+        stop = whole.text[len(whole.text) // 2:len(whole.text) // 2 + 3]
+        stopped = daemon.generation.GenerateOnce(pb.GenerateRequest(
+            session_id=first.session_id, keep_session=True, stopping={"max_tokens": 20, "stop_strings": [stop]}))
+        self.assertEqual(stopped.completion.finish_reason, pb.STOP)
+        self.assertEqual(stopped.text, whole.text[:whole.text.index(stop)])
+        count = len(stopped.token_ids)
+        self.assertEqual(list(stopped.token_ids), list(whole.token_ids)[:count])
+        self.assertEqual(stopped.completion.position, first.position + count)
+        rest = daemon.generation.GenerateOnce(pb.GenerateRequest(session_id=first.session_id,
+                                                                 stopping={"max_tokens": 20 - count}))
+        self.assertEqual(list(rest.token_ids), list(whole.token_ids)[count:])
+
+    def test_checkpoints_outlive_a_kill(self):
+        pb2 = daemon_process.session_pb
+        daemon = self.start()
+        talk = new_talk(daemon, 0.8, pb.Speculation.AUTO)
+        talk.take_turn(self, 0)
+        mark = daemon.sessions.Checkpoint(pb2.CheckpointSessionRequest(session_id=talk.session))
+        talk.take_turn(self, 1)
+        daemon.kill()
+        daemon = talk.daemon = self.start()
+        self.assertEqual(list(talk.facts().checkpoints), [mark.position])
+        back = daemon.sessions.Rewind(pb2.RewindSessionRequest(session_id=talk.session, position=mark.position))
+        self.assertEqual(back.state_digest, mark.state_digest)
+        talk.ids, talk.position = talk.ids[:mark.position], mark.position
+        self.assertGreater(talk.take_turn(self, 2).usage.cached_tokens, 0)
+
+    def test_metrics(self):
+        pb2 = daemon_process.session_pb
+        daemon = self.start()
+
+        def value(name):
+            lines = [line for line in daemon.metrics().splitlines() if line.startswith(name + " ")]
+            self.assertEqual(len(lines), 1, name)
+            return float(lines[0].split()[-1])
+
+        def sessions():
+            return [int(value(f'mambad_sessions{{tier="{tier}"}}')) for tier in ("text", "slot", "host", "disk")]
+
+        self.assertEqual(sessions(), [0, 0, 0, 0])
+        talk = new_talk(daemon, 0, pb.Speculation.OFF)
+        talk.take_turn(self, 0)
+        self.assertEqual(sessions(), [0, 1, 0, 0])
+        self.assertGreater(value('mambad_state_bytes{tier="disk"}'), 1000)
+        self.assertGreater(value("mambad_snapshot_bytes_total"), 1000)
+        fill_slots(daemon, [300])
+        self.assertEqual(sessions(), [0, 0, 1, 0])
+        self.assertEqual(value("mambad_session_parks_total"), 1)
+        self.assertGreater(value('mambad_state_bytes{tier="host"}'), 1000)
+        talk.take_turn(self, 1)
+        self.assertEqual(value("mambad_session_restores_total"), 1)
+        self.assertEqual(value('mambad_session_restore_seconds_count{tier="host"}'), 1)
+        daemon.kill()
+        daemon = talk.daemon = self.start()
+        self.assertEqual(sessions(), [0, 0, 0, 1])
+        talk.take_turn(self, 2)
+        self.assertEqual(value('mambad_session_restore_seconds_count{tier="disk"}'), 1)
+        daemon.sessions.Delete(pb2.DeleteSessionRequest(session_id=talk.session))
+        self.assertEqual(sessions(), [0, 0, 0, 0])
+        self.assertEqual(value("mambad_session_evictions_total"), 0)
+
     def test_refusals(self):
         pb2 = daemon_process.session_pb
         daemon = self.start()
-        talk = Talk(daemon, 0, pb.Speculation.OFF)
+        talk = new_talk(daemon, 0, pb.Speculation.OFF)
         talk.take_turn(self, 0)
 
         def code(call):
@@ -219,7 +241,7 @@ class SessionsTest(unittest.TestCase):
                 call()
             return caught.exception.code()
 
-        request = talk.request(1, talk.tokens(1), pb.Speculation.OFF)
+        request = talk.request(1, talk.added(1), pb.Speculation.OFF)
         request.session_id = "nothing"
         self.assertEqual(code(lambda: daemon.generation.GenerateOnce(request)), grpc.StatusCode.NOT_FOUND)
         self.assertEqual(code(lambda: daemon.sessions.Rewind(
@@ -248,37 +270,40 @@ class SessionsTest(unittest.TestCase):
         self.assertEqual(daemon.wait_until_idle().state_bytes, 0)
 
     def test_killed_at_random_moments(self):
-        """Every session that was acknowledged comes back whole."""
+        """Every session and checkpoint that was acknowledged comes back whole, and what is torn goes with a line."""
         pb2 = daemon_process.session_pb
         random.seed(5)
-        acknowledged = {}  # session -> position, digest
+        acknowledged = {}  # session -> its writer, position, digest
+        marks = {}  # session -> positions
+        writes = removed = 0
+
+        def writer(daemon, seed):
+            """Turns of three tokens and three of the answer, on one session after another; each fifth one is marked."""
+            nonlocal writes
+            mine = [session for session, (owner, position, _) in acknowledged.items() if owner == seed and position < 120]
+            session = mine[-1] if mine else None
+            try:
+                while True:
+                    request = self.small_turn(seed)
+                    request.keep_session = True
+                    if session:
+                        request.session_id = session
+                    done = daemon.generation.GenerateOnce(request).completion
+                    session = done.session_id
+                    acknowledged[session] = seed, done.position, done.state_digest
+                    writes += 1
+                    if done.position % 30 == 0:
+                        marked = daemon.sessions.Checkpoint(pb2.CheckpointSessionRequest(session_id=session))
+                        marks.setdefault(session, set()).add(marked.position)
+                    if done.position >= 120:
+                        session = None
+            except grpc.RpcError:
+                return
+
         for kill in range(OPTIONS.kills):
             daemon = self.start()
-            found = {s.session_id: s for s in daemon.sessions.List(pb2.ListSessionsRequest()).sessions}
-            for session, (position, digest) in acknowledged.items():
-                self.assertIn(session, found, f"kill {kill}")
-                # One that was being written may be further, or as it was.
-                self.assertGreaterEqual(found[session].position, position)
-                if found[session].position == position:
-                    self.assertEqual(found[session].state_digest, digest)
-                acknowledged[session] = found[session].position, found[session].state_digest
-
-            def writer(seed):
-                known = list(acknowledged)
-                while True:
-                    request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[5 + seed, 9, 20]), keep_session=True)
-                    request.stopping.max_tokens = 3
-                    request.stopping.ignore_eos = True
-                    if known and len(known) > seed:
-                        request.session_id = known[seed]
-                    try:
-                        done = daemon.generation.GenerateOnce(request).completion
-                    except grpc.RpcError:
-                        return
-                    acknowledged[done.session_id] = done.position, done.state_digest
-                    known.append(done.session_id)
-
-            writers = [threading.Thread(target=writer, args=(seed,)) for seed in range(3)]
+            self.check_acknowledged(daemon, acknowledged, marks, kill)
+            writers = [threading.Thread(target=writer, args=(daemon, seed)) for seed in range(3)]
             for thread in writers:
                 thread.start()
             time.sleep(random.uniform(0.01, 0.3))
@@ -286,8 +311,51 @@ class SessionsTest(unittest.TestCase):
             for thread in writers:
                 thread.join()
             daemon.kill()
+            removed += sum(": removed" in line for line in daemon.errors)
             self.daemons.remove(daemon)
-        print(f"{OPTIONS.kills} kills, {len(acknowledged)} sessions", file=sys.stderr)
+        daemon = self.start()
+        self.check_acknowledged(daemon, acknowledged, marks, OPTIONS.kills)
+        self.check_bits(daemon, acknowledged)
+        print(f"{OPTIONS.kills} kills, {writes} answers kept in {len(acknowledged)} sessions, "
+              f"{sum(map(len, marks.values()))} checkpoints, {removed} torn files removed", file=sys.stderr)
+
+    def small_turn(self, seed, before=()):
+        request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[*before, 5 + seed, 9, 20]))
+        request.stopping.max_tokens = 3
+        request.stopping.ignore_eos = True
+        request.sampling.temperature = 0.8
+        request.sampling.seed = 7
+        return request
+
+    def check_acknowledged(self, daemon, acknowledged, marks, kill):
+        found = {s.session_id: s for s in daemon.sessions.List(daemon_process.session_pb.ListSessionsRequest()).sessions}
+        for session, (seed, position, digest) in acknowledged.items():
+            self.assertIn(session, found, f"kill {kill}")
+            # One that was being written may be further, or as it was.
+            self.assertIn(found[session].position, (position, position + 6))
+            if found[session].position == position:
+                self.assertEqual(found[session].state_digest, digest)
+            self.assertLessEqual(marks.get(session, set()), set(found[session].checkpoints))
+            acknowledged[session] = seed, found[session].position, found[session].state_digest
+
+    def check_bits(self, daemon, acknowledged):
+        """All texts are those of single calls, and go on as these do."""
+        pb2 = daemon_process.session_pb
+        texts = {}  # by writer: of one turn, of two and so on
+        for session, (seed, position, digest) in acknowledged.items():
+            turns = texts.setdefault(seed, [[]])
+            while len(turns) <= position // 6 + 1:
+                request = self.small_turn(seed, turns[-1])
+                turns.append(list(request.token_ids.ids) + list(daemon.generation.GenerateOnce(request).token_ids))
+            text, after = turns[position // 6], turns[position // 6 + 1]
+            made = daemon.sessions.Create(pb2.CreateSessionRequest(token_ids=pb.TokenIds(ids=text)))
+            self.assertEqual(made.state_digest, digest)
+            daemon.sessions.Delete(pb2.DeleteSessionRequest(session_id=made.session_id))
+            request = self.small_turn(seed)
+            request.session_id = session
+            answer = daemon.generation.GenerateOnce(request)
+            self.assertEqual(list(answer.token_ids), after[-3:])
+            self.assertGreater(answer.completion.usage.cached_tokens, 0)
 
 
 def main():

@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "engine/retry_delay.h"
 #include "engine/steady_time.h"
+#include "tests/server/fake_sessions.h"
 #include "tests/server/fake_tokenizer.h"
 
 namespace mambad {
@@ -34,8 +35,25 @@ struct Active {
   absl::Time submitted = SteadyNow();
   std::vector<Sample> samples;
   bool running = false;
-  int pauses = 0;  // that no Resume has ended; below 0: Resumes that came first
+  int64_t read_before = 0;  // tokens of its session's text that it goes on from
+  int pauses = 0;           // that no Resume has ended; below 0: Resumes that came first
+
+  // `ending`: the engine is.
+  bool KeepsSession(FinishReason reason, bool ending) const {
+    if (request.session == nullptr || !request.keep_session) return false;
+    const bool by_itself = reason == FinishReason::kEos || reason == FinishReason::kStop ||
+                           reason == FinishReason::kLength;
+    return by_itself || ending || (running && request.session->was_kept());
+  }
 };
+
+std::shared_ptr<const SessionFormat> FormatOf(const ModelInfo& model) {
+  auto format = std::make_shared<SessionFormat>();
+  format->names = {model.fingerprint, "bytes", model.numerics, ""};
+  format->vocabulary = model.vocabulary;
+  format->context = model.context;
+  return format;
+}
 
 EngineOptions Resolved(EngineOptions options) {
   if (options.max_sequences == 0) options.max_sequences = 16;
@@ -63,6 +81,7 @@ class FakeEngine : public Engine {
     draft_ = model_;
     draft_.path = options.draft_model;
     if (!chat_template_.ok()) std::abort();
+    sessions_ = std::make_shared<FakeSessions>(FormatOf(model_), options_.sessions.max_sessions);
     thread_ = std::thread([this] { Run(); });
   }
   ~FakeEngine() override {
@@ -85,6 +104,7 @@ class FakeEngine : public Engine {
     Active active;
     active.id = ++last_id_;
     active.samples.resize(static_cast<size_t>(request.output.samples));
+    active.read_before = request.session_position;
     active.request = std::move(request);
     active.sink = std::move(sink);
     active_.push_back(std::move(active));
@@ -110,16 +130,22 @@ class FakeEngine : public Engine {
     draining_ = true;
     const auto empty = [this] { return active_.empty(); };
     if (!emptied_.wait_until(lock, ToSteadyClock(deadline), empty)) {
+      cancels_all_ = true;
       for (const Active& active : active_) cancelled_.insert(active.id);
       news_.notify_all();
       emptied_.wait(lock, empty);
     }
   }
+  Sessions* sessions() const override { return fake_.has_sessions ? sessions_.get() : nullptr; }
   EngineStats Stats() const override {
     std::lock_guard<std::mutex> lock(mutex_);
     EngineStats stats = stats_;
     AddGauges(&stats);
     return stats;
+  }
+  absl::Duration CurrentStep() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return std::max(absl::ZeroDuration(), SteadyNow() - step_began_);
   }
   absl::Duration EstimatedWait() const override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -174,6 +200,11 @@ class FakeEngine : public Engine {
     if (request.sampling.top_k == 13) {
       return refuse("sampling.top_k: 13 given, allowed anything else");
     }
+    if (request.session != nullptr && request.output.prompt_logprobs >= 0)
+      return refuse("output.prompt_logprobs: given, allowed without a session only");
+    if (request.session != nullptr && request.output.samples > 1) {
+      return refuse("output.n: ", request.output.samples, " given, allowed 1 with a session");
+    }
     if (request.stopping.max_tokens < 0) return refuse("stopping.max_tokens: below 0 given");
     if (request.output.samples < 1 || request.output.samples > options_.max_sequences) {
       return refuse("output.n: ", request.output.samples, " given, allowed 1 to ",
@@ -208,8 +239,11 @@ class FakeEngine : public Engine {
       {
         std::unique_lock<std::mutex> lock(mutex_);
         if (active_.empty()) emptied_.notify_all();
+        step_began_ = absl::InfiniteFuture();
         news_.wait_for(lock, std::chrono::milliseconds(20), [this] { return HasWork(); });
+        step_began_ = SteadyNow();
         stop = stopping_;
+        ending_ = stop || cancels_all_;
         cancelled.swap(cancelled_);
         resumed.swap(resumed_);
         int slots = options_.max_sequences;
@@ -225,6 +259,7 @@ class FakeEngine : public Engine {
           step.push_back(&active);
         }
       }
+      if (!step.empty() && fake_.on_step) fake_.on_step();
       if (!step.empty() && fake_.step > absl::ZeroDuration()) absl::SleepFor(fake_.step);
       int64_t made = 0;
       for (Active* active : step) {
@@ -268,6 +303,14 @@ class FakeEngine : public Engine {
     stats->pages_used = stats->slots_used;
     stats->recorded_rounds = 3;
     stats->round_recordings = 5;
+    stats->sessions = {.parks = 7,
+                       .restores = 6,
+                       .evictions = 5,
+                       .snapshot_bytes = 4000,
+                       .prefix_lookups = 30,
+                       .prefix_hits = 20,
+                       .prefix_tokens = 10000,
+                       .prefix_bytes = 2000};
     stats->state_bytes = 1000 * stats->slots_used;
     stats->accepted_per_position = {3, 1};
     stats->draft_rounds = 4;
@@ -280,6 +323,7 @@ class FakeEngine : public Engine {
     RequestStats stats;
     stats.prompt_tokens = static_cast<int64_t>(active.request.prompt.size());
     stats.completion_tokens = sample.tokens;
+    if (active.running) stats.cached_tokens = std::max<int64_t>(0, active.read_before - 1);
     stats.total_microseconds = absl::ToInt64Microseconds(SteadyNow() - active.submitted);
     stats.decode_microseconds = stats.total_microseconds / 2;
     stats.speculation.rounds = 1;
@@ -299,10 +343,18 @@ class FakeEngine : public Engine {
     }
   }
 
-  void End(const Active& active, Sample& sample, FinishReason reason, TokenEvent* event) const {
+  void End(Active& active, Sample& sample, FinishReason reason, TokenEvent* event) const {
     sample.ended = true;
     event->finish = reason;
     event->stats = StatsOf(active, sample);
+    Request& request = active.request;
+    if (active.KeepsSession(reason, ending_)) {
+      std::vector<TokenId> text = request.prompt;
+      for (int64_t i = 0; i < sample.tokens; ++i)
+        text.push_back(FakeToken(request.prompt, event->index, i));
+      event->session = sessions_->Rest(*request.session, request.session_position, std::move(text));
+    }
+    request.session.reset();  // before anybody is told
   }
 
   int64_t Advance(Active& active) {
@@ -343,7 +395,7 @@ class FakeEngine : public Engine {
     return logprob;
   }
 
-  void AddToken(const Active& active, Sample& sample, TokenEvent* event) const {
+  void AddToken(Active& active, Sample& sample, TokenEvent* event) const {
     const Request& request = active.request;
     const TokenId last = request.prompt.back();
     if (last == '.' && sample.tokens == 5 && !request.stopping.ignore_eos) {
@@ -398,16 +450,19 @@ class FakeEngine : public Engine {
   const absl::StatusOr<text::ChatTemplate> chat_template_;
   const SamplingParams default_sampling_;
   ModelInfo model_, draft_;
+  std::shared_ptr<FakeSessions> sessions_;
+  bool ending_ = false;  // the engine thread's
 
   mutable std::mutex mutex_;
   std::condition_variable news_, emptied_;
   std::deque<Active>
       active_;  // appended under mutex_ by anyone; erased under it by the engine thread
-  std::set<RequestId> cancelled_;             // guarded by mutex_
-  std::vector<RequestId> resumed_;            // guarded by mutex_
-  RequestId last_id_ = 0;                     // guarded by mutex_
-  bool draining_ = false, stopping_ = false;  // guarded by mutex_
-  EngineStats stats_;                         // guarded by mutex_; its counters
+  std::set<RequestId> cancelled_;                                   // guarded by mutex_
+  std::vector<RequestId> resumed_;                                  // guarded by mutex_
+  RequestId last_id_ = 0;                                           // guarded by mutex_
+  bool draining_ = false, cancels_all_ = false, stopping_ = false;  // guarded by mutex_
+  absl::Time step_began_ = absl::InfiniteFuture();                  // guarded by mutex_
+  EngineStats stats_;  // guarded by mutex_; its counters
   std::thread thread_;
 };
 

@@ -1,6 +1,6 @@
 // An engine without a model, for tests of everything around it: one thread, a byte tokenizer,
 // answers that can be computed by hand. It pauses, cancels, drains, limits its queue and counts
-// slots as the contract in engine/engine.h says.
+// slots as the contract in engine/engine.h says, and keeps sessions (fake_sessions.h).
 
 #ifndef MAMBAD_TESTS_SERVER_FAKE_ENGINE_H_
 #define MAMBAD_TESTS_SERVER_FAKE_ENGINE_H_
@@ -37,10 +37,13 @@ struct FakeOptions {
   int tokens_per_step = 1;                       // that each sequence gets
   int64_t context = 2048;
   bool has_tokenizer = true;
+  bool has_sessions = true;
   // Before each text is tokenized, on the thread that does it.
   std::function<void()> on_encode = nullptr;
   // When a request is queued, and its caller is not told its id yet.
   std::function<void()> on_submit = nullptr;
+  // In each step that has requests, on the engine's thread.
+  std::function<void()> on_step = nullptr;
 };
 
 // As Engine::Open. A draft model is present when options.draft_model is given; the model "missing"

@@ -337,8 +337,9 @@ TEST(EngineTicketTest, ACancelBeforeTheIdIsToldHoldsToo) {
   const auto engine = OpenFakeEngine(TestDaemon::Options().engine, nullptr,
                                      {.context = 1 << 16, .on_submit = [&] { ticket.Cancel(); }});
   ASSERT_TRUE(engine.ok());
-  class Sink : public EventSink {
+  class Sink : public AnswerReader {
    public:
+    void OnTakenOver() override {}
     bool OnEvent(const TokenEvent& event) override {
       if (event.finish != FinishReason::kNone) finish.set_value(event.finish);
       return true;

@@ -251,8 +251,8 @@ TEST(GenerateTest, WhatOnlyTheEngineKnowsBecomesDetailsToo) {
   EXPECT_EQ(Violation(result.status), "sampling.top_k: 13 given, allowed anything else");
 }
 
-TEST(GenerateTest, SessionsAreRefusedByName) {
-  TestDaemon daemon;
+TEST(GenerateTest, WhereNoneAreServedSessionsAreRefusedByName) {
+  TestDaemon daemon(TestDaemon::Options(), {.has_sessions = false});
   v1::GenerateRequest request = TextRequest("hello", 10);
   request.set_session_id("s");
   Streamed result = daemon.Generate(request);

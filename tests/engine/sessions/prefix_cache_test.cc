@@ -123,5 +123,27 @@ TEST(PrefixCache, DropsWhatWasNotUsedForLongest) {
   EXPECT_EQ(cached(2), 0);
 }
 
+// A hit is a use of the one state that is gone on from: what lies before it on the way is the first
+// to go.
+TEST(PrefixCache, AHitRefreshesOnlyTheStateUsed) {
+  EngineDriver probe("mamba_state_spaces", "", WithCache(1 << 26));
+  const int64_t state = probe.core().facts().session_format->target.Bytes(256, 0);
+  EngineDriver driver("mamba_state_spaces", "", WithCache(3 * state));
+  const auto cached = [&](int shared, int own, uint64_t text) {
+    return driver.Run(Prompt(driver, shared, own, text)).stats->cached_tokens;
+  };
+  EXPECT_EQ(cached(300, 300, 1), 0);  // keeps 512
+  EXPECT_EQ(cached(300, 300, 2), 0);  // parts: keeps 256, and its own 512
+  EXPECT_EQ(cached(300, 300, 1), 512);
+  EXPECT_EQ(cached(300, 300, 2), 512);
+  EXPECT_EQ(cached(0, 300, 3), 0);  // in the place of 256, which was used by none of these
+  EXPECT_EQ(cached(300, 300, 1), 512);
+  EXPECT_EQ(cached(300, 300, 2), 512);
+  EXPECT_EQ(driver.core().stats().sessions.prefix_hits, 4);
+  EXPECT_EQ(driver.core().stats().sessions.prefix_lookups, 7);
+  EXPECT_EQ(driver.core().stats().sessions.prefix_tokens, 4 * 512);
+  EXPECT_EQ(driver.core().stats().sessions.prefix_bytes, 3 * state);
+}
+
 }  // namespace
 }  // namespace mambad::testing

@@ -5,10 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -39,6 +41,13 @@ class SessionFilesTest : public ::testing::TestWithParam<const char*> {
       if (entry.path().filename() != "lock") names.push_back(entry.path());
     return names;
   }
+  // Lines of the operator's log about the directory.
+  std::vector<std::string> Warnings(EngineDriver& driver) const {
+    std::vector<std::string> lines;
+    for (const std::string& line : driver.core().facts().warnings)
+      if (line.rfind(folder_.path(), 0) == 0) lines.push_back(line);
+    return lines;
+  }
   static void Settle(EngineCore& core) {
     while (core.Step(absl::Now) || !core.idle()) std::this_thread::yield();
   }
@@ -61,6 +70,34 @@ class SessionFilesTest : public ::testing::TestWithParam<const char*> {
     Settle(driver.core());
     EXPECT_EQ(sink->answers[0].finishes, 1);
     return sink->answers[0];
+  }
+  // What is asked of sessions, with the engine thread's part, which is this one's.
+  template <typename Ask>
+  absl::StatusOr<SessionInfo> Get(EngineDriver& driver, Ask ask) {
+    std::optional<absl::StatusOr<SessionInfo>> result;
+    ask(*driver.core().sessions(), [&](auto info) { result = std::move(info); });
+    Settle(driver.core());
+    EXPECT_TRUE(result.has_value());
+    return *std::move(result);
+  }
+  absl::StatusOr<SessionInfo> Checkpoint(EngineDriver& driver, const std::string& id) {
+    return Get(driver,
+               [&](Sessions& sessions, auto done) { sessions.Checkpoint("ann", id, done); });
+  }
+  absl::StatusOr<SessionInfo> Rewind(EngineDriver& driver, const std::string& id, int64_t to) {
+    return Get(driver,
+               [&](Sessions& sessions, auto done) { sessions.Rewind("ann", id, to, done); });
+  }
+  absl::StatusOr<SessionInfo> Fork(EngineDriver& driver, const std::string& id) {
+    return Get(driver, [&](Sessions& sessions, auto done) { sessions.Fork("ann", id, done); });
+  }
+  // Files of no more than so many bytes can be written from now on.
+  void LimitFiles(rlim_t bytes) {
+    std::signal(SIGXFSZ, SIG_IGN);
+    rlimit limit{};
+    ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = std::min(bytes, limit.rlim_max);
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
   }
   Answer Fresh(EngineDriver& driver, uint64_t seed) {
     Request request = driver.Plain(1, 12, seed);
@@ -96,10 +133,129 @@ TEST_P(SessionFilesTest, Invariant3SessionsGoOnInAnotherEngine) {
   Settle(driver->core());
 }
 
+// Marks are there again, each with its state, also of a fork, and go with what made them.
+TEST_P(SessionFilesTest, Invariant3CheckpointsOutliveTheEngine) {
+  std::string id, fork;
+  std::vector<int64_t> marks;
+  {
+    const auto driver = Open("mamba2");
+    for (int turn = 0; turn < 3; ++turn) {
+      id = Turn(*driver, id, 20 + 5 * turn, turn).session->id;
+      const auto marked = Checkpoint(*driver, id);
+      ASSERT_TRUE(marked.ok()) << marked.status();
+      EXPECT_FALSE(marked->in_use);
+      marks = marked->checkpoints;
+    }
+    ASSERT_EQ(marks.size(), 3u);
+    const auto forked = Fork(*driver, id);
+    ASSERT_TRUE(forked.ok()) << forked.status();
+    fork = forked->id;
+    EXPECT_EQ(Files().size(), 8u);
+  }
+  for (const std::string& each : {id, fork}) {
+    const auto driver = Open("mamba2");
+    EXPECT_THAT(Warnings(*driver), ::testing::IsEmpty());
+    EXPECT_EQ(driver->core().sessions()->Get("ann", each)->checkpoints, marks);
+    const auto back = Rewind(*driver, each, marks[1]);
+    ASSERT_TRUE(back.ok()) << back.status();
+    EXPECT_EQ(back->checkpoints.size(), 2u);
+    const Answer answer = Turn(*driver, each, 9, 7);
+    EXPECT_GE(answer.stats->cached_tokens, marks[1] - 17);
+    EXPECT_EQ(Fresh(*driver, 7).tokens, answer.tokens);
+  }
+  EXPECT_EQ(Files().size(), 6u);
+  const auto driver = Open();  // the draft's states are left out
+  const auto back = Rewind(*driver, id, marks[0]);
+  ASSERT_TRUE(back.ok()) << back.status();
+  const Answer answer = Turn(*driver, id, 9, 8);
+  EXPECT_GE(answer.stats->cached_tokens, marks[0] - 17);
+  EXPECT_EQ(Fresh(*driver, 8).tokens, answer.tokens);
+  EXPECT_TRUE(driver->core().sessions()->Delete("ann", fork).ok());
+  Settle(driver->core());
+  while (Files().size() > 2) std::this_thread::yield();  // its files' thread removes them
+}
+
+// A request may go on from a mark whose state only its file has.
+TEST_P(SessionFilesTest, Invariant3AnAnswerGoesOnFromACheckpointInAFile) {
+  std::string id;
+  int64_t mark = 0;
+  {
+    const auto driver = Open();
+    id = Turn(*driver, "", 30, 1).session->id;
+    mark = Checkpoint(*driver, id)->position;
+    Turn(*driver, id, 10, 2);
+  }
+  const auto driver = Open();
+  auto lease = driver->core().sessions()->Take("ann", id);
+  ASSERT_TRUE(lease.ok());
+  Request request = driver->Plain(6, 9, 3);
+  request.GoOnWith(*std::move(lease), mark);
+  lease = absl::CancelledError();
+  request.keep_session = true;
+  Request whole = driver->Plain(1, 9, 3);
+  whole.prompt = request.prompt;
+  const auto sink = driver->Send(std::move(request));
+  Settle(driver->core());
+  EXPECT_GE(sink->answers[0].stats->cached_tokens, mark - 17);
+  EXPECT_EQ(driver->Run(std::move(whole)).tokens, sink->answers[0].tokens);
+  EXPECT_EQ(driver->core().sessions()->Get("ann", id)->checkpoints, std::vector<int64_t>{mark});
+}
+
+TEST_P(SessionFilesTest, TornAndStrayCheckpointsAreRemovedWithWords) {
+  std::string id;
+  int64_t first = 0, second = 0;
+  {
+    const auto driver = Open();
+    id = Turn(*driver, "", 20, 1).session->id;
+    first = Checkpoint(*driver, id)->position;
+    Turn(*driver, id, 10, 2);
+    second = Checkpoint(*driver, id)->position;
+  }
+  const std::string path = folder_.path() + "/of/sessions/" + id + ".";
+  const std::string torn = path + std::to_string(first) + ".checkpoint";
+  const std::string good = path + std::to_string(second) + ".checkpoint";
+  const std::string stray =
+      folder_.path() + "/of/sessions/0123." + std::to_string(second) + ".checkpoint";
+  const std::string misnamed = path + std::to_string(second + 1) + ".checkpoint";
+  for (const std::string& copy : {stray, misnamed}) fs::copy_file(good, copy);
+  fs::resize_file(torn, 300);
+  std::ofstream(good + ".part") << "MAMBADS1 and so on";
+  {
+    const auto driver = Open();
+    EXPECT_THAT(
+        Warnings(*driver),
+        ::testing::UnorderedElementsAre(
+            HasSubstr(torn + ": removed"), HasSubstr(good + ".part: a session that was being"),
+            HasSubstr(stray + ": a checkpoint of a session that is not there: removed"),
+            HasSubstr(misnamed + ": a checkpoint of a session that is not there: removed")));
+    EXPECT_EQ(driver->core().sessions()->Get("ann", id)->checkpoints, std::vector<int64_t>{second});
+    EXPECT_EQ(Files().size(), 2u);
+  }
+  // As where the process ends after the session's file, before what it has no more is removed.
+  std::string later;
+  {
+    const auto driver = Open();
+    ASSERT_TRUE(Turn(*driver, id, 5, 4).session.has_value());
+    const auto mark = Checkpoint(*driver, id);
+    ASSERT_TRUE(mark.ok());
+    later = path + std::to_string(mark->position) + ".checkpoint";
+    fs::copy_file(later, later + ".aside");
+    ASSERT_TRUE(Rewind(*driver, id, second).ok());
+    EXPECT_EQ(Turn(*driver, id, 5, 9).session->position, mark->position);
+  }
+  EXPECT_FALSE(fs::exists(later));
+  fs::rename(later + ".aside", later);
+  const auto driver = Open();
+  EXPECT_THAT(Warnings(*driver),
+              ::testing::ElementsAre(HasSubstr(later + ": a checkpoint of a text that")));
+  EXPECT_EQ(driver->core().sessions()->Get("ann", id)->checkpoints, std::vector<int64_t>{second});
+}
+
 TEST_P(SessionFilesTest, DeletedOnesAreGone) {
   {
     const auto driver = Open();
     const Answer answer = Turn(*driver, "", 20, 1);
+    EXPECT_TRUE(Checkpoint(*driver, answer.session->id).ok());
     EXPECT_TRUE(driver->core().sessions()->Delete("ann", answer.session->id).ok());
     Settle(driver->core());
   }
@@ -153,19 +309,21 @@ TEST_P(SessionFilesTest, AFullDiskIsAnErrorThatLosesNothing) {
     const Answer first = Turn(*driver, "", 20, 1);
     id = first.session->id;
     position = first.session->position;
-    std::signal(SIGXFSZ, SIG_IGN);
-    rlimit before{}, small{};
-    ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
-    small = before;
-    small.rlim_cur = 500;
-    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    LimitFiles(500);
     const Answer second = Turn(*driver, id, 9, 2);
-    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+    const auto marked = Checkpoint(*driver, id);
+    const auto fork = Fork(*driver, id);
+    LimitFiles(RLIM_INFINITY);
+    EXPECT_TRUE(absl::IsResourceExhausted(marked.status())) << marked.status();
+    EXPECT_TRUE(absl::IsResourceExhausted(fork.status())) << fork.status();
+    EXPECT_EQ(driver->core().sessions()->List("ann").size(), 1u);
     EXPECT_EQ(second.finish, FinishReason::kError);
     EXPECT_TRUE(absl::IsResourceExhausted(second.error)) << second.error;
     EXPECT_EQ(second.tokens.size(), 12u);
     // It is as the answer left it, and what is on the disk as it was.
-    EXPECT_EQ(driver->core().sessions()->Get("ann", id)->position, position + 9 + 12);
+    const auto info = driver->core().sessions()->Get("ann", id);
+    EXPECT_EQ(info->position, position + 9 + 12);
+    EXPECT_THAT(info->checkpoints, ::testing::IsEmpty());
   }
   EXPECT_EQ(Files().size(), 1u);
   const auto driver = Open();

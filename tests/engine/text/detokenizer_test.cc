@@ -61,6 +61,24 @@ TEST(Detokenizer, HoldsBytesBackUntilTheCharacterIsWhole) {
   EXPECT_EQ(detokenizer.Finish().text, "\xEF\xBF\xBD");
 }
 
+// Of a character that ends the text before, the bytes come with the rest of it.
+TEST(Detokenizer, GoesOnFromAnUnfinishedCharacter) {
+  const FakeTokenizer tokenizer(false);
+  const std::vector<TokenId> rest = {0x80, 'a'};
+  const auto after = [&](const std::vector<TokenId>& before) {
+    Detokenizer detokenizer = Make(tokenizer, {.stop_strings = {"b"}});
+    detokenizer.GoOnFrom(before);
+    return std::string(detokenizer.Push(rest).text);
+  };
+  const std::string alone = "\uFFFDa";
+  EXPECT_EQ(after({FakeTokenizer::kWord, FakeTokenizer::kEmoji}), "\U0001F600a");
+  EXPECT_EQ(after({'b', 0xF0, 0x9F, 0x98}), "\U0001F600a");
+  EXPECT_EQ(after({FakeTokenizer::kEmoji, FakeTokenizer::kSpecial}), alone);
+  EXPECT_EQ(after({FakeTokenizer::kEmoji, 0x80}), alone);
+  EXPECT_EQ(after({'b'}), alone);
+  EXPECT_EQ(after({}), alone);
+}
+
 TEST(Detokenizer, HoldsBackWhatCouldBecomeAStopString) {
   const FakeTokenizer tokenizer(false);
   Detokenizer detokenizer = Make(tokenizer, {.stop_strings = {"stop", "stab!"}});

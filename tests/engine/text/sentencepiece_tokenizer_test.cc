@@ -125,6 +125,21 @@ TEST(SentencePieceTokenizer, EncodesAndGivesTextBack) {
   EXPECT_FALSE((*tokenizer)->Encode("a\xFF", {}).ok());
 }
 
+// Where another text ended no space is put before, whatever comes after special tokens.
+TEST(SentencePieceTokenizer, WhatGoesOnHasNoPrefix) {
+  for (const std::string config : {"", R"({"legacy": false})"}) {
+    const auto tokenizer = Create(Model(), config);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
+    const auto encode = [&](const std::string& text) {
+      return *(*tokenizer)->Encode(text, {.add_special_tokens = false, .goes_on = true});
+    };
+    EXPECT_THAT(encode("ab a"), ElementsAre(263, 262));
+    EXPECT_THAT(encode(" a"), ElementsAre(262));
+    EXPECT_THAT(encode("\n"), ElementsAre(13));
+    EXPECT_THAT(encode("a</s>a"), ElementsAre(260, 2, config.empty() ? 262 : 260));
+  }
+}
+
 TEST(SentencePieceTokenizer, ConfigurationAddsTokens) {
   const auto tokenizer = Create(Model(), R"({
       "add_bos_token": false, "add_eos_token": true, "eos_token": "<|im_end|>",

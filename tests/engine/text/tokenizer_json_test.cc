@@ -312,6 +312,7 @@ TEST(TokenizerJson, PrefixSpaceOfTheConfigurationWinsWhereTheClassMakesItsPreTok
         const auto tokenizer = Create(document, config.dump());
         EXPECT_EQ(Encode(*tokenizer, "a").front(), wanted ? 258 : 'a')
             << name << " " << in_file << " " << in_config;
+        EXPECT_EQ(Encode(*tokenizer, "a", {.goes_on = true}).front(), 'a');
       }
     }
   }

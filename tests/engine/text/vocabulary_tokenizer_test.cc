@@ -190,6 +190,9 @@ TEST(VocabularyTokenizer, ScoresRankMerges) {
   EXPECT_THAT(Encode(Scored(), "語"), ElementsAre(1, 259, 3 + 0xE8, 3 + 0xAA, 3 + 0x9E));
   EXPECT_THAT(Encode(Scored(), "\n"), ElementsAre(1, 259, 3 + 0x0A));
   EXPECT_THAT(Encode(Scored(), "a</s>a"), ElementsAre(1, 262, 2, 262));
+  const Tokenizer::EncodeOptions goes_on = {.add_special_tokens = false, .goes_on = true};
+  EXPECT_THAT(Encode(Scored(), "ab a", goes_on), ElementsAre(263, 262));
+  EXPECT_THAT(Encode(Scored(), " a</s>a", goes_on), ElementsAre(262, 2, 262));
   BpeVocabulary bare = Scored();
   bare.add_space_prefix = false;
   bare.add_bos = false;
