@@ -128,7 +128,7 @@ absl::Status ResolveOptions(const ModelConfig& target, const ModelConfig* draft,
   return absl::InvalidArgumentError(
       absl::StrCat(is_chosen ? absl::StrCat(options->model, ": its files claim a context of ")
                              : "batching.max_context: ",
-                   options->max_context, is_chosen ? "" : " given", ", serving takes at least ",
+                   options->max_context, is_chosen ? "" : " given", ", it must be at least ",
                    kLeastContext, ": a token of a prompt and one of an answer"));
 }
 

@@ -194,8 +194,75 @@ void MultiplyPanels(const LinearBlock& block, int rows) {
   StoreOutputs(block, sums, rows, P);
 }
 
+// The lower and the upper columns of sixteen pairs, as floats.
+inline __m512 Lower(__m512i pairs) {
+  return reinterpret_cast<__m512>(reinterpret_cast<__v16su>(pairs) << 16);
+}
+inline __m512 Upper(__m512i pairs) {
+  return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-0x10000)));
+}
+
+// The sums of one row, [P][kPanelRows]: those of tiles where denormals are flushed.
+template <int P>
+[[gnu::noinline]] void SumOneRow(const LinearBlock& block, float* sums) {
+  __m512 sum[P];
+#pragma GCC unroll 4
+  for (int i = 0; i < P; ++i) {
+    sum[i] = block.first ? _mm512_setzero_ps() : _mm512_loadu_ps(block.parked + i * kPanelRows);
+  }
+  const char* weights = block.weights;
+  const char* prefetch = block.prefetch;
+  const uint32_t* x = static_cast<const uint32_t*>(block.x);
+  for (int64_t left = block.steps; left > 0; left -= kTileSteps) {
+    __m512 lower[P], upper[P];
+#pragma GCC unroll 4
+    for (int i = 0; i < P; ++i) lower[i] = upper[i] = _mm512_setzero_ps();
+    for (int64_t step = left < kTileSteps ? left : kTileSteps; step > 0; --step, ++x) {
+      const __m512i x_pair = _mm512_set1_epi32(static_cast<int>(*x));
+      const __m512 x_lower = Lower(x_pair), x_upper = Upper(x_pair);
+#pragma GCC unroll 4
+      for (int i = 0; i < P; ++i) {
+        __builtin_prefetch(prefetch + i * kStepBytes, 0, 2);
+        const __m512i pairs = _mm512_loadu_si512(weights + i * kStepBytes);
+        lower[i] = _mm512_fmadd_ps(Lower(pairs), x_lower, lower[i]);
+        upper[i] = _mm512_fmadd_ps(Upper(pairs), x_upper, upper[i]);
+      }
+      weights += block.weight_stride;
+      prefetch += block.prefetch_stride;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < P; ++i) {
+      if (left < kTileSteps) {  // a tile's zeroes behind the last steps: of -0 they make 0
+        lower[i] = _mm512_add_ps(lower[i], _mm512_setzero_ps());
+        upper[i] = _mm512_add_ps(upper[i], _mm512_setzero_ps());
+      }
+      sum[i] = _mm512_add_ps(sum[i], _mm512_add_ps(lower[i], upper[i]));
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < P; ++i) _mm512_storeu_ps(sums + i * kPanelRows, sum[i]);
+}
+
+// Calls and no inlining, for the compiler knows of no order between arithmetic and its rules.
+template <int P>
+[[gnu::noinline]] void SumOneRowFlushed(const LinearBlock& block, float* sums) {
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON);
+  SumOneRow<P>(block, sums);
+  _mm_setcsr(before);
+}
+
+// One row by vectors, which read weights in the order of memory and wait less for it than tiles.
+template <int P>
+void OneRow(const LinearBlock& block) {
+  alignas(64) float sums[kGroupRows];
+  SumOneRowFlushed<P>(block, block.last ? sums : block.parked);
+  if (block.last) StoreOutputs(block, sums, 1, P);
+}
+
 template <int R, int P>
 void Block(const LinearBlock& block) {
+  if constexpr (R == 1) return OneRow<P>(block);
   static const TileShapes shapes(R);
   _tile_loadconfig(&shapes);
   if constexpr (R <= kTileRows) {

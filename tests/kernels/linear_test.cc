@@ -188,6 +188,26 @@ TEST_P(LinearTest, AddsTheSumAfterItIsComplete) {
   }
 }
 
+// Products down to where numbers are denormal, which some instructions flush: all rows alike, by
+// whatever instructions few and many of them are multiplied.
+TEST_P(LinearTest, Invariant3TinyNumbersAreTheSameBitsAlone) {
+  ThreadPool pool(2);
+  constexpr int64_t kRows = 37, kOutputs = 75, kColumns = 330;
+  const TestMatrix matrix(kOutputs, kColumns, GetParam().type, 12);
+  const WeightMatrix weights = Pack(matrix, pool);
+  for (const float scale : {1.0f, 1e-36f, 1e-38f, 1e-39f}) {
+    std::vector<float> x = RandomNumbers(kRows * kColumns, 13);
+    for (size_t i = 0; i < x.size(); ++i) x[i] *= i % 3 == 0 ? scale : 1e-38f;
+    const std::vector<float> together = Run(pool, weights, x, kRows);
+    for (int64_t row = 0; row < kRows; row += 3) {
+      const std::vector<float> one(x.begin() + row * kColumns, x.begin() + (row + 1) * kColumns);
+      const std::vector<float> alone = Run(pool, weights, one, 1);
+      ASSERT_EQ(std::memcmp(alone.data(), together.data() + row * kOutputs, 4 * kOutputs), 0)
+          << "scale " << scale << ", row " << row;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, LinearTest, testing::ValuesIn(AllCases()), CaseName);
 
 TEST(LinearDeathTest, WrongShapesEndTheProcessWithTheNumbers) {

@@ -117,14 +117,14 @@ TEST(ResolvedOptions, AContextHasRoomForAPromptAndAnAnswer) {
   std::vector<std::string> warnings;
   auto model = Model(checkpoint::MixerKind::kAttention, 1);
   EXPECT_EQ(ResolveOptions(model, nullptr, &options, &warnings).message(),
-            "tiny: its files claim a context of 1, serving takes at least 2: a token of a prompt "
+            "tiny: its files claim a context of 1, it must be at least 2: a token of a prompt "
             "and one of an answer");
   model.context_length = 2;
   options.max_context = 0;
   EXPECT_TRUE(ResolveOptions(model, nullptr, &options, &warnings).ok());
   options.max_context = 1;
   EXPECT_EQ(ResolveOptions(model, nullptr, &options, &warnings).message(),
-            "batching.max_context: 1 given, serving takes at least 2: a token of a prompt and one "
+            "batching.max_context: 1 given, it must be at least 2: a token of a prompt and one "
             "of an answer");
 }
 
