@@ -113,7 +113,8 @@ class SessionsTest(unittest.TestCase):
                 self.assertGreater(done.usage.cached_tokens, 0)
 
     def test_cut_by_the_end_of_the_server(self):
-        """A stream that SIGTERM cuts says where its session stands, and goes on from there in another process."""
+        """A stream that SIGTERM cuts says where its session stands, and its answer goes on in another process with the bits
+        that it would have had."""
         for kept_before in (True, False):
             with self.subTest(kept_before=kept_before):
                 daemon = self.start(drain_timeout="0s")
@@ -121,11 +122,9 @@ class SessionsTest(unittest.TestCase):
                 if kept_before:
                     talk.take_turn(self, 0)
                 added = talk.added(1)
-                request = talk.request(7, added, pb.Speculation.AUTO)
+                expected = talk.single(1, 400)
+                request = talk.kept(1, added)
                 request.stopping.max_tokens = 400
-                request.keep_session = True
-                if talk.session:
-                    request.session_id = talk.session
                 answer, last = [], None
                 with self.assertRaises(grpc.RpcError) as caught:
                     for message in daemon.generation.Generate(request):
@@ -135,7 +134,9 @@ class SessionsTest(unittest.TestCase):
                         last = message
                 self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
                 talk.session = last.completion.session_id
-                self.assertIn(talk.session, caught.exception.details())
+                self.assertIn(f"session {talk.session} is kept at position {last.completion.position}, "
+                              f"state_digest {last.completion.state_digest}", caught.exception.details())
+                self.assertEqual(answer, expected[:len(answer)])
                 self.assertEqual(last.completion.finish_reason, pb.CANCELLED)
                 talk.ids += added + answer
                 self.assertEqual(last.completion.position, len(talk.ids))
@@ -143,6 +144,7 @@ class SessionsTest(unittest.TestCase):
                 daemon.kill()
                 talk.daemon = self.start()
                 self.assertEqual(talk.facts().state_digest, last.completion.state_digest)
+                talk.finish_turn(self, 1, expected[len(answer):])
                 talk.take_turn(self, 2)
                 talk.daemon.kill()
 
