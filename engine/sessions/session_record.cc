@@ -264,7 +264,6 @@ absl::Status SessionRecordReader::ReadHeader(absl::string_view bytes) {
   draft_read_ = header.TakePosition();
   target_bytes_ = header.TakeNumber<int64_t>();
   draft_bytes_ = header.TakeNumber<int64_t>();
-  record_->state_bytes = target_bytes_ + draft_bytes_;
   const auto tokens = header.TakeNumber<int64_t>();
   if (header.lacks() || tokens < 0 || header.left() % 4 != 0 ||
       static_cast<int64_t>(header.left() / 4) != tokens) {
@@ -274,6 +273,7 @@ absl::Status SessionRecordReader::ReadHeader(absl::string_view bytes) {
     if (state_bytes < 0 || state_bytes > kMostStateBytes)
       return Damaged(absl::StrCat("a state of ", state_bytes, " bytes"));
   }
+  record_->state_bytes = target_bytes_ + draft_bytes_;
   if (absl::Status status = CheckNames(*record_); !status.ok()) return status;
   if (tokens > format_->context) {
     return absl::FailedPreconditionError(
