@@ -164,6 +164,11 @@ SessionRecordReader::SessionRecordReader(std::shared_ptr<const SessionFormat> fo
 
 SessionRecordReader::~SessionRecordReader() {
   if (room_taken_) memory_->GiveBack(StateBytes());
+  EndIncoming();
+}
+
+void SessionRecordReader::EndIncoming() {
+  if (std::exchange(incoming_, false)) memory_->EndIncoming(*rules_.principal, StateBytes());
 }
 
 absl::Status SessionRecordReader::Read(absl::string_view piece) {
@@ -331,6 +336,13 @@ absl::Status SessionRecordReader::PrepareState() {
     return Damaged(absl::StrCat("a draft's state of ", draft_bytes_, " bytes"));
   // Rows that wait may be more than a slot here has room for: then the text is read again.
   if (target_read_.replay > format_->target.replay_rows) return absl::OkStatus();
+  if (rules_.principal.has_value() && StateBytes() <= memory_->limit()) {
+    incoming_ = memory_->BeginIncoming(*rules_.principal, StateBytes());
+    if (!incoming_) {
+      return absl::ResourceExhaustedError(
+          "sessions.host_memory_bytes: other imports of the caller's are to end first");
+    }
+  }
   if (memory_->Take(StateBytes())) {
     room_taken_ = true;
     MakeState();
@@ -359,6 +371,9 @@ void SessionRecordReader::MakeState() {
                             keeps_draft_ ? &*format_->draft : nullptr, /*taken=*/true);
 }
 
-std::shared_ptr<const SessionRecord> SessionRecordReader::Take() { return std::move(record_); }
+std::shared_ptr<const SessionRecord> SessionRecordReader::Take() {
+  EndIncoming();
+  return std::move(record_);
+}
 
 }  // namespace mambad
