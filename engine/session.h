@@ -132,8 +132,10 @@ class Sessions {
                       Done done) = 0;
 
   virtual void Export(const std::string& principal, const std::string& id, Exported done) = 0;
-  // For a record; one of other numerics is taken where `other_numerics` says so, and is not exact.
-  virtual std::unique_ptr<SessionTarget> NewTarget(bool other_numerics) = 0;
+  // For a record of the principal's; one of other numerics is taken where `other_numerics` says so,
+  // and is not exact.
+  virtual std::unique_ptr<SessionTarget> NewTarget(const std::string& principal,
+                                                   bool other_numerics) = 0;
   // Of a target that wants room: states that may give way do, and the rest of the record may come.
   // `target` is left alone meanwhile. RESOURCE_EXHAUSTED: nothing more may give way.
   virtual void MakeRoom(const std::string& principal, SessionTarget& target,

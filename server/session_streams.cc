@@ -211,7 +211,7 @@ absl::Status ImportStream::ReadPiece() {
   absl::Status status = ReadMessage(&piece_, {}, &wire);
   piece_.Clear();
   if (!status.ok()) return status;
-  if (target_ == nullptr) target_ = sessions_->NewTarget(wire.other_numerics());
+  if (target_ == nullptr) target_ = sessions_->NewTarget(principal_, wire.other_numerics());
   return target_->Read(wire.piece());
 }
 

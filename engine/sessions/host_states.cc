@@ -34,10 +34,10 @@ void HostStates::Clear(KeptSession& session) {
     Set(session, checkpoint.position, nullptr);
 }
 
-bool HostStates::MakeRoom(int64_t bytes, const std::string& principal) {
+bool HostStates::MakeRoom(int64_t bytes, const std::string& principal, bool incoming) {
   if (bytes > memory_->limit()) return false;
   while (bytes > memory_->limit() - memory_->used()) {
-    if (!DropOldest(bytes, principal)) return false;
+    if (!DropOldest(incoming ? 0 : bytes, principal)) return false;
   }
   return true;
 }
@@ -59,7 +59,8 @@ bool HostStates::DropOldest(int64_t bytes, const std::string& principal) {
     Drop(i);
     return true;
   }
-  return DropOldestOf(WhoHasMost(bytes, principal));
+  // Whose states are all on their way in, or held, has none to give: then who wants room gives way.
+  return DropOldestOf(WhoHasMost(bytes, principal)) || DropOldestOf(principal);
 }
 
 bool HostStates::DropOldestOf(const std::string& principal) {
@@ -81,8 +82,8 @@ void HostStates::Drop(size_t index) {
 
 // With what `principal` wants; who wants it, where others have as much.
 std::string HostStates::WhoHasMost(int64_t bytes, const std::string& principal) const {
-  std::map<std::string, int64_t> held;
-  held[principal] = bytes;
+  std::map<std::string, int64_t> held = memory_->incoming();
+  held[principal] += bytes;
   for (const Entry& entry : entries_) held[entry.session->principal] += StateOf(entry)->bytes();
   const auto most = std::max_element(
       held.begin(), held.end(), [](const auto& a, const auto& b) { return a.second < b.second; });

@@ -32,7 +32,8 @@ class HostStates {
   void Clear(KeptSession& session);
 
   // Whether so many bytes can be taken for `principal`, when what may give way to it has.
-  bool MakeRoom(int64_t bytes, const std::string& principal);
+  // `incoming`: they are among the memory's incoming ones.
+  bool MakeRoom(int64_t bytes, const std::string& principal, bool incoming = false);
   absl::Status NoRoom() const;  // in words
 
   // A session whose states stay until another is named; null: none.

@@ -13,6 +13,26 @@ bool HostMemory::Take(int64_t bytes) {
   return true;
 }
 
+bool HostMemory::BeginIncoming(const std::string& principal, int64_t bytes) {
+  MutexLock lock(&mutex_);
+  const auto it = incoming_.find(principal);
+  if (it != incoming_.end() && it->second + bytes > limit_ / 4) return false;
+  incoming_[principal] += bytes;
+  return true;
+}
+
+void HostMemory::EndIncoming(const std::string& principal, int64_t bytes) {
+  MutexLock lock(&mutex_);
+  const auto it = incoming_.find(principal);
+  it->second -= bytes;
+  if (it->second == 0) incoming_.erase(it);
+}
+
+std::map<std::string, int64_t> HostMemory::incoming() const {
+  MutexLock lock(&mutex_);
+  return incoming_;
+}
+
 std::shared_ptr<SavedState> SavedState::Make(std::shared_ptr<HostMemory> memory,
                                              const ReadPosition& target_read,
                                              const ImageSize& target,

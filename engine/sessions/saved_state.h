@@ -8,9 +8,13 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/types/span.h"
+#include "engine/mutex.h"
 #include "engine/read_position.h"
 #include "engine/state/image_size.h"
 
@@ -27,8 +31,16 @@ class HostMemory {
   bool Take(int64_t bytes);
   void GiveBack(int64_t bytes) { used_ -= bytes; }
 
+  // Of what is used, states that are still on their way in, by whose they are. Nobody can be made
+  // to give these up: whoever has one may have others up to a quarter of the limit. False: no more.
+  bool BeginIncoming(const std::string& principal, int64_t bytes);
+  void EndIncoming(const std::string& principal, int64_t bytes);
+  std::map<std::string, int64_t> incoming() const;
+
  private:
   const int64_t limit_;
+  mutable Mutex mutex_;
+  std::map<std::string, int64_t> incoming_ ABSL_GUARDED_BY(mutex_);
   std::atomic<int64_t> used_{0};
 };
 

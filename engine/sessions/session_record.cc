@@ -164,6 +164,11 @@ SessionRecordReader::SessionRecordReader(std::shared_ptr<const SessionFormat> fo
 
 SessionRecordReader::~SessionRecordReader() {
   if (room_taken_) memory_->GiveBack(StateBytes());
+  EndIncoming();
+}
+
+void SessionRecordReader::EndIncoming() {
+  if (std::exchange(incoming_, false)) memory_->EndIncoming(*rules_.principal, StateBytes());
 }
 
 absl::Status SessionRecordReader::Read(absl::string_view piece) {
@@ -264,7 +269,6 @@ absl::Status SessionRecordReader::ReadHeader(absl::string_view bytes) {
   draft_read_ = header.TakePosition();
   target_bytes_ = header.TakeNumber<int64_t>();
   draft_bytes_ = header.TakeNumber<int64_t>();
-  record_->state_bytes = target_bytes_ + draft_bytes_;
   const auto tokens = header.TakeNumber<int64_t>();
   if (header.lacks() || tokens < 0 || header.left() % 4 != 0 ||
       static_cast<int64_t>(header.left() / 4) != tokens) {
@@ -274,6 +278,7 @@ absl::Status SessionRecordReader::ReadHeader(absl::string_view bytes) {
     if (state_bytes < 0 || state_bytes > kMostStateBytes)
       return Damaged(absl::StrCat("a state of ", state_bytes, " bytes"));
   }
+  record_->state_bytes = target_bytes_ + draft_bytes_;
   if (absl::Status status = CheckNames(*record_); !status.ok()) return status;
   if (tokens > format_->context) {
     return absl::FailedPreconditionError(
@@ -331,6 +336,13 @@ absl::Status SessionRecordReader::PrepareState() {
     return Damaged(absl::StrCat("a draft's state of ", draft_bytes_, " bytes"));
   // Rows that wait may be more than a slot here has room for: then the text is read again.
   if (target_read_.replay > format_->target.replay_rows) return absl::OkStatus();
+  if (rules_.principal.has_value() && StateBytes() <= memory_->limit()) {
+    incoming_ = memory_->BeginIncoming(*rules_.principal, StateBytes());
+    if (!incoming_) {
+      return absl::ResourceExhaustedError(
+          "sessions.host_memory_bytes: other imports of the caller's are to end first");
+    }
+  }
   if (memory_->Take(StateBytes())) {
     room_taken_ = true;
     MakeState();
@@ -359,6 +371,9 @@ void SessionRecordReader::MakeState() {
                             keeps_draft_ ? &*format_->draft : nullptr, /*taken=*/true);
 }
 
-std::shared_ptr<const SessionRecord> SessionRecordReader::Take() { return std::move(record_); }
+std::shared_ptr<const SessionRecord> SessionRecordReader::Take() {
+  EndIncoming();
+  return std::move(record_);
+}
 
 }  // namespace mambad

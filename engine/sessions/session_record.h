@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -74,6 +75,8 @@ class SessionRecordReader final : public SessionTarget {
     bool only_head = false;       // state is not wanted; done() after the header
     bool inexact = false;         // one that is not exact is taken: it was ours
     bool waits_for_room = false;  // wants_room() instead of RESOURCE_EXHAUSTED
+    // Whose import it is: its state is HostMemory's incoming until the record is taken.
+    std::optional<std::string> principal = std::nullopt;
   };
   // `memory`: what the state's bytes are taken of.
   SessionRecordReader(std::shared_ptr<const SessionFormat> format,
@@ -101,6 +104,7 @@ class SessionRecordReader final : public SessionTarget {
   // That will be kept of the record.
   int64_t StateBytes() const { return target_bytes_ + (keeps_draft_ ? draft_bytes_ : 0); }
   void MakeState();
+  void EndIncoming();
 
   const std::shared_ptr<const SessionFormat> format_;
   const std::shared_ptr<HostMemory> memory_;
@@ -113,6 +117,7 @@ class SessionRecordReader final : public SessionTarget {
   ReadPosition target_read_, draft_read_;
   int64_t target_bytes_ = 0, draft_bytes_ = 0;
   bool keeps_draft_ = false;
+  bool incoming_ = false;    // noted as such
   bool room_taken_ = false;  // of the memory, for a state that is not made yet
   std::string waiting_;      // that came after the header, until there is room
   std::shared_ptr<SavedState> state_;

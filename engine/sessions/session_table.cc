@@ -238,10 +238,12 @@ void SessionTable::Create(const std::string& principal, std::vector<TokenId> tok
         }});
 }
 
-std::unique_ptr<SessionTarget> SessionTable::NewTarget(bool other_numerics) {
+std::unique_ptr<SessionTarget> SessionTable::NewTarget(const std::string& principal,
+                                                       bool other_numerics) {
   SessionRecordReader::Rules rules;
   rules.other_numerics = other_numerics;
   rules.waits_for_room = true;
+  rules.principal = principal;
   return std::make_unique<SessionRecordReader>(format_, memory_, rules);
 }
 

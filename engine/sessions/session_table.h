@@ -50,7 +50,8 @@ class SessionTable final : public Sessions, public std::enable_shared_from_this<
   void Rewind(const std::string& principal, const std::string& id, int64_t position,
               Done done) override;
   void Export(const std::string& principal, const std::string& id, Exported done) override;
-  std::unique_ptr<SessionTarget> NewTarget(bool other_numerics) override;
+  std::unique_ptr<SessionTarget> NewTarget(const std::string& principal,
+                                           bool other_numerics) override;
   void MakeRoom(const std::string& principal, SessionTarget& target,
                 std::function<void(const absl::Status&)> done) override;
   void Import(const std::string& principal, std::unique_ptr<SessionTarget> target,

@@ -110,7 +110,8 @@ void SessionKeeper::Create(const std::shared_ptr<SessionLease>& lease, SessionTe
 void SessionKeeper::MakeRoom(const std::string& principal, SessionTarget& target,
                              const std::function<void(const absl::Status&)>& done) {
   auto& reader = static_cast<SessionRecordReader&>(target);
-  const bool made = states_.MakeRoom(reader.wants_room(), principal) && reader.TakeRoom();
+  const bool made =
+      states_.MakeRoom(reader.wants_room(), principal, /*incoming=*/true) && reader.TakeRoom();
   const absl::Status status = made ? absl::OkStatus() : states_.NoRoom();
   TellLater([done, status] { done(status); });
 }

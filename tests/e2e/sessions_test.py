@@ -113,7 +113,8 @@ class SessionsTest(unittest.TestCase):
                 self.assertGreater(done.usage.cached_tokens, 0)
 
     def test_cut_by_the_end_of_the_server(self):
-        """A stream that SIGTERM cuts says where its session stands, and goes on from there in another process."""
+        """A stream that SIGTERM cuts says where its session stands, and its answer goes on in another process with the bits
+        that it would have had."""
         for kept_before in (True, False):
             with self.subTest(kept_before=kept_before):
                 daemon = self.start(drain_timeout="0s")
@@ -121,11 +122,9 @@ class SessionsTest(unittest.TestCase):
                 if kept_before:
                     talk.take_turn(self, 0)
                 added = talk.added(1)
-                request = talk.request(7, added, pb.Speculation.AUTO)
+                expected = talk.single(1, 400)
+                request = talk.kept(1, added)
                 request.stopping.max_tokens = 400
-                request.keep_session = True
-                if talk.session:
-                    request.session_id = talk.session
                 answer, last = [], None
                 with self.assertRaises(grpc.RpcError) as caught:
                     for message in daemon.generation.Generate(request):
@@ -135,7 +134,9 @@ class SessionsTest(unittest.TestCase):
                         last = message
                 self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
                 talk.session = last.completion.session_id
-                self.assertIn(talk.session, caught.exception.details())
+                self.assertIn(f"session {talk.session} is kept at position {last.completion.position}, "
+                              f"state_digest {last.completion.state_digest}", caught.exception.details())
+                self.assertEqual(answer, expected[:len(answer)])
                 self.assertEqual(last.completion.finish_reason, pb.CANCELLED)
                 talk.ids += added + answer
                 self.assertEqual(last.completion.position, len(talk.ids))
@@ -143,6 +144,7 @@ class SessionsTest(unittest.TestCase):
                 daemon.kill()
                 talk.daemon = self.start()
                 self.assertEqual(talk.facts().state_digest, last.completion.state_digest)
+                talk.finish_turn(self, 1, expected[len(answer):])
                 talk.take_turn(self, 2)
                 talk.daemon.kill()
 
@@ -268,6 +270,56 @@ class SessionsTest(unittest.TestCase):
         daemon.sessions.Delete(pb2.DeleteSessionRequest(session_id=talk.session))
         self.assertEqual(len(daemon.sessions.List(pb2.ListSessionsRequest()).sessions), 0)
         self.assertEqual(daemon.wait_until_idle().state_bytes, 0)
+
+    def test_a_second_principal_cannot_read_list_fork_or_end_anothers_session(self):
+        pb2 = daemon_process.session_pb
+        tokens = pathlib.Path(self.folder.name) / "tokens"
+
+        def bearer(principal, scopes="generate,sessions"):
+            token = subprocess.run([OPTIONS.mambactl, "token", "create", "--file", str(tokens), "--principal", principal,
+                                    "--scopes", scopes], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+            return (("authorization", f"Bearer {token}"),)
+
+        def failure(code, call, request, metadata):
+            with self.assertRaises(grpc.RpcError) as caught:
+                answer = call(request, timeout=30, metadata=metadata)
+                for _ in answer if hasattr(answer, "__next__") else ():
+                    pass
+            self.assertEqual(caught.exception.code(), code, caught.exception.details())
+            return caught.exception
+
+        def calls(session, position):
+            yield sessions.Get, pb2.GetSessionRequest(session_id=session)
+            yield sessions.Fork, pb2.ForkSessionRequest(session_id=session)
+            yield sessions.Checkpoint, pb2.CheckpointSessionRequest(session_id=session)
+            yield sessions.Rewind, pb2.RewindSessionRequest(session_id=session, position=position)
+            yield sessions.Export, pb2.ExportSessionRequest(session_id=session)
+            yield sessions.Delete, pb2.DeleteSessionRequest(session_id=session)
+            yield daemon.generation.GenerateOnce, request(session_id=session, keep_session=True)
+
+        def request(tokens=4, **fields):
+            return pb.GenerateRequest(token_ids=pb.TokenIds(ids=[5, 6]), stopping={"max_tokens": tokens, "ignore_eos": True},
+                                      **fields)
+
+        alice, bob, carol = bearer("alice"), bearer("bob"), bearer("carol", "generate")
+        daemon = self.start(extra=["--token-file", str(tokens)])
+        sessions = daemon.sessions
+        kept = daemon.generation.GenerateOnce(request(keep_session=True), metadata=alice).completion
+        mark = sessions.Checkpoint(pb2.CheckpointSessionRequest(session_id=kept.session_id), metadata=alice)
+        # As of one that nobody has, to the letter; and not even whether it is being used.
+        stream = daemon.generation.Generate(request(900, session_id=kept.session_id), metadata=alice)
+        next(stream)
+        for (call, asked), (_, other) in zip(calls(kept.session_id, mark.position), calls("0" * 32, mark.position)):
+            found = failure(grpc.StatusCode.NOT_FOUND, call, asked, bob)
+            nothing = failure(grpc.StatusCode.NOT_FOUND, call, other, bob)
+            self.assertEqual(found.details(), nothing.details())
+            self.assertEqual(found.trailing_metadata(), nothing.trailing_metadata())
+        stream.cancel()
+        self.assertEqual(len(sessions.List(pb2.ListSessionsRequest(), metadata=bob).sessions), 0)
+        for call, asked in (*list(calls(kept.session_id, mark.position))[:6], (sessions.List, pb2.ListSessionsRequest())):
+            failure(grpc.StatusCode.PERMISSION_DENIED, call, asked, carol)
+        mine = sessions.List(pb2.ListSessionsRequest(), metadata=alice).sessions
+        self.assertEqual([(s.session_id, s.state_digest) for s in mine], [(kept.session_id, kept.state_digest)])
 
     def test_killed_at_random_moments(self):
         """Every session and checkpoint that was acknowledged comes back whole, and what is torn goes with a line."""

@@ -39,17 +39,26 @@ std::string Checksum(const std::string& bytes) {
 void Read(const std::string& bytes, const SessionRecordReader::Rules& rules, size_t piece) {
   constexpr int64_t kRoom = 1 << 10;
   const auto memory = std::make_shared<mambad::HostMemory>(kRoom);
+  // Room that another has until it is wanted.
+  const int64_t held = rules.waits_for_room ? kRoom : 0;
+  if (!memory->Take(held)) std::abort();
   SessionRecordReader reader(Format(), memory, rules);
   for (size_t at = 0; at < bytes.size(); at += piece) {
     const absl::Status status = reader.Read(bytes.substr(at, piece));
     if (memory->used() > kRoom) std::abort();
+    if (reader.wants_room() > 0) {
+      memory->GiveBack(held);
+      const bool taken = reader.TakeRoom();
+      if (!taken || reader.wants_room() > 0) std::abort();
+      continue;
+    }
     if (status.ok()) continue;
     const bool expected = absl::IsInvalidArgument(status) || absl::IsFailedPrecondition(status) ||
                           absl::IsResourceExhausted(status);
     if (!expected) std::abort();
     return;
   }
-  if (!reader.done()) return;
+  if (!reader.Read("").ok() || !reader.done()) return;
   const auto record = reader.Take();
   if (record->state == nullptr) return;
   const auto tokens = static_cast<int64_t>(record->tokens->size());
@@ -66,6 +75,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   rules.other_numerics = (data[0] & 1) != 0;
   rules.owned = (data[0] & 2) != 0;
   rules.only_head = (data[0] & 4) != 0;
+  rules.waits_for_room = (data[0] & 32) != 0;
+  rules.inexact = (data[0] & 64) != 0;
   const size_t piece = (data[0] & 8) != 0 ? 3 : 4096;
   std::string bytes(reinterpret_cast<const char*>(data + 2), size - 2);
   if ((data[0] & 16) != 0) {

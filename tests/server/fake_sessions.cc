@@ -223,7 +223,7 @@ void FakeSessions::Export(const std::string& principal, const std::string& id, E
   done(take_out());
 }
 
-std::unique_ptr<SessionTarget> FakeSessions::NewTarget(bool other_numerics) {
+std::unique_ptr<SessionTarget> FakeSessions::NewTarget(const std::string&, bool other_numerics) {
   SessionRecordReader::Rules rules;
   rules.other_numerics = other_numerics;
   return std::make_unique<SessionRecordReader>(format_, std::make_shared<HostMemory>(0), rules);

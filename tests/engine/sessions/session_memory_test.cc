@@ -69,7 +69,8 @@ class SessionMemoryTest : public ::testing::Test {
   // As the wire does it, in pieces.
   absl::StatusOr<SessionInfo> Import(const char* principal, const std::string& bytes,
                                      size_t piece) {
-    std::unique_ptr<SessionTarget> target = sessions().NewTarget(/*other_numerics=*/false);
+    std::unique_ptr<SessionTarget> target =
+        sessions().NewTarget(principal, /*other_numerics=*/false);
     for (size_t at = 0; at < bytes.size(); at += piece) {
       if (absl::Status status = target->Read(bytes.substr(at, piece)); !status.ok()) return status;
       if (target->wants_room() == 0) continue;
@@ -162,7 +163,7 @@ TEST_F(SessionMemoryTest, AnImportThatBreaksOffHoldsNothing) {
   const int64_t before = sessions().Totals().host_bytes;
   ASSERT_GT(before, 0);
   {
-    std::unique_ptr<SessionTarget> target = sessions().NewTarget(/*other_numerics=*/false);
+    std::unique_ptr<SessionTarget> target = sessions().NewTarget(kAnn, /*other_numerics=*/false);
     ASSERT_TRUE(target->Read(bytes.substr(0, bytes.size() / 2)).ok());
     ASSERT_EQ(target->wants_room(), before);
     sessions().MakeRoom(kAnn, *target,
@@ -171,6 +172,46 @@ TEST_F(SessionMemoryTest, AnImportThatBreaksOffHoldsNothing) {
     EXPECT_EQ(sessions().Totals().host_bytes, before);  // of the record now
   }
   EXPECT_EQ(sessions().Totals().host_bytes, 0);
+}
+
+// A newcomer's first state is had by whoever has more.
+TEST_F(SessionMemoryTest, AnImportTakesTheOldestOfWhoHasMore) {
+  Open(2);
+  const std::string bytes = Export(kBen, Keep(kBen));
+  Open(2);
+  const std::string oldest = Keep(kAnn), newer = Keep(kAnn);
+  Park();
+  const auto imported = Import(kBen, bytes, 100);
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  EXPECT_EQ(TierOf(kAnn, oldest), SessionTier::kText);
+  EXPECT_EQ(TierOf(kAnn, newer), SessionTier::kHost);
+}
+
+// Records that are begun and not ended cannot push out what others have, either.
+TEST_F(SessionMemoryTest, UnfinishedImportsOfOneTakeNoMoreThanAQuarter) {
+  Open(2);
+  const std::string anns = Keep(kAnn), bens = Keep(kBen);
+  Park();
+  const std::string bytes = Export(kBen, bens);
+  std::vector<std::unique_ptr<SessionTarget>> begun;
+  for (int i = 0; i < 3; ++i) {
+    begun.push_back(sessions().NewTarget(kBen, /*other_numerics=*/false));
+    const absl::Status status = begun.back()->Read(bytes.substr(0, bytes.size() - 9));
+    EXPECT_EQ(status.ok(), i == 0) << status;
+    if (begun.back()->wants_room() == 0) continue;
+    sessions().MakeRoom(kBen, *begun.back(),
+                        [](const absl::Status& status) { EXPECT_TRUE(status.ok()) << status; });
+    Settle();
+  }
+  EXPECT_EQ(TierOf(kBen, bens), SessionTier::kText);
+  EXPECT_EQ(TierOf(kAnn, anns), SessionTier::kHost);
+  // They count as Ben's: what he wants more is not taken from her.
+  Keep(kBen);
+  Park();
+  EXPECT_EQ(TierOf(kAnn, anns), SessionTier::kHost);
+  begun.clear();
+  EXPECT_TRUE(Import(kBen, bytes, 100).ok());
+  EXPECT_EQ(TierOf(kAnn, anns), SessionTier::kHost);
 }
 
 // What is in a file gives way first, and comes back from there, also where memory is full.
