@@ -86,7 +86,7 @@ void Score(const std::string& bytes) {
   const auto prepared = PrepareScore(wire, TheEngine(), TheLimits());
   CheckError(prepared.status());
   if (!prepared.ok()) return;
-  if (prepared->score_from.value_or(0) < 1) std::abort();
+  if (!prepared->score_from.has_value()) std::abort();
   if (wire.input_case() == v1::ScoreRequest::kText)
     CheckPrompt(ReadPrompt(wire, TheEngine(), TheLimits(), over));
 }
