@@ -5,10 +5,18 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "engine/memory_plan.h"
 #include "engine/opening/opening.h"
+#include "engine/retry_delay.h"
 
 namespace mambad {
+namespace {
+
+// Of what a request is told to come back after.
+constexpr absl::Duration kShortestDelay = absl::Milliseconds(10), kLongestDelay = absl::Minutes(10);
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Open(
     const EngineOptions& options, StepObserver* observer, std::unique_ptr<kernels::Backend> backend,
@@ -70,6 +78,7 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
         absl::StrCat("the queue is full: ", waiting_.prompt_tokens(),
                      " prompt tokens wait, at most ", options.max_waiting_tokens));
   }
+  if (absl::Status late = CheckDeadline(request, now); !late.ok()) return late;
   auto active = std::make_unique<ActiveRequest>();
   active->id = id;
   active->request = std::move(request);
@@ -85,6 +94,32 @@ absl::Status EngineCore::Admit(RequestId id, Request request, std::shared_ptr<Ev
   waiting_.Add(std::move(active));
   accounts_.SetWaiting(waiting_);
   return absl::OkStatus();
+}
+
+// One whose time would pass while it waits is told so now: it may be in time elsewhere. Its own
+// length is its caller's business, and so is what nobody has measured yet.
+absl::Status EngineCore::CheckDeadline(const Request& request, absl::Time now) {
+  const bool starts_at_once =
+      waiting_.empty() && slots_.free() + sessions_.resting() >= request.output.samples;
+  if (request.deadline == absl::InfiniteFuture() || starts_at_once ||
+      !demands_.pace().is_measured()) {
+    return absl::OkStatus();
+  }
+  const auto place = static_cast<size_t>(waiting_.PlaceOf(request, now));
+  const ServiceDemands::Times times =
+      demands_.Foresee(request, absl::MakeConstSpan(waiting_.in_order()).subspan(0, place), now);
+  const double left = absl::ToDoubleSeconds(request.deadline - now);
+  const double alone = times.reading + times.answer;
+  const bool in_time_alone = request.stopping.max_tokens > 0 && alone <= left;
+  const double needed = times.start + (in_time_alone ? alone : times.reading);
+  if (needed <= left) return absl::OkStatus();
+  const absl::Duration delay =
+      std::clamp(absl::Seconds(needed - left), kShortestDelay, kLongestDelay);
+  return WithRetryDelay(
+      absl::ResourceExhaustedError(absl::StrFormat(
+          "the deadline cannot be met: it would wait for %.3g s, and the caller for %.3g s",
+          times.start, left)),
+      delay);
 }
 
 void EngineCore::Cancel(RequestId id) {

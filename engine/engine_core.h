@@ -61,7 +61,8 @@ class EngineCore {
   const Capacity& capacity() const { return capacity_; }
   absl::Status Validate(const Request& request) const { return capacity_.Validate(request); }
 
-  // Queues a validated request. RESOURCE_EXHAUSTED when a queue limit is reached.
+  // Queues a validated request. RESOURCE_EXHAUSTED when a queue limit is reached; with
+  // RetryDelayOf(status) when it would wait for so long that its deadline could not be met.
   absl::Status Admit(RequestId id, Request request, std::shared_ptr<EventSink> sink,
                      absl::Time now);
   void Cancel(RequestId id);
@@ -98,6 +99,8 @@ class EngineCore {
   void ForgetHistory();
 
  private:
+  absl::Status CheckDeadline(const Request& request, absl::Time now);
+
   // The phases of a step.
   void EndLateAndCancelled(absl::Time now);
   void GrowPages();

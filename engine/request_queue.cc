@@ -16,10 +16,23 @@ int64_t RequestQueue::Served(const std::string& principal) const {
   return it == served_.end() ? least_ : std::max(least_, it->second);
 }
 
+absl::Time RequestQueue::TurnOf(absl::Time rank, const std::string& principal) const {
+  return rank + (Served(principal) - least_) * kTokenWorth;
+}
+
+int64_t RequestQueue::PlaceOf(const Request& request, absl::Time submitted) {
+  Sort();
+  const absl::Time turn = TurnOf(submitted - request.priority * kPriorityWorth, request.principal);
+  const auto after =
+      std::upper_bound(waiting_.begin(), waiting_.end(), turn,
+                       [](absl::Time when, const auto& other) { return when < other->turn; });
+  return after - waiting_.begin();
+}
+
 void RequestQueue::Sort() {
   if (sorted_) return;
   for (const auto& request : waiting_)
-    request->turn = request->rank() + (Served(request->request.principal) - least_) * kTokenWorth;
+    request->turn = TurnOf(request->rank(), request->request.principal);
   std::sort(waiting_.begin(), waiting_.end(), [](const auto& one, const auto& other) {
     return one->turn != other->turn ? one->turn < other->turn : one->GoesBefore(*other);
   });

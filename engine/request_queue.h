@@ -42,6 +42,9 @@ class RequestQueue {
   // In the order in which they start, if all fit.
   const std::vector<std::unique_ptr<ActiveRequest>>& in_order();
 
+  // How many of those that wait start before a new one.
+  int64_t PlaceOf(const Request& request, absl::Time submitted);
+
   // New, or preempted.
   void Add(std::unique_ptr<ActiveRequest> request);
   // Takes out all for which `leaves` is true, in order.
@@ -58,6 +61,7 @@ class RequestQueue {
  private:
   std::unique_ptr<ActiveRequest> Take(size_t place, absl::Time now);
   int64_t Served(const std::string& principal) const;
+  absl::Time TurnOf(absl::Time rank, const std::string& principal) const;
   void Sort();
   void ForgetHalf();
 

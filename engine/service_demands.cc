@@ -4,7 +4,8 @@
 
 namespace mambad {
 
-ServiceDemands::ServiceDemands(const Capacity& capacity, int max_sequences) : capacity_(capacity) {
+ServiceDemands::ServiceDemands(const Capacity& capacity, int max_sequences)
+    : capacity_(capacity), slots_(max_sequences) {
   queue_.running.reserve(max_sequences);
 }
 
@@ -61,6 +62,16 @@ void ServiceDemands::Update(absl::Span<const std::unique_ptr<ActiveRequest>> run
     if (active->unfinished > 0) queue_.running.push_back(DemandOf(*active));
   }
   for (const auto& active : waiting) queue_.waiting.push_back(DemandOf(*active));
+}
+
+ServiceDemands::Times ServiceDemands::Foresee(
+    const Request& request, absl::Span<const std::unique_ptr<ActiveRequest>> before,
+    absl::Time now) {
+  forecast_.Begin(slots_, capacity_.pages_total(), queue_.running);
+  for (const auto& active : before.subspan(0, kForeseen)) forecast_.Add(DemandOf(*active));
+  const ServiceDemand demand = capacity_.DemandOf(request, pace_);
+  const double since = absl::ToDoubleSeconds(now - queue_.made);
+  return {std::max(0.0, forecast_.Add(demand) - since), demand.reading, demand.seconds};
 }
 
 // What a request takes still: its longest sample, and what of its prompt is not read.

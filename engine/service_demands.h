@@ -47,6 +47,16 @@ class ServiceDemands {
   void Update(absl::Span<const std::unique_ptr<ActiveRequest>> running,
               absl::Span<const std::unique_ptr<ActiveRequest>> waiting, absl::Time now);
 
+  // When a request that would come now, behind those that wait `before` it, is likely to have its
+  // first token and all of its answer, seconds after `now`. Of those that wait only so many are
+  // looked at. Those that run are taken as of the last Update.
+  static constexpr int64_t kForeseen = 1024;
+  struct Times {
+    double start = 0, reading = 0, answer = 0;  // reading, answer: that they take from then on
+  };
+  Times Foresee(const Request& request, absl::Span<const std::unique_ptr<ActiveRequest>> before,
+                absl::Time now);
+
   // The pace stays as a guess, nothing runs and nothing waits.
   void Doubt();
 
@@ -56,6 +66,8 @@ class ServiceDemands {
   const Capacity& capacity_;
   ServicePace pace_;
   QueueDemands queue_;
+  const int slots_;
+  WaitForecast forecast_;
 };
 
 }  // namespace mambad

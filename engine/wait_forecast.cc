@@ -57,6 +57,8 @@ void ServicePace::Doubt() {
   tokens_ = tokens;
 }
 
+bool ServicePace::is_measured() const { return tokens_ >= 1; }
+
 double ServicePace::SecondsAToken() const {
   return tokens_ > kAlmostNothing ? sequence_seconds_ / tokens_ : kSecondsAToken;
 }

@@ -54,6 +54,8 @@ class ServicePace {
   // forgotten.
   void Doubt();
 
+  // Whether the pace of decoding is more than a guess.
+  bool is_measured() const;
   // Before anything is known, guesses. Of one sequence among those that decode:
   double SecondsAToken() const;
   // Of all prompts together: steps read one after the other.

@@ -14,6 +14,9 @@ namespace {
 
 // What is told at once of an answer that is told again, bytes, about.
 constexpr int64_t kPieceBytes = 32 << 10;
+// What a piece takes besides its content: itself, and a share of the answer that it is of, whose
+// name has up to 200 bytes.
+constexpr int64_t kBytesOfAPiece = sizeof(TokenEvent) + 1024;
 
 // The events of one sample, one after the other, as one.
 void Append(const TokenEvent& event, TokenEvent* all) {
@@ -186,7 +189,10 @@ bool NamedAnswer::OnEvent(const TokenEvent& event) {
 
 void NamedAnswer::Record(const TokenEvent& event) {
   if (!is_kept_) return;
-  const int64_t bytes = EventBytes(event);
+  int& last = last_pieces_[static_cast<size_t>(event.index)];
+  const bool begins_piece =
+      last < 0 || EventBytes(pieces_[static_cast<size_t>(last)]) >= kPieceBytes;
+  const int64_t bytes = EventBytes(event) + (begins_piece ? kBytesOfAPiece : 0);
   if (!table_->Reserve(name_, this, bytes)) {
     is_kept_ = false;
     pieces_.clear();
@@ -194,13 +200,12 @@ void NamedAnswer::Record(const TokenEvent& event) {
     return;
   }
   bytes_ += bytes;
-  int& last = last_pieces_[static_cast<size_t>(event.index)];
-  if (last >= 0 && EventBytes(pieces_[static_cast<size_t>(last)]) < kPieceBytes) {
+  if (begins_piece) {
+    last = static_cast<int>(pieces_.size());
+    pieces_.push_back(event);
+  } else {
     Append(event, &pieces_[static_cast<size_t>(last)]);
-    return;
   }
-  last = static_cast<int>(pieces_.size());
-  pieces_.push_back(event);
 }
 
 // A sample has ended; after the last one nothing is asked of the engine any more.

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -19,6 +20,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "server/cli/suggestions.h"
@@ -28,6 +30,41 @@ namespace {
 
 using FieldPointer = std::variant<std::string*, bool*, int*, int64_t*, double*, absl::Duration*,
                                   ComputeType*, LogFormat*, LogLevel*>;
+
+// Keys and values are quoted, which may have line breaks.
+absl::Status InOneLine(const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrReplaceAll(status.message(), {{"\n", " "}, {"\r", " "}}));
+}
+
+// Looks at nothing.
+class IgnoringHandler : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+// 0, 1, or 2 where there are more: of a text that is no YAML (",") yaml-cpp finds documents without
+// end, which its LoadAll would put into memory. Throws as YAML::Load.
+int CountDocuments(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  IgnoringHandler handler;
+  int count = 0;
+  while (count < 2 && parser.HandleNextDocument(handler)) ++count;
+  return count;
+}
 
 // One row of the table of settings. Numbers must lie in [least, most]; durations are not negative.
 struct Setting {
@@ -378,15 +415,16 @@ std::vector<SettingDescription> DescribeSettings() {
 }
 
 absl::Status ReadOptions(absl::string_view yaml, absl::string_view name, ServerOptions* options) {
+  const std::string text(yaml);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(yaml));
-    if (documents.size() > 1)
+    const int documents = CountDocuments(text);
+    if (documents > 1)
       return absl::InvalidArgumentError(absl::StrCat(name, ": expected one YAML document"));
-    if (documents.empty()) return absl::OkStatus();
-    return Reader(name, options).Read(documents[0], "", 0);
+    if (documents == 0) return absl::OkStatus();
+    return InOneLine(Reader(name, options).Read(YAML::Load(text), "", 0));
   } catch (const YAML::Exception& error) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, ":", error.mark.line + 1, ": not valid YAML: ", error.msg));
+    return InOneLine(absl::InvalidArgumentError(
+        absl::StrCat(name, ":", error.mark.line + 1, ": not valid YAML: ", error.msg)));
   }
 }
 

@@ -215,6 +215,25 @@ class Soak:
             with self.lock:
                 self.done["refused in a burst"] += 1
 
+    def retried(self, stub, choices):
+        """A call whose caller leaves and asks again: it is told one answer, and one session is kept."""
+        sessions = daemon_process.session_stubs.SessionsStub(stub.channel)
+        reference = choices.choice(self.references)
+        request = reference.with_mode(choices)
+        request.request_id = f"{choices.getrandbits(128):032x}"
+        request.keep_session = choices.random() < 0.5
+        for _ in range(choices.randrange(3)):
+            call = stub.Generate(request, timeout=120)
+            for _ in range(choices.randrange(4)):
+                next(call, None)
+            call.cancel()
+        done = stub.GenerateOnce(request, timeout=120)
+        if request.keep_session:
+            session = sessions.Get(session_pb.GetSessionRequest(session_id=done.completion.session_id), timeout=120)
+            sessions.Delete(session_pb.DeleteSessionRequest(session_id=session.session_id), timeout=120)
+            self.expect(session.position == done.completion.position, f"{session} after {done.completion}")
+        self.expect(list(done.token_ids) == reference.ids, f"{request}: {done.text!r}")
+
     def look(self, stub, _):
         stub.GetLoad(pb.GetLoadRequest(), timeout=120)
         stub.Tokenize(pb.TokenizeRequest(text=PROMPTS[0] * 20), timeout=120)
@@ -272,7 +291,7 @@ class Soak:
 
     def work(self, seed):
         choices = random.Random(seed)
-        actions = [self.stream] * 8 + [self.once] * 4 + [self.cancel] * 3 + [self.deadline] * 3 + [self.session] * 3 + [
+        actions = [self.stream] * 8 + [self.once] * 4 + [self.cancel] * 3 + [self.deadline] * 3 + [self.session] * 3 + [self.retried] * 3 + [
             self.slow_reader, self.stuck_reader, self.killed_client, self.bad_request, self.bad_request, self.bad_bytes, self.burst, self.look]
         while not (self.ends.is_set() or self.problems):
             # Now and then a client is a new one.

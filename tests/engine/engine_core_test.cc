@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "engine/retry_delay.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/engine_driver.h"
@@ -432,6 +433,45 @@ TEST(EngineCore, ALargeRequestNeitherStopsOthersNorStarves) {
   EXPECT_FALSE(finished(large));
   while (!finished(small.back())) ASSERT_TRUE(driver.core().Step(clock));
   EXPECT_TRUE(finished(large));
+}
+
+// Whose deadline would pass in the queue is refused at once, with a time; whoever has the time, or
+// goes before those that wait, is not.
+TEST(EngineCore, ADeadlineThatWaitingWouldBreakIsRefused) {
+  EngineOptions options;
+  options.max_sequences = 1;
+  EngineDriver driver("mamba", "", options);
+  absl::Time now = absl::UnixEpoch() + absl::Hours(1);
+  const auto clock = [&now] { return now += absl::Milliseconds(5); };  // 10 ms a step
+  RequestId last = 0;
+  const auto send = [&](int tokens, absl::Duration patience, int priority = 0,
+                        const std::string& principal = "") {
+    Request request = driver.Plain(2, tokens);
+    request.stopping.ignore_eos = true;
+    request.deadline = now + patience;
+    request.priority = priority;
+    request.principal = principal;
+    return driver.core().Admit(++last, std::move(request), std::make_shared<CollectingSink>(), now);
+  };
+  // Nothing is known yet: nobody is refused.
+  ASSERT_TRUE(send(100, absl::InfiniteDuration()).ok());
+  ASSERT_TRUE(send(100, absl::Milliseconds(1)).ok());
+  for (int step = 0; step < 20; ++step) ASSERT_TRUE(driver.core().Step(clock));
+  // The one that runs takes some 0.8 s still; the one that waited has gone.
+  ASSERT_TRUE(send(100, absl::InfiniteDuration()).ok());  // 1 s more
+  EXPECT_TRUE(send(10, absl::Seconds(3)).ok());
+  const absl::Status late = send(10, absl::Seconds(1));
+  EXPECT_EQ(late.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(late.message()), ::testing::HasSubstr("the deadline cannot be met"));
+  // 1.9 s until it starts, 0.1 s for itself, one that it has.
+  EXPECT_GT(RetryDelayOf(late), absl::Milliseconds(700));
+  EXPECT_LT(RetryDelayOf(late), absl::Milliseconds(1500));
+  // Before the one that waits it would start in time.
+  EXPECT_TRUE(send(5, absl::Seconds(1.2), /*priority=*/100).ok());
+  EXPECT_FALSE(send(5, absl::Milliseconds(100), /*priority=*/100).ok());
+  // One that takes too long by itself may have what there is of it.
+  EXPECT_TRUE(send(1000, absl::Seconds(6)).ok());
+  driver.RunAll();
 }
 
 // A caller that sends much at once is not in the way of another.

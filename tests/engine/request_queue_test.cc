@@ -68,6 +68,24 @@ TEST_F(RequestQueueTest, PrincipalsTakeTurnsByTokens) {
               ElementsAre(many[0], few[0], many[1], few[1], many[2], many[3], many[4], many[5]));
 }
 
+TEST_F(RequestQueueTest, ANewOnesPlaceIsWhereItWouldStart) {
+  for (int i = 0; i < 4; ++i) Add("many", i);
+  Request request;
+  request.principal = "many";
+  const absl::Time now = start_ + absl::Seconds(4);
+  EXPECT_EQ(queue_.PlaceOf(request, now), 4);
+  request.priority = 50;  // 2.5 s
+  EXPECT_EQ(queue_.PlaceOf(request, now), 2);
+  request.priority = -50;
+  EXPECT_EQ(queue_.PlaceOf(request, now), 4);
+  // Another's turn comes before that of one who was given 50 tokens more.
+  request.priority = 0;
+  request.principal = "other";
+  EXPECT_EQ(queue_.PlaceOf(request, now), 4);
+  queue_.Charge("many", 50);
+  EXPECT_EQ(queue_.PlaceOf(request, now), 2);
+}
+
 TEST_F(RequestQueueTest, SmallRequestsHaveMoreTurns) {
   std::vector<RequestId> large, small;
   for (int i = 0; i < 2; ++i) large.push_back(Add("large", 0));

@@ -42,6 +42,16 @@ class Gate {
   bool open_ = true;
 };
 
+// Opens it before the daemon goes that stands above, whose engine would never end else.
+class OpenAtEnd {
+ public:
+  explicit OpenAtEnd(Gate* gate) : gate_(gate) {}
+  ~OpenAtEnd() { gate_->Set(true); }
+
+ private:
+  Gate* const gate_;
+};
+
 HealthCheckResponse::ServingStatus Health(const TestDaemon& daemon, const std::string& service) {
   grpc::ClientContext context;
   grpc::health::v1::HealthCheckRequest request;
@@ -71,6 +81,7 @@ ServerOptions WatchedOptions() {
 TEST(EngineWatchdogTest, HealthIsOffWhileAStepLastsTooLong) {
   Gate gate;
   TestDaemon daemon(WatchedOptions(), {.on_step = [&] { gate.Pass(); }});
+  const OpenAtEnd open_at_end(&gate);
   EXPECT_EQ(Health(daemon, ""), HealthCheckResponse::SERVING);
   gate.Set(false);
   grpc::ClientContext context;
@@ -97,6 +108,7 @@ TEST(EngineWatchdogTest, ADrainIsNoReturnToHealth) {
   Gate gate;
   ServerOptions options = WatchedOptions();
   TestDaemon daemon(options, {.on_step = [&] { gate.Pass(); }});
+  const OpenAtEnd open_at_end(&gate);
   gate.Set(false);
   grpc::ClientContext context;
   auto call = daemon.stub().Generate(&context, TextRequest("hello", 3));

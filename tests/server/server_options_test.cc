@@ -134,6 +134,11 @@ TEST(ServerOptionsTest, BadValuesAreNamed) {
               HasSubstr("expected a whole number"));
   EXPECT_THAT(ErrorOf("reflection: maybe"),
               HasSubstr("reflection: expected true or false, found \"maybe\""));
+  // Errors have one line, whatever they quote.
+  EXPECT_THAT(ErrorOf("\"mod\\nel\": m"), HasSubstr("test.yaml:1: unknown key \"mod el\""));
+  // Nothing that yaml-cpp would read for ever.
+  EXPECT_EQ(ErrorOf(","), "test.yaml: expected one YAML document");
+  EXPECT_EQ(ErrorOf(",im  sa m -1.\n"), "test.yaml: expected one YAML document");
   EXPECT_THAT(ErrorOf("drain_timeout: 30"), HasSubstr("drain_timeout: expected a duration"));
   EXPECT_THAT(ErrorOf("drain_timeout: -1s"), HasSubstr("drain_timeout: expected a duration"));
   EXPECT_THAT(ErrorOf("log: {format: xml}"),
