@@ -56,7 +56,7 @@ void RequireShape(const char* operation, const WeightMatrix* matrix, int64_t row
 }
 
 struct CudaWorkspace : Workspace {
-  CudaWorkspace(const WorkspaceShape& s, const Allocate& allocate)
+  CudaWorkspace(const ProductUnits& products, const WorkspaceShape& s, const Allocate& allocate)
       : shape(s),
         residual_rows(s.max_rows, s.width, allocate),
         logit_rows(s.max_logit_rows, s.vocabulary, allocate),
@@ -67,7 +67,7 @@ struct CudaWorkspace : Workspace {
         selection(s.max_rows, s.max_selection, allocate),
         logit_count(allocate(sizeof(int32_t))),
         linear(CreateLinearScratch(
-            std::max(s.max_rows, s.max_logit_rows),
+            products, std::max(s.max_rows, s.max_logit_rows),
             std::max({s.width, s.max_inner, s.max_projection, s.max_selection}), allocate)),
         sampling(CreateSamplingScratch(s.max_sequences, s.max_logit_rows, s.vocabulary, allocate)),
         attention(allocate(AttentionScratchBytes(s))) {
@@ -172,7 +172,7 @@ class CudaBackend : public Backend {
   }
   std::unique_ptr<Workspace> CreateWorkspace(const WorkspaceShape& shape) override {
     Enter();
-    return std::make_unique<CudaWorkspace>(shape, allocate_);
+    return std::make_unique<CudaWorkspace>(device_.products, shape, allocate_);
   }
   int64_t AllocatedBytes(int64_t bytes) const override { return DeviceBytes(bytes); }
   int64_t PackedBytes(int64_t rows, int64_t columns, ElementType type) const override {
@@ -181,7 +181,7 @@ class CudaBackend : public Backend {
   int64_t WorkspaceBytes(const WorkspaceShape& shape) const override {
     Enter();
     int64_t bytes = kMostGraphs * shape.round_layers * kLaunchesOfLayer * kBytesOfLaunch;
-    CudaWorkspace(shape, [&bytes](size_t piece) {
+    CudaWorkspace(device_.products, shape, [&bytes](size_t piece) {
       bytes += DeviceBytes(static_cast<int64_t>(piece));
       return Buffer();
     });

@@ -81,20 +81,22 @@ void Prepare(cudaStream_t stream, Product& product, LinearScratch& scratch) {
 }
 
 void MultiplyBfloat16(cudaStream_t stream, Product& product, LinearScratch& scratch) {
-  if (scratch.warpgroups && product.rows > kGroupTokens && product.columns % kCutColumns == 0) {
-    const Cut cut = ChooseCut(Panels(product.outputs), Steps(product.columns), product.rows,
-                              scratch.multiprocessors, static_cast<int64_t>(scratch.sums.bytes()));
-    LaunchWarpgroups(stream, product, cut, scratch.multiprocessors, scratch.activations.data(),
-                     scratch.scales.as<float>(),
+  if (scratch.units.warpgroups && product.rows > kGroupTokens &&
+      product.columns % kCutColumns == 0) {
+    const Cut cut =
+        ChooseCut(Panels(product.outputs), Steps(product.columns), product.rows,
+                  scratch.units.multiprocessors, static_cast<int64_t>(scratch.sums.bytes()));
+    LaunchWarpgroups(stream, product, cut, scratch.units.multiprocessors,
+                     scratch.activations.data(), scratch.scales.as<float>(),
                      {scratch.sums.as<float4>(), scratch.arrivals.as<int>()});
     return;
   }
   const bool prepared = product.rows > kGroupTokens || !product.pairs_aligned;
   if (prepared) Prepare<true>(stream, product, scratch);
   if (product.rows <= kFewRows) {
-    LaunchFewRows(stream, product, prepared, scratch.multiprocessors);
+    LaunchFewRows(stream, product, prepared, scratch.units.multiprocessors);
   } else {
-    LaunchTiles(stream, product, scratch.multiprocessors);
+    LaunchTiles(stream, product, scratch.units.multiprocessors);
   }
 }
 
@@ -126,21 +128,29 @@ void RequireShapes(const WeightMatrix& weights, const RowsView& x, const RowsVie
 
 }  // namespace
 
-LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns, const Allocate& allocate) {
+ProductUnits OpenProductUnits() {
+  constexpr const char* kWhat = "OpenProductUnits";
+  ProductUnits units;
+  int device = 0;
+  Check(cudaGetDevice(&device), kWhat);
+  Check(cudaDeviceGetAttribute(&units.multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        kWhat);
+  AllowTiles();
+  units.warpgroups = AllowWarpgroups();
+  return units;
+}
+
+LinearScratch CreateLinearScratch(const ProductUnits& units, int64_t max_rows, int64_t max_columns,
+                                  const Allocate& allocate) {
   LinearScratch scratch;
+  scratch.units = units;
   scratch.max_rows = max_rows;
   scratch.max_columns = max_columns;
   const int64_t operands = (max_rows + kTileRowsMax) * Steps(max_columns) * kTileColumns * 2;
   const int64_t numbers = max_rows * RoundUp(max_columns, kQuad) * int64_t{sizeof(float)};
   scratch.activations = allocate(std::max({operands, numbers, int64_t{16}}));
   scratch.scales = allocate(std::max<int64_t>(max_rows, 1) * kEighths * sizeof(float));
-  int device = 0;
-  Check(cudaGetDevice(&device), "CreateLinearScratch");
-  Check(cudaDeviceGetAttribute(&scratch.multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        "CreateLinearScratch");
-  AllowTiles();
-  scratch.warpgroups = AllowWarpgroups();
-  if (scratch.warpgroups && max_rows > kGroupTokens) {
+  if (units.warpgroups && max_rows > kGroupTokens) {
     scratch.sums = allocate(kMeetingBytes);
     scratch.arrivals = allocate(kMeetingBytes / kLeastMeetingBytes * int64_t{sizeof(int)});
   }

@@ -23,6 +23,14 @@ namespace mambad::kernels::cuda {
 
 enum class LinearOutput { kStore, kAdd };  // y = W x; y += W x
 
+// What products find on a device.
+struct ProductUnits {
+  int multiprocessors = 0;
+  bool warpgroups = false;  // the device and its code have products of warpgroups
+};
+// Of the current device, which is told what products need: once, before any scratch is made.
+ProductUnits OpenProductUnits();
+
 // Room for max_rows rows of max_columns numbers on their way into a product. Of the device that was
 // current when it was made; used by one stream at a time.
 struct LinearScratch {
@@ -31,10 +39,10 @@ struct LinearScratch {
   Buffer sums;         // where eighths of a product meet; empty without warpgroups
   Buffer arrivals;     // how many have come; zeros between products
   int64_t max_rows = 0, max_columns = 0;
-  int multiprocessors = 0;
-  bool warpgroups = false;  // the device and its code have products of warpgroups
+  ProductUnits units;
 };
-LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns, const Allocate& allocate);
+LinearScratch CreateLinearScratch(const ProductUnits& units, int64_t max_rows, int64_t max_columns,
+                                  const Allocate& allocate);
 
 // y [R, rows of W] (=, +=) W x [R, columns of W], then += bias [rows of W] unless that is nullptr.
 // All data is device memory. `row_count`: the rows that there are, at most x.rows, of which launch

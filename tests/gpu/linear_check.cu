@@ -34,7 +34,9 @@ using kernels::cuda::CreateLinearScratch;
 using kernels::cuda::Linear;
 using kernels::cuda::LinearOutput;
 using kernels::cuda::LinearScratch;
+using kernels::cuda::OpenProductUnits;
 using kernels::cuda::PackMatrix;
+using kernels::cuda::ProductUnits;
 
 Buffer Allocate(size_t bytes) {
   void* data = nullptr;
@@ -79,6 +81,11 @@ std::vector<float> Random(std::mt19937& random, int64_t count, float scale) {
   return values;
 }
 
+const ProductUnits& Units() {
+  static const ProductUnits units = OpenProductUnits();
+  return units;
+}
+
 int failures = 0;
 void Expect(bool right, const std::string& what) {
   if (right) return;
@@ -116,7 +123,7 @@ class Case {
     device_norm_ = OnDevice(norm_);
     device_bias_ = OnDevice(bias_);
     device_count_ = OnDevice(std::vector<int32_t>{0});
-    scratch_ = CreateLinearScratch(max_rows, columns, Allocate);
+    scratch_ = CreateLinearScratch(Units(), max_rows, columns, Allocate);
   }
 
   std::string Name() const {
@@ -391,7 +398,7 @@ void TimeShape(cudaStream_t stream, double copy_rate, int64_t outputs, int64_t c
   const Buffer x = OnDevice(Random(random, most * columns, 1));
   const Buffer weight = OnDevice(Random(random, columns, 1));
   const Buffer y = Allocate(most * outputs * sizeof(float));
-  LinearScratch scratch = CreateLinearScratch(most, columns, Allocate);
+  LinearScratch scratch = CreateLinearScratch(Units(), most, columns, Allocate);
   const NormWeights norm{weight.as<float>(), 1e-5f};
   for (const int64_t rows : {1, 5, 8, 9, 16, 32, 64, 96, 128, 256, 512, 1024, 2048}) {
     if (rows > most) break;
