@@ -4,6 +4,8 @@
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -45,6 +47,7 @@ __global__ void __launch_bounds__(kThreads)
                  const __grid_constant__ ConvolutionShape shape,
                  const __grid_constant__ RecurrentState state, const __grid_constant__ RowsView in,
                  const __grid_constant__ RowsView out) {
+  FollowEarlierKernels();
   const SequenceTile tile = TileOfItem(batch, blockIdx.x, kTileRows, 1);
   const int64_t channel = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   if (tile.first >= tile.rows || channel >= shape.channels) return;
@@ -129,6 +132,7 @@ __global__ void __launch_bounds__(kThreads)
                   const __grid_constant__ ConvolutionShape shape,
                   const __grid_constant__ RecurrentState state, const __grid_constant__ RowsView in,
                   const __grid_constant__ RowsView out) {
+  FollowEarlierKernels();
   SequenceTile tile;
   if constexpr (kWhole) {
     tile.sequence = blockIdx.x;
@@ -191,18 +195,17 @@ bool HasQuads(const ConvolutionShape& shape, const RowsView& in, const RowsView&
 }
 
 template <int kWidth>
-void Launch(cudaStream_t stream, const Batch& batch, const ConvolutionShape& shape,
-            const RecurrentState& state, const RowsView& in, const RowsView& out) {
+void Start(cudaStream_t stream, const Batch& batch, const ConvolutionShape& shape,
+           const RecurrentState& state, const RowsView& in, const RowsView& out) {
   if (shape.width != kWidth) {
     if constexpr (kWidth < kMaxConvolutionWidth)
-      Launch<kWidth + 1>(stream, batch, shape, state, in, out);
+      Start<kWidth + 1>(stream, batch, shape, state, in, out);
     return;
   }
   const auto launch = [&](auto* kernel, int64_t items, int64_t columns) {
     const dim3 grid(static_cast<unsigned>(items),
                     static_cast<unsigned>((columns + kThreads - 1) / kThreads));
-    kernel<<<grid, kThreads, 0, stream>>>(batch, shape, state, in, out);
-    CheckLaunch("Convolve");
+    LaunchEarly("Convolve", stream, grid, dim3(kThreads), 0, kernel, batch, shape, state, in, out);
   };
   const int64_t tiles = TileItems(batch, kTileRows, 1);
   if (!HasQuads(shape, in, out)) {
@@ -225,7 +228,7 @@ void Convolve(cudaStream_t stream, const Batch& batch, const ConvolutionShape& s
          {shape.width, state.layout.ring_rows, state.layout.window_rows, shape.channels});
   }
   if (batch.rows == 0 || batch.sequences == 0) return;
-  Launch<1>(stream, batch, shape, state, in, out);
+  Start<1>(stream, batch, shape, state, in, out);
 }
 
 }  // namespace mambad::kernels::cuda

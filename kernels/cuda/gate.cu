@@ -1,6 +1,7 @@
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/gate.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -14,6 +15,7 @@ template <bool kFours>
 __global__ void __launch_bounds__(kThreads)
     Gate(const int32_t* row_count, const float* gate_and_up, int64_t stride, int width, float* out,
          int64_t out_stride) {
+  FollowEarlierKernels();
   const int row = blockIdx.y, i = (blockIdx.x * kThreads + threadIdx.x) * (kFours ? 4 : 1);
   if ((row_count != nullptr && row >= *row_count) || i >= width) return;
   const float* const from = gate_and_up + row * stride + i;
@@ -42,9 +44,9 @@ void SiluGate(cudaStream_t stream, const int32_t* row_count, const RowsView& gat
   }
   const bool fours = HasFours(gate_and_up) && HasFours(out);
   const int64_t threads = out.columns / (fours ? 4 : 1);
-  Launch("SiluGate", stream, dim3((threads + kThreads - 1) / kThreads, out.rows), dim3(kThreads), 0,
-         fours ? Gate<true> : Gate<false>, row_count, gate_and_up.data, gate_and_up.stride,
-         static_cast<int>(out.columns), out.data, out.stride);
+  LaunchEarly("SiluGate", stream, dim3((threads + kThreads - 1) / kThreads, out.rows),
+              dim3(kThreads), 0, fours ? Gate<true> : Gate<false>, row_count, gate_and_up.data,
+              gate_and_up.stride, static_cast<int>(out.columns), out.data, out.stride);
 }
 
 }  // namespace mambad::kernels::cuda

@@ -1,8 +1,9 @@
 #include <algorithm>
 
 #include "kernels/cuda/batch_rows.cuh"
-#include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mamba2_scan.cuh"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/recurrence.cuh"
 
 namespace mambad::kernels::cuda {
@@ -32,6 +33,7 @@ __device__ void KeepRow(const Mamba2Arguments& arguments, int sequence, int i) {
 template <int kThreads, int kHeld>
 __global__ void __launch_bounds__(kThreads)
     FinishRows(const __grid_constant__ Mamba2Arguments arguments, int width, int kept) {
+  FollowEarlierKernels();
   __shared__ float sums[kThreads / kWarp];
   const Batch& batch = arguments.batch;
   const int row = blockIdx.x;
@@ -85,14 +87,16 @@ void Mamba2Finish(cudaStream_t stream, const Batch& batch, const Mamba2Layer& la
   const int width = layer.inner_width / layer.groups;
   const int kept = std::min(batch.rows, state.layout.replay_rows);
   const dim3 grid(batch.rows + kept * batch.sequences, layer.groups);
+  const auto launch = [&](auto* kernel, int threads) {
+    LaunchEarly("Mamba2Scan: norm", stream, grid, dim3(threads), 0, kernel, arguments, width, kept);
+  };
   if (width <= 256) {
-    FinishRows<64, 4><<<grid, 64, 0, stream>>>(arguments, width, kept);
+    launch(FinishRows<64, 4>, 64);
   } else if (width <= 2048) {
-    FinishRows<256, 8><<<grid, 256, 0, stream>>>(arguments, width, kept);
+    launch(FinishRows<256, 8>, 256);
   } else {
-    FinishRows<256, 24><<<grid, 256, 0, stream>>>(arguments, width, kept);
+    launch(FinishRows<256, 24>, 256);
   }
-  CheckLaunch("Mamba2Scan: norm");
 }
 
 }  // namespace mambad::kernels::cuda

@@ -20,6 +20,25 @@ void Launch(const char* what, cudaStream_t stream, dim3 grid, dim3 block, size_t
   CheckLaunch(what);
 }
 
+// Launches a kernel that may begin before the one in front of it has ended: it calls
+// WaitForEarlierKernels (ptx.cuh) before it reads what other kernels wrote, or writes anything.
+template <typename... Parameters, typename... Arguments>
+void LaunchEarly(const char* what, cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
+                 void (*kernel)(Parameters...), const Arguments&... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  Check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), what);
+}
+
 }  // namespace mambad::kernels::cuda
 
 #endif  // MAMBAD_KERNELS_CUDA_LAUNCH_CUH_

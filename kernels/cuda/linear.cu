@@ -8,6 +8,7 @@
 #include "kernels/cuda/linear_cut.h"
 #include "kernels/cuda/linear_kernels.cuh"
 #include "kernels/cuda/packing.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -16,14 +17,12 @@ constexpr int kFewRows = 64;  // up to here a matrix is streamed through the mul
 constexpr int64_t kTileRowsMax = 160;  // rows that a tile of LaunchTiles or a cut spans, at most
 static_assert(kTileRowsMax >= kMostTileTokens);
 constexpr int kCutColumns = kCutSteps * kTileColumns;
-constexpr int64_t kMeetingBytes = int64_t{24} << 20;
-// A place where eighths of the smallest tile meet takes this much.
-constexpr int64_t kLeastMeetingBytes = kEighths * kTileRows * 16 * int64_t{sizeof(float)};
 
 // A block turns eight rows of x into operands, a warp an eighth of their columns.
 template <bool kBfloat16>
 __global__ void __launch_bounds__(kEighths* kWarp)
     PrepareTokens(const Product p, uint2* operands, float* numbers, float* scales) {
+  FollowEarlierKernels();
   __shared__ float squares[kEighths][kGroupTokens];
   const int eighth = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, token = lane / 4;
   const int group = blockIdx.x, there = p.RowsThatThereAre() - group * kGroupTokens;
@@ -73,8 +72,9 @@ void Prepare(cudaStream_t stream, Product& product, LinearScratch& scratch) {
   uint2* operands = scratch.activations.as<uint2>();
   float *numbers = scratch.activations.as<float>(), *scales = scratch.scales.as<float>();
   if (!kBfloat16) product.numbers_stride = RoundUp(product.columns, kQuad);
-  Launch("Linear: rows of x", stream, dim3((product.rows + kGroupTokens - 1) / kGroupTokens),
-         dim3(kEighths * kWarp), 0, PrepareTokens<kBfloat16>, product, operands, numbers, scales);
+  LaunchEarly("Linear: rows of x", stream, dim3((product.rows + kGroupTokens - 1) / kGroupTokens),
+              dim3(kEighths * kWarp), 0, PrepareTokens<kBfloat16>, product, operands, numbers,
+              scales);
   product.operands = operands;
   product.numbers = numbers;
   product.scales = scales;
@@ -84,14 +84,13 @@ void MultiplyBfloat16(cudaStream_t stream, Product& product, LinearScratch& scra
   if (scratch.units.warpgroups && product.rows > kGroupTokens &&
       product.columns % kCutColumns == 0) {
     const Cut cut =
-        ChooseCut(Panels(product.outputs), Steps(product.columns), product.rows,
-                  scratch.units.multiprocessors, static_cast<int64_t>(scratch.sums.bytes()));
+        ChooseCut(Panels(product.outputs), Steps(product.columns), product.rows, scratch.units);
     LaunchWarpgroups(stream, product, cut, scratch.units.multiprocessors,
-                     scratch.activations.data(), scratch.scales.as<float>(),
-                     {scratch.sums.as<float4>(), scratch.arrivals.as<int>()});
+                     scratch.activations.data(), scratch.scales.as<float>());
     return;
   }
-  const bool prepared = product.rows > kGroupTokens || !product.pairs_aligned;
+  const bool prepared =
+      product.rows > (HasFewColumns(product) ? kFewRows : kGroupTokens) || !product.pairs_aligned;
   if (prepared) Prepare<true>(stream, product, scratch);
   if (product.rows <= kFewRows) {
     LaunchFewRows(stream, product, prepared, scratch.units.multiprocessors);
@@ -136,7 +135,7 @@ ProductUnits OpenProductUnits() {
   Check(cudaDeviceGetAttribute(&units.multiprocessors, cudaDevAttrMultiProcessorCount, device),
         kWhat);
   AllowTiles();
-  units.warpgroups = AllowWarpgroups();
+  AllowWarpgroups(units);
   return units;
 }
 
@@ -150,10 +149,6 @@ LinearScratch CreateLinearScratch(const ProductUnits& units, int64_t max_rows, i
   const int64_t numbers = max_rows * RoundUp(max_columns, kQuad) * int64_t{sizeof(float)};
   scratch.activations = allocate(std::max({operands, numbers, int64_t{16}}));
   scratch.scales = allocate(std::max<int64_t>(max_rows, 1) * kEighths * sizeof(float));
-  if (units.warpgroups && max_rows > kGroupTokens) {
-    scratch.sums = allocate(kMeetingBytes);
-    scratch.arrivals = allocate(kMeetingBytes / kLeastMeetingBytes * int64_t{sizeof(int)});
-  }
   return scratch;
 }
 

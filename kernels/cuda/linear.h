@@ -16,6 +16,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/buffer.h"
+#include "kernels/cuda/linear_cut.h"
 #include "kernels/cuda/packing.h"
 #include "kernels/tensor.h"
 
@@ -23,11 +24,6 @@ namespace mambad::kernels::cuda {
 
 enum class LinearOutput { kStore, kAdd };  // y = W x; y += W x
 
-// What products find on a device.
-struct ProductUnits {
-  int multiprocessors = 0;
-  bool warpgroups = false;  // the device and its code have products of warpgroups
-};
 // Of the current device, which is told what products need: once, before any scratch is made.
 ProductUnits OpenProductUnits();
 
@@ -36,8 +32,6 @@ ProductUnits OpenProductUnits();
 struct LinearScratch {
   Buffer activations;  // as a kernel reads them: bfloat16 operands or float32 rows
   Buffer scales;       // [max_rows]: 1 / sqrt(mean(x^2) + epsilon); or [max_rows][8]: sums of x^2
-  Buffer sums;         // where eighths of a product meet; empty without warpgroups
-  Buffer arrivals;     // how many have come; zeros between products
   int64_t max_rows = 0, max_columns = 0;
   ProductUnits units;
 };

@@ -63,7 +63,8 @@ struct Tokens {
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) weight[i] = {{1, 1}, {1, 1}};
       if (lane / 4 < there) {
-        LoadSteps(p.x + lane / 4 * p.x_stride, step, end, p.columns, x);
+        LoadSteps(p.x + int64_t{group * kGroupTokens + lane / 4} * p.x_stride, step, end, p.columns,
+                  x);
         if (p.norm_weight != nullptr) LoadSteps(p.norm_weight, step, end, p.columns, weight);
       }
 #pragma unroll
@@ -127,9 +128,6 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
   __shared__ Parts<kPanels> parts;
   const int eighth = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int first_group = blockIdx.y * kGroups, first_panel = blockIdx.x * kPanels;
-  const int there = min(p.RowsThatThereAre() - first_group * kGroupTokens, kGroups * kGroupTokens);
-  if (there <= 0) return;
-  const int groups = (there + kGroupTokens - 1) / kGroupTokens;
   const int steps = static_cast<int>(Steps(p.columns));
   const int begin = EighthBegin(steps, eighth), end = EighthBegin(steps, eighth + 1);
 
@@ -147,6 +145,11 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
       if (begin + i < end) ahead[i][m] = LoadStreaming(weights[m] + int64_t{begin + i} * kWarp);
     }
   }
+  // Weights are asked for before earlier kernels end; what those wrote is read from here on.
+  FollowEarlierKernels();
+  const int there = min(p.RowsThatThereAre() - first_group * kGroupTokens, kGroups * kGroupTokens);
+  if (there <= 0) return;
+  const int groups = (there + kGroupTokens - 1) / kGroupTokens;
   float sums[kPanels][kGroups][4] = {};
   Tokens<kSource, kGroups, kChunk> tokens;
 #pragma unroll 1
@@ -190,22 +193,25 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
 
 constexpr int kShortSteps = 16, kShortWarps = 4;
 
-// Few columns, at most kShortSteps steps, and no norm: a warp has a panel to itself, all eighths
-// one after the other. Up to 8 rows of x.
+// Few columns, at most kShortSteps steps, and no norm: a warp has a panel and eight rows of x to
+// itself, all eighths one after the other. Block (i, j): panels kShortWarps i .., rows 8 j ...
 __global__ void __launch_bounds__(kShortWarps* kWarp) MultiplyShortRows(const Product p) {
   constexpr int kChunk = 4;
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const int panel = blockIdx.x * kShortWarps + threadIdx.x / kWarp;
-  const int there = min(p.RowsThatThereAre(), kGroupTokens);
-  if (panel >= static_cast<int>(Panels(p.outputs)) || there <= 0) return;
+  const int first_token = blockIdx.y * kGroupTokens;
+  const bool has_panel = panel < static_cast<int>(Panels(p.outputs));
   const int steps = static_cast<int>(Steps(p.columns));
   const uint4* const from =
       static_cast<const uint4*>(p.weights) + int64_t{panel} * steps * kWarp + lane;
   uint4 weights[kShortSteps];
 #pragma unroll
   for (int step = 0; step < kShortSteps; ++step) {
-    if (step < steps) weights[step] = LoadStreaming(from + step * kWarp);
+    if (step < steps && has_panel) weights[step] = LoadStreaming(from + step * kWarp);
   }
+  FollowEarlierKernels();
+  const int there = min(p.RowsThatThereAre() - first_token, kGroupTokens);
+  if (!has_panel || there <= 0) return;
   float total[4] = {}, sums[4] = {};
   int eighth = 0;
   const auto end_eighths = [&](int step) {  // those that end before this step
@@ -218,7 +224,7 @@ __global__ void __launch_bounds__(kShortWarps* kWarp) MultiplyShortRows(const Pr
 #pragma unroll
   for (int chunk = 0; chunk < kShortSteps; chunk += kChunk) {
     if (chunk >= steps) break;
-    tokens.Load(p, 0, 1, there, steps, chunk, steps);
+    tokens.Load(p, first_token / kGroupTokens, 1, there, steps, chunk, steps);
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
       if (chunk + i >= steps) break;
@@ -230,7 +236,7 @@ __global__ void __launch_bounds__(kShortWarps* kWarp) MultiplyShortRows(const Pr
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
     const int token = 2 * t + e % 2, output = panel * kTileRows + g + e / 2 * 8;
-    if (token < there && output < p.outputs) p.Put(token, output, total[e], 1.0f);
+    if (token < there && output < p.outputs) p.Put(first_token + token, output, total[e], 1.0f);
   }
 }
 
@@ -238,19 +244,20 @@ template <TokenSource kSource, int kPanels, int kGroups, int kDepth, int kChunk,
 void Start(cudaStream_t stream, const Product& product) {
   const int panels = static_cast<int>(Panels(product.outputs));
   const int groups = (product.rows + kGroupTokens - 1) / kGroupTokens;
-  Launch("Linear: few rows", stream,
-         dim3((panels + kPanels - 1) / kPanels, (groups + kGroups - 1) / kGroups),
-         dim3(kEighths * kWarp), 0,
-         MultiplyFewRows<kSource, kPanels, kGroups, kDepth, kChunk, kBlocks>, product);
+  LaunchEarly("Linear: few rows", stream,
+              dim3((panels + kPanels - 1) / kPanels, (groups + kGroups - 1) / kGroups),
+              dim3(kEighths * kWarp), 0,
+              MultiplyFewRows<kSource, kPanels, kGroups, kDepth, kChunk, kBlocks>, product);
 }
 
-// Up to 8 rows of x.
+// Up to 8 rows of x, or few columns of up to 64.
 void StartRowsOfX(cudaStream_t stream, const Product& product, bool few_blocks) {
   constexpr TokenSource kRows = TokenSource::kRows;
-  if (!product.normed && Steps(product.columns) <= kShortSteps) {
+  if (HasFewColumns(product)) {
     const int64_t blocks = (Panels(product.outputs) + kShortWarps - 1) / kShortWarps;
-    Launch("Linear: few columns", stream, dim3(static_cast<unsigned>(blocks)),
-           dim3(kShortWarps * kWarp), 0, MultiplyShortRows, product);
+    const int groups = (product.rows + kGroupTokens - 1) / kGroupTokens;
+    LaunchEarly("Linear: few columns", stream, dim3(static_cast<unsigned>(blocks), groups),
+                dim3(kShortWarps * kWarp), 0, MultiplyShortRows, product);
   } else if (few_blocks) {
     Start<kRows, 1, 1, 16, 4, 2>(stream, product);
   } else {  // two panels a block: 10,240 outputs are one wave of blocks on 132 multiprocessors
@@ -259,6 +266,10 @@ void StartRowsOfX(cudaStream_t stream, const Product& product, bool few_blocks) 
 }
 
 }  // namespace
+
+bool HasFewColumns(const Product& product) {
+  return product.pairs_aligned && !product.normed && Steps(product.columns) <= kShortSteps;
+}
 
 void LaunchFewRows(cudaStream_t stream, const Product& product, bool prepared,
                    int multiprocessors) {

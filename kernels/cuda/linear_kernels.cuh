@@ -48,21 +48,20 @@ struct Product {
   __device__ int RowsThatThereAre() const {
     return row_count == nullptr ? rows : min(*row_count, rows);
   }
-  // `sum` is the finished sum of W u; `scale` is looked at where normed.
-  __device__ void Put(int token, int output, float sum, float scale) const {
-    float* to = y + token * y_stride + output;
-    if (normed) sum *= scale;
-    if (add) sum = *to + sum;
-    if (bias != nullptr) sum += bias[output];
-    *to = sum;
+  // What is added to.
+  __device__ float Before(int token, int output) const {
+    return add ? y[token * y_stride + output] : 0.0f;
   }
-};
-
-// Where eighths of a split product meet: sums [token tiles][panels][eighths][tokens / 8][32 lanes],
-// arrivals [token tiles][panels], zero before and after.
-struct Meeting {
-  float4* sums = nullptr;
-  int* arrivals = nullptr;
+  // `sum` is the finished sum of W u; `scale` is looked at where normed, `before` where added to.
+  __device__ void Put(int token, int output, float sum, float scale, float before) const {
+    if (normed) sum *= scale;
+    if (add) sum = before + sum;
+    if (bias != nullptr) sum += bias[output];
+    y[token * y_stride + output] = sum;
+  }
+  __device__ void Put(int token, int output, float sum, float scale) const {
+    Put(token, output, sum, scale, Before(token, output));
+  }
 };
 
 // What a lane brings to a right operand: columns 16 step + 2 t, + 1 and 16 step + 2 t + 8, + 9 of
@@ -123,7 +122,9 @@ __device__ __forceinline__ float FinishScale(const float (*squares)[kGroupTokens
 // The launches, each for products of its kind; nothing is allocated or waited for.
 
 // bfloat16, any number of rows, best below some 64: the weights once for each 64 rows. `prepared`:
-// operands and scales are there; else at most 8 rows, which are taken from x (pairs_aligned).
+// operands and scales are there; else rows are taken from x (pairs_aligned), at most 8 of them or,
+// where HasFewColumns, 64.
+bool HasFewColumns(const Product& product);
 void LaunchFewRows(cudaStream_t stream, const Product& product, bool prepared, int multiprocessors);
 // bfloat16, many rows, prepared; up to 15 groups of operands beyond the rows are read.
 void LaunchTiles(cudaStream_t stream, const Product& product, int multiprocessors);
@@ -132,10 +133,10 @@ void AllowTiles();
 // bfloat16, whole kCutSteps of columns, where AllowWarpgroups said so: prepares its tokens itself,
 // in `tiles` and `squares` (LinearScratch), and multiplies them, cut as `cut` says.
 void LaunchWarpgroups(cudaStream_t stream, Product& product, const Cut& cut, int multiprocessors,
-                      void* tiles, float* squares, const Meeting& meeting);
-// Whether the current device and its code have warpgroups; tells the device what it must know
-// before LaunchWarpgroups.
-bool AllowWarpgroups();
+                      void* tiles, float* squares);
+// Finds out what the current device and its code have of warpgroups; tells the device what it must
+// know before LaunchWarpgroups.
+void AllowWarpgroups(ProductUnits& units);
 // float32, prepared.
 void LaunchFloatRows(cudaStream_t stream, const Product& product);
 

@@ -12,6 +12,7 @@
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mamba2_scan.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/recurrence.cuh"
@@ -343,6 +344,7 @@ __device__ void Run(const Mamba2Arguments& arguments, Memory<kNumbers, kRows>& m
 template <int kNumbers, int kRows>
 __global__ void __launch_bounds__(kThreads, 1)
     RunParts(const __grid_constant__ Mamba2Arguments arguments, int units) {
+  FollowEarlierKernels();
   extern __shared__ __align__(16) unsigned char bytes[];
   auto& memory = *reinterpret_cast<Memory<kNumbers, kRows>*>(bytes);
   if (threadIdx.x < kRunners) {
@@ -372,8 +374,8 @@ bool Launch(cudaStream_t stream, const Mamba2Arguments& arguments) {
         "Mamba2Scan: shared memory");
   const int units = arguments.batch.sequences * (arguments.layer.inner_width / kColumns);
   const int blocks = std::min(units, multiprocessors);
-  RunParts<kNumbers, kRows><<<blocks, kThreads, kShared, stream>>>(arguments, units);
-  CheckLaunch("Mamba2Scan: few rows");
+  LaunchEarly("Mamba2Scan: few rows", stream, dim3(blocks), dim3(kThreads), kShared,
+              RunParts<kNumbers, kRows>, arguments, units);
   return true;
 }
 

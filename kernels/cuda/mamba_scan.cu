@@ -4,9 +4,11 @@
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mamba_channel.cuh"
 #include "kernels/cuda/mamba_rows.h"
 #include "kernels/cuda/mixers.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/recurrence.cuh"
 
 namespace mambad::kernels::cuda {
@@ -164,6 +166,7 @@ __global__ void __launch_bounds__(kThreads)
 // kept + i of sequence s.
 __global__ void __launch_bounds__(kThreads)
     KeepRowsOfB(const __grid_constant__ MambaScanArguments arguments) {
+  FollowEarlierKernels();
   const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, blockIdx.y);
   const int i = rows.kept + static_cast<int>(blockIdx.x);
   if (i >= rows.total()) return;
@@ -260,8 +263,8 @@ void MambaScan(cudaStream_t stream, const Batch& batch, const MambaLayer& layer,
   if (!MambaFewRows(stream, rows) && !MambaManyRows(stream, rows)) ScanAnyRows(stream, arguments);
   const int kept = std::min(batch.rows, state.layout.replay_rows);
   if (kept == 0) return;
-  KeepRowsOfB<<<dim3(kept, batch.sequences), kThreads, 0, stream>>>(arguments);
-  CheckLaunch("MambaScan: replay rows");
+  LaunchEarly("MambaScan: replay rows", stream, dim3(kept, batch.sequences), dim3(kThreads), 0,
+              KeepRowsOfB, arguments);
 }
 
 }  // namespace mambad::kernels::cuda
