@@ -5,6 +5,7 @@
 #include "kernels/cuda/mamba2_scan.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/recurrence.cuh"
+#include "kernels/cuda/token_tiles.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -32,7 +33,8 @@ __device__ void KeepRow(const Mamba2Arguments& arguments, int sequence, int i) {
 // reads all again.
 template <int kThreads, int kHeld>
 __global__ void __launch_bounds__(kThreads)
-    FinishRows(const __grid_constant__ Mamba2Arguments arguments, int width, int kept) {
+    FinishRows(const __grid_constant__ Mamba2Arguments arguments,
+               const __grid_constant__ TokenTiles tiles, int width, int kept) {
   FollowEarlierKernels();
   __shared__ float sums[kThreads / kWarp];
   const Batch& batch = arguments.batch;
@@ -69,10 +71,13 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int k = 0; k < kHeld; ++k) {
     const int i = threadIdx.x + k * kThreads;
-    if (i < width) x[i] = held[k] * scale * held_weight[k];
+    if (i < width) {
+      PutNumber(arguments.out, tiles, row, begin + i, held[k] * scale * held_weight[k]);
+    }
   }
   for (int i = threadIdx.x + kHeld * kThreads; i < width; i += kThreads) {
-    x[i] = x[i] * scale * (weight != nullptr ? weight[i] : 1.0f);
+    PutNumber(arguments.out, tiles, row, begin + i,
+              x[i] * scale * (weight != nullptr ? weight[i] : 1.0f));
   }
 }
 
@@ -80,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
 
 void Mamba2Finish(cudaStream_t stream, const Batch& batch, const Mamba2Layer& layer,
                   const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
-                  const RowsView& gated) {
+                  const RowsView& gated, const TokenTiles& tiles) {
   if (batch.rows == 0) return;
   const Mamba2Arguments arguments{
       batch, layer, state, projected, convolved, gated, Mamba2Widths(layer)};
@@ -88,7 +93,8 @@ void Mamba2Finish(cudaStream_t stream, const Batch& batch, const Mamba2Layer& la
   const int kept = std::min(batch.rows, state.layout.replay_rows);
   const dim3 grid(batch.rows + kept * batch.sequences, layer.groups);
   const auto launch = [&](auto* kernel, int threads) {
-    LaunchEarly("Mamba2Scan: norm", stream, grid, dim3(threads), 0, kernel, arguments, width, kept);
+    LaunchEarly("Mamba2Scan: norm", stream, grid, dim3(threads), 0, kernel, arguments, tiles, width,
+                kept);
   };
   if (width <= 256) {
     launch(FinishRows<64, 4>, 64);

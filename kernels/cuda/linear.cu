@@ -9,6 +9,7 @@
 #include "kernels/cuda/linear_kernels.cuh"
 #include "kernels/cuda/packing.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/token_tiles.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -80,13 +81,31 @@ void Prepare(cudaStream_t stream, Product& product, LinearScratch& scratch) {
   product.scales = scales;
 }
 
+bool TakesTiles(const ProductUnits& units, int64_t rows, int64_t columns) {
+  return units.warpgroups && rows > kGroupTokens && columns % kCutColumns == 0;
+}
+
+Cut CutOf(const ProductUnits& units, int64_t outputs, int64_t rows, int64_t columns) {
+  return ChooseCut(Panels(outputs), Steps(columns), rows, units);
+}
+
+TokenTiles TilesOf(const Cut& cut, int64_t columns, const LinearScratch& scratch) {
+  return {scratch.activations.as<uint16_t>(), cut.tokens,
+          static_cast<int>(columns / kTileColumns / kStageSteps)};
+}
+
+void MultiplyTiles(cudaStream_t stream, Product& product, const Cut& cut, const TokenTiles& tiles,
+                   const LinearScratch& scratch) {
+  product.token_tiles = reinterpret_cast<const uint4*>(tiles.data);
+  LaunchWarpgroups(stream, product, cut, scratch.units.multiprocessors);
+}
+
 void MultiplyBfloat16(cudaStream_t stream, Product& product, LinearScratch& scratch) {
-  if (scratch.units.warpgroups && product.rows > kGroupTokens &&
-      product.columns % kCutColumns == 0) {
-    const Cut cut =
-        ChooseCut(Panels(product.outputs), Steps(product.columns), product.rows, scratch.units);
-    LaunchWarpgroups(stream, product, cut, scratch.units.multiprocessors,
-                     scratch.activations.data(), scratch.scales.as<float>());
+  if (TakesTiles(scratch.units, product.rows, product.columns)) {
+    const Cut cut = CutOf(scratch.units, product.outputs, product.rows, product.columns);
+    const TokenTiles tiles = TilesOf(cut, product.columns, scratch);
+    PrepareWarpgroups(stream, product, tiles, scratch.scales.as<float>());
+    MultiplyTiles(stream, product, cut, tiles, scratch);
     return;
   }
   const bool prepared =
@@ -125,6 +144,22 @@ void RequireShapes(const WeightMatrix& weights, const RowsView& x, const RowsVie
   }
 }
 
+// What products of all kinds are told.
+Product Describe(const int32_t* row_count, const WeightMatrix& weights, int64_t rows,
+                 const RowsView& y, LinearOutput output, const float* bias) {
+  Product product;
+  product.row_count = row_count;
+  product.rows = static_cast<int>(rows);
+  product.outputs = static_cast<int>(weights.rows);
+  product.columns = static_cast<int>(weights.columns);
+  product.weights = weights.packed.data();
+  product.y = y.data;
+  product.y_stride = y.stride;
+  product.add = output == LinearOutput::kAdd;
+  product.bias = bias;
+  return product;
+}
+
 }  // namespace
 
 ProductUnits OpenProductUnits() {
@@ -157,12 +192,7 @@ void Linear(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& w
             LinearScratch& scratch, const float* bias) {
   RequireShapes(weights, x, y, scratch);
   if (x.rows == 0) return;
-  Product product;
-  product.row_count = row_count;
-  product.rows = static_cast<int>(x.rows);
-  product.outputs = static_cast<int>(weights.rows);
-  product.columns = static_cast<int>(weights.columns);
-  product.weights = weights.packed.data();
+  Product product = Describe(row_count, weights, x.rows, y, output, bias);
   product.x = x.data;
   product.x_stride = x.stride;
   product.normed = norm != nullptr;
@@ -172,10 +202,6 @@ void Linear(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& w
   }
   product.pairs_aligned =
       Aligned(x.data, 8) && x.stride % 2 == 0 && Aligned(product.norm_weight, 8);
-  product.y = y.data;
-  product.y_stride = y.stride;
-  product.add = output == LinearOutput::kAdd;
-  product.bias = bias;
   if (weights.type == ElementType::kBFloat16) {
     MultiplyBfloat16(stream, product, scratch);
   } else if (weights.type == ElementType::kFloat32) {
@@ -183,6 +209,24 @@ void Linear(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& w
   } else {
     Fail("Linear: type", {static_cast<int64_t>(weights.type)});
   }
+}
+
+TokenTiles TilesFor(const WeightMatrix& weights, int64_t rows, LinearScratch& scratch) {
+  if (weights.type != ElementType::kBFloat16 || !TakesTiles(scratch.units, rows, weights.columns)) {
+    return {};
+  }
+  const Cut cut = CutOf(scratch.units, weights.rows, rows, weights.columns);
+  return TilesOf(cut, weights.columns, scratch);
+}
+
+void LinearOfTiles(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& weights,
+                   const RowsView& x, const TokenTiles& tiles, const RowsView& y,
+                   LinearOutput output, LinearScratch& scratch, const float* bias) {
+  RequireShapes(weights, x, y, scratch);
+  const Cut cut = CutOf(scratch.units, weights.rows, x.rows, weights.columns);
+  if (!tiles || tiles.tokens != cut.tokens) Fail("Linear: tiles", {tiles.tokens, cut.tokens});
+  Product product = Describe(row_count, weights, x.rows, y, output, bias);
+  MultiplyTiles(stream, product, cut, tiles, scratch);
 }
 
 }  // namespace mambad::kernels::cuda

@@ -18,6 +18,7 @@
 #include "kernels/buffer.h"
 #include "kernels/cuda/linear_cut.h"
 #include "kernels/cuda/packing.h"
+#include "kernels/cuda/token_tiles.h"
 #include "kernels/tensor.h"
 
 namespace mambad::kernels::cuda {
@@ -45,6 +46,15 @@ LinearScratch CreateLinearScratch(const ProductUnits& units, int64_t max_rows, i
 void Linear(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& weights,
             const RowsView& x, const NormWeights* norm, const RowsView& y, LinearOutput output,
             LinearScratch& scratch, const float* bias = nullptr);
+
+// Where the next product with these weights, of so many rows without a norm, takes its rows from;
+// nothing, where it takes them as they are. Another product in between overwrites them.
+TokenTiles TilesFor(const WeightMatrix& weights, int64_t rows, LinearScratch& scratch);
+
+// As Linear, of x.rows rows that TilesFor's tiles hold: x has their number and width alone.
+void LinearOfTiles(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& weights,
+                   const RowsView& x, const TokenTiles& tiles, const RowsView& y,
+                   LinearOutput output, LinearScratch& scratch, const float* bias = nullptr);
 
 }  // namespace mambad::kernels::cuda
 

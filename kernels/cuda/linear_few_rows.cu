@@ -97,24 +97,31 @@ struct Parts {
       }
     }
   }
+  // What the number that a thread puts first is added to.
+  __device__ __forceinline__ static float Before(const Product& p, int there, int first_panel,
+                                                 int group) {
+    const int token = threadIdx.x / kRows, output = first_panel * kTileRows + threadIdx.x % kRows;
+    if (token >= min(there, kGroupTokens) || output >= p.outputs) return 0;
+    return p.Before(group * kGroupTokens + token, output);
+  }
   // Adds and puts what stands at `at`: `there` tokens of group `group`.
   template <TokenSource kSource>
   __device__ __forceinline__ void AddUp(const Product& p, int at, int there, int first_panel,
-                                        int group) const {
-    for (int i = threadIdx.x; i < kGroupTokens * kRows; i += kEighths * kWarp) {
-      const int token = i / kRows, row = i % kRows, output = first_panel * kTileRows + row;
-      if (token >= there || output >= p.outputs) continue;
-      float sum = 0;
+                                        int group, float before) const {
+    static_assert(kGroupTokens * kRows <= kEighths * kWarp, "a number for each thread at most");
+    const int token = threadIdx.x / kRows, row = threadIdx.x % kRows;
+    const int output = first_panel * kTileRows + row;
+    if (token >= min(there, kGroupTokens) || output >= p.outputs) return;
+    float sum = 0;
 #pragma unroll
-      for (int eighth = 0; eighth < kEighths; ++eighth) sum += sums[at][eighth][token][row];
-      const int y_row = group * kGroupTokens + token;
-      float scale = 1;
-      if (p.normed) {
-        scale = kSource == TokenSource::kRows ? FinishScale(squares, token, p.columns, p.epsilon)
-                                              : p.scales[y_row];
-      }
-      p.Put(y_row, output, sum, scale);
+    for (int eighth = 0; eighth < kEighths; ++eighth) sum += sums[at][eighth][token][row];
+    const int y_row = group * kGroupTokens + token;
+    float scale = 1;
+    if (p.normed) {
+      scale = kSource == TokenSource::kRows ? FinishScale(squares, token, p.columns, p.epsilon)
+                                            : p.scales[y_row];
     }
+    p.Put(y_row, output, sum, scale, before);
   }
 };
 
@@ -150,6 +157,8 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
   const int there = min(p.RowsThatThereAre() - first_group * kGroupTokens, kGroups * kGroupTokens);
   if (there <= 0) return;
   const int groups = (there + kGroupTokens - 1) / kGroupTokens;
+  constexpr bool kEarly = kPanels == 1;  // else registers are few
+  float before = kEarly ? parts.Before(p, there, first_panel, first_group) : 0.0f;
   float sums[kPanels][kGroups][4] = {};
   Tokens<kSource, kGroups, kChunk> tokens;
 #pragma unroll 1
@@ -186,8 +195,10 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
     if (j >= groups) break;
     // The readers of the same place, two groups ago, have met at the barrier since.
     parts.Store(j % 2, j, sums);
+    const int left = there - j * kGroupTokens;
+    if (j > 0 || !kEarly) before = parts.Before(p, left, first_panel, first_group + j);
     __syncthreads();
-    parts.template AddUp<kSource>(p, j % 2, there - j * kGroupTokens, first_panel, first_group + j);
+    parts.template AddUp<kSource>(p, j % 2, left, first_panel, first_group + j, before);
   }
 }
 

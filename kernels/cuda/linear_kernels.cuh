@@ -12,6 +12,7 @@
 #include "kernels/cuda/packing.cuh"
 #include "kernels/cuda/packing.h"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/token_tiles.h"
 #include "kernels/cuda/warp.cuh"
 
 namespace mambad::kernels::cuda {
@@ -37,9 +38,8 @@ struct Product {
   int64_t numbers_stride = 0;
   const float* scales = nullptr;  // [rows], where normed
   // What PrepareTiles wrote.
-  // bfloat16, [tiles of T tokens][columns / 64][T][64 columns], the last as SwizzledPiece says.
-  const uint4* token_tiles = nullptr;
-  const float* squares = nullptr;  // [rows][kEighths], where normed: sums of x^2
+  const uint4* token_tiles = nullptr;  // TokenTiles
+  const float* squares = nullptr;      // [rows][kEighths], where normed: sums of x^2
   float* y = nullptr;
   int64_t y_stride = 0;
   bool add = false;
@@ -130,10 +130,13 @@ void LaunchFewRows(cudaStream_t stream, const Product& product, bool prepared, i
 void LaunchTiles(cudaStream_t stream, const Product& product, int multiprocessors);
 // What the current device must be told before LaunchTiles.
 void AllowTiles();
-// bfloat16, whole kCutSteps of columns, where AllowWarpgroups said so: prepares its tokens itself,
-// in `tiles` and `squares` (LinearScratch), and multiplies them, cut as `cut` says.
-void LaunchWarpgroups(cudaStream_t stream, Product& product, const Cut& cut, int multiprocessors,
-                      void* tiles, float* squares);
+// bfloat16, whole kCutSteps of columns, where AllowWarpgroups said so. PrepareWarpgroups writes rows
+// of x into tiles and their squares into `squares` (LinearScratch); LaunchWarpgroups multiplies
+// them, cut as `cut` says.
+void PrepareWarpgroups(cudaStream_t stream, Product& product, const TokenTiles& tiles,
+                       float* squares);
+void LaunchWarpgroups(cudaStream_t stream, const Product& product, const Cut& cut,
+                      int multiprocessors);
 // Finds out what the current device and its code have of warpgroups; tells the device what it must
 // know before LaunchWarpgroups.
 void AllowWarpgroups(ProductUnits& units);

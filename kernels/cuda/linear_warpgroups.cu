@@ -198,17 +198,20 @@ void AllowWarpgroups(ProductUnits& units) {
   });
 }
 
-void LaunchWarpgroups(cudaStream_t stream, Product& product, const Cut& cut, int multiprocessors,
-                      void* tiles, float* squares) {
+void PrepareWarpgroups(cudaStream_t stream, Product& product, const TokenTiles& tiles,
+                       float* squares) {
   const int groups = (product.rows + kGroupTokens - 1) / kGroupTokens;
+  const int eighth_steps = static_cast<int>(Steps(product.columns)) / kEighths;
   const int part_steps = PartSteps(product);
-  const int parts =
-      (static_cast<int>(Steps(product.columns)) / kEighths + part_steps - 1) / part_steps;
+  const int parts = (eighth_steps + part_steps - 1) / part_steps;
   LaunchEarly("Linear: tokens", stream, dim3(groups, kEighths, parts), dim3(kWarp), 0,
-              PrepareOf(product.pairs_aligned), product, cut.tokens, part_steps,
-              static_cast<uint32_t*>(tiles), squares);
-  product.token_tiles = static_cast<const uint4*>(tiles);
+              PrepareOf(product.pairs_aligned), product, tiles.tokens, part_steps,
+              reinterpret_cast<uint32_t*>(tiles.data), squares);
   product.squares = squares;
+}
+
+void LaunchWarpgroups(cudaStream_t stream, const Product& product, const Cut& cut,
+                      int multiprocessors) {
   const int token_tiles = (product.rows + cut.tokens - 1) / cut.tokens;
   const int64_t count = int64_t{cut.panel_tiles} * token_tiles;
   const int warpgroups = (cut.tile_panels + kGroupWarps - 1) / kGroupWarps;

@@ -13,21 +13,13 @@
 #include "kernels/cuda/linear_kernels.cuh"
 #include "kernels/cuda/packing.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/token_tiles.cuh"
 #include "kernels/cuda/warpgroup.cuh"
 
 namespace mambad::kernels::cuda {
 
 inline constexpr int kGroupWarps = 4, kGroupThreads = kGroupWarps * kWarp;
-inline constexpr int kStageSteps = 4;  // steps that are asked for and multiplied together
-
-// Of 16 bytes: a token's step, a token's stage.
-inline constexpr int kStepPieces = 2, kTokenPieces = kStageSteps * kStepPieces;
 inline constexpr int kStageAlignment = 1024;
-
-// Where piece `piece` of a token's stage lies: so that eight tokens' meet all banks.
-__host__ __device__ constexpr int SwizzledPiece(int token, int piece) {
-  return token * kTokenPieces + (piece ^ token % 8);
-}
 
 // tokens: of a tile; groups: of warps that multiply, at most; ahead: stages that are asked for
 // before they are used; split: a tile is one eighth of the columns.
@@ -282,6 +274,56 @@ __device__ __forceinline__ void PutGroup(const Product& p, const Places& places,
   }
 }
 
+// A panel's sums of a tile, some of whose tokens or outputs there may not be.
+template <typename K>
+__device__ __forceinline__ void PutPart(const Product& p, int panel, int at, int there,
+                                        const float* scales, const float (&sums)[K::kSums]) {
+#pragma unroll
+  for (int j = 0; j < K::kTokens / kGroupTokens; ++j) {
+    const float* from = sums + j * 4;
+    const Places places(panel, at, j);
+    PutGroup(p, places, there, scales, {from[0], from[1], from[2], from[3]},
+             BeforeGroup(p, places, there));
+  }
+}
+
+// As PutPart, as Product::Put would; all are there: nothing is asked of each, and what is added to
+// comes at once.
+template <typename K>
+__device__ __forceinline__ void PutWhole(const Product& p, int panel, int at, const float* scales,
+                                         float (&sums)[K::kSums]) {
+  constexpr int kParts = K::kTokens / kGroupTokens;
+  const Places places(panel, at, 0);
+  float* const y = p.y + places.Token(0) * p.y_stride + places.Output(0);
+  const auto place = [&](int i) {
+    return y + (i / 4 * kGroupTokens + i % 2) * p.y_stride + i % 4 / 2 * 8;
+  };
+  float before[K::kSums];
+  if (p.add) {
+#pragma unroll
+    for (int i = 0; i < K::kSums; ++i) before[i] = *place(i);
+  }
+  if (p.normed) {
+#pragma unroll
+    for (int j = 0; j < kParts; ++j) {
+      const float2 scale = *reinterpret_cast<const float2*>(scales + places.inside + j * 8);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[j * 4 + e] *= e % 2 == 0 ? scale.x : scale.y;
+    }
+  }
+  if (p.add) {
+#pragma unroll
+    for (int i = 0; i < K::kSums; ++i) sums[i] = before[i] + sums[i];
+  }
+  if (p.bias != nullptr) {
+    const float bias[2] = {p.bias[places.Output(0)], p.bias[places.Output(2)]};
+#pragma unroll
+    for (int i = 0; i < K::kSums; ++i) sums[i] += bias[i % 4 / 2];
+  }
+#pragma unroll
+  for (int i = 0; i < K::kSums; ++i) *place(i) = sums[i];
+}
+
 // What the warps of a cluster make of a tile's sums: each adds up some panels' groups of tokens.
 template <typename K>
 struct Meeting {
@@ -404,12 +446,10 @@ __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
     LetNextKernelBegin();
     scales.Finish(p, tiles.stages);
     if (warp >= cut.tile_panels || panel >= panels) continue;
-#pragma unroll
-    for (int j = 0; j < K::kTokens / kGroupTokens; ++j) {
-      const float* from = total + j * 4;
-      const Places places(panel, at, j);
-      PutGroup(p, places, there, scales.scales, {from[0], from[1], from[2], from[3]},
-               BeforeGroup(p, places, there));
+    if (at + K::kTokens <= there && (panel + 1) * kTileRows <= p.outputs) {
+      PutWhole<K>(p, panel, at, scales.scales, total);
+    } else {
+      PutPart<K>(p, panel, at, there, scales.scales, total);
     }
   }
 }

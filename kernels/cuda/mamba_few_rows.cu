@@ -12,6 +12,7 @@
 #include "kernels/cuda/mamba_rows.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/recurrence.cuh"
+#include "kernels/cuda/token_tiles.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -132,7 +133,8 @@ __device__ inline void RunSequence(const MambaRows& arguments, const SequenceRow
     if (i + 1 < total) next.Load(arguments, rows, channels, i + 1);
     const float y = RunRow(channels, row, bias, a, s);
     if (i >= rows.replay) {
-      RowOf(arguments.gated, rows.call_row(i))[channels.own] = fmaf(skip, row.x, y) * SiLU(row.z);
+      PutNumber(arguments.gated, arguments.tiles, rows.call_row(i), channels.own,
+                fmaf(skip, row.x, y) * SiLU(row.z));
     }
     if (i >= rows.kept) {  // a row of the call: the replay rows were read
       float* const kept = KeptRow(rows, layout, i);

@@ -174,6 +174,7 @@ __device__ __forceinline__ void MeetWarpgroup(int number) {
 // All threads of a cluster that have not ended arrive, and wait for each other: what they wrote to
 // their blocks' shared memory before is seen behind the wait, in all of them.
 __device__ __forceinline__ void ArriveAtCluster() {
+  __syncwarp();
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
 __device__ __forceinline__ void WaitForCluster() {
