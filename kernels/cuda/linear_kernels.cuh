@@ -130,8 +130,8 @@ void LaunchFewRows(cudaStream_t stream, const Product& product, bool prepared, i
 void LaunchTiles(cudaStream_t stream, const Product& product, int multiprocessors);
 // What the current device must be told before LaunchTiles.
 void AllowTiles();
-// bfloat16, whole kCutSteps of columns, where AllowWarpgroups said so. PrepareWarpgroups writes rows
-// of x into tiles and their squares into `squares` (LinearScratch); LaunchWarpgroups multiplies
+// bfloat16, whole kCutSteps of columns, where AllowWarpgroups said so. PrepareWarpgroups writes
+// rows of x into tiles and their squares into `squares` (LinearScratch); LaunchWarpgroups multiplies
 // them, cut as `cut` says.
 void PrepareWarpgroups(cudaStream_t stream, Product& product, const TokenTiles& tiles,
                        float* squares);

@@ -38,8 +38,8 @@ void MambaConvolution(cudaStream_t stream, const Batch& batch, const MambaLayer&
 
 // Mamba-1, second half: dt, scan, skip, gate. x [R, I] convolved; delta [R, I] before the bias; b
 // [R, N], c [R, N] where G is 1 (strided views into the selection), or MambaInLlama's sources in
-// `projected` (b [R, source_width], c [R, I]). gated [R, I] may be x itself; where tiles are given,
-// the result goes there instead.
+// `projected` (b [R, source_width], c [R, I]). gated [R, I] may be x itself; where tiles are
+// given, the result goes there instead.
 void MambaScan(cudaStream_t stream, const Batch& batch, const MambaLayer& layer,
                const RecurrentState& state, const RowsView& x, const RowsView& delta,
                const RowsView& b, const RowsView& c, const RowsView& z, const RowsView& gated,

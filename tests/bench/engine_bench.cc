@@ -1,15 +1,16 @@
 // The engine without a server: many sequences decoding together, in tokens a second.
 //
-//   engine_bench MODEL [--draft MODEL] [--sequences N[,N...]] [--requests N] [--prompt N] [--tokens N]
-//                [--threads N] [--repeat N] [--repetitive] [--temperature T] [--draft-length K]
-//                [--activations auto|float32|both] [--device NAME]
+//   engine_bench MODEL [--draft MODEL] [--sequences N[,N...]] [--requests N] [--prompt N]
+//                [--tokens N] [--threads N] [--repeat N] [--repetitive] [--temperature T]
+//                [--draft-length K] [--activations auto|float32|both] [--device NAME]
 //
 // Requests of random prompts run to their last token, plain and, where there is a drafter,
 // speculatively: both in turn, the medians of the repetitions, and their ratio. --sequences: that
-// run together, several numbers one after the other; --requests: in all, the others wait. --temperature: 0, greedy, unless given.
-// --draft-length: adaptive unless given. --repetitive: prompts that repeat themselves, for prompt
-// lookup. --activations both: an engine of each setting, all in turn, for comparison. Text that
-// random weights write is no measure of acceptance; trained models' is.
+// run together, several numbers one after the other; --requests: in all, the others wait.
+// --temperature: 0, greedy, unless given. --draft-length: adaptive unless given. --repetitive:
+// prompts that repeat themselves, for prompt lookup. --activations both: an engine of each setting,
+// all in turn, for comparison. Text that random weights write is no measure of acceptance; trained
+// models' is.
 
 #include <algorithm>
 #include <chrono>
