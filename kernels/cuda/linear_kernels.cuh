@@ -131,8 +131,8 @@ void LaunchTiles(cudaStream_t stream, const Product& product, int multiprocessor
 // What the current device must be told before LaunchTiles.
 void AllowTiles();
 // bfloat16, whole kCutSteps of columns, where AllowWarpgroups said so. PrepareWarpgroups writes
-// rows of x into tiles and their squares into `squares` (LinearScratch); LaunchWarpgroups multiplies
-// them, cut as `cut` says.
+// rows of x into tiles and their squares into `squares` (LinearScratch); LaunchWarpgroups
+// multiplies them, cut as `cut` says.
 void PrepareWarpgroups(cudaStream_t stream, Product& product, const TokenTiles& tiles,
                        float* squares);
 void LaunchWarpgroups(cudaStream_t stream, const Product& product, const Cut& cut,

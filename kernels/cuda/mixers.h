@@ -30,8 +30,8 @@ RecurrentSlotLayout MambaSlotLayout(const MambaLayer& layer, int window_rows, bo
 RecurrentSlotLayout Mamba2SlotLayout(const Mamba2Layer& layer, int window_rows, bool keeps_working);
 
 // Mamba-1, first half: repeats x (MambaInLlama), convolves with the ring before the rows, applies
-// SiLU. `projected` [R, in rows] is the in-projection; x_out [R, I], and into tiles, too, where some
-// are given. Writes the rows' convolution inputs to the ring.
+// SiLU. `projected` [R, in rows] is the in-projection; the result goes to x_out [R, I], and into
+// tiles, too, where some are given. Writes the rows' convolution inputs to the ring.
 void MambaConvolution(cudaStream_t stream, const Batch& batch, const MambaLayer& layer,
                       const RecurrentState& state, const RowsView& projected, const RowsView& x_out,
                       const TokenTiles& tiles = {});
