@@ -28,6 +28,7 @@
 #include "kernels/cuda/persistent_recorder.h"
 #include "kernels/cuda/round_graphs.h"
 #include "kernels/cuda/sampling.h"
+#include "kernels/view_parts.h"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -37,15 +38,6 @@ constexpr int kMostGraphs = 128;
 // A launch in a graph takes so much of the device (2.6 to 3.1 kB on an H200, CUDA 13.0); a layer
 // is so many launches, mixer and MLP together.
 constexpr int64_t kBytesOfLaunch = 3100, kLaunchesOfLayer = 12;
-
-// Columns [begin, begin + columns) of a view.
-RowsView Columns(const RowsView& view, int64_t begin, int64_t columns) {
-  return {view.data + begin, view.rows, columns, view.stride};
-}
-
-RowsView FirstRows(const RowsView& view, int64_t rows) {
-  return {view.data, rows, view.columns, view.stride};
-}
 
 void RequireShape(const char* operation, const WeightMatrix* matrix, int64_t rows,
                   int64_t columns) {

@@ -121,10 +121,11 @@ __device__ __forceinline__ float FinishScale(const float (*squares)[kGroupTokens
 
 // The launches, each for products of its kind; nothing is allocated or waited for.
 
+// So few columns, and no norm, that LaunchFewRows is for any number of rows.
+bool HasFewColumns(const Product& product);
 // bfloat16, any number of rows, best below some 64: the weights once for each 64 rows. `prepared`:
 // operands and scales are there; else rows are taken from x (pairs_aligned), at most 8 of them or,
-// where HasFewColumns, 64.
-bool HasFewColumns(const Product& product);
+// where HasFewColumns, any number.
 void LaunchFewRows(cudaStream_t stream, const Product& product, bool prepared, int multiprocessors);
 // bfloat16, many rows, prepared; up to 15 groups of operands beyond the rows are read.
 void LaunchTiles(cudaStream_t stream, const Product& product, int multiprocessors);
