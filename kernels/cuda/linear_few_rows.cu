@@ -204,9 +204,9 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
 
 constexpr int kShortSteps = 16, kShortWarps = 4;
 
-// Few columns, at most kShortSteps steps, and no norm: a warp has a panel to itself, all eighths one
-// after the other, for one group of rows after the other. Block (i, j): panels kShortWarps i .. and
-// every gridDim.y-th group from j on.
+// Few columns, at most kShortSteps steps, and no norm: a warp has a panel to itself, all eighths
+// one after the other, for one group of rows after the other. Block (i, j): panels kShortWarps i ..
+// and every gridDim.y-th group from j on.
 template <TokenSource kSource>
 __global__ void __launch_bounds__(kShortWarps* kWarp) MultiplyFewColumns(const Product p) {
   constexpr int kChunk = 4;
