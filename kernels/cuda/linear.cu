@@ -111,7 +111,7 @@ void MultiplyBfloat16(cudaStream_t stream, Product& product, LinearScratch& scra
   const bool prepared =
       product.rows > (HasFewColumns(product) ? kFewRows : kGroupTokens) || !product.pairs_aligned;
   if (prepared) Prepare<true>(stream, product, scratch);
-  if (product.rows <= kFewRows || HasFewColumns(product)) {
+  if (product.rows <= kFewRows) {
     LaunchFewRows(stream, product, prepared, scratch.units.multiprocessors);
   } else {
     LaunchTiles(stream, product, scratch.units.multiprocessors);

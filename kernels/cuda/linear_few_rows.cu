@@ -204,56 +204,47 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
 
 constexpr int kShortSteps = 16, kShortWarps = 4;
 
-// Few columns, at most kShortSteps steps, and no norm: a warp has a panel to itself, all eighths
-// one after the other, for one group of rows after the other. Block (i, j): panels kShortWarps i ..
-// and every gridDim.y-th group from j on.
-template <TokenSource kSource>
+// Few columns, at most kSteps steps, and no norm: a warp has a panel and eight rows of x to itself,
+// all eighths one after the other; all that it needs is asked for at once. Block (i, j): panels
+// kShortWarps i .., rows 8 j ...
+template <int kSteps>
 __global__ void __launch_bounds__(kShortWarps* kWarp) MultiplyFewColumns(const Product p) {
-  constexpr int kChunk = 4;
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-  const int panel = blockIdx.x * kShortWarps + threadIdx.x / kWarp;
+  const int panel = blockIdx.x * kShortWarps + threadIdx.x / kWarp, group = blockIdx.y;
   const bool has_panel = panel < static_cast<int>(Panels(p.outputs));
   const int steps = static_cast<int>(Steps(p.columns));
   const uint4* const from =
       static_cast<const uint4*>(p.weights) + int64_t{panel} * steps * kWarp + lane;
-  uint4 weights[kShortSteps];
+  uint4 weights[kSteps];
 #pragma unroll
-  for (int step = 0; step < kShortSteps; ++step) {
+  for (int step = 0; step < kSteps; ++step) {
     if (step < steps && has_panel) weights[step] = LoadStreaming(from + step * kWarp);
   }
   FollowEarlierKernels();
-  const int rows = p.RowsThatThereAre();
-  if (!has_panel) return;
-#pragma unroll 1
-  for (int group = blockIdx.y; group * kGroupTokens < rows; group += gridDim.y) {
-    const int there = min(rows - group * kGroupTokens, kGroupTokens);
-    float total[4] = {}, sums[4] = {};
-    int eighth = 0;
-    const auto end_eighths = [&](int step) {  // those that end before this step
-      for (; eighth < kEighths && EighthBegin(steps, eighth + 1) <= step; ++eighth) {
+  const int there = min(p.RowsThatThereAre() - group * kGroupTokens, kGroupTokens);
+  if (!has_panel || there <= 0) return;
+  Tokens<TokenSource::kRows, 1, kSteps> tokens;
+  tokens.Load(p, group, 1, there, steps, 0, steps);
+  float total[4] = {}, sums[4] = {};
+  int eighth = 0;
+  const auto end_eighths = [&](int step) {  // those that end before this step
+    for (; eighth < kEighths && EighthBegin(steps, eighth + 1) <= step; ++eighth) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) total[e] += sums[e], sums[e] = 0;
-      }
-    };
-    Tokens<kSource, 1, kChunk> tokens;
-#pragma unroll
-    for (int chunk = 0; chunk < kShortSteps; chunk += kChunk) {
-      if (chunk >= steps) break;
-      tokens.Load(p, group, 1, there, steps, chunk, steps);
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        if (chunk + i >= steps) break;
-        end_eighths(chunk + i);
-        MultiplyAdd(weights[chunk + i], tokens.operands[i][0], sums);
-      }
+      for (int e = 0; e < 4; ++e) total[e] += sums[e], sums[e] = 0;
     }
-    end_eighths(steps);
+  };
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int token = 2 * t + e % 2, output = panel * kTileRows + g + e / 2 * 8;
-      if (token < there && output < p.outputs) {
-        p.Put(group * kGroupTokens + token, output, total[e], 1.0f);
-      }
+  for (int step = 0; step < kSteps; ++step) {
+    if (step >= steps) break;
+    end_eighths(step);
+    MultiplyAdd(weights[step], tokens.operands[step][0], sums);
+  }
+  end_eighths(steps);
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    const int token = 2 * t + e % 2, output = panel * kTileRows + g + e / 2 * 8;
+    if (token < there && output < p.outputs) {
+      p.Put(group * kGroupTokens + token, output, total[e], 1.0f);
     }
   }
 }
@@ -268,16 +259,13 @@ void Start(cudaStream_t stream, const Product& product) {
               MultiplyFewRows<kSource, kPanels, kGroups, kDepth, kChunk, kBlocks>, product);
 }
 
-void StartFewColumns(cudaStream_t stream, const Product& product, bool prepared,
-                     int multiprocessors) {
-  const int blocks = static_cast<int>((Panels(product.outputs) + kShortWarps - 1) / kShortWarps);
-  const int groups = (product.rows + kGroupTokens - 1) / kGroupTokens;
-  const int most = std::max(1, (prepared ? 6 : 3) * multiprocessors / blocks);
-  LaunchEarly("Linear: few columns", stream, dim3(blocks, std::min(groups, most)),
-              dim3(kShortWarps * kWarp), 0,
-              prepared ? MultiplyFewColumns<TokenSource::kPrepared>
-                       : MultiplyFewColumns<TokenSource::kRows>,
-              product);
+void StartFewColumns(cudaStream_t stream, const Product& product) {
+  const auto panels = static_cast<unsigned>(Panels(product.outputs));
+  const auto groups = static_cast<unsigned>((product.rows + kGroupTokens - 1) / kGroupTokens);
+  const auto kernel =
+      Steps(product.columns) <= 10 ? MultiplyFewColumns<10> : MultiplyFewColumns<kShortSteps>;
+  LaunchEarly("Linear: few columns", stream, dim3((panels + kShortWarps - 1) / kShortWarps, groups),
+              dim3(kShortWarps * kWarp), 0, kernel, product);
 }
 
 }  // namespace
@@ -292,8 +280,8 @@ void LaunchFewRows(cudaStream_t stream, const Product& product, bool prepared,
   // Few blocks want more on their way each.
   const bool few_blocks = panels < 4 * multiprocessors;
   constexpr TokenSource kRows = TokenSource::kRows, kPrepared = TokenSource::kPrepared;
-  if (HasFewColumns(product)) {
-    StartFewColumns(stream, product, prepared, multiprocessors);
+  if (!prepared && HasFewColumns(product)) {
+    StartFewColumns(stream, product);
   } else if (!prepared && few_blocks) {
     Start<kRows, 1, 1, 16, 4, 2>(stream, product);
   } else if (!prepared) {  // two panels a block: 10,240 outputs are one wave of blocks on 132

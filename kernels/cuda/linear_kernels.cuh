@@ -121,7 +121,7 @@ __device__ __forceinline__ float FinishScale(const float (*squares)[kGroupTokens
 
 // The launches, each for products of its kind; nothing is allocated or waited for.
 
-// So few columns, and no norm, that LaunchFewRows is for any number of rows.
+// So few columns, and no norm, that LaunchFewRows takes more than 8 rows from x.
 bool HasFewColumns(const Product& product);
 // bfloat16, any number of rows, best below some 64: the weights once for each 64 rows. `prepared`:
 // operands and scales are there; else rows are taken from x (pairs_aligned), at most 8 of them or,
