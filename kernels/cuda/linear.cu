@@ -81,8 +81,8 @@ void Prepare(cudaStream_t stream, Product& product, LinearScratch& scratch) {
   product.scales = scales;
 }
 
-bool TakesTiles(const ProductUnits& units, int64_t rows, int64_t columns) {
-  return units.warpgroups && rows > kGroupTokens && columns % kCutColumns == 0;
+bool HasTiles(const ProductUnits& units, int64_t columns) {
+  return units.warpgroups && columns % kCutColumns == 0;
 }
 
 Cut CutOf(const ProductUnits& units, int64_t outputs, int64_t rows, int64_t columns) {
@@ -101,7 +101,7 @@ void MultiplyTiles(cudaStream_t stream, Product& product, const Cut& cut, const 
 }
 
 void MultiplyBfloat16(cudaStream_t stream, Product& product, LinearScratch& scratch) {
-  if (TakesTiles(scratch.units, product.rows, product.columns)) {
+  if (product.rows > kGroupTokens && HasTiles(scratch.units, product.columns)) {
     const Cut cut = CutOf(scratch.units, product.outputs, product.rows, product.columns);
     const TokenTiles tiles = TilesOf(cut, product.columns, scratch);
     PrepareWarpgroups(stream, product, tiles, scratch.scales.as<float>());
@@ -212,10 +212,12 @@ void Linear(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& w
 }
 
 TokenTiles TilesFor(const WeightMatrix& weights, int64_t rows, LinearScratch& scratch) {
-  if (weights.type != ElementType::kBFloat16 || !TakesTiles(scratch.units, rows, weights.columns)) {
+  if (weights.type != ElementType::kBFloat16 || !HasTiles(scratch.units, weights.columns))
     return {};
-  }
   const Cut cut = CutOf(scratch.units, weights.rows, rows, weights.columns);
+  // Few rows, too, where all blocks run at once: clusters then take less time than LaunchFewRows.
+  const bool at_once = cut.split && cut.panel_tiles <= scratch.units.clusters;
+  if (rows == 0 || (rows <= kGroupTokens && !at_once)) return {};
   return TilesOf(cut, weights.columns, scratch);
 }
 

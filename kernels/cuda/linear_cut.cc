@@ -8,7 +8,7 @@ namespace {
 
 // Cycles of a multiprocessor's clock, measured on an H200.
 constexpr double kMemoryBytes = 17;  // a cycle, from device memory, when all ask for them
-constexpr double kMostBytes = 37;    // a cycle, when few do
+constexpr double kMostBytes = 26;    // a cycle, when few do
 constexpr double kOutBytes = 45;     // a cycle, to where sums go
 // A step, and what each token adds to it for every warpgroup that multiplies.
 constexpr double kStepCycles = 80, kTokenCycles = 0.6;
