@@ -20,7 +20,16 @@ void Launch(const char* what, cudaStream_t stream, dim3 grid, dim3 block, size_t
   CheckLaunch(what);
 }
 
-// Launches a kernel that may begin before the one in front of it has ended: it calls
+// Whether the current device lets a kernel begin before the one in front of it has ended.
+inline bool KernelsMayBeginEarly() {
+  int device = 0, major = 0;
+  Check(cudaGetDevice(&device), "cudaGetDevice");
+  Check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+        "cudaDeviceGetAttribute");
+  return major >= 9;
+}
+
+// Launches a kernel that then may begin before the one in front of it has ended: it calls
 // WaitForEarlierKernels (ptx.cuh) before it reads what other kernels wrote, or writes anything.
 template <typename... Parameters, typename... Arguments>
 void LaunchEarly(const char* what, cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
@@ -35,7 +44,7 @@ void LaunchEarly(const char* what, cudaStream_t stream, dim3 grid, dim3 block, s
   config.dynamicSmemBytes = shared;
   config.stream = stream;
   config.attrs = &early;
-  config.numAttrs = 1;
+  config.numAttrs = KernelsMayBeginEarly() ? 1 : 0;
   Check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), what);
 }
 
