@@ -63,7 +63,7 @@ struct EngineOptions {
   // context, the larger; on a GPU a whole context for each, as far as its memory holds them.
   int64_t kv_cache_tokens = 0;
   // Rows the target scores in one step: bounds the time between tokens while prompts run. 0: 256,
-  // or two a sequence where that is more, as every sequence must find room for a draft.
+  // on a GPU 1,024 if they fit, or two a sequence where that is more, for a draft of each.
   int max_step_rows = 0;
   // Of them, those that may have penalties at once, and as many that may have biases or allowed
   // tokens; more wait. Each takes 8 bytes a token of the vocabulary. 0: all, or as many (16 at

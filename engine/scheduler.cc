@@ -54,14 +54,14 @@ bool Decodes(const Answer& answer) { return Readable(answer) == 1 && answer.gene
 
 bool ReadsPrompt(const Answer& answer) { return Readable(answer) > 0 && !Decodes(answer); }
 
-int64_t RowsToBorder(const Answer& answer) {
-  return std::min(Readable(answer), kPromptGrid - answer.sequence.target.fed % kPromptGrid);
+int64_t RowsToBorder(const Answer& answer, int64_t grid) {
+  return std::min(Readable(answer), grid - answer.sequence.target.fed % grid);
 }
 
 // The rows of a prompt's next chunk, at most `rows`: not beyond the next border of the grid, which
 // is reached in equal steps where one is not enough.
-int64_t ChunkRows(const Answer& answer, int64_t rows) {
-  const int64_t wanted = RowsToBorder(answer);
+int64_t ChunkRows(const Answer& answer, int64_t rows, int64_t grid) {
+  const int64_t wanted = RowsToBorder(answer, grid);
   if (wanted <= rows) return wanted;
   if (rows <= 0 || wanted == Readable(answer)) return rows;
   const int64_t steps = (wanted + rows - 1) / rows;
@@ -140,14 +140,15 @@ void Scheduler::PlanPrompts(Room* room, std::vector<StepEntry>* plan) {
   if (prompts_.empty()) return;
   int64_t wanted_by_others = 0;
   for (size_t i = 1; i < prompts_.size(); ++i) {
-    wanted_by_others += RowsToBorder(*prompts_[i]);
+    wanted_by_others += RowsToBorder(*prompts_[i], limits_.prompt_grid);
     for (size_t k = i; k > 1 && Readable(*prompts_[k]) < Readable(*prompts_[k - 1]); --k)
       std::swap(prompts_[k], prompts_[k - 1]);
   }
   const int64_t of_others = std::min<int64_t>(room->rows / 2, wanted_by_others);
   for (size_t i = 0; i < prompts_.size(); ++i) {
     Answer& answer = *prompts_[i];
-    const int64_t rows = ChunkRows(answer, room->rows - (i == 0 ? of_others : 0));
+    const int64_t rows =
+        ChunkRows(answer, room->rows - (i == 0 ? of_others : 0), limits_.prompt_grid);
     const int feed = FitLogits(answer, static_cast<int>(rows), room->logit_rows);
     if (feed <= 0) continue;
     StepEntry& entry = plan->emplace_back();

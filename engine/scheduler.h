@@ -14,14 +14,17 @@
 
 namespace mambad {
 
+// Positions at which states of prompts are kept for later, multiples of this.
+inline constexpr int64_t kPromptGrid = 256;
+// Where none are kept: long chunks, which a GPU reads much faster than short ones.
+inline constexpr int64_t kOpenPromptGrid = 1024;
+
 struct SchedulerLimits {
   int max_rows = 0;        // rows of a step
   int max_logit_rows = 0;  // of them with logits
+  int64_t prompt_grid =
+      kPromptGrid;  // no chunk of a prompt crosses a multiple of so many positions
 };
-
-// Positions: no chunk of a prompt crosses a multiple of this. What is kept of a state for later
-// lies there.
-inline constexpr int64_t kPromptGrid = 256;
 
 class Scheduler {
  public:

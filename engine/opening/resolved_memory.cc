@@ -11,6 +11,8 @@ namespace {
 // What chosen sizes may fill of the free memory. A device's own memory is nobody else's, but what
 // is recorded while it serves, and other programs, want some of it too.
 constexpr double kUsualFraction = 0.95, kUsualFractionOfDevice = 0.9;
+// Of a device's free memory, what a work space of many rows may take.
+constexpr double kWorkspaceFraction = 1.0 / 16;
 
 class MemoryResolver {
  public:
@@ -47,9 +49,28 @@ class MemoryResolver {
                      std::vector<std::string>* warnings) const {
     *options = given_;
     options->max_sequences = sequences;
+    if (given_.max_step_rows == 0 && dedicated_) {
+      options->max_step_rows = UsualStepRows(sequences, true);
+      if (!HasRoomForRows(*options)) options->max_step_rows = 0;
+    }
     return ResolveOptions(models_.target->config(),
                           models_.draft == nullptr ? nullptr : &models_.draft->config(), options,
                           warnings);
+  }
+
+  // Whether steps of so many rows leave nearly all memory for states and the cache.
+  bool HasRoomForRows(EngineOptions options) const {
+    std::vector<std::string> warnings;
+    const bool resolved =
+        ResolveOptions(models_.target->config(),
+                       models_.draft == nullptr ? nullptr : &models_.draft->config(), &options,
+                       &warnings)
+            .ok();
+    if (!resolved) return false;  // whoever resolves them anew says why
+    if (options.kv_cache_tokens == 0) options.kv_cache_tokens = SharedCacheTokens(options);
+    const MemoryPlan plan = Plan(&options);
+    return plan.free < 0 || static_cast<double>(plan.workspace) <=
+                                kWorkspaceFraction * static_cast<double>(plan.free);
   }
 
   // The most that fit beside what they usually take of a cache, where nobody said how many.

@@ -19,8 +19,8 @@ constexpr int64_t kLeastContext = 2;
 constexpr int64_t kUnboundedContext =
     32768;  // served by default where the model itself has no limit
 constexpr int kMaxSequences = 4096;
-constexpr int kSequences = 16, kSequencesOfDevice = 64;  // by default
-constexpr int kStepRows = 256;
+constexpr int kSequences = 16, kSequencesOfDevice = 64;   // by default
+constexpr int kStepRows = 256, kStepRowsOfDevice = 1024;  // by default
 constexpr int kLeastRowsPerSequence = 2;
 constexpr int64_t kCacheTokensPerSequence = 2048;      // room by default
 constexpr int64_t kPenaltyBytes = int64_t{128} << 20;  // by default, of counts and biases
@@ -107,7 +107,7 @@ absl::Status ResolveOptions(const ModelConfig& target, const ModelConfig* draft,
       return status;
   }
   if (options->max_step_rows == 0) {
-    options->max_step_rows = std::max(kStepRows, kLeastRowsPerSequence * options->max_sequences);
+    options->max_step_rows = UsualStepRows(options->max_sequences, false);
   }
   if (options->max_penalised == 0) {
     const int64_t fitting = kPenaltyBytes / (8 * target.padded_vocabulary);
@@ -138,6 +138,10 @@ absl::Status CheckPageTable(const EngineOptions& options, bool has_attention) {
   return absl::InvalidArgumentError(
       absl::StrCat("batching.max_context: ", options.max_context, " given, allowed at most ",
                    longest, " with batching.max_sequences ", options.max_sequences));
+}
+
+int UsualStepRows(int sequences, bool dedicated) {
+  return std::max(dedicated ? kStepRowsOfDevice : kStepRows, kLeastRowsPerSequence * sequences);
 }
 
 int UsualSequences(const EngineOptions& options, bool dedicated) {

@@ -31,6 +31,10 @@ absl::Status ResolveOptions(const checkpoint::ModelConfig& target,
 // be. Of options whose context is final.
 absl::Status CheckPageTable(const EngineOptions& options, bool has_attention);
 
+// Rows of a step where nobody said how many, for so many sequences; on a device of its own memory
+// at most.
+int UsualStepRows(int sequences, bool dedicated);
+
 // Sequences that run together where nobody said how many; at most on a device of its own memory.
 int UsualSequences(const EngineOptions& options, bool dedicated);
 

@@ -24,6 +24,7 @@
 #include "kernels/cpu/sampling.h"
 #include "kernels/cpu/thread_choice.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/view_parts.h"
 
 namespace mambad::kernels {
 namespace {
@@ -50,15 +51,6 @@ class ScratchRows {
   int64_t rows_ = 0, columns_ = 0;
   Buffer memory_;
 };
-
-// Columns [begin, begin + columns) of a view.
-RowsView Columns(const RowsView& view, int64_t begin, int64_t columns) {
-  return {view.data + begin, view.rows, columns, view.stride};
-}
-
-RowsView FirstRows(const RowsView& view, int64_t rows) {
-  return {view.data, rows, view.columns, view.stride};
-}
 
 struct CpuWorkspace : Workspace {
   CpuWorkspace(const WorkspaceShape& s, int threads, const Allocate& allocate)

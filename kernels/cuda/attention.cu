@@ -16,7 +16,9 @@
 #include "kernels/cuda/attention_heads.h"
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mixers.h"
+#include "kernels/cuda/ptx.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -388,6 +390,7 @@ __global__ void __launch_bounds__(kThreads)
 // Block (row, query head): merges what its stretches left in scratch, a thread for each column.
 __global__ void __launch_bounds__(kMaxHeadWidth)
     MergeStretches(const __grid_constant__ AttentionArguments arguments) {
+  FollowEarlierKernels();
   const Batch& batch = arguments.batch;
   const int64_t row = blockIdx.x;
   if (row >= batch.row_begin[batch.sequences]) return;
@@ -507,8 +510,8 @@ void PagedAttention(cudaStream_t stream, const Batch& batch, const AttentionLaye
   if (!AttendTiles(stream, arguments)) AttendAnyWidth(stream, arguments);
   if (arguments.sums == nullptr) return;
   const int threads = (layer.head_width + kWarp - 1) / kWarp * kWarp;
-  MergeStretches<<<dim3(batch.rows, layer.query_heads), threads, 0, stream>>>(arguments);
-  CheckLaunch("PagedAttention: merge");
+  LaunchEarly("PagedAttention: merge", stream, dim3(batch.rows, layer.query_heads), dim3(threads),
+              0, MergeStretches, arguments);
 }
 
 }  // namespace mambad::kernels::cuda

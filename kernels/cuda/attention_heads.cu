@@ -2,7 +2,8 @@
 
 #include "kernels/cuda/attention_heads.h"
 #include "kernels/cuda/batch_rows.cuh"
-#include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -93,6 +94,7 @@ __global__ void __launch_bounds__(kThreads)
     PrepareRow(const __grid_constant__ Batch batch, const __grid_constant__ AttentionLayer layer,
                const __grid_constant__ KeyValueState state,
                const __grid_constant__ RowsView projected) {
+  FollowEarlierKernels();
   __shared__ float sines[kHalf], cosines[kHalf];
   const int64_t row = blockIdx.x;
   if (row >= batch.row_begin[batch.sequences]) return;
@@ -132,12 +134,10 @@ void PrepareHeads(cudaStream_t stream, const Batch& batch, const AttentionLayer&
                   const KeyValueState& state, const RowsView& projected) {
   const int heads = layer.query_heads + 2 * layer.key_value_heads;
   const dim3 grid(batch.rows, (heads + kWarps - 1) / kWarps);
-  if (state.layout.type == ElementType::kBFloat16) {
-    PrepareRow<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(batch, layer, state, projected);
-  } else {
-    PrepareRow<float><<<grid, kThreads, 0, stream>>>(batch, layer, state, projected);
-  }
-  CheckLaunch("PagedAttention: heads");
+  const auto kernel =
+      state.layout.type == ElementType::kBFloat16 ? PrepareRow<__nv_bfloat16> : PrepareRow<float>;
+  LaunchEarly("PagedAttention: heads", stream, grid, dim3(kThreads), 0, kernel, batch, layer, state,
+              projected);
 }
 
 }  // namespace mambad::kernels::cuda

@@ -16,6 +16,7 @@
 #include "kernels/cuda/attention_sums.cuh"
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 namespace mambad::kernels::cuda {
@@ -200,6 +201,7 @@ template <int kWidth, int kWarps, int kTogether, bool kApart>
 __global__ void __launch_bounds__(kWarps* kWarp)
     AttendTile(const __grid_constant__ AttentionArguments arguments) {
   constexpr int kQueriesOfBlock = kQueries * kWarps / kTogether, kTiles = kWidth / 8 / kTogether;
+  FollowEarlierKernels();
   extern __shared__ __align__(128) unsigned char bytes[];
   auto& memory = *reinterpret_cast<TileMemory<kWidth, kWarps, kTogether>*>(bytes);
   BlockTile tile;
@@ -279,8 +281,8 @@ void Launch(cudaStream_t stream, const AttentionArguments& arguments) {
   const auto kernel = AttendTile<kWidth, kWarps, kTogether, kApart>;
   Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
         "PagedAttention: shared memory");
-  kernel<<<grid, kWarps * kWarp, kShared, stream>>>(arguments);
-  CheckLaunch("PagedAttention: tiles");
+  LaunchEarly("PagedAttention: tiles", stream, grid, dim3(kWarps * kWarp), kShared, kernel,
+              arguments);
 }
 
 template <int kWidth, int kWarps, int kTogether>

@@ -4,6 +4,9 @@
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/token_tiles.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -44,7 +47,8 @@ __global__ void __launch_bounds__(kThreads)
     ConvolveTile(const __grid_constant__ Batch batch,
                  const __grid_constant__ ConvolutionShape shape,
                  const __grid_constant__ RecurrentState state, const __grid_constant__ RowsView in,
-                 const __grid_constant__ RowsView out) {
+                 const __grid_constant__ RowsView out, const __grid_constant__ TokenTiles tiles) {
+  FollowEarlierKernels();
   const SequenceTile tile = TileOfItem(batch, blockIdx.x, kTileRows, 1);
   const int64_t channel = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   if (tile.first >= tile.rows || channel >= shape.channels) return;
@@ -77,7 +81,9 @@ __global__ void __launch_bounds__(kThreads)
     float sum = bias;
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) sum = fmaf(weights[j], taps[j], sum);
-    StoreResult(shape, channel, SiLU(sum), RowOf(out, tile.row_begin + row));
+    const float result = SiLU(sum);
+    StoreResult(shape, channel, result, RowOf(out, tile.row_begin + row));
+    if (tiles.data != nullptr) PutNumber(out, tiles, tile.row_begin + row, channel, result);
   }
   if (tile.first > 0) return;
   for (int64_t row = max(tile.rows - state.layout.ring_rows, int64_t{0}); row < tile.rows; ++row) {
@@ -128,7 +134,8 @@ __global__ void __launch_bounds__(kThreads)
     ConvolveQuads(const __grid_constant__ Batch batch,
                   const __grid_constant__ ConvolutionShape shape,
                   const __grid_constant__ RecurrentState state, const __grid_constant__ RowsView in,
-                  const __grid_constant__ RowsView out) {
+                  const __grid_constant__ RowsView out, const __grid_constant__ TokenTiles tiles) {
+  FollowEarlierKernels();
   SequenceTile tile;
   if constexpr (kWhole) {
     tile.sequence = blockIdx.x;
@@ -166,7 +173,12 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int j = 0; j + 1 < kWidth; ++j) taps[j] = taps[j + 1];
     taps[kWidth - 1] = FourOf(column + row * in.stride);
-    *reinterpret_cast<float4*>(RowOf(out, tile.row_begin + row) + channel) = weights.Result(taps);
+    const float4 result = weights.Result(taps);
+    *reinterpret_cast<float4*>(RowOf(out, tile.row_begin + row) + channel) = result;
+    if (tiles.data != nullptr) {
+      const TileRow to(tiles, static_cast<int>(tile.row_begin + row));
+      to.PutFour(static_cast<int>(channel), result);
+    }
   }
   if (tile.first > 0) return;
   for (int64_t row = max(tile.rows - state.layout.ring_rows, int64_t{0}); row < tile.rows; ++row) {
@@ -191,41 +203,44 @@ bool HasQuads(const ConvolutionShape& shape, const RowsView& in, const RowsView&
 }
 
 template <int kWidth>
-void Launch(cudaStream_t stream, const Batch& batch, const ConvolutionShape& shape,
-            const RecurrentState& state, const RowsView& in, const RowsView& out) {
+void Start(cudaStream_t stream, const Batch& batch, const ConvolutionShape& shape,
+           const RecurrentState& state, const RowsView& in, const RowsView& out,
+           const TokenTiles& tiles) {
   if (shape.width != kWidth) {
     if constexpr (kWidth < kMaxConvolutionWidth)
-      Launch<kWidth + 1>(stream, batch, shape, state, in, out);
+      Start<kWidth + 1>(stream, batch, shape, state, in, out, tiles);
     return;
   }
   const auto launch = [&](auto* kernel, int64_t items, int64_t columns) {
     const dim3 grid(static_cast<unsigned>(items),
                     static_cast<unsigned>((columns + kThreads - 1) / kThreads));
-    kernel<<<grid, kThreads, 0, stream>>>(batch, shape, state, in, out);
-    CheckLaunch("Convolve");
+    LaunchEarly("Convolve", stream, grid, dim3(kThreads), 0, kernel, batch, shape, state, in, out,
+                tiles);
   };
-  const int64_t tiles = TileItems(batch, kTileRows, 1);
+  const int64_t items = TileItems(batch, kTileRows, 1);
   if (!HasQuads(shape, in, out)) {
-    launch(ConvolveTile<kWidth>, tiles, shape.channels);
+    launch(ConvolveTile<kWidth>, items, shape.channels);
   } else if (batch.rows <= int64_t{kTileRows} * batch.sequences) {
     launch(ConvolveQuads<kWidth, true>, batch.sequences, shape.channels / 4);
   } else {
-    launch(ConvolveQuads<kWidth, false>, tiles, shape.channels / 4);
+    launch(ConvolveQuads<kWidth, false>, items, shape.channels / 4);
   }
 }
 
 }  // namespace
 
 void Convolve(cudaStream_t stream, const Batch& batch, const ConvolutionShape& shape,
-              const RecurrentState& state, const RowsView& in, const RowsView& out) {
+              const RecurrentState& state, const RowsView& in, const RowsView& out,
+              const TokenTiles& tiles) {
   const int ring_rows = std::max(1, shape.width - 1 + state.layout.window_rows);
   if (shape.width < 1 || shape.width > kMaxConvolutionWidth || state.layout.ring_rows < ring_rows ||
-      shape.channels < 1) {
-    Fail("convolution: width, ring rows, window rows, channels",
-         {shape.width, state.layout.ring_rows, state.layout.window_rows, shape.channels});
+      shape.channels < 1 || (tiles && shape.out_repeats != 1)) {
+    Fail("convolution: width, ring rows, window rows, channels, repeats",
+         {shape.width, state.layout.ring_rows, state.layout.window_rows, shape.channels,
+          shape.out_repeats});
   }
   if (batch.rows == 0 || batch.sequences == 0) return;
-  Launch<1>(stream, batch, shape, state, in, out);
+  Start<1>(stream, batch, shape, state, in, out, tiles);
 }
 
 }  // namespace mambad::kernels::cuda

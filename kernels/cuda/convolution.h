@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/token_tiles.h"
 
 namespace mambad::kernels::cuda {
 
@@ -35,9 +36,11 @@ struct ConvolutionShape {
   int64_t out_group = 1, out_repeats = 1;  // the result's groups are each written out_repeats times
 };
 
-// in [R, ...], out [R, channels * out_repeats]; apart from each other.
+// in [R, ...], out [R, channels * out_repeats]; apart from each other. With tiles, out_repeats is 1
+// and the result goes there, too.
 void Convolve(cudaStream_t stream, const Batch& batch, const ConvolutionShape& shape,
-              const RecurrentState& state, const RowsView& in, const RowsView& out);
+              const RecurrentState& state, const RowsView& in, const RowsView& out,
+              const TokenTiles& tiles = {});
 
 }  // namespace mambad::kernels::cuda
 

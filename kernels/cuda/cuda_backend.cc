@@ -28,6 +28,7 @@
 #include "kernels/cuda/persistent_recorder.h"
 #include "kernels/cuda/round_graphs.h"
 #include "kernels/cuda/sampling.h"
+#include "kernels/view_parts.h"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -38,15 +39,6 @@ constexpr int kMostGraphs = 128;
 // is so many launches, mixer and MLP together.
 constexpr int64_t kBytesOfLaunch = 3100, kLaunchesOfLayer = 12;
 
-// Columns [begin, begin + columns) of a view.
-RowsView Columns(const RowsView& view, int64_t begin, int64_t columns) {
-  return {view.data + begin, view.rows, columns, view.stride};
-}
-
-RowsView FirstRows(const RowsView& view, int64_t rows) {
-  return {view.data, rows, view.columns, view.stride};
-}
-
 void RequireShape(const char* operation, const WeightMatrix* matrix, int64_t rows,
                   int64_t columns) {
   if (matrix == nullptr) Fail(operation, {rows, columns});
@@ -56,7 +48,7 @@ void RequireShape(const char* operation, const WeightMatrix* matrix, int64_t row
 }
 
 struct CudaWorkspace : Workspace {
-  CudaWorkspace(const WorkspaceShape& s, const Allocate& allocate)
+  CudaWorkspace(const ProductUnits& products, const WorkspaceShape& s, const Allocate& allocate)
       : shape(s),
         residual_rows(s.max_rows, s.width, allocate),
         logit_rows(s.max_logit_rows, s.vocabulary, allocate),
@@ -67,7 +59,7 @@ struct CudaWorkspace : Workspace {
         selection(s.max_rows, s.max_selection, allocate),
         logit_count(allocate(sizeof(int32_t))),
         linear(CreateLinearScratch(
-            std::max(s.max_rows, s.max_logit_rows),
+            products, std::max(s.max_rows, s.max_logit_rows),
             std::max({s.width, s.max_inner, s.max_projection, s.max_selection}), allocate)),
         sampling(CreateSamplingScratch(s.max_sequences, s.max_logit_rows, s.vocabulary, allocate)),
         attention(allocate(AttentionScratchBytes(s))) {
@@ -172,7 +164,7 @@ class CudaBackend : public Backend {
   }
   std::unique_ptr<Workspace> CreateWorkspace(const WorkspaceShape& shape) override {
     Enter();
-    return std::make_unique<CudaWorkspace>(shape, allocate_);
+    return std::make_unique<CudaWorkspace>(device_.products, shape, allocate_);
   }
   int64_t AllocatedBytes(int64_t bytes) const override { return DeviceBytes(bytes); }
   int64_t PackedBytes(int64_t rows, int64_t columns, ElementType type) const override {
@@ -181,7 +173,7 @@ class CudaBackend : public Backend {
   int64_t WorkspaceBytes(const WorkspaceShape& shape) const override {
     Enter();
     int64_t bytes = kMostGraphs * shape.round_layers * kLaunchesOfLayer * kBytesOfLaunch;
-    CudaWorkspace(shape, [&bytes](size_t piece) {
+    CudaWorkspace(device_.products, shape, [&bytes](size_t piece) {
       bytes += DeviceBytes(static_cast<int64_t>(piece));
       return Buffer();
     });
@@ -303,6 +295,13 @@ class CudaBackend : public Backend {
     if (x.rows == 0) return;
     Linear(stream_, row_count, weights, x, norm, y, output, workspace.linear, bias);
   }
+  // The same without a norm; where there are tiles, they have the rows and x their shape.
+  void Product(const int32_t* row_count, const WeightMatrix& weights, const RowsView& x,
+               const TokenTiles& tiles, const RowsView& y, LinearOutput output,
+               CudaWorkspace& workspace, const float* bias = nullptr) {
+    if (!tiles) return Product(row_count, weights, x, nullptr, y, output, workspace, bias);
+    LinearOfTiles(stream_, row_count, weights, x, tiles, y, output, workspace.linear, bias);
+  }
   void MambaKernels(const Batch& batch, const MambaLayer& layer, const RecurrentState& state,
                     CudaWorkspace& workspace);
   // y [logit rows, rows of head] of the rows whose logits are wanted.
@@ -358,11 +357,13 @@ void CudaBackend::MambaKernels(const Batch& batch, const MambaLayer& layer,
   const RowsView delta = workspace.second.View("Mamba delta", batch.rows, inner);
   Product(rows, *layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace,
           layer.in_bias);
-  MambaConvolution(stream_, batch, layer, state, projected, x);
+  const TokenTiles x_tiles =
+      standard ? TilesFor(*layer.select, batch.rows, workspace.linear) : TokenTiles();
+  MambaConvolution(stream_, batch, layer, state, projected, x, x_tiles);
   RowsView z, b, c, low;
   if (standard) {
     const RowsView selected = workspace.selection.View("Mamba select", batch.rows, rank + 2 * size);
-    Product(rows, *layer.select, x, nullptr, selected, LinearOutput::kStore, workspace);
+    Product(rows, *layer.select, x, x_tiles, selected, LinearOutput::kStore, workspace);
     low = Columns(selected, 0, rank);
     b = Columns(selected, rank, size);
     c = Columns(selected, rank + size, size);
@@ -377,8 +378,9 @@ void CudaBackend::MambaKernels(const Batch& batch, const MambaLayer& layer,
     low = Columns(projected, 2 * source + 2 * inner, rank);
   }
   Product(rows, *layer.dt, low, nullptr, delta, LinearOutput::kStore, workspace);
-  MambaScan(stream_, batch, layer, state, x, delta, b, c, z, x);
-  Product(rows, *layer.out, x, nullptr, residual, LinearOutput::kAdd, workspace, layer.out_bias);
+  const TokenTiles tiles = TilesFor(*layer.out, batch.rows, workspace.linear);
+  MambaScan(stream_, batch, layer, state, x, delta, b, c, z, x, tiles);
+  Product(rows, *layer.out, x, tiles, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
 void CudaBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const RecurrentState& state,
@@ -400,9 +402,9 @@ void CudaBackend::Mamba2(const Batch& batch, const Mamba2Layer& layer, const Rec
   const RowsView mixed = workspace.second.View("Mamba2 mixer", batch.rows, inner);
   Product(rows, *layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace,
           layer.in_bias);
-  Mamba2Mix(stream_, batch, layer, state, projected, convolved, mixed);
-  Product(rows, *layer.out, mixed, nullptr, residual, LinearOutput::kAdd, workspace,
-          layer.out_bias);
+  const TokenTiles tiles = TilesFor(*layer.out, batch.rows, workspace.linear);
+  Mamba2Mix(stream_, batch, layer, state, projected, convolved, mixed, tiles);
+  Product(rows, *layer.out, mixed, tiles, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
 void CudaBackend::Attention(const Batch& batch, const AttentionLayer& layer,
@@ -442,9 +444,9 @@ void CudaBackend::Mlp(const Batch& batch, const MlpLayer& layer, Workspace& base
   const RowsView gated = workspace.inner.View("Mlp gate", batch.rows, width);
   Product(rows, *layer.in, residual, &layer.norm, projected, LinearOutput::kStore, workspace,
           layer.in_bias);
-  SiluGate(stream_, rows, projected, gated);
-  Product(rows, *layer.out, gated, nullptr, residual, LinearOutput::kAdd, workspace,
-          layer.out_bias);
+  const TokenTiles tiles = TilesFor(*layer.out, batch.rows, workspace.linear);
+  SiluGate(stream_, rows, projected, gated, tiles);
+  Product(rows, *layer.out, gated, tiles, residual, LinearOutput::kAdd, workspace, layer.out_bias);
 }
 
 void CudaBackend::HeadProduct(const char* operation, const Batch& batch, const NormWeights& norm,

@@ -89,6 +89,7 @@ std::optional<Device> OpenDevice(int index, std::string* error) {
              "ARCHITECTURES)";
     return std::nullopt;
   }
+  device.products = OpenProductUnits();
   return device;
 }
 

@@ -7,6 +7,8 @@
 #include <optional>
 #include <string>
 
+#include "kernels/cuda/linear.h"
+
 namespace mambad::kernels::cuda {
 
 struct Device {
@@ -15,6 +17,7 @@ struct Device {
   int major = 0, minor = 0;    // compute capability
   int64_t bytes = 0;           // of memory, in use or not
   bool shares_memory = false;  // with the host
+  ProductUnits products;
 
   // "NVIDIA H200, sm_90, 140 GiB"
   std::string Description() const;

@@ -1,9 +1,11 @@
 #include <algorithm>
 
 #include "kernels/cuda/batch_rows.cuh"
-#include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mamba2_scan.cuh"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/recurrence.cuh"
+#include "kernels/cuda/token_tiles.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -31,7 +33,9 @@ __device__ void KeepRow(const Mamba2Arguments& arguments, int sequence, int i) {
 // reads all again.
 template <int kThreads, int kHeld>
 __global__ void __launch_bounds__(kThreads)
-    FinishRows(const __grid_constant__ Mamba2Arguments arguments, int width, int kept) {
+    FinishRows(const __grid_constant__ Mamba2Arguments arguments,
+               const __grid_constant__ TokenTiles tiles, int width, int kept) {
+  FollowEarlierKernels();
   __shared__ float sums[kThreads / kWarp];
   const Batch& batch = arguments.batch;
   const int row = blockIdx.x;
@@ -67,10 +71,13 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int k = 0; k < kHeld; ++k) {
     const int i = threadIdx.x + k * kThreads;
-    if (i < width) x[i] = held[k] * scale * held_weight[k];
+    if (i < width) {
+      PutNumber(arguments.out, tiles, row, begin + i, held[k] * scale * held_weight[k]);
+    }
   }
   for (int i = threadIdx.x + kHeld * kThreads; i < width; i += kThreads) {
-    x[i] = x[i] * scale * (weight != nullptr ? weight[i] : 1.0f);
+    PutNumber(arguments.out, tiles, row, begin + i,
+              x[i] * scale * (weight != nullptr ? weight[i] : 1.0f));
   }
 }
 
@@ -78,21 +85,24 @@ __global__ void __launch_bounds__(kThreads)
 
 void Mamba2Finish(cudaStream_t stream, const Batch& batch, const Mamba2Layer& layer,
                   const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
-                  const RowsView& gated) {
+                  const RowsView& gated, const TokenTiles& tiles) {
   if (batch.rows == 0) return;
   const Mamba2Arguments arguments{
       batch, layer, state, projected, convolved, gated, Mamba2Widths(layer)};
   const int width = layer.inner_width / layer.groups;
   const int kept = std::min(batch.rows, state.layout.replay_rows);
   const dim3 grid(batch.rows + kept * batch.sequences, layer.groups);
+  const auto launch = [&](auto* kernel, int threads) {
+    LaunchEarly("Mamba2Scan: norm", stream, grid, dim3(threads), 0, kernel, arguments, tiles, width,
+                kept);
+  };
   if (width <= 256) {
-    FinishRows<64, 4><<<grid, 64, 0, stream>>>(arguments, width, kept);
+    launch(FinishRows<64, 4>, 64);
   } else if (width <= 2048) {
-    FinishRows<256, 8><<<grid, 256, 0, stream>>>(arguments, width, kept);
+    launch(FinishRows<256, 8>, 256);
   } else {
-    FinishRows<256, 24><<<grid, 256, 0, stream>>>(arguments, width, kept);
+    launch(FinishRows<256, 24>, 256);
   }
-  CheckLaunch("Mamba2Scan: norm");
 }
 
 }  // namespace mambad::kernels::cuda

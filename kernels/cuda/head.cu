@@ -1,6 +1,7 @@
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/head.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -14,6 +15,7 @@ __global__ void __launch_bounds__(kThreads)
     Gather(const int32_t* logit_rows, int logit_count, const int32_t* row_count,
            const float* residual, int64_t residual_stride, int columns, float* input,
            int64_t input_stride, int32_t* count) {
+  FollowEarlierKernels();
   const int i = blockIdx.x;
   if (i == logit_count) {
     int mine = 0;
@@ -75,9 +77,9 @@ void GatherLogitRows(cudaStream_t stream, const Batch& batch, const RowsView& re
   if (input.columns != residual.columns || input.rows < batch.logit_count) {
     Fail("GatherLogitRows", {input.rows, batch.logit_count, input.columns, residual.columns});
   }
-  Launch("GatherLogitRows", stream, dim3(batch.logit_count + 1), dim3(kThreads), 0, Gather,
-         batch.logit_rows, batch.logit_count, batch.row_begin + batch.sequences, residual.data,
-         residual.stride, static_cast<int>(residual.columns), input.data, input.stride, count);
+  LaunchEarly("GatherLogitRows", stream, dim3(batch.logit_count + 1), dim3(kThreads), 0, Gather,
+              batch.logit_rows, batch.logit_count, batch.row_begin + batch.sequences, residual.data,
+              residual.stride, static_cast<int>(residual.columns), input.data, input.stride, count);
 }
 
 void SpreadOverTokens(cudaStream_t stream, const int32_t* row_count, const int32_t* tokens,

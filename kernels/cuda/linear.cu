@@ -8,6 +8,8 @@
 #include "kernels/cuda/linear_cut.h"
 #include "kernels/cuda/linear_kernels.cuh"
 #include "kernels/cuda/packing.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/token_tiles.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -16,14 +18,12 @@ constexpr int kFewRows = 64;  // up to here a matrix is streamed through the mul
 constexpr int64_t kTileRowsMax = 160;  // rows that a tile of LaunchTiles or a cut spans, at most
 static_assert(kTileRowsMax >= kMostTileTokens);
 constexpr int kCutColumns = kCutSteps * kTileColumns;
-constexpr int64_t kMeetingBytes = int64_t{24} << 20;
-// A place where eighths of the smallest tile meet takes this much.
-constexpr int64_t kLeastMeetingBytes = kEighths * kTileRows * 16 * int64_t{sizeof(float)};
 
 // A block turns eight rows of x into operands, a warp an eighth of their columns.
 template <bool kBfloat16>
 __global__ void __launch_bounds__(kEighths* kWarp)
     PrepareTokens(const Product p, uint2* operands, float* numbers, float* scales) {
+  FollowEarlierKernels();
   __shared__ float squares[kEighths][kGroupTokens];
   const int eighth = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, token = lane / 4;
   const int group = blockIdx.x, there = p.RowsThatThereAre() - group * kGroupTokens;
@@ -73,28 +73,48 @@ void Prepare(cudaStream_t stream, Product& product, LinearScratch& scratch) {
   uint2* operands = scratch.activations.as<uint2>();
   float *numbers = scratch.activations.as<float>(), *scales = scratch.scales.as<float>();
   if (!kBfloat16) product.numbers_stride = RoundUp(product.columns, kQuad);
-  Launch("Linear: rows of x", stream, dim3((product.rows + kGroupTokens - 1) / kGroupTokens),
-         dim3(kEighths * kWarp), 0, PrepareTokens<kBfloat16>, product, operands, numbers, scales);
+  LaunchEarly("Linear: rows of x", stream, dim3((product.rows + kGroupTokens - 1) / kGroupTokens),
+              dim3(kEighths * kWarp), 0, PrepareTokens<kBfloat16>, product, operands, numbers,
+              scales);
   product.operands = operands;
   product.numbers = numbers;
   product.scales = scales;
 }
 
+bool HasTiles(const ProductUnits& units, int64_t columns) {
+  return units.warpgroups && columns % kCutColumns == 0;
+}
+
+Cut CutOf(const ProductUnits& units, int64_t outputs, int64_t rows, int64_t columns) {
+  return ChooseCut(Panels(outputs), Steps(columns), rows, units);
+}
+
+TokenTiles TilesOf(const Cut& cut, int64_t columns, const LinearScratch& scratch) {
+  return {scratch.activations.as<uint16_t>(), cut.tokens,
+          static_cast<int>(columns / kTileColumns / kStageSteps)};
+}
+
+void MultiplyTiles(cudaStream_t stream, Product& product, const Cut& cut, const TokenTiles& tiles,
+                   const LinearScratch& scratch) {
+  product.token_tiles = reinterpret_cast<const uint4*>(tiles.data);
+  LaunchWarpgroups(stream, product, cut, scratch.units.multiprocessors);
+}
+
 void MultiplyBfloat16(cudaStream_t stream, Product& product, LinearScratch& scratch) {
-  if (scratch.warpgroups && product.rows > kGroupTokens && product.columns % kCutColumns == 0) {
-    const Cut cut = ChooseCut(Panels(product.outputs), Steps(product.columns), product.rows,
-                              scratch.multiprocessors, static_cast<int64_t>(scratch.sums.bytes()));
-    LaunchWarpgroups(stream, product, cut, scratch.multiprocessors, scratch.activations.data(),
-                     scratch.scales.as<float>(),
-                     {scratch.sums.as<float4>(), scratch.arrivals.as<int>()});
+  if (product.rows > kGroupTokens && HasTiles(scratch.units, product.columns)) {
+    const Cut cut = CutOf(scratch.units, product.outputs, product.rows, product.columns);
+    const TokenTiles tiles = TilesOf(cut, product.columns, scratch);
+    PrepareWarpgroups(stream, product, tiles, scratch.scales.as<float>());
+    MultiplyTiles(stream, product, cut, tiles, scratch);
     return;
   }
-  const bool prepared = product.rows > kGroupTokens || !product.pairs_aligned;
+  const bool prepared =
+      product.rows > (HasFewColumns(product) ? kFewRows : kGroupTokens) || !product.pairs_aligned;
   if (prepared) Prepare<true>(stream, product, scratch);
   if (product.rows <= kFewRows) {
-    LaunchFewRows(stream, product, prepared, scratch.multiprocessors);
+    LaunchFewRows(stream, product, prepared, scratch.units.multiprocessors);
   } else {
-    LaunchTiles(stream, product, scratch.multiprocessors);
+    LaunchTiles(stream, product, scratch.units.multiprocessors);
   }
 }
 
@@ -124,26 +144,46 @@ void RequireShapes(const WeightMatrix& weights, const RowsView& x, const RowsVie
   }
 }
 
+// What products of all kinds are told.
+Product Describe(const int32_t* row_count, const WeightMatrix& weights, int64_t rows,
+                 const RowsView& y, LinearOutput output, const float* bias) {
+  Product product;
+  product.row_count = row_count;
+  product.rows = static_cast<int>(rows);
+  product.outputs = static_cast<int>(weights.rows);
+  product.columns = static_cast<int>(weights.columns);
+  product.weights = weights.packed.data();
+  product.y = y.data;
+  product.y_stride = y.stride;
+  product.add = output == LinearOutput::kAdd;
+  product.bias = bias;
+  return product;
+}
+
 }  // namespace
 
-LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns, const Allocate& allocate) {
+ProductUnits OpenProductUnits() {
+  constexpr const char* kWhat = "OpenProductUnits";
+  ProductUnits units;
+  int device = 0;
+  Check(cudaGetDevice(&device), kWhat);
+  Check(cudaDeviceGetAttribute(&units.multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        kWhat);
+  AllowTiles();
+  AllowWarpgroups(units);
+  return units;
+}
+
+LinearScratch CreateLinearScratch(const ProductUnits& units, int64_t max_rows, int64_t max_columns,
+                                  const Allocate& allocate) {
   LinearScratch scratch;
+  scratch.units = units;
   scratch.max_rows = max_rows;
   scratch.max_columns = max_columns;
   const int64_t operands = (max_rows + kTileRowsMax) * Steps(max_columns) * kTileColumns * 2;
   const int64_t numbers = max_rows * RoundUp(max_columns, kQuad) * int64_t{sizeof(float)};
   scratch.activations = allocate(std::max({operands, numbers, int64_t{16}}));
   scratch.scales = allocate(std::max<int64_t>(max_rows, 1) * kEighths * sizeof(float));
-  int device = 0;
-  Check(cudaGetDevice(&device), "CreateLinearScratch");
-  Check(cudaDeviceGetAttribute(&scratch.multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        "CreateLinearScratch");
-  AllowTiles();
-  scratch.warpgroups = AllowWarpgroups();
-  if (scratch.warpgroups && max_rows > kGroupTokens) {
-    scratch.sums = allocate(kMeetingBytes);
-    scratch.arrivals = allocate(kMeetingBytes / kLeastMeetingBytes * int64_t{sizeof(int)});
-  }
   return scratch;
 }
 
@@ -152,12 +192,7 @@ void Linear(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& w
             LinearScratch& scratch, const float* bias) {
   RequireShapes(weights, x, y, scratch);
   if (x.rows == 0) return;
-  Product product;
-  product.row_count = row_count;
-  product.rows = static_cast<int>(x.rows);
-  product.outputs = static_cast<int>(weights.rows);
-  product.columns = static_cast<int>(weights.columns);
-  product.weights = weights.packed.data();
+  Product product = Describe(row_count, weights, x.rows, y, output, bias);
   product.x = x.data;
   product.x_stride = x.stride;
   product.normed = norm != nullptr;
@@ -167,10 +202,6 @@ void Linear(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& w
   }
   product.pairs_aligned =
       Aligned(x.data, 8) && x.stride % 2 == 0 && Aligned(product.norm_weight, 8);
-  product.y = y.data;
-  product.y_stride = y.stride;
-  product.add = output == LinearOutput::kAdd;
-  product.bias = bias;
   if (weights.type == ElementType::kBFloat16) {
     MultiplyBfloat16(stream, product, scratch);
   } else if (weights.type == ElementType::kFloat32) {
@@ -178,6 +209,26 @@ void Linear(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& w
   } else {
     Fail("Linear: type", {static_cast<int64_t>(weights.type)});
   }
+}
+
+TokenTiles TilesFor(const WeightMatrix& weights, int64_t rows, LinearScratch& scratch) {
+  if (weights.type != ElementType::kBFloat16 || !HasTiles(scratch.units, weights.columns))
+    return {};
+  const Cut cut = CutOf(scratch.units, weights.rows, rows, weights.columns);
+  // Few rows, too, where all blocks run at once: clusters then take less time than LaunchFewRows.
+  const bool at_once = cut.split && cut.panel_tiles <= scratch.units.clusters;
+  if (rows == 0 || (rows <= kGroupTokens && !at_once)) return {};
+  return TilesOf(cut, weights.columns, scratch);
+}
+
+void LinearOfTiles(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& weights,
+                   const RowsView& x, const TokenTiles& tiles, const RowsView& y,
+                   LinearOutput output, LinearScratch& scratch, const float* bias) {
+  RequireShapes(weights, x, y, scratch);
+  const Cut cut = CutOf(scratch.units, weights.rows, x.rows, weights.columns);
+  if (!tiles || tiles.tokens != cut.tokens) Fail("Linear: tiles", {tiles.tokens, cut.tokens});
+  Product product = Describe(row_count, weights, x.rows, y, output, bias);
+  MultiplyTiles(stream, product, cut, tiles, scratch);
 }
 
 }  // namespace mambad::kernels::cuda

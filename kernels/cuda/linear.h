@@ -16,25 +16,28 @@
 
 #include "kernels/backend.h"
 #include "kernels/buffer.h"
+#include "kernels/cuda/linear_cut.h"
 #include "kernels/cuda/packing.h"
+#include "kernels/cuda/token_tiles.h"
 #include "kernels/tensor.h"
 
 namespace mambad::kernels::cuda {
 
 enum class LinearOutput { kStore, kAdd };  // y = W x; y += W x
 
+// Of the current device, which is told what products need: once, before any scratch is made.
+ProductUnits OpenProductUnits();
+
 // Room for max_rows rows of max_columns numbers on their way into a product. Of the device that was
 // current when it was made; used by one stream at a time.
 struct LinearScratch {
   Buffer activations;  // as a kernel reads them: bfloat16 operands or float32 rows
   Buffer scales;       // [max_rows]: 1 / sqrt(mean(x^2) + epsilon); or [max_rows][8]: sums of x^2
-  Buffer sums;         // where eighths of a product meet; empty without warpgroups
-  Buffer arrivals;     // how many have come; zeros between products
   int64_t max_rows = 0, max_columns = 0;
-  int multiprocessors = 0;
-  bool warpgroups = false;  // the device and its code have products of warpgroups
+  ProductUnits units;
 };
-LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns, const Allocate& allocate);
+LinearScratch CreateLinearScratch(const ProductUnits& units, int64_t max_rows, int64_t max_columns,
+                                  const Allocate& allocate);
 
 // y [R, rows of W] (=, +=) W x [R, columns of W], then += bias [rows of W] unless that is nullptr.
 // All data is device memory. `row_count`: the rows that there are, at most x.rows, of which launch
@@ -43,6 +46,15 @@ LinearScratch CreateLinearScratch(int64_t max_rows, int64_t max_columns, const A
 void Linear(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& weights,
             const RowsView& x, const NormWeights* norm, const RowsView& y, LinearOutput output,
             LinearScratch& scratch, const float* bias = nullptr);
+
+// Where the next product with these weights, of so many rows without a norm, takes its rows from;
+// nothing, where it takes them as they are. Another product in between overwrites them.
+TokenTiles TilesFor(const WeightMatrix& weights, int64_t rows, LinearScratch& scratch);
+
+// As Linear, of x.rows rows that TilesFor's tiles hold: x has their number and width alone.
+void LinearOfTiles(cudaStream_t stream, const int32_t* row_count, const WeightMatrix& weights,
+                   const RowsView& x, const TokenTiles& tiles, const RowsView& y,
+                   LinearOutput output, LinearScratch& scratch, const float* bias = nullptr);
 
 }  // namespace mambad::kernels::cuda
 

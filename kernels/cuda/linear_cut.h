@@ -8,6 +8,13 @@
 
 namespace mambad::kernels::cuda {
 
+// What products find on a device.
+struct ProductUnits {
+  int multiprocessors = 0;
+  bool warpgroups = false;  // the device and its code have products of warpgroups
+  int clusters = 0;         // of blocks of eighths of them that run at the same time
+};
+
 // Tiles of tile_panels panels by `tokens` tokens; where split, of one eighth of the columns each.
 struct Cut {
   int tokens = 0;
@@ -22,7 +29,7 @@ struct TileKind {
 };
 inline constexpr TileKind kTileKinds[] = {
     {false, 16, 8},  {false, 32, 8}, {false, 64, 8}, {false, 96, 8}, {false, 128, 8},
-    {false, 160, 8}, {true, 16, 12}, {true, 32, 12}, {true, 64, 12}, {true, 128, 12}};
+    {false, 160, 8}, {true, 16, 16}, {true, 32, 16}, {true, 64, 16}, {true, 128, 12}};
 inline constexpr int kMostTileTokens = 160;
 // Columns come in pieces of so many steps: four in each eighth.
 inline constexpr int kCutSteps = 32;
@@ -32,12 +39,8 @@ void ForEachTileKind(const Use& use) {
   for (const TileKind& kind : kTileKinds) use(kind.split, kind.tokens);
 }
 
-// Bytes that the sums of a split product take where they meet.
-int64_t MeetingBytes(const TileKind& kind, int64_t panels, int64_t rows);
-
-// The cut with the least time, as far as sizes tell. meeting_bytes: room for sums that meet.
-Cut ChooseCut(int64_t panels, int64_t steps, int64_t rows, int multiprocessors,
-              int64_t meeting_bytes);
+// The cut with the least time, as far as sizes tell.
+Cut ChooseCut(int64_t panels, int64_t steps, int64_t rows, const ProductUnits& units);
 
 }  // namespace mambad::kernels::cuda
 

@@ -63,7 +63,8 @@ struct Tokens {
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) weight[i] = {{1, 1}, {1, 1}};
       if (lane / 4 < there) {
-        LoadSteps(p.x + lane / 4 * p.x_stride, step, end, p.columns, x);
+        LoadSteps(p.x + int64_t{group * kGroupTokens + lane / 4} * p.x_stride, step, end, p.columns,
+                  x);
         if (p.norm_weight != nullptr) LoadSteps(p.norm_weight, step, end, p.columns, weight);
       }
 #pragma unroll
@@ -96,24 +97,31 @@ struct Parts {
       }
     }
   }
+  // What the number that a thread puts first is added to.
+  __device__ __forceinline__ static float Before(const Product& p, int there, int first_panel,
+                                                 int group) {
+    const int token = threadIdx.x / kRows, output = first_panel * kTileRows + threadIdx.x % kRows;
+    if (token >= min(there, kGroupTokens) || output >= p.outputs) return 0;
+    return p.Before(group * kGroupTokens + token, output);
+  }
   // Adds and puts what stands at `at`: `there` tokens of group `group`.
   template <TokenSource kSource>
   __device__ __forceinline__ void AddUp(const Product& p, int at, int there, int first_panel,
-                                        int group) const {
-    for (int i = threadIdx.x; i < kGroupTokens * kRows; i += kEighths * kWarp) {
-      const int token = i / kRows, row = i % kRows, output = first_panel * kTileRows + row;
-      if (token >= there || output >= p.outputs) continue;
-      float sum = 0;
+                                        int group, float before) const {
+    static_assert(kGroupTokens * kRows <= kEighths * kWarp, "a number for each thread at most");
+    const int token = threadIdx.x / kRows, row = threadIdx.x % kRows;
+    const int output = first_panel * kTileRows + row;
+    if (token >= min(there, kGroupTokens) || output >= p.outputs) return;
+    float sum = 0;
 #pragma unroll
-      for (int eighth = 0; eighth < kEighths; ++eighth) sum += sums[at][eighth][token][row];
-      const int y_row = group * kGroupTokens + token;
-      float scale = 1;
-      if (p.normed) {
-        scale = kSource == TokenSource::kRows ? FinishScale(squares, token, p.columns, p.epsilon)
-                                              : p.scales[y_row];
-      }
-      p.Put(y_row, output, sum, scale);
+    for (int eighth = 0; eighth < kEighths; ++eighth) sum += sums[at][eighth][token][row];
+    const int y_row = group * kGroupTokens + token;
+    float scale = 1;
+    if (p.normed) {
+      scale = kSource == TokenSource::kRows ? FinishScale(squares, token, p.columns, p.epsilon)
+                                            : p.scales[y_row];
     }
+    p.Put(y_row, output, sum, scale, before);
   }
 };
 
@@ -127,9 +135,6 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
   __shared__ Parts<kPanels> parts;
   const int eighth = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int first_group = blockIdx.y * kGroups, first_panel = blockIdx.x * kPanels;
-  const int there = min(p.RowsThatThereAre() - first_group * kGroupTokens, kGroups * kGroupTokens);
-  if (there <= 0) return;
-  const int groups = (there + kGroupTokens - 1) / kGroupTokens;
   const int steps = static_cast<int>(Steps(p.columns));
   const int begin = EighthBegin(steps, eighth), end = EighthBegin(steps, eighth + 1);
 
@@ -147,6 +152,13 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
       if (begin + i < end) ahead[i][m] = LoadStreaming(weights[m] + int64_t{begin + i} * kWarp);
     }
   }
+  // Weights are asked for before earlier kernels end; what those wrote is read from here on.
+  FollowEarlierKernels();
+  const int there = min(p.RowsThatThereAre() - first_group * kGroupTokens, kGroups * kGroupTokens);
+  if (there <= 0) return;
+  const int groups = (there + kGroupTokens - 1) / kGroupTokens;
+  constexpr bool kEarly = kPanels == 1;  // else registers are few
+  float before = kEarly ? parts.Before(p, there, first_panel, first_group) : 0.0f;
   float sums[kPanels][kGroups][4] = {};
   Tokens<kSource, kGroups, kChunk> tokens;
 #pragma unroll 1
@@ -183,29 +195,36 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
     if (j >= groups) break;
     // The readers of the same place, two groups ago, have met at the barrier since.
     parts.Store(j % 2, j, sums);
+    const int left = there - j * kGroupTokens;
+    if (j > 0 || !kEarly) before = parts.Before(p, left, first_panel, first_group + j);
     __syncthreads();
-    parts.template AddUp<kSource>(p, j % 2, there - j * kGroupTokens, first_panel, first_group + j);
+    parts.template AddUp<kSource>(p, j % 2, left, first_panel, first_group + j, before);
   }
 }
 
 constexpr int kShortSteps = 16, kShortWarps = 4;
 
-// Few columns, at most kShortSteps steps, and no norm: a warp has a panel to itself, all eighths
-// one after the other. Up to 8 rows of x.
-__global__ void __launch_bounds__(kShortWarps* kWarp) MultiplyShortRows(const Product p) {
-  constexpr int kChunk = 4;
+// Few columns, at most kSteps steps, and no norm: a warp has a panel and eight rows of x to itself,
+// all eighths one after the other; all that it needs is asked for at once. Block (i, j): panels
+// kShortWarps i .., rows 8 j ...
+template <int kSteps>
+__global__ void __launch_bounds__(kShortWarps* kWarp) MultiplyFewColumns(const Product p) {
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-  const int panel = blockIdx.x * kShortWarps + threadIdx.x / kWarp;
-  const int there = min(p.RowsThatThereAre(), kGroupTokens);
-  if (panel >= static_cast<int>(Panels(p.outputs)) || there <= 0) return;
+  const int panel = blockIdx.x * kShortWarps + threadIdx.x / kWarp, group = blockIdx.y;
+  const bool has_panel = panel < static_cast<int>(Panels(p.outputs));
   const int steps = static_cast<int>(Steps(p.columns));
   const uint4* const from =
       static_cast<const uint4*>(p.weights) + int64_t{panel} * steps * kWarp + lane;
-  uint4 weights[kShortSteps];
+  uint4 weights[kSteps];
 #pragma unroll
-  for (int step = 0; step < kShortSteps; ++step) {
-    if (step < steps) weights[step] = LoadStreaming(from + step * kWarp);
+  for (int step = 0; step < kSteps; ++step) {
+    if (step < steps && has_panel) weights[step] = LoadStreaming(from + step * kWarp);
   }
+  FollowEarlierKernels();
+  const int there = min(p.RowsThatThereAre() - group * kGroupTokens, kGroupTokens);
+  if (!has_panel || there <= 0) return;
+  Tokens<TokenSource::kRows, 1, kSteps> tokens;
+  tokens.Load(p, group, 1, there, steps, 0, steps);
   float total[4] = {}, sums[4] = {};
   int eighth = 0;
   const auto end_eighths = [&](int step) {  // those that end before this step
@@ -214,23 +233,19 @@ __global__ void __launch_bounds__(kShortWarps* kWarp) MultiplyShortRows(const Pr
       for (int e = 0; e < 4; ++e) total[e] += sums[e], sums[e] = 0;
     }
   };
-  Tokens<TokenSource::kRows, 1, kChunk> tokens;
 #pragma unroll
-  for (int chunk = 0; chunk < kShortSteps; chunk += kChunk) {
-    if (chunk >= steps) break;
-    tokens.Load(p, 0, 1, there, steps, chunk, steps);
-#pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      if (chunk + i >= steps) break;
-      end_eighths(chunk + i);
-      MultiplyAdd(weights[chunk + i], tokens.operands[i][0], sums);
-    }
+  for (int step = 0; step < kSteps; ++step) {
+    if (step >= steps) break;
+    end_eighths(step);
+    MultiplyAdd(weights[step], tokens.operands[step][0], sums);
   }
   end_eighths(steps);
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
     const int token = 2 * t + e % 2, output = panel * kTileRows + g + e / 2 * 8;
-    if (token < there && output < p.outputs) p.Put(token, output, total[e], 1.0f);
+    if (token < there && output < p.outputs) {
+      p.Put(group * kGroupTokens + token, output, total[e], 1.0f);
+    }
   }
 }
 
@@ -238,36 +253,39 @@ template <TokenSource kSource, int kPanels, int kGroups, int kDepth, int kChunk,
 void Start(cudaStream_t stream, const Product& product) {
   const int panels = static_cast<int>(Panels(product.outputs));
   const int groups = (product.rows + kGroupTokens - 1) / kGroupTokens;
-  Launch("Linear: few rows", stream,
-         dim3((panels + kPanels - 1) / kPanels, (groups + kGroups - 1) / kGroups),
-         dim3(kEighths * kWarp), 0,
-         MultiplyFewRows<kSource, kPanels, kGroups, kDepth, kChunk, kBlocks>, product);
+  LaunchEarly("Linear: few rows", stream,
+              dim3((panels + kPanels - 1) / kPanels, (groups + kGroups - 1) / kGroups),
+              dim3(kEighths * kWarp), 0,
+              MultiplyFewRows<kSource, kPanels, kGroups, kDepth, kChunk, kBlocks>, product);
 }
 
-// Up to 8 rows of x.
-void StartRowsOfX(cudaStream_t stream, const Product& product, bool few_blocks) {
-  constexpr TokenSource kRows = TokenSource::kRows;
-  if (!product.normed && Steps(product.columns) <= kShortSteps) {
-    const int64_t blocks = (Panels(product.outputs) + kShortWarps - 1) / kShortWarps;
-    Launch("Linear: few columns", stream, dim3(static_cast<unsigned>(blocks)),
-           dim3(kShortWarps * kWarp), 0, MultiplyShortRows, product);
-  } else if (few_blocks) {
-    Start<kRows, 1, 1, 16, 4, 2>(stream, product);
-  } else {  // two panels a block: 10,240 outputs are one wave of blocks on 132 multiprocessors
-    Start<kRows, 2, 1, 4, 2, 3>(stream, product);
-  }
+void StartFewColumns(cudaStream_t stream, const Product& product) {
+  const auto panels = static_cast<unsigned>(Panels(product.outputs));
+  const auto groups = static_cast<unsigned>((product.rows + kGroupTokens - 1) / kGroupTokens);
+  const auto kernel =
+      Steps(product.columns) <= 10 ? MultiplyFewColumns<10> : MultiplyFewColumns<kShortSteps>;
+  LaunchEarly("Linear: few columns", stream, dim3((panels + kShortWarps - 1) / kShortWarps, groups),
+              dim3(kShortWarps * kWarp), 0, kernel, product);
 }
 
 }  // namespace
+
+bool HasFewColumns(const Product& product) {
+  return !product.normed && Steps(product.columns) <= kShortSteps;
+}
 
 void LaunchFewRows(cudaStream_t stream, const Product& product, bool prepared,
                    int multiprocessors) {
   const int64_t panels = Panels(product.outputs);
   // Few blocks want more on their way each.
   const bool few_blocks = panels < 4 * multiprocessors;
-  constexpr TokenSource kPrepared = TokenSource::kPrepared;
-  if (!prepared) {
-    StartRowsOfX(stream, product, few_blocks);
+  constexpr TokenSource kRows = TokenSource::kRows, kPrepared = TokenSource::kPrepared;
+  if (!prepared && HasFewColumns(product)) {
+    StartFewColumns(stream, product);
+  } else if (!prepared && few_blocks) {
+    Start<kRows, 1, 1, 16, 4, 2>(stream, product);
+  } else if (!prepared) {  // two panels a block: 10,240 outputs are one wave of blocks on 132
+    Start<kRows, 2, 1, 4, 2, 3>(stream, product);
   } else if (product.rows <= kGroupTokens) {
     Start<kPrepared, 1, 1, 8, 4, 3>(stream, product);
   } else if (product.rows <= 2 * kGroupTokens) {

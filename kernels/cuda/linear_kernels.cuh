@@ -12,6 +12,7 @@
 #include "kernels/cuda/packing.cuh"
 #include "kernels/cuda/packing.h"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/token_tiles.h"
 #include "kernels/cuda/warp.cuh"
 
 namespace mambad::kernels::cuda {
@@ -37,9 +38,8 @@ struct Product {
   int64_t numbers_stride = 0;
   const float* scales = nullptr;  // [rows], where normed
   // What PrepareTiles wrote.
-  // bfloat16, [tiles of T tokens][columns / 64][T][64 columns], the last as SwizzledPiece says.
-  const uint4* token_tiles = nullptr;
-  const float* squares = nullptr;  // [rows][kEighths], where normed: sums of x^2
+  const uint4* token_tiles = nullptr;  // TokenTiles
+  const float* squares = nullptr;      // [rows][kEighths], where normed: sums of x^2
   float* y = nullptr;
   int64_t y_stride = 0;
   bool add = false;
@@ -48,21 +48,20 @@ struct Product {
   __device__ int RowsThatThereAre() const {
     return row_count == nullptr ? rows : min(*row_count, rows);
   }
-  // `sum` is the finished sum of W u; `scale` is looked at where normed.
-  __device__ void Put(int token, int output, float sum, float scale) const {
-    float* to = y + token * y_stride + output;
-    if (normed) sum *= scale;
-    if (add) sum = *to + sum;
-    if (bias != nullptr) sum += bias[output];
-    *to = sum;
+  // What is added to.
+  __device__ float Before(int token, int output) const {
+    return add ? y[token * y_stride + output] : 0.0f;
   }
-};
-
-// Where eighths of a split product meet: sums [token tiles][panels][eighths][tokens / 8][32 lanes],
-// arrivals [token tiles][panels], zero before and after.
-struct Meeting {
-  float4* sums = nullptr;
-  int* arrivals = nullptr;
+  // `sum` is the finished sum of W u; `scale` is looked at where normed, `before` where added to.
+  __device__ void Put(int token, int output, float sum, float scale, float before) const {
+    if (normed) sum *= scale;
+    if (add) sum = before + sum;
+    if (bias != nullptr) sum += bias[output];
+    y[token * y_stride + output] = sum;
+  }
+  __device__ void Put(int token, int output, float sum, float scale) const {
+    Put(token, output, sum, scale, Before(token, output));
+  }
 };
 
 // What a lane brings to a right operand: columns 16 step + 2 t, + 1 and 16 step + 2 t + 8, + 9 of
@@ -122,20 +121,26 @@ __device__ __forceinline__ float FinishScale(const float (*squares)[kGroupTokens
 
 // The launches, each for products of its kind; nothing is allocated or waited for.
 
+// So few columns, and no norm, that LaunchFewRows takes more than 8 rows from x.
+bool HasFewColumns(const Product& product);
 // bfloat16, any number of rows, best below some 64: the weights once for each 64 rows. `prepared`:
-// operands and scales are there; else at most 8 rows, which are taken from x (pairs_aligned).
+// operands and scales are there; else rows are taken from x (pairs_aligned), at most 8 of them or,
+// where HasFewColumns, any number.
 void LaunchFewRows(cudaStream_t stream, const Product& product, bool prepared, int multiprocessors);
 // bfloat16, many rows, prepared; up to 15 groups of operands beyond the rows are read.
 void LaunchTiles(cudaStream_t stream, const Product& product, int multiprocessors);
 // What the current device must be told before LaunchTiles.
 void AllowTiles();
-// bfloat16, whole kCutSteps of columns, where AllowWarpgroups said so: prepares its tokens itself,
-// in `tiles` and `squares` (LinearScratch), and multiplies them, cut as `cut` says.
-void LaunchWarpgroups(cudaStream_t stream, Product& product, const Cut& cut, int multiprocessors,
-                      void* tiles, float* squares, const Meeting& meeting);
-// Whether the current device and its code have warpgroups; tells the device what it must know
-// before LaunchWarpgroups.
-bool AllowWarpgroups();
+// bfloat16, whole kCutSteps of columns, where AllowWarpgroups said so. PrepareWarpgroups writes
+// rows of x into tiles and their squares into `squares` (LinearScratch); LaunchWarpgroups
+// multiplies them, cut as `cut` says.
+void PrepareWarpgroups(cudaStream_t stream, Product& product, const TokenTiles& tiles,
+                       float* squares);
+void LaunchWarpgroups(cudaStream_t stream, const Product& product, const Cut& cut,
+                      int multiprocessors);
+// Finds out what the current device and its code have of warpgroups; tells the device what it must
+// know before LaunchWarpgroups.
+void AllowWarpgroups(ProductUnits& units);
 // float32, prepared.
 void LaunchFloatRows(cudaStream_t stream, const Product& product);
 

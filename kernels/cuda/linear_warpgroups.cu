@@ -33,17 +33,20 @@ __device__ __forceinline__ void LoadChunk(const float* row, int first, int end,
   }
 }
 
-// Block (i, j), a warp: eight rows of x, eighth j of their columns, rounded and laid into tiles.
+// Block (i, j, k), a warp: eight rows of x, steps part_steps k .. of eighth j of their columns,
+// rounded and laid into tiles. Where rows are normed, k = 0 has all of them.
 template <bool kAligned>
 __global__ void __launch_bounds__(kWarp)
-    PrepareTiles(const Product p, int tile_tokens, uint32_t* tiles, float* squares) {
+    PrepareTiles(const Product p, int tile_tokens, int part_steps, uint32_t* tiles,
+                 float* squares) {
   LetNextKernelBegin();
   WaitForEarlierKernels();
   const int lane = threadIdx.x, group = blockIdx.x, eighth = blockIdx.y;
   const int there = p.RowsThatThereAre() - group * kGroupTokens;
   if (there <= 0) return;
   const int steps = static_cast<int>(Steps(p.columns));
-  const int begin = EighthBegin(steps, eighth), end = EighthBegin(steps, eighth + 1);
+  const int begin = EighthBegin(steps, eighth) + static_cast<int>(blockIdx.z) * part_steps;
+  const int end = min(begin + part_steps, EighthBegin(steps, eighth + 1));
   const int row = group * kGroupTokens + lane / 4;
   const bool present = lane / 4 < there;
   const float* x = p.x + row * p.x_stride;
@@ -74,7 +77,7 @@ __global__ void __launch_bounds__(kWarp)
   if (p.normed && present && lane % 4 == 0) squares[int64_t{row} * kEighths + eighth] = sum;
 }
 
-using PrepareKernel = void (*)(const Product, int, uint32_t*, float*);
+using PrepareKernel = void (*)(const Product, int, int, uint32_t*, float*);
 PrepareKernel PrepareOf(bool aligned) {
   if (aligned) return PrepareTiles<true>;
   return PrepareTiles<false>;
@@ -91,9 +94,9 @@ __global__ void ReportWarpgroups(int* found) {
 
 template <typename K>
 __global__ void __launch_bounds__(K::kThreads, 1)
-    MultiplyWarpgroups(const Product p, const Cut cut, const Meeting meeting) {
+    MultiplyWarpgroups(const Product p, const Cut cut) {
 #ifdef MAMBAD_HAS_WARPGROUP_PRODUCTS
-  MultiplyInBlock<K>(p, cut, meeting);
+  MultiplyInBlock<K>(p, cut);
 #endif
 }
 
@@ -103,11 +106,11 @@ void OfKind(bool split, int tokens, const Use& use) {
   if (split) {
     switch (tokens) {
       case 16:
-        return use(Kind<16, 3, 6, true>());
+        return use(Kind<16, 4, 4, true>());
       case 32:
-        return use(Kind<32, 3, 6, true>());
+        return use(Kind<32, 4, 4, true>());
       case 64:
-        return use(Kind<64, 3, 5, true>());
+        return use(Kind<64, 4, 4, true>());
       case 128:
         return use(Kind<128, 3, 4, true>());
     }
@@ -130,67 +133,96 @@ void OfKind(bool split, int tokens, const Use& use) {
   Fail("Linear: no such tile", {split, tokens});
 }
 
-// Launches a kernel that may begin before the one in front of it has ended.
-template <typename... Parameters>
-void LaunchEarly(const char* what, cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
-                 void (*kernel)(Parameters...), Parameters... arguments) {
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+// Steps of an eighth that a warp of PrepareTiles takes: few where there are few rows, so that many
+// ask for them at once. The squares of an eighth are one warp's.
+int PartSteps(const Product& product) {
+  constexpr int kFewRows = 256, kShortPart = 10;
+  const int steps = static_cast<int>(Steps(product.columns)) / kEighths;
+  return product.normed || product.rows > kFewRows ? steps : std::min(steps, kShortPart);
+}
+
+template <typename K>
+cudaLaunchConfig_t ConfigOf(int blocks, int warpgroups, cudaLaunchAttribute (&attributes)[2]) {
   cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  Check(cudaLaunchKernelEx(&config, kernel, arguments...), what);
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>((warpgroups + 1) * kGroupThreads));
+  config.dynamicSmemBytes = K::kSharedBytes;
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {kEighths, 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = K::kSplit ? 2 : 1;
+  return config;
+}
+
+// Clusters of this kind that run at the same time; 0 where the device has none so large.
+template <typename K>
+int MostClusters() {
+  cudaLaunchAttribute attributes[2] = {};
+  const cudaLaunchConfig_t config = ConfigOf<K>(kEighths, K::kGroups, attributes);
+  int clusters = 0;
+  if (cudaOccupancyMaxActiveClusters(&clusters, MultiplyWarpgroups<K>, &config) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return clusters;
 }
 
 }  // namespace
 
-bool AllowWarpgroups() {
+void AllowWarpgroups(ProductUnits& units) {
   int *found = nullptr, has = 0;
   Check(cudaMalloc(&found, sizeof(int)), "Linear: looking for warpgroups");
   Launch("Linear: looking for warpgroups", nullptr, dim3(1), dim3(1), 0, ReportWarpgroups, found);
   Check(cudaMemcpy(&has, found, sizeof(has), cudaMemcpyDeviceToHost),
         "Linear: looking for warpgroups");
   Check(cudaFree(found), "Linear: looking for warpgroups");
-  if (has == 0) return false;
+  if (has == 0) return;
   // As the kernel behind it wants it: shared memory is not cut anew in between.
   for (const bool aligned : {false, true}) {
     Check(cudaFuncSetAttribute(PrepareOf(aligned), cudaFuncAttributePreferredSharedMemoryCarveout,
                                cudaSharedmemCarveoutMaxShared),
           "Linear: shared memory");
   }
-  ForEachTileKind([](bool split, int tokens) {
-    OfKind(split, tokens, [](auto kind) {
+  units.warpgroups = true;
+  units.clusters = units.multiprocessors / kEighths;
+  ForEachTileKind([&units](bool split, int tokens) {
+    OfKind(split, tokens, [&units](auto kind) {
       using K = decltype(kind);
       Check(cudaFuncSetAttribute(MultiplyWarpgroups<K>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  K::kSharedBytes),
             "Linear: shared memory");
+      if (K::kSplit) units.clusters = std::min(units.clusters, MostClusters<K>());
     });
   });
-  return true;
 }
 
-void LaunchWarpgroups(cudaStream_t stream, Product& product, const Cut& cut, int multiprocessors,
-                      void* tiles, float* squares, const Meeting& meeting) {
+void PrepareWarpgroups(cudaStream_t stream, Product& product, const TokenTiles& tiles,
+                       float* squares) {
   const int groups = (product.rows + kGroupTokens - 1) / kGroupTokens;
-  LaunchEarly("Linear: tokens", stream, dim3(groups, kEighths), dim3(kWarp), 0,
-              PrepareOf(product.pairs_aligned), product, cut.tokens, static_cast<uint32_t*>(tiles),
-              squares);
-  product.token_tiles = static_cast<const uint4*>(tiles);
+  const int eighth_steps = static_cast<int>(Steps(product.columns)) / kEighths;
+  const int part_steps = PartSteps(product);
+  const int parts = (eighth_steps + part_steps - 1) / part_steps;
+  LaunchEarly("Linear: tokens", stream, dim3(groups, kEighths, parts), dim3(kWarp), 0,
+              PrepareOf(product.pairs_aligned), product, tiles.tokens, part_steps,
+              reinterpret_cast<uint32_t*>(tiles.data), squares);
   product.squares = squares;
+}
+
+void LaunchWarpgroups(cudaStream_t stream, const Product& product, const Cut& cut,
+                      int multiprocessors) {
   const int token_tiles = (product.rows + cut.tokens - 1) / cut.tokens;
-  const int64_t count = int64_t{cut.panel_tiles} * token_tiles * (cut.split ? kEighths : 1);
-  const int blocks = static_cast<int>(std::min<int64_t>(count, multiprocessors));
+  const int64_t count = int64_t{cut.panel_tiles} * token_tiles;
   const int warpgroups = (cut.tile_panels + kGroupWarps - 1) / kGroupWarps;
   OfKind(cut.split, cut.tokens, [&](auto kind) {
     using K = decltype(kind);
     if (warpgroups > K::kGroups) Fail("Linear: panels of a tile", {cut.tile_panels, cut.tokens});
-    LaunchEarly("Linear: warpgroups", stream, dim3(blocks), dim3((warpgroups + 1) * kGroupThreads),
-                K::kSharedBytes, MultiplyWarpgroups<K>, product, cut, meeting);
+    const int64_t blocks = K::kSplit ? count * kEighths : std::min<int64_t>(count, multiprocessors);
+    cudaLaunchAttribute attributes[2] = {};
+    cudaLaunchConfig_t config = ConfigOf<K>(static_cast<int>(blocks), warpgroups, attributes);
+    config.stream = stream;
+    Check(cudaLaunchKernelEx(&config, MultiplyWarpgroups<K>, product, cut), "Linear: warpgroups");
   });
 }
 

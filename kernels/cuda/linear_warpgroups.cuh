@@ -13,21 +13,13 @@
 #include "kernels/cuda/linear_kernels.cuh"
 #include "kernels/cuda/packing.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/token_tiles.cuh"
 #include "kernels/cuda/warpgroup.cuh"
 
 namespace mambad::kernels::cuda {
 
 inline constexpr int kGroupWarps = 4, kGroupThreads = kGroupWarps * kWarp;
-inline constexpr int kStageSteps = 4;  // steps that are asked for and multiplied together
-
-// Of 16 bytes: a token's step, a token's stage.
-inline constexpr int kStepPieces = 2, kTokenPieces = kStageSteps * kStepPieces;
 inline constexpr int kStageAlignment = 1024;
-
-// Where piece `piece` of a token's stage lies: so that eight tokens' meet all banks.
-__host__ __device__ constexpr int SwizzledPiece(int token, int piece) {
-  return token * kTokenPieces + (piece ^ token % 8);
-}
 
 // tokens: of a tile; groups: of warps that multiply, at most; ahead: stages that are asked for
 // before they are used; split: a tile is one eighth of the columns.
@@ -37,7 +29,7 @@ struct Kind {
   static constexpr bool kSplit = split;
   // One more warpgroup brings tokens, and leaves its registers to the others.
   static constexpr int kThreads = (kGroups + 1) * kGroupThreads;
-  static constexpr int kRegisters = kGroups == 2 ? 240 : 160;
+  static constexpr int kRegisters = kGroups == 2 ? 240 : kGroups == 3 ? 160 : 112;
   static constexpr int kStages = kAhead + 2;  // of tokens that there is room for
   static constexpr int kSums = kTokens / 2;   // of a lane
   static constexpr int kStagePieces = kTokens * kTokenPieces;
@@ -46,7 +38,9 @@ struct Kind {
   static constexpr int kScaleBytes = kGroups * kTokens * (kEighths + 1) * int{sizeof(float)};
   static constexpr int kSharedBytes =
       (kStages * kStagePieces + kWeightPieces) * 16 + kScaleBytes + kStageAlignment;
-  static_assert(kGroups == 2 || kGroups == 3);
+  static_assert(kGroups >= 2 && kGroups <= 4);
+  // Sums go where the weights were that they are of.
+  static_assert(!kSplit || kTokens * kTileRows * int{sizeof(float)} <= kRingPieces * 16);
   static_assert(kSharedBytes <= 226 * 1024);
 };
 
@@ -54,8 +48,8 @@ struct Tile {
   int panel = 0, token_tile = 0, eighth = 0;
 };
 
-// What is cut how: tiles of panels, tokens and, where split, eighths, tokens fastest. An eighth of
-// the columns is whole stages.
+// What is cut how: tiles of panels and tokens, tokens fastest; where split, each as a cluster of
+// blocks with an eighth of the columns each. An eighth is whole stages.
 template <typename K>
 struct Tiles {
   int steps, eighth_stages, stages;  // of all columns; of a tile
@@ -68,11 +62,11 @@ struct Tiles {
         token_tiles((rows + K::kTokens - 1) / K::kTokens),
         count(cut.panel_tiles * token_tiles * (K::kSplit ? kEighths : 1)) {}
   __device__ __forceinline__ Tile At(int index) const {
-    const int rest = index / token_tiles;
     Tile tile;
+    tile.eighth = K::kSplit ? index % kEighths : 0;
+    if (K::kSplit) index /= kEighths;
     tile.token_tile = index % token_tiles;
-    tile.eighth = K::kSplit ? rest % kEighths : 0;
-    tile.panel = (K::kSplit ? rest / kEighths : rest) * tile_panels;
+    tile.panel = index / token_tiles * tile_panels;
     return tile;
   }
   __device__ __forceinline__ int FirstStep(const Tile& tile) const {
@@ -240,66 +234,189 @@ struct Scales {
   }
 };
 
-// The sums of group j of eight tokens, of panel `panel`; `at`: the tile's first token.
-__device__ __forceinline__ void PutGroup(const Product& p, int panel, int at, int j, int there,
-                                         const float* scales, float4 sums) {
-  const int lane = threadIdx.x % kWarp, inside = j * kGroupTokens + lane % 4 * 2;
-  const float of[4] = {sums.x, sums.y, sums.z, sums.w};
+// Of group j of eight tokens and a panel, the places of a lane's four sums. `at`: the tile's first
+// token.
+struct Places {
+  int inside, first_token, output;  // inside: of the tile's tokens
+
+  __device__ __forceinline__ Places(int panel, int at, int j) {
+    const int lane = threadIdx.x % kWarp;
+    inside = j * kGroupTokens + lane % 4 * 2;
+    first_token = at + inside;
+    output = panel * kTileRows + lane / 4;
+  }
+  __device__ __forceinline__ int Token(int e) const { return first_token + e % 2; }
+  __device__ __forceinline__ int Output(int e) const { return output + e / 2 * 8; }
+  __device__ __forceinline__ bool Has(const Product& p, int e, int there) const {
+    return Token(e) < there && Output(e) < p.outputs;
+  }
+};
+
+__device__ __forceinline__ float4 BeforeGroup(const Product& p, const Places& places, int there) {
+  float before[4];
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
-    const int token = at + inside + e % 2;
-    const int output = panel * kTileRows + lane / 4 + e / 2 * 8;
-    if (token < there && output < p.outputs) {
-      p.Put(token, output, of[e], p.normed ? scales[inside + e % 2] : 1);
+    before[e] = places.Has(p, e, there) ? p.Before(places.Token(e), places.Output(e)) : 0;
+  }
+  return {before[0], before[1], before[2], before[3]};
+}
+
+__device__ __forceinline__ void PutGroup(const Product& p, const Places& places, int there,
+                                         const float* scales, float4 sums, float4 before) {
+  const float of[4] = {sums.x, sums.y, sums.z, sums.w};
+  const float was[4] = {before.x, before.y, before.z, before.w};
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    if (places.Has(p, e, there)) {
+      p.Put(places.Token(e), places.Output(e), of[e], p.normed ? scales[places.inside + e % 2] : 1,
+            was[e]);
     }
   }
 }
 
-// This warp's eighth of a panel is in `meeting`; the last of eight to come adds and puts them.
+// A panel's sums of a tile, some of whose tokens or outputs there may not be.
 template <typename K>
-__device__ __forceinline__ void Meet(const Product& p, const Meeting& meeting, int64_t place,
-                                     int panel, int at, int there, const float* scales) {
-  constexpr int kParts = K::kTokens / kGroupTokens;
-  const int lane = threadIdx.x % kWarp;
-  __threadfence();
-  __syncwarp();
-  int before = 0;
-  if (lane == 0) before = atomicAdd(meeting.arrivals + place, 1);
-  before = __shfl_sync(0xffffffffu, before, 0);
-  if (before != kEighths - 1) return;
-  __threadfence();
-  const float4* sums = meeting.sums + place * kEighths * kParts * kWarp + lane;
-  constexpr int kAtOnce = 2;  // groups of tokens whose sums are asked for together
-#pragma unroll 1
-  for (int j = 0; j < kParts; j += kAtOnce) {
-    if (at + j * kGroupTokens >= there) break;
-    float4 parts[kAtOnce][kEighths];
+__device__ __forceinline__ void PutPart(const Product& p, int panel, int at, int there,
+                                        const float* scales, const float (&sums)[K::kSums]) {
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-#pragma unroll
-      for (int e = 0; e < kEighths; ++e) {
-        parts[i][e] = __ldcg(sums + (e * kParts + j + i) * kWarp);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      float4 sum = {};
-#pragma unroll
-      for (int e = 0; e < kEighths; ++e) {
-        const float4& part = parts[i][e];
-        sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
-      }
-      PutGroup(p, panel, at, j + i, there, scales, sum);
-    }
+  for (int j = 0; j < K::kTokens / kGroupTokens; ++j) {
+    const float* from = sums + j * 4;
+    const Places places(panel, at, j);
+    PutGroup(p, places, there, scales, {from[0], from[1], from[2], from[3]},
+             BeforeGroup(p, places, there));
   }
-  if (lane == 0) meeting.arrivals[place] = 0;
 }
 
-// The tiles of a warpgroup's four warps.
+// As PutPart, as Product::Put would; all are there: nothing is asked of each, and what is added to
+// comes at once.
+template <typename K>
+__device__ __forceinline__ void PutWhole(const Product& p, int panel, int at, const float* scales,
+                                         float (&sums)[K::kSums]) {
+  constexpr int kParts = K::kTokens / kGroupTokens;
+  const Places places(panel, at, 0);
+  float* const y = p.y + places.Token(0) * p.y_stride + places.Output(0);
+  const auto place = [&](int i) {
+    return y + (i / 4 * kGroupTokens + i % 2) * p.y_stride + i % 4 / 2 * 8;
+  };
+  float before[K::kSums];
+  if (p.add) {
+#pragma unroll
+    for (int i = 0; i < K::kSums; ++i) before[i] = *place(i);
+  }
+  if (p.normed) {
+#pragma unroll
+    for (int j = 0; j < kParts; ++j) {
+      const float2 scale = *reinterpret_cast<const float2*>(scales + places.inside + j * 8);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[j * 4 + e] *= e % 2 == 0 ? scale.x : scale.y;
+    }
+  }
+  if (p.add) {
+#pragma unroll
+    for (int i = 0; i < K::kSums; ++i) sums[i] = before[i] + sums[i];
+  }
+  if (p.bias != nullptr) {
+    const float bias[2] = {p.bias[places.Output(0)], p.bias[places.Output(2)]};
+#pragma unroll
+    for (int i = 0; i < K::kSums; ++i) sums[i] += bias[i % 4 / 2];
+  }
+#pragma unroll
+  for (int i = 0; i < K::kSums; ++i) *place(i) = sums[i];
+}
+
+// What the warps of a cluster make of a tile's sums: each adds up some panels' groups of tokens.
+template <typename K>
+struct Meeting {
+  static constexpr int kParts = K::kTokens / kGroupTokens;           // groups of a panel
+  static constexpr int kTurns = (kParts + kEighths - 1) / kEighths;  // of a warp, at most
+  const Product& p;
+  const Cut& cut;
+  Tile tile;
+  int warp, panels, there;
+  const float4* rings;  // a warp's sums begin where its ring does, [kParts][32 lanes]
+  float4 before[kTurns];
+
+  // The panel of the tile and the group of turn i; false: there is none.
+  __device__ __forceinline__ bool Find(int i, int& panel, int& group) const {
+    const int warps = static_cast<int>(blockDim.x) / kWarp - kGroupWarps;
+    const int number = tile.eighth + kEighths * (warp + i * warps);
+    panel = number / kParts;
+    group = number % kParts;
+    return panel < cut.tile_panels && tile.panel + panel < panels &&
+           tile.token_tile * K::kTokens + group * kGroupTokens < there;
+  }
+  __device__ __forceinline__ Places At(int panel, int group) const {
+    return Places(tile.panel + panel, tile.token_tile * K::kTokens, group);
+  }
+  // What can be done before all have come.
+  __device__ __forceinline__ void Begin() {
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) {
+      int panel, group;
+      if (Find(i, panel, group)) before[i] = BeforeGroup(p, At(panel, group), there);
+    }
+  }
+  __device__ __forceinline__ void AddUp(const float* scales) const {
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) {
+      int panel, group;
+      if (!Find(i, panel, group)) continue;
+      const float4* const from =
+          rings + panel * K::kRingPieces + group * kWarp + threadIdx.x % kWarp;
+      float4 parts[kEighths], sum = {};
+#pragma unroll
+      for (int e = 0; e < kEighths; ++e) parts[e] = LoadOfBlock(from, e);
+#pragma unroll
+      for (int e = 0; e < kEighths; ++e) {
+        sum.x += parts[e].x, sum.y += parts[e].y, sum.z += parts[e].z, sum.w += parts[e].w;
+      }
+      PutGroup(p, At(panel, group), there, scales, sum, before[i]);
+    }
+  }
+};
+
+// This block's tile, an eighth of the columns.
+template <typename K>
+__device__ __forceinline__ void MultiplyEighth(const Product& p, const Cut& cut,
+                                               const Shared<K>& shared, uint4* rings) {
+  const Tiles<K> tiles(p, cut, p.rows);
+  const int warp = static_cast<int>(threadIdx.x) / kWarp - kGroupWarps, lane = threadIdx.x % kWarp;
+  const int panels = static_cast<int>(Panels(p.outputs)), index = blockIdx.x;
+  const Scales<K> scales(reinterpret_cast<float*>(rings + K::kWeightPieces));
+  uint4* const ring = rings + warp * K::kRingPieces;
+  Multiplier<K> multiplier{p, tiles, shared, warp, ring + lane, index};
+  multiplier.FindWeights();
+#pragma unroll 1
+  for (int i = 0; i < K::kAhead; ++i) multiplier.AskForWeights();
+  WaitForEarlierKernels();
+  const int there = Same(p.RowsThatThereAre());
+  const Tile tile = tiles.At(index);
+  if (tile.token_tile * K::kTokens >= there) return;  // nor has the rest of the cluster any
+  scales.Ask(p, tile.token_tile * K::kTokens, there);
+  multiplier.Multiply([&](const float(&chain)[K::kSums]) {
+    __syncwarp();  // all of its lanes have taken the last weights
+    float4* const to = reinterpret_cast<float4*>(ring) + lane;
+#pragma unroll
+    for (int j = 0; j < K::kTokens / kGroupTokens; ++j) {
+      const float* from = chain + j * 4;
+      to[j * kWarp] = {from[0], from[1], from[2], from[3]};
+    }
+  });
+  LetNextKernelBegin();
+  ArriveAtCluster();
+  Meeting<K> meeting{p, cut, tile, warp, panels, there, reinterpret_cast<const float4*>(rings)};
+  meeting.Begin();
+  scales.Finish(p, tiles.stages);
+  WaitForCluster();
+  meeting.AddUp(scales.scales);
+  ArriveAtCluster();
+  WaitForCluster();  // a block's sums stay until all have read them
+}
+
+// The tiles of a warpgroup's four warps, of all columns.
 template <typename K>
 __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
-                                              const Shared<K>& shared, uint4* rings,
-                                              const Meeting& meeting) {
+                                              const Shared<K>& shared, uint4* rings) {
   // Weights are asked for before earlier kernels end; where there is one tile of tokens at most,
   // that can be done before the rows are known.
   const bool one = p.rows <= K::kTokens;
@@ -320,47 +437,26 @@ __device__ __forceinline__ void MultiplyTiles(const Product& p, const Cut& cut,
   for (; index < tiles.count; index += gridDim.x) {
     const Tile tile = tiles.At(index);
     const int at = tile.token_tile * K::kTokens, panel = tile.panel + warp;
-    const bool mine = warp < cut.tile_panels && panel < panels;
     scales.Ask(p, at, there);
-    if constexpr (K::kSplit) {
-      const int64_t place = int64_t{tile.token_tile} * panels + panel;
-      float4* to = meeting.sums +
-                   (place * kEighths + tile.eighth) * (K::kTokens / kGroupTokens) * kWarp + lane;
-      multiplier.Multiply([&](const float(&chain)[K::kSums]) {
-        if (!mine) return;
+    float total[K::kSums] = {};
+    multiplier.Multiply([&](const float(&chain)[K::kSums]) {
 #pragma unroll
-        for (int j = 0; j < K::kTokens / kGroupTokens; ++j) {
-          if (at + j * kGroupTokens >= there) break;
-          const float* from = chain + j * 4;
-          __stcg(to + j * kWarp, float4{from[0], from[1], from[2], from[3]});
-        }
-      });
-      LetNextKernelBegin();
-      scales.Finish(p, tiles.stages);
-      if (mine) Meet<K>(p, meeting, place, panel, at, there, scales.scales);
+      for (int i = 0; i < K::kSums; ++i) total[i] += chain[i];
+    });
+    LetNextKernelBegin();
+    scales.Finish(p, tiles.stages);
+    if (warp >= cut.tile_panels || panel >= panels) continue;
+    if (at + K::kTokens <= there && (panel + 1) * kTileRows <= p.outputs) {
+      PutWhole<K>(p, panel, at, scales.scales, total);
     } else {
-      float total[K::kSums] = {};
-      multiplier.Multiply([&](const float(&chain)[K::kSums]) {
-#pragma unroll
-        for (int i = 0; i < K::kSums; ++i) total[i] += chain[i];
-      });
-      LetNextKernelBegin();
-      scales.Finish(p, tiles.stages);
-      if (mine) {
-#pragma unroll
-        for (int j = 0; j < K::kTokens / kGroupTokens; ++j) {
-          const float* from = total + j * 4;
-          PutGroup(p, panel, at, j, there, scales.scales, {from[0], from[1], from[2], from[3]});
-        }
-      }
+      PutPart<K>(p, panel, at, there, scales.scales, total);
     }
   }
 }
 
 // What a block does: its first warpgroup brings tokens, the others multiply.
 template <typename K>
-__device__ __forceinline__ void MultiplyInBlock(const Product& p, const Cut& cut,
-                                                const Meeting& meeting) {
+__device__ __forceinline__ void MultiplyInBlock(const Product& p, const Cut& cut) {
   extern __shared__ uint4 shared_memory[];
   const uint32_t begin = SharedAddress(shared_memory);
   uint4* const stages = shared_memory + (-begin % kStageAlignment) / 16;
@@ -378,10 +474,18 @@ __device__ __forceinline__ void MultiplyInBlock(const Product& p, const Cut& cut
     GiveRegisters<24>();
     WaitForEarlierKernels();
     const int there = p.RowsThatThereAre();
-    if (threadIdx.x == 0 && there > 0) BringTokens(p, Tiles<K>(p, cut, there), shared);
+    // A block of eighths has one tile, whatever rows there are.
+    const Tiles<K> tiles(p, cut, K::kSplit ? p.rows : there);
+    const int first = K::kSplit ? tiles.At(blockIdx.x).token_tile * K::kTokens : 0;
+    if (threadIdx.x == 0 && there > first) BringTokens(p, tiles, shared);
   } else {
     TakeRegisters<K::kRegisters>();
-    MultiplyTiles<K>(p, cut, shared, stages + K::kStages * K::kStagePieces, meeting);
+    uint4* const rings = stages + K::kStages * K::kStagePieces;
+    if constexpr (K::kSplit) {
+      MultiplyEighth<K>(p, cut, shared, rings);
+    } else {
+      MultiplyTiles<K>(p, cut, shared, rings);
+    }
   }
 }
 

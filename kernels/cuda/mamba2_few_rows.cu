@@ -12,6 +12,7 @@
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mamba2_scan.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/recurrence.cuh"
@@ -39,20 +40,27 @@ struct Item {
   float bias = 0, a = 0, skip = 0;
 };
 
-// A state's part, [N][kColumns], and what its rows feed it. Where the state was, the groups' parts
-// of y stand once it is in registers.
+// A state's part and what its rows feed it. A group's rows of the state are together, [kNumbers]
+// [kColumns], and once they are in its warp's registers, its parts of y stand there, [kRows]
+// [kColumns]: no warp writes where another reads.
 template <int kNumbers, int kRows>
 struct Stage {
   static constexpr int kSize = kGroups * kNumbers;  // N
-  static constexpr int kHeld = std::max(kSize, kGroups* kRows) * kColumns;
-  alignas(16) float state[kHeld];
+  static constexpr int kGroupRows = std::max(kNumbers, kRows);
+  alignas(16) float state[kGroups * kGroupRows * kColumns];
   alignas(16) float b[kRows][kSize];
   alignas(16) float c[kRows][kSize];
   alignas(16) float x[kRows][kColumns];
   alignas(16) float z[kRows][kColumns];
   float2 step[kRows];  // dt, decay
 
-  __device__ float* YOf(int group, int row) { return state + (group * kRows + row) * kColumns; }
+  // Row n of the state.
+  __device__ static constexpr int PlaceOf(int n) {
+    return (n / kNumbers * kGroupRows + n % kNumbers) * kColumns;
+  }
+  __device__ float* YOf(int group, int row) {
+    return state + (group * kGroupRows + row) * kColumns;
+  }
 };
 
 template <int kNumbers, int kRows>
@@ -199,12 +207,12 @@ __device__ void FetchItem(const Mamba2Arguments& arguments, const Item item, int
     const int n = thread / kQuads, p = thread % kQuads * 4;
     const float* from =
         LoadedState(rows, arguments.state.layout) + item.state + n * item.stride + p;
-    float* to = stage.state + n * kColumns + p;
-    constexpr int kTogether = kFetchers / kQuads;  // rows of the state
+    float* const to = stage.state + n * kColumns + p;
+    constexpr int kTogether = kFetchers / kQuads;  // rows of the state, of one group
+    static_assert(kNumbers % kTogether == 0);
 #pragma unroll 8
-    for (int k = 0; k < kSize / kTogether; ++k) {
-      CopyAsync(to, from, true);
-      to += kTogether * kColumns;
+    for (int k = 0; k < kSize; k += kTogether) {
+      CopyAsync(to + Stage<kNumbers, kRows>::PlaceOf(k), from, true);
       from += kTogether * item.stride;
     }
   }
@@ -263,8 +271,8 @@ struct PairState {
   __device__ void Take(const Stage<kNumbers, kRows>& stage) {
 #pragma unroll
     for (int k = 0; k < kNumbers; ++k) {
-      s[k] = *reinterpret_cast<const float2*>(stage.state + (group * kNumbers + k) * kColumns +
-                                              column);
+      s[k] = *reinterpret_cast<const float2*>(stage.state +
+                                              (group * stage.kGroupRows + k) * kColumns + column);
     }
   }
   __device__ void Store(const Item item, float* to) const {
@@ -308,8 +316,7 @@ __device__ void RunItem(const Mamba2Arguments& arguments, const Item item,
   const SequenceRows& rows = item.rows;
   const int behind = item.begin + item.count;
   if (item.first) state.Take(stage);
-  // y goes where the state stood: all have taken it.
-  asm volatile("bar.sync 1, %0;" ::"n"(kRunners) : "memory");
+  __syncwarp();  // y goes where the group's rows of the state stood: all lanes have taken them
   for (int i = item.begin; i < behind;) {
     const int end = SegmentEnd(rows, i, behind);
     if (i < rows.replay) {
@@ -343,6 +350,7 @@ __device__ void Run(const Mamba2Arguments& arguments, Memory<kNumbers, kRows>& m
 template <int kNumbers, int kRows>
 __global__ void __launch_bounds__(kThreads, 1)
     RunParts(const __grid_constant__ Mamba2Arguments arguments, int units) {
+  FollowEarlierKernels();
   extern __shared__ __align__(16) unsigned char bytes[];
   auto& memory = *reinterpret_cast<Memory<kNumbers, kRows>*>(bytes);
   if (threadIdx.x < kRunners) {
@@ -372,8 +380,8 @@ bool Launch(cudaStream_t stream, const Mamba2Arguments& arguments) {
         "Mamba2Scan: shared memory");
   const int units = arguments.batch.sequences * (arguments.layer.inner_width / kColumns);
   const int blocks = std::min(units, multiprocessors);
-  RunParts<kNumbers, kRows><<<blocks, kThreads, kShared, stream>>>(arguments, units);
-  CheckLaunch("Mamba2Scan: few rows");
+  LaunchEarly("Mamba2Scan: few rows", stream, dim3(blocks), dim3(kThreads), kShared,
+              RunParts<kNumbers, kRows>, arguments, units);
   return true;
 }
 

@@ -288,11 +288,11 @@ void Mamba2Scan(cudaStream_t stream, const Batch& batch, const Mamba2Layer& laye
 
 void Mamba2Mix(cudaStream_t stream, const Batch& batch, const Mamba2Layer& layer,
                const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
-               const RowsView& out) {
+               const RowsView& out, const TokenTiles& tiles) {
   CheckLayer(layer);
   Convolve(stream, batch, ConvolutionOf(layer, Mamba2Widths(layer)), state, projected, convolved);
   Mamba2Scan(stream, batch, layer, state, projected, convolved, out);
-  Mamba2Finish(stream, batch, layer, state, projected, convolved, out);
+  Mamba2Finish(stream, batch, layer, state, projected, convolved, out, tiles);
 }
 
 }  // namespace mambad::kernels::cuda

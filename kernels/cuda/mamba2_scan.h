@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/token_tiles.h"
 
 namespace mambad::kernels::cuda {
 
@@ -38,10 +39,11 @@ void Mamba2Scan(cudaStream_t stream, const Batch& batch, const Mamba2Layer& laye
                 const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
                 const RowsView& gated);
 
-// What follows it: RMSNorm of each of gated's rows in its groups, in place, and the rows to keep.
+// What follows it: RMSNorm of each of gated's rows in its groups, in place or into tiles, where
+// some are given, and the rows to keep.
 void Mamba2Finish(cudaStream_t stream, const Batch& batch, const Mamba2Layer& layer,
                   const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
-                  const RowsView& gated);
+                  const RowsView& gated, const TokenTiles& tiles = {});
 
 }  // namespace mambad::kernels::cuda
 

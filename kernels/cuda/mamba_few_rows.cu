@@ -8,9 +8,11 @@
 
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/batch_rows.cuh"
-#include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mamba_rows.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/recurrence.cuh"
+#include "kernels/cuda/token_tiles.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -131,7 +133,8 @@ __device__ inline void RunSequence(const MambaRows& arguments, const SequenceRow
     if (i + 1 < total) next.Load(arguments, rows, channels, i + 1);
     const float y = RunRow(channels, row, bias, a, s);
     if (i >= rows.replay) {
-      RowOf(arguments.gated, rows.call_row(i))[channels.own] = fmaf(skip, row.x, y) * SiLU(row.z);
+      PutNumber(arguments.gated, arguments.tiles, rows.call_row(i), channels.own,
+                fmaf(skip, row.x, y) * SiLU(row.z));
     }
     if (i >= rows.kept) {  // a row of the call: the replay rows were read
       float* const kept = KeptRow(rows, layout, i);
@@ -147,6 +150,7 @@ __device__ inline void RunSequence(const MambaRows& arguments, const SequenceRow
 // Block (i, s): warps of 32 channels of sequence s.
 __global__ void __launch_bounds__(kWarps* kWarp)
     ScanSequence(const __grid_constant__ MambaRows arguments) {
+  FollowEarlierKernels();
   const int first = (blockIdx.x * kWarps + threadIdx.x / kWarp) * kWarp;
   if (first >= arguments.layer.inner_width) return;
   const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, blockIdx.y);
@@ -172,8 +176,8 @@ bool MambaFewRows(cudaStream_t stream, const MambaRows& arguments) {
   if (!fits) return false;
   constexpr int kChannels = kWarps * kWarp;
   const unsigned blocks = (layer.inner_width + kChannels - 1) / kChannels;
-  ScanSequence<<<dim3(blocks, batch.sequences), kWarps * kWarp, 0, stream>>>(arguments);
-  CheckLaunch("MambaScan: few rows");
+  LaunchEarly("MambaScan: few rows", stream, dim3(blocks, batch.sequences), dim3(kWarps * kWarp), 0,
+              ScanSequence, arguments);
   return true;
 }
 

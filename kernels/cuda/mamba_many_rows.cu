@@ -11,6 +11,7 @@
 #include "kernels/cuda/mamba_rows.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/recurrence.cuh"
+#include "kernels/cuda/token_tiles.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -164,7 +165,7 @@ struct Helper {
       const float y = chunks.y[chunk & 1][line + j * kParts][in_block];
       return fmaf(skip, own_x[j], y) * SiLU(own_z[j]);
     };
-    if (IsPlain(chunk)) {
+    if (IsPlain(chunk) && arguments.tiles.data == nullptr) {
       float* to = Of(arguments.gated, first, channel);
 #pragma unroll
       for (int j = 0; j < kOwn; ++j, to += kParts * arguments.gated.stride) *to = result(j);
@@ -179,7 +180,7 @@ struct Helper {
         kept[channel] = own_x[j];
         kept[arguments.layer.inner_width + channel] = *Of(arguments.delta, i, channel);
       }
-      *Of(arguments.gated, i, channel) = result(j);
+      PutNumber(arguments.gated, arguments.tiles, rows.call_row(i), channel, result(j));
     }
   }
 

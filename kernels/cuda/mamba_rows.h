@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/token_tiles.h"
 
 namespace mambad::kernels::cuda {
 
@@ -16,6 +17,7 @@ struct MambaRows {
   MambaLayer layer;
   RecurrentState state;
   RowsView x, delta, b, c, z, gated;
+  TokenTiles tiles;  // where there are some, they get what `gated` would
   int b_groups = 1;  // groups of B before their repetition
 };
 

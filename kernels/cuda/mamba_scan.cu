@@ -4,10 +4,13 @@
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mamba_channel.cuh"
 #include "kernels/cuda/mamba_rows.h"
 #include "kernels/cuda/mixers.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/recurrence.cuh"
+#include "kernels/cuda/token_tiles.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -21,6 +24,7 @@ struct MambaScanArguments {
   MambaLayer layer;
   RecurrentState state;
   RowsView x, delta, b, c, z, gated;
+  TokenTiles tiles;
   int64_t b_width = 0;  // of all groups of B, before their repetition
   int b_groups = 1;
 };
@@ -77,7 +81,8 @@ __device__ void FinishChunk(const MambaScanArguments& arguments, const SequenceR
       kept[layer.inner_width + channel] = RowOf(arguments.delta, row)[channel];
     }
     const float z = RowOf(arguments.z, row)[channel];
-    RowOf(arguments.gated, row)[channel] = fmaf(skip, x, chunk.y[r][i]) * SiLU(z);
+    PutNumber(arguments.gated, arguments.tiles, row, channel,
+              fmaf(skip, x, chunk.y[r][i]) * SiLU(z));
   }
 }
 
@@ -164,6 +169,7 @@ __global__ void __launch_bounds__(kThreads)
 // kept + i of sequence s.
 __global__ void __launch_bounds__(kThreads)
     KeepRowsOfB(const __grid_constant__ MambaScanArguments arguments) {
+  FollowEarlierKernels();
   const SequenceRows rows = RowsOfSequence(arguments.batch, arguments.state, blockIdx.y);
   const int i = rows.kept + static_cast<int>(blockIdx.x);
   if (i >= rows.total()) return;
@@ -229,8 +235,8 @@ RecurrentSlotLayout MambaSlotLayout(const MambaLayer& layer, int window_rows, bo
 }
 
 void MambaConvolution(cudaStream_t stream, const Batch& batch, const MambaLayer& layer,
-                      const RecurrentState& state, const RowsView& projected,
-                      const RowsView& x_out) {
+                      const RecurrentState& state, const RowsView& projected, const RowsView& x_out,
+                      const TokenTiles& tiles) {
   const bool repeats = layer.source_width > 0 && layer.source_width != layer.inner_width;
   ConvolutionShape shape;
   shape.width = layer.convolution_width;
@@ -245,23 +251,24 @@ void MambaConvolution(cudaStream_t stream, const Batch& batch, const MambaLayer&
     (layer.repeat_before_convolution ? shape.segments[0].group : shape.out_group) =
         layer.state_size;
   }
-  Convolve(stream, batch, shape, state, projected, x_out);
+  Convolve(stream, batch, shape, state, projected, x_out, tiles);
 }
 
 void MambaScan(cudaStream_t stream, const Batch& batch, const MambaLayer& layer,
                const RecurrentState& state, const RowsView& x, const RowsView& delta,
-               const RowsView& b, const RowsView& c, const RowsView& z, const RowsView& gated) {
+               const RowsView& b, const RowsView& c, const RowsView& z, const RowsView& gated,
+               const TokenTiles& tiles) {
   CheckLayer(layer);
   if (batch.sequences == 0) return;
-  MambaScanArguments arguments{batch, layer, state, x, delta, b, c, z, gated};
+  MambaScanArguments arguments{batch, layer, state, x, delta, b, c, z, gated, tiles};
   arguments.b_groups = GroupsOfB(layer);
   arguments.b_width = int64_t{arguments.b_groups} * layer.state_size;
-  const MambaRows rows{batch, layer, state, x, delta, b, c, z, gated, arguments.b_groups};
+  const MambaRows rows{batch, layer, state, x, delta, b, c, z, gated, tiles, arguments.b_groups};
   if (!MambaFewRows(stream, rows) && !MambaManyRows(stream, rows)) ScanAnyRows(stream, arguments);
   const int kept = std::min(batch.rows, state.layout.replay_rows);
   if (kept == 0) return;
-  KeepRowsOfB<<<dim3(kept, batch.sequences), kThreads, 0, stream>>>(arguments);
-  CheckLaunch("MambaScan: replay rows");
+  LaunchEarly("MambaScan: replay rows", stream, dim3(kept, batch.sequences), dim3(kThreads), 0,
+              KeepRowsOfB, arguments);
 }
 
 }  // namespace mambad::kernels::cuda

@@ -20,6 +20,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/token_tiles.h"
 
 namespace mambad::kernels::cuda {
 
@@ -29,24 +30,26 @@ RecurrentSlotLayout MambaSlotLayout(const MambaLayer& layer, int window_rows, bo
 RecurrentSlotLayout Mamba2SlotLayout(const Mamba2Layer& layer, int window_rows, bool keeps_working);
 
 // Mamba-1, first half: repeats x (MambaInLlama), convolves with the ring before the rows, applies
-// SiLU. `projected` [R, in rows] is the in-projection; x_out [R, I]. Writes the rows' convolution
-// inputs to the ring.
+// SiLU. `projected` [R, in rows] is the in-projection; the result goes to x_out [R, I], and into
+// tiles, too, where some are given. Writes the rows' convolution inputs to the ring.
 void MambaConvolution(cudaStream_t stream, const Batch& batch, const MambaLayer& layer,
-                      const RecurrentState& state, const RowsView& projected,
-                      const RowsView& x_out);
+                      const RecurrentState& state, const RowsView& projected, const RowsView& x_out,
+                      const TokenTiles& tiles = {});
 
 // Mamba-1, second half: dt, scan, skip, gate. x [R, I] convolved; delta [R, I] before the bias; b
 // [R, N], c [R, N] where G is 1 (strided views into the selection), or MambaInLlama's sources in
-// `projected` (b [R, source_width], c [R, I]). gated [R, I] may be x itself.
+// `projected` (b [R, source_width], c [R, I]). gated [R, I] may be x itself; where tiles are
+// given, the result goes there instead.
 void MambaScan(cudaStream_t stream, const Batch& batch, const MambaLayer& layer,
                const RecurrentState& state, const RowsView& x, const RowsView& delta,
-               const RowsView& b, const RowsView& c, const RowsView& z, const RowsView& gated);
+               const RowsView& b, const RowsView& c, const RowsView& z, const RowsView& gated,
+               const TokenTiles& tiles = {});
 
 // Mamba-2: convolution, scan, gate, gated norm. convolved: scratch [R, convolution channels]; out
-// [R, I].
+// [R, I], scratch alone where tiles are given, where the result then goes.
 void Mamba2Mix(cudaStream_t stream, const Batch& batch, const Mamba2Layer& layer,
                const RecurrentState& state, const RowsView& projected, const RowsView& convolved,
-               const RowsView& out);
+               const RowsView& out, const TokenTiles& tiles = {});
 
 // Keys and values [K][kPageTokens][hd] of each page; `type` float32 or bfloat16.
 KeyValueLayout AttentionPageLayout(const AttentionLayer& layer, ElementType type);

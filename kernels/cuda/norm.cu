@@ -1,6 +1,7 @@
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/norm.h"
+#include "kernels/cuda/ptx.cuh"
 
 namespace mambad::kernels::cuda {
 namespace {
@@ -17,6 +18,7 @@ struct Parts {
 __global__ void __launch_bounds__(kWarps* kWarp)
     NormRows(const int32_t* row_count, int rows, float epsilon,
              const __grid_constant__ Parts parts) {
+  FollowEarlierKernels();
   const int there = row_count == nullptr ? rows : min(*row_count, rows);
   const int row = blockIdx.x * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   if (row >= there) return;
@@ -43,8 +45,8 @@ void NormSelection(cudaStream_t stream, const int32_t* row_count, float epsilon,
     parts.stride[i] = views[i].stride;
     parts.columns[i] = static_cast<int>(views[i].columns);
   }
-  Launch("NormSelection", stream, dim3((rows + kWarps - 1) / kWarps, 3), dim3(kWarps * kWarp), 0,
-         NormRows, row_count, static_cast<int>(rows), epsilon, parts);
+  LaunchEarly("NormSelection", stream, dim3((rows + kWarps - 1) / kWarps, 3), dim3(kWarps * kWarp),
+              0, NormRows, row_count, static_cast<int>(rows), epsilon, parts);
 }
 
 }  // namespace mambad::kernels::cuda

@@ -71,6 +71,12 @@ __device__ __forceinline__ void LetNextKernelBegin() {
 #endif
 }
 
+// Of a kernel that has nothing to do before earlier ones have ended; the next may begin as early.
+__device__ __forceinline__ void FollowEarlierKernels() {
+  LetNextKernelBegin();
+  WaitForEarlierKernels();
+}
+
 }  // namespace mambad::kernels::cuda
 
 #endif  // MAMBAD_KERNELS_CUDA_PTX_CUH_

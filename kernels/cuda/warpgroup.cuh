@@ -169,6 +169,31 @@ __device__ __forceinline__ void MeetWarpgroup(int number) {
   asm volatile("bar.sync %0, 128;" ::"r"(number) : "memory");
 }
 
+// ---- blocks of a cluster ----
+
+// All threads of a cluster that have not ended arrive, and wait for each other: what they wrote to
+// their blocks' shared memory before is seen behind the wait, in all of them.
+__device__ __forceinline__ void ArriveAtCluster() {
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void WaitForCluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// 16 bytes of block `block` of the cluster, from where `from` lies in this block's shared memory.
+__device__ __forceinline__ float4 LoadOfBlock(const float4* from, int block) {
+  uint32_t at;
+  float4 v;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(at)
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(from))), "r"(block));
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(at)
+               : "memory");
+  return v;
+}
+
 // ---- what brings right operands ----
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {

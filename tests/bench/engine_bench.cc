@@ -1,15 +1,16 @@
 // The engine without a server: many sequences decoding together, in tokens a second.
 //
-//   engine_bench MODEL [--draft MODEL] [--sequences N] [--requests N] [--prompt N] [--tokens N]
-//                [--threads N] [--repeat N] [--repetitive] [--temperature T] [--draft-length K]
-//                [--activations auto|float32|both] [--device NAME]
+//   engine_bench MODEL [--draft MODEL] [--sequences N[,N...]] [--requests N] [--prompt N]
+//                [--tokens N] [--threads N] [--repeat N] [--repetitive] [--temperature T]
+//                [--draft-length K] [--activations auto|float32|both] [--device NAME]
 //
 // Requests of random prompts run to their last token, plain and, where there is a drafter,
 // speculatively: both in turn, the medians of the repetitions, and their ratio. --sequences: that
-// run together; --requests: in all, the others wait. --temperature: 0, greedy, unless given.
-// --draft-length: adaptive unless given. --repetitive: prompts that repeat themselves, for prompt
-// lookup. --activations both: an engine of each setting, all in turn, for comparison. Text that
-// random weights write is no measure of acceptance; trained models' is.
+// run together, several numbers one after the other; --requests: in all, the others wait.
+// --temperature: 0, greedy, unless given. --draft-length: adaptive unless given. --repetitive:
+// prompts that repeat themselves, for prompt lookup. --activations both: an engine of each setting,
+// all in turn, for comparison. Text that random weights write is no measure of acceptance; trained
+// models' is.
 
 #include <algorithm>
 #include <chrono>
@@ -18,6 +19,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -118,6 +120,7 @@ double Best(const std::vector<Run>& runs) {
 }
 
 void Measure(std::vector<Subject>& subjects, const Work& work) {
+  for (Subject& subject : subjects) subject.plain.clear(), subject.speculative.clear();
   for (Subject& subject : subjects)
     Decode(*subject.core, work, SpeculationMode::kOff, &subject.next_id);
   for (int i = 0; i < work.repeat; ++i) {
@@ -146,9 +149,20 @@ void Print(const Subject& subject, const Work& work) {
   std::printf("\n");
 }
 
+// Of "1,8,64"; what is no number is 0.
+std::vector<int> Numbers(const std::string& text) {
+  std::vector<int> numbers;
+  std::istringstream pieces(text);
+  for (std::string piece; std::getline(pieces, piece, ',');)
+    numbers.push_back(std::atoi(piece.c_str()));
+  if (numbers.empty()) numbers.push_back(0);
+  return numbers;
+}
+
 int Main(int argc, char** argv) {
   EngineOptions options;
   Work work;
+  std::vector<int> sequences = {work.sequences};
   bool both = false;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
@@ -157,7 +171,7 @@ int Main(int argc, char** argv) {
     if (argument == "--draft")
       options.draft_model = value, ++i;
     else if (argument == "--sequences")
-      number(&work.sequences);
+      sequences = Numbers(value), ++i;
     else if (argument == "--requests")
       number(&work.requests);
     else if (argument == "--prompt")
@@ -185,22 +199,28 @@ int Main(int argc, char** argv) {
     else
       options.model = argument;
   }
-  if (options.model.empty() || work.sequences < 1 || work.repeat < 1) {
-    Die("usage: engine_bench MODEL [--draft MODEL] [--sequences N] [--requests N] [--prompt N] "
+  const int most = *std::max_element(sequences.begin(), sequences.end());
+  if (options.model.empty() || most < 1 || work.repeat < 1) {
+    Die("usage: engine_bench MODEL [--draft MODEL] [--sequences N[,N...]] [--requests N] [--prompt "
+        "N] "
         "[--tokens N] [--threads N] [--repeat N] [--repetitive] [--temperature T] "
         "[--draft-length K] [--activations auto|float32|both] [--device NAME]");
   }
-  work.requests = std::max(work.requests, work.sequences);
-  options.max_sequences = work.sequences;
+  options.max_sequences = most;
   std::vector<Subject> subjects;
   subjects.push_back(OpenSubject(options));
   if (both) {
     options.activations = ComputeType::kFloat32;
     subjects.push_back(OpenSubject(options));
   }
-  Measure(subjects, work);
-  for (const Subject& subject : subjects) Print(subject, work);
-  if (both) {
+  const int requests = work.requests;
+  for (const int together : sequences) {
+    work.sequences = together;
+    work.requests = std::max(requests, together);
+    Measure(subjects, work);
+    for (const Subject& subject : subjects) Print(subject, work);
+    std::fflush(stdout);
+    if (!both) continue;
     const auto &first = subjects[0].plain, &second = subjects[1].plain;
     std::printf("plain, the first over the second: medians %.3f, best %.3f\n",
                 Median(first) / Median(second), Best(first) / Best(second));

@@ -336,6 +336,27 @@ TEST_F(MemoryRefusal, ADevicesOwnMemoryIsFilledUpToItsShare) {
   EXPECT_EQ(open(roomy.total() / 2).status().code(), absl::StatusCode::kResourceExhausted);
 }
 
+TEST_F(MemoryRefusal, ADevicesOwnMemoryGivesAStepMoreRowsWhereTheyTakeLittle) {
+  MakeFormulaModel("llama_tied").directory.Write(directory_.path(), StoredAs::kFloat32);
+  EngineOptions options;
+  options.model = directory_.path();
+  int64_t workspace = 0;
+  const auto rows = [&](int64_t free, bool dedicated) {
+    auto core = EngineCore::Open(options, nullptr, std::make_unique<SmallBackend>(free, dedicated));
+    EXPECT_TRUE(core.ok()) << core.status();
+    workspace = (*core)->facts().memory.workspace;
+    return (*core)->facts().options.max_step_rows;
+  };
+  constexpr int64_t kMuch = int64_t{1} << 40;
+  EXPECT_EQ(rows(kMuch, true), 1024);
+  EXPECT_EQ(rows(15 * workspace, true), 256);
+  EXPECT_EQ(rows(kMuch, false), 256);
+  options.max_sequences = 600;
+  EXPECT_EQ(rows(kMuch, true), 1200);
+  options.max_step_rows = 1500;
+  EXPECT_EQ(rows(kMuch, true), 1500);
+}
+
 // A context that does not fit is cut, however many it leaves room for.
 TEST_F(MemoryRefusal, ALongContextIsNoReasonToServeFew) {
   MakeFormulaModel("llama_tied").directory.Write(directory_.path(), StoredAs::kFloat32);

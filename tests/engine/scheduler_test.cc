@@ -41,7 +41,8 @@ class SchedulerTest : public ::testing::Test {
 
   void Plan(int max_rows, int max_logit_rows) {
     if (scheduler_ == nullptr)
-      scheduler_ = std::make_unique<Scheduler>(SchedulerLimits{max_rows, max_logit_rows});
+      scheduler_ =
+          std::make_unique<Scheduler>(SchedulerLimits{max_rows, max_logit_rows, plan_grid_});
     scheduler_->Plan(running_, wishes_, &plan_);
     int rows = 0, logit_rows = 0;
     for (const StepEntry& entry : plan_) {
@@ -69,6 +70,7 @@ class SchedulerTest : public ::testing::Test {
   std::vector<std::unique_ptr<ActiveRequest>> requests_;
   std::vector<Answer*> running_;
   std::vector<int> wishes_;
+  int64_t plan_grid_ = kPromptGrid;
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<StepEntry> plan_;
 };
@@ -154,6 +156,17 @@ TEST_F(SchedulerTest, ALongPromptDoesNotHoldUpShortOnes) {
   wishes_.pop_back();
   Plan(64, 64);
   EXPECT_EQ(Text(), "0:52+0 1:10+0");
+}
+
+TEST_F(SchedulerTest, AWiderGridLetsLongPromptsTakeTheWholeStep) {
+  Answer& prompt = Prompt(3000);
+  plan_grid_ = kOpenPromptGrid;
+  for (const int expected : {1024, 1024, 952}) {
+    Plan(2000, 2000);
+    ASSERT_EQ(plan_.size(), 1u);
+    EXPECT_EQ(plan_[0].feed, expected) << "from " << prompt.sequence.target.fed;
+    prompt.sequence.target.fed += plan_[0].feed;
+  }
 }
 
 // In equal steps to the next border where one does not reach it.

@@ -1,7 +1,9 @@
 // The products of the CUDA backend on this machine's GPU: against double, a row's bits at every
 // number of rows, and times. Needs no test framework and nothing of the backend but its products.
 //
-//   linear_check [--no-times] [--small]    --small: shapes and row counts that take little memory
+//   linear_check [--no-times | --times] [--small]
+//
+// --times: nothing but times. --small: shapes and row counts that take little memory.
 //
 // Exit status 1 where anything is wrong.
 
@@ -34,7 +36,9 @@ using kernels::cuda::CreateLinearScratch;
 using kernels::cuda::Linear;
 using kernels::cuda::LinearOutput;
 using kernels::cuda::LinearScratch;
+using kernels::cuda::OpenProductUnits;
 using kernels::cuda::PackMatrix;
+using kernels::cuda::ProductUnits;
 
 Buffer Allocate(size_t bytes) {
   void* data = nullptr;
@@ -79,6 +83,11 @@ std::vector<float> Random(std::mt19937& random, int64_t count, float scale) {
   return values;
 }
 
+const ProductUnits& Units() {
+  static const ProductUnits units = OpenProductUnits();
+  return units;
+}
+
 int failures = 0;
 void Expect(bool right, const std::string& what) {
   if (right) return;
@@ -116,7 +125,7 @@ class Case {
     device_norm_ = OnDevice(norm_);
     device_bias_ = OnDevice(bias_);
     device_count_ = OnDevice(std::vector<int32_t>{0});
-    scratch_ = CreateLinearScratch(max_rows, columns, Allocate);
+    scratch_ = CreateLinearScratch(Units(), max_rows, columns, Allocate);
   }
 
   std::string Name() const {
@@ -391,7 +400,7 @@ void TimeShape(cudaStream_t stream, double copy_rate, int64_t outputs, int64_t c
   const Buffer x = OnDevice(Random(random, most * columns, 1));
   const Buffer weight = OnDevice(Random(random, columns, 1));
   const Buffer y = Allocate(most * outputs * sizeof(float));
-  LinearScratch scratch = CreateLinearScratch(most, columns, Allocate);
+  LinearScratch scratch = CreateLinearScratch(Units(), most, columns, Allocate);
   const NormWeights norm{weight.as<float>(), 1e-5f};
   for (const int64_t rows : {1, 5, 8, 9, 16, 32, 64, 96, 128, 256, 512, 1024, 2048}) {
     if (rows > most) break;
@@ -429,12 +438,13 @@ void PrintTimes() {
 }  // namespace mambad::gpu_check
 
 int main(int argc, char** argv) {
-  bool times = true, small = false;
+  bool checks = true, times = true, small = false;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--no-times") == 0) times = false;
+    if (std::strcmp(argv[i], "--times") == 0) checks = false;
     if (std::strcmp(argv[i], "--small") == 0) small = true;
   }
-  mambad::gpu_check::CheckProducts(small);
+  if (checks) mambad::gpu_check::CheckProducts(small);
   if (times) mambad::gpu_check::PrintTimes();
   if (mambad::gpu_check::failures > 0) std::printf("%d wrong\n", mambad::gpu_check::failures);
   return mambad::gpu_check::failures > 0;

@@ -4,22 +4,24 @@
 #
 #   tests/gpu/run.sh [OPTIONS] [FOLDER]    FOLDER: where the built programs lie (default: build/bin beside this checkout's root)
 #
-#   --only NAME      one of: backend, engine, daemon, training; may be given several times
+#   --only NAME      one of: backend, engine, daemon, times, training; may be given several times
 #   --no-sanitizer   without compute-sanitizer, which takes many times as long as the rest
+#   --limit N        seconds that a check may take (default: 900); one that takes longer has failed
 #   --device NAME    of the backend: cuda (default), cuda:N
 #
-# Exit status: 0 when everything agrees (kernels with double, answers bit for bit), else 1, after all checks have run. What was not
-# built is said and left out. The trainer's programs need LibTorch's libraries on LD_LIBRARY_PATH. compute-sanitizer, where it is
+# Exit status: 0 when everything agrees (kernels with double, answers bit for bit), else 1, after all checks have run; a table of
+# them comes last. What was not built is said and left out. The trainer's programs need LibTorch's libraries on LD_LIBRARY_PATH. compute-sanitizer, where it is
 # installed, looks for accesses out of bounds, memory that was never written and races in shared memory. For a GPU host that builds
 # nothing, tests/gpu/portable.sh makes a folder.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
-only='' sanitizer=yes device=cuda folder=$root/build/bin
+only='' sanitizer=yes device=cuda limit=900 folder=$root/build/bin
 while [ $# -gt 0 ]; do
   case $1 in
     --only) only="$only $2" && shift 2 ;;
     --no-sanitizer) sanitizer= && shift ;;
     --device) device=$2 && shift 2 ;;
+    --limit) limit=$2 && shift 2 ;;
     -*) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2 && exit 2 ;;
     *) folder=$1 && shift ;;
   esac
@@ -30,11 +32,20 @@ if [ -n "$sanitizer" ] && ! command -v compute-sanitizer >/dev/null 2>&1; then
 fi
 wanted() { [ -z "$only" ] || case "$only " in *" $1 "*) ;; *) false ;; esac; }
 
-failed=
+failed='' table=''
+newline='
+'
+# What a check came to, and its seconds, for the table.
+note() {
+  table="$table$newline$(printf '%-6s %5d s  %s' "$1" "$(($(date +%s) - $2))" "$3")"
+  [ "$1" = right ] || failed=yes
+}
+# A program and its arguments.
 check() {
   echo "== $*"
-  "$@" || failed="$failed
-  $*"
+  begin=$(date +%s) result=right
+  timeout "$limit" "$@" || result=WRONG
+  note $result "$begin" "$(echo "$*" | sed "s|$folder/||g")"
 }
 # A program of the folder, and whether it is there.
 built() {
@@ -56,7 +67,7 @@ if wanted backend; then
   for program in backend_test backend_mixer_test; do
     ! built $program || check "$folder/$program" --gtest_brief=1
   done
-  ! built linear_check || check "$folder/linear_check"
+  ! built linear_check || check "$folder/linear_check" --no-times
   ! built linear_check || sanitize linear_check --small --no-times
   ! built backend_test || sanitize backend_test --gtest_brief=1 \
     --gtest_filter='-*Distribution*:*CoupledDrafts*:*TheFirstToArrive*:*RowsDoNotKnow*:*Invariant3Output*'
@@ -105,7 +116,36 @@ serve_stories() {
   return $status
 }
 if wanted daemon && built mambad && built mambactl; then
-  check serve_stories
+  echo "== stories through mambactl"
+  begin=$(date +%s) result=right
+  serve_stories || result=WRONG
+  note $result "$begin" "stories through mambactl"
+fi
+
+# Streams, cancels and the end, by a client in Python. The messages' descriptions lie in a portable folder; elsewhere they are made.
+if wanted daemon && built mambad; then
+  descriptors=$folder/descriptors made=
+  if [ ! -r "$descriptors" ]; then
+    descriptors=$(mktemp) && made=$descriptors
+    protoc --include_imports --descriptor_set_out="$descriptors" -I "$root/proto" mambad/v1/generation.proto
+  fi
+  if python3 -c 'import grpc, google.protobuf' 2>/dev/null; then
+    check python3 -B "$(dirname "$0")/daemon_check.py" --mambad "$folder/mambad" --device "$device" \
+      --models "${MAMBAD_TEST_MODELS:-$root/deploy/models}/stories" --descriptors "$descriptors"
+  else
+    echo "Python's grpcio and protobuf are not installed: streams were not checked"
+  fi
+  [ -z "$made" ] || rm "$made"
+fi
+
+if wanted times; then
+  ! built linear_check || check "$folder/linear_check" --times
+  ! built kernel_times || check "$folder/kernel_times"
+  stories=${MAMBAD_TEST_MODELS:-$root/deploy/models}/stories
+  for sequences in 1 8 64; do
+    ! built engine_bench || check "$folder/engine_bench" "$stories/target" --draft "$stories/draft" --device "$device" \
+      --sequences $sequences --tokens 200 --repeat 3
+  done
 fi
 
 if wanted training && built training_kernels_check; then
@@ -120,4 +160,5 @@ if wanted training && built training_kernels_check; then
     done
   fi
 fi
-[ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
+echo "$table"
+[ -z "$failed" ]

@@ -226,7 +226,9 @@ const auto kShapes = ::testing::Values(
     Mamba2Shape{"WideHeads", 192, 10, 2, 1, 0, 3},
     Mamba2Shape{"OddHeads", 44, 7, 4, 2, 0, 2, false, false},
     Mamba2Shape{"Bfloat16", 128, 16, 8, 2, 0, 4, false, true, 0, kInfinity, ElementType::kBFloat16},
-    Mamba2Shape{"Llama", 128, 32, 4, 4, 64},
+    Mamba2Shape{"WideBfloat16", 512, 64, 8, 1, 0, 4, false, true, 0, kInfinity,
+                ElementType::kBFloat16},
+    Mamba2Shape{"LargeState", 128, 128, 2, 1, 0}, Mamba2Shape{"Llama", 128, 32, 4, 4, 64},
     Mamba2Shape{"LlamaRepeatBefore", 96, 16, 6, 6, 32, 4, true},
     Mamba2Shape{"LlamaSmallHeads", 48, 8, 6, 6, 16, 4, true});
 INSTANTIATE_TEST_SUITE_P(Variants, Mamba2Test,

@@ -225,6 +225,8 @@ const auto kShapes = ::testing::Values(
     MambaShape{"WideState", 32, 39, 1, 0, 3},
     MambaShape{"SelectionNorm", 48, 16, 1, 0, 4, true, true, true},
     MambaShape{"Bfloat16", 64, 16, 1, 0, 4, true, true, false, ElementType::kBFloat16},
+    MambaShape{"WideBfloat16", 512, 16, 1, 0, 4, true, true, false, ElementType::kBFloat16},
+    MambaShape{"OddBfloat16", 512, 12, 1, 0, 4, true, true, false, ElementType::kBFloat16},
     MambaShape{"Llama", 128, 16, 8, 32}, MambaShape{"LlamaRepeatAfter", 96, 16, 6, 32, 4, false},
     MambaShape{"LlamaNarrowGroups", 48, 8, 6, 16, 4, false},
     MambaShape{"LlamaOddGroups", 36, 6, 6, 12, 8, true, false},

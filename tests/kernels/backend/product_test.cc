@@ -257,20 +257,21 @@ TEST_P(ProductTest, MlpAddsTheGatedProduct) {
 
 TEST_P(ProductTest, MlpRowsDoNotKnowTheirCompany) {
   constexpr int64_t kRows = 40, kWidth = 48;
-  constexpr int kMlpWidth = 100;
-  Rows alone;
-  for (int threads : {1, 2, 3}) {
-    Backend& on = tested().WithThreads(threads);
-    const auto embedding = Matrix(on, kRows, kWidth, 19);
-    const TestMlp mlp(on, kWidth, kMlpWidth, weights(), true);
-    for (int32_t r = 0; r < kRows && threads == 1; ++r) {
-      alone.push_back(mlp.Run(on, *embedding, {r})[0]);
-    }
-    for (int64_t rows = 1; rows <= kRows; ++rows) {
-      const int64_t first = (kRows - rows) / 2;
-      const Rows together = mlp.Run(on, *embedding, Range(first, first + rows));
-      for (int64_t r = 0; r < rows; ++r) {
-        ASSERT_TRUE(SameBits(together[r], alone[first + r])) << r << " of " << rows;
+  for (const int mlp_width : {100, 512}) {
+    Rows alone;
+    for (int threads : {1, 2, 3}) {
+      Backend& on = tested().WithThreads(threads);
+      const auto embedding = Matrix(on, kRows, kWidth, 19);
+      const TestMlp mlp(on, kWidth, mlp_width, weights(), true);
+      for (int32_t r = 0; r < kRows && threads == 1; ++r) {
+        alone.push_back(mlp.Run(on, *embedding, {r})[0]);
+      }
+      for (int64_t rows = 1; rows <= kRows; ++rows) {
+        const int64_t first = (kRows - rows) / 2;
+        const Rows together = mlp.Run(on, *embedding, Range(first, first + rows));
+        for (int64_t r = 0; r < rows; ++r) {
+          ASSERT_TRUE(SameBits(together[r], alone[first + r])) << r << " of " << rows;
+        }
       }
     }
   }
