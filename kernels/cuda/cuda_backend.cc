@@ -174,7 +174,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<Workspace> CreateWorkspace(const WorkspaceShape& shape) override {
     Enter();
     auto workspace = std::make_unique<CudaWorkspace>(shape, allocate_);
-    if (workspace->pass_mail.bytes() > 0) EmptyMail(stream_, workspace->pass_mail);
+    EmptyMail(stream_, workspace->pass_mail);
     return workspace;
   }
   int64_t AllocatedBytes(int64_t bytes) const override { return DeviceBytes(bytes); }

@@ -74,6 +74,7 @@ int64_t MailBytes(const WorkspaceShape& shape) {
 }
 
 void EmptyMail(cudaStream_t stream, const Buffer& mail) {
+  if (mail.bytes() < sizeof(PassMailState)) return;
   const size_t words = mail.bytes() - sizeof(PassMailState);
   Check(cudaMemsetAsync(mail.data(), 0xff, words, stream), "a pass's mail");
   Check(cudaMemsetAsync(mail.as<unsigned char>() + words, 0, sizeof(PassMailState), stream),

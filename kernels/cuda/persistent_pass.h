@@ -17,7 +17,7 @@ namespace mambad::kernels::cuda {
 // Bytes of device memory where blocks of a pass leave what they hand to each other; of one
 // workspace, whose passes come one after the other. 0: there are no passes.
 int64_t MailBytes(const WorkspaceShape& shape);
-// Before the first pass.
+// Before the first pass; nothing where there are no passes.
 void EmptyMail(cudaStream_t stream, const Buffer& mail);
 // Gives the program its mail. False: it is too small.
 bool AddressMail(const Buffer& mail, PassProgram& program);
