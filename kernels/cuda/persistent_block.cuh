@@ -1,7 +1,7 @@
-// What the threads of a block share while they walk a pass: eight warps that multiply, six that
-// finish what those have multiplied and compute all else, one that asks for weights, and one that
-// empties mail. As many as may have 128 registers a thread: what is kept in local memory instead is
-// away from the first cache after every look at mail.
+// What the threads of a block share while they walk a pass: eight warps that multiply, eight that
+// finish what those have multiplied and compute all else, three that ask for weights, and one that
+// empties mail. Little may be kept in local memory: after a look at mail it is away from the first
+// cache.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_BLOCK_CUH_
 #define MAMBAD_KERNELS_CUDA_PERSISTENT_BLOCK_CUH_
@@ -16,10 +16,9 @@
 namespace mambad::kernels::cuda {
 
 inline constexpr int kMultipliers = kEighths * kWarp;
-inline constexpr int kFinishers = 6 * kWarp;
-inline constexpr int kFetcher = kMultipliers + kFinishers;  // one thread of a warp does all
-inline constexpr int kCleaner = kFetcher + kWarp;
-inline constexpr int kPassThreads = kCleaner + kWarp;
+inline constexpr int kFinishers = 8 * kWarp;
+inline constexpr int kFetchers = 3;  // warps; one thread of each does all
+inline constexpr int kPassThreads = kMultipliers + kFinishers + (kFetchers + 1) * kWarp;
 
 inline constexpr int kFinishersMeet = 1;  // a barrier of the block (0: all of it)
 
@@ -82,6 +81,10 @@ struct PassBlock {
   }
   __device__ __forceinline__ uint64_t* PieceTaken(int at) const {
     return At<uint64_t>(place.arrivals) + program.ring_pieces + at;
+  }
+  // How many pieces were asked for before the next one of each fetching thread, and that one.
+  __device__ __forceinline__ volatile uint32_t* Asked(int fetcher) const {
+    return At<volatile uint32_t>(place.asked) + fetcher;
   }
   __device__ __forceinline__ uint64_t* Meeting(int which) const {
     return At<uint64_t>(place.meetings) + which;

@@ -220,7 +220,6 @@ class PassFinisher {
 #pragma unroll 1
     for (int i = thread_; i < all; i += kFinishers) {
       const int row = i / quads, first = i % quads * 4;
-      AwaitWord(parts + i + (kEighths - 1) * apart);
       uint4 words[kEighths];
       TakeWords(
           words, [](int) { return true; }, [&](int e) { return parts + i + e * apart; });

@@ -70,6 +70,7 @@ __device__ inline void InitMeetings(const PassBlock& block) {
     InitArrivals(block.PieceCame(thread), 1);
     InitArrivals(block.PieceTaken(thread), 1);
   }
+  if (thread < kFetchers) *block.Asked(thread) = 0;
   if (thread < kPassMeetings) {
     const int taken = kFinishers / kWarp;
     InitArrivals(block.Meeting(thread), thread < kHeadTaken     ? kEighths
@@ -91,17 +92,23 @@ __device__ inline void WalkAll(const PassProgram& program, unsigned char* memory
   block.there = min(batch.row_begin[batch.sequences], batch.rows);
 #pragma unroll 1
   while (block.logits < batch.logit_count && batch.logit_rows[block.logits] >= 0) ++block.logits;
-  if (thread < kMultipliers) {
+  // A thread has 96 at first; what the last four warps leave is for the eight that finish.
+  if (thread >= kMultipliers + kFinishers) {
+    LeaveRegisters<48>();
+    const int which = (thread - kMultipliers - kFinishers) / kWarp;
+    if (which == kFetchers) {
+      MailCleaner(block).Walk();
+    } else if (thread % kWarp == 0) {
+      WeightFetcher(block, which).Walk();
+    }
+    __syncwarp();
+  } else if (thread < kMultipliers) {
     PassMultiplier(block).Walk();
-  } else if (thread < kFetcher) {
+  } else {
+    AddRegisters<120>();
     PassFinisher finisher(block);
     finisher.SendFirst();
     finisher.Walk();
-  } else if (thread < kCleaner) {
-    if (thread == kFetcher) WeightFetcher(block).Walk();
-    __syncwarp();
-  } else {
-    MailCleaner(block).Walk();
   }
   LeaveSet(program);
 }

@@ -82,7 +82,7 @@ class PassMultiplier {
   }
   // Operands of this warp's columns, of all rows, when they are there.
   __device__ __forceinline__ void FetchOperands(const PassStep& step) {
-    constexpr int kAtOnce = 14;
+    constexpr int kAtOnce = 10;
     const int begin = PassEighth(step.steps, warp_), end = PassEighth(step.steps, warp_ + 1);
     const uint2* const mail = step.action == PassAction::kSelect   ? block_.X(step.layer)
                               : step.action == PassAction::kOutput ? block_.Gated(step.layer)
@@ -120,7 +120,7 @@ class PassMultiplier {
       const PieceOf part(step, steps, piece);
       uint32_t turn;
       const int place = pieces_.Place(all ? warp_ : 0, turn);
-      AwaitTurn(block_.PieceCame(place), turn);
+      AwaitPiece(block_, place, turn, pieces_.Number(all ? warp_ : 0));
       MultiplySome(part.count, block_.Piece(place) + lane_, operand + part.first * apart, apart,
                    present, sums);
       __syncwarp();
@@ -128,27 +128,28 @@ class PassMultiplier {
       pieces_.Advance(all ? kEighths : 1);
     }
   }
-  // `count` tiles without a branch in between: a warp's products are a chain, and what stands
+  // `count` tiles, most without a branch in between: a warp's products are a chain, and what stands
   // between two of them is waited for.
   __device__ __forceinline__ void MultiplySome(int count, const uint4* tiles, const uint2* operand,
                                                int apart, bool present, float (&sums)[4]) {
-    static_assert(kPieceSteps == 10);
-    switch (count) {
-      case 10:
-        return MultiplyTiles<10>(tiles, operand, apart, present, sums);
-      case 9:
-        return MultiplyTiles<9>(tiles, operand, apart, present, sums);
-      case 8:
-        return MultiplyTiles<8>(tiles, operand, apart, present, sums);
-      case 7:
-        return MultiplyTiles<7>(tiles, operand, apart, present, sums);
-      case 6:
-        return MultiplyTiles<6>(tiles, operand, apart, present, sums);
-      default:
+    const int most = count % 6 == 0 ? 6 : 10;
 #pragma unroll 1
-        for (int i = 0; i < count; ++i) {
-          MultiplyTiles<1>(tiles + i * kWarp, operand + i * apart, apart, present, sums);
-        }
+    for (; count >= most; count -= most) {
+      if (most == 6) {
+        MultiplyTiles<6>(tiles, operand, apart, present, sums);
+      } else {
+        MultiplyTiles<10>(tiles, operand, apart, present, sums);
+      }
+      tiles += most * kWarp, operand += most * apart;
+    }
+    if (count >= 5) {
+      MultiplyTiles<5>(tiles, operand, apart, present, sums);
+      tiles += 5 * kWarp, operand += 5 * apart, count -= 5;
+    }
+#pragma unroll 1
+    for (; count > 0; --count) {
+      MultiplyTiles<1>(tiles, operand, apart, present, sums);
+      tiles += kWarp, operand += apart;
     }
   }
   template <int kTiles>

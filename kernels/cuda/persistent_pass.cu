@@ -10,10 +10,11 @@
 namespace mambad::kernels::cuda {
 namespace {
 
-// Pieces that are on their way: see PassProgram.
-constexpr int kInFlight = 10, kInFlightHungry = 14;
+// Pieces that each fetching thread has on their way: see PassProgram.
+constexpr int kInFlight = 1, kInFlightHungry = 3;
 // Of a ring: a panel's eighths come side by side.
-constexpr int kLeastPieces = 2 * kEighths, kMostPieces = 64;
+constexpr int kLeastPieces = 9, kMostPieces = 48;
+static_assert(kLeastPieces % kFetchers == 0 && kMostPieces % kFetchers == 0);
 
 __global__ void __launch_bounds__(kPassThreads, 1)
     WalkPass(const __grid_constant__ PassProgram program) {
@@ -114,11 +115,12 @@ PassLaunch PassLaunchOfDevice() {
 
 bool FitPass(const PassLaunch& launch, PassProgram& program) {
   const int pieces = launch.ring_pieces > 0 ? launch.ring_pieces : kMostPieces;
-  for (program.ring_pieces = pieces; program.ring_pieces >= kLeastPieces; --program.ring_pieces) {
+  for (program.ring_pieces = pieces / kFetchers * kFetchers; program.ring_pieces >= kLeastPieces;
+       program.ring_pieces -= kFetchers) {
     program.place = PlaceMemory(program);
     if (program.place.end <= launch.shared) break;
   }
-  const int most = program.ring_pieces - 1;
+  const int most = program.ring_pieces / kFetchers;
   program.in_flight = std::min(launch.in_flight > 0 ? launch.in_flight : kInFlight, most);
   program.in_flight_hungry =
       std::min(launch.in_flight_hungry > 0 ? launch.in_flight_hungry : kInFlightHungry, most);

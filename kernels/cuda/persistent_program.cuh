@@ -25,7 +25,7 @@ inline constexpr int kPassRows = 8;    // rows of a pass, and its sequences, at 
 inline constexpr int kPassRounds = 4;  // panels of channels that a block has, at most
 inline constexpr int kPassStateSize = 16, kPassTaps = 4;  // at most, each
 inline constexpr int kMailLayers = 4;
-inline constexpr int kPieceSteps = 10;  // steps of weights that a place of the ring holds, at most
+inline constexpr int kPieceSteps = 20;  // steps of weights that a place of the ring holds, at most
 inline constexpr int kPieceBytes = kPieceSteps * kTileBytes;
 // No number that a product, a sum or a rounding gives: they give other NaNs.
 inline constexpr uint32_t kUnset = 0xffffffffu;
@@ -86,9 +86,9 @@ struct PassHead {
 
 // Where a block's shared memory has what, in bytes.
 struct PassMemory {
-  uint32_t ring = 0, arrivals = 0, meetings = 0, steps = 0, layers = 0, batch = 0, operands = 0,
-           select = 0, low = 0, delta = 0, sums = 0, squares = 0, scales = 0, channels = 0,
-           selection = 0, end = 0;
+  uint32_t ring = 0, arrivals = 0, meetings = 0, asked = 0, steps = 0, layers = 0, batch = 0,
+           operands = 0, select = 0, low = 0, delta = 0, sums = 0, squares = 0, scales = 0,
+           channels = 0, selection = 0, end = 0;
 };
 
 // One layer's mail, in bytes from its begin: x, gated y and the residual before the layer times its
@@ -120,9 +120,9 @@ struct PassProgram {
   int32_t rounds = 0;         // panels of channels that a block has, at most
   int32_t output_rounds = 0;  // panels of outputs, the same
   int32_t selections = 0;     // of warps of a block that may select at once: 1 or kEighths
-  int32_t ring_pieces = 0;    // places of the ring
-  // Pieces that are on their way, at most: mostly, and when none is left that could be multiplied.
-  // Few, for what is on its way is in the way of mail.
+  int32_t ring_pieces = 0;    // places of the ring, whole kFetchers
+  // Pieces that a fetching thread has on their way, at most: mostly, and when none is left that
+  // could be multiplied. Few, for what is on its way is in the way of mail.
   int32_t in_flight = 0, in_flight_hungry = 0;
   PassMemory place;
   PassMail layer_mail;
@@ -183,6 +183,7 @@ inline PassMemory PlaceMemory(const PassProgram& p) {
   place.ring = take(p.ring_pieces * kPieceBytes);
   place.arrivals = take(2 * p.ring_pieces * sizeof(uint64_t));
   place.meetings = take(kPassMeetings * sizeof(uint64_t));
+  place.asked = take(4 * sizeof(uint32_t));
   place.steps = take(p.step_count * sizeof(PassStep));
   place.layers = take(p.layer_count * sizeof(PassMamba));
   place.batch = take(sizeof(PassBatch));

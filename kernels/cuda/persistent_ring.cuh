@@ -1,6 +1,6 @@
 // A block's weights on their way: a ring of pieces in shared memory, filled in the order in which
 // the block's warps multiply them, across products, layers and exchanges, for weights wait for
-// nobody. A thread of its own asks for them.
+// nobody. Threads of their own ask for them, each for every kFetchers-th piece.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_RING_CUH_
 #define MAMBAD_KERNELS_CUDA_PERSISTENT_RING_CUH_
@@ -18,9 +18,11 @@ class PieceWalk {
   __device__ __forceinline__ explicit PieceWalk(int places) : places_(places) {}
 
   __device__ __forceinline__ void Advance(int count) {
-    place_ += count;
+    place_ += count, number_ += count;
     while (place_ >= places_) place_ -= places_, turn_ ^= 1;
   }
+  // Of all pieces.
+  __device__ __forceinline__ uint32_t Number(int ahead) const { return number_ + ahead; }
   // The piece `ahead` places on, fewer than there are.
   __device__ __forceinline__ int Place(int ahead, uint32_t& turn) const {
     const int place = place_ + ahead;
@@ -31,8 +33,16 @@ class PieceWalk {
  private:
   const int places_;
   int place_ = 0;
-  uint32_t turn_ = 0;
+  uint32_t turn_ = 0, number_ = 0;
 };
+
+// Waits for piece number `number`, at `place`. A word tells only of its turn at hand and the one
+// before, and a warp may be further ahead of who asks for pieces: it waits until that is asked for.
+__device__ __forceinline__ void AwaitPiece(const PassBlock& block, int place, uint32_t turn,
+                                           uint32_t number) {
+  while (*block.Asked(place % kFetchers) <= number) Rest();
+  AwaitTurn(block.PieceCame(place), turn);
+}
 
 // Piece `piece` of an eighth of `steps` steps: [first, first + count).
 struct PieceOf {
@@ -41,11 +51,16 @@ struct PieceOf {
       : first(min(piece * step.piece_steps, steps)), count(min(steps - first, +step.piece_steps)) {}
 };
 
-// The thread that asks for all pieces.
+// One of the threads that ask for pieces.
 class WeightFetcher {
  public:
-  __device__ __forceinline__ explicit WeightFetcher(const PassBlock& block)
-      : block_(block), places_(block.program.ring_pieces) {}
+  __device__ __forceinline__ WeightFetcher(const PassBlock& block, int which)
+      : block_(block),
+        places_(block.program.ring_pieces),
+        first_(which),
+        turn_of_(which),
+        ask_(which),
+        land_(which) {}
 
   __device__ __forceinline__ void Walk() {
     const int count = block_.program.step_count;
@@ -61,7 +76,12 @@ class WeightFetcher {
 #pragma unroll 1
         for (int piece = 0; piece < step.pieces; ++piece) {
 #pragma unroll 1
-          for (int eighth = first; eighth < end; ++eighth) Ask(step, panel, eighth, piece);
+          for (int eighth = first; eighth < end; ++eighth) {
+            ++number_;
+            if (--turn_of_ >= 0) continue;
+            Ask(step, panel, eighth, piece);
+            turn_of_ = kFetchers - 1;
+          }
         }
       }
     }
@@ -83,7 +103,9 @@ class WeightFetcher {
     } else {
       Arrive(came);
     }
-    if (++ask_ == places_) ask_ = 0, ask_turn_ ^= 1;
+    *block_.Asked(first_) = number_;
+    ask_ += kFetchers;
+    if (ask_ >= places_) ask_ = first_, ask_turn_ ^= 1;
   }
   // Until few enough are on their way.
   __device__ __forceinline__ void AwaitFew() {
@@ -91,7 +113,8 @@ class WeightFetcher {
       if (TurnedOver(block_.PieceCame(land_), land_turn_)) {
         --in_flight_;
         last_ = land_, last_turn_ = land_turn_;
-        if (++land_ == places_) land_ = 0, land_turn_ ^= 1;
+        land_ += kFetchers;
+        if (land_ >= places_) land_ = first_, land_turn_ ^= 1;
       } else if (in_flight_ < block_.program.in_flight_hungry &&
                  (last_ < 0 || TurnedOver(block_.PieceTaken(last_), last_turn_))) {
         return;  // all that came was multiplied
@@ -100,9 +123,11 @@ class WeightFetcher {
   }
 
   const PassBlock& block_;
-  const int places_;
+  const int places_, first_;
   const uint64_t policy_ = ReadOnce();
-  int ask_ = 0, land_ = 0, last_ = -1;  // the place asked for next, the next one to come, the last
+  int turn_of_;                 // pieces before the next one that is this thread's
+  int ask_, land_, last_ = -1;  // the place asked for next, the next one to come, the last
+  uint32_t number_ = 0;         // pieces up to the one at hand
   uint32_t ask_turn_ = 0, land_turn_ = 0, last_turn_ = 0;
   int in_flight_ = 0;
 };

@@ -78,12 +78,12 @@ class PassScan {
     const bool present = thread / 4 < block_.there;
     const uint2* const low = block_.At<uint2>(block_.place.low) + thread;
     float sums[4] = {}, total[4] = {};
+    int eighth = -1, next = 0;  // where the next eighth begins
     const uint4* const weights = block_.Delta(round_) + thread;
 #pragma unroll 1
     for (int at = 0; at < steps; ++at) {
-      // The eighth of step `at` begins there if the one of the step before is another.
-      const int eighth = ((at + 1) * kEighths - 1) / steps;
-      if (PassEighth(steps, eighth) == at) {
+      if (next <= at) {  // another eighth begins
+        while (next <= at) next = PassEighth(steps, ++eighth + 1);
 #pragma unroll
         for (int e = 0; e < 4; ++e) total[e] += sums[e], sums[e] = 0;
       }

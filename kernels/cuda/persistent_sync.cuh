@@ -17,6 +17,21 @@ __device__ __forceinline__ void MeetAt(int id, int count) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(count) : "memory");
 }
 
+// From here on the four warps that call this together have kCount registers a thread, of those that
+// the block has: fewer than before, or more. Where there is no such instruction, what all have.
+template <int kCount>
+__device__ __forceinline__ void LeaveRegisters() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+#endif
+}
+template <int kCount>
+__device__ __forceinline__ void AddRegisters() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+#endif
+}
+
 // How memory is read that nobody reads again in this launch: it is the first to leave the second
 // cache, so that all else stays there.
 __device__ __forceinline__ uint64_t ReadOnce() {
@@ -66,6 +81,7 @@ __device__ __forceinline__ void AwaitTurn(uint64_t* word, uint32_t parity) {
         : "memory");
   } while (done == 0);
 }
+__device__ __forceinline__ void Rest() { __nanosleep(20); }
 // Copies `bytes`, announced to `word`, which they arrive at. All multiples of 16.
 __device__ __forceinline__ void CopyBulk(void* to, const void* from, uint32_t bytes, uint64_t* word,
                                          uint64_t policy) {
