@@ -62,7 +62,8 @@ struct CudaWorkspace : Workspace {
             products, std::max(s.max_rows, s.max_logit_rows),
             std::max({s.width, s.max_inner, s.max_projection, s.max_selection}), allocate)),
         sampling(CreateSamplingScratch(s.max_sequences, s.max_logit_rows, s.vocabulary, allocate)),
-        attention(allocate(AttentionScratchBytes(s))) {
+        attention(allocate(AttentionScratchBytes(s))),
+        pass_mail(allocate(MailBytes(s))) {
     residual = residual_rows.View("CreateWorkspace", s.max_rows, s.width);
     logits = logit_rows.View("CreateWorkspace", s.max_logit_rows, s.vocabulary);
   }
@@ -77,7 +78,7 @@ struct CudaWorkspace : Workspace {
   mutable LinearScratch linear;
   mutable SamplingScratch sampling;
   Buffer attention;
-  PassMailbox pass;
+  Buffer pass_mail;  // of passes in one launch
 };
 
 // Owns the stream, so that it outlives what works on it.
@@ -164,7 +165,9 @@ class CudaBackend : public Backend {
   }
   std::unique_ptr<Workspace> CreateWorkspace(const WorkspaceShape& shape) override {
     Enter();
-    return std::make_unique<CudaWorkspace>(device_.products, shape, allocate_);
+    auto workspace = std::make_unique<CudaWorkspace>(device_.products, shape, allocate_);
+    EmptyMail(stream_, workspace->pass_mail);
+    return workspace;
   }
   int64_t AllocatedBytes(int64_t bytes) const override { return DeviceBytes(bytes); }
   int64_t PackedBytes(int64_t rows, int64_t columns, ElementType type) const override {
@@ -340,7 +343,7 @@ void CudaBackend::Mamba(const Batch& batch, const MambaLayer& layer, const Recur
 
   NoteOrLaunch(
       [&](const auto& kernels) {
-        return passes_.NoteMamba(batch, layer, state, residual, workspace.pass, kernels);
+        return passes_.NoteMamba(batch, layer, state, residual, workspace.pass_mail, kernels);
       },
       [this, batch, layer, state, &workspace] { MambaKernels(batch, layer, state, workspace); });
 }

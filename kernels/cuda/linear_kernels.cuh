@@ -93,25 +93,30 @@ __device__ __forceinline__ uint2 RoundedOperand(const TokenPairs& u) {
   return {RoundPair(u.low.x, u.low.y), RoundPair(u.high.x, u.high.y)};
 }
 
-// The sum of a row's squares, in one order: a lane's columns of an eighth in a chain, step by step;
-// the four lanes of a token pairwise; the eighths as FinishScale adds them.
+// The sum of a row's squares, in one order: a lane's four columns of a step in a chain from zero;
+// its steps of an eighth one by one; the four lanes of a token pairwise; the eighths as FinishScale
+// adds them. A step is what one block of a pass in one launch may know of a row.
+__device__ __forceinline__ float SquaresOfStep(float a, float b, float c, float d) {
+  return fmaf(d, d, fmaf(c, c, fmaf(b, b, a * a)));
+}
 __device__ __forceinline__ float AddSquares(const TokenPairs& x, float sum) {
-  sum = fmaf(x.low.x, x.low.x, sum);
-  sum = fmaf(x.low.y, x.low.y, sum);
-  sum = fmaf(x.high.x, x.high.x, sum);
-  return fmaf(x.high.y, x.high.y, sum);
+  return sum + SquaresOfStep(x.low.x, x.low.y, x.high.x, x.high.y);
 }
 // All four lanes of a token get it.
 __device__ __forceinline__ float AddLanesOfToken(float sum) {
   sum += __shfl_xor_sync(0xffffffffu, sum, 1);
   return sum + __shfl_xor_sync(0xffffffffu, sum, 2);
 }
+// Of all squares of a row of `columns` numbers.
+__device__ __forceinline__ float ScaleOfSquares(float sum, int columns, float epsilon) {
+  return 1.0f / sqrtf(sum / static_cast<float>(columns) + epsilon);
+}
 // squares: a token's, of an eighth every `stride` numbers.
 __device__ __forceinline__ float FinishScale(const float* squares, int stride, int columns,
                                              float epsilon) {
   float sum = 0;
   for (int eighth = 0; eighth < kEighths; ++eighth) sum += squares[eighth * stride];
-  return 1.0f / sqrtf(sum / static_cast<float>(columns) + epsilon);
+  return ScaleOfSquares(sum, columns, epsilon);
 }
 // squares [kEighths][kGroupTokens], of token `token` of the group.
 __device__ __forceinline__ float FinishScale(const float (*squares)[kGroupTokens], int token,

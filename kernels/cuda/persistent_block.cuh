@@ -1,5 +1,7 @@
-// What the threads of a block share while they walk a pass: eight warps that multiply, and eight
-// that finish what those have multiplied and compute all else.
+// What the threads of a block share while they walk a pass: eight warps that multiply, eight that
+// finish what those have multiplied and compute all else, three that ask for weights, and one that
+// empties mail. Little may be kept in local memory: after a look at mail it is away from the first
+// cache.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_BLOCK_CUH_
 #define MAMBAD_KERNELS_CUDA_PERSISTENT_BLOCK_CUH_
@@ -9,24 +11,46 @@
 #include "kernels/cuda/batch_rows.cuh"
 #include "kernels/cuda/linear_kernels.cuh"
 #include "kernels/cuda/persistent_program.cuh"
-#include "kernels/cuda/persistent_ring.cuh"
 #include "kernels/cuda/persistent_sync.cuh"
 
 namespace mambad::kernels::cuda {
 
 inline constexpr int kMultipliers = kEighths * kWarp;
 inline constexpr int kFinishers = 8 * kWarp;
-inline constexpr int kPassThreads = kMultipliers + kFinishers;
+inline constexpr int kFetchers = 3;  // warps; one thread of each does all
+inline constexpr int kPassThreads = kMultipliers + kFinishers + (kFetchers + 1) * kWarp;
 
-// Barriers of a block (0: all of it).
-inline constexpr int kFinishersMeet = 1;
-inline constexpr int kSumsThere = 2, kSumsTaken = 4;  // + which of the two places
-inline constexpr int kDeltaThere = 6;
+inline constexpr int kFinishersMeet = 1;  // a barrier of the block (0: all of it)
 
-// Sums of a panel's eighths, [eighth][token][row]; tokens are 20 apart, for lanes of one store to
-// meet all banks.
-inline constexpr int kSumsRow = kTileRows + 4;
-inline constexpr int kSumsEighth = kPassRows * kSumsRow;
+// EighthBegin in a few instructions, of as many steps as a PassStep can have.
+__device__ __forceinline__ int PassEighth(int steps, int eighth) {
+  return static_cast<int>(static_cast<unsigned>(steps) * static_cast<unsigned>(eighth) / kEighths);
+}
+
+// The units of a product that are a block's, one after the other.
+struct PassUnits {
+  int unit = 0, round = 0;
+
+  __device__ __forceinline__ explicit PassUnits(const PassStep& step) : round(step.first_round) {
+    int first = static_cast<int>(blockIdx.x) - step.offset;
+    if (first < 0) first += static_cast<int>(gridDim.x);
+    unit = first < step.span ? first + round * step.span : step.units;
+  }
+  __device__ __forceinline__ bool There(const PassStep& step) const {
+    return unit < step.units && round < step.end_round;
+  }
+  __device__ __forceinline__ void Advance(const PassStep& step) { ++round, unit += step.span; }
+  // Whether the block has more units of the product, this time or later.
+  __device__ __forceinline__ bool More(const PassStep& step) const { return unit < step.units; }
+  // How many from here on, this time.
+  __device__ __forceinline__ int Count(const PassStep& step) const {
+    if (!There(step)) return 0;
+    return min(step.end_round - round, (step.units - 1 - unit) / step.span + 1);
+  }
+  __device__ __forceinline__ int Panel(const PassStep& step) const {
+    return step.split == PassSplit::kEighth ? static_cast<unsigned>(unit) / kEighths : unit;
+  }
+};
 
 struct PassBlock {
   const PassProgram& program;
@@ -41,41 +65,74 @@ struct PassBlock {
     return reinterpret_cast<T*>(memory + bytes);
   }
   __device__ __forceinline__ const PassStep* Steps() const { return At<PassStep>(place.steps); }
-  __device__ __forceinline__ const PassMamba& Layer(const PassStep& step) const {
-    return At<PassMamba>(place.layers)[step.layer];
+  __device__ __forceinline__ const PassMamba& Layer(int layer) const {
+    return At<PassMamba>(place.layers)[layer];
   }
   __device__ __forceinline__ const Batch& batch() const {
     return At<PassBatch>(place.batch)->batch;
   }
-  // How often dt_low was there.
-  __device__ __forceinline__ uint32_t* Selections() const { return At<uint32_t>(place.flags); }
-  __device__ __forceinline__ float* Sums(int which) const {
-    return At<float>(place.sums) + which * (kEighths * kSumsEighth);
+
+  // A place of the ring; turns over when its piece came, and when that was multiplied.
+  __device__ __forceinline__ uint4* Piece(int at) const {
+    return At<uint4>(place.ring) + at * (kPieceSteps * kWarp);
   }
-  // Of the block's channels, [rounds][rows][16].
-  __device__ __forceinline__ float* Channels(int kind, int round, int row) const {
-    return At<float>(place.channels) + ((kind * kPassRounds + round) * kPassRows + row) * kTileRows;
+  __device__ __forceinline__ uint64_t* PieceCame(int at) const {
+    return At<uint64_t>(place.arrivals) + at;
   }
+  __device__ __forceinline__ uint64_t* PieceTaken(int at) const {
+    return At<uint64_t>(place.arrivals) + program.ring_pieces + at;
+  }
+  // How many pieces were asked for before the next one of each fetching thread, and that one.
+  __device__ __forceinline__ volatile uint32_t* Asked(int fetcher) const {
+    return At<volatile uint32_t>(place.asked) + fetcher;
+  }
+  __device__ __forceinline__ uint64_t* Meeting(int which) const {
+    return At<uint64_t>(place.meetings) + which;
+  }
+
+  // Sums of an eighth of the panel at place `panel`, [16][SumTokens].
+  __device__ __forceinline__ float* Sums(int panel, int eighth) const {
+    return At<float>(place.sums) +
+           (panel * kEighths + eighth) * (kTileRows * SumTokens(program.rows));
+  }
+  // All eighths, added up in their order.
+  __device__ __forceinline__ float SumOfEighths(int panel, int row, int token) const {
+    const int tokens = SumTokens(program.rows);
+    const float* const from = Sums(panel, 0) + row * tokens + token;
+    float sum = 0;
+#pragma unroll
+    for (int eighth = 0; eighth < kEighths; ++eighth) sum += from[eighth * kTileRows * tokens];
+    return sum;
+  }
+  // Places of sums: rounds of channels, gates and outputs have their own. A warp has its part of
+  // the next layer's residual maybe before the block's outputs were taken.
+  __device__ __forceinline__ int ChannelPlace(int round) const { return round; }
+  __device__ __forceinline__ int GatePlace(int round) const { return program.rounds + round; }
+  __device__ __forceinline__ int OutputPlace(int round) const { return 2 * program.rounds + round; }
+  // Panels of the head take channels' and gates' places in turn.
+  __device__ __forceinline__ int HeadPlaces() const { return 2 * program.rounds; }
+
+  // Of the block's channels, [rounds][rows][16]: the convolution's input, and what it gave.
   __device__ __forceinline__ float* Input(int round, int row) const {
-    return Channels(0, round, row);
+    return At<float>(place.channels) + (round * program.rows + row) * kTileRows;
   }
   __device__ __forceinline__ float* Convolved(int round, int row) const {
-    return Channels(1, round, row);
+    return Input(program.rounds + round, row);
   }
-  __device__ __forceinline__ float* Gate(int round, int row) const {
-    return Channels(2, round, row);
-  }
-  __device__ __forceinline__ float* Delta(int round, int row) const {
-    return Channels(3, round, row);
+  // dt's weights of the same channels, as they are packed.
+  __device__ __forceinline__ uint4* Delta(int round) const {
+    return At<uint4>(place.delta) + round * program.rank_steps * kWarp;
   }
   // B, then C, kPassStateSize each.
   __device__ __forceinline__ float* Selection(int row) const {
     return At<float>(place.selection) + row * 2 * kPassStateSize;
   }
+  // By which sums of a row are multiplied, of what its norm precedes.
+  __device__ __forceinline__ float* Scales() const { return At<float>(place.scales); }
 
   // Mail of a layer.
   __device__ __forceinline__ unsigned char* Mail(int layer, uint32_t part) const {
-    return mail + int64_t{layer} * program.layer_mail.end + part;
+    return mail + layer % kMailLayers * program.layer_mail.end + part;
   }
   __device__ __forceinline__ uint2* X(int layer) const {
     return reinterpret_cast<uint2*>(Mail(layer, program.layer_mail.x));
@@ -87,11 +144,14 @@ struct PassBlock {
     return reinterpret_cast<float*>(Mail(layer, program.layer_mail.parts)) +
            eighth * there * program.select_stride;
   }
-  // Row `row` of the residual before layer `layer`, whole steps of columns, with zeros behind those
-  // that there are.
-  __device__ __forceinline__ float* ResidualBefore(int layer, int row) const {
-    return reinterpret_cast<float*>(Mail(layer, program.layer_mail.residual)) +
-           row * program.residual_steps * kTileColumns;
+  // The residual before layer `layer`, whole steps of columns, with zeros behind those that there
+  // are; and its squares.
+  __device__ __forceinline__ uint2* Residual(int layer) const {
+    return reinterpret_cast<uint2*>(Mail(layer, program.layer_mail.residual));
+  }
+  __device__ __forceinline__ float4* Squares(int layer, int row) const {
+    return reinterpret_cast<float4*>(Mail(layer, program.layer_mail.squares)) +
+           row * program.residual_steps;
   }
   // The row of the residual that row i of what kChannels or kHead multiply is.
   __device__ __forceinline__ int RowOf(const PassStep& step, int i) const {
@@ -100,27 +160,53 @@ struct PassBlock {
   __device__ __forceinline__ int Rows(const PassStep& step) const {
     return step.action == PassAction::kHead ? logits : there;
   }
+  // Whether nothing of the step is multiplied: there are no rows, or its product is the scan's.
+  __device__ __forceinline__ bool Skips(const PassStep& step) const {
+    return step.action == PassAction::kScan || there == 0 || Rows(step) == 0;
+  }
 
-  // Writes a word of a layer's mail; the next layer's place comes near meanwhile.
+  // Writes a word of a layer's mail, behind AwaitCleanMail.
   __device__ __forceinline__ void Send(void* to, uint32_t word) const {
     StoreFresh(static_cast<uint32_t*>(to), word == kUnset ? 0x7fffffffu : word);
-    PrefetchLine(static_cast<unsigned char*>(to) + program.layer_mail.end);
+  }
+  // Until the block's places of three layers before are empty (persistent_clean.cuh).
+  __device__ __forceinline__ void AwaitCleanMail(int layer) const {
+    const int before = layer - kMailLayers + 1;
+    if (before < 0) return;
+    AwaitTurn(Meeting(kMailCleaned + before % kMailLayers), before / kMailLayers % 2);
   }
 };
 
-__device__ __forceinline__ bool Missing(float number) { return __float_as_uint(number) == kUnset; }
+__device__ __forceinline__ bool Missing(uint32_t word) { return word == kUnset; }
 __device__ __forceinline__ bool Missing(const uint4& words) {
   return words.x == kUnset || words.y == kUnset || words.z == kUnset || words.w == kUnset;
 }
-__device__ __forceinline__ bool Missing(const TokenPairs& u) {
-  return Missing(u.low.x) || Missing(u.low.y) || Missing(u.high.x) || Missing(u.high.y);
+// Looks at one word until it is there, not too often: looking is traffic, too, and many who look at
+// all words slow down who writes.
+__device__ __forceinline__ void AwaitWord(const void* word) {
+  while (Missing(LoadFresh(static_cast<const uint32_t*>(word)))) __nanosleep(20);
 }
-
-// What a lane brings to a right operand (linear_kernels.cuh) of a row by mail: columns `column`,
-// + 1, + 8, + 9.
-__device__ __forceinline__ TokenPairs FreshPairs(const float* row, int column) {
-  return {LoadFresh(reinterpret_cast<const float2*>(row + column)),
-          LoadFresh(reinterpret_cast<const float2*>(row + column + 8))};
+// Asks for the kCount pieces of mail for which wanted(k), at from(k), until all are there; those
+// that were missing are asked for again, together.
+template <int kCount, typename Wanted, typename From>
+__device__ __forceinline__ void TakeWords(uint4 (&words)[kCount], const Wanted& wanted,
+                                          const From& from) {
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+    words[k] = {};
+    if (wanted(k)) words[k] = LoadFresh(from(k));
+  }
+  bool missing;
+  do {
+    missing = false;
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      if (Missing(words[k])) {
+        words[k] = LoadFresh(from(k));
+        missing = true;
+      }
+    }
+  } while (missing);
 }
 
 // A pair's place among right operands of `rows` rows, [steps][rows][4]; `column` is even.

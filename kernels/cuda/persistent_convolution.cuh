@@ -38,7 +38,7 @@ struct PassConvolutionItem {
     const int later = i / kTileRows / block.there;  // rounds after the first one
     round = first.round + later;
     channel = (first.unit + later * step.span) * kTileRows + in_panel;
-    there = round < kPassRounds && channel < layer.inner;
+    there = round < block.program.rounds && channel < layer.inner;
   }
   // Of the channel, in the slot of the row's sequence.
   __device__ __forceinline__ float* Ring(const PassBlock& block, const PassMamba& layer,

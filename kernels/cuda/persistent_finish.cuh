@@ -1,5 +1,5 @@
 // The finishing warps of a pass: they add up what the multiplying warps leave, and compute all that
-// is no product, in the order of the steps.
+// is no streamed product, in the order of the steps.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_FINISH_CUH_
 #define MAMBAD_KERNELS_CUDA_PERSISTENT_FINISH_CUH_
@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/persistent_block.cuh"
 #include "kernels/cuda/persistent_convolution.cuh"
+#include "kernels/cuda/persistent_prefetch.cuh"
 #include "kernels/cuda/persistent_scan.cuh"
 
 namespace mambad::kernels::cuda {
@@ -15,23 +16,25 @@ namespace mambad::kernels::cuda {
 class PassFinisher {
  public:
   __device__ __forceinline__ explicit PassFinisher(const PassBlock& block)
-      : block_(block), program_(block.program), thread_(threadIdx.x - kMultipliers) {}
+      : block_(block),
+        program_(block.program),
+        thread_(threadIdx.x - kMultipliers),
+        lane_(threadIdx.x % kWarp) {}
 
   __device__ __forceinline__ void Walk() {
+#pragma unroll 1
     for (int i = 0; i < program_.step_count; ++i) {
+      Recompute(thread_), Recompute(lane_);
       const PassStep step = block_.Steps()[i];
       const PassUnits units(step);
       if (!units.There(step)) continue;
+      // Without rows states may be stored, and nothing else happens.
+      if (step.action != PassAction::kScan && block_.Skips(step)) continue;
       switch (step.action) {
         case PassAction::kChannels:
           Channels(step, units);
           break;
         case PassAction::kGates:
-          AddUp(step, units, block_.there, Nothing,
-                [&](int round, int, int token, int row, float sum, float) {
-                  block_.Gate(round, token)[row] = sum * scale_;
-                });
-          break;
         case PassAction::kSelect:
           break;
         case PassAction::kScan:
@@ -47,252 +50,281 @@ class PassFinisher {
     }
   }
 
+  // The residual before the first layer, of the columns that are the block's.
+  __device__ __forceinline__ void SendFirst() const {
+    const RowsView& residual = program_.residual;
+    for (int i = 0; i < program_.step_count; ++i) {
+      const PassStep step = block_.Steps()[i];
+      if (step.action != PassAction::kOutput) continue;
+      ForOutputs(step, PassUnits(step), [&](int, int panel, int token, int row, bool there) {
+        const int column = panel * kTileRows + row;
+        float number = 0;
+        if (there && column < residual.columns) {
+          number = residual.data[token * residual.stride + column];
+        }
+        Publish(0, block_.Layer(0).norm_weight, column, token, number, there);
+      });
+      return;
+    }
+  }
+
  private:
   __device__ __forceinline__ void Meet() const { MeetAt(kFinishersMeet, kFinishers); }
-  // What a thread adds up, of every kSides-th panel: one token and row.
-  static constexpr int kPanelThreads = kGroupTokens * kTileRows;
-  static constexpr int kSides = kFinishers / kPanelThreads;
-  __device__ __forceinline__ int Token() const { return thread_ % kPanelThreads / kTileRows; }
+  // What follows from the number is not kept from step to step: there are not the registers.
+  __device__ __forceinline__ static void Recompute(int& number) { asm volatile("" : "+r"(number)); }
 
-  // take(round, panel, token, row of the panel, sum, before) for the numbers of the step's panels;
-  // before: what load(panel, token, row) gave before the sum was there.
-  template <typename Load, typename Take>
-  __device__ __forceinline__ void AddUp(const PassStep& step, PassUnits units, int there,
-                                        const Load& load, const Take& take) {
-    const int token = Token(), row = thread_ % kTileRows;
-    for (; units.There(step); units.Advance(step)) {
-      const int which = panels_ % 2;
-      const bool mine = thread_ / kPanelThreads == panels_ % kSides && token < there;
-      const float before = mine ? load(units.unit, token, row) : 0.0f;
-      MeetAt(kSumsThere + which, kPassThreads);
-      if (mine) {
-        const float* const sums = block_.Sums(which) + token * kSumsRow + row;
-        float sum = 0;
-#pragma unroll
-        for (int eighth = 0; eighth < kEighths; ++eighth) sum += sums[eighth * kSumsEighth];
-        take(units.round, units.unit, token, row, sum, before);
-      }
-      PassBy(kSumsTaken + which, kPassThreads);
-      ++panels_;
-    }
-  }
-  __device__ __forceinline__ static void Pause() { __nanosleep(20); }
-  __device__ __forceinline__ static float Nothing(int, int, int) { return 0.0f; }
-
-  // scale_ of this thread's token.
-  __device__ __forceinline__ void MeasureRows(const PassStep& step, const NormWeights& norm) {
-    const int token = thread_ % kWarp / 4, there = block_.Rows(step);
-    float* const squares = block_.At<float>(block_.place.squares);
-    const float* const x =
-        token < there ? block_.ResidualBefore(step.layer, block_.RowOf(step, token)) : nullptr;
+  // use(round, panel, token, row of the panel, there) for the numbers of the block's panels, by all
+  // lanes of warps: sixteen beside each other have a token's numbers of a panel.
+  template <typename Use>
+  __device__ __forceinline__ void ForOutputs(const PassStep& step, const PassUnits& units,
+                                             const Use& use) const {
+    const int rows = block_.there, all = units.Count(step) * rows * kTileRows;
 #pragma unroll 1
-    for (int eighth = thread_ / kWarp; eighth < kEighths; eighth += kFinishers / kWarp) {
-      const int begin = EighthBegin(step.steps, eighth), end = EighthBegin(step.steps, eighth + 1);
-      float sum = 0;
-      if (token < there && begin < end) sum = SumOfSquares(x, begin, end);
-      sum = AddLanesOfToken(sum);
-      if (thread_ % 4 == 0) squares[eighth * kGroupTokens + token] = sum;
+    for (int from = thread_ - lane_; from < all; from += kFinishers) {
+      const int i = from + lane_;
+      const int round = i / kTileRows / rows, token = i / kTileRows % rows;
+      use(units.round + round, units.unit + round * step.span, token, i % kTileRows, i < all);
     }
-    Meet();
-    scale_ = FinishScale(reinterpret_cast<const float(*)[kGroupTokens]>(squares), Token(),
-                         static_cast<int>(program_.residual.columns), norm.epsilon);
   }
-  // Of steps [begin, end) of a row, this lane's columns.
-  __device__ __forceinline__ float SumOfSquares(const float* x, int begin, int end) const {
+  // Sends column `column` of the residual before layer `layer`, and the squares of its step. By all
+  // lanes of a warp.
+  __device__ __forceinline__ void Publish(int layer, const float* weight, int column, int token,
+                                          float number, bool there) const {
+    const bool weighs = weight != nullptr && there && column < program_.residual.columns;
+    const uint32_t pair = PairOfLanes(weighs ? number * __ldg(weight + column) : number);
+    const int first = lane_ / kTileRows * kTileRows, t = lane_ % 4 * 2;
+    const auto other = [&](int place) { return __shfl_sync(kAllLanes, number, first + place); };
+    const float a = other(t), b = other(t + 1), c = other(t + 8), d = other(t + 9);
+    if (!there) return;
+    if (column % 2 == 0) {
+      block_.Send(OperandPlace(block_.Residual(layer), block_.there, column, token), pair);
+    }
+    if (column % kTileColumns < 4) {
+      float* const squares =
+          reinterpret_cast<float*>(block_.Squares(layer, token) + column / kTileColumns);
+      block_.Send(squares + column % 4, __float_as_uint(SquaresOfStep(a, b, c, d)));
+    }
+  }
+
+  // Scales of the rows that the step's product is normed by; a warp a row.
+  __device__ __forceinline__ void MeasureRows(const PassStep& step, float epsilon) const {
     constexpr int kAtOnce = 5;
-    while (Missing(LoadFresh(x + end * kTileColumns - 1))) Pause();
-    float sum = 0;
+    const int rows = block_.Rows(step), steps = program_.residual_steps;
+    for (int i = thread_ / kWarp; i < rows; i += kFinishers / kWarp) {
+      const uint4* const from =
+          reinterpret_cast<const uint4*>(block_.Squares(step.layer, block_.RowOf(step, i)));
+      float4* const squares = block_.At<float4>(block_.place.squares) + i * steps;
+      AwaitWord(from + steps - 1);
 #pragma unroll 1
-    for (int from = begin; from < end; from += kAtOnce) {
-      TokenPairs u[kAtOnce];
-      bool missing;
-      do {
-        missing = false;
+      for (int at = lane_; at < steps; at += kAtOnce * kWarp) {
+        uint4 words[kAtOnce];
+        const auto wanted = [&](int k) { return at + k * kWarp < steps; };
+        TakeWords(words, wanted, [&](int k) { return from + at + k * kWarp; });
 #pragma unroll
         for (int k = 0; k < kAtOnce; ++k) {
-          u[k] = FreshPairs(x, min(from + k, end - 1) * kTileColumns + thread_ % 4 * 2);
-          missing = missing || Missing(u[k]);
+          if (wanted(k)) reinterpret_cast<uint4*>(squares)[at + k * kWarp] = words[k];
         }
-      } while (missing);
+      }
+      __syncwarp();
+      const int eighth = lane_ / 4, end = PassEighth(steps, eighth + 1);
+      float sum = 0;
+#pragma unroll 5
+      for (int at = PassEighth(steps, eighth); at < end; ++at) {
+        sum += reinterpret_cast<const float*>(squares + at)[lane_ % 4];
+      }
+      sum = AddLanesOfToken(sum);
+      float all = 0;
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        if (from + k < end) sum = AddSquares(u[k], sum);
+      for (int e = 0; e < kEighths; ++e) all += __shfl_sync(kAllLanes, sum, e * 4);
+      if (lane_ == 0) {
+        block_.Scales()[i] =
+            ScaleOfSquares(all, static_cast<int>(program_.residual.columns), epsilon);
       }
     }
-    return sum;
   }
 
   __device__ __forceinline__ void Channels(const PassStep& step, const PassUnits& units) {
-    const PassMamba& layer = block_.Layer(step);
+    const PassMamba& layer = block_.Layer(step.layer);
     const auto item = [&](int i) { return PassConvolutionItem(block_, layer, step, units, i); };
     // A thread's first item is loaded before the layer's turn.
     PassConvolution first(block_, layer, item(thread_));
-    MeasureRows(step, layer.norm);
-    AddUp(step, units, block_.there, Nothing,
-          [&](int round, int, int token, int row, float sum, float) {
-            block_.Input(round, token)[row] = sum * scale_;
-          });
+    MeasureRows(step, layer.epsilon);
+    block_.AwaitCleanMail(step.layer);
+    Meet();
+    AwaitTurn(block_.Meeting(kChannelSums), channels_turn_);
+    channels_turn_ ^= 1;
+#pragma unroll 1
+    for (int i = thread_; item(i).there; i += kFinishers) {
+      const PassConvolutionItem at = item(i);
+      block_.Input(at.round, at.row)[at.in_panel] =
+          block_.SumOfEighths(block_.ChannelPlace(at.round), at.in_panel, at.row) *
+          block_.Scales()[at.row];
+    }
     Meet();
     first.Run(block_, step.layer);
 #pragma unroll 1
     for (int i = kFinishers; item(i).there; i += kFinishers) {
       PassConvolution(block_, layer, item(thread_ + i)).Run(block_, step.layer);
     }
-    Meet();
-#pragma unroll 1
-    for (int i = 0; item(i).there; i += kFinishers) KeepInput(block_, layer, item(thread_ + i));
   }
 
   __device__ __forceinline__ void Scan(const PassStep& step, const PassUnits& units) {
-    const PassMamba& layer = block_.Layer(step);
-    const int sequences = block_.batch().sequences, apart = step.span;
-    const int panels = min(int{step.end_round}, (step.units - 1 - units.unit) / apart + 1);
+    const PassMamba& layer = block_.Layer(step.layer);
+    const int sequences = block_.batch().sequences, panels = units.Count(step);
     constexpr int kAtOnce = kFinishers / kScanThreads;
-    const auto item = [&](int i) {
-      return PassScan(block_, layer, i < panels * sequences, i / sequences,
-                      units.unit + i / sequences * apart, i % sequences, thread_ % kScanThreads);
-    };
-    bool ready = false;
+    bool ready = block_.there == 0;
+    if (!ready) FetchDelta(layer, units, panels, step.span);
 #pragma unroll 1
     for (int i = thread_ / kScanThreads, from = 0; from < panels * sequences;
          i += kAtOnce, from += kAtOnce) {
-      PassScan scan = item(i);
+      const int round = i / sequences;
+      PassScan scan(block_, layer, i < panels * sequences, units.round + round,
+                    units.unit + round * step.span, i % sequences, thread_ % kScanThreads);
       if (!ready) {  // the first items' states are there meanwhile
         TakeSelection(step, layer);
+        WaitForCopies<0>();
         Meet();
-        if (thread_ == 0) RaiseFlag(block_.Selections(), ++selections_);
-        MeetAt(kDeltaThere, kPassThreads);
         ready = true;
       }
-      scan.Run(block_, layer, step.layer);
+      scan.Run(step.layer, gates_turn_);
+    }
+    if (block_.there > 0) gates_turn_ ^= 1;
+    // What nobody waits for, while gated y is on its way.
+    const auto item = [&](int i) { return PassConvolutionItem(block_, layer, step, units, i); };
+#pragma unroll 1
+    for (int i = 0; item(i).there; i += kFinishers) KeepInput(block_, layer, item(thread_ + i));
+    if (step.layer + 1 < program_.layer_count) {
+      PrefetchLayer(block_, step.layer + 1, step, units, thread_);
     }
   }
 
-  // dt_low as operands, B and C: the eighths of select added up.
-  __device__ __forceinline__ void TakeSelection(const PassStep& step, const PassMamba& layer) {
-    const int rank_columns = (layer.rank + kTileColumns - 1) / kTileColumns * kTileColumns;
-    const int wanted = layer.rank + 2 * layer.state_size;
-    TakeNumbers<1>(step, layer, wanted);
-    for (int row = 0; row < block_.there; ++row) {
-      for (int i = layer.rank + thread_; i < rank_columns; i += kFinishers) StoreLow(i, row, 0.0f);
-    }
-  }
-  // kAtOnce numbers a thread are asked for at once.
-  template <int kAtOnce>
-  __device__ __forceinline__ void TakeNumbers(const PassStep& step, const PassMamba& layer,
-                                              int wanted) {
-    const int all = block_.there * wanted;
+  // dt's weights of the block's channels, on their way until WaitForCopies.
+  __device__ __forceinline__ void FetchDelta(const PassMamba& layer, const PassUnits& units,
+                                             int panels, int span) const {
+    const int count = layer.delta_steps * kWarp;
 #pragma unroll 1
-    for (int from = thread_; from < all; from += kAtOnce * kFinishers) {
-      float sums[kAtOnce];
-      Selected<kAtOnce>(step, wanted, from, all, sums);
+    for (int round = 0; round < panels; ++round) {
+      const uint4* const from = layer.delta + (units.unit + round * span) * count;
+      uint4* const to = block_.Delta(units.round + round);
+#pragma unroll 1
+      for (int i = thread_; i < count; i += kFinishers) CopyAsync(to + i, from + i, true);
+    }
+    CommitCopies();
+  }
+  // dt_low as operands, B and C: the eighths of select added up, four numbers a thread.
+  __device__ __forceinline__ void TakeSelection(const PassStep& step,
+                                                const PassMamba& layer) const {
+    const int quads = program_.select_stride / 4, all = block_.there * quads;
+    const int apart = block_.there * quads;
+    const uint4* const parts = reinterpret_cast<const uint4*>(block_.Parts(step.layer, 0));
+#pragma unroll 1
+    for (int i = thread_; i < all; i += kFinishers) {
+      const int row = i / quads, first = i % quads * 4;
+      uint4 words[kEighths];
+      TakeWords(
+          words, [](int) { return true; }, [&](int e) { return parts + i + e * apart; });
+      float sums[4] = {};
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        const int place = from + k * kFinishers, row = place / wanted, i = place % wanted;
-        if (place >= all) break;
-        if (i < layer.rank) {
-          StoreLow(i, row, sums[k]);
-        } else {
-          const int n = i - layer.rank, at = n % layer.state_size;
-          block_.Selection(row)[n < layer.state_size ? at : kPassStateSize + at] = sums[k];
-        }
+      for (int e = 0; e < kEighths; ++e) {
+        sums[0] += __uint_as_float(words[e].x);
+        sums[1] += __uint_as_float(words[e].y);
+        sums[2] += __uint_as_float(words[e].z);
+        sums[3] += __uint_as_float(words[e].w);
+      }
+      if (first + 3 < layer.rank) {
+        StoreLow(first, row, RoundPair(sums[0], sums[1]));
+        StoreLow(first + 2, row, RoundPair(sums[2], sums[3]));
+      } else {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) PlaceSelected(layer, first + k, row, sums[k]);
       }
     }
   }
-  __device__ __forceinline__ void StoreLow(int column, int row, float number) const {
-    uint2* const low = block_.At<uint2>(block_.place.low);
-    uint32_t* const pair = OperandPlace(low, block_.there, column / 2 * 2, row);
-    reinterpret_cast<__nv_bfloat16*>(pair)[column % 2] = __float2bfloat16_rn(number);
+  __device__ __forceinline__ void StoreLow(int column, int row, uint32_t pair) const {
+    *OperandPlace(block_.At<uint2>(block_.place.low), block_.there, column, row) = pair;
   }
-  // Numbers of select, [rows][wanted], `from` and every kFinishers-th behind it: their eighths,
-  // when they are there, added up.
-  template <int kAtOnce>
-  __device__ __forceinline__ void Selected(const PassStep& step, int wanted, int from, int all,
-                                           float (&sums)[kAtOnce]) const {
-    const int apart = block_.there * program_.select_stride;
-    const float* const parts = block_.Parts(step.layer, 0);
-    const auto place = [&](int k) {
-      const int at = min(from + k * kFinishers, all - 1);
-      return parts + at / wanted * program_.select_stride + at % wanted;
-    };
-    while (Missing(LoadFresh(place(0) + (kEighths - 1) * apart))) Pause();
-    float eighths[kAtOnce][kEighths];
-    bool missing;
-    do {
-      missing = false;
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-#pragma unroll
-        for (int e = 0; e < kEighths; ++e) {
-          eighths[k][e] = LoadFresh(place(k) + e * apart);
-          missing = missing || Missing(eighths[k][e]);
-        }
-      }
-    } while (missing);
-#pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      sums[k] = 0;
-#pragma unroll
-      for (int e = 0; e < kEighths; ++e) sums[k] += eighths[k][e];
+  // Number i of what is selected; behind dt_low's, whole steps of columns are zeros.
+  __device__ __forceinline__ void PlaceSelected(const PassMamba& layer, int i, int row,
+                                                float number) const {
+    if (i < layer.delta_steps * kTileColumns) {
+      uint32_t* const pair =
+          OperandPlace(block_.At<uint2>(block_.place.low), block_.there, i / 2 * 2, row);
+      reinterpret_cast<__nv_bfloat16*>(pair)[i % 2] =
+          __float2bfloat16_rn(i < layer.rank ? number : 0.0f);
     }
+    const int n = i - layer.rank;
+    if (n < 0 || n >= 2 * layer.state_size) return;
+    block_.Selection(row)[n < layer.state_size ? n : kPassStateSize + n - layer.state_size] =
+        number;
   }
 
   __device__ __forceinline__ void Output(const PassStep& step, const PassUnits& units) {
     const RowsView& residual = program_.residual;
-    const auto load = [&](int panel, int token, int row) {
-      const float* const from = block_.ResidualBefore(step.layer, token) + panel * kTileRows + row;
-      float before;
-      do {
-        before = LoadFresh(from);
-      } while (Missing(before));
-      return before;
-    };
-    AddUp(step, units, block_.there, load,
-          [&](int, int panel, int token, int row, float sum, float before) {
-            const int column = panel * kTileRows + row;
-            const bool there = column < residual.columns;
-            const float now = there ? before + sum : 0.0f;
-            block_.Send(block_.ResidualBefore(step.layer + 1, token) + column,
-                        __float_as_uint(now));
-            if (there) residual.data[token * residual.stride + column] = now;
-          });
-    if (units.unit == 0) KeepRowsOfB(step, block_.Layer(step));
+    const PassMamba& layer = block_.Layer(step.layer);
+    block_.AwaitCleanMail(step.layer + 1);
+    AwaitTurn(block_.Meeting(kOutputSums), outputs_turn_);
+    outputs_turn_ ^= 1;
+    ForOutputs(step, units, [&](int round, int panel, int token, int row, bool there) {
+      const int column = panel * kTileRows + row;
+      float now = 0;
+      if (there && column < residual.columns) {
+        float* const at = residual.data + token * residual.stride + column;
+        now = *at + block_.SumOfEighths(block_.OutputPlace(round), row, token);
+        *at = now;
+      }
+      Publish(step.layer + 1, layer.next_norm_weight, column, token, now, there);
+    });
+    if (units.unit == 0) KeepRowsOfB(step, layer);
   }
   // Into replay rows, which by now all have read.
-  __device__ __forceinline__ void KeepRowsOfB(const PassStep& step, const PassMamba& layer) {
+  __device__ __forceinline__ void KeepRowsOfB(const PassStep& step, const PassMamba& layer) const {
     for (int s = 0; s < block_.batch().sequences; ++s) {
       const SequenceRows rows = RowsOfSequence(block_.batch(), layer.state, s);
       for (int i = rows.kept; i < rows.total(); ++i) {
-        float* const to = KeptRow(rows, layer.state.layout, i) + 2 * layer.inner;
-        const int row = static_cast<int>(rows.call_row(i));
-        const int wanted = layer.rank + 2 * layer.state_size;
-        const int all = block_.there * wanted;
-        if (thread_ < layer.state_size) {
-          float sum[1];
-          Selected<1>(step, wanted, row * wanted + layer.rank + thread_, all, sum);
-          to[thread_] = sum[0];
-        }
+        if (thread_ >= layer.state_size) continue;
+        KeptRow(rows, layer.state.layout, i)[2 * layer.inner + thread_] =
+            SelectedNumber(step.layer, static_cast<int>(rows.call_row(i)), layer.rank + thread_);
       }
     }
   }
+  // Number i of what is selected of a row.
+  __device__ __forceinline__ float SelectedNumber(int layer, int row, int i) const {
+    float sum = 0;
+    for (int eighth = 0; eighth < kEighths; ++eighth) {
+      const float* const part = block_.Parts(layer, eighth) + row * program_.select_stride + i;
+      AwaitWord(part);
+      sum += __uint_as_float(LoadFresh(reinterpret_cast<const uint32_t*>(part)));
+    }
+    return sum;
+  }
 
-  __device__ __forceinline__ void Head(const PassStep& step, const PassUnits& units) {
+  __device__ __forceinline__ void Head(const PassStep& step, PassUnits units) {
+    static_assert(kFinishers >= kPassRows * kTileRows);
     const PassHead& head = program_.head;
-    MeasureRows(step, head.norm);
-    AddUp(step, units, block_.logits, Nothing,
-          [&](int, int panel, int token, int row, float sum, float) {
-            const int output = panel * kTileRows + row;
-            if (output < head.outputs)
-              head.logits.data[token * head.logits.stride + output] = sum * scale_;
-          });
+    MeasureRows(step, head.norm.epsilon);
+    Meet();
+    const int token = thread_ / kTileRows, row = thread_ % kTileRows;
+    const float scale = token < block_.logits ? block_.Scales()[token] : 0.0f;
+    int place = 0;
+    uint32_t turn = 0;
+#pragma unroll 1
+    for (; units.There(step); units.Advance(step)) {
+      AwaitTurn(block_.Meeting(kHeadSums + place), turn);
+      const int output = units.unit * kTileRows + row;
+      if (token < block_.logits && output < head.outputs) {
+        head.logits.data[token * head.logits.stride + output] =
+            block_.SumOfEighths(place, row, token) * scale;
+      }
+      __syncwarp();
+      if (lane_ == 0) Arrive(block_.Meeting(kHeadTaken + place));
+      if (++place == block_.HeadPlaces()) place = 0, turn ^= 1;
+    }
   }
 
   const PassBlock& block_;
   const PassProgram& program_;
-  const int thread_;
-  int panels_ = 0;
-  uint32_t selections_ = 0;
-  float scale_ = 0;  // of this thread's token
+  int thread_, lane_;
+  uint32_t channels_turn_ = 0, gates_turn_ = 0, outputs_turn_ = 0;
 };
 
 }  // namespace mambad::kernels::cuda

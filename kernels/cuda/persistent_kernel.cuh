@@ -5,44 +5,31 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/persistent_clean.cuh"
 #include "kernels/cuda/persistent_finish.cuh"
 #include "kernels/cuda/persistent_multiply.cuh"
+#include "kernels/cuda/persistent_ring.cuh"
 
 namespace mambad::kernels::cuda {
 
 // The set of mail of this launch; empties the other one, which the launch before has used.
-__device__ inline unsigned char* TakeMail(const PassProgram& program) {
-  const PassMailState& state = *program.mail_state;
-  const uint32_t set = state.set, used = state.used[1 - set];
+__device__ inline unsigned char* TakeSet(const PassProgram& program) {
+  const uint32_t set = program.mail_state->set;
   uint4* const other = reinterpret_cast<uint4*>(program.mail + (1 - set) * program.mail_set);
-  for (uint32_t i = blockIdx.x * kPassThreads + threadIdx.x; i < used;
+  const uint32_t count = program.mail_set / sizeof(uint4);
+  for (uint32_t i = blockIdx.x * kPassThreads + threadIdx.x; i < count;
        i += gridDim.x * kPassThreads) {
     other[i] = {kUnset, kUnset, kUnset, kUnset};
   }
   return program.mail + set * program.mail_set;
 }
 // The last block to be done tells the next launch.
-__device__ inline void LeaveMail(const PassProgram& program) {
+__device__ inline void LeaveSet(const PassProgram& program) {
   __syncthreads();
   PassMailState& state = *program.mail_state;
   if (threadIdx.x > 0 || atomicAdd(&state.done, 1u) + 1 < gridDim.x) return;
-  state.used[state.set] = (program.layer_count + 1) * (program.layer_mail.end / sizeof(uint4));
-  state.used[1 - state.set] = 0;
   state.set = 1 - state.set;
   state.done = 0;
-}
-
-// The residual before the first layer, each block a part of it.
-__device__ inline void SendResidual(const PassBlock& block) {
-  const RowsView& residual = block.program.residual;
-  const int columns = block.program.residual_steps * kTileColumns;
-  for (int i = blockIdx.x * kPassThreads + threadIdx.x; i < block.there * columns;
-       i += gridDim.x * kPassThreads) {
-    const int row = i / columns, column = i % columns;
-    const float number =
-        column < residual.columns ? residual.data[row * residual.stride + column] : 0.0f;
-    block.Send(block.ResidualBefore(0, row) + column, __float_as_uint(number));
-  }
 }
 
 // Brings what all threads look at again and again into shared memory: a look at a count of device
@@ -76,28 +63,54 @@ __device__ inline void CopyProgram(const PassBlock& block) {
   take(&Batch::resume, batch.sequences);
 }
 
+// Words at which the block's warps meet.
+__device__ inline void InitMeetings(const PassBlock& block) {
+  const int thread = threadIdx.x;
+  if (thread < block.program.ring_pieces) {
+    InitArrivals(block.PieceCame(thread), 1);
+    InitArrivals(block.PieceTaken(thread), 1);
+  }
+  if (thread < kFetchers) *block.Asked(thread) = 0;
+  if (thread < kPassMeetings) {
+    const int taken = kFinishers / kWarp;
+    InitArrivals(block.Meeting(thread), thread < kHeadTaken     ? kEighths
+                                        : thread < kMailCleaned ? taken
+                                                                : 1);
+  }
+  PublishArrivals();
+}
+
 // memory: as program.place says.
 __device__ inline void WalkAll(const PassProgram& program, unsigned char* memory) {
   PassBlock block{program, memory, program.place};
   const int thread = threadIdx.x;
-  block.mail = TakeMail(program);
+  InitMeetings(block);
   CopyProgram(block);
-  if (thread == 0) *block.Selections() = 0;
-  for (int i = thread; i < kEighths * program.ring_pieces; i += kPassThreads) {
-    InitArrivals(block.At<uint64_t>(block.place.arrivals) + i, kWarp);
-  }
+  block.mail = TakeSet(program);
   __syncthreads();
   const Batch& batch = block.batch();
   block.there = min(batch.row_begin[batch.sequences], batch.rows);
 #pragma unroll 1
   while (block.logits < batch.logit_count && batch.logit_rows[block.logits] >= 0) ++block.logits;
-  SendResidual(block);
-  if (thread < kMultipliers) {
+  // A thread has 96 at first; what the last four warps leave is for the eight that finish.
+  if (thread >= kMultipliers + kFinishers) {
+    LeaveRegisters<48>();
+    const int which = (thread - kMultipliers - kFinishers) / kWarp;
+    if (which == kFetchers) {
+      MailCleaner(block).Walk();
+    } else if (thread % kWarp == 0) {
+      WeightFetcher(block, which).Walk();
+    }
+    __syncwarp();
+  } else if (thread < kMultipliers) {
     PassMultiplier(block).Walk();
   } else {
-    PassFinisher(block).Walk();
+    AddRegisters<120>();
+    PassFinisher finisher(block);
+    finisher.SendFirst();
+    finisher.Walk();
   }
-  LeaveMail(program);
+  LeaveSet(program);
 }
 
 }  // namespace mambad::kernels::cuda

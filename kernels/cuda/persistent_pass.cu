@@ -10,13 +10,18 @@
 namespace mambad::kernels::cuda {
 namespace {
 
-// Of 32 KB a block. On an H200 3 to 10 pieces of 16 KB, and 2 to 10 on their way, were within 7 %.
-constexpr int kRingPieces = 3, kInFlight = 2;
+// Pieces that each fetching thread has on their way: see PassProgram.
+constexpr int kInFlight = 2, kInFlightHungry = 3;
+// Of a ring: a panel's eighths come side by side.
+constexpr int kLeastPieces = 9, kMostPieces = 48;
+static_assert(kLeastPieces % kFetchers == 0 && kMostPieces % kFetchers == 0);
 
 __global__ void __launch_bounds__(kPassThreads, 1)
     WalkPass(const __grid_constant__ PassProgram program) {
-  extern __shared__ __align__(16) unsigned char memory[];
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(128) unsigned char memory[];
   WalkAll(program, memory);
+#endif
 }
 
 void FreeDevice(void* data, size_t) { static_cast<void>(cudaFree(data)); }
@@ -41,10 +46,6 @@ void DoAside(const Work& work) {
   Check(cudaStreamSynchronize(stream), "a pass's memory");
   Check(cudaStreamDestroy(stream), "cudaStreamDestroy");
 }
-void SetAside(void* data, int byte, size_t bytes) {
-  DoAside([&](cudaStream_t stream) { return cudaMemsetAsync(data, byte, bytes, stream); });
-}
-
 // Parts of one piece of memory, one behind the other.
 class Parts {
  public:
@@ -63,33 +64,43 @@ class Parts {
 
 }  // namespace
 
-bool AddressMail(PassMailbox& mailbox, PassProgram& program) {
+int64_t MailBytes(const WorkspaceShape& shape) {
+  if (shape.max_selection == 0) return 0;  // of Mamba-1 alone
+  PassProgram program;
+  program.rows = kPassRows;
+  program.residual_steps = static_cast<int32_t>(Steps(shape.width));
+  program.inner_steps = static_cast<int32_t>(Steps(shape.max_inner));
+  program.select_stride = static_cast<int32_t>(Panels(shape.max_selection)) * kTileRows;
+  return 2 * int64_t{PlaceMail(program).end} * kMailLayers + int64_t{sizeof(PassMailState)};
+}
+
+void EmptyMail(cudaStream_t stream, const Buffer& mail) {
+  if (mail.bytes() < sizeof(PassMailState)) return;
+  const size_t words = mail.bytes() - sizeof(PassMailState);
+  Check(cudaMemsetAsync(mail.data(), 0xff, words, stream), "a pass's mail");
+  Check(cudaMemsetAsync(mail.as<unsigned char>() + words, 0, sizeof(PassMailState), stream),
+        "a pass's mail");
+}
+
+bool AddressMail(const Buffer& mail, PassProgram& program) {
   program.layer_mail = PlaceMail(program);
-  PassProgram most = program;
-  most.rows = kPassRows;
-  // One more layer, for what is brought near ahead of time.
-  const int64_t set_bytes = int64_t{PlaceMail(most).end} * (program.layer_count + 2);
-  if (set_bytes > mailbox.set_bytes) {
-    Buffer memory = AllocateAside(2 * set_bytes + sizeof(PassMailState));
-    if (memory.data() == nullptr) return false;
-    SetAside(memory.data(), 0xff, 2 * set_bytes);
-    SetAside(memory.as<unsigned char>() + 2 * set_bytes, 0, sizeof(PassMailState));
-    mailbox.memory.push_back(std::move(memory));
-    mailbox.set_bytes = set_bytes;
-  }
-  program.mail = mailbox.memory.back().as<unsigned char>();
-  program.mail_set = mailbox.set_bytes;
-  program.mail_state = reinterpret_cast<PassMailState*>(program.mail + 2 * program.mail_set);
+  const int64_t words = static_cast<int64_t>(mail.bytes()) - int64_t{sizeof(PassMailState)};
+  if (words < 2 * int64_t{program.layer_mail.end} * kMailLayers) return false;
+  program.mail = mail.as<unsigned char>();
+  program.mail_set = words / 2;
+  program.mail_state = reinterpret_cast<PassMailState*>(program.mail + words);
   return true;
 }
 
 PassLaunch PassLaunchOfDevice() {
   PassLaunch launch;
-  int device = 0, cooperative = 0, shared = 0, blocks = 0, fit = 0;
+  int device = 0, major = 0, cooperative = 0, shared = 0, blocks = 0, fit = 0;
   Check(cudaGetDevice(&device), "cudaGetDevice");
   const auto attribute = [&](cudaDeviceAttr which, int& value) {
     Check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
   };
+  attribute(cudaDevAttrComputeCapabilityMajor, major);
+  if (major < 9) return launch;
   attribute(cudaDevAttrCooperativeLaunch, cooperative);
   attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, shared);
   attribute(cudaDevAttrMultiProcessorCount, blocks);
@@ -103,14 +114,17 @@ PassLaunch PassLaunchOfDevice() {
 }
 
 bool FitPass(const PassLaunch& launch, PassProgram& program) {
-  const int pieces = launch.ring_pieces > 0 ? launch.ring_pieces : kRingPieces;
-  for (program.ring_pieces = pieces; program.ring_pieces > 1; --program.ring_pieces) {
+  const int pieces = launch.ring_pieces > 0 ? launch.ring_pieces : kMostPieces;
+  for (program.ring_pieces = pieces / kFetchers * kFetchers; program.ring_pieces >= kLeastPieces;
+       program.ring_pieces -= kFetchers) {
     program.place = PlaceMemory(program);
     if (program.place.end <= launch.shared) break;
   }
-  const int in_flight = launch.in_flight > 0 ? launch.in_flight : kInFlight;
-  program.in_flight = std::min(in_flight, program.ring_pieces);
-  return program.ring_pieces > 1;
+  const int most = program.ring_pieces / kFetchers;
+  program.in_flight = std::min(launch.in_flight > 0 ? launch.in_flight : kInFlight, most);
+  program.in_flight_hungry =
+      std::min(launch.in_flight_hungry > 0 ? launch.in_flight_hungry : kInFlightHungry, most);
+  return program.ring_pieces >= kLeastPieces;
 }
 
 void LaunchPass(cudaStream_t stream, const PassLaunch& launch, const PassProgram& program) {

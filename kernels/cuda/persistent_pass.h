@@ -1,5 +1,5 @@
-// A pass of few rows as one launch: what it needs of the device, and its start. Same bits as the
-// operations' own kernels.
+// A pass of few rows as one launch: what it needs of the device (sm_90 or newer), and its start.
+// Same bits as the operations' own kernels.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_PASS_H_
 #define MAMBAD_KERNELS_CUDA_PERSISTENT_PASS_H_
@@ -14,22 +14,20 @@
 
 namespace mambad::kernels::cuda {
 
-// Where blocks of a pass leave what they hand to each other; of one workspace, whose passes come
-// one after the other.
-struct PassMailbox {
-  std::vector<Buffer> memory;  // the last one is in use; graphs know the others
-  int64_t set_bytes = 0;
-};
-// Gives the program its mail. The mailbox grows where it has to, for as many rows as a pass has at
-// most. False: there is no memory. May be called while a stream is captured.
-bool AddressMail(PassMailbox& mailbox, PassProgram& program);
+// Bytes of device memory where blocks of a pass leave what they hand to each other; of one
+// workspace, whose passes come one after the other. 0: there are no passes.
+int64_t MailBytes(const WorkspaceShape& shape);
+// Before the first pass; nothing where there are no passes.
+void EmptyMail(cudaStream_t stream, const Buffer& mail);
+// Gives the program its mail. False: it is too small.
+bool AddressMail(const Buffer& mail, PassProgram& program);
 
 // How a launch is laid out on the current device.
 struct PassLaunch {
-  int blocks = 0;       // one a multiprocessor; 0: the device cannot
-  int64_t shared = 0;   // bytes of shared memory that a block may have
-  int ring_pieces = 0;  // 0: as many as fit, up to what is best
-  int in_flight = 0;    // 0: what is best
+  int blocks = 0;      // one a multiprocessor; 0: the device cannot
+  int64_t shared = 0;  // bytes of shared memory that a block may have
+  // 0: what is best (PassProgram).
+  int ring_pieces = 0, in_flight = 0, in_flight_hungry = 0;
 };
 PassLaunch PassLaunchOfDevice();
 

@@ -19,6 +19,8 @@ class PassPlan {
   // Whether such a layer can be among the steps: the kind that PassMamba says, with inner widths of
   // whole panels, as many as `blocks` blocks hold.
   static bool Takes(const MambaLayer& layer, int blocks);
+  // Whether the layer has the sizes of those that there are: all have the same units.
+  bool Continues(const MambaLayer& layer) const;
   // Whether one more layer with this state can stand in the same launch: a state is visited once.
   bool Visits(const RecurrentState& state) const;
 
@@ -42,6 +44,7 @@ class PassPlan {
   std::vector<PassMamba> layers_;
   PassHead head_;
   int32_t residual_steps_ = 0, inner_steps_ = 0, rank_steps_ = 0, select_stride_ = 0;
+  int32_t rounds_ = 1, output_rounds_ = 1, selections_ = 1;
 };
 
 }  // namespace mambad::kernels::cuda

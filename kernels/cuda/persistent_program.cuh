@@ -1,11 +1,13 @@
 // What one launch for a whole pass of few rows walks: products in their order, which block takes
-// what of each, and what the blocks wait for in between. Made by persistent_pass.cu.
+// what of each, and what the blocks wait for in between. Made by persistent_plan.cc and
+// persistent_pass.cu.
 //
 // A product is cut into units, panels of weights or eighths of panels. Unit u belongs to block
 // (offset + u % span) % blocks; a block's units are its rounds 0, 1, .. of the product. What blocks
 // hand to each other goes by mail: every number has a place of its own in device memory, whose word
-// is kUnset until the number is there, so that who needs it looks until it is. A launch uses one of
-// two sets of places and empties the other.
+// is kUnset until the number is there, so that who needs it looks until it is. Layers take turns
+// with kMailLayers places, which are emptied in between; a launch uses one of two sets of such
+// places and empties the other.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_PROGRAM_CUH_
 #define MAMBAD_KERNELS_CUDA_PERSISTENT_PROGRAM_CUH_
@@ -22,34 +24,39 @@ namespace mambad::kernels::cuda {
 inline constexpr int kPassRows = 8;    // rows of a pass, and its sequences, at most
 inline constexpr int kPassRounds = 4;  // panels of channels that a block has, at most
 inline constexpr int kPassStateSize = 16, kPassTaps = 4;  // at most, each
-inline constexpr int kRingSteps = 8;  // steps of weights that a piece of a ring holds
-inline constexpr int kRingPiece = kRingSteps * kTileBytes;
+inline constexpr int kMailLayers = 4;
+inline constexpr int kPieceSteps = 20;  // steps of weights that a place of the ring holds, at most
+inline constexpr int kPieceBytes = kPieceSteps * kTileBytes;
 // No number that a product, a sum or a rounding gives: they give other NaNs.
 inline constexpr uint32_t kUnset = 0xffffffffu;
 
 enum class PassSplit : uint8_t {
   kPanel,   // a unit is a panel: eight warps multiply an eighth of its columns each
   kEighth,  // a unit is an eighth of a panel: the warp of the eighth multiplies it
-  kWarp,    // a unit is a panel: the warp of its round multiplies all eighths
 };
 
 enum class PassAction : uint8_t {
   kChannels,  // x of a Mamba-1 layer's channels, from the residual; then their convolution
   kGates,     // z of the same channels
   kSelect,    // dt_low, B, C from the convolved x, eighths by themselves
-  kScan,      // delta of the same channels, from dt_low; then scan and gate
+  kScan,      // delta of the same channels, from dt_low; then scan and gate. No streamed product
   kOutput,    // residual += W y
   kHead,      // logits of the rows that are wanted
 };
 
+// The steps of a layer, in their order: gates come in two, while others' x and others' selections
+// are on their way.
+inline constexpr int kLayerSteps = 6, kLayerChannels = 0, kLayerSelect = 2, kLayerOutput = 5;
+
 struct PassStep {
   const uint4* weights = nullptr;
-  const float* norm_weight = nullptr;  // of kChannels and kHead; nullptr: times 1
   int32_t units = 0;
   int16_t steps = 0;  // of 16 columns, of a panel
   int16_t offset = 0, span = 0;
-  int16_t first_round = 0, end_round = 0;  // of each block, this time
-  int16_t layer = 0;                       // of kHead: how many there are
+  int16_t end_round = 0;  // rounds [first_round, end_round) of each block, this time
+  int16_t layer = 0;      // of kHead: how many there are
+  int8_t first_round = 0;
+  int8_t pieces = 0, piece_steps = 0;  // that an eighth of a panel is fetched in; of each
   PassSplit split = PassSplit::kPanel;
   PassAction action = PassAction::kChannels;
 };
@@ -58,7 +65,11 @@ struct PassStep {
 // selection.
 struct PassMamba {
   RecurrentState state;
-  NormWeights norm;
+  float epsilon = 0;                        // of the layer's norm
+  const float* norm_weight = nullptr;       // nullptr: times 1
+  const float* next_norm_weight = nullptr;  // of what reads the residual behind the layer
+  const uint4* delta = nullptr;             // dt's weights, packed
+  int32_t delta_steps = 0;                  // of 16 columns
   int32_t inner = 0, state_size = 0, rank = 0, taps = 0;
   const float* convolution = nullptr;
   const float* convolution_bias = nullptr;
@@ -75,22 +86,23 @@ struct PassHead {
 
 // Where a block's shared memory has what, in bytes.
 struct PassMemory {
-  uint32_t steps = 0, layers = 0, batch = 0, ring = 0, arrivals = 0, residual = 0, inner = 0,
-           low = 0, sums = 0, squares = 0, channels = 0, selection = 0, flags = 0, end = 0;
+  uint32_t ring = 0, arrivals = 0, meetings = 0, asked = 0, steps = 0, layers = 0, batch = 0,
+           operands = 0, select = 0, low = 0, delta = 0, sums = 0, squares = 0, scales = 0,
+           channels = 0, selection = 0, end = 0;
 };
 
-// One layer's mail, in bytes from its begin: x and gated y as right operands, [steps][rows][4]
-// (ptx.cuh, a lane's pairs), eighths of select, [kEighths][rows][select_stride], and the residual
-// before the layer, [rows][16 residual_steps]; `rows` are those that there are. Behind the last
-// layer there is one more, for the residual that the head reads.
+// One layer's mail, in bytes from its begin: x, gated y and the residual before the layer times its
+// norm's weight, rounded, as right operands, [steps][rows][4] (ptx.cuh, a lane's pairs); eighths of
+// select, [kEighths][rows][select_stride]; sums of squares of the same residual,
+// [rows][residual_steps][4]. `rows` are those that there are. What the head reads of the residual
+// stands as if there was one more layer.
 struct PassMail {
-  uint32_t x = 0, gated = 0, parts = 0, residual = 0, end = 0;
+  uint32_t x = 0, gated = 0, parts = 0, residual = 0, squares = 0, end = 0;
 };
 // Of mail, in device memory, beside it.
 struct PassMailState {
-  uint32_t set = 0;       // that the next launch uses; it is empty
-  uint32_t done = 0;      // blocks of the launch at hand that are
-  uint32_t used[2] = {};  // of each set, 16 bytes each
+  uint32_t set = 0;   // that the next launch uses; it is empty
+  uint32_t done = 0;  // blocks of the launch at hand that are
 };
 
 struct PassProgram {
@@ -105,8 +117,13 @@ struct PassProgram {
   int32_t inner_steps = 0;     // of the widest layer
   int32_t rank_steps = 0;      // the same
   int32_t select_stride = 0;
-  int32_t ring_pieces = 0;  // that a warp's ring has
-  int32_t in_flight = 0;    // that are on their way to it, at most
+  int32_t rounds = 0;         // panels of channels that a block has, at most
+  int32_t output_rounds = 0;  // panels of outputs, the same
+  int32_t selections = 0;     // of warps of a block that may select at once: 1 or kEighths
+  int32_t ring_pieces = 0;    // places of the ring, whole kFetchers
+  // Pieces that a fetching thread has on their way, at most: mostly, and when none is left that
+  // could be multiplied. Few, for what is on its way is in the way of mail.
+  int32_t in_flight = 0, in_flight_hungry = 0;
   PassMemory place;
   PassMail layer_mail;
   unsigned char* mail = nullptr;  // two sets of mail_set bytes
@@ -122,6 +139,24 @@ struct PassBatch {
   int32_t numbers[kArrays][kPassRows + 1];
 };
 
+// Words of a block at which its warps meet, in shared memory.
+enum PassMeeting : int {
+  kChannelSums,  // all sums of kChannels are there; of kGates; of kOutput
+  kGateSums,
+  kOutputSums,
+  kHeadSums,                                    // + p: sums of a panel of kHead, at place p
+  kHeadTaken = kHeadSums + 2 * kPassRounds,     // + p: they were taken
+  kMailCleaned = kHeadTaken + 2 * kPassRounds,  // + p: of layers that have place p, mod kMailLayers
+  kPassMeetings = kMailCleaned + kMailLayers,
+};
+
+// Tokens that stand beside each other where eighths meet: whole pairs.
+inline __host__ __device__ int SumTokens(int rows) { return (rows + 1) / 2 * 2; }
+// Steps of an eighth, at most.
+inline __host__ __device__ int LongestEighth(int steps) {
+  return (steps + kEighths - 1) / kEighths;
+}
+
 // Follow from all else that the program says.
 inline PassMail PlaceMail(const PassProgram& p) {
   PassMail mail;
@@ -129,7 +164,8 @@ inline PassMail PlaceMail(const PassProgram& p) {
   mail.gated = mail.x + p.inner_steps * operand;
   mail.parts = mail.gated + p.inner_steps * operand;
   mail.residual = mail.parts + kEighths * p.rows * p.select_stride * sizeof(float);
-  const uint32_t end = mail.residual + p.rows * p.residual_steps * kTileColumns * sizeof(float);
+  mail.squares = mail.residual + p.residual_steps * operand;
+  const uint32_t end = mail.squares + p.rows * p.residual_steps * sizeof(float4);
   mail.end = (end + 127) / 128 * 128;
   return mail;
 }
@@ -142,19 +178,25 @@ inline PassMemory PlaceMemory(const PassProgram& p) {
     return begin;
   };
   const uint32_t operand = p.rows * 4 * sizeof(uint2);  // of a step
+  const int longest =
+      LongestEighth(p.inner_steps > p.residual_steps ? p.inner_steps : p.residual_steps);
+  place.ring = take(p.ring_pieces * kPieceBytes);
+  place.arrivals = take(2 * p.ring_pieces * sizeof(uint64_t));
+  place.meetings = take(kPassMeetings * sizeof(uint64_t));
+  place.asked = take(4 * sizeof(uint32_t));
   place.steps = take(p.step_count * sizeof(PassStep));
   place.layers = take(p.layer_count * sizeof(PassMamba));
   place.batch = take(sizeof(PassBatch));
-  place.ring = take(kEighths * p.ring_pieces * kRingPiece);
-  place.arrivals = take(kEighths * p.ring_pieces * sizeof(uint64_t));
-  place.residual = take(p.residual_steps * operand);
-  place.inner = take(kEighths * ((p.inner_steps + kEighths - 1) / kEighths) * operand);
+  place.operands = take(kEighths * longest * operand);
+  place.select = take(p.selections * LongestEighth(p.inner_steps) * operand);
   place.low = take(p.rank_steps * operand);
-  place.sums = take(2 * kEighths * kPassRows * (kTileRows + 4) * sizeof(float));
-  place.squares = take(kEighths * kPassRows * sizeof(float));
-  place.channels = take(4 * kPassRounds * kPassRows * kTileRows * sizeof(float));
-  place.selection = take(kPassRows * 2 * kPassStateSize * sizeof(float));
-  place.flags = take(sizeof(uint32_t));
+  place.delta = take(p.rounds * p.rank_steps * kTileBytes);
+  place.sums = take((2 * p.rounds + p.output_rounds) * kEighths * kTileRows * SumTokens(p.rows) *
+                    sizeof(float));
+  place.squares = take(p.rows * p.residual_steps * sizeof(float4));
+  place.scales = take(kPassRows * sizeof(float));
+  place.channels = take(2 * p.rounds * p.rows * kTileRows * sizeof(float));
+  place.selection = take(p.rows * 2 * kPassStateSize * sizeof(float));
   place.end = at;
   return place;
 }

@@ -4,14 +4,6 @@
 #include <utility>
 
 namespace mambad::kernels::cuda {
-namespace {
-
-// Passes of more rows gain little in one launch, or lose. Microseconds on an H200, one launch and
-// many: Mamba-130M, 1 row 423 and 587, 5 rows 682 and 752; Mamba-2.8B, 1 row 2,719 and 3,281, 5
-// rows 5,398 and 3,787.
-constexpr int kMostRows = 1;
-
-}  // namespace
 
 bool PassRecorder::Continues(const Batch& batch, const RowsView& residual) const {
   const Batch& noted = program_.batch;
@@ -26,14 +18,14 @@ bool PassRecorder::Continues(const Batch& batch, const RowsView& residual) const
 
 bool PassRecorder::NoteMamba(const Batch& batch, const MambaLayer& layer,
                              const RecurrentState& state, const RowsView& residual,
-                             PassMailbox& mailbox, std::function<void()> kernels) {
+                             const Buffer& mail, std::function<void()> kernels) {
   if (!captured_ || batch.rows == 0 || batch.rows > kPassRows || batch.sequences > kPassRows) {
     return false;
   }
   if (!launch_.has_value()) launch_ = PassLaunchOfDevice();
-  if (batch.rows > kMostRows || !PassPlan::Takes(layer, launch_->blocks)) return false;
-  if (plan_.has_value() &&
-      (plan_->ended() || plan_->Visits(state) || !Continues(batch, residual))) {
+  if (!PassPlan::Takes(layer, launch_->blocks)) return false;
+  if (plan_.has_value() && (plan_->ended() || plan_->Visits(state) || !plan_->Continues(layer) ||
+                            !Continues(batch, residual))) {
     return false;
   }
   if (!plan_.has_value()) {
@@ -42,7 +34,7 @@ bool PassRecorder::NoteMamba(const Batch& batch, const MambaLayer& layer,
     program_.batch = batch;
     program_.batch.logit_count = 0;
     program_.residual = residual;
-    mailbox_ = &mailbox;
+    mail_ = &mail;
   }
   plan_->AddMamba(layer, state);
   kernels_.push_back(std::move(kernels));
@@ -66,7 +58,7 @@ Buffer PassRecorder::Flush() {
   if (!plan_.has_value()) return memory;
   plan_->Describe(program_);
   program_.rows = std::max(program_.batch.rows, program_.batch.logit_count);
-  if (FitPass(*launch_, program_) && AddressMail(*mailbox_, program_)) {
+  if (FitPass(*launch_, program_) && AddressMail(*mail_, program_)) {
     memory = UploadPlan(*plan_, program_);
   }
   if (memory.data() != nullptr) {

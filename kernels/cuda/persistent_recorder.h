@@ -29,7 +29,7 @@ class PassRecorder {
   // True: the operation is a step of the next launch. False: it is the caller's to launch, after
   // Flush. `kernels` launches it by itself, should there be no memory for the steps.
   bool NoteMamba(const Batch& batch, const MambaLayer& layer, const RecurrentState& state,
-                 const RowsView& residual, PassMailbox& mailbox, std::function<void()> kernels);
+                 const RowsView& residual, const Buffer& mail, std::function<void()> kernels);
   bool NoteHead(const Batch& batch, const NormWeights& norm, const WeightMatrix& head,
                 const RowsView& residual, const RowsView& logits, std::function<void()> kernels);
 
@@ -46,7 +46,7 @@ class PassRecorder {
   std::optional<PassLaunch> launch_;  // from the first round that is captured on
   std::optional<PassPlan> plan_;
   PassProgram program_;
-  PassMailbox* mailbox_ = nullptr;
+  const Buffer* mail_ = nullptr;
   std::vector<std::function<void()>> kernels_;
 };
 

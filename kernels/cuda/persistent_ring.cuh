@@ -1,152 +1,135 @@
-// A multiplying warp's weights on their way: a ring of pieces in shared memory, filled in the order
-// in which the warp will multiply them, across products, layers and exchanges, for weights wait for
-// nobody. A lane copies what it will read itself: 16 bytes of each tile, its part of the left
-// operand.
-//
-// Everything is inlined, and what changes stays in registers: kept in local memory, a pass took
-// twice as long.
+// A block's weights on their way: a ring of pieces in shared memory, filled in the order in which
+// the block's warps multiply them, across products, layers and exchanges, for weights wait for
+// nobody. Threads of their own ask for them, each for every kFetchers-th piece.
 
 #ifndef MAMBAD_KERNELS_CUDA_PERSISTENT_RING_CUH_
 #define MAMBAD_KERNELS_CUDA_PERSISTENT_RING_CUH_
 
 #include <cstdint>
 
-#include "kernels/cuda/linear_kernels.cuh"
-#include "kernels/cuda/packing.cuh"
-#include "kernels/cuda/persistent_program.cuh"
-#include "kernels/cuda/persistent_sync.cuh"
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/persistent_block.cuh"
 
 namespace mambad::kernels::cuda {
 
-// The units of a product that are a block's, one after the other.
-struct PassUnits {
-  int unit = 0, round = 0;
-
-  __device__ __forceinline__ explicit PassUnits(const PassStep& step) : round(step.first_round) {
-    int first = static_cast<int>(blockIdx.x) - step.offset;
-    if (first < 0) first += static_cast<int>(gridDim.x);
-    unit = first < step.span ? first + round * step.span : step.units;
-  }
-  __device__ __forceinline__ bool There(const PassStep& step) const {
-    return unit < step.units && round < step.end_round;
-  }
-  __device__ __forceinline__ void Advance(const PassStep& step) { ++round, unit += step.span; }
-  __device__ __forceinline__ int Panel(const PassStep& step) const {
-    return step.split == PassSplit::kEighth ? static_cast<unsigned>(unit) / kEighths : unit;
-  }
-  __device__ __forceinline__ bool OfWarp(const PassStep& step, int warp) const {
-    const unsigned of = step.split == PassSplit::kEighth ? unit : round;
-    return step.split == PassSplit::kPanel || static_cast<int>(of % kEighths) == warp;
-  }
-};
-// EighthBegin in a few instructions, of as many steps as a PassStep can have.
-__device__ __forceinline__ int PassEighth(int steps, int eighth) {
-  return static_cast<int>(static_cast<unsigned>(steps) * static_cast<unsigned>(eighth) / kEighths);
-}
-// Steps [begin, end) of a panel that are warp `warp`'s.
-__device__ __forceinline__ int PassBegin(const PassStep& step, int warp) {
-  return step.split == PassSplit::kWarp ? 0 : PassEighth(step.steps, warp);
-}
-__device__ __forceinline__ int PassEnd(const PassStep& step, int warp) {
-  return step.split == PassSplit::kWarp ? step.steps : PassEighth(step.steps, warp + 1);
-}
-
-class WeightRing {
+// The places of a block's pieces, one behind the other, by one who walks all of them. All pieces of
+// a panel are walked eighth by eighth, first pieces first; an eighth by itself piece by piece.
+class PieceWalk {
  public:
-  // `steps`: of the program; `pieces`, `arrivals`: of this warp; all in shared memory. All lanes of
-  // the warp call everything.
-  __device__ __forceinline__ WeightRing(const PassProgram& program, const PassStep* steps,
-                                        unsigned char* pieces, uint64_t* arrivals)
-      : pieces_(reinterpret_cast<uint4*>(pieces) + threadIdx.x % kWarp),
-        arrivals_(arrivals),
-        count_(program.ring_pieces),
-        most_in_flight_(program.in_flight),
-        warp_(threadIdx.x / kWarp),
-        step_(steps),
-        end_(steps + program.step_count),
-        units_(*steps) {}
+  __device__ __forceinline__ explicit PieceWalk(int places) : places_(places) {}
 
-  // Asks for pieces while there is room for them, and few enough are on their way.
-  __device__ __forceinline__ void Fill() {
-    while (landed_ + in_flight_ < count_ && MayAsk() && (left_ > 0 || FindStretch())) AskForPiece();
+  __device__ __forceinline__ void Advance(int count) {
+    place_ += count, number_ += count;
+    while (place_ >= places_) place_ -= places_, turn_ ^= 1;
   }
-
-  // The tiles of the next piece, which has come.
-  __device__ __forceinline__ const uint4* Take() {
-    while (landed_ == 0) {
-      if (NextHasCome()) Landed();
-    }
-    return pieces_ + use_ * (kRingSteps * kWarp);
-  }
-  // They are in registers.
-  __device__ __forceinline__ void GiveBack() {
-    --landed_;
-    if (++use_ == count_) use_ = 0;
+  // Of all pieces.
+  __device__ __forceinline__ uint32_t Number(int ahead) const { return number_ + ahead; }
+  // The piece `ahead` places on, fewer than there are.
+  __device__ __forceinline__ int Place(int ahead, uint32_t& turn) const {
+    const int place = place_ + ahead;
+    turn = place < places_ ? turn_ : turn_ ^ 1;
+    return place < places_ ? place : place - places_;
   }
 
  private:
-  // The same for all lanes.
-  __device__ __forceinline__ bool NextHasCome() {
-    return __all_sync(0xffffffffu, TurnedOver(arrivals_ + land_, land_parity_)) != 0;
-  }
-  __device__ __forceinline__ void Landed() {
-    --in_flight_, ++landed_;
-    if (++land_ == count_) land_ = 0, land_parity_ ^= 1;
-  }
-  __device__ __forceinline__ bool MayAsk() {
-    if (in_flight_ < most_in_flight_) return true;
-    if (!NextHasCome()) return false;
-    Landed();
-    return true;
-  }
+  const int places_;
+  int place_ = 0;
+  uint32_t turn_ = 0, number_ = 0;
+};
 
-  __device__ __forceinline__ void AskForPiece() {
-    uint4* const to = pieces_ + ask_ * (kRingSteps * kWarp);
-#pragma unroll
-    for (int i = 0; i < kRingSteps; ++i) {
-      if (i < left_) CopyAsyncOnce(to + i * kWarp, from_ + i * kWarp, policy_);
-    }
-    ArriveWithCopies(arrivals_ + ask_);
-    ++in_flight_;
-    if (++ask_ == count_) ask_ = 0;
-    from_ += kRingSteps * kWarp;
-    left_ -= kRingSteps;
-  }
+// Waits for piece number `number`, at `place`. A word tells only of its turn at hand and the one
+// before, and a warp may be further ahead of who asks for pieces: it waits until that is asked for.
+__device__ __forceinline__ void AwaitPiece(const PassBlock& block, int place, uint32_t turn,
+                                           uint32_t number) {
+  while (*block.Asked(place % kFetchers) <= number) Rest();
+  AwaitTurn(block.PieceCame(place), turn);
+}
 
-  // From units_ on, the next one with tiles for this warp. False: there is none.
-  __device__ __forceinline__ bool FindStretch() {
-    while (step_ != end_) {
-      const PassStep& step = *step_;
-      if (!units_.There(step)) {
-        if (++step_ != end_) units_ = PassUnits(*step_);
-        continue;
+// Piece `piece` of an eighth of `steps` steps: [first, first + count).
+struct PieceOf {
+  int first, count;
+  __device__ __forceinline__ PieceOf(const PassStep& step, int steps, int piece)
+      : first(min(piece * step.piece_steps, steps)), count(min(steps - first, +step.piece_steps)) {}
+};
+
+// One of the threads that ask for pieces.
+class WeightFetcher {
+ public:
+  __device__ __forceinline__ WeightFetcher(const PassBlock& block, int which)
+      : block_(block),
+        places_(block.program.ring_pieces),
+        first_(which),
+        turn_of_(which),
+        ask_(which),
+        land_(which) {}
+
+  __device__ __forceinline__ void Walk() {
+    const int count = block_.program.step_count;
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
+      const PassStep step = block_.Steps()[i];
+      if (block_.Skips(step)) continue;
+#pragma unroll 1
+      for (PassUnits units(step); units.There(step); units.Advance(step)) {
+        const uint4* const panel = step.weights + int64_t{units.Panel(step)} * step.steps * kWarp;
+        const bool all = step.split == PassSplit::kPanel;
+        const int first = all ? 0 : units.unit % kEighths, end = all ? kEighths : first + 1;
+#pragma unroll 1
+        for (int piece = 0; piece < step.pieces; ++piece) {
+#pragma unroll 1
+          for (int eighth = first; eighth < end; ++eighth) {
+            ++number_;
+            if (--turn_of_ >= 0) continue;
+            Ask(step, panel, eighth, piece);
+            turn_of_ = kFetchers - 1;
+          }
+        }
       }
-      const int begin = PassBegin(step, warp_);
-      left_ = units_.OfWarp(step, warp_) ? PassEnd(step, warp_) - begin : 0;
-      from_ = step.weights + (int64_t{units_.Panel(step)} * step.steps + begin) * kWarp +
-              threadIdx.x % kWarp;
-      units_.Advance(step);
-      if (left_ > 0) return true;
     }
-    return false;
   }
 
-  uint4* const pieces_;  // this lane's place in each tile
-  uint64_t* const arrivals_;
-  const int count_, most_in_flight_, warp_;
+ private:
+  __device__ __forceinline__ void Ask(const PassStep& step, const uint4* panel, int eighth,
+                                      int piece) {
+    const int begin = PassEighth(step.steps, eighth);
+    const PieceOf part(step, PassEighth(step.steps, eighth + 1) - begin, piece);
+    AwaitTurn(block_.PieceTaken(ask_), ask_turn_ ^ 1);
+    AwaitFew();
+    ++in_flight_;
+    uint64_t* const came = block_.PieceCame(ask_);
+    const uint32_t bytes = part.count * kTileBytes;
+    if (bytes > 0) {
+      ArriveAndAnnounce(came, bytes);
+      CopyBulk(block_.Piece(ask_), panel + (begin + part.first) * kWarp, bytes, came, policy_);
+    } else {
+      Arrive(came);
+    }
+    *block_.Asked(first_) = number_;
+    ask_ += kFetchers;
+    if (ask_ >= places_) ask_ = first_, ask_turn_ ^= 1;
+  }
+  // Until few enough are on their way.
+  __device__ __forceinline__ void AwaitFew() {
+    while (in_flight_ >= block_.program.in_flight) {
+      if (TurnedOver(block_.PieceCame(land_), land_turn_)) {
+        --in_flight_;
+        last_ = land_, last_turn_ = land_turn_;
+        land_ += kFetchers;
+        if (land_ >= places_) land_ = first_, land_turn_ ^= 1;
+      } else if (in_flight_ < block_.program.in_flight_hungry &&
+                 (last_ < 0 || TurnedOver(block_.PieceTaken(last_), last_turn_))) {
+        return;  // all that came was multiplied
+      }
+    }
+  }
+
+  const PassBlock& block_;
+  const int places_, first_;
   const uint64_t policy_ = ReadOnce();
-
-  int ask_ = 0, land_ = 0, use_ = 0;  // pieces that are next
-  uint32_t land_parity_ = 0;
-  int in_flight_ = 0, landed_ = 0;
-
-  // What is asked for next.
-  const PassStep* step_;
-  const PassStep* const end_;
-  PassUnits units_;
-  const uint4* from_ = nullptr;
-  int left_ = 0;
+  int turn_of_;                 // pieces before the next one that is this thread's
+  int ask_, land_, last_ = -1;  // the place asked for next, the next one to come, the last
+  uint32_t number_ = 0;         // pieces up to the one at hand
+  uint32_t ask_turn_ = 0, land_turn_ = 0, last_turn_ = 0;
+  int in_flight_ = 0;
 };
 
 }  // namespace mambad::kernels::cuda
