@@ -34,11 +34,12 @@ std::vector<BenchSample> LoadRun::Run() {
   for (int64_t i = 0; i < count; ++i) threads.emplace_back([this] { RunTalks(); });
   for (std::thread& thread : threads) thread.join();
   seconds_ = Seconds(Clock::now() - start_);
+  MutexLock lock(&mutex_);
   return std::move(samples_);
 }
 
 bool LoadRun::TakeNext(int64_t* index) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  MutexLock lock(&mutex_);
   if (next_ >= plan_.talks) return false;
   if (plan_.seconds && Seconds(Clock::now() - start_) >= *plan_.seconds) return false;
   *index = next_++;
@@ -66,7 +67,7 @@ void LoadRun::RunTalk(const Talk& talk, Clock::time_point begin) {
     answer.sample.goes_on = turn > 0;
     const bool good = answer.sample.code == "OK";
     {
-      std::lock_guard<std::mutex> lock(mutex_);
+      MutexLock lock(&mutex_);
       samples_.push_back(std::move(answer.sample));
     }
     if (!good) break;

@@ -5,11 +5,12 @@
 
 #include <chrono>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "engine/mutex.h"
 #include "mambad/v1/generation.pb.h"
 #include "mambad/v1/session.grpc.pb.h"
 #include "server/cli/bench/bench_report.h"
@@ -65,9 +66,9 @@ class LoadRun {
   const std::unique_ptr<v1::Sessions::Stub> sessions_;
   Clock::time_point start_;
   double seconds_ = 0;
-  std::mutex mutex_;
-  int64_t next_ = 0;                  // under mutex_
-  std::vector<BenchSample> samples_;  // under mutex_
+  Mutex mutex_;
+  int64_t next_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<BenchSample> samples_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mambad::cli
