@@ -95,7 +95,8 @@ class Model {
     residual_memory = DeviceZeros(kMostRows * s.width * kFloat);
     first_residual = DeviceRandom(kMostRows * s.width, -1, 1);
     logits_memory = DeviceZeros(kMostRows * int64_t{s.vocabulary} * kFloat);
-    scratch = kernels::cuda::CreateLinearScratch(kMostRows, 2 * s.inner,
+    scratch = kernels::cuda::CreateLinearScratch(kernels::cuda::OpenProductUnits(), kMostRows,
+                                                 2 * s.inner,
                                                  [](size_t bytes) { return DeviceZeros(bytes); });
     inner = DeviceZeros(kMostRows * s.inner * kFloat);
     second = DeviceZeros(kMostRows * s.inner * kFloat);
