@@ -63,10 +63,11 @@ class Reader : public EventSink {
     return !behind;
   }
 
-  // Until it has ended, every sample of it.
+  // Until it has ended, every sample of it, and nothing is called for it any more.
   bool Wait() {
     return WaitFor([this] {
-      return std::all_of(samples_.begin(), samples_.end(), [](const Sample& s) { return s.ends; });
+      return !inside_ &&
+             std::all_of(samples_.begin(), samples_.end(), [](const Sample& s) { return s.ends; });
     });
   }
   bool WaitForEvents(int count) {

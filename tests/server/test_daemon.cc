@@ -2,7 +2,6 @@
 
 #include <arpa/inet.h>
 #include <grpcpp/create_channel.h>
-#include <spdlog/sinks/ostream_sink.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -10,9 +9,15 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 
 namespace mambad::server {
+namespace {
+
+constexpr size_t kMostLines = 10000;  // of a log that are kept
+
+}  // namespace
 
 std::string Streamed::text(int index) const {
   std::string text;
@@ -38,8 +43,8 @@ ServerOptions TestDaemon::Options() {
 }
 
 TestDaemon::TestDaemon(ServerOptions options, FakeOptions fake, bool load) {
-  auto logger = std::make_shared<spdlog::logger>(
-      "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log_text_));
+  log_lines_ = std::make_shared<spdlog::sinks::ringbuffer_sink_mt>(kMostLines);
+  auto logger = std::make_shared<spdlog::logger>("test", log_lines_);
   logger->set_pattern("%v");
   log_ = std::make_unique<RequestLog>(options.log_format, logger);
   auto opener = [this, fake](const EngineOptions& engine_options, StepObserver* observer,
@@ -53,6 +58,10 @@ TestDaemon::TestDaemon(ServerOptions options, FakeOptions fake, bool load) {
   daemon_ = *std::move(daemon);
   if (load && !daemon_->Load().ok()) std::abort();
   stub_ = v1::Generation::NewStub(Channel());
+}
+
+std::string TestDaemon::log() const {
+  return absl::StrJoin(log_lines_->last_formatted(kMostLines), "");
 }
 
 std::shared_ptr<grpc::Channel> TestDaemon::Channel(int stream_window_bytes) const {

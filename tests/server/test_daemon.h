@@ -5,9 +5,9 @@
 
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
+#include <spdlog/sinks/ringbuffer_sink.h>
 
 #include <memory>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -39,8 +39,8 @@ class TestDaemon {
   std::shared_ptr<grpc::Channel> Channel(int stream_window_bytes = 0) const;
   v1::Generation::Stub& stub() { return *stub_; }
   Streamed Generate(const v1::GenerateRequest& request);
-  // What was logged so far.
-  std::string log() const { return log_text_.str(); }
+  // What was logged so far, while others go on logging.
+  std::string log() const;
   // The answer to GET, headers included.
   std::string Fetch(const std::string& path) const;
   std::string Metrics() const { return Fetch("/metrics"); }
@@ -48,7 +48,7 @@ class TestDaemon {
   bool BecomesIdle();
 
  private:
-  std::ostringstream log_text_;
+  std::shared_ptr<spdlog::sinks::ringbuffer_sink_mt> log_lines_;
   std::unique_ptr<RequestLog> log_;
   Engine* engine_ = nullptr;
   std::unique_ptr<Daemon> daemon_;
