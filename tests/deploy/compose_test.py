@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""The compose files: valid by the schema of the Compose specification, and what they mount, publish and name is there.
+
+    compose_test.py
+
+Ends with 77 where check-jsonschema or PyYAML is not installed.
+"""
+
+import importlib.util
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+for package in ("check_jsonschema", "yaml"):
+    if not importlib.util.find_spec(package):
+        print(f"skipped, for want of a Python package: {package}")
+        sys.exit(77)
+import yaml  # noqa: E402
+
+
+def check_schema(*paths):
+    result = subprocess.run([sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", *paths],
+                            capture_output=True, text=True, timeout=60)
+    return result.returncode == 0, result.stdout + result.stderr
+
+
+def with_defaults(text):
+    """Variables as Compose replaces them where none is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+def seconds(text):
+    return int(re.fullmatch(r"(\d+)s", text).group(1))
+
+
+def check_service(name, service, volumes):
+    for volume in service["volumes"]:
+        source = volume.split(":")[0]
+        if source.startswith("."):
+            assert (DEPLOY / source).exists(), f"{name}: nothing at {source}"
+        else:
+            assert source in volumes, f"{name}: no volume {source}"
+    for port in service["ports"]:
+        assert port.startswith("127.0.0.1:"), f"{name}: port {port} is open to the network"
+    assert ":" in service["image"] or "build" in service, f"{name}: no version of {service['image']}"
+    assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def check_names(services):
+    """Who asks whom, by the names that Compose gives."""
+    target = yaml.safe_load((DEPLOY / "monitoring/prometheus.yml").read_text())["scrape_configs"][0]["dns_sd_configs"][0]
+    assert set(target["names"]) <= set(services)
+    configuration = yaml.safe_load((DEPLOY / "configurations/container.yaml").read_text())
+    assert configuration["metrics"]["listen"].endswith(f":{target['port']}")
+    assert services["mambad"]["ports"][0].endswith(configuration["listen"].rpartition(":")[2])
+    provisioning = DEPLOY / "monitoring/grafana/provisioning"
+    source = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"][0]
+    assert re.fullmatch(r"http://(\w+):9090", source["url"]).group(1) in services
+    provider = yaml.safe_load((provisioning / "dashboards/mambad.yml").read_text())["providers"][0]
+    assert any(volume.split(":")[1] == provider["options"]["path"] for volume in services["grafana"]["volumes"])
+
+
+def main():
+    files = [DEPLOY / "compose.yaml", DEPLOY / "compose.gpu.yaml"]
+    good, said = check_schema(*files)
+    assert good, said
+    text = with_defaults(files[0].read_text())
+    assert "$" not in re.sub(r"(?m)^#.*$", "", text), "a variable without a default"
+    with tempfile.TemporaryDirectory() as folder:
+        broken = pathlib.Path(folder) / "compose.yaml"
+        broken.write_text(text.replace("read_only:", "readonly:"))
+        assert not check_schema(broken)[0], "a wrong key was taken"
+    compose = yaml.safe_load(text)
+    for name, service in compose["services"].items():
+        check_service(name, service, compose["volumes"])
+    check_names(compose["services"])
+    drain = re.search(r"^drain_timeout: (\S+)$", (DEPLOY / "mambad.yaml").read_text(), re.M).group(1)
+    assert seconds(compose["services"]["mambad"]["stop_grace_period"]) > seconds(drain)
+    over = yaml.safe_load(with_defaults(files[1].read_text()))["services"]
+    assert over.keys() <= compose["services"].keys()
+    print(f"{len(compose['services'])} services")
+
+
+if __name__ == "__main__":
+    main()
