@@ -21,7 +21,7 @@ RUN . deploy/setup.sh && apt-get update && \
     rm -rf /var/lib/apt/lists/*
 COPY . .
 RUN cmake --preset release -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF -DMAMBAD_CUDA=OFF && \
-    cmake --build build --target mambad mambactl mambad-models mambad_sentencepiece && \
+    cmake --build build && \
     DESTDIR=/image cmake --install build --prefix /usr --strip && \
     deploy/image_files.sh /image
 

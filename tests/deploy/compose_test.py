@@ -22,9 +22,14 @@ for package in ("check_jsonschema", "yaml"):
 import yaml  # noqa: E402
 
 
-def check_schema(*paths):
-    result = subprocess.run([sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", *paths],
-                            capture_output=True, text=True, timeout=60)
+def check_schema(text):
+    """Whether the schema has nothing against it, and what was said. Compose's own tags, for what takes another file's place,
+    are not the schema's."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(text.replace("!reset ", ""))
+        file.flush()
+        result = subprocess.run([sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", file.name],
+                                capture_output=True, text=True, timeout=60)
     return result.returncode == 0, result.stdout + result.stderr
 
 
@@ -64,25 +69,37 @@ def check_names(services):
     assert any(volume.split(":")[1] == provider["options"]["path"] for volume in services["grafana"]["volumes"])
 
 
+def check_router(services):
+    """It asks as many replicas as there are, by the names and the port that they have."""
+    replicas = services["mambad"]["deploy"]["replicas"]
+    urls = [word for word in services["router"]["command"] if word.startswith("grpc://")]
+    assert urls == [f"grpc://mambad-mambad-{number}:50051" for number in range(1, replicas + 1)], urls
+    assert not services["mambad"]["ports"], "replicas cannot share a port of the machine"
+
+
 def main():
-    files = [DEPLOY / "compose.yaml", DEPLOY / "compose.gpu.yaml"]
-    good, said = check_schema(*files)
-    assert good, said
-    text = with_defaults(files[0].read_text())
-    assert "$" not in re.sub(r"(?m)^#.*$", "", text), "a variable without a default"
-    with tempfile.TemporaryDirectory() as folder:
-        broken = pathlib.Path(folder) / "compose.yaml"
-        broken.write_text(text.replace("read_only:", "readonly:"))
-        assert not check_schema(broken)[0], "a wrong key was taken"
-    compose = yaml.safe_load(text)
+    texts = {path.name: path.read_text() for path in sorted(DEPLOY.glob("compose*.yaml"))}
+    assert len(texts) >= 3
+    for name, text in texts.items():
+        good, said = check_schema(text)
+        assert good, f"{name}: {said}"
+        text = with_defaults(re.sub(r"(?m)^ *#.*$", "", text))
+        assert "$" not in text, f"{name}: a variable without a default"
+    assert not check_schema(texts["compose.yaml"].replace("read_only:", "readonly:"))[0], "a wrong key was taken"
+    files = {name: yaml.safe_load(with_defaults(text.replace("!reset ", ""))) for name, text in texts.items()}
+
+    compose = files["compose.yaml"]
     for name, service in compose["services"].items():
         check_service(name, service, compose["volumes"])
     check_names(compose["services"])
     drain = re.search(r"^drain_timeout: (\S+)$", (DEPLOY / "mambad.yaml").read_text(), re.M).group(1)
     assert seconds(compose["services"]["mambad"]["stop_grace_period"]) > seconds(drain)
-    over = yaml.safe_load(with_defaults(files[1].read_text()))["services"]
-    assert over.keys() <= compose["services"].keys()
-    print(f"{len(compose['services'])} services")
+    assert compose["name"] == "mambad", "the router knows the replicas by it"
+    check_router(files["compose.openai.yaml"]["services"])
+    targets = {name: file["services"]["mambad"].get("build", {}).get("target") for name, file in files.items()}
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "Dockerfile").read_text(), re.M))
+    assert targets["compose.yaml"] == "cpu" and targets["compose.gpu.yaml"] == "gpu" and {"cpu", "gpu"} <= stages
+    print(f"{len(files)} files, {len(compose['services'])} services in the first")
 
 
 if __name__ == "__main__":
