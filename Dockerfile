@@ -38,38 +38,40 @@ RUN --mount=type=bind,from=toolkit,source=/usr/local,target=/toolkit \
     ! ldd /image/usr/lib/mambad/libmambad_cuda.so | grep 'not found'
 
 # --- The trainer -------------------------------------------------------------------------------------------------------
+# PyTorch whole, as it was published: for its libraries, and for torchrun, which starts a process on each GPU.
+# hadolint ignore=DL3006
+FROM ${DEBIAN} AS torch
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+RUN --mount=type=bind,source=trainer/setup.sh,target=/setup.sh \
+    apt-get update && apt-get install --yes --no-install-recommends gnuplot-nox python3-venv tini && \
+    rm -rf /var/lib/apt/lists/* && \
+    python3 -m venv /opt/torch && \
+    /opt/torch/bin/pip install --no-cache-dir --disable-pip-version-check "$(grep -o 'torch==[0-9.]*' /setup.sh | head -1)"
+
 FROM build-cpu AS build-trainer
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# hadolint ignore=DL3042
 RUN --mount=type=bind,from=toolkit,source=/usr/local,target=/toolkit \
+    --mount=type=bind,from=torch,source=/opt/torch,target=/opt/torch \
     CUDACXX=$(echo /toolkit/cuda-*.*/bin/nvcc) && export CUDACXX && \
-    apt-get update && trainer/setup.sh && rm -rf /var/lib/apt/lists/* && \
+    apt-get update && apt-get install --yes --no-install-recommends libgloo-dev zlib1g-dev liblzma-dev python3 && \
+    rm -rf /var/lib/apt/lists/* && \
     cmake --preset release -B build-trainer -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=ON -DMAMBAD_CUDA=ON \
-      -DMAMBAD_TORCH_DIR=/src/build/torch/torch && \
+      -DMAMBAD_TORCH_DIR="$(echo /opt/torch/lib/python3.*/site-packages/torch)" && \
     cmake --build build-trainer --target trainer && \
     strip -o /trainer build-trainer/bin/trainer && \
-    grep -o 'torch==[0-9.]*' trainer/setup.sh | head -1 >/torch && \
-    ldd /trainer | awk '$2 == "=>" && $3 ~ "^/" && $3 !~ "/(src|toolkit)/" {print $3}' | xargs realpath | \
+    ldd /trainer | awk '$2 == "=>" && $3 ~ "^/" && $3 !~ "^/(opt|toolkit)/" {print $3}' | xargs realpath | \
       while read -r file; do dpkg --search "$file" 2>/dev/null || dpkg --search "${file#/usr}"; done | \
       cut -d: -f1 | sort -u >/packages
 
-# PyTorch whole, for its CUDA libraries and for torchrun, which starts a process on each GPU.
-# hadolint ignore=DL3006
-FROM ${DEBIAN} AS trainer
+FROM torch AS trainer
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# hadolint ignore=DL3013,SC2046
 RUN --mount=type=bind,from=build-trainer,source=/packages,target=/packages \
-    --mount=type=bind,from=build-trainer,source=/torch,target=/torch \
-    apt-get update && \
-    apt-get install --yes --no-install-recommends $(cat /packages) gnuplot-nox python3-venv tini && \
-    rm -rf /var/lib/apt/lists/* && \
-    python3 -m venv /opt/torch && \
-    /opt/torch/bin/pip install --no-cache-dir --disable-pip-version-check "$(cat /torch)"
+    apt-get update && xargs --arg-file=/packages apt-get install --yes --no-install-recommends && \
+    rm -rf /var/lib/apt/lists/*
 COPY --from=build-trainer /trainer /usr/bin/trainer
-ENV PATH=/opt/torch/bin:/usr/bin:/bin PACKAGES=/opt/torch/lib/python3.11/site-packages
-ENV LD_LIBRARY_PATH=${PACKAGES}/torch/lib:${PACKAGES}/nvidia/cu13/lib \
-    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Its libraries are where they were when it was linked.
 RUN trainer --version
+ENV PATH=/opt/torch/bin:/usr/bin:/bin NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 LABEL org.opencontainers.image.title="mambad trainer" \
       org.opencontainers.image.description="Makes the models that mambad serves" \
       org.opencontainers.image.licenses="Apache-2.0"
