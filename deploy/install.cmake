@@ -5,6 +5,7 @@
 #                          for NVIDIA GPUs, where it was built
 #   share/mambad/models/   the models in the box
 #   share/doc/mambad/      README and licence
+#   share/man/, share/bash-completion/     manual pages and completion of mambad and mambactl, which print them themselves
 #   etc/mambad/            mambad.yaml with every key and its default: edit it, start mambad --config with it. A file that
 #                          is there already is left as it is.
 include(GNUInstallDirs)
@@ -21,6 +22,18 @@ if(TARGET trainer)
 endif()
 install(DIRECTORY deploy/models DESTINATION ${CMAKE_INSTALL_DATADIR}/mambad PATTERN .gitattributes EXCLUDE)
 install(FILES README.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+# Made here by the programs, from what they read flags by.
+set(manuals ${CMAKE_CURRENT_BINARY_DIR}/manuals)
+add_custom_command(OUTPUT ${manuals}/mambad.1 ${manuals}/mambactl.1 ${manuals}/mambad ${manuals}/mambactl
+  COMMAND ${CMAKE_COMMAND} -E make_directory ${manuals}
+  COMMAND mambad --manual > ${manuals}/mambad.1
+  COMMAND mambad --completion > ${manuals}/mambad
+  COMMAND mambactl manual > ${manuals}/mambactl.1
+  COMMAND mambactl completion > ${manuals}/mambactl
+  DEPENDS mambad mambactl VERBATIM)
+add_custom_target(manuals ALL DEPENDS ${manuals}/mambad.1)
+install(FILES ${manuals}/mambad.1 ${manuals}/mambactl.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+install(FILES ${manuals}/mambad ${manuals}/mambactl DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
 install(CODE "set(sample ${CMAKE_SOURCE_DIR}/deploy/mambad.yaml)")
 install(CODE [[
   set(folder ${CMAKE_INSTALL_PREFIX}/etc/mambad)

@@ -8,8 +8,9 @@
 #   --no-install      trust that the packages are there
 #   CTEST-OPTION      for example: -R tokenizer, -L unit
 #
-# Three things come from Python's package index: the client libraries of the end-to-end tests, a small chat model, and
-# LibTorch, without which the trainer is not built. Tests that want what cannot be had are skipped and named at the end.
+# Three things come from Python's package index: the client libraries of the end-to-end tests with a router, a small chat
+# model, and LibTorch, without which the trainer is not built. Two proxies come from Debian's, unpacked beside the build and
+# not installed. Tests that want what cannot be had are skipped and named at the end.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -32,6 +33,8 @@ python_packages=(
   # What tokenizers are held to. Later versions of the first decode normalized special tokens as plain text.
   'tokenizers>=0.22,<0.23' sentencepiece
 )
+# Left out where they cannot be had: the router has no build for some machines.
+client_packages=("${router_packages[@]}" smg-grpc-proto openai)
 
 preset=release install=1 ctest_options=()
 while (($#)); do
@@ -58,15 +61,31 @@ venv=$root/build/venv
 models=$root/build/models
 
 make_venv() {
-  local wanted="${python_packages[*]}"
+  local wanted="${python_packages[*]} ${client_packages[*]}"
   if [[ -x $venv/bin/python && $(cat "$venv/installed" 2>/dev/null) == "$wanted" ]]; then
     return
   fi
   mkdir -p "${venv%/*}"
   python3 -m venv --clear "$venv" &&
     "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --retries 1 --timeout 30 \
-      "${python_packages[@]}" &&
-    echo "$wanted" >"$venv/installed"
+      "${python_packages[@]}" || return
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --retries 1 --timeout 30 \
+    "${client_packages[@]}" || echo "skipped, for want of ${client_packages[*]}: the tests with a router"
+  echo "$wanted" >"$venv/installed"
+}
+
+# Installing them would start them.
+unpack_proxies() {
+  local folder=$root/build/proxies packages=() file
+  if [[ -x $folder/usr/sbin/nginx && -x $folder/usr/sbin/haproxy ]] || { command -v nginx && command -v haproxy; } >/dev/null; then
+    return
+  fi
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  mapfile -t packages < <(apt-get --simulate install --no-install-recommends nginx haproxy | awk '/^Inst / {print $2}')
+  # Where root may not write, it warns only.
+  (cd "$folder" && apt-get -qq download "${packages[@]}" 2>/dev/null) || return
+  for file in "$folder"/*.deb; do dpkg-deb --extract "$file" "$folder" || return; done
 }
 
 # Names of tests that skipped themselves, with their reasons, out of what GoogleTest printed.
@@ -96,6 +115,9 @@ if make_venv; then
   echo "client: $client_python"
 else
   echo "skipped, for want of a package index: the tests with a Python client"
+fi
+if [[ -n $install ]] && ! unpack_proxies; then
+  echo "skipped, for want of a Debian mirror: the tests with nginx and haproxy"
 fi
 if MAMBAD_SMOLLM2_GGUF=$(fetch_smollm2 "$models" "${client_python:-python3}"); then
   export MAMBAD_SMOLLM2_GGUF
