@@ -124,15 +124,24 @@ setsid "$smg" launch --host "${listen%:*}" --port "${listen##*:}" --worker-urls 
   "${router_options[@]}" >"$logs/router.log" 2>&1 </dev/null &
 router=$!
 url=http://$listen/v1
+ask=(curl --silent --max-time 10 --header 'Content-Type: application/json')
+for ((i = 0; i + 1 < ${#router_options[@]}; ++i)); do
+  [[ ${router_options[i]} != --api-key ]] || ask+=(--header "Authorization: Bearer ${router_options[i + 1]}")
+done
+# It answers before it knows its replicas, and knows them before it has their tokenizer.
+id='' code=
 for ((i = 0; ; ++i)); do
   kill -0 "$router" 2>/dev/null || { tail -n 20 "$logs/router.log" >&2; fail "the router did not start; its log is above"; }
-  # It answers before it knows its replicas.
-  models=$(curl --silent --max-time 2 "$url/models" || true)
-  [[ $models != *'"id"'* ]] || break
-  ((i < 600)) || { tail -n 20 "$logs/router.log" >&2; fail "the router has found no model within a minute; its log is above"; }
+  if [[ -z $id ]]; then
+    id=$("${ask[@]}" "$url/models" | sed -n 's/.*"id" *: *"\([^"]*\)".*/\1/p' | head -1 || true)
+  else
+    code=$("${ask[@]}" --output /dev/null --write-out '%{http_code}' "$url/completions" \
+      --data "{\"model\": \"$id\", \"prompt\": \"a\", \"max_tokens\": 1}" || true)
+    [[ $code != 200 ]] || break
+  fi
+  ((i < 600)) || { tail -n 20 "$logs/router.log" >&2; fail "no answer comes through the router ($code); its log is above"; }
   sleep 0.1
 done
-id=$(sed -n 's/.*"id" *: *"\([^"]*\)".*/\1/p' <<<"$models" | head -1)
 echo "ready: $url, model $id"
 cat <<END
 

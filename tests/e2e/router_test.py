@@ -2,11 +2,13 @@
 """Replicas of mambad behind a router that speaks OpenAI's HTTP interface: SMG, as deploy/openai.sh starts it, and OpenAI's own
 client before it.
 
-    router_test.py --binary build/bin/mambad --models deploy/models/stories
+    router_test.py --binary build/bin/mambad --models deploy/models/stories [--gguf FILE]
 """
 
 import argparse
 import concurrent.futures
+import hashlib
+import io
 import json
 import os
 import pathlib
@@ -18,9 +20,12 @@ import tempfile
 import threading
 import time
 import unittest
+import zipfile
 
 import openai
 import tokenizers
+from smg_grpc_proto import vllm_engine_pb2_grpc
+from smg_grpc_proto.generated import common_pb2
 
 import daemon_process
 from daemon_process import Daemon, make_stubs
@@ -67,7 +72,35 @@ class Endpoint:
         return self.process.returncode
 
 
-class RouterTest(unittest.TestCase):
+class RouterCase(unittest.TestCase):
+    def setUp(self):
+        self.daemons, self.endpoint = [], None
+
+    def tearDown(self):
+        if self.endpoint is not None:
+            self.endpoint.stop()
+        for daemon in self.daemons:
+            daemon.kill()
+
+    def check_tokenizer(self, daemon, prompts):
+        """What GetTokenizer gives is to the tokenizers library what the daemon's own is; its configuration."""
+        chunks = list(vllm_engine_pb2_grpc.VllmEngineStub(daemon.channel).GetTokenizer(common_pb2.GetTokenizerRequest()))
+        archive = b"".join(chunk.data for chunk in chunks)
+        self.assertEqual(chunks[-1].sha256, hashlib.sha256(archive).hexdigest())
+        with zipfile.ZipFile(io.BytesIO(archive)) as files:
+            self.assertIsNone(files.testzip())
+            self.assertEqual(files.namelist(), ["tokenizer.json", "tokenizer_config.json"])
+            tokenizer = tokenizers.Tokenizer.from_str(files.read("tokenizer.json").decode())
+            config = json.loads(files.read("tokenizer_config.json"))
+        for prompt in prompts:
+            ids = list(daemon.generation.Tokenize(pb.TokenizeRequest(text=prompt)).token_ids)
+            self.assertEqual(tokenizer.encode(prompt).ids, ids, prompt)
+            self.assertEqual(tokenizer.decode(ids),
+                             daemon.generation.Detokenize(pb.DetokenizeRequest(token_ids=ids)).text, prompt)
+        return config
+
+
+class RouterTest(RouterCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
@@ -77,15 +110,6 @@ class RouterTest(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
         cls.folder.cleanup()
-
-    def setUp(self):
-        self.daemons, self.endpoint = [], None
-
-    def tearDown(self):
-        if self.endpoint is not None:
-            self.endpoint.stop()
-        for daemon in self.daemons:
-            daemon.kill()
 
     def start(self, count, router=()):
         models = pathlib.Path(OPTIONS.models)
@@ -221,27 +245,11 @@ class RouterTest(unittest.TestCase):
         self.assertFalse([words for when, words in failures if when > killed + 2.5], failures)
         self.assertEqual(endpoint.complete(max_tokens=5).usage.completion_tokens, 5)
 
-    def test_tokenizer_reads_texts_as_the_daemon_does(self):
-        from smg_grpc_proto import vllm_engine_pb2_grpc
-        from smg_grpc_proto.generated import common_pb2
-        import hashlib
-        import io
-        import zipfile
-        self.start(1)
-        daemon = self.daemons[0]
-        chunks = list(vllm_engine_pb2_grpc.VllmEngineStub(daemon.channel).GetTokenizer(common_pb2.GetTokenizerRequest()))
-        archive = b"".join(chunk.data for chunk in chunks)
-        self.assertEqual(chunks[-1].sha256, hashlib.sha256(archive).hexdigest())
-        with zipfile.ZipFile(io.BytesIO(archive)) as files:
-            self.assertIsNone(files.testzip())
-            self.assertEqual(files.namelist(), ["tokenizer.json", "tokenizer_config.json"])
-            tokenizer = tokenizers.Tokenizer.from_str(files.read("tokenizer.json").decode())
-            self.assertEqual(json.loads(files.read("tokenizer_config.json"))["chat_template"], TEMPLATE)
-        for prompt in PROMPTS:
-            ids = list(daemon.generation.Tokenize(pb.TokenizeRequest(text=prompt)).token_ids)
-            self.assertEqual(tokenizer.encode(prompt).ids, ids, prompt)
-            self.assertEqual(tokenizer.decode(ids),
-                             daemon.generation.Detokenize(pb.DetokenizeRequest(token_ids=ids)).text, prompt)
+    def test_tokenizers_read_texts_as_the_daemon_does(self):
+        models = pathlib.Path(OPTIONS.models)
+        self.daemons.append(Daemon(OPTIONS.binary, str(models / "target"), None,
+                                   ["--threads", "1", "--chat-template", str(self.template)]))
+        self.assertEqual(self.check_tokenizer(self.daemons[0], PROMPTS)["chat_template"], TEMPLATE)
 
     def test_the_script_starts_replicas_of_its_own(self):
         self.endpoint = Endpoint("--mambad", OPTIONS.binary, "--replicas", "2")
@@ -255,16 +263,36 @@ class RouterTest(unittest.TestCase):
             self.assertFalse(os.path.exists(f"/proc/{process}"))
 
 
+class ChatModelTest(RouterCase):
+    """A model in one file, with a vocabulary of bytes and a chat template."""
+
+    def test_it_is_talked_to(self):
+        daemon = Daemon(OPTIONS.binary, OPTIONS.gguf, None, ["--threads", "1", "--model-name", "chat"])
+        self.daemons.append(daemon)
+        source = (ROOT / "server/daemon.cc").read_text(encoding="utf-8")
+        self.assertIn("<|im_start|>", self.check_tokenizer(daemon, PROMPTS[:-1] + [source])["chat_template"])
+        self.endpoint = Endpoint("--workers", f"grpc://{daemon.address}")
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]
+        request = pb.GenerateRequest(conversation=pb.Conversation(messages=[pb.Message(**said) for said in messages]))
+        request.stopping.max_tokens = 12
+        request.sampling.temperature = 0
+        wanted = daemon.generation.GenerateOnce(request)
+        answer = self.endpoint.client.chat.completions.create(model="chat", messages=messages, temperature=0, max_tokens=12)
+        self.assertEqual(answer.usage.prompt_tokens, wanted.completion.usage.prompt_tokens)
+        self.assertEqual(answer.choices[0].message.content, wanted.text)
+
+
 def main():
     global OPTIONS, pb
     parser = argparse.ArgumentParser()
     for name in ("binary", "models"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--gguf", help="a small model with a chat template: then with that alone")
     OPTIONS, rest = parser.parse_known_args()
     OPTIONS.binary = str(pathlib.Path(OPTIONS.binary).resolve())
     with tempfile.TemporaryDirectory() as folder:
         pb = make_stubs(folder)
-        unittest.main(argv=[sys.argv[0], *rest])
+        unittest.main(argv=[sys.argv[0], *(rest or ["ChatModelTest" if OPTIONS.gguf else "RouterTest"])])
 
 
 if __name__ == "__main__":
