@@ -22,18 +22,22 @@ if(TARGET trainer)
 endif()
 install(DIRECTORY deploy/models DESTINATION ${CMAKE_INSTALL_DATADIR}/mambad PATTERN .gitattributes EXCLUDE)
 install(FILES README.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
-# Made here by the programs, from what they read flags by.
-set(manuals ${CMAKE_CURRENT_BINARY_DIR}/manuals)
-add_custom_command(OUTPUT ${manuals}/mambad.1 ${manuals}/mambactl.1 ${manuals}/mambad ${manuals}/mambactl
-  COMMAND ${CMAKE_COMMAND} -E make_directory ${manuals}
-  COMMAND mambad --manual > ${manuals}/mambad.1
-  COMMAND mambad --completion > ${manuals}/mambad
-  COMMAND mambactl manual > ${manuals}/mambactl.1
-  COMMAND mambactl completion > ${manuals}/mambactl
-  DEPENDS mambad mambactl VERBATIM)
-add_custom_target(manuals ALL DEPENDS ${manuals}/mambad.1)
-install(FILES ${manuals}/mambad.1 ${manuals}/mambactl.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
-install(FILES ${manuals}/mambad ${manuals}/mambactl DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
+# Said by the programs themselves, from what they read flags by.
+foreach(program mambad mambactl)
+  if(program STREQUAL mambad)
+    set(ask --)  # flags of the daemon, commands of the client
+  else()
+    set(ask "")
+  endif()
+  install(CODE "
+    set(share \$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_DATADIR})
+    file(MAKE_DIRECTORY \${share}/man/man1 \${share}/bash-completion/completions)
+    execute_process(COMMAND $<TARGET_FILE:${program}> ${ask}manual OUTPUT_FILE \${share}/man/man1/${program}.1
+      COMMAND_ERROR_IS_FATAL ANY)
+    execute_process(COMMAND $<TARGET_FILE:${program}> ${ask}completion
+      OUTPUT_FILE \${share}/bash-completion/completions/${program} COMMAND_ERROR_IS_FATAL ANY)
+    message(STATUS \"Installing: \${share}/man/man1/${program}.1\")")
+endforeach()
 install(CODE "set(sample ${CMAKE_SOURCE_DIR}/deploy/mambad.yaml)")
 install(CODE [[
   set(folder ${CMAKE_INSTALL_PREFIX}/etc/mambad)

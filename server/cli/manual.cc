@@ -71,6 +71,8 @@ void AppendOptions(const CLI::App& app, std::string* page) {
                     Roff(Plain(argument->get_description())), "\n");
   }
   for (const CLI::Option* option : OptionsOf(app)) {
+    // That every command has it is said once.
+    if (option == app.get_help_ptr() && app.get_parent() != nullptr) continue;
     absl::StrAppend(page, ".TP\n\\fB", Roff(absl::StrJoin(NamesOf(*option), ", ")), "\\fR");
     if (TakesValue(*option)) absl::StrAppend(page, " \\fI", Roff(option->get_type_name()), "\\fR");
     absl::StrAppend(page, "\n", Roff(Plain(option->get_description())), "\n");
@@ -83,14 +85,19 @@ void AppendFooter(const CLI::App& app, std::string* page) {
     absl::StrAppend(page, ".PP\n.nf\n", Roff(app.get_footer()), "\n.fi\n");
 }
 
+// How a command of this path is called, and what it is for.
+std::string Heading(const CLI::App& command, const std::string& path) {
+  std::string usage = path;
+  for (const CLI::Option* argument : ArgumentsOf(command))
+    absl::StrAppend(&usage, " ", argument->get_name(true));
+  const std::string what = Plain(command.get_description());
+  return absl::StrCat(".SS ", Roff(usage), "\n", Roff(what), ".\n");
+}
+
 void AppendCommands(const CLI::App& app, const std::string& above, std::string* page) {
   for (const CLI::App* command : CommandsOf(app)) {
     const std::string path = Path(above, *command);
-    std::string usage = path;
-    for (const CLI::Option* argument : ArgumentsOf(*command))
-      absl::StrAppend(&usage, " ", argument->get_name(true));
-    absl::StrAppend(page, ".SS ", Roff(usage), "\n", Roff(Plain(command->get_description())),
-                    ".\n");
+    absl::StrAppend(page, Heading(*command, path));
     AppendOptions(*command, page);
     AppendFooter(*command, page);
     AppendCommands(*command, path, page);
