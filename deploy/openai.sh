@@ -59,8 +59,9 @@ done
 build=$root/build-quickstart
 logs=$build/openai
 mkdir -p "$logs"
-processes=() router=
+processes=() router=''
 
+# shellcheck disable=SC2317  # called by traps
 stop() {
   local process
   for process in ${router:+"$router"} "${processes[@]}"; do
@@ -68,7 +69,7 @@ stop() {
     [[ $process != "$router" ]] || wait "$process" 2>/dev/null || true
   done
   for process in "${processes[@]}"; do wait "$process" 2>/dev/null || true; done
-  router= processes=()
+  router='' processes=()
 }
 trap stop EXIT
 trap 'exit 0' INT TERM
@@ -129,7 +130,7 @@ for ((i = 0; i + 1 < ${#router_options[@]}; ++i)); do
   [[ ${router_options[i]} != --api-key ]] || ask+=(--header "Authorization: Bearer ${router_options[i + 1]}")
 done
 # It answers before it knows its replicas, and knows them before it has their tokenizer.
-id='' code=
+id='' code=''
 for ((i = 0; ; ++i)); do
   kill -0 "$router" 2>/dev/null || { tail -n 20 "$logs/router.log" >&2; fail "the router did not start; its log is above"; }
   if [[ -z $id ]]; then

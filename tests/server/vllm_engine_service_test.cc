@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <future>
 #include <string>
 #include <vector>
 
@@ -387,6 +388,22 @@ TEST_F(VllmAbortTest, OneNameMayBeThatOfSeveralCalls) {
   Abort("mine");
   EXPECT_EQ(Rest(*first).status.error_code(), grpc::StatusCode::CANCELLED);
   EXPECT_EQ(Rest(*second).status.error_code(), grpc::StatusCode::CANCELLED);
+}
+
+// A drain lets what runs come to its end and takes nothing new.
+TEST_F(VllmAbortTest, DrainsAsTheFirstDoorDoes) {
+  grpc::ClientContext context;
+  auto reader = stub_->Generate(&context, TokenRequest("hello", 300, true));
+  while (daemon_.engine().Stats().running == 0) absl::SleepFor(absl::Milliseconds(1));
+  auto drained = std::async(std::launch::async, [this] { daemon_.daemon().Drain(); });
+  grpc::Status refused;
+  while (refused.ok()) refused = Generate(TokenRequest("hello", 1, true)).status;
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+  const Answer answer = Rest(*reader);
+  EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+  ASSERT_EQ(answer.completes.size(), 1u);
+  EXPECT_EQ(answer.completes[0].completion_tokens(), 300u);
+  drained.wait();
 }
 
 TEST_F(VllmEngineServiceTest, CallsAreCountedAndLoggedWithTheirTraces) {
