@@ -7,6 +7,7 @@
 #   share/mambad/models/   the models in the box
 #   share/mambad/monitoring/   alerts, Grafana's dashboard, Prometheus' configuration
 #   share/doc/mambad/      README and licence, sample configurations
+#   share/man/, share/bash-completion/     manual pages and completion of mambad and mambactl, which print them themselves
 #   etc/mambad/            mambad.yaml with every key and its default: edit it, start mambad --config with it. A file that
 #                          is there already is left as it is.
 include(GNUInstallDirs)
@@ -41,6 +42,22 @@ install(CODE [[
   message(STATUS "Installing: ${written}")
   file(WRITE ${written} "${text}")
 ]])
+# Said by the programs themselves, from what they read flags by.
+foreach(program mambad mambactl)
+  if(program STREQUAL mambad)
+    set(ask --)  # flags of the daemon, commands of the client
+  else()
+    set(ask "")
+  endif()
+  install(CODE "
+    set(share \$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_DATADIR})
+    file(MAKE_DIRECTORY \${share}/man/man1 \${share}/bash-completion/completions)
+    execute_process(COMMAND $<TARGET_FILE:${program}> ${ask}manual OUTPUT_FILE \${share}/man/man1/${program}.1
+      COMMAND_ERROR_IS_FATAL ANY)
+    execute_process(COMMAND $<TARGET_FILE:${program}> ${ask}completion
+      OUTPUT_FILE \${share}/bash-completion/completions/${program} COMMAND_ERROR_IS_FATAL ANY)
+    message(STATUS \"Installing: \${share}/man/man1/${program}.1\")")
+endforeach()
 install(CODE "set(sample ${CMAKE_SOURCE_DIR}/deploy/mambad.yaml)")
 install(CODE [[
   set(folder ${CMAKE_INSTALL_PREFIX}/etc/mambad)

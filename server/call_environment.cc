@@ -3,6 +3,7 @@
 #include <grpc/support/time.h>
 
 #include <cstdint>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -12,6 +13,7 @@
 #include "server/request_conversion.h"
 #include "server/response_conversion.h"
 #include "server/status_details.h"
+#include "server/trace_context.h"
 
 namespace mambad::server {
 namespace {
@@ -33,6 +35,13 @@ Authenticator::Authorization AuthorizationOf(const Metadata& metadata) {
   for (auto entry = first; entry != last; ++entry)
     values.emplace_back(entry->second.data(), entry->second.size());
   return values;
+}
+
+TraceContext TraceOf(const Metadata& metadata) {
+  const auto [first, last] = metadata.equal_range("traceparent");
+  // Of several it is not known which is meant.
+  if (first == last || std::next(first) != last) return {};
+  return ParseTraceparent(absl::string_view(first->second.data(), first->second.size()));
 }
 
 // An engine's refusal as it goes over the wire.
@@ -301,6 +310,7 @@ void CallRecord::End(const absl::Status& status, RequestId engine_id) {
   summary.request_id = request_id_;
   summary.engine_id = engine_id;
   if (is_known_) summary.principal = principal_;
+  summary.trace = TraceOf(context_->client_metadata());
   summary.status = status;
   summary.finish_reasons = finish_reasons_;
   if (stats_.has_value()) summary.stats = *stats_;

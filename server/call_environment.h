@@ -22,6 +22,7 @@
 #include "engine/mutex.h"
 #include "engine/steady_time.h"
 #include "mambad/v1/generation.pb.h"
+#include "server/call_names.h"
 #include "server/metrics.h"
 #include "server/named_answers.h"
 #include "server/network/transport_settings.h"
@@ -64,7 +65,9 @@ struct CallEnvironment {
   Authenticator* authenticator = nullptr;  // nullptr: tokens are not asked for
   std::atomic<Engine*> engine{nullptr};    // set once, when the model is loaded
   std::atomic<bool> draining{false};
+  std::atomic<bool> serving{false};  // what health says
   OpenCalls open_calls{};
+  CallNames call_names{};
   NamedAnswers named_answers{options.retries};
   UnreadAnswers unread_answers{ChooseMemoryQuota(options, MemoryLimitBytes())};
 

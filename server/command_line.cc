@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/text/chat_template_file.h"
+#include "server/cli/manual.h"
 #include "server/cli/number_options.h"
 #include "server/cli/suggestions.h"
 #include "server/version.h"
@@ -15,13 +16,15 @@ namespace mambad::server {
 namespace {
 
 struct Flags {
-  std::optional<std::string> config, model, draft, chat_template, listen, metrics, device;
+  std::optional<std::string> config, model, draft, chat_template, model_name, listen, metrics,
+      device;
   std::optional<std::string> tls_certificate, tls_key, tls_client_ca, token_file;
   std::optional<int> threads;
   std::optional<double> memory_fraction;
   bool allow_insecure = false;
   bool check_config = false;
   bool version = false;
+  bool manual = false, completion = false;
 };
 
 constexpr char kFooter[] =
@@ -44,6 +47,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--draft", flags->draft, "Draft model for speculation: the same forms");
   app->add_option("--chat-template", flags->chat_template,
                   "File of a Jinja chat template to use instead of the model's own");
+  app->add_option("--model-name", flags->model_name,
+                  "What clients of a router call the model (default: its file's name)");
   app->add_option("--listen", flags->listen,
                   "host:port of gRPC; port 0 picks a free one (default 127.0.0.1:50051)");
   app->add_option("--tls-certificate", flags->tls_certificate,
@@ -68,6 +73,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
       "--check-config", flags->check_config,
       "Check the configuration, and the models' files but their weights, and exit: 0 good, 2 bad");
   app->add_flag("--version", flags->version, "Print the version and exit");
+  app->add_flag("--manual", flags->manual, "Print the manual page: mambad --manual | man -l -");
+  app->add_flag("--completion", flags->completion,
+                "Print what completes in bash: source <(mambad --completion)");
   app->footer(kFooter);
 }
 
@@ -75,6 +83,7 @@ void ApplyFlags(const Flags& flags, ServerOptions* options) {
   if (flags.model) options->engine.model = *flags.model;
   if (flags.draft) options->engine.draft_model = *flags.draft;
   if (flags.chat_template) options->engine.chat_template = *flags.chat_template;
+  if (flags.model_name) options->model_name = *flags.model_name;
   if (flags.listen) options->listen = *flags.listen;
   if (flags.tls_certificate) options->tls.certificate = *flags.tls_certificate;
   if (flags.tls_key) options->tls.private_key = *flags.tls_key;
@@ -133,6 +142,11 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* con
   if (flags.version) {
     result.action = CommandLine::Action::kPrint;
     result.text = absl::StrCat("mambad ", kVersion, "\n");
+    return result;
+  }
+  if (flags.manual || flags.completion) {
+    result.action = CommandLine::Action::kPrint;
+    result.text = flags.manual ? cli::ManualPage(app, kVersion) : cli::BashCompletion(app);
     return result;
   }
   if (flags.config) {

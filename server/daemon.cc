@@ -30,6 +30,7 @@
 #include "server/sessions_service.h"
 #include "server/start_report.h"
 #include "server/text_worker.h"
+#include "server/vllm/engine_service.h"
 
 namespace mambad::server {
 namespace {
@@ -60,13 +61,14 @@ class RunningDaemon final : public Daemon {
       : options_(options),
         open_engine_(std::move(open_engine)),
         failures_(std::move(failures)),
-        metrics_(options.vllm_metric_names),
+        metrics_(options.vllm_metric_names, options.model_name),
         text_worker_(std::make_unique<TextWorker>(
             TextOptions(options),
             [this](absl::Duration waited) { metrics_.RecordTextQueue(waited); })),
         environment_{options_, metrics_, *log, *text_worker_},
         service_(&environment_),
-        sessions_service_(&environment_) {}
+        sessions_service_(&environment_),
+        vllm_service_(&environment_) {}
 
   ~RunningDaemon() override { Stop(absl::ZeroDuration()); }
 
@@ -141,6 +143,7 @@ class RunningDaemon final : public Daemon {
         MakeServerCredentials(credentials_->certificate(), credentials_->authenticator()));
     builder.RegisterService(&service_);
     builder.RegisterService(&sessions_service_);
+    builder.RegisterService(&vllm_service_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return absl::InternalError("gRPC's server could not be started");
     SetState(State::kLoading);
@@ -233,10 +236,11 @@ class RunningDaemon final : public Daemon {
 
   void Tell(State state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_mutex_) {
     state_.store(state);
+    environment_.serving.store(state == State::kServing);
     grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
     health->SetServingStatus(state == State::kServing);
-    for (const char* service :
-         {v1::Generation::service_full_name(), v1::Sessions::service_full_name()}) {
+    for (const char* service : {v1::Generation::service_full_name(),
+                                v1::Sessions::service_full_name(), VllmWire::service_full_name()}) {
       health->SetServingStatus(service, state == State::kServing);
     }
   }
@@ -275,6 +279,7 @@ class RunningDaemon final : public Daemon {
   CallEnvironment environment_;
   GenerationService service_;
   SessionsService sessions_service_;
+  VllmEngineService vllm_service_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections_;
   std::unique_ptr<grpc::Server> server_;

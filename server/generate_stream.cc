@@ -3,9 +3,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "mambad/v1/generation.grpc.pb.h"
-#include "server/message_reader.h"
 #include "server/network_thread.h"
+#include "server/request_conversion.h"
 #include "server/response_conversion.h"
 #include "server/session_turns.h"
 #include "server/status_details.h"
@@ -20,8 +19,9 @@ constexpr size_t kUsualMessage = 4096;  // bytes
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateStream::Start(
     CallEnvironment* environment, grpc::CallbackServerContext* context,
-    const grpc::ByteBuffer* request) {
-  std::shared_ptr<GenerateStream> stream(new GenerateStream(environment, context));
+    const grpc::ByteBuffer* request, std::unique_ptr<GenerateDialect> dialect) {
+  std::shared_ptr<GenerateStream> stream(
+      new GenerateStream(environment, context, std::move(dialect)));
   {
     MutexLock lock(&stream->mutex_);
     stream->self_ = stream;
@@ -36,11 +36,13 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateStream::Start(
   return stream.get();
 }
 
-GenerateStream::GenerateStream(CallEnvironment* environment, grpc::CallbackServerContext* context)
+GenerateStream::GenerateStream(CallEnvironment* environment, grpc::CallbackServerContext* context,
+                               std::unique_ptr<GenerateDialect> dialect)
     : environment_(environment),
       context_(context),
       deadline_(SteadyDeadline(*context)),
-      record_(environment, context, "Generate") {}
+      dialect_(std::move(dialect)),
+      record_(environment, context, "Generate", dialect_->service()) {}
 
 absl::Status GenerateStream::Admit() {
   MutexLock lock(&mutex_);
@@ -53,14 +55,10 @@ absl::Status GenerateStream::Begin(grpc::ByteBuffer* request, int64_t bytes) {
   absl::StatusOr<Engine*> engine = environment_->ReadyEngine();
   if (!engine.ok()) return engine.status();
   const v1::Limits& limits = environment_->Limits(**engine);
-  absl::Status status = ReadMessage(request, EntryLimitsOf(limits), &request_);
+  absl::Status status = dialect_->Read(request, limits, &request_);
+  if (status.ok()) status = CheckUnread();
   if (!status.ok()) return status;
-  // Anything else is refused and must not reach the log.
-  if (IsValidRequestId(request_.request_id())) {
-    MutexLock lock(&mutex_);
-    record_.SetRequestId(request_.request_id());
-    name_ = NameOf(request_, record_.principal());
-  }
+  TakeName();
   absl::StatusOr<PreparedGenerate> prepared = PrepareGenerate(request_, **engine, limits);
   if (!prepared.ok()) return prepared.status();
   if (!name_.empty()) {
@@ -88,6 +86,29 @@ absl::Status GenerateStream::Begin(grpc::ByteBuffer* request, int64_t bytes) {
   return environment_->text_worker.Submit(text_);
 }
 
+absl::Status GenerateStream::CheckUnread() {
+  if (!dialect_->tells_whole_samples()) return absl::OkStatus();
+  MutexLock lock(&mutex_);
+  return environment_->unread_answers.Check(record_.owner());
+}
+
+void GenerateStream::TakeName() {
+  const std::string& id = request_.request_id();
+  // Anything else is refused and must not reach the log.
+  if (!IsValidRequestId(id)) return;
+  {
+    MutexLock lock(&mutex_);
+    record_.SetRequestId(id);
+    principal_ = record_.principal();
+  }
+  if (dialect_->names_answers()) {
+    name_ = NameOf(request_, principal_);
+  } else if (!id.empty()) {
+    call_name_ = id;
+    environment_->call_names.Add(principal_, call_name_, shared_from_this());
+  }
+}
+
 void GenerateStream::TokenizeAndSubmit(Engine* engine, PreparedGenerate prepared,
                                        const absl::Status& turn) {
   if (!turn.ok()) return FailBeforeEngine(turn);
@@ -110,6 +131,7 @@ absl::Status GenerateStream::Submit(Engine* engine, PreparedGenerate prepared) {
       return Join(*engine, std::move(answer), prepared.stream_interval);
   }
   PrepareAnswer(*engine, start, prepared.stream_interval);
+  dialect_->BeginAnswer(prepared.request.prompt);
   return ticket_.Submit(engine, std::move(prepared.request), shared_from_this(), std::move(answer));
 }
 
@@ -127,7 +149,7 @@ void GenerateStream::PrepareAnswer(const Engine& engine, const AnswerStart& star
   samples_.resize(static_cast<size_t>(start.samples));
   samples_left_ = samples_.size();
   stream_interval_ = stream_interval;
-  tokenizer_ = engine.tokenizer();
+  if (dialect_->tells_text()) tokenizer_ = engine.tokenizer();
 }
 
 void GenerateStream::FailBeforeEngine(const absl::Status& status) {
@@ -164,7 +186,7 @@ bool GenerateStream::OnEvent(const TokenEvent& event) {
     actions = Next();
     // Judged after Next: what is in flight is gRPC's and no longer pending.
     if (pending_bytes_ > environment_->options.max_pending_bytes && samples_left_ > 0 && writing_ &&
-        !broken_ && !paused_) {
+        !broken_ && !paused_ && !dialect_->tells_whole_samples()) {
       may_go_on = false;
       paused_ = true;
     }
@@ -176,12 +198,13 @@ bool GenerateStream::OnEvent(const TokenEvent& event) {
 
 void GenerateStream::OnWriteDone(bool ok) {
   NetworkCallback callback(this);
+  if (ok && WriteNext()) return;
   Actions actions;
   {
     MutexLock lock(&mutex_);
     writing_ = false;
     in_flight_.Clear();
-    in_flight_bytes_.Clear();
+    messages_.clear();
     if (!ok) broken_ = true;
     stall_timer_.Stop();  // it has read something
     actions = Next();
@@ -212,6 +235,11 @@ void GenerateStream::GiveUp(const absl::Status& why) {
   if (leaves) LeaveAnswer();
 }
 
+void GenerateStream::Abort() {
+  environment_->text_worker.Cancel(text_);
+  ticket_.Cancel();
+}
+
 void GenerateStream::OnTakenOver() {
   GiveUp(absl::AbortedError("request_id: a later call of the same name is told the answer"));
 }
@@ -234,9 +262,11 @@ void GenerateStream::OnDone() {
     MutexLock lock(&context_mutex_);
     done_ = true;
   }
+  if (!call_name_.empty()) environment_->call_names.Remove(principal_, call_name_, this);
   std::shared_ptr<GenerateStream>
       last_share;  // destroys *this at the end, when the engine holds no share
   MutexLock lock(&mutex_);
+  environment_->unread_answers.Remove(record_.owner(), unread_bytes_);
   stall_timer_.Stop();
   last_share = std::move(self_);
 }
@@ -277,15 +307,18 @@ void GenerateStream::OnStall(int stall) {
   Perform(actions);
 }
 
+bool GenerateStream::MayBeTold(const Sample& sample) const {
+  if (sample.ended) return true;
+  if (dialect_->tells_whole_samples()) return false;
+  return !sample.begun || sample.pending_tokens >= stream_interval_ ||
+         pending_bytes_ > environment_->options.max_pending_bytes;
+}
+
 bool GenerateStream::TakeReadyMessage() {
   for (size_t i = 0; i < samples_.size(); ++i) {
     const size_t index = (next_sample_ + i) % samples_.size();
     Sample& sample = samples_[index];
-    if (!sample.has_pending) continue;
-    if (sample.begun && !sample.ended && sample.pending_tokens < stream_interval_ &&
-        pending_bytes_ <= environment_->options.max_pending_bytes) {
-      continue;
-    }
+    if (!sample.has_pending || !MayBeTold(sample)) continue;
     in_flight_.Swap(&sample.pending);
     sample.pending.Clear();
     sample.pending_tokens = 0;
@@ -309,6 +342,10 @@ GenerateStream::Actions GenerateStream::Next() {
     }
     in_flight_size_ = static_cast<int64_t>(in_flight_.ByteSizeLong());
     record_.OnMessage(in_flight_.index());
+    if (dialect_->tells_whole_samples()) {
+      unread_bytes_ += in_flight_size_;
+      environment_->unread_answers.Add(record_.owner(), in_flight_size_);
+    }
   }
   if (paused_ && (broken_ || pending_bytes_ <= environment_->options.max_pending_bytes / 2)) {
     paused_ = false;
@@ -325,14 +362,25 @@ GenerateStream::Actions GenerateStream::Next() {
   return actions;
 }
 
+bool GenerateStream::WriteNext() {
+  {
+    MutexLock lock(&mutex_);
+    if (broken_ || next_message_ == messages_.size()) return false;
+  }
+  GiveToNetwork(this);
+  StartWrite(&messages_[next_message_++]);
+  return true;
+}
+
 void GenerateStream::Perform(const Actions& actions) {
   if (actions.resume) ticket_.Resume();
   if (actions.write) {
-    in_flight_bytes_ = ToBytes(in_flight_);
+    next_message_ = 0;
+    dialect_->Tell(in_flight_, &messages_);
     // A cleared message keeps its memory, which the next one of the usual size needs.
-    if (in_flight_bytes_.Length() > kUsualMessage) v1::GenerateResponse().Swap(&in_flight_);
+    if (messages_.front().Length() > kUsualMessage) v1::GenerateResponse().Swap(&in_flight_);
     GiveToNetwork(this);
-    StartWrite(&in_flight_bytes_);
+    StartWrite(&messages_[next_message_++]);
   }
   if (!actions.finish) return;
   grpc::Status status = ToGrpcStatus(actions.status, context_);

@@ -1,5 +1,5 @@
-// One streaming Generate call: a write reactor with one write in flight, and the sink of its engine
-// request.
+// One streaming Generate call, of whichever service: a write reactor with one write in flight, and
+// the sink of its engine request.
 //
 // Life: Start reads and checks the request -> a text worker tokenizes, where there is text ->
 // engine events become messages -> when every sample has ended and all is written: Finish ->
@@ -25,6 +25,8 @@
 #include "mambad/v1/generation.pb.h"
 #include "server/answer_receipts.h"
 #include "server/call_environment.h"
+#include "server/call_names.h"
+#include "server/generate_dialect.h"
 #include "server/request_conversion.h"
 #include "server/stall_timer.h"
 
@@ -35,16 +37,19 @@ namespace mambad::server {
 // are never called with it held.
 class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                              public AnswerReader,
+                             public AbortableCall,
                              public std::enable_shared_from_this<GenerateStream> {
  public:
   // The reactor to return to gRPC. The arguments are gRPC's and live until OnDone; the bytes of
   // `request` are taken.
-  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(CallEnvironment* environment,
-                                                           grpc::CallbackServerContext* context,
-                                                           const grpc::ByteBuffer* request);
+  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(
+      CallEnvironment* environment, grpc::CallbackServerContext* context,
+      const grpc::ByteBuffer* request, std::unique_ptr<GenerateDialect> dialect);
 
   bool OnEvent(const TokenEvent& event) override;
   void OnTakenOver() override;
+  // What there is of the answer is told, then the call ends with CANCELLED.
+  void Abort() override;
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
@@ -60,16 +65,21 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   };
   // What a thread that changed the state must do once it has released the lock.
   struct Actions {
-    bool write = false;   // in_flight_, which is then written as bytes
+    bool write = false;   // in_flight_, which is then written as messages
     bool resume = false;  // ticket_.Resume()
     bool finish = false;  // Finish(status)
     absl::Status status;
   };
 
-  GenerateStream(CallEnvironment* environment, grpc::CallbackServerContext* context);
+  GenerateStream(CallEnvironment* environment, grpc::CallbackServerContext* context,
+                 std::unique_ptr<GenerateDialect> dialect);
 
   absl::Status Admit();
   absl::Status Begin(grpc::ByteBuffer* request, int64_t bytes);
+  // Whole samples lie in memory until they are read: whether there is room for them.
+  absl::Status CheckUnread();
+  // Once the request is read: for the log, and for who asks again or aborts it.
+  void TakeName();
   void TokenizeAndSubmit(Engine* engine, PreparedGenerate prepared, const absl::Status& turn);
   absl::Status Submit(Engine* engine, PreparedGenerate prepared);
   // Before events come, of the answer's own or of an earlier call's.
@@ -85,6 +95,9 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // Decides what comes next. Perform acts on it without the lock.
   Actions Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool TakeReadyMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool MayBeTold(const Sample& sample) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Of the messages that are in flight. False: there is none more to write.
+  bool WriteNext();
   void Perform(const Actions& actions) ABSL_LOCKS_EXCLUDED(mutex_);
   // The reader is waited for: because the engine pauses, or because the answer is made.
   bool WaitsForReader() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -97,10 +110,14 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   const TextJobPointer text_ = std::make_shared<TextJob>();
   v1::GenerateRequest request_;  // until it is submitted: of the thread that prepares it
   RequestName name_;             // likewise
-  // What is being written, as message and as bytes: of the thread that writes it, then gRPC's while
-  // writing_.
+  // The name that the call can be aborted by, and whose; empty: none. Written before the request is
+  // submitted.
+  std::string call_name_, principal_;
+  // What is being written: of the thread that writes it, then gRPC's while writing_.
+  const std::unique_ptr<GenerateDialect> dialect_;
   v1::GenerateResponse in_flight_;
-  grpc::ByteBuffer in_flight_bytes_;
+  std::vector<grpc::ByteBuffer> messages_;  // in_flight_, as it is told
+  size_t next_message_ = 0;                 // of them, to be written
 
   Mutex mutex_;
   // Until OnDone: gRPC's share of the ownership.
@@ -123,6 +140,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // Numbers the timers, so that an old one finds that it is not meant any more.
   int stalls_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t in_flight_size_ ABSL_GUARDED_BY(mutex_) = 0;  // bytes, about
+  int64_t unread_bytes_ ABSL_GUARDED_BY(mutex_) = 0;    // of whole samples that were told
   StallTimer stall_timer_ ABSL_GUARDED_BY(mutex_);
   absl::Status status_ ABSL_GUARDED_BY(mutex_);  // how the call ends
   // Held while the timer uses context_, which is gone after OnDone.

@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "server/status_details.h"
 #include "server/version.h"
+#include "server/vllm/descriptions.h"
+#include "server/vllm/metric_aliases.h"
 
 namespace mambad::server {
 namespace {
@@ -184,28 +186,9 @@ void AddKeptFamilies(const Engine& engine, MetricFamilies* list) {
         counters.prefix_tokens);
 }
 
-void AddVllmFamilies(const Engine& engine, const TextLoad& text, MetricFamilies* list) {
-  const EngineStats stats = engine.Stats();
-  const MetricFamilies::Labels labels = {{"model_name", engine.model().path}};
-  // What fills up first, keys and values or slots, is what routers want to know.
-  const double pages =
-      stats.pages_total > 0 ? double(stats.pages_used) / double(stats.pages_total) : 0;
-  const double slots =
-      stats.slots_total > 0 ? double(stats.slots_used) / double(stats.slots_total) : 0;
-  list->Gauge("vllm:num_requests_running", "As mambad_requests_running", stats.running, labels);
-  list->Gauge("vllm:num_requests_waiting", "As mambad_requests_waiting",
-              stats.waiting + text.waiting, labels);
-  list->Gauge("vllm:kv_cache_usage_perc", "Share of slots or pages in use, 0 to 1",
-              std::max(pages, slots), labels);
-  list->Counter("vllm:prompt_tokens_total", "As mambad_prompt_tokens_total", stats.prompt_tokens,
-                labels);
-  list->Counter("vllm:generation_tokens_total", "As mambad_generation_tokens_total",
-                stats.generation_tokens, labels);
-}
-
 }  // namespace
 
-Metrics::Metrics(bool vllm_names)
+Metrics::Metrics(bool vllm_names, std::string model_name)
     : successes_(prometheus::BuildCounter()
                      .Name("mambad_request_success_total")
                      .Help("Samples that ended well, by reason")
@@ -216,7 +199,7 @@ Metrics::Metrics(bool vllm_names)
                     .Register(registry_)),
       calls_(prometheus::BuildCounter()
                  .Name("mambad_grpc_calls_total")
-                 .Help("Calls of the service Generation that ended, by method and gRPC code")
+                 .Help("Calls of our services that ended, by method and gRPC code")
                  .Register(registry_)),
       first_token_(AddHistogram(registry_, "time_to_first_token_seconds",
                                 "From arrival to the first token", kLongTimes)),
@@ -242,7 +225,8 @@ Metrics::Metrics(bool vllm_names)
       whole_step_(AddStepHistogram(registry_, "total")),
       restore_from_host_(AddRestoreHistogram(registry_, "host")),
       restore_from_disk_(AddRestoreHistogram(registry_, "disk")),
-      vllm_names_(vllm_names) {}
+      vllm_names_(vllm_names),
+      model_name_(std::move(model_name)) {}
 
 void Metrics::OnStep(const StepReport& report) {
   step_batch_size_.Observe(report.sequences);
@@ -302,6 +286,8 @@ std::string Metrics::Scrape() const {
   MetricFamilies list;
   list.Gauge("mambad_build_info", "The running program", 1, {{"version", kVersion}});
   for (const auto& source : sources_) source(&list);
+  EngineStats stats;
+  std::string served;  // the model's name for clients; empty: none is served yet
   {
     MutexLock lock(&mutex_);
     if (engine_ != nullptr) {
@@ -309,11 +295,13 @@ std::string Metrics::Scrape() const {
       AddEngineFamilies(*engine_, text, draft_length_.load(std::memory_order_relaxed), &list);
       AddKeptFamilies(*engine_, &list);
       AddDeviceFamilies(*engine_, &list);
-      if (vllm_names_) AddVllmFamilies(*engine_, text, &list);
+      stats = engine_->Stats();
+      served = ServedName(model_name_, engine_->model());
     }
   }
   std::vector<MetricFamily> families = registry_.Collect();
   for (MetricFamily& family : list.families()) families.push_back(std::move(family));
+  if (vllm_names_ && !served.empty()) AddVllmAliases(stats, served, &families);
   return prometheus::TextSerializer().Serialize(families);
 }
 

@@ -29,7 +29,9 @@ namespace mambad::server {
 // histogram.
 class Metrics : public StepObserver {
  public:
-  explicit Metrics(bool vllm_names);
+  // `vllm_names`: all that routers know is told under their names too, of a model called
+  // `model_name` (ServedName).
+  Metrics(bool vllm_names, std::string model_name);
 
   // The engine and the text worker whose counters are told; nullptr: none. Once this returns, no
   // scrape uses those before.
@@ -80,6 +82,7 @@ class Metrics : public StepObserver {
   const TextWorker* text_worker_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::atomic<int> draft_length_{0};
   const bool vllm_names_;
+  const std::string model_name_;
 };
 
 }  // namespace mambad::server

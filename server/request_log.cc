@@ -132,6 +132,10 @@ void RequestLog::RequestEnd(const RequestSummary& summary) {
     if (!summary.request_id.empty()) line["request_id"] = summary.request_id;
     line["id"] = summary.engine_id;
     if (!summary.principal.empty()) line["principal"] = summary.principal;
+    if (!summary.trace.trace_id.empty()) {
+      line["trace_id"] = summary.trace.trace_id;
+      line["parent_span_id"] = summary.trace.span_id;
+    }
     line["code"] = std::string(CodeName(summary.status.code()));
     if (!summary.finish_reasons.empty()) line["finish_reason"] = summary.finish_reasons;
     line["prompt_tokens"] = stats.prompt_tokens;
@@ -156,6 +160,10 @@ void RequestLog::RequestEnd(const RequestSummary& summary) {
     absl::StrAppend(&line, " request_id=\"", summary.request_id, "\"");
   if (!summary.principal.empty())
     absl::StrAppend(&line, " principal=\"", OneLine(summary.principal), "\"");
+  if (!summary.trace.trace_id.empty()) {
+    absl::StrAppend(&line, " trace_id=", summary.trace.trace_id,
+                    " parent_span_id=", summary.trace.span_id);
+  }
   absl::StrAppend(&line, " code=", CodeName(summary.status.code()));
   if (!summary.finish_reasons.empty())
     absl::StrAppend(&line, " finish_reason=", summary.finish_reasons);

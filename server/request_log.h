@@ -15,6 +15,7 @@
 #include "engine/request.h"
 #include "server/log_writer.h"
 #include "server/server_options.h"
+#include "server/trace_context.h"
 
 namespace mambad::server {
 
@@ -24,6 +25,7 @@ struct RequestSummary {
   std::string request_id;      // the caller's; printable ASCII
   RequestId engine_id = 0;     // 0: it never reached the engine
   std::string principal;       // of a token or a certificate; empty: not known by name
+  TraceContext trace;          // of the caller's
   absl::Status status;         // unless OK, its field and reason are told
   std::string peer;            // "ipv4:192.0.2.1:40000"; told unless OK
   std::string finish_reasons;  // "EOS", or one a sample: "EOS,LENGTH"

@@ -82,6 +82,7 @@ const Setting kSettings[] = {
     {"model", FIELD(engine.model)},
     {"draft_model", FIELD(engine.draft_model)},
     {"chat_template", FIELD(engine.chat_template)},
+    {"model_name", FIELD(model_name)},
     {"listen", FIELD(listen)},
     {"allow_insecure", FIELD(allow_insecure)},
     {"reflection", FIELD(reflection)},

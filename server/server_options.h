@@ -55,6 +55,7 @@ struct ServerOptions {
   std::string metrics_listen =
       "127.0.0.1:9464";            // the same, for /metrics; empty: no metrics endpoint
   bool vllm_metric_names = false;  // add the names that LLM routers know
+  std::string model_name;          // what routers' clients call the model; empty: its file's name
   bool reflection = true;
 
   TlsOptions tls;

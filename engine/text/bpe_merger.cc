@@ -1,6 +1,7 @@
 #include "engine/text/bpe_merger.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace mambad::text {
 namespace {
@@ -39,6 +40,20 @@ void BpeMerger::AddRule(int32_t left, int32_t right, int32_t rank, int32_t resul
 const BpeMerger::Rule* BpeMerger::Find(int32_t left, int32_t right) const {
   const auto found = rules_.find(Key(left, right));
   return found == rules_.end() ? nullptr : &found->second;
+}
+
+std::vector<BpeMerger::Pair> BpeMerger::Pairs() const {
+  std::vector<std::pair<int32_t, uint64_t>> order;  // rank, key
+  order.reserve(rules_.size());
+  for (const auto& [key, rule] : rules_) order.emplace_back(rule.rank, key);
+  std::sort(order.begin(), order.end());
+  std::vector<Pair> pairs;
+  pairs.reserve(order.size());
+  for (const auto& [rank, key] : order) {
+    pairs.push_back({static_cast<int32_t>(key >> 32), static_cast<int32_t>(key & 0xffffffff),
+                     rules_.at(key).result});
+  }
+  return pairs;
 }
 
 void BpeMerger::Seal() {

@@ -33,6 +33,12 @@ class BpeMerger {
   // into runs that need not know of each other.
   void Seal();
 
+  struct Pair {
+    int32_t left, right, result;
+  };
+  // Of all rules, the best first.
+  std::vector<Pair> Pairs() const;
+
   // Applies the rules to `symbols` until none fits. Time O(n log n) and working memory of 28 bytes
   // a symbol in the longest run of symbols that may be joined.
   void Merge(std::vector<int32_t>* symbols, Scratch* scratch) const;

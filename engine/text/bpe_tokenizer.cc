@@ -1,10 +1,13 @@
 #include "engine/text/bpe_tokenizer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "engine/text/tokenizer_export.h"
 #include "engine/text/utf8.h"
+#include "nlohmann/json.hpp"
 
 namespace mambad::text {
 
@@ -49,7 +52,8 @@ BpeTokenizer::BpeTokenizer(BpeParts parts, AddedTokenMatcher raw, AddedTokenMatc
       pre_tokenizer_(std::move(parts.pre_tokenizer)),
       merger_(std::move(parts.merger)),
       symbols_(std::move(parts.symbols)),
-      whole_pieces_(std::move(parts.whole_pieces)) {
+      whole_pieces_(std::move(parts.whole_pieces)),
+      split_patterns_(std::move(parts.split_patterns)) {
   merger_.Seal();
 }
 
@@ -144,6 +148,27 @@ void BpeTokenizer::EncodePiece(std::string_view piece, Work* work) const {
       AppendUnknown(symbols_.tokenless[symbol - table().size()], &work->ids);
     }
   }
+}
+
+absl::StatusOr<std::string> BpeTokenizer::ToJson() const {
+  if (!split_patterns_.has_value()) return Tokenizer::ToJson();
+  ExportedTokenizer exported{table(), boundaries()};
+  exported.added_tokens = raw_tokens_.tokens();
+  exported.normalizer = normalizer_.steps();
+  exported.split_patterns = *split_patterns_;
+  exported.byte_level = symbols_.byte_level;
+  exported.strips_leading_space = strips_leading_space();
+  ExportedBpe model{table()};
+  model.unknown = symbols_.unknown;
+  model.fuse_unknown = symbols_.fuse_unknown;
+  model.byte_fallback = symbols_.byte_fallback;
+  model.ignore_merges = !whole_pieces_.empty();
+  for (const BpeMerger::Pair& pair : merger_.Pairs()) {
+    // Characters without a token cannot be named there.
+    if (std::max({pair.left, pair.right, pair.result}) < table().size())
+      model.merges.emplace_back(pair.left, pair.right);
+  }
+  return TokenizerJson(exported, BpeModelJson(model));
 }
 
 void BpeTokenizer::AppendUnknown(std::string_view character, std::vector<int32_t>* symbols) const {

@@ -53,6 +53,8 @@ struct BpeParts {
   // Pieces that become their token without merging (`ignore_merges`): bytes in running text, or
   // the spelling when not byte_level. Empty when merging is always done.
   StringMap<std::string, TokenId> whole_pieces;
+  // The pre-tokenizer as ToJson tells it, where it can: patterns whose matches are pieces each.
+  std::optional<std::vector<std::string>> split_patterns;
   std::vector<std::string> warnings;
 };
 
@@ -63,6 +65,7 @@ class BpeTokenizer final : public TableTokenizer {
 
   absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
                                               const EncodeOptions& options) const override;
+  absl::StatusOr<std::string> ToJson() const override;
 
  private:
   struct Work;  // buffers of one Encode
@@ -79,6 +82,7 @@ class BpeTokenizer final : public TableTokenizer {
   BpeMerger merger_;
   BpeSymbols symbols_;
   StringMap<std::string, TokenId> whole_pieces_;
+  const std::optional<std::vector<std::string>> split_patterns_;
 };
 
 }  // namespace mambad::text

@@ -12,6 +12,7 @@ namespace mambad::text {
 
 namespace jinja {
 struct ParsedTemplate {
+  std::string source;
   StatementList statements;
 };
 }  // namespace jinja
@@ -49,9 +50,13 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Parse(std::string_view source) {
   absl::StatusOr<jinja::StatementList> statements = jinja::ParseTemplate(source);
   if (!statements.ok()) return statements.status();
   ChatTemplate result;
-  result.parsed_ =
-      std::make_shared<const jinja::ParsedTemplate>(jinja::ParsedTemplate{std::move(*statements)});
+  result.parsed_ = std::make_shared<const jinja::ParsedTemplate>(
+      jinja::ParsedTemplate{std::string(source), std::move(*statements)});
   return result;
+}
+
+std::string_view ChatTemplate::source() const {
+  return parsed_ == nullptr ? std::string_view() : parsed_->source;
 }
 
 ChatTemplate ChatTemplate::Unusable(absl::Status fault) {

@@ -43,6 +43,8 @@ class ChatTemplate {
   // What stands for a template that cannot be used: every Render ends in `fault`, so that what
   // needs no template is served all the same.
   static ChatTemplate Unusable(absl::Status fault);
+  // The Jinja text; empty for those.
+  std::string_view source() const;
   // OK but for those.
   const absl::Status& fault() const { return fault_; }
 

@@ -43,6 +43,7 @@ class Normalizer {
   explicit Normalizer(std::vector<NormalizerStep> steps) : steps_(std::move(steps)) {}
 
   bool changes_nothing() const { return steps_.empty(); }
+  const std::vector<NormalizerStep>& steps() const { return steps_; }
 
   // `goes_on`: the text goes on from another one, so that nothing is prepended.
   // RESOURCE_EXHAUSTED when the steps make the text more than 64 times (plus 64 KiB) longer, or an

@@ -19,7 +19,7 @@ uint32_t Marked(uint32_t code_point) { return code_point == ' ' ? kSpaceMarker :
 SentencePieceCuts::SentencePieceCuts(const SentencePieceLibrary& library,
                                      const SentencePieceFacts& facts)
     : possible_(facts.model_type == SentencePieceFacts::kBpe),
-      any_character_(!facts.has_character_map),
+      any_character_(facts.character_map.empty()),
       keeps_spaces_(!facts.removes_extra_spaces) {
   if (!possible_) return;
   for (int id = 0; id < library.size(); ++id) {

@@ -74,8 +74,11 @@ bool ForEachField(std::string_view message, const Use& use) {
   return true;
 }
 
-bool IsSoundPiece(std::string_view piece) {
-  return ForEachField(piece, [](const Field& field) {
+bool IsSoundPiece(std::string_view piece, SentencePieceFacts* facts) {
+  constexpr uint64_t kUserDefined = 4;
+  return ForEachField(piece, [facts](const Field& field) {
+    if (field.number == 3 && field.wire_type == 0 && field.value == kUserDefined)
+      facts->has_user_pieces = true;
     if (field.number == 1 && field.wire_type == 2) {
       // The library reads pieces up to the first NUL and throws at what remains.
       const bool has_nul = field.bytes.find('\0') != std::string_view::npos;
@@ -168,7 +171,7 @@ absl::Status ReadNormalizerSpec(std::string_view spec, const std::string& source
   const bool sound = ForEachField(spec, [&](const Field& field) {
     if (field.number == 2 && field.wire_type == 2) {
       sound_map = IsSoundCharacterMap(field.bytes);
-      facts->has_character_map = !field.bytes.empty();
+      facts->character_map = std::string(field.bytes);
     }
     if (field.number == 4 && field.wire_type == 0) facts->removes_extra_spaces = field.value != 0;
     if (field.number == 3 && field.wire_type == 0) facts->add_dummy_prefix = field.value != 0;
@@ -198,7 +201,7 @@ absl::StatusOr<SentencePieceFacts> InspectSentencePieceModel(std::string_view mo
     if (field.wire_type != 2) return true;
     if (field.number == 1) {
       ++facts.pieces;
-      return IsSoundPiece(field.bytes);
+      return IsSoundPiece(field.bytes, &facts);
     }
     if (field.number == 2) status = ReadTrainerSpec(field.bytes, source, &facts);
     if (field.number == 3) status = ReadNormalizerSpec(field.bytes, source, &facts);

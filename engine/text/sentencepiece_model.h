@@ -18,7 +18,8 @@ struct SentencePieceFacts {
   int64_t pieces = 0;
   bool add_dummy_prefix = true;
   bool removes_extra_spaces = true;
-  bool has_character_map = false;  // normalization changes characters
+  std::string character_map;     // of the normalization, serialized; empty: none
+  bool has_user_pieces = false;  // pieces that every text that spells them becomes
 };
 
 // Field numbers are those of sentencepiece_model.proto. INVALID_ARGUMENT for a broken file, model

@@ -15,7 +15,9 @@
 #include "engine/text/token_table.h"
 #include "engine/text/tokenizer_components.h"
 #include "engine/text/tokenizer_config.h"
+#include "engine/text/tokenizer_export.h"
 #include "engine/text/utf8.h"
+#include "nlohmann/json.hpp"
 
 namespace mambad::text {
 namespace {
@@ -49,11 +51,13 @@ struct Readers {
 
 class SentencePieceTokenizer final : public TableTokenizer {
  public:
-  SentencePieceTokenizer(Readers readers, TokenTable table, TextBoundaries boundaries,
-                         bool strips_leading_space, std::vector<std::string> warnings,
-                         AddedTokenMatcher added_tokens)
+  // `strips_leading_space`: there is a dummy prefix.
+  SentencePieceTokenizer(SentencePieceFacts facts, Readers readers, TokenTable table,
+                         TextBoundaries boundaries, bool strips_leading_space,
+                         std::vector<std::string> warnings, AddedTokenMatcher added_tokens)
       : TableTokenizer(std::move(table), std::move(boundaries), strips_leading_space,
                        std::move(warnings)),
+        facts_(std::move(facts)),
         readers_(std::move(readers)),
         added_tokens_(std::move(added_tokens)) {}
 
@@ -81,7 +85,61 @@ class SentencePieceTokenizer final : public TableTokenizer {
     return ids;
   }
 
+  absl::StatusOr<std::string> ToJson() const override {
+    if (facts_.has_user_pieces) {
+      return absl::UnimplementedError(
+          "tokenizer.model has pieces of the user's own, which tokenizer.json cannot say");
+    }
+    ExportedTokenizer exported{table(), boundaries()};
+    exported.added_tokens = added_tokens_.tokens();
+    exported.character_map = facts_.character_map;
+    exported.removes_extra_spaces = facts_.removes_extra_spaces;
+    exported.strips_leading_space = strips_leading_space();
+    if (strips_leading_space() && readers_.only_at_start) {
+      exported.first_marker = kMarker;
+    } else {
+      if (strips_leading_space()) exported.normalizer.push_back(MarkerStep(true));
+      exported.normalizer.push_back(MarkerStep(false));
+    }
+    return TokenizerJson(exported, ModelJson());
+  }
+
  private:
+  // A marker before the text, or one for each space.
+  static NormalizerStep MarkerStep(bool prepend) {
+    NormalizerStep step;
+    step.kind = prepend ? NormalizerStep::Kind::kPrepend : NormalizerStep::Kind::kReplace;
+    if (!prepend) step.pattern = " ";
+    step.content = kMarker;
+    return step;
+  }
+
+  nlohmann::json ModelJson() const {
+    using Type = SentencePieceLibrary::Type;
+    const SentencePieceLibrary& library = *readers_.first.library;
+    std::vector<std::string> pieces;
+    std::vector<float> scores;
+    std::vector<bool> is_plain;
+    TokenId unknown = 0;
+    bool has_bytes = false;
+    for (int id = 0; id < library.size(); ++id) {
+      const Type type = library.TypeOf(id);
+      pieces.push_back(library.Piece(id));
+      scores.push_back(library.Score(id));
+      is_plain.push_back(type == Type::kText);
+      if (type == Type::kUnknown) unknown = id;
+      has_bytes = has_bytes || type == Type::kByte;
+    }
+    if (facts_.model_type == SentencePieceFacts::kUnigram)
+      return UnigramModelJson(pieces, scores, unknown, has_bytes);
+    ExportedBpe model{table()};
+    model.merges = ScoredMerges(pieces, scores, is_plain);
+    model.unknown = unknown;
+    model.fuse_unknown = true;
+    model.byte_fallback = has_bytes;
+    return BpeModelJson(model);
+  }
+
   // Long texts a part after the other.
   static absl::Status EncodePlain(const Reader& reader, std::string_view plain,
                                   const std::atomic<bool>* over, std::vector<TokenId>* ids) {
@@ -127,6 +185,7 @@ class SentencePieceTokenizer final : public TableTokenizer {
   static constexpr size_t kPartBytes = 16 << 10;
   static constexpr size_t kLongestPart = 256 << 10;  // some 32 MB while the library is at work
 
+  const SentencePieceFacts facts_;
   const Readers readers_;
   const AddedTokenMatcher added_tokens_;
 };
@@ -301,8 +360,8 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromSentencePieceModel(
   warnings.insert(warnings.end(), config->warnings.begin(), config->warnings.end());
   ShortenWarnings(files.source_name, &warnings);
   return std::make_unique<const SentencePieceTokenizer>(
-      *std::move(readers), std::move(builder.table), std::move(boundaries), prefix,
-      std::move(warnings), AddedTokenMatcher(std::move(builder.added_tokens)));
+      *std::move(facts), *std::move(readers), std::move(builder.table), std::move(boundaries),
+      prefix, std::move(warnings), AddedTokenMatcher(std::move(builder.added_tokens)));
 }
 
 }  // namespace mambad::text

@@ -1,48 +1,24 @@
 #include "engine/text/tokenizer.h"
 
 #include <filesystem>
-#include <fstream>
-#include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "engine/text/optional_file.h"
 #include "engine/text/sentencepiece_tokenizer.h"
 #include "engine/text/tokenizer_json.h"
 #include "engine/text/utf8.h"
 
 namespace mambad::text {
-namespace {
-
-constexpr uint64_t kLargestFile = uint64_t{64} << 20;
-
-// An absent file leaves `contents` empty.
-absl::Status ReadOptionalFile(const std::filesystem::path& path, std::string* contents) {
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) return absl::OkStatus();
-  if (!std::filesystem::is_regular_file(path, error)) {
-    return absl::InvalidArgumentError(absl::StrCat(path.string(), ": not a regular file"));
-  }
-  const uint64_t size = std::filesystem::file_size(path, error);
-  if (error) return absl::UnavailableError(absl::StrCat(path.string(), ": ", error.message()));
-  if (size == 0 || size > kLargestFile) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path.string(), ": expected 1 to ", kLargestFile, " bytes, found ", size));
-  }
-  contents->resize(size);
-  std::ifstream stream(path, std::ios::binary);
-  stream.read(contents->data(), static_cast<std::streamsize>(size));
-  if (!stream || static_cast<uint64_t>(stream.gcount()) != size) {
-    return absl::UnavailableError(absl::StrCat(path.string(), ": cannot be read"));
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
 
 Tokenizer::~Tokenizer() = default;
 
 absl::StatusOr<std::vector<TokenId>> Tokenizer::EncodeConversation(
     std::string_view prompt, const std::atomic<bool>* over) const {
   return Encode(prompt, {.add_special_tokens = false, .parse_special = true, .over = over});
+}
+
+absl::StatusOr<std::string> Tokenizer::ToJson() const {
+  return absl::UnimplementedError("this tokenizer cannot be written as a tokenizer.json");
 }
 
 std::string Tokenizer::Decode(absl::Span<const TokenId> ids, bool skip_special) const {

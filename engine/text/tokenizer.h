@@ -76,6 +76,10 @@ class Tokenizer {
   virtual std::optional<TokenId> eos_id() const = 0;
   // The first piece of a text loses one leading space when decoded (SentencePiece puts it there).
   virtual bool strips_leading_space() const = 0;
+  // The text of a tokenizer.json that reads and writes texts as this tokenizer does, for programs
+  // that know that form alone. Special tokens are found in every text. UNIMPLEMENTED: it came from
+  // such a file, which says more, or it has something that cannot be said there.
+  virtual absl::StatusOr<std::string> ToJson() const;
   // What was left out of the files or taken from elsewhere, one line each, for the log.
   virtual std::vector<std::string> warnings() const { return {}; }
 };

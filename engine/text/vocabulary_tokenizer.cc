@@ -156,7 +156,9 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateByteLevel(const BpeVocabu
   if (status.ok()) status = AddRankedMerges(vocabulary, &parts);
   if (!status.ok()) return status;
   SetBoundaries(vocabulary, rule->add_bos, &parts);
+  parts.split_patterns.emplace();
   for (const std::string_view pattern : rule->patterns) {
+    parts.split_patterns->emplace_back(pattern);
     absl::StatusOr<PreTokenizerStep> step = IsolateMatches(pattern);
     if (!step.ok()) return step.status();
     parts.pre_tokenizer.push_back(*std::move(step));
@@ -259,6 +261,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateScored(const BpeVocabular
     const int byte = type == Type::kByte ? ByteFallbackValue(vocabulary.pieces[id]) : -1;
     if (byte >= 0) parts.symbols.byte_tokens[byte] = static_cast<TokenId>(id);
   }
+  parts.split_patterns.emplace();
   const std::string marker(kSpaceMarker);
   if (vocabulary.add_space_prefix) {
     parts.normalizer.push_back({NormalizerStep::Kind::kPrepend, UnicodeForm::kNfc, "", marker});

@@ -21,6 +21,7 @@ void AddScoreCommand(CLI::App* app, const ClientOptions* options, Command* chose
 void AddTokenizeCommands(CLI::App* app, const ClientOptions* options, Command* chosen);
 void AddServerCommands(CLI::App* app, const ClientOptions* options,
                        Command* chosen);  // info, load, health
+void AddTopCommand(CLI::App* app, const ClientOptions* options, Command* chosen);
 void AddSessionCommands(CLI::App* app, const ClientOptions* options,
                         Command* chosen);  // sessions list, get, fork, ...
 void AddBenchCommand(CLI::App* app, const ClientOptions* options, Command* chosen);

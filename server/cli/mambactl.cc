@@ -18,6 +18,7 @@
 #include "absl/strings/str_split.h"
 #include "server/cli/commands.h"
 #include "server/cli/connection.h"
+#include "server/cli/manual.h"
 #include "server/cli/number_options.h"
 #include "server/cli/suggestions.h"
 #include "server/version.h"
@@ -158,6 +159,22 @@ int JudgeRest(const CLI::App& app, const std::vector<std::string>& rest) {
   return UnknownWord(app, rest.front());
 }
 
+// For packages and shells, which ask the program about itself.
+void AddManualCommands(CLI::App* app, Command* chosen) {
+  const auto add = [&](const char* name, const char* what, std::string (*text)(const CLI::App&)) {
+    app->add_subcommand(name, what)->callback([=] {
+      *chosen = [=] {
+        std::fputs(text(*app).c_str(), stdout);
+        return kExitGood;
+      };
+    });
+  };
+  add("manual", "Prints the manual page: mambactl manual | man -l -",
+      [](const CLI::App& of) { return ManualPage(of, server::kVersion); });
+  add("completion", "Prints what completes in bash: source <(mambactl completion)",
+      [](const CLI::App& of) { return BashCompletion(of); });
+}
+
 int RunProgram(int argc, char** argv) {
   CLI::App app("mambactl: talks to mambad, a server of language models", "mambactl");
   ClientOptions options;
@@ -175,9 +192,11 @@ int RunProgram(int argc, char** argv) {
   AddScoreCommand(&app, &options, &chosen);
   AddTokenizeCommands(&app, &options, &chosen);
   AddServerCommands(&app, &options, &chosen);
+  AddTopCommand(&app, &options, &chosen);
   AddSessionCommands(&app, &options, &chosen);
   AddBenchCommand(&app, &options, &chosen);
   AddTokenCommand(&app, &options, &chosen);
+  AddManualCommands(&app, &chosen);
   for (CLI::App* command : app.get_subcommands({})) {
     command->group("Commands");
     const std::string footer = command->get_footer();

@@ -27,9 +27,14 @@ constexpr PathRule kRules[] = {
     {"/mambad.v1.Generation/GetModelInfo", kScopeGenerate | kScopeSessions | kScopeAdmin},
     {"/mambad.v1.Generation/", kScopeGenerate},
     {"/mambad.v1.Sessions/", kScopeSessions},
+    {"/vllm.grpc.engine.VllmEngine/GetLoads", kScopeAdmin},
+    {"/vllm.grpc.engine.VllmEngine/GetServerInfo", kScopeAdmin},
+    {"/vllm.grpc.engine.VllmEngine/GetModelInfo", kScopeGenerate | kScopeSessions | kScopeAdmin},
+    {"/vllm.grpc.engine.VllmEngine/", kScopeGenerate},
 };
 // Probes of orchestrators have no token to show; what they learn is whether requests are served.
 constexpr absl::string_view kHealth = "/grpc.health.v1.Health/";
+constexpr absl::string_view kVllmHealth = "/vllm.grpc.engine.VllmEngine/HealthCheck";
 
 // One of them is enough.
 unsigned ScopesFor(absl::string_view path) {
@@ -48,7 +53,7 @@ CallPass::~CallPass() { owner_->Leave(this); }
 void CallPass::Charge(int64_t tokens) { owner_->Charge(*this, tokens); }
 
 absl::Status Authenticator::Check(absl::string_view path, const Authorization& authorization) {
-  if (absl::StartsWith(path, kHealth)) return absl::OkStatus();
+  if (absl::StartsWith(path, kHealth) || path == kVllmHealth) return absl::OkStatus();
   MutexLock lock(&mutex_);
   return Counted(Find(path, authorization).status());
 }

@@ -68,7 +68,8 @@ class Authenticator {
 
   // Whether the call of this path, "/package.Service/Method", may be made. UNAUTHENTICATED: no
   // token, or none that is known and valid; PERMISSION_DENIED: its scopes do not reach so far. The
-  // words name at most the token's id. Calls of the health service are anybody's.
+  // words name at most the token's id. Calls that ask for health alone are
+  // anybody's.
   absl::Status Check(absl::string_view path, const Authorization& authorization);
 
   // The same for a call that begins now and counts with its principal until its pass ends.

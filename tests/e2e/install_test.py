@@ -44,6 +44,10 @@ def main():
         run("cmake", "--install", build, "--prefix", prefix)
         for name in ("LICENSE", "README.md"):
             assert list(prefix.glob(f"share/doc/*/{name}")), f"{name} was not installed"
+        for program in ("mambad", "mambactl"):
+            page = (prefix / f"share/man/man1/{program}.1").read_text(encoding="utf-8")
+            assert page.startswith(f".TH {program.upper()} 1 "), page[:80]
+            run("bash", "-c", f"source {prefix}/share/bash-completion/completions/{program} && complete -p {program}")
         for path in prefix.rglob("*"):
             assert not path.name.startswith("."), f"{path} is of no use there"
         for program in ("mambad", "mambactl", "mambad-models"):

@@ -10,6 +10,8 @@ import json
 import os
 import pathlib
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,10 +48,19 @@ class MambactlCase(unittest.TestCase):
 class WithoutServerTest(MambactlCase):
     """Everything that needs none."""
 
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        pathlib.Path(cls.folder.name, "some.json").touch()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
     def test_alone_it_lists_its_commands(self):
         result = run()
         self.assertEqual((result.returncode, result.stdout), (2, ""))
-        for command in ("generate", "replay", "chat", "score", "tokenize", "detokenize", "info", "load", "health", "bench"):
+        for command in ("generate", "replay", "chat", "score", "tokenize", "detokenize", "info", "load", "health", "bench", "top"):
             self.assertRegex(result.stderr, rf"(?m)^  {command} +\w")
             help_text = run(command, "--help")
             self.assertEqual((help_text.returncode, help_text.stderr), (0, ""))
@@ -63,6 +74,46 @@ class WithoutServerTest(MambactlCase):
 
     def test_version(self):
         self.assertRegex(run("--version").stdout, r"^mambactl \d+\.\d+\.\d+\n$")
+
+    def test_manual_pages_tell_every_command_and_option(self):
+        page = run("manual").stdout
+        self.assertTrue(page.startswith('.TH MAMBACTL 1 "" "mambactl '), page[:80])
+        plain = page.replace("\\-", "-")
+        for command in ("generate", "sessions move ID", "token create", "top", "completion"):
+            self.assertRegex(plain, rf"(?m)^\.SS mambactl {command}")
+        options = set(re.findall(r"--[a-z][a-z-]+", run("generate", "--help").stdout + run("--help").stdout))
+        self.assertGreater(len(options), 30)
+        for option in options:
+            self.assertRegex(plain, rf"\\fB(--?[a-z-]+, )*{option}(, --[a-z-]+)*\\fR")
+        page = subprocess.run([OPTIONS.mambad, "--manual"], capture_output=True, text=True, check=True).stdout
+        for option in re.findall(r"(?m)^  (--[a-z-]+)", subprocess.run([OPTIONS.mambad, "--help"], capture_output=True,
+                                                                       text=True, check=True).stdout):
+            self.assertIn(f"\\fB{option}\\fR", page.replace("\\-", "-"), option)
+        # roff's own words of complaint.
+        formatter = next((program for program in ("groff", "mandoc") if shutil.which(program)), None)
+        if formatter is not None:
+            flags = ["-man", "-ww", "-Tutf8"] if formatter == "groff" else ["-Tlint"]
+            done = subprocess.run([formatter, *flags], input=run("manual").stdout, capture_output=True, text=True, check=False)
+            self.assertEqual(done.stderr, "")
+
+    def test_bash_completes_commands_options_and_files(self):
+        def complete(*words, program="mambactl", ask=("completion",)):
+            script = ('source <("$0" ' + " ".join(ask) + '); shift 0; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
+                      f'_{program}; printf "%s\\n" "${{COMPREPLY[@]}}"')
+            done = subprocess.run(["bash", "-c", script, os.path.abspath(getattr(OPTIONS, program)), program, *words], capture_output=True,
+                                  text=True, check=True, cwd=self.folder.name)
+            self.assertEqual(done.stderr, "")
+            return done.stdout.split()
+
+        self.assertIn("generate", complete(""))
+        self.assertEqual(complete("sess"), ["sessions"])
+        self.assertEqual(complete("sessions", "mo"), ["move"])
+        self.assertEqual(complete("--json", "sessions", "move", "--other"), ["--other-numerics"])
+        self.assertIn("--max-tokens", complete("generate", "--max-"))
+        self.assertEqual(complete("generate", "--addr"), ["--address"])
+        self.assertEqual(complete("generate", "--messages", "so"), ["some.json"])
+        self.assertEqual(complete("--mod", program="mambad", ask=("--completion",)), ["--model", "--model-name"])
+        self.assertEqual(complete("--model", "so", program="mambad", ask=("--completion",)), ["some.json"])
 
     def test_typing_errors_find_what_was_meant(self):
         self.assert_fails(run("genrate"), 2, 'no command "genrate"', "did you mean generate?")
@@ -370,6 +421,29 @@ class ServedTest(MambactlCase):
         facts = json.loads(self.done("info", "--json").stdout)
         self.assertEqual((facts["model"]["parameters"], facts["has_chat_template"]), (4717124, False))
         self.assertEqual(json.loads(self.done("load", "--json").stdout)["slots_total"], 16)
+
+    def test_top_looks_again_and_again(self):
+        lines = self.done("top", "--count", "3", "--interval", "0.1").stdout.splitlines()
+        self.assertEqual(len(lines), 3)
+        for line in lines:
+            self.assertRegex(line, r"^serving: tokens/s \d+\.\d, acceptance \S+, running \d+, waiting 0, slots 0 of \d+, wait ")
+        loads = [json.loads(line) for line in self.done("--json", "top", "--count", "2", "--interval", "0.1").stdout.splitlines()]
+        self.assertEqual(len(loads), 2)
+        self.assertIn("slots_total", loads[0])
+        self.assert_fails(self.ask("top", "--interval", "0"), 2, "--interval")
+        # In a terminal, a page.
+        leader, terminal = os.openpty()
+        with subprocess.Popen([OPTIONS.mambactl, "--address", self.server.address, "top", "--interval", "0.1"],
+                              stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal) as shown:
+            os.close(terminal)
+            screen = b""
+            while screen.count(b"tokens/s") < 3:
+                screen += os.read(leader, 4096)
+            shown.send_signal(signal.SIGINT)
+            self.assertEqual(shown.wait(timeout=SECONDS), 130)
+        os.close(leader)
+        self.assertIn(b"\x1b[H", screen)
+        self.assertNotIn(b"\x1b[2J", screen)
 
     def test_health(self):
         self.assertEqual(self.done("health").stdout, "SERVING\n")

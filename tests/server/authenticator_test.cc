@@ -63,6 +63,8 @@ TEST(AuthenticatorTest, WithoutAValidTokenNothingIsAllowed) {
               HasSubstr(absl::StrCat("the token ", alice.entry.id, " is not valid")));
   // Health is for all.
   EXPECT_TRUE(authenticator.Check("/grpc.health.v1.Health/Check", {}).ok());
+  EXPECT_TRUE(authenticator.Check("/vllm.grpc.engine.VllmEngine/HealthCheck", {}).ok());
+  EXPECT_FALSE(authenticator.Check("/vllm.grpc.engine.VllmEngine/HealthCheckMore", {}).ok());
 }
 
 TEST(AuthenticatorTest, ScopesReachAsFarAsTheySay) {
@@ -83,6 +85,13 @@ TEST(AuthenticatorTest, ScopesReachAsFarAsTheySay) {
   EXPECT_EQ(allowed("/mambad.v1.Generation/GetModelInfo"), "user keeper router ");
   EXPECT_EQ(allowed(kLoad), "router ");
   EXPECT_EQ(allowed("/mambad.v1.Sessions/List"), "keeper ");
+  for (const char* method : {"Generate", "Abort", "GetTokenizer"}) {
+    EXPECT_EQ(allowed(absl::StrCat("/vllm.grpc.engine.VllmEngine/", method).c_str()), "user ")
+        << method;
+  }
+  EXPECT_EQ(allowed("/vllm.grpc.engine.VllmEngine/GetModelInfo"), "user keeper router ");
+  EXPECT_EQ(allowed("/vllm.grpc.engine.VllmEngine/GetServerInfo"), "router ");
+  EXPECT_EQ(allowed("/vllm.grpc.engine.VllmEngine/GetLoads"), "router ");
   EXPECT_EQ(allowed(kReflection), "router ");
   EXPECT_EQ(allowed("/no.Such/Call"), "router ");
   EXPECT_THAT(std::string(authenticator.Check(kLoad, {user.header}).message()),

@@ -434,10 +434,32 @@ TEST(MetricsTest, RoutersNamesOnRequest) {
   ServerOptions options = TestDaemon::Options();
   options.metrics_listen = "127.0.0.1:0";
   options.vllm_metric_names = true;
+  options.model_name = "mine";
   TestDaemon daemon(options);
+  ASSERT_TRUE(daemon.Generate(TextRequest("hello", 3)).status.ok());
   const std::string text = daemon.Metrics();
-  EXPECT_THAT(text, HasSubstr("vllm:num_requests_waiting{model_name=\"fake\"} 0"));
-  EXPECT_THAT(text, HasSubstr("vllm:kv_cache_usage_perc{model_name=\"fake\"} 0"));
+  // What llm-d's endpoint picker scores by, its autoscaler and its dashboards ask for.
+  for (const char* line : {
+           "vllm:num_requests_waiting{model_name=\"mine\"} 0",
+           "vllm:num_requests_running{model_name=\"mine\"} 0",
+           "vllm:kv_cache_usage_perc{model_name=\"mine\"} 0",
+           "vllm:prompt_tokens_total{model_name=\"mine\"} 5",
+           "vllm:generation_tokens_total{model_name=\"mine\"} 3",
+           "vllm:request_success_total{finished_reason=\"length\",model_name=\"mine\"} 1",
+           "vllm:time_to_first_token_seconds_count{model_name=\"mine\"} 1",
+           "vllm:inter_token_latency_seconds_count{model_name=\"mine\"}",
+           "vllm:time_per_output_token_seconds_count{model_name=\"mine\"}",
+           "vllm:request_time_per_output_token_seconds_sum{model_name=\"mine\"}",
+           "vllm:e2e_request_latency_seconds_count{model_name=\"mine\"} 1",
+           "vllm:request_queue_time_seconds_count{model_name=\"mine\"} 1",
+           "vllm:request_prefill_time_seconds_count{model_name=\"mine\"} 1",
+           "vllm:spec_decode_num_drafts_total{model_name=\"mine\"}",
+           "vllm:spec_decode_num_draft_tokens_total{model_name=\"mine\"}",
+           "vllm:spec_decode_num_accepted_tokens_total{model_name=\"mine\"}",
+           "vllm:spec_decode_num_accepted_tokens_per_pos_total{position=\"0\",model_name=\"mine\"}",
+       }) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
 }
 
 }  // namespace

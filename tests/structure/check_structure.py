@@ -43,7 +43,7 @@ RULES = {
          "engine/mutex.h", "engine/options.h", "engine/parameter_checks.h", "engine/request.h", "engine/retry_delay.h", "engine/session.h",
          "engine/steady_time.h", "engine/text/*.h",
          "mambad/v1/*.pb.h", "vllm/**", "google/rpc/*.pb.h", "grpc/health/v1/*.pb.h"],
-        ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl", "edit"]),
+        ["absl", "json", "grpc", "protobuf", "yaml", "prometheus", "spdlog", "cli11", "openssl", "edit", "compression"]),
     "proto": ([], []),
     "trainer": (
         ["trainer/**", "engine/checkpoint/**", "engine/digest/*.h", "engine/json/**", "engine/text/**", "kernels/*.h",

@@ -1,0 +1,21 @@
+// What a command line says of itself, for others to read: manual pages, and completion by bash,
+// made from the very definitions that flags are read by.
+
+#ifndef MAMBAD_SERVER_CLI_MANUAL_H_
+#define MAMBAD_SERVER_CLI_MANUAL_H_
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+namespace mambad::cli {
+
+// A page of section 1 (man(7)) about `app`, its options, its commands and theirs. `version`: of
+// the program.
+std::string ManualPage(const CLI::App& app, const std::string& version);
+
+// A script for bash, which completes `app`'s commands, their options, and files.
+std::string BashCompletion(const CLI::App& app);
+
+}  // namespace mambad::cli
+
+#endif  // MAMBAD_SERVER_CLI_MANUAL_H_
