@@ -181,6 +181,7 @@ bool EngineCore::Step(absl::FunctionRef<absl::Time()> clock) {
     LaunchRound(now);
   }
   Tell();
+  if (launched_.has_value()) drafting_.ReadLookups(running_);
   if (launched_.has_value() && !backend_.RunsAhead()) {
     SetBooks(FinishRound(clock));
     Tell();
@@ -198,7 +199,6 @@ void EngineCore::PlanRound() {
       if (!answer->finished && !waits_for_fork) running_.push_back(answer.get());
     }
   }
-  drafting_.ReadLookups(running_);
   scheduler_.Plan(running_, drafting_.Choose(running_), &plan_);
   drafting_.ProposeLookups(absl::MakeSpan(plan_));
   for (StepEntry& entry : plan_) {
@@ -228,8 +228,9 @@ absl::Time EngineCore::FinishRound(absl::FunctionRef<absl::Time()> clock) {
     if (written.finish != FinishReason::kNone) Close(*entry.answer, written.finish);
   }
   const StepReport report = accounts_.CountStep(plan_, times, now);
-  demands_.ObserveStep(plan_, absl::ToDoubleSeconds(now - last_step_.value_or(*launched_)));
-  drafting_.Observe(plan_, times);
+  const double seconds = absl::ToDoubleSeconds(now - last_step_.value_or(*launched_));
+  demands_.ObserveStep(plan_, seconds);
+  drafting_.Observe(plan_, times, seconds);
   if (observer_ != nullptr) observer_->OnStep(report);
   last_step_ = now;
   launched_.reset();

@@ -31,12 +31,8 @@ struct Sequence {
   int64_t backlog() const { return size() - target.fed; }
   // Its lookup knows all of the text, and may propose.
   bool lookup_ready() const { return lookup.has_value() && lookup_read == size(); }
-  // What was kept of a step. A lookup that knows all of the text goes on knowing it.
+  // What was kept of a step.
   void Append(absl::Span<const TokenId> kept) {
-    if (lookup_ready()) {
-      lookup->Append(kept);
-      lookup_read += static_cast<int64_t>(kept.size());
-    }
     tokens.insert(tokens.end(), kept.begin(), kept.end());
   }
   // After the last step's tokens were cut: takes back what models have read beyond the last one but

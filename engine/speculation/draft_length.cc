@@ -10,11 +10,11 @@ constexpr float kSequenceDecay = 0.95f;  // about the last 20 judgements
 constexpr float kEveryoneDecay = 0.995f;
 constexpr double kPriorWeight = 3;   // judgements that the engine-wide rate is worth to a sequence
 constexpr double kFirstGuess = 0.6;  // acceptance before anything was judged
-constexpr int64_t kForget = 1000;    // steps after which a cost is no longer believed
-constexpr double kRiseShare = 0.05,
-                 kFallShare = 0.3;  // how fast a cost follows slower and faster measurements
 // Before rows were measured: a step costs as if eight rows' arithmetic came on top of its own.
 constexpr double kFixedRows = 8;
+constexpr double kLeastReach = 0.01;     // chance of being kept below which no draft pays
+constexpr int kManySequences = 8;        // from which on it counts what choosing takes
+constexpr size_t kComparedPlans = 64;    // at most, in one choice
 constexpr double kLeastGain = 1.02;      // predicted, before drafting replaces plain decoding
 constexpr int64_t kProbeInterval = 8;    // steps between probes, however cheap
 constexpr double kProbeBudgetSteps = 4;  // plain steps that the probe budget holds
@@ -30,76 +30,6 @@ void AcceptanceCounts::Observe(int drafted, int accepted_drafts, float decay) {
 
 // ---- costs --------------------------------------------------------------------------------------
 
-// Sizes up to 64 have a cell each; above, eight cells for each doubling.
-int CostCurve::Index(int size) {
-  size = std::max(size, 0);
-  if (size < kExact) return size;
-  return std::min(kCells - 1,
-                  kExact + static_cast<int>(8 * std::log2(static_cast<double>(size) / kExact)));
-}
-
-void CostCurve::Add(int size, double seconds, int64_t now) {
-  if (!(seconds > 0) || !std::isfinite(seconds)) return;
-  Cell& cell = cells_[Index(size)];
-  if (cell.updated < 0 || now - cell.updated > kForget) {
-    // One slow step must not make a size look bad for long: it would not be tried again.
-    const double expected = At(size, now);
-    cell.seconds = expected > 0 ? std::min(seconds, 1.5 * expected) : seconds;
-    cell.count = 0;
-  } else if (cell.count < 4) {
-    cell.seconds = std::min(cell.seconds, seconds);
-  } else if (seconds > cell.seconds) {
-    cell.seconds += kRiseShare * std::min(seconds - cell.seconds, cell.seconds);
-  } else {
-    // Noise makes no step much faster than usual: the machine or the batch has changed.
-    const double share = seconds < 0.75 * cell.seconds ? 1 : kFallShare;
-    cell.seconds += share * (seconds - cell.seconds);
-  }
-  cell.updated = now;
-  ++cell.count;
-  cell.size = size;
-  measured_ = true;
-  ++question_;
-}
-
-double CostCurve::At(int size, int64_t now) const {
-  if (!measured_) return 0;
-  if (size < 0 || size >= kKnown) return WorkedOut(size, now);
-  if (question_now_ != now) {
-    question_now_ = now;
-    ++question_;
-  }
-  Known& known = known_[size];
-  if (known.asked != question_) known = {WorkedOut(size, now), question_};
-  return known.seconds;
-}
-
-double CostCurve::WorkedOut(int size, int64_t now) const {
-  const Cell *below = nullptr, *above = nullptr, *stale = nullptr;
-  const int index = Index(size);
-  for (int i = index; i >= 0 && below == nullptr; --i) {
-    if (cells_[i].updated < 0) continue;
-    (now - cells_[i].updated <= kForget ? below : stale) = &cells_[i];
-  }
-  for (int i = index; i < kCells && above == nullptr; ++i) {
-    if (cells_[i].updated < 0) continue;
-    (now - cells_[i].updated <= kForget ? above : stale) = &cells_[i];
-  }
-  if (below != nullptr && above != nullptr && below->size < above->size) {
-    const double share = static_cast<double>(size - below->size) / (above->size - below->size);
-    return below->seconds + std::clamp(share, 0.0, 1.0) * (above->seconds - below->seconds);
-  }
-  const Cell* near = below != nullptr ? below : above != nullptr ? above : stale;
-  return near->seconds * (kFixedRows + size) / (kFixedRows + near->size);
-}
-
-bool CostCurve::Fresh(int size, int64_t steps, int64_t now) const {
-  for (int i = Index(size - size / 4); i <= Index(size + size / 4); ++i) {
-    if (cells_[i].updated >= 0 && now - cells_[i].updated <= steps) return true;
-  }
-  return false;
-}
-
 bool DraftLengthController::PlainDue(int sequences, int other_rows) const {
   if (plain_steps_ < 2 || now_ - last_plain_ >= kPlainInterval) return true;
   return other_rows == 0 && !plain_.Fresh(sequences, kPlainMemory, now_);
@@ -113,7 +43,26 @@ double DraftLengthController::PlainSeconds(int sequences, int other_rows) const 
 double DraftLengthController::Seconds(const Plan& plan) const {
   const double verify =
       verify_.measured() ? verify_.At(plan.rows, now_) : plain_.At(plan.rows, now_);
-  return verify + plan.draft_seconds;
+  return verify + plan.draft_seconds + RecordingSecondsPerStep(plan);
+}
+
+// What the device takes, once, before it can run a round of the plan's shape.
+double DraftLengthController::RecordingSeconds(const Plan& plan) const {
+  return recordings_.Expected(plan.sequences, plan.longest, plan.by_model);
+}
+
+// The same, spread over the steps in which it is to be earned back: rounds are expected to go on
+// for as long as they have been going.
+double DraftLengthController::RecordingSecondsPerStep(const Plan& plan) const {
+  return RecordingSeconds(plan) / static_cast<double>(std::max<int64_t>(kRecordingSteps, now_));
+}
+
+// Whether that is not too much to have invested at a time. What was gained before may be spent; and
+// where nothing is invested, one shape is recorded whatever it takes.
+bool DraftLengthController::MayRecord(const Plan& plan, double plain_seconds) const {
+  const double price = RecordingSeconds(plan);
+  return price <= 0 || invested_ <= plain_seconds ||
+         debt_ + invested_ + price <= kCreditSteps * plain_seconds;
 }
 
 // What the draft model takes to read what it is behind, once. Its cost curve goes by rows.
@@ -172,6 +121,7 @@ void DraftLengthController::ObserveDrafts(DrafterKind drafter, int drafted, int 
   if (drafter == DrafterKind::kNone) return;
   statistics.of(drafter).Observe(drafted, accepted, kSequenceDecay);
   everyone_.of(drafter).Observe(drafted, accepted, kEveryoneDecay);
+  plain_until_ = 0;
 }
 
 // ---- choosing -----------------------------------------------------------------------------------
@@ -190,7 +140,10 @@ double DraftLengthController::BestRate(const DraftChoice& choice, DrafterKind dr
     reach *= chances.Next();
     tokens += reach;
     Plan plan;
+    plan.sequences = sequences;
     plan.rows = sequences * (k + 1);
+    plan.longest = k;
+    plan.by_model = model;
     if (model) plan.draft_seconds = k * draft + sequences * tokens * catch_up;
     const double rate = tokens / Seconds(plan);
     if (rate <= best) continue;
@@ -201,7 +154,6 @@ double DraftLengthController::BestRate(const DraftChoice& choice, DrafterKind dr
 }
 
 void DraftLengthController::ChooseDrafter(DraftChoice& choice, int sequences) const {
-  choice.length = 0;
   choice.drafter = choice.draft_model     ? DrafterKind::kDraftModel
                    : choice.prompt_lookup ? DrafterKind::kPromptLookup
                                           : DrafterKind::kNone;
@@ -219,60 +171,76 @@ void DraftLengthController::AddDraft(const DraftChoice& choice, int length, doub
                                      Plan& plan) const {
   ++plan.rows;
   plan.tokens += reach;
+  plan.longest = std::max(plan.longest, length);
   if (choice.drafter != DrafterKind::kDraftModel) return;
+  plan.by_model = true;
   plan.draft_seconds += CatchUpSecondsPerToken(choice) * (length == 1 ? 1 + reach : reach);
   int& drafting = plan.drafting[length - 1];
   plan.draft_seconds -= drafting > 0 ? draft_.At(drafting, now_) : 0;
   plan.draft_seconds += draft_.At(++drafting, now_);
 }
 
-// Adds drafts in the order of their chance to be kept and stops where tokens a second were highest.
-// Chances fall along a sequence, so that order takes each sequence's drafts in theirs.
+// The lengths that requests fix, and where `may_draft` the best ones of the others.
 DraftLengthController::Plan DraftLengthController::ChooseLengths(absl::Span<DraftChoice> sequences,
                                                                  int other_rows,
-                                                                 double plain_seconds) {
+                                                                 double plain_seconds,
+                                                                 bool may_draft) {
   Plan plan;
-  plan.rows = static_cast<int>(sequences.size()) + other_rows;
+  plan.sequences = static_cast<int>(sequences.size());
+  plan.rows = plan.sequences + other_rows;
   plan.tokens = static_cast<double>(sequences.size());
   increments_.clear();
   bool forced = false;
   double invested = invested_;
   for (size_t s = 0; s < sequences.size(); ++s) {
     DraftChoice& choice = sequences[s];
-    if (choice.drafter == DrafterKind::kNone) continue;
-    if (choice.drafter == DrafterKind::kDraftModel && !choice.fixed_length.has_value() &&
-        !WorthCatchingUp(choice, static_cast<int>(sequences.size()), plain_seconds, &invested)) {
+    const bool fixed = choice.fixed_length.has_value();
+    if (choice.drafter == DrafterKind::kNone || (!fixed && !may_draft)) continue;
+    if (choice.drafter == DrafterKind::kDraftModel && !fixed &&
+        !WorthCatchingUp(choice, plan.sequences, plain_seconds, &invested)) {
       continue;
     }
     double reach = 1;
-    const int most = choice.fixed_length.has_value()
-                         ? std::min(*choice.fixed_length, choice.max_length)
-                         : choice.max_length;
+    const int most = fixed ? std::min(*choice.fixed_length, choice.max_length) : choice.max_length;
     Chances chances = ChancesOf(*choice.statistics, choice.drafter);
     for (int k = 1; k <= most; ++k) {
       reach *= chances.Next();
-      if (choice.fixed_length.has_value()) {
+      if (fixed) {
         AddDraft(choice, k, reach, plan);
         choice.length = k;
         forced = true;
-      } else {
+      } else if (reach >= kLeastReach) {
         increments_.push_back({static_cast<float>(reach), static_cast<int32_t>(s), k});
       }
     }
   }
-  if (!(plain_seconds > 0) || debt_ > 0 || PlainDue(static_cast<int>(sequences.size()), other_rows))
-    return plan;
+  if (!may_draft) return plan;
+  const double least_rate = kLeastGain * plan.tokens / (forced ? Seconds(plan) : plain_seconds);
+  const Plan best = BestPlan(sequences, plan, least_rate, plain_seconds);
+  const bool nothing_pays = !increments_.empty() && best.rows == plan.rows;
+  if (nothing_pays && plan.sequences >= kManySequences) plain_until_ = now_ + kProbeInterval;
+  return best;
+}
+
+// Adds drafts in the order of their chance to be kept and stops where tokens a second were highest.
+// Chances fall along a sequence, so that order takes each sequence's drafts in theirs. Of very many
+// drafts not every number is looked at.
+DraftLengthController::Plan DraftLengthController::BestPlan(absl::Span<DraftChoice> sequences,
+                                                            const Plan& least, double least_rate,
+                                                            double plain_seconds) {
   std::sort(increments_.begin(), increments_.end(), [](const Increment& a, const Increment& b) {
     if (a.reach != b.reach) return a.reach > b.reach;
     return a.length != b.length ? a.length < b.length : a.sequence < b.sequence;
   });
-  Plan best = plan;
-  double best_rate = kLeastGain * plan.tokens / (forced ? Seconds(plan) : plain_seconds);
+  Plan plan = least, best = least;
+  double best_rate = least_rate;
   size_t taken = 0;
+  const size_t stride = 1 + increments_.size() / kComparedPlans;
   for (size_t i = 0; i < increments_.size(); ++i) {
     AddDraft(sequences[increments_[i].sequence], increments_[i].length, increments_[i].reach, plan);
+    if ((i + 1) % stride != 0 && i + 1 < increments_.size()) continue;
     const double rate = plan.tokens / Seconds(plan);
-    if (rate <= best_rate) continue;
+    if (rate <= best_rate || !MayRecord(plan, plain_seconds)) continue;
     best_rate = rate;
     best = plan;
     taken = i + 1;
@@ -308,7 +276,6 @@ bool DraftLengthController::Curious(const DraftChoice& choice, int sequences,
 void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Plan& plan,
                                      double plain_seconds) {
   const int count = static_cast<int>(sequences.size());
-  if (!(plain_seconds > 0) || count == 0 || now_ - last_probe_ < kProbeInterval) return;
   const bool everyone = probes_ % 2 == 0;
   const bool alone = plan.rows == count;
   probe_choices_.assign(sequences.begin(), sequences.end());
@@ -334,8 +301,8 @@ void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Pl
     ++probes_;  // of another kind next time
     return;
   }
-  const double cost =
-      Seconds(extended) - (alone ? plain_seconds : Seconds(plan)) + replaced + catch_up;
+  const double cost = Seconds(extended) - (alone ? plain_seconds : Seconds(plan)) + replaced +
+                      catch_up + RecordingSeconds(extended);
   if (cost > probe_budget_) {
     // What the budget would never hold is not waited for by all: one sequence's probe is, and the
     // budget grows until it can be paid.
@@ -343,10 +310,12 @@ void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Pl
       ++probes_;
     } else {
       wanted_budget_ = cost;
+      probe_waits_ = true;
     }
     return;
   }
   wanted_budget_ = 0;
+  probe_waits_ = false;
   probe_cost_ = std::max(cost, 0.0);
   probe_alone_ = alone;
   probing_ = true;
@@ -355,16 +324,46 @@ void DraftLengthController::AddProbe(absl::Span<DraftChoice> sequences, const Pl
   ++probes_;
 }
 
+bool DraftLengthController::StaysPlain(int sequences, int other_rows) const {
+  return sequences == 0 || !(PlainSeconds(sequences, other_rows) > 0) ||
+         PlainDue(sequences, other_rows);
+}
+
+bool DraftLengthController::MayChoose(int sequences) const {
+  return debt_ <= 0 && (sequences != last_count_ || now_ >= plain_until_);
+}
+
+bool DraftLengthController::MayProbe(int sequences, int other_rows) const {
+  const bool waits = probe_waits_ && probe_budget_ < wanted_budget_;
+  return other_rows == 0 && now_ - last_probe_ >= kProbeInterval &&
+         (sequences != last_count_ || !waits);
+}
+
+bool DraftLengthController::MayDraft(int sequences, int other_rows) const {
+  return !StaysPlain(sequences, other_rows) &&
+         (MayChoose(sequences) || MayProbe(sequences, other_rows));
+}
+
 void DraftLengthController::Choose(absl::Span<DraftChoice> sequences, int other_rows) {
   const int count = static_cast<int>(sequences.size());
   probing_ = probe_alone_ = false;
-  for (DraftChoice& choice : sequences) {
-    choice.max_length = std::clamp(choice.max_length, 0, kMaxDraftLength);
-    ChooseDrafter(choice, count);
-  }
   const double plain_seconds = PlainSeconds(count, other_rows);
-  const Plan plan = ChooseLengths(sequences, other_rows, plain_seconds);
-  if (other_rows == 0 && !PlainDue(count, other_rows)) AddProbe(sequences, plan, plain_seconds);
+  const bool plain = StaysPlain(count, other_rows);
+  const bool may_draft = !plain && MayChoose(count),
+             may_probe = !plain && MayProbe(count, other_rows);
+  if (count != last_count_) {
+    plain_until_ = 0;
+    probe_waits_ = false;
+  }
+  last_count_ = count;
+  for (DraftChoice& choice : sequences) {
+    choice.length = 0;
+    choice.drafter = DrafterKind::kNone;
+    choice.max_length = std::clamp(choice.max_length, 0, kMaxDraftLength);
+    if (may_draft || may_probe || choice.fixed_length.has_value()) ChooseDrafter(choice, count);
+  }
+  const Plan plan = ChooseLengths(sequences, other_rows, plain_seconds, may_draft);
+  if (may_probe) AddProbe(sequences, plan, plain_seconds);
   for (DraftChoice& choice : sequences) {
     if (choice.length == 0) choice.drafter = DrafterKind::kNone;
   }
@@ -376,7 +375,7 @@ void DraftLengthController::Choose(absl::Span<DraftChoice> sequences, int other_
 double DraftLengthController::ObserveDraftModel(const StepMeasurement& step) {
   const int sequences = step.model_draft_sequences, steps = step.model_draft_steps;
   if (steps > 0 && step.first_draft_rows <= 2 * sequences) {
-    draft_.Add(sequences, step.draft_seconds / steps, now_);
+    ObserveDraftSteps(step);
     return 0;
   }
   if (step.first_draft_rows == 0) return 0;
@@ -394,6 +393,25 @@ double DraftLengthController::ObserveDraftModel(const StepMeasurement& step) {
   return std::max(0.0, first - usual);
 }
 
+// Only the sum of the steps was measured; each gets the part that it was expected to take. So the
+// cost of few sequences is learned where it is seldom measured alone: the longer the drafts, the
+// fewer sequences are left, and on a device they may take as long as many.
+void DraftLengthController::ObserveDraftSteps(const StepMeasurement& step) {
+  const auto drafting = absl::MakeConstSpan(step.model_drafting)
+                            .first(std::min(step.model_draft_steps, kMaxDraftLength));
+  const bool measured = draft_.measured();
+  std::array<double, kMaxDraftLength> expected;
+  double sum = 0;
+  for (size_t k = 0; k < drafting.size(); ++k) {
+    expected[k] = measured ? draft_.At(drafting[k], now_) : 1;
+    sum += expected[k];
+  }
+  for (size_t k = 0; k < drafting.size(); ++k) {
+    if (k > 0 && drafting[k] == drafting[k - 1]) continue;
+    draft_.Add(drafting[k], step.draft_seconds * expected[k] / sum, now_);
+  }
+}
+
 void DraftLengthController::ObserveStep(const StepMeasurement& step) {
   ++now_;
   if (step.sequences == 0) {
@@ -408,16 +426,21 @@ void DraftLengthController::ObserveStep(const StepMeasurement& step) {
     last_plain_ = now_;
   }
   const double catch_up = ObserveDraftModel(step);
+  // A round in which prompts or backlogs are read is recorded by nobody.
+  if (step.other_rows == 0 && catch_up == 0) {
+    recordings_.Observe(step.sequences, step.longest_draft, step.model_draft_steps > 0,
+                        step.recording_seconds);
+  }
   const double plain = PlainSeconds(step.sequences, step.other_rows);
   debt_ -= kDebtAllowance * total;
   probe_budget_ += kProbeAllowance * total;
   if ((step.drafts > 0 || catch_up > 0) && !step.fixed) {
     const double lost = total - plain * step.kept / step.sequences;
     if (probing_ && probe_alone_) {
-      probe_budget_ -= lost;
+      probe_budget_ -= lost + step.recording_seconds;
     } else {
       debt_ += lost - catch_up;
-      invested_ += catch_up;
+      invested_ += catch_up + step.recording_seconds;
       if (probing_) probe_budget_ -= probe_cost_;
     }
   }

@@ -16,6 +16,14 @@
 // becomes debt bit by bit, over about kRepaySteps steps, so that its returns can come first. What
 // is invested at a time is bounded by kCreditSteps plain steps.
 //
+// A device may have to record a round of a new shape first (recording_costs.h). That is an
+// investment, too, to be earned back in as many steps as there were (at least kRecordingSteps):
+// shapes that were run before are preferred to new ones that are hardly better, and new ones are
+// tried one after the other.
+//
+// What choosing itself takes grows with the sequences and is no part of any plan: where there are
+// many, a choice of no drafts holds for some steps, as long as nothing new is learned of drafts.
+//
 // The sum of both allowances is 3 %; beyond it goes at most one step's loss, the investments of the
 // moment, and what the plain cost is misjudged by while it changes (noise, batch sizes not seen for
 // long). Gains count up to kCreditSteps plain steps: after a change for the worse, no more than
@@ -34,6 +42,8 @@
 
 #include "absl/types/span.h"
 #include "engine/options.h"
+#include "engine/speculation/cost_curve.h"
+#include "engine/speculation/recording_costs.h"
 
 namespace mambad {
 
@@ -55,40 +65,6 @@ struct DraftStatistics {
   const AcceptanceCounts& of(DrafterKind kind) const {
     return kind == DrafterKind::kDraftModel ? draft_model : prompt_lookup;
   }
-};
-
-// Seconds as a function of a size (rows, sequences): decayed, leaning to the low side because noise
-// only adds; linear between measured sizes. Measurements not renewed for long are forgotten.
-class CostCurve {
- public:
-  void Add(int size, double seconds, int64_t now);
-  bool measured() const { return measured_; }
-  // 0 when nothing was measured. Worked out once a size and step.
-  double At(int size, int64_t now) const;
-  // Whether a size within a quarter of this one was measured in the last `steps` steps.
-  bool Fresh(int size, int64_t steps, int64_t now) const;
-
- private:
-  struct Cell {
-    double seconds = 0;
-    int64_t updated = -1;
-    int count = 0;
-    int size = 0;  // of the latest measurement; buckets above 64 span several
-  };
-  static constexpr int kExact = 64, kCells = kExact + 64;
-  static constexpr int kKnown = 1024;
-  static int Index(int size);
-  double WorkedOut(int size, int64_t now) const;
-
-  std::array<Cell, kCells> cells_ = {};
-  bool measured_ = false;
-  // What At said of sizes below kKnown, where `asked` is `question_`.
-  struct Known {
-    double seconds = 0;
-    int64_t asked = -1;
-  };
-  mutable std::array<Known, kKnown> known_ = {};
-  mutable int64_t question_ = 0, question_now_ = -1;  // another after each Add and for each `now`
 };
 
 // One sequence that will decode in the next step.
@@ -114,12 +90,16 @@ struct StepMeasurement {
   int rows = 0;                   // verified: sequences + drafts + other_rows
   int other_rows = 0;             // of prompts
   int drafts = 0;                 // tokens proposed, by any drafter
+  int longest_draft = 0;          // of a sequence, by any drafter
   int model_draft_steps = 0;      // steps of the draft model
   int model_draft_sequences = 0;  // sequences that it drafted for
+  std::array<int, kMaxDraftLength> model_drafting = {};  // of them, in each of its steps
   int first_draft_rows = 0;  // rows of its first step: their last tokens and what it was behind
   int kept = 0;              // tokens kept, of all sequences
   bool fixed = false;        // a request fixed its draft length: not held against the controller
+  // Of the drafts; of all else, on the device and on the host, but for recording.
   double draft_seconds = 0, verify_seconds = 0;
+  double recording_seconds = 0;  // for a round that the device did not know
 };
 
 class DraftLengthController {
@@ -127,9 +107,13 @@ class DraftLengthController {
   static constexpr int kPlainInterval = 128;
   static constexpr int kPlainMemory = 512;
   static constexpr double kDebtAllowance = 0.02, kProbeAllowance = 0.01, kCreditSteps = 16;
-  static constexpr int kInvestmentTokens = 32, kRepaySteps = 32;
+  static constexpr int kInvestmentTokens = 32, kRepaySteps = 32, kRecordingSteps = 64;
 
-  // Chooses for all decoding sequences of the next step; `other_rows` of prompts share it.
+  // Whether the next step may have drafts other than those that requests fix, when so many
+  // sequences decode and `other_rows` of prompts share it. If not, Choose need not know what could
+  // be drafted.
+  bool MayDraft(int sequences, int other_rows) const;
+  // Chooses for all decoding sequences of the next step.
   void Choose(absl::Span<DraftChoice> sequences, int other_rows);
 
   // After the step that was chosen for: first every drafting sequence's outcome, then the step.
@@ -161,28 +145,41 @@ class DraftLengthController {
     int32_t sequence = 0, length = 0;
   };
   struct Plan {
-    int rows = 0;  // verified
+    int sequences = 0, rows = 0;  // rows: verified
+    int longest = 0;              // draft
+    bool by_model = false;        // some drafts are the draft model's
     double tokens = 0, draft_seconds = 0;
     std::array<int, kMaxDraftLength> drafting =
         {};  // sequences that take draft step i of the draft model
   };
 
   bool PlainDue(int sequences, int other_rows) const;
+  bool StaysPlain(int sequences, int other_rows) const;
+  bool MayChoose(int sequences) const;
+  bool MayProbe(int sequences, int other_rows) const;
   double PlainSeconds(int sequences, int other_rows) const;
   double Seconds(const Plan& plan) const;
+  double RecordingSeconds(const Plan& plan) const;
+  double RecordingSecondsPerStep(const Plan& plan) const;
+  bool MayRecord(const Plan& plan, double plain_seconds) const;
   double CatchUpSeconds(const DraftChoice& choice) const;
   double CatchUpSecondsPerToken(const DraftChoice& choice) const;
   bool WorthCatchingUp(const DraftChoice& choice, int sequences, double plain_seconds,
                        double* invested) const;
   double ObserveDraftModel(const StepMeasurement& step);
+  void ObserveDraftSteps(const StepMeasurement& step);
   void AddDraft(const DraftChoice& choice, int length, double reach, Plan& plan) const;
   double BestRate(const DraftChoice& choice, DrafterKind drafter, int sequences, int* length) const;
   void ChooseDrafter(DraftChoice& choice, int sequences) const;
-  Plan ChooseLengths(absl::Span<DraftChoice> sequences, int other_rows, double plain_seconds);
+  Plan ChooseLengths(absl::Span<DraftChoice> sequences, int other_rows, double plain_seconds,
+                     bool may_draft);
+  Plan BestPlan(absl::Span<DraftChoice> sequences, const Plan& least, double least_rate,
+                double plain_seconds);
   bool Curious(const DraftChoice& choice, int sequences, DraftChoice* probe) const;
   void AddProbe(absl::Span<DraftChoice> sequences, const Plan& plan, double plain_seconds);
 
   CostCurve plain_, verify_, draft_;
+  RecordingCosts recordings_;
   DraftStatistics everyone_;
   std::vector<Increment> increments_;
   std::vector<DraftChoice> probe_choices_;
@@ -193,8 +190,11 @@ class DraftLengthController {
   double probe_cost_ = 0;               // charged for it when the step speculates anyway
   bool probe_alone_ = false;            // nothing but the probe drafts
   double debt_ = 0, probe_budget_ = 0;  // seconds
-  double invested_ = 0;                 // seconds of catching up that are not debt yet
-  double wanted_budget_ = 0;            // what the probe costs that is waited for
+  double invested_ = 0;       // seconds of catching up and recording that are not debt yet
+  double wanted_budget_ = 0;  // what the probe costs that is waited for
+  bool probe_waits_ = false;  // for that budget
+  int last_count_ = 0;        // sequences of the last choice
+  int64_t plain_until_ = 0;   // until this step drafts were found not to pay
 };
 
 }  // namespace mambad

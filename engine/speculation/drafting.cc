@@ -1,6 +1,7 @@
 #include "engine/speculation/drafting.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/active_request.h"
 
@@ -9,6 +10,12 @@ namespace {
 
 // Tokens that one step may read into lookups: some 1 ms.
 constexpr int64_t kLookupTokensAStep = 2048;
+
+// What the host took while the device had nothing to do. More than the step itself took has another
+// reason than the step.
+double HostSeconds(const StepTimes& times, double seconds) {
+  return std::clamp(seconds - times.total_seconds, 0.0, std::max(times.total_seconds, 0.0));
+}
 
 }  // namespace
 
@@ -31,7 +38,8 @@ void Drafting::Begin(Answer& answer) const {
       std::max<int64_t>(0, answer.prompt_length - PromptLookup::kWindow / 2);
 }
 
-void Drafting::ReadLookups(absl::Span<Answer* const> running) const {
+void Drafting::ReadLookups(absl::Span<Answer* const> running) {
+  if (std::exchange(lookups_read_, true)) return;
   int64_t left = kLookupTokensAStep;
   for (Answer* answer : running) {
     Sequence& sequence = answer->sequence;
@@ -63,16 +71,26 @@ absl::Span<const int> Drafting::Choose(absl::Span<Answer* const> running) {
       prompt_rows += answer.sequence.backlog();
       continue;
     }
-    choices_.push_back(ChoiceOf(answer));
     chosen_.push_back(i);
   }
-  draft_lengths_.Choose(absl::MakeSpan(choices_),
-                        static_cast<int>(std::min<int64_t>(prompt_rows, options_.max_step_rows)));
+  const auto other_rows = static_cast<int>(std::min<int64_t>(prompt_rows, options_.max_step_rows));
+  lookups_read_ = false;
+  if (MayDraft(running, other_rows)) ReadLookups(running);
+  for (const size_t i : chosen_) choices_.push_back(ChoiceOf(*running[i]));
+  draft_lengths_.Choose(absl::MakeSpan(choices_), other_rows);
   for (size_t c = 0; c < choices_.size(); ++c) {
     wished_[chosen_[c]] = choices_[c].length;
     running[chosen_[c]]->drafter = choices_[c].drafter;
   }
   return wished_;
+}
+
+// Whether any of the chosen may draft in this step.
+bool Drafting::MayDraft(absl::Span<Answer* const> running, int prompt_rows) const {
+  const bool fixed = std::any_of(chosen_.begin(), chosen_.end(), [&](size_t i) {
+    return running[i]->request->request.speculation.draft_length.has_value();
+  });
+  return fixed || draft_lengths_.MayDraft(static_cast<int>(chosen_.size()), prompt_rows);
 }
 
 // What the controller is asked about an answer that decodes.
@@ -107,7 +125,7 @@ void Drafting::ProposeLookups(absl::Span<StepEntry> plan) {
   }
 }
 
-void Drafting::Observe(absl::Span<const StepEntry> plan, const StepTimes& times) {
+void Drafting::Observe(absl::Span<const StepEntry> plan, const StepTimes& times, double seconds) {
   StepMeasurement step;
   for (const StepEntry& entry : plan) {
     step.rows += entry.feed + entry.draft_length;
@@ -122,7 +140,9 @@ void Drafting::Observe(absl::Span<const StepEntry> plan, const StepTimes& times)
     const bool fixed = entry.answer->request->request.speculation.draft_length.has_value();
     step.fixed |= fixed && (entry.draft_length > 0 || entry.draft_rows > 0);
     if (entry.draft_length == 0) continue;
+    step.longest_draft = std::max(step.longest_draft, entry.draft_length);
     if (entry.drafter == DrafterKind::kDraftModel) {
+      for (int k = 0; k < entry.draft_length; ++k) ++step.model_drafting[k];
       ++step.model_draft_sequences;
       step.model_draft_steps = std::max(step.model_draft_steps, entry.draft_length);
     }
@@ -132,6 +152,11 @@ void Drafting::Observe(absl::Span<const StepEntry> plan, const StepTimes& times)
   step.first_draft_rows = times.first_draft_rows;
   step.draft_seconds = times.draft_seconds;
   step.verify_seconds = times.verify_seconds;
+  if (times.recorded) {
+    step.recording_seconds = std::max(0.0, seconds - times.total_seconds);
+  } else {
+    step.verify_seconds += HostSeconds(times, seconds);
+  }
   draft_lengths_.ObserveStep(step);
 }
 

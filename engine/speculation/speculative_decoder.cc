@@ -100,6 +100,7 @@ void SpeculativeDecoder::Launch(absl::Span<StepEntry> entries, int alternatives,
   PlanDraftCalls(entries, shape);
   if (shape.kind == kernels::RoundKind::kDecode) Bound(shape);
   Upload();
+  recordings_ = backend_.Recorded().recordings;
   if (backend_.BeginRound(shape)) {
     if (draft_call_count_ > 0) {
       RunDrafts();
@@ -139,6 +140,7 @@ StepTimes SpeculativeDecoder::Times() {
   times.draft_seconds = taken.draft;
   times.verify_seconds = taken.verify;
   times.total_seconds = taken.whole;
+  times.recorded = backend_.Recorded().recordings > recordings_;
   for (int call = 0; call < draft_call_count_; ++call)
     times.draft_rows += draft_calls_[call].batch.rows();
   if (draft_call_count_ > 0) times.first_draft_rows = draft_calls_[0].batch.rows();

@@ -32,7 +32,8 @@ struct LogprobView {
 
 struct StepTimes {
   double draft_seconds = 0, verify_seconds = 0, total_seconds = 0;  // as kernels::RoundTimes
-  int draft_rows = 0;                                               // rows the draft model ran
+  bool recorded = false;     // the device did not know the round and recorded it first
+  int draft_rows = 0;        // rows the draft model ran
   int first_draft_rows = 0;  // of them in its first call, which reads what it has not read yet
 };
 
@@ -46,8 +47,8 @@ class SpeculativeDecoder {
                      StatePool& target_state, Model* draft, StatePool* draft_state,
                      Sampler& sampler);
 
-  // Starts the step. Until Finish the entries stay where they are, and nobody touches them, their
-  // sequences or the state of any slot.
+  // Starts the step. Until Finish the entries stay where they are, and nobody touches them, what
+  // their sequences have but their lookups, or the state of any slot.
   // `alternatives`: the most that a sequence asks for, as OutputParams::logprobs;
   // `score_alternatives`: likewise for scored rows. Draft lengths may be lowered (a draft model
   // that is far behind reads its backlog first). Allocates nothing.
@@ -93,6 +94,7 @@ class SpeculativeDecoder {
   int draft_call_count_ = 0;
   absl::Span<StepEntry> entries_;  // that were launched
   int accept_count_ = 0, score_count_ = 0;
+  int64_t recordings_ = 0;  // of the device, before the step
   StagingArea::Array<int32_t> accept_slot_, logit_begin_, draft_length_, token_row_,
       accept_position_, limit_;
   StagingArea::Array<int32_t> score_logit_row_, score_token_;

@@ -203,12 +203,15 @@ __global__ void __launch_bounds__(kEighths* kWarp, kBlocks) MultiplyFewRows(cons
 }
 
 constexpr int kShortSteps = 16, kShortWarps = 4;
+// Blocks that fit a multiprocessor: with five, those of 5,120 outputs and 64 rows run all at once.
+constexpr int ShortBlocks(int steps) { return steps <= 10 ? 5 : 3; }
 
 // Few columns, at most kSteps steps, and no norm: a warp has a panel and eight rows of x to itself,
 // all eighths one after the other; all that it needs is asked for at once. Block (i, j): panels
 // kShortWarps i .., rows 8 j ...
 template <int kSteps>
-__global__ void __launch_bounds__(kShortWarps* kWarp) MultiplyFewColumns(const Product p) {
+__global__ void __launch_bounds__(kShortWarps* kWarp, ShortBlocks(kSteps))
+    MultiplyFewColumns(const Product p) {
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const int panel = blockIdx.x * kShortWarps + threadIdx.x / kWarp, group = blockIdx.y;
   const bool has_panel = panel < static_cast<int>(Panels(p.outputs));
@@ -223,8 +226,10 @@ __global__ void __launch_bounds__(kShortWarps* kWarp) MultiplyFewColumns(const P
   FollowEarlierKernels();
   const int there = min(p.RowsThatThereAre() - group * kGroupTokens, kGroupTokens);
   if (!has_panel || there <= 0) return;
-  Tokens<TokenSource::kRows, 1, kSteps> tokens;
-  tokens.Load(p, group, 1, there, steps, 0, steps);
+  TokenPairs x[kSteps] = {};
+  if (g < there) {
+    LoadSteps(p.x + int64_t{group * kGroupTokens + g} * p.x_stride, 0, steps, p.columns, x);
+  }
   float total[4] = {}, sums[4] = {};
   int eighth = 0;
   const auto end_eighths = [&](int step) {  // those that end before this step
@@ -237,7 +242,7 @@ __global__ void __launch_bounds__(kShortWarps* kWarp) MultiplyFewColumns(const P
   for (int step = 0; step < kSteps; ++step) {
     if (step >= steps) break;
     end_eighths(step);
-    MultiplyAdd(weights[step], tokens.operands[step][0], sums);
+    MultiplyAdd(weights[step], RoundedOperand(x[step]), sums);
   }
   end_eighths(steps);
 #pragma unroll

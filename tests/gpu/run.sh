@@ -4,15 +4,16 @@
 #
 #   tests/gpu/run.sh [OPTIONS] [FOLDER]    FOLDER: where the built programs lie (default: build/bin beside this checkout's root)
 #
-#   --only NAME      one of: backend, engine, daemon, times, training; may be given several times
-#   --no-sanitizer   without compute-sanitizer, which takes many times as long as the rest
+#   --only NAME      one of: backend, engine, daemon, sanitizer, training, times; may be given several times
+#   --no-sanitizer   without compute-sanitizer, which takes as long as the rest
 #   --limit N        seconds that a check may take (default: 900); one that takes longer has failed
 #   --device NAME    of the backend: cuda (default), cuda:N
 #
 # Exit status: 0 when everything agrees (kernels with double, answers bit for bit), else 1, after all checks have run; a table of
 # them comes last. What was not built is said and left out. The trainer's programs need LibTorch's libraries on LD_LIBRARY_PATH. compute-sanitizer, where it is
-# installed, looks for accesses out of bounds, memory that was never written and races in shared memory. For a GPU host that builds
-# nothing, tests/gpu/portable.sh makes a folder.
+# installed, looks for accesses out of bounds, memory that was never written and races in shared memory. One check runs at a time: a
+# GPU that programs share goes from one to another in slices, in which small kernels wait. For a GPU host that builds nothing,
+# tests/gpu/portable.sh makes a folder.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 only='' sanitizer=yes device=cuda limit=900 folder=$root/build/bin
@@ -51,28 +52,12 @@ check() {
 built() {
   [ -x "$folder/$1" ] || { echo "not built: $1"; false; }
 }
-# What an operation does to memory does not depend on how often it is tested: a part of the tests, each of its kinds.
-sanitize() {
-  [ -n "$sanitizer" ] || return 0
-  program=$1
-  shift
-  for tool in "memcheck --report-api-errors no" racecheck initcheck; do
-    # shellcheck disable=SC2086  # words
-    check compute-sanitizer --tool $tool --error-exitcode 9 "$folder/$program" "$@"
-  done
-}
-
 if wanted backend; then
   export MAMBAD_TEST_BACKEND="$device"
   for program in backend_test backend_mixer_test; do
     ! built $program || check "$folder/$program" --gtest_brief=1
   done
   ! built linear_check || check "$folder/linear_check" --no-times
-  ! built linear_check || sanitize linear_check --small --no-times
-  ! built backend_test || sanitize backend_test --gtest_brief=1 \
-    --gtest_filter='-*Distribution*:*CoupledDrafts*:*TheFirstToArrive*:*RowsDoNotKnow*:*Invariant3Output*'
-  ! built backend_mixer_test || sanitize backend_mixer_test --gtest_brief=1 \
-    --gtest_filter='*AgreesWithDoublePrecision*:*OneHead*'
   unset MAMBAD_TEST_BACKEND
 fi
 
@@ -138,6 +123,37 @@ if wanted daemon && built mambad; then
   [ -z "$made" ] || rm "$made"
 fi
 
+# What an operation does to memory does not depend on how often it is tested: a part of the tests, each of its kinds.
+sanitize() {
+  program=$1
+  shift
+  built "$program" || return 0
+  for tool in "memcheck --report-api-errors no" racecheck initcheck; do
+    # shellcheck disable=SC2086  # words
+    check compute-sanitizer --tool $tool --error-exitcode 9 "$folder/$program" "$@"
+  done
+}
+if wanted sanitizer && [ -n "$sanitizer" ]; then
+  export MAMBAD_TEST_BACKEND="$device"
+  sanitize linear_check --small --no-times
+  sanitize backend_test --gtest_brief=1 \
+    --gtest_filter='-*Distribution*:*CoupledDrafts*:*TheFirstToArrive*:*RowsDoNotKnow*:*Invariant*:*Golden*:*MemoryTest*'
+  sanitize backend_mixer_test --gtest_brief=1 --gtest_filter='*AgreesWithDoublePrecision*:*OneHead*'
+  unset MAMBAD_TEST_BACKEND
+  ! built training_kernels_check ||
+    check compute-sanitizer --tool memcheck --error-exitcode 9 "$folder/training_kernels_check" --no-times
+fi
+
+if wanted training && built training_kernels_check; then
+  check "$folder/training_kernels_check"
+  if built trainer_cuda_model_test; then
+    check "$folder/trainer_cuda_model_test"
+    for options in "" "--trained all" "--trained all --recompute" "--mixer mamba"; do
+      # shellcheck disable=SC2086  # options are words
+      check "$folder/distillation_bench" --device cuda $options
+    done
+  fi
+fi
 if wanted times; then
   ! built linear_check || check "$folder/linear_check" --times
   ! built kernel_times || check "$folder/kernel_times"
@@ -148,17 +164,5 @@ if wanted times; then
   done
 fi
 
-if wanted training && built training_kernels_check; then
-  check "$folder/training_kernels_check"
-  [ -z "$sanitizer" ] ||
-    check compute-sanitizer --tool memcheck --error-exitcode 9 "$folder/training_kernels_check" --no-times
-  if built trainer_cuda_model_test; then
-    check "$folder/trainer_cuda_model_test"
-    for options in "" "--trained all" "--trained all --recompute" "--mixer mamba"; do
-      # shellcheck disable=SC2086  # options are words
-      check "$folder/distillation_bench" --device cuda $options
-    done
-  fi
-fi
 echo "$table"
 [ -z "$failed" ]
