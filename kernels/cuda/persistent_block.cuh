@@ -12,12 +12,13 @@
 #include "kernels/cuda/linear_kernels.cuh"
 #include "kernels/cuda/persistent_program.cuh"
 #include "kernels/cuda/persistent_sync.cuh"
+#include "kernels/cuda/recurrence.cuh"
 
 namespace mambad::kernels::cuda {
 
 inline constexpr int kMultipliers = kEighths * kWarp;
 inline constexpr int kFinishers = 8 * kWarp;
-inline constexpr int kFetchers = 3;  // warps; one thread of each does all
+inline constexpr int kFetchers = 3;  // warps
 inline constexpr int kPassThreads = kMultipliers + kFinishers + (kFetchers + 1) * kWarp;
 
 inline constexpr int kFinishersMeet = 1;  // a barrier of the block (0: all of it)
@@ -27,29 +28,47 @@ __device__ __forceinline__ int PassEighth(int steps, int eighth) {
   return static_cast<int>(static_cast<unsigned>(steps) * static_cast<unsigned>(eighth) / kEighths);
 }
 
+// A unit of a product, or part `part` of the 2^cuts of a panel.
+struct PassPart {
+  int unit = 0, part = 0, cuts = 0;
+
+  // Whether row `row` of the panel is in the part, and a pair of its columns as an operand.
+  __device__ __forceinline__ bool HasRow(int row) const { return row % 8 >> (3 - cuts) == part; }
+  __device__ __forceinline__ bool HasPair(int pair) const { return pair >> (2 - cuts) == part; }
+};
+
 // The units of a product that are a block's, one after the other.
-struct PassUnits {
-  int unit = 0, round = 0;
+struct PassUnits : PassPart {
+  int round = 0;
 
   __device__ __forceinline__ explicit PassUnits(const PassStep& step) : round(step.first_round) {
-    int first = static_cast<int>(blockIdx.x) - step.offset;
-    if (first < 0) first += static_cast<int>(gridDim.x);
-    unit = first < step.span ? first + round * step.span : step.units;
+    first_ = static_cast<int>(blockIdx.x) - step.offset;
+    if (first_ < 0) first_ += static_cast<int>(gridDim.x);
+    Find(step);
   }
   __device__ __forceinline__ bool There(const PassStep& step) const {
     return unit < step.units && round < step.end_round;
   }
-  __device__ __forceinline__ void Advance(const PassStep& step) { ++round, unit += step.span; }
+  __device__ __forceinline__ void Advance(const PassStep& step) { ++round, Find(step); }
   // Whether the block has more units of the product, this time or later.
   __device__ __forceinline__ bool More(const PassStep& step) const { return unit < step.units; }
-  // How many from here on, this time.
-  __device__ __forceinline__ int Count(const PassStep& step) const {
-    if (!There(step)) return 0;
-    return min(step.end_round - round, (step.units - 1 - unit) / step.span + 1);
-  }
   __device__ __forceinline__ int Panel(const PassStep& step) const {
     return step.split == PassSplit::kEighth ? static_cast<unsigned>(unit) / kEighths : unit;
   }
+  // A part's piece has the tiles of 1 + this pieces of a whole unit, which is 2^k - 1.
+  __device__ __forceinline__ int LaterPieces() const { return (1 << cuts) - 1; }
+  // Lanes that hold the part of a tile, one behind the other.
+  __device__ __forceinline__ int Lanes() const { return kWarp >> cuts; }
+
+ private:
+  __device__ __forceinline__ void Find(const PassStep& step) {
+    const bool whole = round < step.whole_rounds;
+    cuts = whole ? 0 : step.cuts;
+    part = whole ? 0 : first_ & ((1 << cuts) - 1);
+    unit = round <= step.whole_rounds ? round * step.span + (first_ >> cuts) : step.units;
+  }
+
+  int first_ = 0;
 };
 
 struct PassBlock {
@@ -59,19 +78,48 @@ struct PassBlock {
   unsigned char* mail = nullptr;  // of this launch's set
   int there = 0;                  // rows of the batch
   int logits = 0;                 // rows of logits
+  // Rounds of the layers' channels that the block has, and of their outputs.
+  int channel_rounds = 0, output_rounds = 0;
 
   template <typename T>
   __device__ __forceinline__ T* At(uint32_t bytes) const {
     return reinterpret_cast<T*>(memory + bytes);
   }
-  __device__ __forceinline__ const PassStep* Steps() const { return At<PassStep>(place.steps); }
-  __device__ __forceinline__ const PassMamba& Layer(int layer) const {
-    return At<PassMamba>(place.layers)[layer];
+  __device__ __forceinline__ const PassLayer& Layer(int layer) const {
+    return At<PassLayer>(place.layers)[layer];
+  }
+  // Step `i` of the pass; of the layers' steps, what all layers have in common is there once.
+  __device__ __forceinline__ PassStep Step(int i) const {
+    const int layer = i / kLayerSteps;
+    const bool of_layer = layer < program.layer_count;
+    PassStep step = At<PassStep>(place.steps)[of_layer ? i % kLayerSteps : kLayerSteps];
+    step.layer = static_cast<int16_t>(layer);
+    if (of_layer) step.weights = Layer(layer).products[step.product] + step.first_tile * kWarp;
+    return step;
+  }
+  // Of round `round`.
+  __device__ __forceinline__ PassPart Channels(int round) const { return PartAt(round); }
+  __device__ __forceinline__ PassPart Outputs(int round) const {
+    return PartAt(kPassRounds + round);
+  }
+  // Counts the two and writes them down, before anybody looks: all threads.
+  __device__ __forceinline__ void FindParts() {
+    channel_rounds = FindParts(Step(kLayerChannels), kPassRounds, 0);
+    output_rounds = FindParts(Step(kLayerOutput), kPassRounds, kPassRounds);
+  }
+  __device__ __forceinline__ SequenceRows RowsOf(const PassLayer& layer, int s) const {
+    RecurrentState state = program.mamba.state;
+    state.data = layer.state;
+    return RowsOfSequence(batch(), state, s);
   }
   __device__ __forceinline__ const Batch& batch() const {
     return At<PassBatch>(place.batch)->batch;
   }
 
+  // Whether a panel, or part of one, is multiplied together with the whole panel before it.
+  __device__ __forceinline__ bool Pairs(const PassPart& part) const {
+    return part.cuts <= program.pair_cuts;
+  }
   // A place of the ring; turns over when its piece came, and when that was multiplied.
   __device__ __forceinline__ uint4* Piece(int at) const {
     return At<uint4>(place.ring) + at * (kPieceSteps * kWarp);
@@ -175,6 +223,23 @@ struct PassBlock {
     if (before < 0) return;
     AwaitTurn(Meeting(kMailCleaned + before % kMailLayers), before / kMailLayers % 2);
   }
+
+ private:
+  __device__ __forceinline__ PassPart PartAt(int at) const {
+    const int word = At<int32_t>(place.parts)[at];
+    PassPart part;
+    part.unit = word >> 4, part.part = word >> 2 & 3, part.cuts = word & 3;
+    return part;
+  }
+  __device__ __forceinline__ int FindParts(const PassStep& step, int most, int to) const {
+    PassUnits units(step);
+    int count = 0;
+    for (; count < most && units.unit < step.units; units.Advance(step), ++count) {
+      const int32_t word = units.unit << 4 | units.part << 2 | units.cuts;
+      if (threadIdx.x == 0) At<int32_t>(place.parts)[to + count] = word;
+    }
+    return count;
+  }
 };
 
 __device__ __forceinline__ bool Missing(uint32_t word) { return word == kUnset; }
@@ -188,8 +253,8 @@ __device__ __forceinline__ void AwaitWord(const void* word) {
 }
 // Asks for the kCount pieces of mail for which wanted(k), at from(k), until all are there; those
 // that were missing are asked for again, together.
-template <int kCount, typename Wanted, typename From>
-__device__ __forceinline__ void TakeWords(uint4 (&words)[kCount], const Wanted& wanted,
+template <typename Words, int kCount, typename Wanted, typename From>
+__device__ __forceinline__ void TakeWords(Words (&words)[kCount], const Wanted& wanted,
                                           const From& from) {
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {

@@ -23,9 +23,10 @@ class MailCleaner {
 
   __device__ __forceinline__ void Walk() const {
     if (block_.there == 0 || !Sends()) return;
+    const PassStep select = block_.Step(kLayerSelect);
     for (int layer = 0; layer + kMailLayers - 1 <= block_.program.layer_count; ++layer) {
       AwaitSquares(layer + 2);
-      Clean(layer);
+      Clean(layer, select);
       __threadfence();
       __syncwarp();
       if (lane_ == 0) Arrive(block_.Meeting(kMailCleaned + layer % kMailLayers));
@@ -33,14 +34,9 @@ class MailCleaner {
   }
 
  private:
-  // All layers have the same units.
   __device__ __forceinline__ bool Sends() const {
-    bool any = false;
-    for (const int i : {kLayerChannels, kLayerSelect, kLayerOutput}) {
-      const PassStep step = block_.Steps()[i];
-      any = any || PassUnits(step).There(step);
-    }
-    return any;
+    const PassStep select = block_.Step(kLayerSelect);
+    return block_.channel_rounds > 0 || block_.output_rounds > 0 || PassUnits(select).There(select);
   }
   __device__ __forceinline__ void AwaitSquares(int layer) const {
     const uint4* const squares = reinterpret_cast<const uint4*>(block_.Squares(layer, 0));
@@ -51,15 +47,12 @@ class MailCleaner {
     __syncwarp();
   }
   // Operands of a panel's numbers are a step's, behind one another.
-  __device__ __forceinline__ void Clean(int layer) const {
-    const PassStep* const steps = block_.Steps() + layer * kLayerSteps;
-    const int there = block_.there, count = there * 2;
-    const PassStep channels = steps[kLayerChannels];
-    for (PassUnits units(channels); units.There(channels); units.Advance(channels)) {
-      Unset(block_.X(layer) + units.unit * there * 4, count);
-      Unset(block_.Gated(layer) + units.unit * there * 4, count);
+  __device__ __forceinline__ void Clean(int layer, const PassStep& select) const {
+    const int there = block_.there;
+    for (int round = 0; round < block_.channel_rounds; ++round) {
+      UnsetOperands(block_.Channels(round), block_.X(layer));
+      UnsetOperands(block_.Channels(round), block_.Gated(layer));
     }
-    const PassStep select = steps[kLayerSelect];
     for (PassUnits units(select); units.There(select); units.Advance(select)) {
       float* const part =
           block_.Parts(layer, units.unit % kEighths) + units.Panel(select) * kTileRows;
@@ -67,18 +60,27 @@ class MailCleaner {
         Unset(part + row * block_.program.select_stride, kTileRows / 4);
       }
     }
-    const PassStep output = steps[kLayerOutput];
-    for (PassUnits units(output); units.There(output); units.Advance(output)) {
-      Unset(block_.Residual(layer) + units.unit * there * 4, count);
-      if (lane_ < there) {
-        StoreFresh(reinterpret_cast<uint4*>(block_.Squares(layer, lane_)) + units.unit, Nothing());
+    for (int round = 0; round < block_.output_rounds; ++round) {
+      const PassPart part = block_.Outputs(round);
+      UnsetOperands(part, block_.Residual(layer));
+      if (lane_ / 4 < there && part.HasPair(lane_ % 4)) {
+        uint32_t* const squares =
+            reinterpret_cast<uint32_t*>(block_.Squares(layer, lane_ / 4) + part.unit);
+        StoreFresh(squares + lane_ % 4, kUnset);
       }
     }
   }
-  __device__ __forceinline__ static uint4 Nothing() { return {kUnset, kUnset, kUnset, kUnset}; }
+  // A panel's operands among those of all panels: a row has a lane's eight words.
+  __device__ __forceinline__ void UnsetOperands(const PassPart& part, uint2* operands) const {
+    uint32_t* const begin = reinterpret_cast<uint32_t*>(operands + part.unit * block_.there * 4);
+    for (int i = lane_; i < block_.there * 8; i += kWarp) {
+      if (part.HasPair(i % 8 / 2)) StoreFresh(begin + i, kUnset);
+    }
+  }
   __device__ __forceinline__ void Unset(void* begin, int count) const {
-    for (int i = lane_; i < count; i += kWarp)
-      StoreFresh(static_cast<uint4*>(begin) + i, Nothing());
+    for (int i = lane_; i < count; i += kWarp) {
+      StoreFresh(static_cast<uint4*>(begin) + i, uint4{kUnset, kUnset, kUnset, kUnset});
+    }
   }
 
   const PassBlock& block_;

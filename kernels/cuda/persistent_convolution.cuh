@@ -27,24 +27,24 @@ struct PassRow {
 // Item i of a block's channels, [rounds][rows that there are][16]: one row of one channel.
 struct PassConvolutionItem {
   int round = 0, row = 0, channel = 0, in_panel = 0;
-  bool there = false;
+  bool listed = false, there = false;  // in the list; and the block's
 
-  __device__ __forceinline__ PassConvolutionItem(const PassBlock& block, const PassMamba& layer,
-                                                 const PassStep& step, const PassUnits& first,
-                                                 int i) {
-    if (block.there == 0) return;
+  __device__ __forceinline__ PassConvolutionItem(const PassBlock& block, int i) {
+    const unsigned rows = block.there, number = i / kTileRows;
+    listed = number < rows * block.channel_rounds;
+    if (!listed) return;
     in_panel = i % kTileRows;
-    row = i / kTileRows % block.there;
-    const int later = i / kTileRows / block.there;  // rounds after the first one
-    round = first.round + later;
-    channel = (first.unit + later * step.span) * kTileRows + in_panel;
-    there = round < block.program.rounds && channel < layer.inner;
+    round = number / rows;
+    row = number - round * rows;
+    const PassPart part = block.Channels(round);
+    channel = part.unit * kTileRows + in_panel;
+    there = part.HasRow(in_panel);
   }
   // Of the channel, in the slot of the row's sequence.
-  __device__ __forceinline__ float* Ring(const PassBlock& block, const PassMamba& layer,
+  __device__ __forceinline__ float* Ring(const PassBlock& block, const PassLayer& layer,
                                          const PassRow& of) const {
-    const RecurrentState& state = layer.state;
-    return state.data + block.batch().slot[of.sequence] * state.slot_stride + state.layout.ring +
+    const RecurrentState& state = block.program.mamba.state;
+    return layer.state + block.batch().slot[of.sequence] * state.slot_stride + state.layout.ring +
            channel;
   }
 };
@@ -52,7 +52,7 @@ struct PassConvolutionItem {
 // What no row of this pass has a part in is loaded ahead.
 class PassConvolution {
  public:
-  __device__ __forceinline__ PassConvolution(const PassBlock& block, const PassMamba& layer,
+  __device__ __forceinline__ PassConvolution(const PassBlock& block, const PassLayer& layer,
                                              const PassConvolutionItem& item)
       : item_(item) {
     if (!item.there) return;
@@ -60,8 +60,9 @@ class PassConvolution {
     const float* const ring = item.Ring(block, layer, row);
     local_ = row.local;
     bias_ = layer.convolution_bias == nullptr ? 0.0f : layer.convolution_bias[item.channel];
-    taps_ = layer.taps;
-    const int ring_rows = layer.state.layout.ring_rows, first = row.position % ring_rows;
+    taps_ = block.program.mamba.taps;
+    const int ring_rows = block.program.mamba.state.layout.ring_rows,
+              first = row.position % ring_rows;
 #pragma unroll
     for (int j = 0; j < kPassTaps; ++j) {
       if (j >= taps_) break;
@@ -71,7 +72,7 @@ class PassConvolution {
       if (before < 0 && row.position + before >= 0) {
         // As many rows as there are taps before a row fit the ring.
         const int place = first + before;
-        earlier_[j] = ring[(place < 0 ? place + ring_rows : place) * layer.inner];
+        earlier_[j] = ring[(place < 0 ? place + ring_rows : place) * block.program.mamba.inner];
       }
     }
   }
@@ -106,13 +107,14 @@ class PassConvolution {
 };
 
 // Keeps the convolution's input in the ring, from where all have taken what was there by now.
-__device__ __forceinline__ void KeepInput(const PassBlock& block, const PassMamba& layer,
+__device__ __forceinline__ void KeepInput(const PassBlock& block, const PassLayer& layer,
                                           const PassConvolutionItem& item) {
   if (!item.there) return;
   const PassRow row(block.batch(), item.row);
-  if (row.local < row.count - layer.state.layout.ring_rows) return;  // only the last ones fit
-  const int place = (row.position + row.local) % layer.state.layout.ring_rows;
-  item.Ring(block, layer, row)[place * layer.inner] =
+  if (row.local < row.count - block.program.mamba.state.layout.ring_rows)
+    return;  // only the last ones fit
+  const int place = (row.position + row.local) % block.program.mamba.state.layout.ring_rows;
+  item.Ring(block, layer, row)[place * block.program.mamba.inner] =
       block.Input(item.round, item.row)[item.in_panel];
 }
 

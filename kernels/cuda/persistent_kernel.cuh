@@ -41,8 +41,8 @@ __device__ inline void CopyProgram(const PassBlock& block) {
       static_cast<uint32_t*>(to)[i] = static_cast<const uint32_t*>(from)[i];
     }
   };
-  copy(block.At<void>(block.place.steps), program.steps, program.step_count * sizeof(PassStep));
-  copy(block.At<void>(block.place.layers), program.layers, program.layer_count * sizeof(PassMamba));
+  copy(block.At<void>(block.place.steps), program.steps, (kLayerSteps + 1) * sizeof(PassStep));
+  copy(block.At<void>(block.place.layers), program.layers, program.layer_count * sizeof(PassLayer));
   PassBatch& own = *block.At<PassBatch>(block.place.batch);
   const Batch& batch = program.batch;
   int array = 0;
@@ -92,17 +92,19 @@ __device__ inline void WalkAll(const PassProgram& program, unsigned char* memory
   block.there = min(batch.row_begin[batch.sequences], batch.rows);
 #pragma unroll 1
   while (block.logits < batch.logit_count && batch.logit_rows[block.logits] >= 0) ++block.logits;
-  // A thread has 96 at first; what the last four warps leave is for the eight that finish.
+  block.FindParts();
+  __syncthreads();
+  // A thread has 96 at first; what others leave is for the eight warps that finish.
   if (thread >= kMultipliers + kFinishers) {
-    LeaveRegisters<48>();
+    LeaveRegisters<64>();
     const int which = (thread - kMultipliers - kFinishers) / kWarp;
     if (which == kFetchers) {
       MailCleaner(block).Walk();
-    } else if (thread % kWarp == 0) {
+    } else {
       WeightFetcher(block, which).Walk();
     }
-    __syncwarp();
   } else if (thread < kMultipliers) {
+    LeaveRegisters<88>();
     PassMultiplier(block).Walk();
   } else {
     AddRegisters<120>();

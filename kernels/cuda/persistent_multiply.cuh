@@ -23,22 +23,30 @@ class PassMultiplier {
   __device__ __forceinline__ void Walk() {
 #pragma unroll 1
     for (int i = 0; i < program_.step_count; ++i) {
-      const PassStep step = block_.Steps()[i];
+      const PassStep step = block_.Step(i);
       if (block_.Skips(step)) continue;
-      bool fetched = step.action == PassAction::kGates;  // the operands are those of kChannels
       PassUnits units(step);
       if (!units.There(step)) continue;
+      if (step.split == PassSplit::kEighth) {
+        Select(step, units);
+        continue;
+      }
+      if (step.action != PassAction::kGates) FetchOperands(step);  // else those of kChannels
 #pragma unroll 1
       for (; units.There(step); units.Advance(step)) {
-        if (step.split == PassSplit::kEighth && units.unit % kEighths != warp_) {
-          pieces_.Advance(step.pieces);
-          continue;
+        const PassUnits first = units;
+        units.Advance(step);
+        if (block_.Pairs(units) && units.There(step)) {
+          float sums[2][4] = {};
+          Multiply<2>(step, {first, units}, sums);
+          Leave(step, first, sums[0]);
+          Leave(step, units, sums[1]);
+        } else {
+          float sums[1][4] = {};
+          Multiply<1>(step, {first}, sums);
+          Leave(step, first, sums[0]);
+          units = first;
         }
-        if (!fetched) FetchOperands(step);
-        fetched = true;
-        float sums[4] = {};
-        Multiply(step, sums);
-        Leave(step, units, sums);
       }
       Tell(step, units);
     }
@@ -48,8 +56,6 @@ class PassMultiplier {
   __device__ __forceinline__ void Leave(const PassStep& step, const PassUnits& units,
                                         const float (&sums)[4]) {
     switch (step.action) {
-      case PassAction::kSelect:
-        return SendPart(step, units, sums);
       case PassAction::kHead:
         return LeaveHeadSums(sums);
       case PassAction::kGates:
@@ -105,66 +111,111 @@ class PassMultiplier {
     __syncwarp();
   }
 
-  // A unit of this warp, a chain.
-  __device__ __forceinline__ void Multiply(const PassStep& step, float (&sums)[4]) {
+  // Units of which each warp multiplies one, that of its eighth.
+  __device__ __forceinline__ void Select(const PassStep& step, PassUnits units) {
+    bool fetched = false;
+#pragma unroll 1
+    for (; units.There(step); units.Advance(step)) {
+      if (units.unit % kEighths != warp_) {
+        pieces_.Advance(step.pieces);
+        continue;
+      }
+      if (!fetched) FetchOperands(step);
+      fetched = true;
+      float sums[1][4] = {};
+      Multiply<1>(step, {units}, sums);
+      SendPart(step, units, sums[0]);
+    }
+  }
+
+  // This warp's eighth of one or two units, a chain of products each: while one is waited for, the
+  // other goes on. Pieces come as WeightFetcher asks for them.
+  template <int kUnits>
+  __device__ __forceinline__ void Multiply(const PassStep& step, const PassUnits (&units)[kUnits],
+                                           float (&sums)[kUnits][4]) {
     const bool all = step.split == PassSplit::kPanel;
-    const int begin = PassEighth(step.steps, warp_);
-    const int steps = PassEighth(step.steps, warp_ + 1) - begin, apart = block_.there * 4;
-    // Token lane / 4, pair lane % 4.
-    const int token = lane_ / 4;
-    const bool present = token < block_.Rows(step);
-    const uint2* const operand =
-        Operands(step) + (present ? block_.RowOf(step, token) : 0) * 4 + lane_ % 4;
+    const int steps = PassEighth(step.steps, warp_ + 1) - PassEighth(step.steps, warp_);
+    // Token lane / 4, pair lane % 4. Lanes beyond the tokens that there are, and beside a part's,
+    // multiply some of them once more; nobody looks at these sums.
+    const int token = min(lane_ / 4, block_.Rows(step) - 1), apart = block_.there * 4;
+    const uint2* operand = Operands(step) + block_.RowOf(step, token) * 4 + lane_ % 4;
+    const uint4* tiles[kUnits];
+    int places[kUnits] = {};
 #pragma unroll 1
     for (int piece = 0; piece < step.pieces; ++piece) {
-      const PieceOf part(step, steps, piece);
-      uint32_t turn;
-      const int place = pieces_.Place(all ? warp_ : 0, turn);
-      AwaitPiece(block_, place, turn, pieces_.Number(all ? warp_ : 0));
-      MultiplySome(part.count, block_.Piece(place) + lane_, operand + part.first * apart, apart,
-                   present, sums);
-      __syncwarp();
-      if (lane_ == 0) Arrive(block_.PieceTaken(place));
-      pieces_.Advance(all ? kEighths : 1);
-    }
-  }
-  // `count` tiles, most without a branch in between: a warp's products are a chain, and what stands
-  // between two of them is waited for.
-  __device__ __forceinline__ void MultiplySome(int count, const uint4* tiles, const uint2* operand,
-                                               int apart, bool present, float (&sums)[4]) {
-    const int most = count % 6 == 0 ? 6 : 10;
-#pragma unroll 1
-    for (; count >= most; count -= most) {
-      if (most == 6) {
-        MultiplyTiles<6>(tiles, operand, apart, present, sums);
-      } else {
-        MultiplyTiles<10>(tiles, operand, apart, present, sums);
+      const int count = min(steps - piece * step.piece_steps, +step.piece_steps);
+      int begun = 0;
+#pragma unroll
+      for (int j = 0; j < kUnits; ++j) {
+        if ((piece & units[j].LaterPieces()) != 0) continue;
+        places[j] = AwaitPiece(all ? begun * kEighths + warp_ : 0);
+        tiles[j] = block_.Piece(places[j]) + (lane_ & (units[j].Lanes() - 1));
+        ++begun;
       }
-      tiles += most * kWarp, operand += most * apart;
-    }
-    if (count >= 5) {
-      MultiplyTiles<5>(tiles, operand, apart, present, sums);
-      tiles += 5 * kWarp, operand += 5 * apart, count -= 5;
-    }
-#pragma unroll 1
-    for (; count > 0; --count) {
-      MultiplyTiles<1>(tiles, operand, apart, present, sums);
-      tiles += kWarp, operand += apart;
+      pieces_.Advance(all ? begun * kEighths : 1);
+      MultiplySome(count, units, tiles, operand, apart, sums);
+      __syncwarp();
+#pragma unroll
+      for (int j = 0; j < kUnits; ++j) {
+        const bool last = ((piece + 1) & units[j].LaterPieces()) == 0 || piece + 1 == step.pieces;
+        if (last && lane_ == 0) Arrive(block_.PieceTaken(places[j]));
+      }
     }
   }
-  template <int kTiles>
-  __device__ __forceinline__ void MultiplyTiles(const uint4* tiles, const uint2* operand, int apart,
-                                                bool present, float (&sums)[4]) {
+  // Waits for the piece `ahead` places on; its place. A word tells only of its turn at hand and the
+  // one before, and a warp may be further ahead of who asks for pieces: it waits until that is
+  // asked for.
+  __device__ __forceinline__ int AwaitPiece(int ahead) {
+    uint32_t turn;
+    const int place = pieces_.Place(ahead, turn);
+    const uint32_t number = pieces_.Number(ahead);
+    if (number >= asked_) {
+      while (*block_.Asked(place % kFetchers) <= number) Rest();
+      asked_ = ~0u;
+#pragma unroll
+      for (int i = 0; i < kFetchers; ++i) asked_ = min(asked_, uint32_t{*block_.Asked(i)});
+    }
+    AwaitTurn(block_.PieceCame(place), turn);
+    return place;
+  }
+  // `count` tiles of each unit, most without a branch in between: what stands between two products
+  // of a chain is waited for.
+  template <int kUnits>
+  __device__ __forceinline__ void MultiplySome(int count, const PassUnits (&units)[kUnits],
+                                               const uint4* (&tiles)[kUnits], const uint2*& operand,
+                                               int apart, float (&sums)[kUnits][4]) {
+    constexpr int kMost = kUnits == 1 ? 10 : 5;
+#pragma unroll 1
+    for (; count >= kMost; count -= kMost) {
+      MultiplyTiles<kMost>(units, tiles, operand, apart, sums);
+    }
+#pragma unroll 1
+    for (; count >= 3; count -= 3) MultiplyTiles<3>(units, tiles, operand, apart, sums);
+#pragma unroll 1
+    for (; count > 0; --count) MultiplyTiles<1>(units, tiles, operand, apart, sums);
+  }
+  template <int kTiles, int kUnits>
+  __device__ __forceinline__ void MultiplyTiles(const PassUnits (&units)[kUnits],
+                                                const uint4* (&tiles)[kUnits],
+                                                const uint2*& operand, int apart,
+                                                float (&sums)[kUnits][4]) {
     uint2 right[kTiles];
-    uint4 left[kTiles];
+    uint4 left[kUnits][kTiles];
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
-      left[i] = tiles[i * kWarp];
-      right[i] = {};
-      if (present) right[i] = operand[i * apart];
+      right[i] = *operand;
+      operand += apart;
+#pragma unroll
+      for (int j = 0; j < kUnits; ++j) {
+        left[j][i] = *tiles[j];
+        tiles[j] += units[j].Lanes();
+      }
     }
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i) MultiplyAdd(left[i], right[i], sums);
+    for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < kUnits; ++j) MultiplyAdd(left[j][i], right[i], sums[j]);
+    }
   }
 
   // Where the eighths of a panel meet.
@@ -202,6 +253,7 @@ class PassMultiplier {
   const PassProgram& program_;
   const int warp_, lane_;
   PieceWalk pieces_;
+  uint32_t asked_ = 0;  // pieces, at least
   int head_place_ = 0;
   uint32_t head_turn_ = 0;
 };

@@ -11,9 +11,9 @@ namespace mambad::kernels::cuda {
 namespace {
 
 // Pieces that each fetching thread has on their way: see PassProgram.
-constexpr int kInFlight = 2, kInFlightHungry = 3;
+constexpr int kInFlight = 3;
 // Of a ring: a panel's eighths come side by side.
-constexpr int kLeastPieces = 9, kMostPieces = 48;
+constexpr int kLeastPieces = 9, kMostPieces = 42;
 static_assert(kLeastPieces % kFetchers == 0 && kMostPieces % kFetchers == 0);
 
 __global__ void __launch_bounds__(kPassThreads, 1)
@@ -120,10 +120,14 @@ bool FitPass(const PassLaunch& launch, PassProgram& program) {
     program.place = PlaceMemory(program);
     if (program.place.end <= launch.shared) break;
   }
+  // Two whole panels' pieces side by side; of a part's pieces and those beside them, all but the
+  // last come before any is free again.
+  const int of_pair = 2 * kEighths;
+  program.pair_cuts = program.ring_pieces >= 2 * of_pair ? 2
+                      : program.ring_pieces >= of_pair   ? 1
+                                                         : -1;
   const int most = program.ring_pieces / kFetchers;
   program.in_flight = std::min(launch.in_flight > 0 ? launch.in_flight : kInFlight, most);
-  program.in_flight_hungry =
-      std::min(launch.in_flight_hungry > 0 ? launch.in_flight_hungry : kInFlightHungry, most);
   return program.ring_pieces >= kLeastPieces;
 }
 
@@ -153,7 +157,7 @@ Buffer UploadPlan(const PassPlan& plan, PassProgram& program) {
   });
   unsigned char* const begin = memory.as<unsigned char>();
   program.steps = reinterpret_cast<const PassStep*>(begin + steps);
-  program.layers = reinterpret_cast<const PassMamba*>(begin + layers);
+  program.layers = reinterpret_cast<const PassLayer*>(begin + layers);
   return memory;
 }
 

@@ -27,7 +27,7 @@ struct PassLaunch {
   int blocks = 0;      // one a multiprocessor; 0: the device cannot
   int64_t shared = 0;  // bytes of shared memory that a block may have
   // 0: what is best (PassProgram).
-  int ring_pieces = 0, in_flight = 0, in_flight_hungry = 0;
+  int ring_pieces = 0, in_flight = 0;
 };
 PassLaunch PassLaunchOfDevice();
 

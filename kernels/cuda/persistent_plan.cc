@@ -8,38 +8,61 @@ namespace {
 
 constexpr int16_t kAllRounds = std::numeric_limits<int16_t>::max();
 
-// The panels of a matrix from row `row` on.
-const uint4* PanelsFrom(const WeightMatrix& matrix, int64_t row) {
-  const int64_t lanes = 32;
-  return matrix.packed.as<const uint4>() + row / kTileRows * Steps(matrix.columns) * lanes;
+const uint4* Weights(const WeightMatrix& matrix) { return matrix.packed.as<const uint4>(); }
+
+// Spreads units over blocks, and says in which pieces they are fetched.
+void Spread(PassStep& step, int32_t units, int blocks) {
+  step.units = units;
+  step.whole_rounds = static_cast<int16_t>(units / blocks);
+  const int rest = units % blocks;
+  if (step.split == PassSplit::kPanel && rest > 0) {
+    step.cuts = static_cast<int8_t>(rest * 4 <= blocks ? 2 : rest * 2 <= blocks ? 1 : 0);
+  }
+  const int longest = LongestEighth(step.steps);
+  step.pieces = static_cast<int8_t>((longest + kPieceSteps - 1) / kPieceSteps);
+  step.piece_steps = static_cast<int8_t>((longest + step.pieces - 1) / step.pieces);
 }
 
 PassStep StepOf(const WeightMatrix& matrix, PassAction action, PassSplit split, int blocks) {
   PassStep step;
-  step.weights = PanelsFrom(matrix, 0);
-  step.units = static_cast<int32_t>(Panels(matrix.rows)) * (split == PassSplit::kEighth ? 8 : 1);
   step.steps = static_cast<int16_t>(Steps(matrix.columns));
   step.span = static_cast<int16_t>(blocks);
   step.end_round = kAllRounds;
-  const int longest = LongestEighth(step.steps);
-  step.pieces = static_cast<int8_t>((longest + kPieceSteps - 1) / kPieceSteps);
-  step.piece_steps = static_cast<int8_t>((longest + step.pieces - 1) / step.pieces);
   step.split = split;
   step.action = action;
+  const int64_t units = split == PassSplit::kEighth ? kEighths : 1;
+  Spread(step, static_cast<int32_t>(Panels(matrix.rows) * units), blocks);
   return step;
 }
 
-PassMamba LayerOf(const MambaLayer& layer, const RecurrentState& state) {
+PassMamba SizesOf(const MambaLayer& layer, const RecurrentState& state) {
   PassMamba of;
   of.state = state;
-  of.epsilon = layer.norm.epsilon;
-  of.norm_weight = layer.norm.weight;
-  of.delta = layer.dt->packed.as<const uint4>();
+  of.state.data = nullptr;
   of.delta_steps = static_cast<int32_t>(Steps(layer.dt->columns));
   of.inner = layer.inner_width;
   of.state_size = layer.state_size;
   of.rank = layer.dt_rank;
   of.taps = layer.convolution_width;
+  return of;
+}
+
+bool SameSlots(const RecurrentState& a, const RecurrentState& b) {
+  const RecurrentSlotLayout &x = a.layout, &y = b.layout;
+  return a.slot_stride == b.slot_stride && x.checkpoint == y.checkpoint && x.working == y.working &&
+         x.ring == y.ring && x.replay == y.replay && x.replay_row == y.replay_row &&
+         x.ring_rows == y.ring_rows;
+}
+
+PassLayer LayerOf(const MambaLayer& layer, const RecurrentState& state) {
+  PassLayer of;
+  of.products[0] = Weights(*layer.in);
+  of.products[1] = Weights(*layer.select);
+  of.products[2] = Weights(*layer.out);
+  of.state = state.data;
+  of.epsilon = layer.norm.epsilon;
+  of.norm_weight = layer.norm.weight;
+  of.delta = layer.dt->packed.as<const uint4>();
   of.convolution = layer.convolution;
   of.convolution_bias = layer.convolution_bias;
   of.dt_bias = layer.dt_bias;
@@ -63,28 +86,37 @@ bool PassPlan::Takes(const MambaLayer& layer, int blocks) {
          Panels(layer.out->rows) <= blocks * kPassRounds;
 }
 
-bool PassPlan::Continues(const MambaLayer& layer) const {
-  if (layers_.empty()) return true;
-  const PassMamba& first = layers_.front();
-  return layer.inner_width == first.inner && layer.state_size == first.state_size &&
-         layer.dt_rank == first.rank;
+bool PassPlan::Continues(const MambaLayer& layer, const RecurrentState& state) const {
+  return layers_.empty() ||
+         (layer.inner_width == mamba_.inner && layer.state_size == mamba_.state_size &&
+          layer.dt_rank == mamba_.rank && layer.convolution_width == mamba_.taps &&
+          SameSlots(state, mamba_.state));
 }
 
 bool PassPlan::Visits(const RecurrentState& state) const {
   return std::any_of(layers_.begin(), layers_.end(),
-                     [&](const PassMamba& layer) { return layer.state.data == state.data; });
+                     [&](const PassLayer& layer) { return layer.state == state.data; });
 }
 
 void PassPlan::AddMamba(const MambaLayer& layer, const RecurrentState& state) {
+  if (layers_.empty()) {
+    SetSteps(layer);
+    mamba_ = SizesOf(layer, state);
+  } else {
+    layers_.back().next_norm_weight = layer.norm.weight;
+  }
+  layers_.push_back(LayerOf(layer, state));
+}
+
+void PassPlan::SetSteps(const MambaLayer& layer) {
   PassStep x = StepOf(*layer.in, PassAction::kChannels, PassSplit::kPanel, blocks_);
   const int32_t panels = layer.inner_width / kTileRows;
-  x.units = panels;
+  Spread(x, panels, blocks_);
   x.end_round = kPassRounds;
-  x.layer = static_cast<int16_t>(layers_.size());
   // Gates: one round while the others' x is on its way, the rest while dt_low is.
   PassStep first_gates = x;
   first_gates.action = PassAction::kGates;
-  first_gates.weights = PanelsFrom(*layer.in, layer.inner_width);
+  first_gates.first_tile = panels * x.steps;
   first_gates.end_round = 1;
   PassStep other_gates = first_gates;
   other_gates.first_round = 1;
@@ -94,18 +126,18 @@ void PassPlan::AddMamba(const MambaLayer& layer, const RecurrentState& state) {
   PassStep scan = StepOf(*layer.dt, PassAction::kScan, PassSplit::kPanel, blocks_);
   scan.end_round = kPassRounds;
   PassStep out = StepOf(*layer.out, PassAction::kOutput, PassSplit::kPanel, blocks_);
-  // Blocks with fewer channels take the first panels of the output; those with fewer of these, too,
-  // are the first to select.
-  const int32_t fewer = panels % blocks_;
-  const int32_t fewest = std::max(fewer, (fewer + out.units) % blocks_);
-  out.offset = static_cast<int16_t>(fewer);
-  select.offset = static_cast<int16_t>(fewest);
-  select.layer = scan.layer = out.layer = x.layer;
+  // Blocks with fewer channels take the first panels of what is left of the output; those with
+  // fewer of these, too, are the first to select.
+  const int32_t fewer = (panels % blocks_) << x.cuts;
+  const int32_t left = (out.units % blocks_) << out.cuts;
+  out.offset = static_cast<int16_t>(fewer % blocks_);
+  select.offset = static_cast<int16_t>(fewer + left <= blocks_ ? (fewer + left) % blocks_ : fewer);
+  select.product = 1;
+  out.product = 2;
+  int at = 0;
   for (const PassStep& step : {x, first_gates, select, other_gates, scan, out}) {
-    steps_.push_back(step);
+    steps_[at++] = step;
   }
-  if (!layers_.empty()) layers_.back().next_norm_weight = layer.norm.weight;
-  layers_.push_back(LayerOf(layer, state));
   residual_steps_ = x.steps;
   const auto rounds = [&](int64_t units) {
     return static_cast<int32_t>((units - 1) / blocks_ + 1);
@@ -120,8 +152,8 @@ void PassPlan::AddMamba(const MambaLayer& layer, const RecurrentState& state) {
 
 void PassPlan::AddHead(const NormWeights& norm, const WeightMatrix& head, const RowsView& logits) {
   PassStep step = StepOf(head, PassAction::kHead, PassSplit::kPanel, blocks_);
-  step.layer = static_cast<int16_t>(layers_.size());
-  steps_.push_back(step);
+  step.weights = Weights(head);
+  steps_.back() = step;
   if (!layers_.empty()) layers_.back().next_norm_weight = norm.weight;
   head_.norm = norm;
   head_.outputs = static_cast<int32_t>(head.rows);
@@ -131,8 +163,9 @@ void PassPlan::AddHead(const NormWeights& norm, const WeightMatrix& head, const 
 
 void PassPlan::Describe(PassProgram& program) const {
   program.head = head_;
-  program.step_count = static_cast<int32_t>(steps_.size());
+  program.mamba = mamba_;
   program.layer_count = static_cast<int32_t>(layers_.size());
+  program.step_count = program.layer_count * kLayerSteps + (ended() ? 1 : 0);
   program.residual_steps = residual_steps_;
   program.inner_steps = inner_steps_;
   program.rank_steps = rank_steps_;

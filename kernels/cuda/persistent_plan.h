@@ -19,8 +19,8 @@ class PassPlan {
   // Whether such a layer can be among the steps: the kind that PassMamba says, with inner widths of
   // whole panels, as many as `blocks` blocks hold.
   static bool Takes(const MambaLayer& layer, int blocks);
-  // Whether the layer has the sizes of those that there are: all have the same units.
-  bool Continues(const MambaLayer& layer) const;
+  // Whether the layer and its state have the sizes of those that there are, and so the same units.
+  bool Continues(const MambaLayer& layer, const RecurrentState& state) const;
   // Whether one more layer with this state can stand in the same launch: a state is visited once.
   bool Visits(const RecurrentState& state) const;
 
@@ -28,10 +28,10 @@ class PassPlan {
   // Ends the plan.
   void AddHead(const NormWeights& norm, const WeightMatrix& head, const RowsView& logits);
 
+  // A layer's, and behind them the head's or an empty one.
   const std::vector<PassStep>& steps() const { return steps_; }
-  const std::vector<PassMamba>& layers() const { return layers_; }
+  const std::vector<PassLayer>& layers() const { return layers_; }
   const PassHead& head() const { return head_; }
-  bool empty() const { return steps_.empty(); }
   bool ended() const { return head_.outputs > 0; }
 
   // Writes what follows from the steps into a program: sizes and counts, no pointers but the
@@ -39,9 +39,13 @@ class PassPlan {
   void Describe(PassProgram& program) const;
 
  private:
+  // The steps of every layer.
+  void SetSteps(const MambaLayer& layer);
+
   const int blocks_;
-  std::vector<PassStep> steps_;
-  std::vector<PassMamba> layers_;
+  std::vector<PassStep> steps_ = std::vector<PassStep>(kLayerSteps + 1);
+  std::vector<PassLayer> layers_;
+  PassMamba mamba_;
   PassHead head_;
   int32_t residual_steps_ = 0, inner_steps_ = 0, rank_steps_ = 0, select_stride_ = 0;
   int32_t rounds_ = 1, output_rounds_ = 1, selections_ = 1;

@@ -2,8 +2,11 @@
 // what of each, and what the blocks wait for in between. Made by persistent_plan.cc and
 // persistent_pass.cu.
 //
-// A product is cut into units, panels of weights or eighths of panels. Unit u belongs to block
-// (offset + u % span) % blocks; a block's units are its rounds 0, 1, .. of the product. What blocks
+// A product is cut into units, panels of weights or eighths of panels, which blocks take one after
+// the other, from block `offset` on: a block's units are its rounds 0, 1, .. of the product. Panels
+// that are too few for a round of all blocks are cut into halves or quarters, so that blocks have
+// equally much: part p of n has rows [8 / n p, 8 / n (p + 1)) of a panel's first eight and of its
+// last eight, which lie together in each tile, as do its columns in an operand. What blocks
 // hand to each other goes by mail: every number has a place of its own in device memory, whose word
 // is kUnset until the number is there, so that who needs it looks until it is. Layers take turns
 // with kMailLayers places, which are emptied in between; a launch uses one of two sets of such
@@ -25,7 +28,7 @@ inline constexpr int kPassRows = 8;    // rows of a pass, and its sequences, at 
 inline constexpr int kPassRounds = 4;  // panels of channels that a block has, at most
 inline constexpr int kPassStateSize = 16, kPassTaps = 4;  // at most, each
 inline constexpr int kMailLayers = 4;
-inline constexpr int kPieceSteps = 20;  // steps of weights that a place of the ring holds, at most
+inline constexpr int kPieceSteps = 10;  // tiles that a place of the ring holds, at most
 inline constexpr int kPieceBytes = kPieceSteps * kTileBytes;
 // No number that a product, a sum or a rounding gives: they give other NaNs.
 inline constexpr uint32_t kUnset = 0xffffffffu;
@@ -48,29 +51,41 @@ enum class PassAction : uint8_t {
 // are on their way.
 inline constexpr int kLayerSteps = 6, kLayerChannels = 0, kLayerSelect = 2, kLayerOutput = 5;
 
+// The same for all layers but for `weights` and `layer`, which a block fills in (PassBlock::Step).
 struct PassStep {
   const uint4* weights = nullptr;
-  int32_t units = 0;
-  int16_t steps = 0;  // of 16 columns, of a panel
+  int32_t first_tile = 0;  // of the layer's product number `product`
+  int32_t units = 0;       // parts of a panel not counted
+  int16_t steps = 0;       // of 16 columns, of a panel
   int16_t offset = 0, span = 0;
-  int16_t end_round = 0;  // rounds [first_round, end_round) of each block, this time
-  int16_t layer = 0;      // of kHead: how many there are
+  int16_t whole_rounds = 0;  // in which every block has a unit
+  int16_t end_round = 0;     // rounds [first_round, end_round) of each block, this time
+  int16_t layer = 0;         // of kHead: how many there are
+  int8_t product = 0;
   int8_t first_round = 0;
-  int8_t pieces = 0, piece_steps = 0;  // that an eighth of a panel is fetched in; of each
+  int8_t cuts = 0;                     // panels of the last round are cut into 2^cuts parts
+  int8_t pieces = 0, piece_steps = 0;  // that an eighth of a panel is fetched in; tiles of each
   PassSplit split = PassSplit::kPanel;
   PassAction action = PassAction::kChannels;
 };
 
-// A Mamba-1 layer, standard (source_width 0), one group, no biases of products and no norms of the
-// selection.
+// Mamba-1 layers, standard (source_width 0), one group, no biases of products and no norms of the
+// selection: what all of a pass have in common.
 struct PassMamba {
-  RecurrentState state;
+  RecurrentState state;     // but for its data
+  int32_t delta_steps = 0;  // of 16 columns
+  int32_t inner = 0, state_size = 0, rank = 0, taps = 0;
+};
+// One of them.
+struct PassLayer {
+  static constexpr int kProducts = 3;
+
+  const uint4* products[kProducts] = {};    // in, select, out, packed
+  float* state = nullptr;                   // of all slots
   float epsilon = 0;                        // of the layer's norm
   const float* norm_weight = nullptr;       // nullptr: times 1
   const float* next_norm_weight = nullptr;  // of what reads the residual behind the layer
   const uint4* delta = nullptr;             // dt's weights, packed
-  int32_t delta_steps = 0;                  // of 16 columns
-  int32_t inner = 0, state_size = 0, rank = 0, taps = 0;
   const float* convolution = nullptr;
   const float* convolution_bias = nullptr;
   const float* dt_bias = nullptr;
@@ -87,7 +102,7 @@ struct PassHead {
 // Where a block's shared memory has what, in bytes.
 struct PassMemory {
   uint32_t ring = 0, arrivals = 0, meetings = 0, asked = 0, steps = 0, layers = 0, batch = 0,
-           operands = 0, select = 0, low = 0, delta = 0, sums = 0, squares = 0, scales = 0,
+           parts = 0, operands = 0, select = 0, low = 0, delta = 0, sums = 0, scales = 0,
            channels = 0, selection = 0, end = 0;
 };
 
@@ -109,9 +124,10 @@ struct PassProgram {
   Batch batch;
   RowsView residual;  // [rows, d]
   PassHead head;
-  const PassStep* steps = nullptr;
-  const PassMamba* layers = nullptr;
-  int32_t step_count = 0, layer_count = 0;
+  PassMamba mamba;
+  const PassStep* steps = nullptr;  // a layer's, and the head's
+  const PassLayer* layers = nullptr;
+  int32_t step_count = 0, layer_count = 0;  // steps of all layers, and of the head
   int32_t rows = 0;            // of operands: the larger of batch.rows and batch.logit_count
   int32_t residual_steps = 0;  // of 16 columns
   int32_t inner_steps = 0;     // of the widest layer
@@ -121,14 +137,18 @@ struct PassProgram {
   int32_t output_rounds = 0;  // panels of outputs, the same
   int32_t selections = 0;     // of warps of a block that may select at once: 1 or kEighths
   int32_t ring_pieces = 0;    // places of the ring, whole kFetchers
-  // Pieces that a fetching thread has on their way, at most: mostly, and when none is left that
-  // could be multiplied. Few, for what is on its way is in the way of mail.
-  int32_t in_flight = 0, in_flight_hungry = 0;
+  // Panels are multiplied two by two where the second one is cut into 2^this parts at most: a
+  // part's piece is kept for as long as several of the other panel's. -1: one by one.
+  int32_t pair_cuts = -1;
+  // Pieces that a fetching warp has on their way, at most. Few, for what is on its way is in the
+  // way of mail.
+  int32_t in_flight = 0;
   PassMemory place;
   PassMail layer_mail;
   unsigned char* mail = nullptr;  // two sets of mail_set bytes
   int64_t mail_set = 0;
   PassMailState* mail_state = nullptr;
+  unsigned long long* marks = nullptr;
 };
 
 // A batch, with its arrays beside it.
@@ -184,16 +204,16 @@ inline PassMemory PlaceMemory(const PassProgram& p) {
   place.arrivals = take(2 * p.ring_pieces * sizeof(uint64_t));
   place.meetings = take(kPassMeetings * sizeof(uint64_t));
   place.asked = take(4 * sizeof(uint32_t));
-  place.steps = take(p.step_count * sizeof(PassStep));
-  place.layers = take(p.layer_count * sizeof(PassMamba));
+  place.steps = take((kLayerSteps + 1) * sizeof(PassStep));
+  place.layers = take(p.layer_count * sizeof(PassLayer));
   place.batch = take(sizeof(PassBatch));
+  place.parts = take(2 * kPassRounds * sizeof(int32_t));
   place.operands = take(kEighths * longest * operand);
   place.select = take(p.selections * LongestEighth(p.inner_steps) * operand);
   place.low = take(p.rank_steps * operand);
   place.delta = take(p.rounds * p.rank_steps * kTileBytes);
   place.sums = take((2 * p.rounds + p.output_rounds) * kEighths * kTileRows * SumTokens(p.rows) *
                     sizeof(float));
-  place.squares = take(p.rows * p.residual_steps * sizeof(float4));
   place.scales = take(kPassRows * sizeof(float));
   place.channels = take(2 * p.rounds * p.rows * kTileRows * sizeof(float));
   place.selection = take(p.rows * 2 * kPassStateSize * sizeof(float));

@@ -24,8 +24,8 @@ bool PassRecorder::NoteMamba(const Batch& batch, const MambaLayer& layer,
   }
   if (!launch_.has_value()) launch_ = PassLaunchOfDevice();
   if (!PassPlan::Takes(layer, launch_->blocks)) return false;
-  if (plan_.has_value() && (plan_->ended() || plan_->Visits(state) || !plan_->Continues(layer) ||
-                            !Continues(batch, residual))) {
+  if (plan_.has_value() && (plan_->ended() || plan_->Visits(state) ||
+                            !plan_->Continues(layer, state) || !Continues(batch, residual))) {
     return false;
   }
   if (!plan_.has_value()) {

@@ -11,8 +11,9 @@
 
 namespace mambad::kernels::cuda {
 
-// The places of a block's pieces, one behind the other, by one who walks all of them. All pieces of
-// a panel are walked eighth by eighth, first pieces first; an eighth by itself piece by piece.
+// The places of a block's pieces, one behind the other, by one who walks all of them. Panels are
+// walked one by one or, where there are pairs, two by two: first pieces first, of the first panel
+// eighth by eighth, then of the second; an eighth by itself piece by piece.
 class PieceWalk {
  public:
   __device__ __forceinline__ explicit PieceWalk(int places) : places_(places) {}
@@ -36,22 +37,7 @@ class PieceWalk {
   uint32_t turn_ = 0, number_ = 0;
 };
 
-// Waits for piece number `number`, at `place`. A word tells only of its turn at hand and the one
-// before, and a warp may be further ahead of who asks for pieces: it waits until that is asked for.
-__device__ __forceinline__ void AwaitPiece(const PassBlock& block, int place, uint32_t turn,
-                                           uint32_t number) {
-  while (*block.Asked(place % kFetchers) <= number) Rest();
-  AwaitTurn(block.PieceCame(place), turn);
-}
-
-// Piece `piece` of an eighth of `steps` steps: [first, first + count).
-struct PieceOf {
-  int first, count;
-  __device__ __forceinline__ PieceOf(const PassStep& step, int steps, int piece)
-      : first(min(piece * step.piece_steps, steps)), count(min(steps - first, +step.piece_steps)) {}
-};
-
-// One of the threads that ask for pieces.
+// One of the warps that ask for pieces: one lane asks for whole tiles, all of them for parts.
 class WeightFetcher {
  public:
   __device__ __forceinline__ WeightFetcher(const PassBlock& block, int which)
@@ -66,69 +52,93 @@ class WeightFetcher {
     const int count = block_.program.step_count;
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
-      const PassStep step = block_.Steps()[i];
+      const PassStep step = block_.Step(i);
       if (block_.Skips(step)) continue;
+      const bool all = step.split == PassSplit::kPanel;
 #pragma unroll 1
-      for (PassUnits units(step); units.There(step); units.Advance(step)) {
-        const uint4* const panel = step.weights + int64_t{units.Panel(step)} * step.steps * kWarp;
-        const bool all = step.split == PassSplit::kPanel;
-        const int first = all ? 0 : units.unit % kEighths, end = all ? kEighths : first + 1;
+      for (PassUnits units(step); units.There(step);) {
+        PassUnits second = units;
+        second.Advance(step);
+        const int pair = all && block_.Pairs(second) && second.There(step) ? 1 : 0;
+        const int eighth = all ? 0 : units.unit % kEighths, end = all ? kEighths : eighth + 1;
 #pragma unroll 1
-        for (int piece = 0; piece < step.pieces; ++piece) {
-#pragma unroll 1
-          for (int eighth = first; eighth < end; ++eighth) {
-            ++number_;
-            if (--turn_of_ >= 0) continue;
-            Ask(step, panel, eighth, piece);
-            turn_of_ = kFetchers - 1;
-          }
+        for (int i = 0; i < step.pieces << pair; ++i) {
+          const PassUnits& of = (i & pair) != 0 ? second : units;
+          if ((i >> pair & of.LaterPieces()) == 0) AskFor(step, of, i >> pair, eighth, end);
         }
+        units = second;
+        if (pair != 0) units.Advance(step);
       }
     }
   }
 
  private:
-  __device__ __forceinline__ void Ask(const PassStep& step, const uint4* panel, int eighth,
-                                      int piece) {
-    const int begin = PassEighth(step.steps, eighth);
-    const PieceOf part(step, PassEighth(step.steps, eighth + 1) - begin, piece);
+  // Pieces of eighths [eighth, end), of those every kFetchers-th: `piece` is a whole panel's.
+  __device__ __forceinline__ void AskFor(const PassStep& step, const PassUnits& units, int piece,
+                                         int eighth, int end) {
+    const uint32_t number = number_ - eighth;
+    number_ += end - eighth;
+    const int first = piece * step.piece_steps, most = step.piece_steps << units.cuts;
+    const uint4* const panel = step.weights + int64_t{units.Panel(step)} * step.steps * kWarp;
+#pragma unroll 1
+    for (eighth += turn_of_; eighth < end; eighth += kFetchers) {
+      const int begin = PassEighth(step.steps, eighth);
+      const int steps = PassEighth(step.steps, eighth + 1) - begin;
+      Ask(units, panel + (begin + first) * kWarp, max(min(steps - first, most), 0));
+      if (lane_ == 0) *block_.Asked(first_) = number + eighth + 1;
+    }
+    turn_of_ = eighth - end;
+  }
+  __device__ __forceinline__ void Ask(const PassUnits& units, const uint4* from, int count) {
+    __syncwarp();
     AwaitTurn(block_.PieceTaken(ask_), ask_turn_ ^ 1);
     AwaitFew();
-    ++in_flight_;
     uint64_t* const came = block_.PieceCame(ask_);
-    const uint32_t bytes = part.count * kTileBytes;
-    if (bytes > 0) {
+    if (units.cuts > 0) {
+      FetchParts(units, from, count, came);
+    } else if (lane_ == 0 && count > 0) {
+      const uint32_t bytes = count * kTileBytes;
       ArriveAndAnnounce(came, bytes);
-      CopyBulk(block_.Piece(ask_), panel + (begin + part.first) * kWarp, bytes, came, policy_);
-    } else {
+      CopyBulk(block_.Piece(ask_), from, bytes, came, policy_);
+    } else if (lane_ == 0) {
       Arrive(came);
     }
-    *block_.Asked(first_) = number_;
     ask_ += kFetchers;
     if (ask_ >= places_) ask_ = first_, ask_turn_ ^= 1;
   }
-  // Until few enough are on their way.
-  __device__ __forceinline__ void AwaitFew() {
-    while (in_flight_ >= block_.program.in_flight) {
-      if (TurnedOver(block_.PieceCame(land_), land_turn_)) {
-        --in_flight_;
-        last_ = land_, last_turn_ = land_turn_;
-        land_ += kFetchers;
-        if (land_ >= places_) land_ = first_, land_turn_ ^= 1;
-      } else if (in_flight_ < block_.program.in_flight_hungry &&
-                 (last_ < 0 || TurnedOver(block_.PieceTaken(last_), last_turn_))) {
-        return;  // all that came was multiplied
-      }
+  // Of `count` tiles from `from` on the lanes of the part, one behind the other.
+  __device__ __forceinline__ void FetchParts(const PassUnits& units, const uint4* from, int count,
+                                             uint64_t* came) {
+    const int lanes = units.Lanes(), lane = lane_ & (lanes - 1);
+    const uint4* const first = from + units.part * lanes + lane;
+    uint4* const to = block_.Piece(ask_) + lane;
+#pragma unroll 4
+    for (int i = lane_ >> (5 - units.cuts); i < count; i += 1 << units.cuts) {
+      CopyAsyncOnce(to + i * lanes, first + i * kWarp, policy_);
     }
+    ArriveBehindCopies(came);
+    __syncwarp();
+    if (lane_ == 0) Arrive(came);
+  }
+  // Until few enough are on their way, which come in no order but are waited for in theirs.
+  __device__ __forceinline__ void AwaitFew() {
+    if (in_flight_ < block_.program.in_flight) {
+      ++in_flight_;
+      return;
+    }
+    AwaitTurn(block_.PieceCame(land_), land_turn_);
+    land_ += kFetchers;
+    if (land_ >= places_) land_ = first_, land_turn_ ^= 1;
   }
 
   const PassBlock& block_;
+  const int lane_ = threadIdx.x % kWarp;
   const int places_, first_;
   const uint64_t policy_ = ReadOnce();
-  int turn_of_;                 // pieces before the next one that is this thread's
-  int ask_, land_, last_ = -1;  // the place asked for next, the next one to come, the last
-  uint32_t number_ = 0;         // pieces up to the one at hand
-  uint32_t ask_turn_ = 0, land_turn_ = 0, last_turn_ = 0;
+  int turn_of_;          // pieces before the next one that is this warp's
+  int ask_, land_;       // the place asked for next, the next one to come
+  uint32_t number_ = 0;  // pieces up to those at hand
+  uint32_t ask_turn_ = 0, land_turn_ = 0;
   int in_flight_ = 0;
 };
 

@@ -21,28 +21,30 @@ class PassScan {
  public:
   static constexpr int kOwn = kPassRows / kScanLanes;
 
-  // Panel `panel` of the block's round `round`, sequence s; loads the state and runs what is
-  // replayed, which needs nothing of this pass. `thread`: of kScanThreads, whole warps. Where it
-  // is not `there`, nothing ever happens.
-  __device__ __forceinline__ PassScan(const PassBlock& block, const PassMamba& layer, bool there,
-                                      int round, int panel, int s, int thread)
+  // The block's channels of round `round`, which are `part`, of sequence s; loads the state and
+  // runs what is replayed, which needs nothing of this pass. `thread`: of kScanThreads, whole
+  // warps. Where it is not `there`, nothing ever happens.
+  __device__ __forceinline__ PassScan(const PassBlock& block, const PassLayer& layer, bool there,
+                                      int round, const PassPart& part, int s, int thread)
       : block_(block),
         layer_(layer),
-        rows_(there ? RowsOfSequence(block.batch(), layer.state, s) : SequenceRows{}),
+        rows_(there ? block.RowsOf(layer, s) : SequenceRows{}),
         half_(thread / kWarp),
         in_panel_(half_ * (kWarp / kScanLanes) + thread % (kWarp / kScanLanes)),
         round_(round),
-        state_(panel * kTileRows + in_panel_, there ? layer.inner : 0, layer.state_size, layer.a) {
+        state_(part.unit * kTileRows + in_panel_,
+               there && part.HasRow(in_panel_) ? block_.program.mamba.inner : 0,
+               block_.program.mamba.state_size, layer.a) {
     if (!rows_.runs()) return;
-    const RecurrentSlotLayout& layout = layer.state.layout;
+    const RecurrentSlotLayout& layout = block_.program.mamba.state.layout;
     state_.Load(LoadedState(rows_, layout));
     bias_ = state_.inside ? layer.dt_bias[state_.channel] : 0.0f;
     skip_ = state_.inside ? layer.skip[state_.channel] : 0.0f;
     for (int i = 0; i < rows_.replay; ++i) {
       const float* const kept = ReplayRow(rows_, layout, i);
-      const float* const b = kept + 2 * layer.inner;
+      const float* const b = kept + 2 * block_.program.mamba.inner;
       const float x = state_.inside ? kept[state_.channel] : 0.0f;
-      const float delta = state_.inside ? kept[layer.inner + state_.channel] : 0.0f;
+      const float delta = state_.inside ? kept[block_.program.mamba.inner + state_.channel] : 0.0f;
       const float dt = Softplus(delta + bias_);
       state_.Step(dt * kLog2e, dt * x, [&](int n) { return __ldcg(b + n); });
       if (i + 1 == rows_.stored) state_.Store(rows_.slot + layout.checkpoint);
@@ -58,7 +60,7 @@ class PassScan {
       Deltas(delta);
       RunRows(delta, x, y);
     }
-    if (rows_.stores_working) state_.Store(rows_.slot + layer_.state.layout.working);
+    if (rows_.stores_working) state_.Store(rows_.slot + block_.program.mamba.state.layout.working);
     if (rows_.rows == 0) return;
     AwaitTurn(block_.Meeting(kGateSums), turn);
 #pragma unroll
@@ -74,7 +76,7 @@ class PassScan {
 
   // delta of this lane's rows: dt's product, in the order of packing.cuh.
   __device__ __forceinline__ void Deltas(float (&delta)[kOwn]) const {
-    const int steps = layer_.delta_steps, thread = threadIdx.x % kWarp;
+    const int steps = block_.program.mamba.delta_steps, thread = threadIdx.x % kWarp;
     const bool present = thread / 4 < block_.there;
     const uint2* const low = block_.At<uint2>(block_.place.low) + thread;
     float sums[4] = {}, total[4] = {};
@@ -128,7 +130,7 @@ class PassScan {
       if (Own(0) == i) y[0] = out;
       if (Own(1) == i) y[1] = out;
       if (rows_.replay + i + 1 == rows_.stored) {
-        state_.Store(rows_.slot + layer_.state.layout.checkpoint);
+        state_.Store(rows_.slot + block_.program.mamba.state.layout.checkpoint);
       }
     }
   }
@@ -140,18 +142,18 @@ class PassScan {
     const float gate =
         block_.SumOfEighths(block_.GatePlace(round_), in_panel_, row) * block_.Scales()[row];
     const uint32_t pair = PairOfLanes(fmaf(skip_, x, y) * SiLU(gate));
-    if (!there) return;
+    if (!there || !state_.inside) return;
     if (in_panel_ % 2 == 0) {
       block_.Send(OperandPlace(block_.Gated(index), block_.there, state_.channel, row), pair);
     }
     if (rows_.replay + i < rows_.kept) return;
-    float* const kept = KeptRow(rows_, layer_.state.layout, rows_.replay + i);
+    float* const kept = KeptRow(rows_, block_.program.mamba.state.layout, rows_.replay + i);
     kept[state_.channel] = x;
-    kept[layer_.inner + state_.channel] = delta;
+    kept[block_.program.mamba.inner + state_.channel] = delta;
   }
 
   const PassBlock& block_;
-  const PassMamba& layer_;
+  const PassLayer& layer_;
   const SequenceRows rows_;
   const int half_, in_panel_, round_;
   ChannelState<kScanLanes, kScanNumbers> state_;

@@ -92,6 +92,20 @@ __device__ __forceinline__ void CopyBulk(void* to, const void* from, uint32_t by
       : "memory");
 }
 
+// Copies 16 bytes; ArriveBehindCopies says when.
+__device__ __forceinline__ void CopyAsyncOnce(void* to, const void* from, uint64_t policy) {
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(SharedAddress(to)),
+      "l"(from), "l"(policy)
+      : "memory");
+}
+// The word does not turn over before all copies that this thread has asked for are there. Another
+// arrival must be outstanding until then.
+__device__ __forceinline__ void ArriveBehindCopies(uint64_t* word) {
+  asm volatile("cp.async.mbarrier.arrive.shared::cta.b64 [%0];" ::"r"(SharedAddress(word))
+               : "memory");
+}
+
 // Numbers that another block writes in this launch. A word is seen as a whole.
 __device__ __forceinline__ uint4 LoadFresh(const uint4* from) {
   uint4 v;

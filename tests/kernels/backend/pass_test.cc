@@ -172,6 +172,7 @@ constexpr PassShape kShapes[] = {
     {"NoWholePanels", 40, 90, 16, 5, 4, 50},
     {"OneTap", 24, 48, 16, 3, 1, 33},
     {"ManyTaps", 24, 48, 9, 3, 8, 33},
+    {"HalvesOfPanels", 720, 800, 16, 21, 4, 720},
     {"MorePanelsThanBlocks", 72, 2592, 16, 37, 4, 50},
     {"LargeState", 40, 64, 40, 5, 4, 50},
     {"Biases", 40, 64, 16, 5, 4, 50, true, false},
