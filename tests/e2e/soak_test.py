@@ -329,6 +329,10 @@ class Soak:
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.daemon.process.pid}/fd"))
 
+    def session_files(self):
+        """What is gone is removed by a thread of its own, a little later."""
+        return list((self.folder / "sessions").glob("*.session*"))
+
     def run(self, seconds):
         """Samples of resident bytes, once in a hundredth of the time."""
         threads = [threading.Thread(target=self.work, args=(seed,)) for seed in range(WORKERS)]
@@ -351,10 +355,10 @@ class Soak:
         self.expect(not left, f"sessions are left: {left}")
         load = self.daemon.wait_until_idle()
         self.expect((load.running, load.waiting, load.slots_used, load.pages_used, load.state_bytes) == (0, 0, 0, 0, 0), load)
-        self.expect(not list((self.folder / "sessions").glob("*.session*")), "files of sessions are left")
         end = time.monotonic() + 60
-        while self.descriptors() > descriptors and time.monotonic() < end:
+        while (self.session_files() or self.descriptors() > descriptors) and time.monotonic() < end:
             time.sleep(0.2)
+        self.expect(not self.session_files(), f"files of sessions are left: {self.session_files()}")
         self.expect(self.descriptors() <= descriptors, f"{self.descriptors()} descriptors, {descriptors} before")
         # The daemon is as good as new.
         for reference in self.references:
