@@ -54,7 +54,8 @@ std::string LoadView::Row(const char* name, double now, const std::string& value
   std::string row = absl::StrFormat("%-11s %-26s ", name, value);
   if (full > 0) absl::StrAppendFormat(&row, "%3.0f%% ", 100 * std::min(now / full, 1.0));
   if (full <= 0) row += "     ";
-  return absl::StrCat(row, "|", PadRight(Bars(course, full), columns_), "|\n");
+  return absl::StrCat(row, "|", Bars(course, full), std::string(columns_ - loads_.size(), ' '),
+                      "|\n");
 }
 
 std::string LoadView::Text(const std::string& title) const {

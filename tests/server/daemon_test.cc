@@ -443,7 +443,7 @@ TEST(MetricsTest, RoutersNamesOnRequest) {
            "vllm:num_requests_waiting{model_name=\"mine\"} 0",
            "vllm:num_requests_running{model_name=\"mine\"} 0",
            "vllm:kv_cache_usage_perc{model_name=\"mine\"} 0",
-           "vllm:prompt_tokens_total{model_name=\"mine\"} 5",
+           "vllm:prompt_tokens_total{model_name=\"mine\"} 6",
            "vllm:generation_tokens_total{model_name=\"mine\"} 3",
            "vllm:request_success_total{finished_reason=\"length\",model_name=\"mine\"} 1",
            "vllm:time_to_first_token_seconds_count{model_name=\"mine\"} 1",

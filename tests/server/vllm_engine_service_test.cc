@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/message_reader.h"
 #include "server/vllm/descriptions.h"
 #include "server/vllm/dialect.h"
 #include "server/vllm/zip_archive.h"
@@ -25,8 +26,9 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
+// As the fake engine's tokenizer reads it.
 std::vector<TokenId> TokensOf(const std::string& text) {
-  std::vector<TokenId> ids;
+  std::vector<TokenId> ids = {kFakeBos};
   for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
   return ids;
 }
@@ -87,7 +89,7 @@ TEST_F(VllmEngineServiceTest, StreamsChunksAndThenTheEnd) {
   EXPECT_EQ(answer.text(), FakeText("hello", 0, 10));
   uint32_t told = 0;
   for (const auto& chunk : answer.chunks) {
-    EXPECT_EQ(chunk.prompt_tokens(), 5u);
+    EXPECT_EQ(chunk.prompt_tokens(), 6u);
     told += chunk.completion_tokens();
   }
   EXPECT_EQ(told, 10u);
@@ -95,7 +97,7 @@ TEST_F(VllmEngineServiceTest, StreamsChunksAndThenTheEnd) {
   const vllm::GenerateComplete& end = answer.completes[0];
   EXPECT_EQ(end.finish_reason(), "length");
   EXPECT_EQ(end.output_ids_size(), 0);
-  EXPECT_EQ(end.prompt_tokens(), 5u);
+  EXPECT_EQ(end.prompt_tokens(), 6u);
   EXPECT_EQ(end.completion_tokens(), 10u);
   EXPECT_TRUE(daemon_.BecomesIdle());
 }
@@ -147,11 +149,6 @@ TEST_F(VllmEngineServiceTest, TextAndStopsAreTheEngines) {
   EXPECT_EQ(answer.completes[0].finish_reason(), "stop");
   EXPECT_EQ(answer.completes[0].matched_stop_str(), whole.substr(4, 3));
 
-  request.mutable_sampling_params()->clear_stop();
-  request.mutable_sampling_params()->add_stop_token_ids(static_cast<unsigned char>(whole[2]));
-  answer = Generate(request);
-  EXPECT_EQ(answer.completes[0].matched_token_id(), static_cast<unsigned char>(whole[2]));
-
   // The model's own end of text: nothing that was asked for.
   answer = Generate(TokenRequest("hello.", 100, true));
   EXPECT_EQ(answer.completes[0].finish_reason(), "stop");
@@ -171,8 +168,8 @@ TEST_F(VllmEngineServiceTest, LogprobsStandByTheirTokens) {
   EXPECT_EQ(output.top_logprobs(0).token_ids_size(), 2);
   EXPECT_EQ(output.top_logprobs(0).values_size(), 2);
   const vllm::InputLogProbs& input = answer.completes[0].input_logprobs();
-  EXPECT_THAT(input.token_ids(), ElementsAre('h', 'e', 'l', 'l', 'o'));
-  ASSERT_EQ(input.token_logprobs_size(), 5);
+  EXPECT_THAT(input.token_ids(), ElementsAre(kFakeBos, 'h', 'e', 'l', 'l', 'o'));
+  ASSERT_EQ(input.token_logprobs_size(), 6);
   EXPECT_FALSE(input.token_logprobs(0).has_value());
   EXPECT_TRUE(input.token_logprobs(1).has_value());
   EXPECT_EQ(input.top_logprobs_size(), 0);
@@ -205,6 +202,41 @@ TEST_F(VllmEngineServiceTest, RefusesWhatIsNotServedByName) {
 
   answer = Generate(vllm::GenerateRequest());
   EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+// One whole answer in mambad.v1's words, as it is told.
+vllm::GenerateComplete Told(const v1::GenerateResponse& part) {
+  const std::unique_ptr<GenerateDialect> dialect = MakeVllmDialect();
+  std::vector<grpc::ByteBuffer> messages;
+  dialect->Tell(part, &messages);
+  EXPECT_EQ(messages.size(), 1u);
+  vllm::GenerateResponse response;
+  EXPECT_TRUE(ReadMessage(&messages.front(), {}, &response).ok());
+  return response.complete();
+}
+
+TEST(VllmDialectTest, TellsWhyAnAnswerEnded) {
+  v1::GenerateResponse part;
+  v1::Completion& completion = *part.mutable_completion();
+  completion.set_finish_reason(v1::STOP);
+  completion.set_stop_token_id(7);
+  EXPECT_EQ(Told(part).finish_reason(), "stop");
+  EXPECT_EQ(Told(part).matched_token_id(), 7u);
+  completion.set_finish_reason(v1::EOS);
+  EXPECT_EQ(Told(part).finish_reason(), "stop");
+  EXPECT_FALSE(Told(part).has_matched_token_id());
+  completion.set_finish_reason(v1::LENGTH);
+  EXPECT_EQ(Told(part).finish_reason(), "length");
+  for (const v1::FinishReason cut : {v1::CANCELLED, v1::DEADLINE}) {
+    completion.set_finish_reason(cut);
+    EXPECT_EQ(Told(part).finish_reason(), "abort");
+  }
+  completion.set_finish_reason(v1::FINISH_REASON_UNSPECIFIED);
+  EXPECT_EQ(Told(part).finish_reason(), "error");
+  completion.mutable_speculation()->set_drafted(9);
+  completion.mutable_speculation()->set_accepted(5);
+  EXPECT_EQ(Told(part).spec_draft_tokens(), 9u);
+  EXPECT_EQ(Told(part).spec_accepted_tokens(), 5u);
 }
 
 TEST(FromVllmTest, UnsetFieldsAreDefaultsAndOthersAreSaid) {
