@@ -16,6 +16,8 @@
 namespace mambad::server {
 
 enum class LogFormat { kPlain, kJson };
+// What the metrics endpoint shows to browsers: nothing, what metrics say, a box for prompts too.
+enum class MetricsPage { kNone, kStatus, kPrompt };
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 // What a request may ask for. Told to callers by GetModelInfo.
@@ -55,6 +57,7 @@ struct ServerOptions {
   std::string metrics_listen =
       "127.0.0.1:9464";            // the same, for /metrics; empty: no metrics endpoint
   bool vllm_metric_names = false;  // add the names that LLM routers know
+  MetricsPage metrics_page = MetricsPage::kNone;  // at /
   bool reflection = true;
 
   TlsOptions tls;
