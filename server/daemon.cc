@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -23,6 +24,7 @@
 #include "server/network/http_endpoint.h"
 #include "server/network/listener.h"
 #include "server/network/transport_settings.h"
+#include "server/page/status_page.h"
 #include "server/process_families.h"
 #include "server/process_limits.h"
 #include "server/security/credential_files.h"
@@ -108,6 +110,10 @@ class RunningDaemon final : public Daemon {
     if (!engine.ok()) return engine.status();
     engine_ = *std::move(engine);
     credentials_->Report();
+    if (page_ != nullptr) {
+      environment_.log.Info(absl::StrCat("page: / of the metrics' port ", metrics_port_,
+                                         page_->takes_prompts() ? ", with a box for prompts" : ""));
+    }
     for (const std::string& line : StartReport(*engine_)) environment_.log.Info(line);
     for (const std::string& line : StartWarnings(*engine_)) environment_.log.Warning(line);
     metrics_.SetEngine(engine_.get(), text_worker_.get());
@@ -183,12 +189,31 @@ class RunningDaemon final : public Daemon {
                         "Lines of the log that nobody read in time",
                         static_cast<double>(environment_.log.dropped_lines()));
     });
-    endpoint_ =
-        std::make_unique<HttpEndpoint>(std::move(listener), HttpEndpoint::Limits(),
-                                       [this](const std::string& path) { return AnswerTo(path); });
+    HttpEndpoint::Limits limits;
+    OpenPage();
+    if (options_.metrics_page == MetricsPage::kPrompt) limits.body_bytes = kMostPromptBytes;
+    endpoint_ = std::make_unique<HttpEndpoint>(
+        std::move(listener), limits,
+        [this](const HttpRequest& request) { return AnswerTo(request); });
   }
 
-  HttpAnswer AnswerTo(const std::string& path) const {
+  void OpenPage() {
+    if (options_.metrics_page == MetricsPage::kNone) return;
+    std::unique_ptr<PromptBox> box;
+    if (options_.metrics_page == MetricsPage::kPrompt)
+      box = std::make_unique<PromptBox>(server_->InProcessChannel(grpc::ChannelArguments()));
+    HostAndPort place;
+    if (!ParseHostAndPort("metrics.listen", options_.metrics_listen, &place).ok()) return;
+    page_ = std::make_unique<StatusPage>(place.host, std::move(box), !options_.token_file.empty());
+  }
+
+  HttpAnswer AnswerTo(const HttpRequest& request) const {
+    if (page_ != nullptr) {
+      if (std::optional<HttpAnswer> answer = page_->Answer(request)) return *std::move(answer);
+    }
+    const std::string& path = request.path;
+    if (request.method == "POST")
+      return {405, "text/plain", "only GET and HEAD are served here\n", {{"Allow", "GET, HEAD"}}};
     if (path == "/") return {200, "text/plain; charset=utf-8", kIndexPage};
     if (path == "/metrics") {
       return {200, "text/plain; version=0.0.4; charset=utf-8", metrics_.Scrape()};
@@ -262,6 +287,7 @@ class RunningDaemon final : public Daemon {
     server_->Shutdown(absl::ToChronoTime(absl::Now() + kGoodbye));
     credentials_->Stop();  // it may hold the last share of a call
     endpoint_.reset();
+    page_.reset();
     metrics_.SetEngine(nullptr, nullptr);
     text_worker_.reset();
     engine_.reset();
@@ -284,6 +310,7 @@ class RunningDaemon final : public Daemon {
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<ConnectionAcceptor> acceptor_;
+  std::unique_ptr<StatusPage> page_;  // the endpoint's thread reads it
   std::unique_ptr<HttpEndpoint> endpoint_;
   Mutex watchdog_mutex_;
   std::unique_ptr<EngineWatchdog> watchdog_ ABSL_GUARDED_BY(watchdog_mutex_);

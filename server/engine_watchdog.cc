@@ -51,7 +51,8 @@ void EngineWatchdog::Run() {
 void EngineWatchdog::AddFamilies(MetricFamilies* families) const {
   families->Gauge("mambad_engine_stalled", "1: a step lasts for longer than watchdog_timeout",
                   stalled_.load() ? 1 : 0);
-  families->Counter("mambad_engine_stalls_total", "Steps that did",
+  families->Counter("mambad_engine_stalls_total",
+                    "Steps that lasted for longer than watchdog_timeout",
                     static_cast<double>(stalls_.load()));
   families->Gauge("mambad_engine_current_step_seconds",
                   "How long the step that is under way has lasted; 0: none is",

@@ -75,7 +75,7 @@ void AddEngineFamilies(const Engine& engine, const TextLoad& text, int draft_len
               stats.waiting + text.waiting);
   list->Gauge("mambad_text_requests_waiting", "Calls with text that wait to be tokenized",
               text.waiting);
-  list->Gauge("mambad_text_waiting_bytes", "Bytes of their requests",
+  list->Gauge("mambad_text_waiting_bytes", "Bytes of the calls with text that wait to be tokenized",
               static_cast<double>(text.waiting_bytes));
   list->Counter("mambad_prompt_tokens_total", "Prompt tokens taken", stats.prompt_tokens);
   list->Counter("mambad_cached_prompt_tokens_total", "Prompt tokens whose state was at hand",
@@ -103,7 +103,8 @@ void AddEngineFamilies(const Engine& engine, const TextLoad& text, int draft_len
                 stats.verify_seconds);
   list->Gauge("mambad_slots_used", "State slots in use", stats.slots_used);
   list->Gauge("mambad_slots", "State slots, used or not", stats.slots_total);
-  list->Gauge("mambad_generation_tokens_per_second", "Over about the last 10 s",
+  list->Gauge("mambad_generation_tokens_per_second",
+              "Tokens generated a second, over about the last 10 s",
               stats.generation_tokens_per_second);
   list->Gauge("mambad_acceptance_rate", "Accepted of drafted tokens over about the last 10 s",
               stats.acceptance_rate);
@@ -137,7 +138,8 @@ void AddDeviceFamilies(const Engine& engine, MetricFamilies* list) {
        {std::pair("weights", plan.weights), std::pair("states", plan.states),
         std::pair("keys_and_values", plan.keys_and_values), std::pair("tables", plan.tables),
         std::pair("workspace", plan.workspace)}) {
-    list->Gauge("mambad_planned_memory_bytes", "Of it, what was planned at the start, by its use",
+    list->Gauge("mambad_planned_memory_bytes",
+                "Device memory as it was planned at the start, by its use",
                 static_cast<double>(bytes), {{"part", part}});
   }
   const EngineStats stats = engine.Stats();
@@ -181,8 +183,10 @@ void AddKeptFamilies(const Engine& engine, MetricFamilies* list) {
         counters.snapshot_bytes);
   count("mambad_prefix_cache_lookups_total",
         "Prompts that might go on from the beginning of another", counters.prefix_lookups);
-  count("mambad_prefix_cache_hits_total", "Prompts that did", counters.prefix_hits);
-  count("mambad_prefix_cache_tokens_total", "Tokens of theirs that were not read again",
+  count("mambad_prefix_cache_hits_total", "Prompts that went on from the beginning of another",
+        counters.prefix_hits);
+  count("mambad_prefix_cache_tokens_total",
+        "Tokens of prompts that were not read again: the prefix cache had them",
         counters.prefix_tokens);
 }
 

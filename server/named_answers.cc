@@ -309,7 +309,8 @@ void NamedAnswers::AddFamilies(MetricFamilies* families) const {
   MutexLock lock(&mutex_);
   families->Gauge("mambad_named_answers", "Answers that may be told again, made or being made",
                   static_cast<double>(answers_.size()));
-  families->Gauge("mambad_named_answer_bytes", "Their memory", static_cast<double>(bytes_));
+  families->Gauge("mambad_named_answer_bytes", "Memory of the answers that may be told again",
+                  static_cast<double>(bytes_));
   families->Counter("mambad_repeated_calls_total",
                     "Calls that were told the answer of an earlier one with the same request_id",
                     static_cast<double>(repeated_calls_));

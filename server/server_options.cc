@@ -29,7 +29,7 @@ namespace mambad::server {
 namespace {
 
 using FieldPointer = std::variant<std::string*, bool*, int*, int64_t*, double*, absl::Duration*,
-                                  ComputeType*, LogFormat*, LogLevel*>;
+                                  ComputeType*, MetricsPage*, LogFormat*, LogLevel*>;
 
 // Keys and values are quoted, which may have line breaks.
 absl::Status InOneLine(const absl::Status& status) {
@@ -94,6 +94,7 @@ const Setting kSettings[] = {
     {"auth.token_file", FIELD(token_file)},
     {"metrics.listen", FIELD(metrics_listen)},
     {"metrics.vllm_names", FIELD(vllm_metric_names)},
+    {"metrics.page", FIELD(metrics_page)},
     {"log.format", FIELD(log_format)},
     {"log.level", FIELD(log_level)},
     {"compute.device", FIELD(engine.device)},
@@ -164,6 +165,9 @@ struct NamedValue {
 constexpr NamedValue<ComputeType> kComputeTypes[] = {{"auto", ComputeType::kAuto},
                                                      {"float32", ComputeType::kFloat32},
                                                      {"bfloat16", ComputeType::kBFloat16}};
+constexpr NamedValue<MetricsPage> kMetricsPages[] = {{"none", MetricsPage::kNone},
+                                                     {"status", MetricsPage::kStatus},
+                                                     {"prompt", MetricsPage::kPrompt}};
 constexpr NamedValue<LogFormat> kLogFormats[] = {{"plain", LogFormat::kPlain},
                                                  {"json", LogFormat::kJson}};
 constexpr NamedValue<LogLevel> kLogLevels[] = {{"debug", LogLevel::kDebug},
@@ -171,6 +175,7 @@ constexpr NamedValue<LogLevel> kLogLevels[] = {{"debug", LogLevel::kDebug},
                                                {"warning", LogLevel::kWarning},
                                                {"error", LogLevel::kError}};
 constexpr auto& NamesOf(ComputeType) { return kComputeTypes; }
+constexpr auto& NamesOf(MetricsPage) { return kMetricsPages; }
 constexpr auto& NamesOf(LogFormat) { return kLogFormats; }
 constexpr auto& NamesOf(LogLevel) { return kLogLevels; }
 
@@ -386,6 +391,23 @@ absl::Status CheckReach(const ServerOptions& options, const HostAndPort& calls) 
                    missing, ", or allow_insecure: true (--allow-insecure) to do without"));
 }
 
+// The page's box answers prompts over plain HTTP: where callers must show certificates it cannot
+// ask for them, and neither tokens nor prompts go over a network unless that is said to be fine.
+absl::Status CheckPage(const ServerOptions& options, const HostAndPort& metrics) {
+  if (options.metrics_page != MetricsPage::kPrompt) return absl::OkStatus();
+  if (!options.tls.client_ca.empty()) {
+    return absl::InvalidArgumentError(
+        "metrics.page: prompt would answer callers without the certificates that tls.client_ca "
+        "asks for: expected status or none");
+  }
+  if (metrics.is_loopback || options.allow_insecure) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "metrics.page: prompt takes prompts over plain HTTP, and metrics.listen: ",
+      options.metrics_listen,
+      " can be reached from other machines: expected status or none, metrics.listen on loopback, "
+      "or allow_insecure: true (--allow-insecure)"));
+}
+
 // Whether it may be one: which there are, the engine sees.
 bool IsDevice(absl::string_view name) {
   int number = 0;
@@ -459,8 +481,14 @@ absl::Status ValidateOptions(const ServerOptions& options) {
   absl::Status status = ParseHostAndPort("listen", options.listen, &calls);
   if (status.ok()) status = CheckTls(options.tls);
   if (status.ok()) status = CheckReach(options, calls);
-  if (!status.ok() || options.metrics_listen.empty()) return status;
+  if (!status.ok()) return status;
+  if (options.metrics_listen.empty()) {
+    if (options.metrics_page == MetricsPage::kNone) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "metrics.page: is served where metrics.listen says, which is empty");
+  }
   status = ParseHostAndPort("metrics.listen", options.metrics_listen, &metrics);
+  if (status.ok()) status = CheckPage(options, metrics);
   if (!status.ok()) return status;
   if (calls.port != 0 && calls.port == metrics.port && calls.host == metrics.host) {
     return absl::InvalidArgumentError(

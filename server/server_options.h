@@ -16,6 +16,8 @@
 namespace mambad::server {
 
 enum class LogFormat { kPlain, kJson };
+// What the metrics endpoint shows to browsers: nothing, what metrics say, a box for prompts too.
+enum class MetricsPage { kNone, kStatus, kPrompt };
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 // What a request may ask for. Told to callers by GetModelInfo.
@@ -56,6 +58,7 @@ struct ServerOptions {
       "127.0.0.1:9464";            // the same, for /metrics; empty: no metrics endpoint
   bool vllm_metric_names = false;  // add the names that LLM routers know
   std::string model_name;          // what routers' clients call the model; empty: its file's name
+  MetricsPage metrics_page = MetricsPage::kNone;  // at /
   bool reflection = true;
 
   TlsOptions tls;

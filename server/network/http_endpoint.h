@@ -1,5 +1,5 @@
-// A small HTTP server for what operators fetch: short answers to GET, each on a connection of its
-// own, from one thread that never waits for anyone.
+// A small HTTP server for what operators fetch: short answers, each on a connection of its own,
+// from one thread that never waits for anyone; and answers that other threads make bit by bit.
 //
 // Servers with a thread a connection, such as the one in prometheus-cpp, are held up by as many
 // silent peers as they have threads. This one gives every peer a fixed time to ask and to read, and
@@ -9,11 +9,16 @@
 #define MAMBAD_SERVER_NETWORK_HTTP_ENDPOINT_H_
 
 #include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "server/network/http_request.h"
+#include "server/network/http_stream.h"
 #include "server/network/listener.h"
 
 namespace mambad::server {
@@ -22,15 +27,21 @@ struct HttpAnswer {
   int status = 200;
   std::string content_type = "text/plain; charset=utf-8";
   std::string body;
+  std::vector<std::pair<std::string, std::string>> headers = {};  // beside those of its length
+  // Of a POST alone: goes on after the body, which then has no length that is told. The peer that
+  // takes nothing of what is there for Limits::patience is hung up on, as is one that says goodbye.
+  std::shared_ptr<HttpStream> stream = nullptr;
 };
 
 class HttpEndpoint {
  public:
-  // On the endpoint's thread: must be quick. `path` begins with a slash and has no query.
-  using Handler = std::function<HttpAnswer(const std::string& path)>;
+  // On the endpoint's thread: must be quick. Of methods there are GET, HEAD (answered as GET; the
+  // body is left out afterwards), and POST where bodies are taken.
+  using Handler = std::function<HttpAnswer(const HttpRequest& request)>;
   struct Limits {
     size_t connections = 64;
     size_t request_bytes = 8192;                 // request line and headers
+    size_t body_bytes = 0;                       // of a POST; 0: there is no POST
     absl::Duration patience = absl::Seconds(5);  // to ask; and again to read the answer
   };
 
@@ -38,23 +49,57 @@ class HttpEndpoint {
   ~HttpEndpoint();  // closes the port and what is open
 
  private:
+  // A connection's share of a stream, which is told when it goes.
+  class StreamReader {
+   public:
+    explicit StreamReader(std::shared_ptr<HttpStream> stream = nullptr)
+        : stream_(std::move(stream)) {}
+    ~StreamReader() {
+      if (stream_ != nullptr) stream_->Abandon();
+    }
+    StreamReader(StreamReader&& other) noexcept : stream_(std::move(other.stream_)) {}
+    StreamReader& operator=(StreamReader&& other) noexcept {
+      std::swap(stream_, other.stream_);
+      return *this;
+    }
+    explicit operator bool() const { return stream_ != nullptr; }
+    HttpStream* operator->() const { return stream_.get(); }
+
+   private:
+    std::shared_ptr<HttpStream> stream_;
+  };
+
   struct Connection {
-    enum class Phase { kReading, kWriting, kClosing };
+    enum class Phase { kReading, kWriting, kStreaming, kClosing };
     Descriptor socket;
     absl::Time deadline;
     Phase phase = Phase::kReading;
-    std::string text;    // of the request, then of what is left of the answer
-    size_t written = 0;  // of the answer
+    std::string text;  // of the request, then of what is left of the answer
+    std::optional<HttpRequest> request = std::nullopt;  // once its head has come
+    size_t head_size = 0;                               // of the request's text
+    size_t written = 0;                                 // of the answer
+    StreamReader stream{};
+
+    // All that was to be sent so far is.
+    bool waits_for_news() const { return phase == Phase::kStreaming && written == text.size(); }
   };
 
   void Run();
+  // What to wait for on it, with poll.
+  int16_t WaitsFor(const Connection& connection) const;
   void Accept(int listening);
+  void MakeRoom();
   // Whether the connection lives on.
   bool Serve(Connection* connection);
   bool Read(Connection* connection);
   bool Write(Connection* connection);
+  bool Stream(Connection* connection);
   bool Close(Connection* connection);
-  std::string AnswerTo(const std::string& request) const;
+  bool Send(Connection* connection);  // what there is of the answer
+  void BeginClosing(Connection* connection);
+  // What there is to say to the request so far; nothing: more of it must come.
+  std::optional<HttpAnswer> AnswerTo(Connection* connection) const;
+  std::optional<HttpAnswer> ReadHead(Connection* connection) const;  // its refusal
 
   const Limits limits_;
   const Handler handler_;

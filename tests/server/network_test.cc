@@ -316,9 +316,20 @@ class HttpEndpointTest : public ::testing::Test {
     Listener listener = *Listen("metrics.listen", "--metrics", "127.0.0.1:0");
     port_ = listener.port;
     endpoint_ = std::make_unique<HttpEndpoint>(
-        std::move(listener), limits, [body_size](const std::string& path) {
-          if (path == "/body") return HttpAnswer{200, "text/plain", std::string(body_size, 'b')};
-          return HttpAnswer{404, "text/plain", absl::StrCat("no ", path)};
+        std::move(listener), limits, [this, body_size](const HttpRequest& request) {
+          if (request.path == "/body")
+            return HttpAnswer{200, "text/plain", std::string(body_size, 'b')};
+          if (request.path == "/echo") {
+            return HttpAnswer{
+                200, "text/plain",
+                absl::StrCat(request.method, " ", request.Header("x-word"), " ", request.body)};
+          }
+          if (request.path == "/stream") {
+            HttpAnswer answer{200, "text/plain", "begin "};
+            answer.stream = stream_;
+            return answer;
+          }
+          return HttpAnswer{404, "text/plain", absl::StrCat("no ", request.path)};
         });
   }
   std::string Ask(const std::string& request) {
@@ -326,8 +337,20 @@ class HttpEndpointTest : public ::testing::Test {
     Send(client, request);
     return ReadAll(client);
   }
+  // A client that has asked for the stream; and a future that is there once it is abandoned.
+  Descriptor AskForStream() {
+    Descriptor client = Connected(port_);
+    Send(client, "POST /stream HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+    return client;
+  }
+  std::future<void> Abandoned() {
+    stream_->OnAbandoned([this] { abandoned_.set_value(); });
+    return abandoned_.get_future();
+  }
 
   int port_ = 0;
+  std::promise<void> abandoned_;
+  std::shared_ptr<HttpStream> stream_ = std::make_shared<HttpStream>(size_t{16} << 20);
   std::unique_ptr<HttpEndpoint> endpoint_;
 };
 
@@ -352,6 +375,93 @@ TEST_F(HttpEndpointTest, RefusesWhatIsNoRequest) {
   EXPECT_THAT(Ask("GET /body HTTP/2.0\r\n\r\n"), StartsWith("HTTP/1.1 400"));
   EXPECT_THAT(Ask("GET /body HTTP/1.1\r\nA: " + std::string(9000, 'a')),
               StartsWith("HTTP/1.1 431"));
+}
+
+TEST_F(HttpEndpointTest, TakesBodiesWhereTheyAreTaken) {
+  Start({.body_bytes = 10});
+  EXPECT_THAT(Ask("POST /echo HTTP/1.1\r\nX-Word:  w \r\nContent-Length: 10\r\n\r\n0123456789ab"),
+              HasSubstr("\r\n\r\nPOST w 0123456789"));
+  EXPECT_THAT(Ask("GET /echo HTTP/1.1\nX-Word: v\nContent-Length: 99\n\n"),
+              HasSubstr("\r\n\r\nGET v "));
+  EXPECT_THAT(Ask("POST /echo HTTP/1.1\r\nContent-Length: 11\r\n\r\n"),
+              AllOf(StartsWith("HTTP/1.1 413"), HasSubstr("11 bytes, allowed at most 10")));
+  EXPECT_THAT(Ask("POST /echo HTTP/1.1\r\n\r\n"), StartsWith("HTTP/1.1 411"));
+  EXPECT_THAT(Ask("POST /echo HTTP/1.1\r\nContent-Length: -1\r\n\r\n"), StartsWith("HTTP/1.1 400"));
+  EXPECT_THAT(Ask("GET /echo HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n"),
+              AllOf(StartsWith("HTTP/1.1 400"), HasSubstr("two headers host")));
+  EXPECT_THAT(Ask("PUT /echo HTTP/1.1\r\nContent-Length: 1\r\n\r\na"), StartsWith("HTTP/1.1 405"));
+}
+
+TEST_F(HttpEndpointTest, ABodyMayComeInPieces) {
+  Start({.body_bytes = 10});
+  Descriptor client = Connected(port_);
+  for (const char* piece : {"POST /echo HT", "TP/1.1\r\nContent-Length: 4\r\n\r", "\nab", "cd"}) {
+    Send(client, piece);
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  EXPECT_THAT(ReadAll(client), HasSubstr("POST  abcd"));
+}
+
+TEST_F(HttpEndpointTest, StreamsGoOutAsTheyAreMade) {
+  Start({.body_bytes = 10, .patience = absl::Milliseconds(200)});
+  Descriptor client = AskForStream();
+  // Longer than anybody may take to read: who waits for news is not late.
+  absl::SleepFor(absl::Milliseconds(500));
+  EXPECT_TRUE(stream_->Write("middle "));
+  absl::SleepFor(absl::Milliseconds(500));
+  EXPECT_TRUE(stream_->Write("end"));
+  stream_->End();
+  const std::string answer = ReadAll(client);
+  EXPECT_THAT(answer, HasSubstr("\r\n\r\nbegin middle end"));
+  EXPECT_THAT(answer, ::testing::Not(HasSubstr("Content-Length")));
+}
+
+TEST_F(HttpEndpointTest, AStreamIsAbandonedWithItsPeer) {
+  Start({.body_bytes = 10});
+  std::future<void> abandoned = Abandoned();
+  {
+    Descriptor client = AskForStream();
+    EXPECT_EQ(abandoned.wait_for(std::chrono::milliseconds(300)), std::future_status::timeout);
+  }
+  ASSERT_EQ(abandoned.wait_for(std::chrono::seconds(30)), std::future_status::ready);
+  EXPECT_FALSE(stream_->Write("nobody reads this"));
+}
+
+TEST_F(HttpEndpointTest, AStreamIsAbandonedWhenItIsNotRead) {
+  Start({.body_bytes = 10, .patience = absl::Milliseconds(200)});
+  std::future<void> abandoned = Abandoned();
+  Descriptor client = AskForStream();
+  // More than the system's buffers hold.
+  EXPECT_TRUE(stream_->Write(std::string(size_t{15} << 20, 's')));
+  ASSERT_EQ(abandoned.wait_for(std::chrono::seconds(30)), std::future_status::ready);
+  EXPECT_LT(ReadAll(client).size(), size_t{15} << 20);
+}
+
+TEST_F(HttpEndpointTest, AStreamHoldsNoMoreThanItMay) {
+  Start({.body_bytes = 10});
+  EXPECT_TRUE(stream_->Write(std::string(size_t{16} << 20, 's')));
+  EXPECT_FALSE(stream_->Write("s"));
+}
+
+TEST_F(HttpEndpointTest, SilentPeersDoNotEndAStream) {
+  Start({.connections = 4, .body_bytes = 10, .patience = absl::Hours(1)});
+  Descriptor client = AskForStream();
+  std::vector<Descriptor> silent;
+  for (int i = 0; i < 20; ++i) silent.push_back(Connected(port_));
+  EXPECT_THAT(Ask("GET /body HTTP/1.1\r\n\r\n"), HasSubstr("bbbbb"));
+  EXPECT_TRUE(stream_->Write("still here"));
+  stream_->End();
+  EXPECT_THAT(ReadAll(client), HasSubstr("still here"));
+}
+
+TEST_F(HttpEndpointTest, TheEndOfTheEndpointAbandonsItsStreams) {
+  Start({.body_bytes = 10});
+  std::future<void> abandoned = Abandoned();
+  Descriptor client = AskForStream();
+  char byte = 0;
+  ASSERT_EQ(recv(client.number(), &byte, 1, 0), 1);  // the stream is the connection's
+  endpoint_.reset();
+  EXPECT_EQ(abandoned.wait_for(std::chrono::seconds(0)), std::future_status::ready);
 }
 
 TEST_F(HttpEndpointTest, SilentPeersHoldUpNobody) {

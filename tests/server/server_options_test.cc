@@ -87,6 +87,7 @@ TEST(ServerOptionsTest, EveryKeyIsReadIntoItsOwnField) {
     if (value == "false") other = "true";
     if (value == "plain") other = "json";
     if (setting.key == "log.level") other = "error";
+    if (setting.key == "metrics.page") other = "status";
     if (setting.key == "compute.weight_type" || setting.key == "compute.activations" ||
         setting.key == "compute.kv_type") {
       other = "float32";
@@ -146,7 +147,7 @@ TEST(ServerOptionsTest, BadValuesAreNamed) {
   EXPECT_THAT(ErrorOf("model: [a, b]"), HasSubstr("model: expected one value"));
   EXPECT_THAT(ErrorOf("limits: 3"), HasSubstr("limits: expected keys (message_bytes, "));
   EXPECT_THAT(ErrorOf("metrics: off"),
-              HasSubstr("metrics: expected keys (listen, vllm_names), found \"off\""));
+              HasSubstr("metrics: expected keys (listen, vllm_names, page), found \"off\""));
   EXPECT_THAT(ErrorOf("compute: [1]"), HasSubstr("found a list"));
   EXPECT_THAT(ErrorOf("- a\n- b\n"), HasSubstr("expected keys and values"));
   EXPECT_THAT(ErrorOf("model: a\nmodel: b\n"), HasSubstr("model: given twice"));

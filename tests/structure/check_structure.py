@@ -53,6 +53,8 @@ RULES = {
     "trainer/formats": (
         ["trainer/formats/**", "engine/checkpoint/**", "engine/digest/*.h", "engine/json/**"], ["absl", "json"]),
     "deploy": (["deploy/**", "trainer/formats/*.h"], ["absl", "cli11"]),
+    # Clients as others would write them: of ours they know the wire contract alone.
+    "deploy/examples": (["mambad/v1/*.pb.h"], ["grpc"]),
 }
 # Tests may include anything.
 UNRULED = ("tests",)
