@@ -64,18 +64,22 @@ build=$root/build
 venv=$root/build/venv
 models=$root/build/models
 
+# install_python FILE PACKAGE...: FILE in the environment says what was installed, so that nothing is fetched twice.
+install_python() {
+  local file=$venv/$1
+  shift
+  [[ $(cat "$file" 2>/dev/null) != "$*" ]] || return 0
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --retries 1 --timeout 30 "$@" || return
+  echo "$*" >"$file"
+}
+
 make_venv() {
-  local wanted="${python_packages[*]} ${client_packages[*]}"
-  if [[ -x $venv/bin/python && $(cat "$venv/installed" 2>/dev/null) == "$wanted" ]]; then
-    return
+  if [[ ! -x $venv/bin/python || $(cat "$venv/installed" 2>/dev/null) != "${python_packages[*]}" ]]; then
+    mkdir -p "${venv%/*}"
+    python3 -m venv --clear "$venv" && install_python installed "${python_packages[@]}" || return
   fi
-  mkdir -p "${venv%/*}"
-  python3 -m venv --clear "$venv" &&
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --retries 1 --timeout 30 \
-      "${python_packages[@]}" || return
-  "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --retries 1 --timeout 30 \
-    "${client_packages[@]}" || echo "skipped, for want of ${client_packages[*]}: the tests with a router"
-  echo "$wanted" >"$venv/installed"
+  install_python clients "${client_packages[@]}" ||
+    echo "skipped, for want of ${client_packages[*]}: the tests with a router"
 }
 
 # Installing them would start them.

@@ -16,7 +16,9 @@
 #include "server/message_reader.h"
 #include "server/request_conversion.h"
 #include "server/text_conversion.h"
+#include "server/vllm/dialect.h"
 #include "tests/server/fake_engine.h"
+#include "vllm/vllm_engine.pb.h"
 
 namespace {
 
@@ -63,9 +65,8 @@ void CheckPrompt(const absl::StatusOr<std::vector<TokenId>>& prompt) {
   }
 }
 
-void Generate(const std::string& bytes) {
-  v1::GenerateRequest wire;
-  if (!Read(bytes, &wire)) return;
+// A request of either service that was read.
+void CheckGenerate(v1::GenerateRequest& wire) {
   const std::atomic<bool> over{false};
   const auto prepared = PrepareGenerate(wire, TheEngine(), TheLimits());
   CheckError(prepared.status());
@@ -77,6 +78,20 @@ void Generate(const std::string& bytes) {
                     prepared->stream_interval >= 1;
   if (!good) std::abort();
   if (HasText(wire)) CheckPrompt(ReadPrompt(wire, TheEngine(), TheLimits(), over));
+}
+
+void Generate(const std::string& bytes) {
+  v1::GenerateRequest wire;
+  if (Read(bytes, &wire)) CheckGenerate(wire);
+}
+
+void VllmGenerate(const std::string& bytes) {
+  grpc::Slice slice(bytes);
+  grpc::ByteBuffer buffer(&slice, 1);
+  v1::GenerateRequest wire;
+  const absl::Status status = MakeVllmDialect()->Read(&buffer, TheLimits(), &wire);
+  CheckError(status);
+  if (status.ok()) CheckGenerate(wire);
 }
 
 void Score(const std::string& bytes) {
@@ -135,6 +150,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       ReadOnly<v1::ImportSessionRequest>,
       ReadOnly<v1::DeleteSessionRequest>,
       ReadOnly<v1::GetLoadRequest>,
+      VllmGenerate,
+      ReadOnly<::vllm::grpc::engine::AbortRequest>,
+      ReadOnly<::vllm::grpc::engine::GetLoadsRequest>,
   };
   constexpr size_t kCount = sizeof(kCalls) / sizeof(kCalls[0]);
   kCalls[data[0] % kCount](std::string(reinterpret_cast<const char*>(data + 1), size - 1));
