@@ -2,15 +2,15 @@
 //
 //   engine_bench MODEL [--draft MODEL] [--sequences N[,N...]] [--requests N] [--prompt N]
 //                [--tokens N] [--threads N] [--repeat N] [--repetitive] [--temperature T]
-//                [--draft-length K] [--activations auto|float32|both] [--device NAME]
+//                [--draft-length K] [--activations auto|float32|both] [--device NAME] [--steps]
 //
 // Requests of random prompts run to their last token, plain and, where there is a drafter,
 // speculatively: both in turn, the medians of the repetitions, and their ratio. --sequences: that
 // run together, several numbers one after the other; --requests: in all, the others wait.
 // --temperature: 0, greedy, unless given. --draft-length: adaptive unless given. --repetitive:
 // prompts that repeat themselves, for prompt lookup. --activations both: an engine of each setting,
-// all in turn, for comparison. Text that random weights write is no measure of acceptance; trained
-// models' is.
+// all in turn, for comparison. --steps: what steps of each kind took in the last run, and on the
+// device. Text that random weights write is no measure of acceptance; trained models' is.
 
 #include <algorithm>
 #include <chrono>
@@ -40,7 +40,7 @@ struct Work {
   int sequences = 16, requests = 0, prompt = 16, tokens = 128, repeat = 5;
   std::optional<int> draft_length;
   float temperature = 0;
-  bool repetitive = false;
+  bool repetitive = false, steps = false;
 };
 
 class CountingSink : public EventSink {
@@ -57,8 +57,29 @@ class CountingSink : public EventSink {
   int64_t tokens = 0, rounds = 0, drafted = 0, accepted = 0;
 };
 
+// What the steps of a run took, on the device and from the end of the one before to their own;
+// those that read prompts apart, and those that drafted.
+struct Steps : public StepObserver {
+  struct Kind {
+    int count = 0;
+    double device_seconds = 0, seconds = 0;
+  };
+  void OnStep(const StepReport& report) override {
+    Kind& kind = report.prefill_rows > 0 ? prompts : report.draft_length > 0 ? drafting : plain;
+    const Clock::time_point now = Clock::now();
+    ++kind.count;
+    kind.device_seconds += report.total_seconds;
+    kind.seconds += std::chrono::duration<double>(now - last_end).count();
+    last_end = now;
+  }
+  Kind prompts, plain, drafting;
+  Clock::time_point last_end = Clock::now();
+};
+
 struct Run {
   double tokens_per_second = 0, acceptance = 0, tokens_per_step = 0;
+  Steps steps;
+  int64_t recordings = 0;
 };
 
 Run Decode(EngineCore& core, const Work& work, SpeculationMode mode, RequestId* next_id) {
@@ -83,13 +104,18 @@ Run Decode(EngineCore& core, const Work& work, SpeculationMode mode, RequestId* 
     if (!status.ok()) Die(std::string(status.message()));
   }
   int64_t steps = 0;
+  const int64_t recordings = core.stats().round_recordings;
+  Steps kinds;
+  core.set_observer(&kinds);
   const Clock::time_point begin = Clock::now();
   while (core.Step(absl::Now)) ++steps;
   const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  core.set_observer(nullptr);
   const double drafted = static_cast<double>(std::max<int64_t>(1, sink->drafted));
   return {static_cast<double>(sink->tokens) / seconds,
           static_cast<double>(sink->accepted) / drafted,
-          static_cast<double>(sink->tokens) / static_cast<double>(steps) / work.sequences};
+          static_cast<double>(sink->tokens) / static_cast<double>(steps) / work.sequences, kinds,
+          core.stats().round_recordings - recordings};
 }
 
 double Median(std::vector<Run> runs) {
@@ -134,6 +160,20 @@ void Measure(std::vector<Subject>& subjects, const Work& work) {
   }
 }
 
+// Of the last run.
+void PrintSteps(const char* name, const Run& run) {
+  const auto print = [](const char* what, const Steps::Kind& kind) {
+    const double each = 1e6 / std::max(1, kind.count);
+    std::printf(" %s %d x %.0f us (device %.0f);", what, kind.count, each * kind.seconds,
+                each * kind.device_seconds);
+  };
+  std::printf("  %s:", name);
+  print("prompts", run.steps.prompts);
+  print("plain", run.steps.plain);
+  print("drafting", run.steps.drafting);
+  std::printf(" %lld rounds recorded\n", static_cast<long long>(run.recordings));
+}
+
 void Print(const Subject& subject, const Work& work) {
   const double plain = Median(subject.plain);
   std::printf("%s: %d requests of %d + %d tokens, %d together: plain %.1f tokens/s",
@@ -147,6 +187,9 @@ void Print(const Subject& subject, const Work& work) {
         subject.speculative.back().tokens_per_step);
   }
   std::printf("\n");
+  if (work.steps) PrintSteps("plain", subject.plain.back());
+  if (work.steps && !subject.speculative.empty())
+    PrintSteps("speculative", subject.speculative.back());
 }
 
 // Of "1,8,64"; what is no number is 0.
@@ -194,6 +237,8 @@ int Main(int argc, char** argv) {
       ++i;
     } else if (argument == "--repetitive")
       work.repetitive = true;
+    else if (argument == "--steps")
+      work.steps = true;
     else if (argument.rfind("--", 0) == 0)
       Die("unknown option " + argument);
     else
@@ -204,7 +249,7 @@ int Main(int argc, char** argv) {
     Die("usage: engine_bench MODEL [--draft MODEL] [--sequences N[,N...]] [--requests N] [--prompt "
         "N] "
         "[--tokens N] [--threads N] [--repeat N] [--repetitive] [--temperature T] "
-        "[--draft-length K] [--activations auto|float32|both] [--device NAME]");
+        "[--draft-length K] [--activations auto|float32|both] [--device NAME] [--steps]");
   }
   options.max_sequences = most;
   std::vector<Subject> subjects;
