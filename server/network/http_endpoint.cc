@@ -17,6 +17,8 @@ namespace {
 
 // A failed accept (no descriptors) leaves its peer waiting: not in a hurry.
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
+// At the endpoint's end, for answers that are under way: those of other threads end about then, too.
+constexpr absl::Duration kLastAnswers = absl::Milliseconds(500);
 // Time for the peer to close first, so that the system does not cut the answer's end off.
 constexpr absl::Duration kClosePatience = absl::Seconds(1);
 
@@ -83,11 +85,14 @@ HttpEndpoint::~HttpEndpoint() {
 }
 
 void HttpEndpoint::Run() {
+  absl::Time end = absl::InfiniteFuture();  // once it is to stop
   for (std::vector<pollfd> waited;;) {
-    waited = {{wake_.number(), POLLIN, 0}};
-    absl::Time next = absl::InfiniteFuture();
-    const bool accepting = SteadyNow() >= accept_again_;
-    if (!accepting) next = accept_again_;
+    const bool stopping = end != absl::InfiniteFuture();
+    if (stopping && (!IsAnswering() || SteadyNow() >= end)) return;
+    waited = {{stopping ? -1 : wake_.number(), POLLIN, 0}};
+    absl::Time next = end;
+    const bool accepting = !stopping && SteadyNow() >= accept_again_;
+    if (!stopping && !accepting) next = accept_again_;
     for (const Descriptor& socket : listener_.sockets) {
       waited.push_back({accepting ? socket.number() : -1, POLLIN, 0});
     }
@@ -103,7 +108,7 @@ void HttpEndpoint::Run() {
             ? -1
             : std::max<int64_t>(absl::ToInt64Milliseconds(next - SteadyNow()) + 1, 0);
     if (poll(waited.data(), waited.size(), static_cast<int>(timeout)) < 0 && errno != EINTR) return;
-    if (waited[0].revents != 0) return;
+    if (waited[0].revents != 0) end = SteadyNow() + kLastAnswers;
     const absl::Time now = SteadyNow();
     for (size_t i = 0; i < connections_.size(); ++i) {
       Connection& connection = connections_[i];
@@ -119,6 +124,12 @@ void HttpEndpoint::Run() {
       if (waited[i].revents != 0) Accept(waited[i].fd);
     }
   }
+}
+
+bool HttpEndpoint::IsAnswering() const {
+  return std::any_of(connections_.begin(), connections_.end(), [](const Connection& c) {
+    return c.phase == Connection::Phase::kWriting || c.phase == Connection::Phase::kStreaming;
+  });
 }
 
 int16_t HttpEndpoint::WaitsFor(const Connection& connection) const {

@@ -46,7 +46,9 @@ class HttpEndpoint {
   };
 
   HttpEndpoint(Listener listener, const Limits& limits, Handler handler);
-  ~HttpEndpoint();  // closes the port and what is open
+  // Takes no more requests; closes what is open when answers that are under way have gone out, or
+  // after half a second.
+  ~HttpEndpoint();
 
  private:
   // A connection's share of a stream, which is told when it goes.
@@ -85,6 +87,7 @@ class HttpEndpoint {
   };
 
   void Run();
+  bool IsAnswering() const;
   // What to wait for on it, with poll.
   int16_t WaitsFor(const Connection& connection) const;
   void Accept(int listening);

@@ -464,6 +464,21 @@ TEST_F(HttpEndpointTest, TheEndOfTheEndpointAbandonsItsStreams) {
   EXPECT_EQ(abandoned.wait_for(std::chrono::seconds(0)), std::future_status::ready);
 }
 
+TEST_F(HttpEndpointTest, TheEndOfTheEndpointLetsAnswersGoOut) {
+  Start({.body_bytes = 10});
+  Descriptor client = AskForStream();
+  char byte = 0;
+  ASSERT_EQ(recv(client.number(), &byte, 1, 0), 1);
+  std::thread late([this] {
+    absl::SleepFor(absl::Milliseconds(100));
+    stream_->Write("the last words");
+    stream_->End();
+  });
+  endpoint_.reset();
+  late.join();
+  EXPECT_THAT(ReadAll(client), HasSubstr("the last words"));
+}
+
 TEST_F(HttpEndpointTest, SilentPeersHoldUpNobody) {
   Start({.connections = 8, .patience = absl::Hours(1)});
   std::vector<Descriptor> silent;
