@@ -437,12 +437,13 @@ TEST(MetricsTest, RoutersNamesOnRequest) {
   options.model_name = "mine";
   TestDaemon daemon(options);
   ASSERT_TRUE(daemon.Generate(TextRequest("hello", 3)).status.ok());
+  ASSERT_TRUE(daemon.BecomesIdle());
   const std::string text = daemon.Metrics();
   // What llm-d's endpoint picker scores by, its autoscaler and its dashboards ask for.
   for (const char* line : {
-           "vllm:num_requests_waiting{model_name=\"mine\"} 0",
-           "vllm:num_requests_running{model_name=\"mine\"} 0",
-           "vllm:kv_cache_usage_perc{model_name=\"mine\"} 0",
+           "vllm:num_requests_waiting{model_name=\"mine\"} 0\n",
+           "vllm:num_requests_running{model_name=\"mine\"} 0\n",
+           "vllm:kv_cache_usage_perc{model_name=\"mine\"} 0\n",
            "vllm:prompt_tokens_total{model_name=\"mine\"} 6",
            "vllm:generation_tokens_total{model_name=\"mine\"} 3",
            "vllm:request_success_total{finished_reason=\"length\",model_name=\"mine\"} 1",
