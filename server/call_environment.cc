@@ -136,7 +136,7 @@ absl::Status EngineTicket::Submit(Engine* engine, Request request,
                                   std::shared_ptr<NamedAnswer> named) {
   if (named != nullptr) {
     const AnswerReader* reader = sink.get();
-    const absl::Status joined = Join(named, std::move(sink));
+    const absl::Status joined = Attach(named, std::move(sink));
     if (joined.ok()) return SubmitNamed(engine, std::move(request), named, reader);
     named->Failed(joined);
     return joined;
@@ -177,9 +177,23 @@ absl::Status EngineTicket::SubmitNamed(Engine* engine, Request request,
 
 absl::Status EngineTicket::Join(std::shared_ptr<NamedAnswer> named,
                                 std::shared_ptr<AnswerReader> sink) {
+  if (!named->is_told()) return Attach(std::move(named), std::move(sink));
+  MutexLock lock(&mutex_);
+  if (cancelled_) return absl::CancelledError("cancelled");
+  waits_ = true;
+  const absl::Duration pause = named->take_over_pause();
+  take_over_.Start(pause, [this, named = std::move(named), sink = std::move(sink)] {
+    Attach(named, sink).IgnoreError();  // that it was cancelled: whoever did so has ended the call
+  });
+  return absl::OkStatus();
+}
+
+absl::Status EngineTicket::Attach(std::shared_ptr<NamedAnswer> named,
+                                  std::shared_ptr<AnswerReader> sink) {
   const AnswerReader* reader = sink.get();
   {
     MutexLock lock(&mutex_);
+    waits_ = false;
     if (cancelled_) return absl::CancelledError("cancelled");
     named_ = named;
     reader_ = reader;
@@ -203,6 +217,10 @@ bool EngineTicket::Cancel(bool may_return) {
   {
     MutexLock lock(&mutex_);
     cancelled_ = true;
+    if (waits_) {
+      take_over_.Stop();
+      return true;
+    }
     engine = engine_;
     id = id_;
     named = named_;

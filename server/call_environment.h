@@ -30,6 +30,7 @@
 #include "server/request_log.h"
 #include "server/security/authenticator.h"
 #include "server/server_options.h"
+#include "server/stall_timer.h"
 #include "server/text_worker.h"
 #include "server/unread_answers.h"
 
@@ -104,7 +105,8 @@ class EngineTicket {
   // which others may be told too, and which this call has begun; null: it is this call's alone.
   absl::Status Submit(Engine* engine, Request request, std::shared_ptr<AnswerReader> sink,
                       std::shared_ptr<NamedAnswer> named = nullptr);
-  // Instead: the answer that an earlier call of the same name began.
+  // Instead: the answer that an earlier call of the same name began. From a call that is told it
+  // now it is taken a little later, unless this one is cancelled before. `sink` owns the ticket.
   absl::Status Join(std::shared_ptr<NamedAnswer> named, std::shared_ptr<AnswerReader> sink);
   // The engine ends it, and tells so, or goes on for a caller that may return: then it is true, and
   // but for an event that is under way nothing comes to the sink any more.
@@ -113,6 +115,7 @@ class EngineTicket {
   RequestId id() const;  // 0: not submitted
 
  private:
+  absl::Status Attach(std::shared_ptr<NamedAnswer> named, std::shared_ptr<AnswerReader> sink);
   absl::Status SubmitNamed(Engine* engine, Request request,
                            const std::shared_ptr<NamedAnswer>& named, const AnswerReader* reader);
 
@@ -124,6 +127,8 @@ class EngineTicket {
   RequestId id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool resumed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool waits_ ABSL_GUARDED_BY(mutex_) = false;  // to take an answer over
+  StallTimer take_over_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Our services' full names, as they stand in the paths of calls.

@@ -167,6 +167,13 @@ RequestId NamedAnswer::id() const {
   return id_;
 }
 
+bool NamedAnswer::is_told() const {
+  MutexLock lock(&mutex_);
+  return reader_ != nullptr;
+}
+
+absl::Duration NamedAnswer::take_over_pause() const { return table_->options().take_over_pause; }
+
 bool NamedAnswer::OnEvent(const TokenEvent& event) {
   MutexLock telling(&telling_);
   std::shared_ptr<AnswerReader> reader;

@@ -58,6 +58,9 @@ class NamedAnswer final : public EventSink, public std::enable_shared_from_this<
   NamedAnswer(NamedAnswers* table, RequestName name, AnswerStart start);
 
   const AnswerStart& start() const { return start_; }
+  // Whether a call is told it now.
+  bool is_told() const;
+  absl::Duration take_over_pause() const;
 
   // Tells `reader` all that there is of it, then what comes; who was told before is told that it is
   // no longer. Not from an event.

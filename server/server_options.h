@@ -46,6 +46,10 @@ struct RetryOptions {
   absl::Duration reattach_timeout = absl::Seconds(10);
   absl::Duration keep_time = absl::Minutes(1);  // how long one that is made can be told again
   int64_t memory_bytes = 16 << 20;              // of all answers; 0: calls are never repeats
+  // How long a call waits before it takes an answer from one that is told it: calls may be taken up
+  // in another order than they came in, and one that was left meanwhile turns out so by then. No
+  // key of the file.
+  absl::Duration take_over_pause = absl::Milliseconds(20);
 };
 
 struct ServerOptions {

@@ -17,7 +17,7 @@ namespace {
 
 // A failed accept (no descriptors) leaves its peer waiting: not in a hurry.
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
-// At the endpoint's end, for answers that are under way: those of other threads end about then, too.
+// At the endpoint's end, for answers that are under way: other threads' end about then, too.
 constexpr absl::Duration kLastAnswers = absl::Milliseconds(500);
 // Time for the peer to close first, so that the system does not cut the answer's end off.
 constexpr absl::Duration kClosePatience = absl::Seconds(1);

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/steady_time.h"
@@ -125,6 +126,35 @@ TEST(NamedAnswersTest, ACallThatIsAnsweredOnceCanBeTakenOverToo) {
   bool ok;
   ASSERT_TRUE(queue.Next(&tag, &ok));
   EXPECT_EQ(status.error_code(), grpc::StatusCode::ABORTED);
+}
+
+// Calls may be taken up in another order than they came in: one that was left is no reason to end
+// the one that came behind it.
+TEST(NamedAnswersTest, WhoIsGoneTakesNothingOver) {
+  ServerOptions options = TestDaemon::Options();
+  options.metrics_listen = "127.0.0.1:0";
+  options.retries.take_over_pause = absl::Hours(1);
+  TestDaemon daemon(options, {.step = absl::Milliseconds(2)});
+  const v1::GenerateRequest request = Named("twice", "hello", 300);
+  grpc::ClientContext context;
+  auto told = daemon.stub().Generate(&context, request);
+  v1::GenerateResponse message;
+  ASSERT_TRUE(told->Read(&message));
+  std::string text = message.text();
+  {
+    grpc::ClientContext left;
+    auto reader = daemon.stub().Generate(&left, request);
+    while (!absl::StrContains(daemon.Metrics(), "mambad_repeated_calls_total 1")) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    left.TryCancel();
+    EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  }
+  while (told->Read(&message)) text += message.text();
+  const grpc::Status status = told->Finish();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(text, FakeText("hello", 0, 300));
+  EXPECT_TRUE(daemon.BecomesIdle());
 }
 
 TEST(NamedAnswersTest, NobodyComesBackForEver) {
