@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -117,18 +118,16 @@ class FormulaModelPasses : public ::testing::TestWithParam<std::string> {
     return Run(batch, model.get());
   }
 
-  // What bf16 may be off by, as a multiple of what the model itself moves by when its weights do.
-  // No number would fit all models: behind a norm over few channels a gradient is the small rest of
-  // what the norm takes away. One token whose channels are nearly zero can rule a batch, so both
-  // sides are medians over batches.
-  Errors BoundsOfBFloat16(const std::vector<Pass>& truths) const {
+  // What the model itself moves by in each batch when its weights do: the measure of what bf16 may
+  // be off by. No number would fit all models, nor all batches: behind a norm over few channels a
+  // gradient is the small rest of what the norm takes away, and one token whose channels are nearly
+  // zero can rule a batch.
+  std::vector<Errors> Movements(const std::vector<Pass>& truths) const {
     std::vector<Errors> moved;
     for (uint64_t batch = 0; batch < truths.size(); ++batch) {
       moved.push_back(ErrorsOf(Moved(batch), truths[batch]));
     }
-    Errors bounds = Median(moved);
-    for (auto& [name, bound] : bounds) bound *= IsWhole(name) ? kWhole : kOneParameter;
-    return bounds;
+    return moved;
   }
 
   std::vector<Pass> Truths() const {
@@ -137,21 +136,22 @@ class FormulaModelPasses : public ::testing::TestWithParam<std::string> {
     return truths;
   }
 
-  static constexpr uint64_t kBatches = 9;
-  // The same models in fp64 with each tensor between two operations rounded to bf16, forward and
-  // backward, are off by 0.6 to 0.95 of what they move by as a whole, by up to 1.35 in a parameter
-  // of few numbers.
+  static constexpr uint64_t kBatches = 27;
+  // In the median of all batches. The same models in fp64 with what each operation makes rounded to
+  // bf16, forward and backward, are off by 0.87 to 1.13 of what they move by as a whole (Mamba and
+  // hybrids), by up to 1.3 in a parameter.
   static constexpr double kWhole = 1.25, kOneParameter = 2;
+  static double Bound(const std::string& name) { return IsWhole(name) ? kWhole : kOneParameter; }
   TemporaryDirectory folder_;
   int vocabulary_ = 0;
 };
 
 // A bound that a wrong kernel passes says nothing on a GPU: this runs everywhere. Gradients that
-// are off by 30 % are found, and one parameter's that is missing.
+// are off by 35 % are found, and one parameter's that is missing.
 TEST_P(FormulaModelPasses, BoundsOfBFloat16ShowFaults) {
-  for (const auto& [name, bound] : BoundsOfBFloat16(Truths())) {
-    EXPECT_LT(bound, IsWhole(name) ? 0.3 : 0.9) << name;
-    EXPECT_GT(bound, std::ldexp(1.0, -9)) << name;
+  for (const auto& [name, moved] : Median(Movements(Truths()))) {
+    EXPECT_LT(moved * Bound(name), IsWhole(name) ? 0.35 : 0.9) << name;
+    EXPECT_GT(moved * Bound(name), std::ldexp(1.0, -9)) << name;
   }
 }
 
@@ -182,16 +182,19 @@ TEST_P(CudaModel, AgreesWithTheCpu) {
 
 TEST_P(CudaModel, RoundsNoMoreThanBFloat16Does) {
   const std::vector<Pass> truths = Truths();
-  const Errors bounds = BoundsOfBFloat16(truths);
+  const std::vector<Errors> moved = Movements(truths);
   for (const bool recompute : {false, true}) {
     SCOPED_TRACE(recompute ? "recomputed" : "kept");
-    std::vector<Errors> found;
+    std::vector<Errors> shares;  // of what the model moves by in that batch
     for (uint64_t batch = 0; batch < truths.size(); ++batch) {
-      found.push_back(ErrorsOnDevice(at::kBFloat16, recompute, batch, truths[batch]));
-      // A median would not tell.
-      for (const auto& [name, error] : found.back()) EXPECT_TRUE(std::isfinite(error)) << name;
+      Errors errors = ErrorsOnDevice(at::kBFloat16, recompute, batch, truths[batch]);
+      for (auto& [name, error] : errors) {
+        EXPECT_TRUE(std::isfinite(error)) << name;  // a median would not tell
+        error /= moved[batch].at(name);
+      }
+      shares.push_back(std::move(errors));
     }
-    for (const auto& [name, error] : Median(found)) EXPECT_LE(error, bounds.at(name)) << name;
+    for (const auto& [name, share] : Median(shares)) EXPECT_LE(share, Bound(name)) << name;
   }
 }
 
