@@ -27,6 +27,7 @@ StatePool::StatePool(const std::vector<Block>& blocks, const StatePoolShape& sha
   device_table_ = backend.Allocate(table_bytes);
   assigned_.assign(shape.slots, 0);
   clean_.assign(shape.slots, 0);
+  stale_.assign(shape.slots, 0);
   changed_.resize(shape.slots);
 }
 
@@ -119,8 +120,14 @@ bool StatePool::Acquire(int slot, int64_t positions, int64_t forked_at, bool cle
     assigned_[slot] = 0;
     return false;
   }
-  if (recurrent_floats_ > 0) backend_.Fill(SlotBlock(slot), 0.0f, recurrent_floats_);
+  stale_[slot] = 1;
   return true;
+}
+
+void StatePool::ZeroWhereStale(int slot) {
+  if (stale_[slot] == 0) return;
+  stale_[slot] = 0;
+  if (recurrent_floats_ > 0) backend_.Fill(SlotBlock(slot), 0.0f, recurrent_floats_);
 }
 
 bool StatePool::Extend(int slot, int64_t positions) {
@@ -143,6 +150,7 @@ void StatePool::Release(int slot) {
   const int32_t* row = PagesOf(slot);
   for (int32_t i = assigned_[slot] - 1; i >= 0; --i) Drop(row[i]);
   assigned_[slot] = 0;
+  stale_[slot] = 0;
 }
 
 void StatePool::Drop(int32_t page) {
@@ -150,6 +158,8 @@ void StatePool::Drop(int32_t page) {
 }
 
 void StatePool::Fork(int from, int to, int64_t positions) {
+  ZeroWhereStale(from);
+  stale_[to] = 0;
   if (recurrent_floats_ > 0)
     backend_.Copy(SlotBlock(to), SlotBlock(from), recurrent_floats_ * sizeof(float));
   const int64_t shared = cache_size_.PagesShared(positions);
@@ -227,13 +237,20 @@ void StatePool::VisitImage(int slot, int64_t fed, int replay, Visit visit) const
   }
 }
 
-void StatePool::Save(int slot, int64_t fed, int replay, std::byte* image) const {
+void StatePool::Save(int slot, int64_t fed, int replay, std::byte* image) {
+  ZeroWhereStale(slot);
   VisitImage(slot, fed, replay, [&](const void* part, int64_t at, int64_t bytes) {
     if (bytes > 0) backend_.Read(image + at, part, bytes);
   });
 }
 
+// Nothing of a slot is read before it is written but what the image has, and inputs before the
+// beginning of a text.
 void StatePool::Restore(int slot, int64_t fed, int replay, const std::byte* image) {
+  const bool has_all_inputs =
+      std::all_of(layers_.begin(), layers_.end(), [&](const Layer& l) { return l.inputs <= fed; });
+  if (!has_all_inputs) ZeroWhereStale(slot);
+  stale_[slot] = 0;
   VisitImage(slot, fed, replay, [&](const void* part, int64_t at, int64_t bytes) {
     if (bytes > 0) backend_.Write(const_cast<void*>(part), image + at, bytes);
   });
@@ -248,6 +265,7 @@ void StatePool::Change(int slot, int64_t begin, int64_t end) {
 
 void StatePool::Upload() {
   for (int slot = 0; slot < shape_.slots; ++slot) {
+    ZeroWhereStale(slot);
     Range& changed = changed_[slot];
     if (changed.begin == changed.end) continue;
     const int64_t first = int64_t{slot} * pages_per_sequence_ + changed.begin;

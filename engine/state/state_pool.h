@@ -35,9 +35,9 @@ class StatePool {
   int64_t pages_total() const { return cache_size_.pages; }
   int64_t pages_free() const { return static_cast<int64_t>(free_pages_.size()); }
 
-  // Zeroes the slot's recurrent state and assigns pages for `positions` positions. With `forked_at`
-  // without those that a fork after so many positions will share: until then nothing may run the
-  // slot. `clean`: all pages that the slot will be given are zeroed, so that nothing of others is
+  // Assigns pages for `positions` positions; the slot's recurrent state is zero, once Upload has
+  // seen it, unless it is restored or forked before. With `forked_at` without the pages that a fork
+  // after so many positions will share: until then nothing may run the slot. `clean`: all pages that the slot will be given are zeroed, so that nothing of others is
   // in its image. False, and nothing changed, when too few pages are free. The slot must be
   // released.
   bool Acquire(int slot, int64_t positions, int64_t forked_at = 0, bool clean = false);
@@ -67,7 +67,7 @@ class StatePool {
   // replay rows; an attention layer's pages up to `fed`, keys and values of each.
   const ImageSize& image_size() const { return image_size_; }
   // Writes the slot's image to `image`, which has it after the next Synchronize.
-  void Save(int slot, int64_t fed, int replay, std::byte* image) const;
+  void Save(int slot, int64_t fed, int replay, std::byte* image);
   // Makes an acquired slot, which has pages for `fed` positions, what the image was saved of.
   // `image` must stay as it is until the next Synchronize.
   void Restore(int slot, int64_t fed, int replay, const std::byte* image);
@@ -82,8 +82,8 @@ class StatePool {
   const kernels::RecurrentState& recurrent(size_t layer) const { return layers_[layer].recurrent; }
   kernels::ElementType key_values_type() const { return shape_.key_values; }
   const kernels::KeyValueState& key_values(size_t layer) const { return layers_[layer].key_values; }
-  // Brings pages that were assigned or shared since to the backend: before operations that use
-  // them. Then no more may be until the backend has been waited for.
+  // Zeroes states and brings pages that were assigned or shared since to the backend: before
+  // operations that use them. Then no more may be until the backend has been waited for.
   void Upload();
   // [slots, pages_per_sequence()] in backend memory.
   const int32_t* page_table() const { return device_table_.as<int32_t>(); }
@@ -119,6 +119,7 @@ class StatePool {
     return table_.as<int32_t>() + int64_t{slot} * pages_per_sequence_;
   }
   int32_t* PagesOf(int slot) { return table_.as<int32_t>() + int64_t{slot} * pages_per_sequence_; }
+  void ZeroWhereStale(int slot);
   void Drop(int32_t page);  // by one holder
   void ClearPage(int32_t page);
   void CopyPage(int32_t from, int32_t to);
@@ -136,6 +137,7 @@ class StatePool {
   std::vector<int32_t> free_pages_;
   std::vector<int32_t> holders_;   // [pages], slots that have it
   std::vector<uint8_t> clean_;     // [slots], its pages are zeroed before it has them
+  std::vector<uint8_t> stale_;     // [slots], acquired, and its state still that of who had it
   std::vector<int32_t> assigned_;  // [slots], pages in use, those to be shared later counted
   kernels::Buffer table_;          // [slots, pages_per_sequence] int32, the host's copy
   kernels::Buffer device_table_;

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes GGUF files with random bf16 weights in the sizes of well-known models, for speed measurements.
 
-    make_gguf.py FOLDER [NAME...]     NAME: mamba-130m, mamba2-130m, llama-135m (default: these three), mamba-2.8b, mamba2-2.7b
+    make_gguf.py FOLDER [NAME...]     NAME: mamba-130m, mamba2-130m, llama-135m (default: these three), mamba2-370m, mamba-2.8b,
+                                      mamba2-2.7b
 
 Speed does not depend on the numbers as long as they stay finite, so the weights are drawn as trained ones are initialised.
 The files have no tokenizer: they are driven with token ids. They open in mambad and in llama.cpp alike. What exists is
@@ -135,6 +136,7 @@ MODELS = {
     "mamba-130m": lambda path: write_mamba(path, width=768, layers=24),
     "mamba2-130m": lambda path: write_mamba2(path, width=768, layers=24),
     "llama-135m": write_llama,
+    "mamba2-370m": lambda path: write_mamba2(path, width=1024, layers=48),
     "mamba-2.8b": lambda path: write_mamba(path, width=2560, layers=64),
     "mamba2-2.7b": lambda path: write_mamba2(path, width=2560, layers=64),
 }

@@ -3,6 +3,7 @@
 #include "engine/state/state_pool.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -17,6 +18,7 @@ namespace {
 
 using checkpoint::MixerKind;
 using ::testing::Each;
+using ::testing::ElementsAreArray;
 
 // Counts what a pool asks for.
 class CountingBackend : public BrokenBackend {
@@ -73,6 +75,11 @@ class StatePoolTest : public ::testing::Test {
     shape.window_rows = 3;
     pool_ = std::make_unique<StatePool>(blocks_, shape, backend_);
   }
+  std::vector<std::byte> ImageOf(int slot, int64_t fed, int replay) {
+    std::vector<std::byte> image(static_cast<size_t>(pool_->image_size().Bytes(fed, replay)));
+    pool_->Save(slot, fed, replay, image.data());
+    return image;
+  }
   // Every number of a slot's recurrent memory becomes `value`.
   void FillSlot(int slot, float value) {
     for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -110,11 +117,13 @@ TEST_F(StatePoolTest, ASlotsLayersLieSideBySide) {
   EXPECT_EQ(pool_->recurrent(1).data, nullptr);
 }
 
-TEST_F(StatePoolTest, AcquireZeroesOneSlotInOneFill) {
+TEST_F(StatePoolTest, AnAcquiredSlotIsZeroedInOneFillBeforeItRuns) {
   Open({Mamba(), Attention(), Mamba2()});
   for (int slot = 0; slot < kSlots; ++slot) FillSlot(slot, 1.0f + slot);
   backend_.fills = 0;
   ASSERT_TRUE(pool_->Acquire(1, 20));
+  pool_->Upload();
+  pool_->Upload();
   EXPECT_EQ(backend_.fills, 1);
   EXPECT_THAT(Slot(1), Each(0.0f));
   for (int slot : {0, 2, 3}) EXPECT_THAT(Slot(slot), Each(1.0f + slot));
@@ -123,12 +132,45 @@ TEST_F(StatePoolTest, AcquireZeroesOneSlotInOneFill) {
 TEST_F(StatePoolTest, ForkCopiesASlotInOneCopy) {
   Open({Mamba(), Mamba2(), Mamba2()});
   for (int slot : {0, 2}) ASSERT_TRUE(pool_->Acquire(slot, 20));
+  pool_->Upload();
   for (int slot = 0; slot < kSlots; ++slot) FillSlot(slot, 1.0f + slot);
   backend_.copies = 0;
   pool_->Fork(2, 0, 20);
   EXPECT_EQ(backend_.copies, 1);
   for (int slot : {0, 2}) EXPECT_THAT(Slot(slot), Each(3.0f));
   for (int slot : {1, 3}) EXPECT_THAT(Slot(slot), Each(1.0f + slot));
+}
+
+TEST_F(StatePoolTest, WhatIsCopiedOverIsNotZeroedFirst) {
+  Open({Mamba(), Mamba2()});
+  for (int slot = 0; slot < kSlots; ++slot) FillSlot(slot, 1.0f + slot);
+  ASSERT_TRUE(pool_->Acquire(1, 20));
+  pool_->Upload();
+  FillSlot(1, 9.0f);
+  const std::vector<std::byte> image = ImageOf(1, 20, 1);
+  backend_.fills = 0;
+  for (int slot : {0, 2}) ASSERT_TRUE(pool_->Acquire(slot, 20));
+  pool_->Restore(0, 20, 1, image.data());
+  pool_->Fork(1, 2, 20);
+  pool_->Upload();
+  EXPECT_EQ(backend_.fills, 0);
+  EXPECT_THAT(Slot(2), Each(9.0f));
+  EXPECT_THAT(ImageOf(0, 20, 1), ElementsAreArray(image));
+
+  // A text that has just begun has no inputs before it.
+  ASSERT_TRUE(pool_->Acquire(3, 20));
+  pool_->Restore(3, 1, 0, image.data());
+  EXPECT_EQ(backend_.fills, 1);
+}
+
+// Of a slot that never ran nothing of who had it before is kept.
+TEST_F(StatePoolTest, WhatIsSavedOrForkedBeforeItRunsIsZero) {
+  Open({Mamba(), Mamba2()});
+  for (int slot = 0; slot < kSlots; ++slot) FillSlot(slot, 1.0f);
+  for (int slot : {0, 1, 2}) ASSERT_TRUE(pool_->Acquire(slot, 20));
+  EXPECT_THAT(ImageOf(0, 0, 0), Each(std::byte{0}));
+  pool_->Fork(1, 2, 0);
+  EXPECT_THAT(Slot(2), Each(0.0f));
 }
 
 // ---- pages
