@@ -120,7 +120,10 @@ class Sessions {
   // In the order of their ids.
   virtual std::vector<SessionInfo> List(const std::string& principal) = 0;
   virtual SessionTotals Totals() const = 0;
-  virtual absl::Status Delete(const std::string& principal, const std::string& id) = 0;
+  // Nobody finds it from now on; `removed` is called, as Done, when no later process will either.
+  // After an error it is not.
+  virtual absl::Status Delete(const std::string& principal, const std::string& id,
+                              std::function<void()> removed) = 0;
 
   // Another session with the same text and state; the info is the new one's.
   virtual void Fork(const std::string& principal, const std::string& id, Done done) = 0;

@@ -162,9 +162,9 @@ grpc::ServerUnaryReactor* SessionsService::Delete(grpc::CallbackServerContext* c
       environment_, context, "DeleteSession", request, response,
       [](const std::string& principal, v1::DeleteSessionRequest& wire, Engine& engine,
          Answered done) {
-        const absl::Status status = engine.sessions()->Delete(principal, wire.session_id());
-        if (status.ok()) done(ToBytes(v1::DeleteSessionResponse()));
-        return status;
+        return engine.sessions()->Delete(principal, wire.session_id(), [done = std::move(done)] {
+          done(ToBytes(v1::DeleteSessionResponse()));
+        });
       });
 }
 

@@ -244,6 +244,8 @@ void SessionFiles::Remove(const std::string& id, int64_t at) {
   Ask([path = PathOf(id, at)] { unlink(path.c_str()); });
 }
 
+void SessionFiles::Tell(std::function<void()> told) { Ask(std::move(told)); }
+
 void SessionFiles::Share(const std::string& from, const std::string& to,
                          std::vector<int64_t> positions, Written done) {
   Ask([this, from, to, positions = std::move(positions), done = std::move(done)] {

@@ -63,6 +63,8 @@ class SessionFiles {
              Written done);
   void Read(const std::string& id, int64_t at, WasRead done);
   void Remove(const std::string& id, int64_t at);
+  // When all that was asked for before is done.
+  void Tell(std::function<void()> told);
   // Checkpoints of a session become another's, too. Files are shared: nothing is written anew.
   void Share(const std::string& from, const std::string& to, std::vector<int64_t> positions,
              Written done);

@@ -56,6 +56,8 @@ SessionCounters SessionKeeper::counters() const {
 
 void SessionKeeper::Advance(absl::Time now) {
   table_->Expire(now);
+  // Before what is gone is looked for: one that tells of a removal comes behind it.
+  for (SessionTable::Task& task : table_->TakeTasks()) waiting_.push_back(std::move(task));
   for (const auto& session : table_->TakeGone()) {
     LeaveSlot(*session);
     states_.Clear(*session);
@@ -65,7 +67,6 @@ void SessionKeeper::Advance(absl::Time now) {
     files_->Remove(session->id, kItself);
     RemoveOldCheckpointFiles(*session);
   }
-  for (SessionTable::Task& task : table_->TakeTasks()) waiting_.push_back(std::move(task));
   // What was done may be what another waits for, and nobody calls again until there is news.
   while (RunTasks() && !waiting_.empty()) {
   }

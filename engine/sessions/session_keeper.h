@@ -90,6 +90,8 @@ class SessionKeeper {
   void Rewind(const std::shared_ptr<SessionLease>& lease, int64_t position,
               const Sessions::Done& done);
   absl::StatusOr<ExportedSession> Export(KeptSession& session);
+  // When nothing of the sessions that are gone by now is in files.
+  void TellWhenRemoved(const std::function<void()>& removed);
   void MakeRoom(const std::string& principal, SessionTarget& target,
                 const std::function<void(const absl::Status&)>& done);
 

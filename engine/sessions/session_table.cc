@@ -158,7 +158,8 @@ SessionTotals SessionTable::Totals() const {
   return totals;
 }
 
-absl::Status SessionTable::Delete(const std::string& principal, const std::string& id) {
+absl::Status SessionTable::Delete(const std::string& principal, const std::string& id,
+                                  std::function<void()> removed) {
   {
     MutexLock lock(&mutex_);
     const auto session = Find(principal, id);
@@ -169,7 +170,9 @@ absl::Status SessionTable::Delete(const std::string& principal, const std::strin
     }
     Remove(id);
   }
-  Wake();
+  Post({nullptr, KeptSession::kItself, [removed = std::move(removed)](SessionKeeper& keeper) {
+          keeper.TellWhenRemoved(removed);
+        }});
   return absl::OkStatus();
 }
 

@@ -81,6 +81,11 @@ void SessionKeeper::RemoveOldCheckpointFiles(KeptSession& session) {
   }
 }
 
+void SessionKeeper::TellWhenRemoved(const std::function<void()>& removed) {
+  if (files_ == nullptr) return TellLater(removed);
+  files_->Tell(removed);
+}
+
 void SessionKeeper::FinishWith(const std::shared_ptr<SessionLease>& lease, bool is_new,
                                const Sessions::Done& done) {
   const std::shared_ptr<KeptSession> session = SessionTable::SessionOf(*lease);

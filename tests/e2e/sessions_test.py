@@ -198,6 +198,17 @@ class SessionsTest(unittest.TestCase):
         talk.ids, talk.position = talk.ids[:mark.position], mark.position
         self.assertGreater(talk.take_turn(self, 2).usage.cached_tokens, 0)
 
+    def test_what_is_deleted_stays_so(self):
+        """However soon after the answer the server is killed."""
+        daemon = self.start()
+        for turn in range(5):
+            talk = new_talk(daemon, 0, pb.Speculation.OFF)
+            talk.take_turn(self, turn)
+            daemon.sessions.Delete(daemon_process.session_pb.DeleteSessionRequest(session_id=talk.session))
+            daemon.kill()
+            daemon = self.start()
+            self.assertEqual(len(daemon.sessions.List(daemon_process.session_pb.ListSessionsRequest()).sessions), 0)
+
     def test_metrics(self):
         pb2 = daemon_process.session_pb
         daemon = self.start()

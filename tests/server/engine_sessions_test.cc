@@ -258,7 +258,7 @@ TEST_P(SessionContract, ASecondPrincipalFindsNothing) {
   };
   expect_same(sessions().Get(kBen, id).status(), sessions().Get(kBen, nobodys).status());
   expect_same(sessions().Take(kBen, id).status(), sessions().Take(kBen, nobodys).status());
-  expect_same(sessions().Delete(kBen, id), sessions().Delete(kBen, nobodys));
+  expect_same(sessions().Delete(kBen, id, [] {}), sessions().Delete(kBen, nobodys, [] {}));
   expect_same(Fork(kBen, id).status(), Fork(kBen, nobodys).status());
   expect_same(Checkpoint(kBen, id).status(), Checkpoint(kBen, nobodys).status());
   expect_same(Rewind(kBen, id, position).status(), Rewind(kBen, nobodys, position).status());
@@ -267,7 +267,7 @@ TEST_P(SessionContract, ASecondPrincipalFindsNothing) {
   const auto lease = sessions().Take(kAnn, id);
   ASSERT_TRUE(lease.ok());
   expect_same(sessions().Take(kBen, id).status(), sessions().Take(kBen, nobodys).status());
-  expect_same(sessions().Delete(kBen, id), sessions().Delete(kBen, nobodys));
+  expect_same(sessions().Delete(kBen, id, [] {}), sessions().Delete(kBen, nobodys, [] {}));
   EXPECT_EQ(sessions().Get(kAnn, id)->position, position);
 }
 
@@ -278,12 +278,13 @@ TEST_P(SessionContract, OneCallHasIt) {
     ASSERT_TRUE(lease.ok());
     EXPECT_TRUE(sessions().Get(kAnn, id)->in_use);
     for (const absl::Status& status :
-         {sessions().Take(kAnn, id).status(), sessions().Delete(kAnn, id), Fork(kAnn, id).status(),
-          Checkpoint(kAnn, id).status(), Rewind(kAnn, id, 1).status(), Export(kAnn, id).status()}) {
+         {sessions().Take(kAnn, id).status(), sessions().Delete(kAnn, id, [] {}),
+          Fork(kAnn, id).status(), Checkpoint(kAnn, id).status(), Rewind(kAnn, id, 1).status(),
+          Export(kAnn, id).status()}) {
       EXPECT_TRUE(absl::IsAborted(status)) << status;
     }
   }
-  EXPECT_TRUE(sessions().Delete(kAnn, id).ok());
+  EXPECT_TRUE(sessions().Delete(kAnn, id, [] {}).ok());
   EXPECT_TRUE(absl::IsNotFound(sessions().Get(kAnn, id).status()));
 }
 
@@ -295,7 +296,7 @@ TEST_P(SessionContract, ThereAreAsManyAsThereMayBe) {
   ASSERT_TRUE(Fork(kAnn, id).ok());
   EXPECT_TRUE(absl::IsResourceExhausted(sessions().Begin(kBen).status()));
   EXPECT_TRUE(absl::IsResourceExhausted(Fork(kAnn, id).status()));
-  EXPECT_TRUE(sessions().Delete(kAnn, id).ok());
+  EXPECT_TRUE(sessions().Delete(kAnn, id, [] {}).ok());
   EXPECT_TRUE(sessions().Begin(kBen).ok());
 }
 

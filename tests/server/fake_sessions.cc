@@ -154,11 +154,16 @@ SessionTotals FakeSessions::Totals() const {
   return totals;
 }
 
-absl::Status FakeSessions::Delete(const std::string& principal, const std::string& id) {
-  Lock lock(mutex_);
-  const auto session = FindFree(principal, id);
-  if (session.ok()) sessions_.erase(id);
-  return session.status();
+absl::Status FakeSessions::Delete(const std::string& principal, const std::string& id,
+                                  std::function<void()> removed) {
+  {
+    Lock lock(mutex_);
+    const auto session = FindFree(principal, id);
+    if (!session.ok()) return session.status();
+    sessions_.erase(id);
+  }
+  removed();
+  return absl::OkStatus();
 }
 
 void FakeSessions::Fork(const std::string& principal, const std::string& id, Done done) {

@@ -28,7 +28,8 @@ class FakeSessions final : public Sessions, public std::enable_shared_from_this<
   absl::StatusOr<SessionInfo> Get(const std::string& principal, const std::string& id) override;
   std::vector<SessionInfo> List(const std::string& principal) override;
   SessionTotals Totals() const override;
-  absl::Status Delete(const std::string& principal, const std::string& id) override;
+  absl::Status Delete(const std::string& principal, const std::string& id,
+                      std::function<void()> removed) override;
   void Fork(const std::string& principal, const std::string& id, Done done) override;
   void Checkpoint(const std::string& principal, const std::string& id, Done done) override;
   void Rewind(const std::string& principal, const std::string& id, int64_t position,

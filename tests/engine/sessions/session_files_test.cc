@@ -9,6 +9,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -129,7 +130,7 @@ TEST_P(SessionFilesTest, Invariant3SessionsGoOnInAnotherEngine) {
   const Answer answer = Turn(*driver, id, 9, 7);
   EXPECT_GT(answer.stats->cached_tokens, 0);
   EXPECT_EQ(Fresh(*driver, 7).tokens, answer.tokens);
-  EXPECT_TRUE(driver->core().sessions()->Delete("ann", id).ok());
+  EXPECT_TRUE(driver->core().sessions()->Delete("ann", id, [] {}).ok());
   Settle(driver->core());
 }
 
@@ -170,7 +171,7 @@ TEST_P(SessionFilesTest, Invariant3CheckpointsOutliveTheEngine) {
   const Answer answer = Turn(*driver, id, 9, 8);
   EXPECT_GE(answer.stats->cached_tokens, marks[0] - 17);
   EXPECT_EQ(Fresh(*driver, 8).tokens, answer.tokens);
-  EXPECT_TRUE(driver->core().sessions()->Delete("ann", fork).ok());
+  EXPECT_TRUE(driver->core().sessions()->Delete("ann", fork, [] {}).ok());
   Settle(driver->core());
   while (Files().size() > 2) std::this_thread::yield();  // its files' thread removes them
 }
@@ -256,8 +257,11 @@ TEST_P(SessionFilesTest, DeletedOnesAreGone) {
     const auto driver = Open();
     const Answer answer = Turn(*driver, "", 20, 1);
     EXPECT_TRUE(Checkpoint(*driver, answer.session->id).ok());
-    EXPECT_TRUE(driver->core().sessions()->Delete("ann", answer.session->id).ok());
+    std::promise<std::vector<std::string>> left;  // when it is told to be removed
+    const auto removed = [&] { left.set_value(Files()); };
+    EXPECT_TRUE(driver->core().sessions()->Delete("ann", answer.session->id, removed).ok());
     Settle(driver->core());
+    EXPECT_THAT(left.get_future().get(), ::testing::IsEmpty());
   }
   EXPECT_THAT(Files(), ::testing::IsEmpty());
 }

@@ -304,9 +304,9 @@ TEST_P(SessionTurns, Invariant5NothingIsHeldWhenSessionsAreGone) {
   EXPECT_EQ(driver->core().sessions()->List(kAnn).size(), 5u);
   EXPECT_EQ(driver->core().stats().slots_used, 0);
   for (const std::string& id : ids) {
-    EXPECT_TRUE(absl::IsNotFound(driver->core().sessions()->Delete(kBen, id)));
-    EXPECT_TRUE(driver->core().sessions()->Delete(kAnn, id).ok());
-    EXPECT_TRUE(absl::IsNotFound(driver->core().sessions()->Delete(kAnn, id)));
+    EXPECT_TRUE(absl::IsNotFound(driver->core().sessions()->Delete(kBen, id, [] {})));
+    EXPECT_TRUE(driver->core().sessions()->Delete(kAnn, id, [] {}).ok());
+    EXPECT_TRUE(absl::IsNotFound(driver->core().sessions()->Delete(kAnn, id, [] {})));
   }
   Settle(driver->core());
   EXPECT_EQ(driver->Held(), 0);
@@ -339,7 +339,7 @@ TEST(Sessions, AreTheirPrincipalsAndOneCalls) {
   auto lease = sessions.Take(kAnn, talk.id());
   ASSERT_TRUE(lease.ok());
   EXPECT_TRUE(absl::IsAborted(sessions.Take(kAnn, talk.id()).status()));
-  EXPECT_TRUE(absl::IsAborted(sessions.Delete(kAnn, talk.id())));
+  EXPECT_TRUE(absl::IsAborted(sessions.Delete(kAnn, talk.id(), [] {})));
   EXPECT_TRUE(sessions.Get(kAnn, talk.id())->in_use);
   lease = absl::CancelledError();
   EXPECT_TRUE(sessions.Take(kAnn, talk.id()).ok());
