@@ -35,6 +35,7 @@ class DeviceArray {
 
   void Write(const std::vector<T>& values, int64_t at = 0) {
     ASSERT_LE(at + static_cast<int64_t>(values.size()), count_);
+    if (values.empty()) return;  // which has no address
     backend_->Write(data() + at, values.data(), values.size() * sizeof(T));
     backend_->Synchronize();
   }
