@@ -30,9 +30,12 @@ RUN cmake --preset release -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF -DMAMBAD_CUDA
 FROM ${CUDA} AS toolkit
 FROM build-cpu AS build-gpu
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# As CMake's CUDA_ARCHITECTURES, such as 90a-real. Empty: what the module is made for, on every supported GPU.
+ARG CUDA_ARCHITECTURES=
 RUN --mount=type=bind,from=toolkit,source=/usr/local,target=/toolkit \
     CUDACXX=$(echo /toolkit/cuda-*.*/bin/nvcc) && export CUDACXX && \
-    cmake --preset release -B build-cuda -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF -DMAMBAD_CUDA=ON && \
+    cmake --preset release -B build-cuda -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF -DMAMBAD_CUDA=ON \
+      ${CUDA_ARCHITECTURES:+"-DMAMBAD_CUDA_MODULE_ARCHITECTURES=${CUDA_ARCHITECTURES}"} && \
     cmake --build build-cuda --target mambad_cuda && \
     strip -o /image/usr/lib/mambad/libmambad_cuda.so build-cuda/bin/libmambad_cuda.so && \
     ! ldd /image/usr/lib/mambad/libmambad_cuda.so | grep 'not found'
