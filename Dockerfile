@@ -9,9 +9,9 @@ ARG DEBIAN=debian:12-slim
 # Where its compiler comes from; nothing of it is in the images.
 ARG CUDA=nvidia/cuda:13.0.1-devel-ubuntu24.04
 
-# --- The build, with the packages that the project is made for ---------------------------------------------------------
+# --- The packages that the project is made for, and the sources --------------------------------------------------------
 # hadolint ignore=DL3006
-FROM ${DEBIAN} AS build-cpu
+FROM ${DEBIAN} AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /src
 COPY deploy/setup.sh deploy/
@@ -20,22 +20,29 @@ RUN . deploy/setup.sh && apt-get update && \
     DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${daemon_packages[@]}" tini && \
     rm -rf /var/lib/apt/lists/*
 COPY . .
+
+# --- Daemon, client and what is around them ----------------------------------------------------------------------------
+FROM build AS build-cpu
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN cmake --preset release -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF -DMAMBAD_CUDA=OFF && \
     cmake --build build && \
     DESTDIR=/image cmake --install build --prefix /usr --strip && \
     deploy/image_files.sh /image
 
-# --- The module for GPUs, beside what is there -------------------------------------------------------------------------
+# --- The module for GPUs -----------------------------------------------------------------------------------------------
 # hadolint ignore=DL3006
 FROM ${CUDA} AS toolkit
-FROM build-cpu AS build-gpu
+FROM build AS build-gpu
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# As CMake's CUDA_ARCHITECTURES, such as 90a-real. Empty: what the module is made for, on every supported GPU.
+ARG CUDA_ARCHITECTURES=
 RUN --mount=type=bind,from=toolkit,source=/usr/local,target=/toolkit \
     CUDACXX=$(echo /toolkit/cuda-*.*/bin/nvcc) && export CUDACXX && \
-    cmake --preset release -B build-cuda -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF -DMAMBAD_CUDA=ON && \
-    cmake --build build-cuda --target mambad_cuda && \
-    strip -o /image/usr/lib/mambad/libmambad_cuda.so build-cuda/bin/libmambad_cuda.so && \
-    ! ldd /image/usr/lib/mambad/libmambad_cuda.so | grep 'not found'
+    cmake --preset release -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=OFF -DMAMBAD_CUDA=ON \
+      ${CUDA_ARCHITECTURES:+"-DMAMBAD_CUDA_MODULE_ARCHITECTURES=${CUDA_ARCHITECTURES}"} && \
+    cmake --build build --target mambad_cuda && \
+    strip -o /libmambad_cuda.so build/bin/libmambad_cuda.so && \
+    ! ldd /libmambad_cuda.so | grep 'not found'
 
 # --- The trainer -------------------------------------------------------------------------------------------------------
 # PyTorch whole, as it was published: for its libraries, and for torchrun, which starts a process on each GPU.
@@ -48,17 +55,17 @@ RUN --mount=type=bind,source=trainer/setup.sh,target=/setup.sh \
     python3 -m venv /opt/torch && \
     /opt/torch/bin/pip install --no-cache-dir --disable-pip-version-check "$(grep -o 'torch==[0-9.]*' /setup.sh | head -1)"
 
-FROM build-cpu AS build-trainer
+FROM build AS build-trainer
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN --mount=type=bind,from=toolkit,source=/usr/local,target=/toolkit \
     --mount=type=bind,from=torch,source=/opt/torch,target=/opt/torch \
     CUDACXX=$(echo /toolkit/cuda-*.*/bin/nvcc) && export CUDACXX && \
     apt-get update && apt-get install --yes --no-install-recommends libgloo-dev zlib1g-dev liblzma-dev python3 && \
     rm -rf /var/lib/apt/lists/* && \
-    cmake --preset release -B build-trainer -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=ON -DMAMBAD_CUDA=ON \
+    cmake --preset release -DMAMBAD_TESTS=OFF -DMAMBAD_TRAINER=ON -DMAMBAD_CUDA=ON \
       -DMAMBAD_TORCH_DIR="$(echo /opt/torch/lib/python3.*/site-packages/torch)" && \
-    cmake --build build-trainer --target trainer && \
-    strip -o /trainer build-trainer/bin/trainer && \
+    cmake --build build --target trainer && \
+    strip -o /trainer build/bin/trainer && \
     ldd /trainer | awk '$2 == "=>" && $3 ~ "^/" && $3 !~ "^/(opt|toolkit)/" {print $3}' | xargs realpath | \
       while read -r file; do dpkg --search "$file" 2>/dev/null || dpkg --search "${file#/usr}"; done | \
       cut -d: -f1 | sort -u >/packages
@@ -105,6 +112,6 @@ CMD ["--model", "/usr/share/mambad/models/stories/target", "--draft", "/usr/shar
 
 # --- The image ---------------------------------------------------------------------------------------------------------
 FROM cpu AS gpu
-COPY --from=build-gpu /image/usr/lib/mambad/libmambad_cuda.so /usr/lib/mambad/
+COPY --from=build-gpu /libmambad_cuda.so /usr/lib/mambad/
 # The container runtime brings the driver's libraries in when the container is given GPUs.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # deploy/quickstart.sh [--keep] [--chat | --model PATH [--draft PATH]] [--prompt TEXT] [--listen HOST:PORT]
 #
-# From nothing to a story: on a bare Debian 12, as root or with sudo, it installs what the daemon needs, builds daemon and
-# client, starts the daemon on the story model of this repository, drafts by its smaller sibling, and streams a story to the
-# terminal. Below it stand the tokens of prompt and answer, tokens a second, and how many drafts were accepted. May be run
-# again at any time.
+# From nothing to a story: on a bare Debian 12 or 13, as root or with sudo, it installs what the daemon needs, builds daemon
+# and client, starts the daemon on the story model of this repository, drafts by its smaller sibling, and streams a story to
+# the terminal. Below it stand the tokens of prompt and answer, tokens a second, and how many drafts were accepted. May be
+# run again at any time.
 #
 #   --keep              leave the server running
 #   --chat              serve the chat model in deploy/models/smollm2: what was trained is in the box, the rest is fetched

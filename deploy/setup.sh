@@ -39,7 +39,7 @@ install_packages() {
     echo "all ${#} packages are installed"
     return
   fi
-  command -v apt-get >/dev/null || fail "apt-get is missing: this script knows Debian 12; install by hand: ${missing[*]}"
+  command -v apt-get >/dev/null || fail "apt-get is missing: this script knows Debian 12 and 13; install by hand: ${missing[*]}"
   echo "missing: ${missing[*]}"
   as_root apt-get -qq update || fail "apt-get update failed: is a Debian mirror reachable?"
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \

@@ -9,10 +9,18 @@
 #include <exception>
 #include <string>
 
+#include "absl/base/config.h"
 #include "absl/base/internal/raw_logging.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/steady_time.h"
+
+// Where Abseil has its hooks: the name changed between those of Debian 12 and 13.
+#if defined(ABSL_LTS_RELEASE_VERSION) && ABSL_LTS_RELEASE_VERSION < 20230125
+namespace abseil_hooks = absl::raw_logging_internal;
+#else
+namespace abseil_hooks = absl::raw_log_internal;
+#endif
 
 namespace mambad::server {
 namespace {
@@ -126,10 +134,9 @@ void SendLibraryLogsTo(RequestLog* log) {
   destination.store(log);
   gpr_set_log_function(&LogOfGrpc);
   google::protobuf::SetLogHandler(&LogOfProtobuf);
-  namespace abseil = absl::raw_logging_internal;
-  abseil::RegisterInternalLogFunction(&LogOfAbseil);
-  abseil::RegisterLogFilterAndPrefixHook(&RawLineOfAbseil);
-  abseil::RegisterAbortHook(&EndOfAbseil);
+  abseil_hooks::RegisterInternalLogFunction(&LogOfAbseil);
+  abseil_hooks::RegisterLogFilterAndPrefixHook(&RawLineOfAbseil);
+  abseil_hooks::RegisterAbortHook(&EndOfAbseil);
   std::set_terminate(&EndByException);
 }
 

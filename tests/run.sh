@@ -25,7 +25,7 @@ usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit "$1";
 test_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev
   python3 python3-venv  # the tree check and the Python client
-  clang libclang-rt-14-dev  # libFuzzer
+  clang libclang-rt-dev  # libFuzzer
   clang-format
   git curl openssl
   prometheus systemd procps tini  # what scrapes, starts and reloads the daemon, alone and in a container

@@ -131,9 +131,9 @@ absl::Status ReadAddedTokensFile(const JsonReader& root, TokenizerConfig* config
 
 absl::Status ReadMainFile(const JsonReader& root, NamedTokens* names, TokenizerConfig* config) {
   if (absl::Status status = root.ExpectObject(); !status.ok()) return status;
-  const Json& name = root.Member("tokenizer_class").value();
-  if (name.is_string()) {
-    const std::string text = name.get<std::string>();
+  const JsonReader name = root.Member("tokenizer_class");
+  if (name.value().is_string()) {
+    const std::string text = name.value().get<std::string>();
     config->tokenizer_class = std::string(absl::StripSuffix(text, "Fast"));
   }
   ReadTokenNames(root, /*replaces=*/true, names, config);

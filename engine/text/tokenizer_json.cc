@@ -38,9 +38,10 @@ absl::Status CheckModelSettings(const JsonReader& model) {
     return model.Member("type").Unsupported(typed ? *type : "null",
                                             "BPE (Unigram where tokenizer.model lies beside)");
   }
-  const Json& dropout = model.Member("dropout").value();
-  const bool drops = dropout.is_number() ? dropout.get<double>() != 0.0 : !dropout.is_null();
-  if (drops) return model.Member("dropout").Unexpected("null or 0");
+  const JsonReader dropout = model.Member("dropout");
+  const bool drops =
+      dropout.value().is_number() ? dropout.value().get<double>() != 0.0 : !dropout.IsNull();
+  if (drops) return dropout.Unexpected("null or 0");
   for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     absl::StatusOr<std::string> affix = model.Member(name).StringOr("");
     if (!affix.ok()) return affix.status();
@@ -262,7 +263,8 @@ absl::Status ReadSymbols(const TokenTable& table, Document* document, BpeSymbols
     if (const auto id = table.IdOf(ByteFallbackSpelling(byte))) symbols->byte_tokens[byte] = *id;
   }
   if (symbols->byte_level) return absl::OkStatus();
-  for (const auto& [spelling, value] : model.Member("vocab").value().items()) {
+  const JsonReader vocabulary = model.Member("vocab");
+  for (const auto& [spelling, value] : vocabulary.value().items()) {
     const bool one_character = !spelling.empty() && Utf8Length(spelling) == spelling.size();
     if (one_character && table.Find(value.get<int32_t>()) != nullptr) {
       symbols->of_character.emplace(spelling, value.get<int32_t>());
@@ -276,7 +278,8 @@ absl::Status ReadWholePieces(const Document& document, const TokenTable& table,
   absl::StatusOr<bool> wanted = document.model.Member("ignore_merges").BoolOr(false);
   if (!wanted.ok()) return wanted.status();
   if (!*wanted) return absl::OkStatus();
-  for (const auto& [spelling, value] : document.model.Member("vocab").value().items()) {
+  const JsonReader vocabulary = document.model.Member("vocab");
+  for (const auto& [spelling, value] : vocabulary.value().items()) {
     const std::optional<TokenId> id = table.IdOf(spelling);
     if (!id.has_value()) continue;
     if (!document.pre_tokenizer.byte_level) {

@@ -28,7 +28,12 @@ bool ReadHex(absl::string_view text, size_t bytes, std::string* result) {
     if (!absl::ascii_isdigit(static_cast<unsigned char>(c)) && !(c >= 'a' && c <= 'f'))
       return false;
   }
-  *result = absl::HexStringToBytes(text);
+  result->clear();
+  for (size_t begin = 0; begin < text.size(); begin += 2) {
+    uint32_t byte = 0;
+    if (!absl::SimpleHexAtoi(text.substr(begin, 2), &byte)) return false;
+    result->push_back(static_cast<char>(byte));
+  }
   return true;
 }
 
