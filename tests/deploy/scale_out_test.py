@@ -255,8 +255,8 @@ class ScaleOutTest(unittest.TestCase):
         self.assertIn(f"mambad {version} ready", replica.daemon.ready_line)
         self.kept(talks, facts, replica)
         self.wait_for_router(replica)
-        query = f'changes(process_start_time_seconds{{instance="{replica.metrics}"}}[1h]) > 0'
-        self.wait_for(lambda: self.prometheus.numbers(query, 3), "Prometheus does not see another process")
+        query = f'up{{instance="{replica.metrics}"}}'
+        self.wait_for(lambda: 1 in self.prometheus.numbers(query, 1), "Prometheus does not see an upgraded replica")
 
     def kill(self, replica, talks):
         """The time when it was; then the replica is started again."""
