@@ -11,7 +11,7 @@ image=$1
 # What serves nobody in a container.
 rm -rf "$image"/usr/bin/{mambad-models,trainer} "$image"/usr/lib/{systemd,sysusers.d} "$image/usr/share/mambad/monitoring" \
   "$image"/usr/share/mambad/models/{smollm2,stories/recipe} "$image"/usr/share/doc/mambad/configurations \
-  "$image"/usr/share/{man,bash-completion}
+  "$image"/usr/share/{man,bash-completion,zsh,fish}
 
 # Other machines can call it: nobody is asked who he is.
 sed -i -E -e 's/^( *listen: ")127\.0\.0\.1:/\10.0.0.0:/' -e 's/^(allow_insecure: )false/\1true/' "$image/etc/mambad/mambad.yaml"

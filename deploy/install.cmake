@@ -7,7 +7,7 @@
 #   share/mambad/models/   the models in the box
 #   share/mambad/monitoring/   alerts, Grafana's dashboard, Prometheus' configuration
 #   share/doc/mambad/      README and licence, sample configurations
-#   share/man/, share/bash-completion/     manual pages and completion of mambad and mambactl, which print them themselves
+#   share/man/, share/{bash-completion,zsh,fish}/   manual pages and completion of mambad and mambactl, which print them themselves
 #   etc/mambad/            mambad.yaml with every key and its default: edit it, start mambad --config with it. A file that
 #                          is there already is left as it is.
 include(GNUInstallDirs)
@@ -46,16 +46,24 @@ install(CODE [[
 foreach(program mambad mambactl)
   if(program STREQUAL mambad)
     set(ask --)  # flags of the daemon, commands of the client
+    set(is "=")
   else()
     set(ask "")
+    set(is " ")
   endif()
   install(CODE "
     set(share \$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_DATADIR})
-    file(MAKE_DIRECTORY \${share}/man/man1 \${share}/bash-completion/completions)
+    file(MAKE_DIRECTORY \${share}/man/man1)
     execute_process(COMMAND $<TARGET_FILE:${program}> ${ask}manual OUTPUT_FILE \${share}/man/man1/${program}.1
       COMMAND_ERROR_IS_FATAL ANY)
-    execute_process(COMMAND $<TARGET_FILE:${program}> ${ask}completion
-      OUTPUT_FILE \${share}/bash-completion/completions/${program} COMMAND_ERROR_IS_FATAL ANY)
+    foreach(place bash-completion/completions/${program} zsh/site-functions/_${program}
+            fish/vendor_completions.d/${program}.fish)
+      string(REGEX MATCH \"^[a-z]+\" shell \${place})
+      get_filename_component(folder \${share}/\${place} DIRECTORY)
+      file(MAKE_DIRECTORY \${folder})
+      execute_process(COMMAND $<TARGET_FILE:${program}> ${ask}completion${is}\${shell} OUTPUT_FILE \${share}/\${place}
+        COMMAND_ERROR_IS_FATAL ANY)
+    endforeach()
     message(STATUS \"Installing: \${share}/man/man1/${program}.1\")")
 endforeach()
 install(CODE "set(sample ${CMAKE_SOURCE_DIR}/deploy/mambad.yaml)")

@@ -118,11 +118,13 @@ fi
 say "Endpoint"
 command -v curl >/dev/null || install_packages curl
 IFS=, read -r -a urls <<<"$workers"
-# Replicas are asked once a second how they are: so long calls may still be sent to one that is gone. The router's metrics
-# are on loopback, instead of everywhere.
+# Replicas are asked once a second how they are: so long calls may still be sent to one that is gone. One that refuses calls,
+# as it does while it drains, gets none for two seconds, instead of a minute: a new one may long be in its place. All slots in
+# use is no overload: calls wait at the replica, while the router would leave it out, as it was up to ten seconds ago, and turn
+# calls away if another one then dies. The router's metrics are on loopback, instead of everywhere.
 setsid "$smg" launch --host "${listen%:*}" --port "${listen##*:}" --worker-urls "${urls[@]}" \
   --prometheus-host 127.0.0.1 --health-check-interval-secs 1 --health-failure-threshold 1 --health-success-threshold 1 \
-  "${router_options[@]}" >"$logs/router.log" 2>&1 </dev/null &
+  --cb-timeout-duration-secs 2 --disable-worker-overload-protection "${router_options[@]}" >"$logs/router.log" 2>&1 </dev/null &
 router=$!
 url=http://$listen/v1
 ask=(curl --silent --max-time 10 --header 'Content-Type: application/json')

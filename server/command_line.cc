@@ -24,7 +24,8 @@ struct Flags {
   bool allow_insecure = false;
   bool check_config = false;
   bool version = false;
-  bool manual = false, completion = false;
+  bool manual = false;
+  std::string completion;  // for which shell
 };
 
 constexpr char kFooter[] =
@@ -74,8 +75,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
       "Check the configuration, and the models' files but their weights, and exit: 0 good, 2 bad");
   app->add_flag("--version", flags->version, "Print the version and exit");
   app->add_flag("--manual", flags->manual, "Print the manual page: mambad --manual | man -l -");
-  app->add_flag("--completion", flags->completion,
-                "Print what completes in bash: source <(mambad --completion)");
+  app->add_flag(
+         "--completion{bash}", flags->completion,
+         "Print what completes in bash: source <(mambad --completion); =zsh, =fish: in those")
+      ->check(CLI::IsMember(cli::CompletionShells()));
   app->footer(kFooter);
 }
 
@@ -144,9 +147,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argument_count, const char* con
     result.text = absl::StrCat("mambad ", kVersion, "\n");
     return result;
   }
-  if (flags.manual || flags.completion) {
+  if (flags.manual || !flags.completion.empty()) {
     result.action = CommandLine::Action::kPrint;
-    result.text = flags.manual ? cli::ManualPage(app, kVersion) : cli::BashCompletion(app);
+    result.text =
+        flags.manual ? cli::ManualPage(app, kVersion) : cli::Completion(app, flags.completion);
     return result;
   }
   if (flags.config) {

@@ -28,6 +28,7 @@ test_packages=(
   clang libclang-rt-dev  # libFuzzer
   clang-format
   git curl openssl
+  zsh fish  # what completes command lines, beside bash
   prometheus systemd procps tini  # what scrapes, starts and reloads the daemon, alone and in a container
 )
 python_packages=(

@@ -10,6 +10,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -161,18 +163,20 @@ int JudgeRest(const CLI::App& app, const std::vector<std::string>& rest) {
 
 // For packages and shells, which ask the program about itself.
 void AddManualCommands(CLI::App* app, Command* chosen) {
-  const auto add = [&](const char* name, const char* what, std::string (*text)(const CLI::App&)) {
-    app->add_subcommand(name, what)->callback([=] {
-      *chosen = [=] {
-        std::fputs(text(*app).c_str(), stdout);
-        return kExitGood;
-      };
-    });
+  const auto print = [chosen](const std::function<std::string()>& text) {
+    *chosen = [text] {
+      std::fputs(text().c_str(), stdout);
+      return kExitGood;
+    };
   };
-  add("manual", "Prints the manual page: mambactl manual | man -l -",
-      [](const CLI::App& of) { return ManualPage(of, server::kVersion); });
-  add("completion", "Prints what completes in bash: source <(mambactl completion)",
-      [](const CLI::App& of) { return BashCompletion(of); });
+  app->add_subcommand("manual", "Prints the manual page: mambactl manual | man -l -")
+      ->callback([=] { print([app] { return ManualPage(*app, server::kVersion); }); });
+  CLI::App* completion = app->add_subcommand(
+      "completion", "Prints what completes in a shell: source <(mambactl completion)");
+  auto shell = std::make_shared<std::string>(CompletionShells().front());
+  completion->add_option("SHELL", *shell, "bash (if none is said), zsh or fish")
+      ->check(CLI::IsMember(CompletionShells()));
+  completion->callback([=] { print([=] { return Completion(*app, *shell); }); });
 }
 
 int RunProgram(int argc, char** argv) {

@@ -106,9 +106,10 @@ void AppendCommands(const CLI::App& app, const std::string& above, std::string* 
 
 // ---- completion ---------------------------------------------------------------------------------
 
-// A case a command in a function of bash, which completes by the words before the cursor.
-void AppendBashCases(const CLI::App& app, const std::string& path, const std::string& above,
-                     std::string* script) {
+// A case a command, in words that bash and zsh read alike: what may be said at this place, and
+// which options of it take a value. `above`: what every command inherits.
+void AppendCases(const CLI::App& app, const std::string& path, const std::string& above,
+                 std::string* script) {
   std::vector<std::string> words, values;
   for (const CLI::App* command : CommandsOf(app)) words.push_back(command->get_name());
   for (const CLI::Option* option : OptionsOf(app)) {
@@ -117,8 +118,8 @@ void AppendBashCases(const CLI::App& app, const std::string& path, const std::st
       if (TakesValue(*option)) values.push_back(name);
     }
   }
-  absl::StrAppend(script, "    '", path, "') words='", absl::StrJoin(words, " "), above,
-                  "' values='", absl::StrJoin(values, " "), "' ;;\n");
+  absl::StrAppend(script, "    '", path, "') candidates='", absl::StrJoin(words, " "), above,
+                  "' valued='", absl::StrJoin(values, " "), "' ;;\n");
   for (const CLI::App* command : CommandsOf(app)) {
     std::string inherited = above;
     // What the program itself takes may stand behind a command, too.
@@ -126,8 +127,108 @@ void AppendBashCases(const CLI::App& app, const std::string& path, const std::st
       for (const CLI::Option* option : OptionsOf(app))
         absl::StrAppend(&inherited, " ", absl::StrJoin(NamesOf(*option), " "));
     }
-    AppendBashCases(*command, Path(path, *command), inherited, script);
+    AppendCases(*command, Path(path, *command), inherited, script);
   }
+}
+
+std::string CasesOf(const CLI::App& app) {
+  std::string cases;
+  AppendCases(app, app.get_name(), "", &cases);
+  return cases;
+}
+
+// In these scripts NAME is the program's name, CASES what CasesOf gives. The row of words that are
+// commands decides; options may stand between them.
+constexpr char kBash[] = R"(# bash completion of NAME, made by itself
+_NAME() {
+  local place='NAME' word candidates valued i IFS=$' \t\n'
+  for ((i = 1; i <= COMP_CWORD; ++i)); do
+    candidates='' valued=''
+    case $place in
+CASES    esac
+    word=${COMP_WORDS[i]}
+    if ((i < COMP_CWORD)) && [[ $word != -* && " $candidates " == *" $word "* ]]; then place+=" $word"; fi
+  done
+  IFS=$'\n'
+  if [[ " $valued " != *" ${COMP_WORDS[COMP_CWORD - 1]} "* ]]; then
+    COMPREPLY=($(IFS=$' \t\n'; compgen -W "$candidates" -- "$word"))
+    ((${#COMPREPLY[@]} == 0)) || return 0
+  fi
+  COMPREPLY=($(compgen -f -- "$word"))
+}
+complete -o filenames -F _NAME NAME
+)";
+
+// Its last lines serve a file that zsh loads by its first line, and one that is sourced.
+constexpr char kZsh[] = R"(#compdef NAME
+# zsh completion of NAME, made by itself
+_NAME() {
+  local place='NAME' word candidates valued i
+  for ((i = 2; i <= CURRENT; ++i)); do
+    candidates='' valued=''
+    case $place in
+CASES    esac
+    word=${words[i]}
+    if ((i < CURRENT)) && [[ $word != -* && " $candidates " == *" $word "* ]]; then place+=" $word"; fi
+  done
+  if [[ " $valued " != *" ${words[CURRENT-1]} "* ]]; then
+    compadd -- ${=candidates} && return
+  fi
+  _files
+}
+if [[ ${funcstack[1]} == _NAME ]]; then _NAME "$@"; else compdef _NAME NAME; fi
+)";
+
+std::string FishQuoted(const std::string& text) {
+  return absl::StrCat("'", absl::StrReplaceAll(text, {{"\\", "\\\\"}, {"'", "\\'"}}), "'");
+}
+
+// `begin`: of a rule of fish, which says where it holds.
+void AppendFishOptions(const CLI::App& app, const std::string& begin, std::string* script) {
+  for (const CLI::Option* option : OptionsOf(app)) {
+    absl::StrAppend(script, begin);
+    for (const std::string& name : option->get_snames()) absl::StrAppend(script, " -s ", name);
+    for (const std::string& name : option->get_lnames()) absl::StrAppend(script, " -l ", name);
+    absl::StrAppend(script, TakesValue(*option) ? " -r" : "", " -d ",
+                    FishQuoted(Plain(option->get_description())), "\n");
+  }
+}
+
+// `paths`: of all commands, quoted, for a switch.
+void AppendFishCommands(const CLI::App& app, const std::string& path, const std::string& program,
+                        std::string* paths, std::string* script) {
+  const std::string begin = absl::StrCat("complete -c ", program, " -n \"__", program, "_at '");
+  for (const CLI::App* command : CommandsOf(app)) {
+    const std::string below = Path(path, *command);
+    absl::StrAppend(paths, " '", below, "'");
+    absl::StrAppend(script, begin, path, "'\" -f -a ", command->get_name(), " -d ",
+                    FishQuoted(Plain(command->get_description())), "\n");
+    AppendFishOptions(*command, absl::StrCat(begin, below, "'\""), script);
+    AppendFishCommands(*command, below, program, paths, script);
+  }
+}
+
+std::string FishCompletion(const CLI::App& app) {
+  const std::string name = app.get_name();
+  std::string paths, rules;
+  AppendFishOptions(app, absl::StrCat("complete -c ", name), &rules);
+  AppendFishCommands(app, name, name, &paths, &rules);
+  std::string script = absl::StrCat("# fish completion of ", name, ", made by itself\n");
+  if (!paths.empty()) {
+    const std::string at = R"(function __NAME_at
+  set -l place NAME
+  for word in (commandline -opc)[2..-1]
+    switch "$place $word"
+      casePATHS
+        set place "$place $word"
+    end
+  end
+  test "$place" = "$argv[1]"
+end
+)";
+    absl::StrAppend(&script, absl::StrReplaceAll(at, {{"NAME", name}, {"PATHS", paths}}));
+  }
+  return script + rules;
 }
 
 }  // namespace
@@ -153,32 +254,15 @@ std::string ManualPage(const CLI::App& app, const std::string& version) {
   return page;
 }
 
-std::string BashCompletion(const CLI::App& app) {
-  const std::string name = app.get_name(), function = absl::StrCat("_", name);
-  std::string cases;
-  AppendBashCases(app, name, "", &cases);
-  std::string script = absl::StrCat("# bash completion of ", name, ", made by itself\n", function,
-                                    "() {\n  local path='", name, "'");
-  // The row of words that are commands decides; options may stand between them.
-  absl::StrAppend(&script, R"( word words values i IFS=$' \t\n'
-  for ((i = 1; i <= COMP_CWORD; ++i)); do
-    words='' values=''
-    case $path in
-)",
-                  cases, R"(    esac
-    word=${COMP_WORDS[i]}
-    if ((i < COMP_CWORD)) && [[ $word != -* && " $words " == *" $word "* ]]; then path+=" $word"; fi
-  done
-  IFS=$'\n'
-  if [[ " $values " != *" ${COMP_WORDS[COMP_CWORD - 1]} "* ]]; then
-    COMPREPLY=($(IFS=$' \t\n'; compgen -W "$words" -- "$word"))
-    ((${#COMPREPLY[@]} == 0)) || return 0
-  fi
-  COMPREPLY=($(compgen -f -- "$word"))
+const std::vector<std::string>& CompletionShells() {
+  static const auto* shells = new std::vector<std::string>{"bash", "zsh", "fish"};
+  return *shells;
 }
-complete -o filenames -F )",
-                  function, " ", name, "\n");
-  return script;
+
+std::string Completion(const CLI::App& app, const std::string& shell) {
+  if (shell == "fish") return FishCompletion(app);
+  return absl::StrReplaceAll(shell == "zsh" ? kZsh : kBash,
+                             {{"NAME", app.get_name()}, {"CASES", CasesOf(app)}});
 }
 
 }  // namespace mambad::cli

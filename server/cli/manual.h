@@ -1,11 +1,12 @@
-// What a command line says of itself, for others to read: manual pages, and completion by bash,
-// made from the very definitions that flags are read by.
+// What a command line says of itself, for others to read: manual pages, and completion by
+// shells, made from the very definitions that flags are read by.
 
 #ifndef MAMBAD_SERVER_CLI_MANUAL_H_
 #define MAMBAD_SERVER_CLI_MANUAL_H_
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <vector>
 
 namespace mambad::cli {
 
@@ -13,8 +14,11 @@ namespace mambad::cli {
 // the program.
 std::string ManualPage(const CLI::App& app, const std::string& version);
 
-// A script for bash, which completes `app`'s commands, their options, and files.
-std::string BashCompletion(const CLI::App& app);
+// What `shell` of Completion may be; the first is the one that is meant where none is said.
+const std::vector<std::string>& CompletionShells();
+
+// A script for this shell, which completes `app`'s commands, their options, and files.
+std::string Completion(const CLI::App& app, const std::string& shell);
 
 }  // namespace mambad::cli
 

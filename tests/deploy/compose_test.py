@@ -74,6 +74,7 @@ def check_router(services):
     replicas = services["mambad"]["deploy"]["replicas"]
     urls = [word for word in services["router"]["command"] if word.startswith("grpc://")]
     assert urls == [f"grpc://mambad-mambad-{number}:50051" for number in range(1, replicas + 1)], urls
+    assert "--prometheus-host=127.0.0.1" in services["router"]["command"], "the router's metrics are open to the network"
     assert not services["mambad"]["ports"], "replicas cannot share a port of the machine"
 
 

@@ -9,7 +9,6 @@ Ends with 77 where Prometheus is not installed.
 """
 
 import argparse
-import json
 import pathlib
 import re
 import shutil
@@ -24,8 +23,8 @@ sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 import certificates  # noqa: E402  (beside the end-to-end tests)
 import prometheus_process  # noqa: E402
 import server_process  # noqa: E402
+from shipped_monitoring import MONITORING, panel_queries, scrape_configuration  # noqa: E402
 
-MONITORING = ROOT / "deploy" / "monitoring"
 LOAD_SECONDS = 10
 # Sessions with room for few of their states, so that these come and go; all that has metrics of its own is on.
 CONFIGURATION = """
@@ -105,23 +104,6 @@ def load(callers):
     assert not failures, failures
 
 
-def panel_queries():
-    """(title, PromQL) of every target of the dashboard, with its variables replaced."""
-    dashboard = json.loads((MONITORING / "grafana/dashboards/mambad.json").read_text())
-    for panel in dashboard["panels"]:
-        for target in panel.get("targets", []):
-            query = target["expr"].replace("$__rate_interval", "5s")
-            yield panel["title"], re.sub(r"\$(job|instance)\b", ".*", query)
-
-
-def scrape_configuration(address):
-    """The shipped configuration of Prometheus, with this daemon instead of a name, every second."""
-    text = (MONITORING / "prometheus.yml").read_text()
-    text, replaced = re.subn(r"  dns_sd_configs:\n(    .*\n|  - .*\n)+", f"  static_configs: [{{targets: ['{address}']}}]\n", text)
-    assert replaced == 1
-    return text.replace("15s", "1s").replace("alerts.yml", f"{MONITORING}/alerts.yml")
-
-
 def check_names(metrics):
     """What alerts and dashboard name exists."""
     told = set(re.findall(r"^(\w+)(?:\{| )", metrics, re.M))
@@ -162,7 +144,7 @@ def main():
         callers.address = daemon.address
         prometheus = None
         try:
-            prometheus = prometheus_process.Prometheus(folder, scrape_configuration(daemon.metrics_address))
+            prometheus = prometheus_process.Prometheus(folder, scrape_configuration([daemon.metrics_address]))
             begun = time.monotonic()
             load(callers)
             metrics = prometheus_process.fetch(f"http://{daemon.metrics_address}/metrics")

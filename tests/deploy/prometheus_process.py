@@ -30,7 +30,7 @@ class Prometheus:
     def __init__(self, folder, configuration):
         (folder / "prometheus.yml").write_text(configuration)
         self.address = f"127.0.0.1:{free_port()}"
-        self.log = open(folder / "prometheus.log", "w+", encoding="utf-8")
+        self.log = open(folder / "prometheus.log", "w", encoding="utf-8")
         self.process = subprocess.Popen(
             ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
              f"--web.listen-address={self.address}"], stdout=self.log, stderr=self.log)
@@ -38,8 +38,8 @@ class Prometheus:
         while not self._is_ready():
             if self.process.poll() is not None or time.monotonic() > end:
                 self.stop()
-                self.log.seek(0)
-                raise RuntimeError(f"Prometheus does not start: {self.log.read()}")
+                said = (folder / "prometheus.log").read_text(encoding="utf-8")
+                raise RuntimeError(f"Prometheus does not start: {said}")
             time.sleep(0.1)
 
     def _is_ready(self):
@@ -69,3 +69,4 @@ class Prometheus:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.log.close()

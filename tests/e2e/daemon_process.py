@@ -41,8 +41,9 @@ class Daemon:
     `stderr`: a descriptor that takes its log instead of `errors`; `prepare` is called in its process before it starts.
     """
 
-    def __init__(self, binary, model, draft=None, extra=(), stderr=None, prepare=None, listen="127.0.0.1:0"):
-        command = [binary, "--model", model, "--listen", listen, "--metrics", "127.0.0.1:0"]
+    def __init__(self, binary, model, draft=None, extra=(), stderr=None, prepare=None, listen="127.0.0.1:0",
+                 metrics="127.0.0.1:0"):
+        command = [binary, "--model", model, "--listen", listen, "--metrics", metrics]
         if draft:
             command += ["--draft", draft]
         self.process = subprocess.Popen(command + list(extra), stdout=subprocess.PIPE,

@@ -48,6 +48,10 @@ def main():
             page = (prefix / f"share/man/man1/{program}.1").read_text(encoding="utf-8")
             assert page.startswith(f".TH {program.upper()} 1 "), page[:80]
             run("bash", "-c", f"source {prefix}/share/bash-completion/completions/{program} && complete -p {program}")
+            for place, words in ((f"zsh/site-functions/_{program}", f"#compdef {program}\n"),
+                                 (f"fish/vendor_completions.d/{program}.fish", f"# fish completion of {program},")):
+                script = (prefix / "share" / place).read_text(encoding="utf-8")
+                assert script.startswith(words), f"{place}: {script[:80]}"
         for path in prefix.rglob("*"):
             assert not path.name.startswith("."), f"{path} is of no use there"
         for program in ("mambad", "mambactl", "mambad-models"):

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -96,24 +97,71 @@ class WithoutServerTest(MambactlCase):
             done = subprocess.run([formatter, *flags], input=run("manual").stdout, capture_output=True, text=True, check=False)
             self.assertEqual(done.stderr, "")
 
-    def test_bash_completes_commands_options_and_files(self):
-        def complete(*words, program="mambactl", ask=("completion",)):
-            script = ('source <("$0" ' + " ".join(ask) + '); shift 0; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
-                      f'_{program}; printf "%s\\n" "${{COMPREPLY[@]}}"')
-            done = subprocess.run(["bash", "-c", script, os.path.abspath(getattr(OPTIONS, program)), program, *words], capture_output=True,
-                                  text=True, check=True, cwd=self.folder.name)
-            self.assertEqual(done.stderr, "")
-            return done.stdout.split()
+    def check_completion(self, shell, complete):
+        """`complete(asked, words)`: what the shell puts in the place of the last word, by the script that `asked` prints."""
+        def client(*words):
+            return complete([os.path.abspath(OPTIONS.mambactl), "completion", shell], ["mambactl", *words])
 
-        self.assertIn("generate", complete(""))
-        self.assertEqual(complete("sess"), ["sessions"])
-        self.assertEqual(complete("sessions", "mo"), ["move"])
-        self.assertEqual(complete("--json", "sessions", "move", "--other"), ["--other-numerics"])
-        self.assertIn("--max-tokens", complete("generate", "--max-"))
-        self.assertEqual(complete("generate", "--addr"), ["--address"])
-        self.assertEqual(complete("generate", "--messages", "so"), ["some.json"])
-        self.assertEqual(complete("--mod", program="mambad", ask=("--completion",)), ["--model", "--model-name"])
-        self.assertEqual(complete("--model", "so", program="mambad", ask=("--completion",)), ["some.json"])
+        def daemon(*words):
+            return complete([os.path.abspath(OPTIONS.mambad), f"--completion={shell}"], ["mambad", *words])
+
+        self.assertIn("generate", client(""))
+        self.assertEqual(client("sess"), ["sessions"])
+        self.assertEqual(client("sessions", "mo"), ["move"])
+        self.assertEqual(client("--json", "sessions", "move", "--other"), ["--other-numerics"])
+        self.assertIn("--max-tokens", client("generate", "--max-"))
+        self.assertEqual(client("generate", "--addr"), ["--address"])
+        self.assertEqual(client("generate", "--messages", "so"), ["some.json"])
+        self.assertEqual(daemon("--mod"), ["--model", "--model-name"])
+        self.assertEqual(daemon("--model", "so"), ["some.json"])
+
+    def in_shell(self, command, *arguments):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True, cwd=self.folder.name)
+        self.assertEqual(done.stderr, "")
+        return done.stdout
+
+    def test_bash_completes_commands_options_and_files(self):
+        def complete(asked, words):
+            script = (f'source <({shlex.join(asked)}); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _{words[0]}; '
+                      'printf "%s\\n" "${COMPREPLY[@]}"')
+            return self.in_shell(["bash", "-c", script, "bash"], *words).split()
+
+        self.check_completion("bash", complete)
+        # It is the one that is meant where no shell is said.
+        self.assertEqual(run("completion").stdout, run("completion", "bash").stdout)
+        said = [subprocess.run([OPTIONS.mambad, flag], capture_output=True, text=True, check=True).stdout
+                for flag in ("--completion", "--completion=bash")]
+        self.assertEqual(*said)
+        self.assert_fails(run("completion", "tcsh"), 2, "tcsh not in {bash,zsh,fish}")
+
+    @unittest.skipUnless(shutil.which("zsh"), "for want of zsh")
+    def test_zsh_completes_commands_options_and_files(self):
+        # zsh completes at terminals alone: what its functions are given is printed here instead.
+        surroundings = """
+            compadd() {
+              local candidate none=1
+              shift
+              for candidate; do [[ $candidate != ${words[CURRENT]}* ]] || { print -r -- $candidate; none=0; }; done
+              return none
+            }
+            _files() { print -rl -- ${words[CURRENT]}*(N) }
+            compdef() { [[ $1 == _$2 ]] }
+            """
+
+        def complete(asked, words):
+            script = f'{surroundings}\nsource <({shlex.join(asked)}) && words=("$@") CURRENT=$#; _{words[0]}'
+            return self.in_shell(["zsh", "-f", "-c", script, "zsh"], *words).split()
+
+        self.check_completion("zsh", complete)
+
+    @unittest.skipUnless(shutil.which("fish"), "for want of fish")
+    def test_fish_completes_commands_options_and_files(self):
+        def complete(asked, words):
+            line = shlex.join(words[:-1]) + " " + words[-1]
+            said = self.in_shell(["fish", "--no-config", "-c", f"{shlex.join(asked)} | source; complete -C {shlex.quote(line)}"])
+            return [candidate.split("\t")[0] for candidate in said.splitlines()]
+
+        self.check_completion("fish", complete)
 
     def test_typing_errors_find_what_was_meant(self):
         self.assert_fails(run("genrate"), 2, 'no command "genrate"', "did you mean generate?")

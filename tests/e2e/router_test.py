@@ -12,9 +12,7 @@ import io
 import json
 import os
 import pathlib
-import re
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -29,47 +27,13 @@ from smg_grpc_proto.generated import common_pb2
 
 import daemon_process
 from daemon_process import Daemon, make_stubs
-from server_process import closed_port
+from openai_endpoint import Endpoint
 
 OPTIONS = pb = None  # set by main: the arguments, the generated messages
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SMG = pathlib.Path(sys.executable).parent / "smg"
 PROMPTS = ["Once upon a time", "One day, a little girl named Lily", "  Two spaces and\na line", "Straße, café, 中文 🌊",
            "<s>not the beginning</s>", ""]
 TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message.content }} {% endfor %}"
-
-
-class Endpoint:
-    """deploy/openai.sh before daemons of the test, or with replicas of its own."""
-
-    def __init__(self, *options, router=()):
-        self.listen = closed_port()
-        self.process = subprocess.Popen(
-            [ROOT / "deploy/openai.sh", "--smg", SMG, "--listen", self.listen, *options, "--", "--prometheus-port",
-             closed_port().rsplit(":", 1)[1], *router],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-        self.lines = []
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if line.startswith("Ends with"):
-                break
-        else:
-            raise RuntimeError("".join(self.lines))
-        self.model = re.search(r"^ready: .*, model (\S+)$", "".join(self.lines), re.M).group(1)
-        self.client = openai.OpenAI(base_url=f"http://{self.listen}/v1", api_key="none", max_retries=0, timeout=60)
-
-    def replicas(self):
-        return [int(process) for process in re.findall(r"^replica .*\(process (\d+)\)$", "".join(self.lines), re.M)]
-
-    def complete(self, prompt="<s>Once upon a time", **settings):
-        """The router reads prompts as they are, without begin-of-text."""
-        return self.client.completions.create(model=self.model, prompt=prompt, **{"temperature": 0, **settings})
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=60)
-        self.process.stdout.close()
-        return self.process.returncode
 
 
 class RouterCase(unittest.TestCase):

@@ -7,14 +7,14 @@ import daemon_process
 from daemon_process import Daemon
 
 
-def start_daemon(binary, folder, model, draft, drain_timeout="30s", settings="", extra=()):
-    """On the sessions of `folder`; `settings`: more of sessions' keys, by lines."""
+def start_daemon(binary, folder, model, draft, drain_timeout="30s", settings="", extra=(), **places):
+    """On the sessions of `folder`; `settings`: more of sessions' keys, by lines; `places`: as Daemon has them."""
     folder = pathlib.Path(folder)
     folder.mkdir(exist_ok=True)
     config = folder / "mambad.yaml"
     config.write_text(f"drain_timeout: {drain_timeout}\nsessions:\n  directory: {folder}/sessions\n{settings}"
                       "batching:\n  max_sequences: 3\n", encoding="utf-8")
-    return Daemon(binary, str(model), draft and str(draft), ["--config", str(config), *extra])
+    return Daemon(binary, str(model), draft and str(draft), ["--config", str(config), *extra], **places)
 
 
 class Talk:
