@@ -37,9 +37,9 @@ class StatePool {
 
   // Assigns pages for `positions` positions; the slot's recurrent state is zero, once Upload has
   // seen it, unless it is restored or forked before. With `forked_at` without the pages that a fork
-  // after so many positions will share: until then nothing may run the slot. `clean`: all pages that the slot will be given are zeroed, so that nothing of others is
-  // in its image. False, and nothing changed, when too few pages are free. The slot must be
-  // released.
+  // after so many positions will share: until then nothing may run the slot. `clean`: all pages
+  // that the slot will be given are zeroed, so that nothing of others is in its image. False, and
+  // nothing changed, when too few pages are free. The slot must be released.
   bool Acquire(int slot, int64_t positions, int64_t forked_at = 0, bool clean = false);
   // Assigns more pages to an acquired slot, so that it has `positions` positions. False, and
   // nothing changed, when too few are free. Costs what is added, whatever the slot has.
