@@ -24,7 +24,12 @@ constexpr absl::Duration kBurst = absl::Milliseconds(50);
 // Who still asks after this without a pause is one caller, whatever it was taken for at first.
 constexpr absl::Duration kPersistence = absl::Milliseconds(100);
 constexpr double kReturnWeight = 0.05;  // of one caller in the share of those who come back
-constexpr double kMargin = 1.2;         // rather after than before
+// The more stay away one after another, the less it is by chance: then each weighs more, to this.
+constexpr double kMostAbsenceWeight = 0.5;
+// The longest that one is sent away while nobody is known to have come back: this, and twice as
+// long as those take to start who really wait. Each return adds as much.
+constexpr double kUnprovenSeconds = 20, kUnprovenQueues = 2;
+constexpr double kMargin = 1.2;  // rather after than before
 
 size_t KeyOf(const Request& request) {
   return absl::HashOf(request.prompt, request.stopping.max_tokens, request.output.samples,
@@ -74,13 +79,14 @@ absl::Status Intake::Ask(const Request& request, absl::Time now) {
     const bool known = Recognize(caller.key, now, &caller);
     kept = KeptBefore(caller, now);
     if (full.ok()) full = Room(tokens, kept);
-    if (known && full.ok()) return_share_ += kReturnWeight * (1 - return_share_);
+    if (known && full.ok()) NoteReturn();
   }
   if (!full.ok()) {
-    const absl::Duration delay = RetryDelay(caller, kept, now);
+    bool in_line = line_.size() < kLongestLine;
+    const absl::Duration delay = RetryDelay(caller, kept, now, &in_line);
     caller.due = now + delay;
     const auto later = [&](absl::Time since, const Outside& other) { return since < other.since; };
-    if (line_.size() < kLongestLine) {
+    if (in_line) {
       line_.insert(std::upper_bound(line_.begin(), line_.end(), caller.since, later), caller);
     }
     return WithRetryDelay(full, delay);
@@ -138,10 +144,23 @@ Intake::KeptPlaces Intake::KeptBefore(const Outside& caller, absl::Time now) con
 void Intake::ForgetLate(absl::Time now) {
   const auto late = [&](const Outside& caller) {
     if (now <= caller.due + (caller.due - caller.told) / 2 + kPatience) return false;
-    return_share_ -= kReturnWeight * return_share_;
+    NoteAbsence();
     return true;
   };
   line_.erase(std::remove_if(line_.begin(), line_.end(), late), line_.end());
+}
+
+void Intake::NoteReturn() {
+  return_share_ += kReturnWeight * (1 - return_share_);
+  returns_ = std::min(returns_ + 1, absl::ToDoubleSeconds(kLongest) / kUnprovenSeconds);
+  absences_in_a_row_ = 0;
+}
+
+void Intake::NoteAbsence() {
+  ++absences_in_a_row_;
+  const double weight = std::min(kMostAbsenceWeight, kReturnWeight * absences_in_a_row_);
+  return_share_ -= weight * return_share_;
+  returns_ -= weight * returns_;
 }
 
 bool Intake::IsAsTold(const Outside& caller, absl::Time now) {
@@ -164,27 +183,40 @@ bool Intake::Recognize(size_t key, absl::Time now, Outside* caller) {
   return true;
 }
 
-absl::Duration Intake::RetryDelay(const Outside& caller, const KeptPlaces& kept, absl::Time now) {
+absl::Duration Intake::RetryDelay(const Outside& caller, const KeptPlaces& kept, absl::Time now,
+                                  bool* in_line) {
   int64_t ahead = 0;
   while (ahead < static_cast<int64_t>(line_.size()) && line_[ahead].since <= caller.since) ++ahead;
-  ahead = std::llround(return_share_ * static_cast<double>(ahead));
-  const double seconds = StartOf(StartsUntilRoom(caller, kept, ahead));
+  double seconds = StartOf(StartsUntilRoom(caller, kept, ahead, return_share_));
+  const double queue = StartOf(StartsUntilRoom(caller, {}, ahead, 0) + waiting());
+  const double longest = (1 + returns_) * (kUnprovenSeconds + kUnprovenQueues * queue);
+  if (seconds > longest) {
+    seconds = longest;
+    *in_line = false;
+  }
   // Room comes between steps only.
   const absl::Duration shortest =
       last_step_ <= kLongestStep ? std::max(last_step_, kShortest) : kShortest;
   return std::clamp(kMargin * FromNow(seconds, now), shortest, kLongest);
 }
 
-int64_t Intake::StartsUntilRoom(const Outside& caller, const KeptPlaces& kept,
-                                int64_t ahead) const {
+int64_t Intake::StartsUntilRoom(const Outside& caller, const KeptPlaces& kept, int64_t ahead,
+                                double share) const {
+  ahead = std::llround(share * static_cast<double>(ahead));
   int64_t place = std::max<int64_t>(0, waiting() + ahead - max_waiting_);
   int64_t surplus =
       core_waiting_tokens_ + submitted_tokens_ + caller.demand.prompt_tokens - max_waiting_tokens_;
   if (surplus + kept.prompt_tokens > 0) {
+    int64_t smaller = 0;  // of those behind
     for (int64_t i = 0; i < static_cast<int64_t>(line_.size()); ++i) {
-      if (i < ahead || line_[i].demand.prompt_tokens < caller.demand.prompt_tokens)
-        surplus += line_[i].demand.prompt_tokens;
+      const int64_t tokens = line_[i].demand.prompt_tokens;
+      if (i < ahead) {
+        surplus += tokens;
+      } else if (tokens < caller.demand.prompt_tokens) {
+        smaller += tokens;
+      }
     }
+    surplus += std::llround(share * static_cast<double>(smaller));
   }
   for (int64_t i = 0; i < waiting() + static_cast<int64_t>(line_.size()) && surplus > 0; ++i) {
     surplus -= DemandAt(i).prompt_tokens;

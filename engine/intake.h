@@ -8,7 +8,9 @@
 //   - who comes back and finds no room keeps its place in the line;
 //   - who asks long before it was told to is no other caller, and takes no second place;
 //   - who has not come back in time is out of the line. Of late it was such a share of all that
-//     came back, and the line is taken to be as much shorter;
+//     came back, and the line is taken to be as much shorter. While it is not known whether those
+//     in the line come back at all, it gets no longer than a bounded time, and who is beyond its
+//     end is told to come back then;
 //   - who comes later than others whose time to come back is near finds their places taken: else
 //     those who have just been answered, and ask again at once, would have all room that there is.
 //     No slot is left idle for that: what the next step can start is let in.
@@ -70,14 +72,21 @@ class Intake {
   // For those who were refused before this one and are about to come back.
   KeptPlaces KeptBefore(const Outside& caller, absl::Time now) const;
   void ForgetLate(absl::Time now);
+  // What is known of those who were refused: one of them came back as it was told, or did not.
+  void NoteReturn();
+  void NoteAbsence();
   // Of one in the line: who comes now comes about when it was told to.
   static bool IsAsTold(const Outside& caller, absl::Time now);
   // Takes the caller with this request out of the line; `caller->since`: its place in it. False:
   // there is none.
   bool Recognize(size_t key, absl::Time now, Outside* caller);
-  absl::Duration RetryDelay(const Outside& caller, const KeptPlaces& kept, absl::Time now);
-  // How many of those that wait, and of those ahead in the line, must have started.
-  int64_t StartsUntilRoom(const Outside& caller, const KeptPlaces& kept, int64_t ahead) const;
+  // Makes `in_line` false where that is too far ahead to have a place in the line.
+  absl::Duration RetryDelay(const Outside& caller, const KeptPlaces& kept, absl::Time now,
+                            bool* in_line);
+  // How many of those that wait, and of those ahead in the line, must have started, when this share
+  // of the line comes back.
+  int64_t StartsUntilRoom(const Outside& caller, const KeptPlaces& kept, int64_t ahead,
+                          double share) const;
   // Of the first that wait and stand in the line, how many seconds after demands_.made.
   double StartOf(int64_t place);
   absl::Duration FromNow(double seconds, absl::Time now) const;
@@ -106,6 +115,9 @@ class Intake {
 
   std::deque<Outside> line_;  // by `since`
   double return_share_ = 1;
+  // Returns of late, as far as they are not outweighed by absences; absences since the last one.
+  double returns_ = 0;
+  int absences_in_a_row_ = 0;
 };
 
 }  // namespace mambad

@@ -1,9 +1,66 @@
 #include "engine/sessions/saved_state.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cstdlib>
+#include <new>
 #include <utility>
 
 namespace mambad {
+namespace {
+
+constexpr int64_t kHugePage = int64_t{2} << 20;
+// Smaller ones the C library keeps by itself.
+constexpr int64_t kLargeBlock = 2 * kHugePage;
+constexpr size_t kMostSpare = 2;
+
+}  // namespace
+
+HostMemory::Block::Block(int64_t bytes) : bytes_(std::max<int64_t>(1, bytes)) {
+  const bool large = bytes_ >= kLargeBlock;
+  const int64_t unit = large ? kHugePage : 64;
+  bytes_ = (bytes_ + unit - 1) / unit * unit;
+  data_.reset(static_cast<std::byte*>(std::aligned_alloc(unit, bytes_)));
+  if (data_ == nullptr) throw std::bad_alloc();
+  if (large) madvise(data_.get(), bytes_, MADV_HUGEPAGE);
+}
+
+void HostMemory::Block::Free::operator()(std::byte* data) const { std::free(data); }
+
+HostMemory::Block HostMemory::NewBlock(int64_t bytes) {
+  if (bytes >= kLargeBlock) {
+    std::vector<Block> others;  // of another size: they go, when nobody waits for it
+    MutexLock lock(&mutex_);
+    // Hardly larger: what is behind its end is not counted.
+    const auto fits = [bytes](const Block& block) {
+      return block.bytes() >= bytes && block.bytes() - bytes < kHugePage + bytes / 8;
+    };
+    const auto found = std::find_if(spare_.begin(), spare_.end(), fits);
+    if (found != spare_.end()) {
+      Block block = std::move(*found);
+      spare_.erase(found);
+      return block;
+    }
+    others.swap(spare_);
+  }
+  return Block(bytes);
+}
+
+void HostMemory::Recycle(Block block) {
+  if (block.bytes() < kLargeBlock) return;
+  MutexLock lock(&mutex_);
+  int64_t spare = block.bytes();
+  for (const Block& other : spare_) spare += other.bytes();
+  if (spare_.size() < kMostSpare && spare <= limit_ - used()) spare_.push_back(std::move(block));
+}
+
+int64_t HostMemory::spare_bytes() const {
+  MutexLock lock(&mutex_);
+  int64_t bytes = 0;
+  for (const Block& block : spare_) bytes += block.bytes();
+  return bytes;
+}
 
 bool HostMemory::Take(int64_t bytes) {
   int64_t used = used_.load();
@@ -53,9 +110,11 @@ SavedState::SavedState(std::shared_ptr<HostMemory> memory, const ReadPosition& t
       memory_(std::move(memory)),
       target_bytes_(target_bytes),
       draft_bytes_(draft_bytes),
-      // Zeroed: inputs before the beginning of a text have no bytes of their own.
-      bytes_(new std::byte[std::max<int64_t>(1, target_bytes + draft_bytes)]()) {}
+      block_(memory_->NewBlock(target_bytes + draft_bytes)) {}
 
-SavedState::~SavedState() { memory_->GiveBack(bytes()); }
+SavedState::~SavedState() {
+  memory_->GiveBack(bytes());
+  memory_->Recycle(std::move(block_));
+}
 
 }  // namespace mambad

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/types/span.h"
@@ -37,10 +38,35 @@ class HostMemory {
   void EndIncoming(const std::string& principal, int64_t bytes);
   std::map<std::string, int64_t> incoming() const;
 
+  // Memory of one state, on huge pages where it is large and the system gives them.
+  class Block {
+   public:
+    Block() = default;
+    explicit Block(int64_t bytes);
+
+    std::byte* data() const { return data_.get(); }
+    int64_t bytes() const { return bytes_; }
+
+   private:
+    struct Free {
+      void operator()(std::byte* data) const;
+    };
+    std::unique_ptr<std::byte, Free> data_;
+    int64_t bytes_ = 0;
+  };
+  // For so many bytes, which were taken; what stands in it is anybody's. Large blocks that came
+  // back are given again, as a new one must first be found and zeroed by the system, which takes
+  // longer than to write it.
+  Block NewBlock(int64_t bytes);
+  // Of bytes that were given back. It stays, with at most one other, while there is room for it.
+  void Recycle(Block block);
+  int64_t spare_bytes() const;
+
  private:
   const int64_t limit_;
   mutable Mutex mutex_;
   std::map<std::string, int64_t> incoming_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Block> spare_ ABSL_GUARDED_BY(mutex_);
   std::atomic<int64_t> used_{0};
 };
 
@@ -59,15 +85,15 @@ class SavedState {
 
   const ReadPosition target_read, draft_read;
   // Images (engine/state/state_pool.h); the draft's is empty where there is none. Written by who
-  // made it, before it is shared.
-  absl::Span<std::byte> target() { return {bytes_.get(), size_t(target_bytes_)}; }
-  absl::Span<std::byte> draft() { return {bytes_.get() + target_bytes_, size_t(draft_bytes_)}; }
-  absl::Span<const std::byte> target() const { return {bytes_.get(), size_t(target_bytes_)}; }
+  // made it, every byte, before it is shared.
+  absl::Span<std::byte> target() { return {block_.data(), size_t(target_bytes_)}; }
+  absl::Span<std::byte> draft() { return {block_.data() + target_bytes_, size_t(draft_bytes_)}; }
+  absl::Span<const std::byte> target() const { return {block_.data(), size_t(target_bytes_)}; }
   absl::Span<const std::byte> draft() const {
-    return {bytes_.get() + target_bytes_, size_t(draft_bytes_)};
+    return {block_.data() + target_bytes_, size_t(draft_bytes_)};
   }
   // Both, the target's first.
-  absl::Span<const std::byte> images() const { return {bytes_.get(), size_t(bytes())}; }
+  absl::Span<const std::byte> images() const { return {block_.data(), size_t(bytes())}; }
   int64_t bytes() const { return target_bytes_ + draft_bytes_; }
 
  private:
@@ -76,7 +102,7 @@ class SavedState {
 
   const std::shared_ptr<HostMemory> memory_;
   const int64_t target_bytes_, draft_bytes_;
-  const std::unique_ptr<std::byte[]> bytes_;
+  HostMemory::Block block_;
 };
 
 }  // namespace mambad

@@ -225,13 +225,10 @@ void StatePool::VisitImage(int slot, int64_t fed, int replay, Visit visit) const
     const float* block = layer.recurrent.slot(slot);
     add(block + layout.checkpoint, layer.state_floats * kFloat);
     for (int64_t position = fed - layer.inputs; position < fed; ++position) {
-      // Before the beginning there are no inputs: their place in the image stays as it is.
-      const int64_t bytes = layer.input_floats * kFloat;
-      if (position < 0) {
-        at += bytes;
-      } else {
-        add(block + layout.ring + position % layout.ring_rows * layer.input_floats, bytes);
-      }
+      const float* input = nullptr;
+      if (position >= 0)
+        input = block + layout.ring + position % layout.ring_rows * layer.input_floats;
+      add(input, layer.input_floats * kFloat);
     }
     add(block + layout.replay, replay * layout.replay_row * kFloat);
   }
@@ -240,7 +237,11 @@ void StatePool::VisitImage(int slot, int64_t fed, int replay, Visit visit) const
 void StatePool::Save(int slot, int64_t fed, int replay, std::byte* image) {
   ZeroWhereStale(slot);
   VisitImage(slot, fed, replay, [&](const void* part, int64_t at, int64_t bytes) {
-    if (bytes > 0) backend_.Read(image + at, part, bytes);
+    if (part == nullptr) {
+      std::fill_n(image + at, bytes, std::byte{0});
+    } else if (bytes > 0) {
+      backend_.Read(image + at, part, bytes);
+    }
   });
 }
 
@@ -252,7 +253,7 @@ void StatePool::Restore(int slot, int64_t fed, int replay, const std::byte* imag
   if (!has_all_inputs) ZeroWhereStale(slot);
   stale_[slot] = 0;
   VisitImage(slot, fed, replay, [&](const void* part, int64_t at, int64_t bytes) {
-    if (bytes > 0) backend_.Write(const_cast<void*>(part), image + at, bytes);
+    if (part != nullptr && bytes > 0) backend_.Write(const_cast<void*>(part), image + at, bytes);
   });
 }
 

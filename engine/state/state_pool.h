@@ -66,7 +66,8 @@ class StatePool {
   // by layer: a recurrent one's checkpoint, its last W - 1 inputs before the convolution and its
   // replay rows; an attention layer's pages up to `fed`, keys and values of each.
   const ImageSize& image_size() const { return image_size_; }
-  // Writes the slot's image to `image`, which has it after the next Synchronize.
+  // Writes the slot's image to `image`, which has it after the next Synchronize: every byte of it,
+  // whatever was there.
   void Save(int slot, int64_t fed, int replay, std::byte* image);
   // Makes an acquired slot, which has pages for `fed` positions, what the image was saved of.
   // `image` must stay as it is until the next Synchronize.
@@ -106,7 +107,8 @@ class StatePool {
     int64_t begin = 0, end = 0;
   };
 
-  // Calls visit(slot's bytes or a page's, offset in the image, bytes) for all parts of an image.
+  // Calls visit(slot's bytes or a page's, offset in the image, bytes) for all parts of an image;
+  // null: what has none in the slot, inputs before the beginning of a text.
   template <typename Visit>
   void VisitImage(int slot, int64_t fed, int replay, Visit visit) const;
   void MeasureImages();

@@ -146,10 +146,10 @@ class CpuBackend : public Backend {
   Buffer Allocate(size_t bytes) override { return AllocateMemory(bytes); }
   Buffer AllocateHost(size_t bytes) override { return AllocateMemory(bytes); }
   void Write(void* device, const void* host, size_t bytes) override {
-    std::memcpy(device, host, bytes);
+    CopyMemory(device, host, bytes);
   }
   void Read(void* host, const void* device, size_t bytes) override {
-    std::memcpy(host, device, bytes);
+    CopyMemory(host, device, bytes);
   }
   void Copy(void* to, const void* from, size_t bytes) override { std::memmove(to, from, bytes); }
   void Fill(float* device, float value, size_t count) override {

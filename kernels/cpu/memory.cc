@@ -1,6 +1,9 @@
 #include "kernels/cpu/memory.h"
 
 #include <sys/mman.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #include <atomic>
 #include <cstdio>
@@ -15,6 +18,8 @@ namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kRegion = size_t{16} << 20;
 constexpr size_t kSmallest = 4096;  // less comes from the C library
+// A copy of less may well be read again while it is in a cache.
+constexpr size_t kLargeCopy = size_t{256} << 10;
 
 size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
@@ -85,6 +90,30 @@ Buffer AllocateMemory(size_t bytes) {
   const size_t pages = RoundUp(bytes, kHugePage);
   return Buffer(Map(pages, kHugePage), pages, Unmap);
 }
+
+#if defined(__SSE2__)
+void CopyMemory(void* to, const void* from, size_t bytes) {
+  auto* out = static_cast<char*>(to);
+  const auto* in = static_cast<const char*>(from);
+  if (bytes >= kLargeCopy) {
+    // Streams are written by whole lines of 64 bytes.
+    const size_t before =
+        RoundUp(reinterpret_cast<uintptr_t>(out), 64) - reinterpret_cast<uintptr_t>(out);
+    std::memcpy(out, in, before);
+    out += before, in += before, bytes -= before;
+    for (; bytes >= 64; out += 64, in += 64, bytes -= 64) {
+      __m128i line[4];
+      for (int i = 0; i < 4; ++i)
+        line[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in) + i);
+      for (int i = 0; i < 4; ++i) _mm_stream_si128(reinterpret_cast<__m128i*>(out) + i, line[i]);
+    }
+    _mm_sfence();  // before others are told that it is there
+  }
+  std::memcpy(out, in, bytes);
+}
+#else
+void CopyMemory(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+#endif
 
 void Fail(const char* operation, std::initializer_list<int64_t> numbers) {
   std::fprintf(stderr, "mambad kernels: %s:", operation);

@@ -19,6 +19,10 @@ namespace mambad::kernels {
 // there is no more memory.
 Buffer AllocateMemory(size_t bytes);
 
+// As memcpy; what is large goes past the caches, into which it would not fit: memory is then
+// written without being read first, which takes a third off the time.
+void CopyMemory(void* to, const void* from, size_t bytes);
+
 // AllocateMemory, or one that only counts.
 using Allocate = std::function<Buffer(size_t bytes)>;
 

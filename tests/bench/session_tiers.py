@@ -110,7 +110,7 @@ class Tiers:
 
         print(f"{self.options.tokens} tokens, then {new} new ones; milliseconds to the first token")
         print(f"the session's state: {self.state_bytes(session) / 1e6:.1f} MB")
-        print("tier      median     least      most  prompt  cached  restore")
+        print("tier      median     least      most  prompt  cached  restore: median, least")
         for name, run, repeat in (("slot", on_slot, self.options.repeat), ("host", on_host, self.options.repeat),
                                   ("disk", on_disk, min(3, self.options.repeat)), ("text", on_text, 2),
                                   ("fresh", fresh, 2), ("new only", alone, self.options.repeat)):
@@ -126,7 +126,7 @@ class Tiers:
                 times.append(1e3 * seconds)
                 usage = done.usage
             print(f"{name:8} {statistics.median(times):8.1f}  {min(times):8.1f}  {max(times):8.1f}  {usage.prompt_tokens:6d}"
-                  f"  {usage.cached_tokens:6d}  {statistics.median(restored) if restored else 0:7.1f}", flush=True)
+                  f"  {usage.cached_tokens:6d}  {statistics.median(restored or [0]):15.1f}  {min(restored or [0]):5.1f}", flush=True)
 
 
 def main():

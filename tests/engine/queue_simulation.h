@@ -145,6 +145,9 @@ class QueueSimulation {
   // the first), and of each that was let in and waited for more than a few steps.
   std::vector<double> hints, waits;
 
+  // The longest time for which anybody was sent away, seconds.
+  double longest_hint = 0;
+
   static double Median(std::vector<double> values) {
     if (values.empty()) return -1;
     std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
@@ -218,6 +221,7 @@ class QueueSimulation {
       return;
     }
     const absl::Duration hint = RetryDelayOf(status);
+    longest_hint = std::max(longest_hint, absl::ToDoubleSeconds(hint));
     if (caller.refused != Refused::kAsksOften || caller.refusals.empty())
       caller.refusals.push_back({when, hint});
     if (caller.refused == Refused::kReturns) events_.emplace(when + hint, index);

@@ -95,6 +95,19 @@ TEST_P(HintsInTheLine, OfAThreefoldLoadWhoseCallersReturn) {
   Expect();
 }
 
+// Thousands are refused at once and never seen again: whoever comes a little later is not told to
+// wait for them, and none of them is sent away for minutes.
+TEST_F(Hints, AfterThousandsWhoNeverComeBack) {
+  Open();
+  WarmUp();
+  simulation_->MeasureFrom(13);
+  Burst(10, 5000, Refused::kGoesAway, Ordinary());
+  Poisson(13, 20, 27, Refused::kStandsInLine, Ordinary());
+  Expect();
+  std::printf("longest hint %.1f s\n", simulation_->longest_hint);
+  EXPECT_LE(simulation_->longest_hint, 30);
+}
+
 // Three times as many as there are places, each of whom asks anew when it has been answered. Who
 // keeps to its hint is let in by it, and none is passed over for those who have just been answered.
 TEST_F(Hints, OfCallersWhoAskAgainWhenTheyAreAnswered) {

@@ -36,6 +36,22 @@ TEST(MemoryTest, IsZeroedAlignedAndNobodyElses) {
   }
 }
 
+TEST(MemoryTest, CopiesAllAndNothingElse) {
+  for (size_t bytes : {size_t{0}, size_t{1000}, (size_t{256} << 10) - 1, size_t{256} << 10,
+                       (size_t{256} << 10) + 77, size_t{3000001}}) {
+    for (size_t from_offset : {0, 3}) {
+      for (size_t to_offset : {1, 64, 100}) {
+        std::vector<unsigned char> from(bytes + 200), to(bytes + 200, 0xee);
+        for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<unsigned char>(i % 233);
+        CopyMemory(to.data() + to_offset, from.data() + from_offset, bytes);
+        std::vector<unsigned char> expected(bytes + 200, 0xee);
+        std::memcpy(expected.data() + to_offset, from.data() + from_offset, bytes);
+        ASSERT_EQ(to, expected) << bytes << " from " << from_offset << " to " << to_offset;
+      }
+    }
+  }
+}
+
 size_t AddressSpacePages() {
   std::FILE* file = std::fopen("/proc/self/statm", "r");
   unsigned long pages = 0;

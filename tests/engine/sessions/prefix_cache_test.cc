@@ -84,6 +84,22 @@ TEST_P(Prefixes, Invariant3WhatWasReadForAnotherGivesTheSameBits) {
   EXPECT_EQ(driver_.Held(), 0);
 }
 
+// What another has read is read again, all of it: that it was there shows neither in what is told
+// nor in how long it takes.
+TEST_P(Prefixes, ASecondPrincipalCannotTimeWhatAnotherHasRead) {
+  Request anns = Prompt(driver_, 300, 100, 1), bens = anns;
+  bens.principal = "ben";
+  driver_.Run(anns);
+  const auto rows = [&](const Request& request) {
+    const int64_t before = driver_.core().stats().prompt_tokens;
+    driver_.Run(request);
+    return driver_.core().stats().prompt_tokens - before;
+  };
+  EXPECT_EQ(rows(bens), 400);
+  EXPECT_LT(rows(bens), 400);  // his own
+  EXPECT_LT(rows(anns), 400);
+}
+
 INSTANTIATE_TEST_SUITE_P(Formula, Prefixes,
                          ::testing::Values(Models{"mamba", ""}, Models{"mamba2", "mamba"},
                                            Models{"hybrid_mamba", "mamba2"},

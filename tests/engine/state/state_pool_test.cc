@@ -163,6 +163,20 @@ TEST_F(StatePoolTest, WhatIsCopiedOverIsNotZeroedFirst) {
   EXPECT_EQ(backend_.fills, 1);
 }
 
+// An image is written into memory of others: nothing of theirs stays, also where a short text has
+// no inputs.
+TEST_F(StatePoolTest, AnImageIsWrittenWhole) {
+  Open({Mamba(), Mamba2()});
+  ASSERT_TRUE(pool_->Acquire(1, 20));
+  pool_->Upload();
+  FillSlot(1, 9.0f);
+  const auto bytes = static_cast<size_t>(pool_->image_size().Bytes(1, 0));
+  std::vector<std::byte> image(bytes, std::byte{0}), other(bytes, std::byte{0xff});
+  pool_->Save(1, 1, 0, image.data());
+  pool_->Save(1, 1, 0, other.data());
+  EXPECT_THAT(other, ElementsAreArray(image));
+}
+
 // Of a slot that never ran nothing of who had it before is kept.
 TEST_F(StatePoolTest, WhatIsSavedOrForkedBeforeItRunsIsZero) {
   Open({Mamba(), Mamba2()});
