@@ -105,7 +105,7 @@ TEST_F(Hints, AfterThousandsWhoNeverComeBack) {
   Poisson(13, 20, 27, Refused::kStandsInLine, Ordinary());
   Expect();
   std::printf("longest hint %.1f s\n", simulation_->longest_hint);
-  EXPECT_LE(simulation_->longest_hint, 30);
+  EXPECT_LE(simulation_->longest_hint, 40);  // 20 s, and twice the queue
 }
 
 // Three times as many as there are places, each of whom asks anew when it has been answered. Who
