@@ -83,7 +83,7 @@ LABEL org.opencontainers.image.title="mambad trainer" \
       org.opencontainers.image.description="Makes the models that mambad serves" \
       org.opencontainers.image.licenses="Apache-2.0"
 USER 10001:10001
-WORKDIR /work
+WORKDIR /training
 ENTRYPOINT ["tini", "--", "trainer"]
 CMD ["--help"]
 
