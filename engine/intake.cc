@@ -188,11 +188,12 @@ absl::Duration Intake::RetryDelay(const Outside& caller, const KeptPlaces& kept,
   int64_t ahead = 0;
   while (ahead < static_cast<int64_t>(line_.size()) && line_[ahead].since <= caller.since) ++ahead;
   double seconds = StartOf(StartsUntilRoom(caller, kept, ahead, return_share_));
-  const double queue = StartOf(StartsUntilRoom(caller, {}, ahead, 0) + waiting());
-  const double longest = (1 + returns_) * (kUnprovenSeconds + kUnprovenQueues * queue);
-  if (seconds > longest) {
-    seconds = longest;
-    *in_line = false;
+  const double proven = 1 + returns_;
+  if (seconds > proven * kUnprovenSeconds) {  // else the queue need not be played forward for it
+    const double queue = StartOf(StartsUntilRoom(caller, {}, ahead, 0) + waiting());
+    const double longest = proven * (kUnprovenSeconds + kUnprovenQueues * queue);
+    *in_line &= seconds <= longest;
+    seconds = std::min(seconds, longest);
   }
   // Room comes between steps only.
   const absl::Duration shortest =
