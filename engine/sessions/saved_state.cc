@@ -50,13 +50,16 @@ HostMemory::Block HostMemory::NewBlock(int64_t bytes) {
 void HostMemory::Recycle(Block block) {
   if (block.bytes() < kLargeBlock) return;
   MutexLock lock(&mutex_);
-  int64_t spare = block.bytes();
-  for (const Block& other : spare_) spare += other.bytes();
-  if (spare_.size() < kMostSpare && spare <= limit_ - used()) spare_.push_back(std::move(block));
+  const bool fits = SpareBytes() + block.bytes() <= limit_ - used();
+  if (spare_.size() < kMostSpare && fits) spare_.push_back(std::move(block));
 }
 
 int64_t HostMemory::spare_bytes() const {
   MutexLock lock(&mutex_);
+  return SpareBytes();
+}
+
+int64_t HostMemory::SpareBytes() const {
   int64_t bytes = 0;
   for (const Block& block : spare_) bytes += block.bytes();
   return bytes;

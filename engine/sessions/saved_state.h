@@ -41,7 +41,6 @@ class HostMemory {
   // Memory of one state, on huge pages where it is large and the system gives them.
   class Block {
    public:
-    Block() = default;
     explicit Block(int64_t bytes);
 
     std::byte* data() const { return data_.get(); }
@@ -63,6 +62,8 @@ class HostMemory {
   int64_t spare_bytes() const;
 
  private:
+  int64_t SpareBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   const int64_t limit_;
   mutable Mutex mutex_;
   std::map<std::string, int64_t> incoming_ ABSL_GUARDED_BY(mutex_);
